@@ -1,0 +1,266 @@
+"""What the promises stand on: an empty store, the real server as a process, a real browser, and the tools that break things."""
+import asyncio
+import collections
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import hypothesis
+import pytest
+
+import chromium
+
+ROOT = pathlib.Path(__file__).parent.parent
+IS_CI = bool(os.environ.get("CI"))
+READY_S_MAX = 20        # the server promises one second; a machine that is busy with other tests takes a few
+STOP_S_MAX = 10
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if IS_CI else "here")
+
+
+# ── Sizes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the sizes of a release instead of those of every run: hours")
+
+
+@pytest.fixture
+def size(request):
+    """`size(100, 10_000)` is 100 in every run and 10,000 with --long."""
+    return lambda every_run, release: release if request.config.getoption("--long") else every_run
+
+
+@pytest.fixture
+def say(request):
+    """Prints a promise's figure beside the asked one, also when the test passes: it stands in the run's summary."""
+    def _say(line):
+        request.config.stash.setdefault(FIGURES, []).append((request.node.name, line))
+    return _say
+
+
+FIGURES = pytest.StashKey()
+
+
+# ── The store ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+def node():
+    """An empty store, closed after the test."""
+    import store
+    with contextlib.closing(store.open(":memory:")) as opened:
+        yield opened
+
+
+# ── The real server ────────────────────────────────────────────────────────────────────────────────────────────
+
+class Server:
+    """`python eelchat.py` on a free port of its own, and on the same port and data when it is started again."""
+
+    def __init__(self, data, arguments=()):
+        self.data, self.port, self.log, self.process = pathlib.Path(data), free_port(), [], None
+        self.arguments = arguments
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self, **environment):
+        """Returns when the landing page answers; raises with the server's own words if it ends before."""
+        command = [sys.executable, "-u", str(ROOT / "eelchat.py"), "--port", str(self.port), "--data", str(self.data)]
+        self.process = subprocess.Popen([*command, *self.arguments], cwd=ROOT, env=os.environ | environment, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+        self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
+        self._reader.start()
+        wait_until(self._answers, READY_S_MAX, lambda: f"the server did not answer:\n{self.text}")
+        return self
+
+    def _read(self, process):
+        for line in process.stdout:
+            self.log.append(line.rstrip("\n"))
+
+    def _answers(self):
+        if self.process.poll() is not None:
+            self._reader.join(1)
+            raise AssertionError(f"the server ended with status {self.process.returncode}:\n{self.text}")
+        try:
+            with urllib.request.urlopen(self.url, timeout=2):
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def text(self):
+        """All it has printed, over all its lives."""
+        return "\n".join(self.log)
+
+    async def said(self, pattern, after=0, timeout_s=10):
+        """The first match of a regular expression in a line printed since line number `after`."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if found := next(filter(None, (re.search(pattern, line) for line in self.log[after:])), None):
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"the server did not say {pattern!r} within {timeout_s} s:\n{self.text}")
+
+    def kill(self):
+        """Ends it as a power cut would: SIGKILL, nothing flushed."""
+        return self._end(signal.SIGKILL)
+
+    def stop(self):
+        """Ends it as Ctrl-C does; returns the seconds it took."""
+        return self._end(signal.SIGINT)
+
+    def _end(self, how):
+        begun = time.monotonic()
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the server did not stop within {STOP_S_MAX} s:\n{self.text}") from None
+            finally:
+                self._reader.join(1)
+                self.process.stdout.close()
+        return time.monotonic() - begun
+
+
+def free_port():
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
+
+
+def wait_until(is_so, timeout_s, complaint):
+    """Returns the first true answer of `is_so()`; fails with `complaint()` after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if answer := is_so():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(complaint())
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The chat, running: `.url`, `.log` (lines), `await .said(pattern)`, `.kill()`, `.stop()`, `.start()` again."""
+    running = Server(tmp_path / "data")
+    try:
+        yield running.start()
+    finally:
+        running.kill()
+
+
+# ── A real browser ─────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture(scope="session")
+def chromium_found():
+    """How to launch Chromium. Without one a promise goes untested: with CI set that is an error, else a skip."""
+    try:
+        return chromium.find()
+    except LookupError as error:
+        if IS_CI:
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+async def browser(chromium_found):
+    """A Chromium of this test's own, in its event loop: it takes a quarter of a second, and nothing leaks between tests."""
+    from playwright.async_api import async_playwright
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(args=chromium.FLAGS, **chromium_found)
+        yield launched
+        await launched.close()
+
+
+@pytest.fixture
+async def window(browser):
+    """`await window()` opens a page of another person: its own cookies, nobody else's.
+
+    Any console message and any page error fails the test at its end, but those that match a pattern in `allow`.
+    Other arguments go to playwright's `new_context`: `viewport={…}`, `color_scheme="dark"`, `base_url=…`.
+    """
+    heard = []
+
+    async def open_window(allow=(), **options):
+        context = await browser.new_context(**options)
+        context.set_default_timeout(10_000)
+        page = await context.new_page()
+        person = len(browser.contexts)
+
+        def hear(kind, text):
+            if not any(re.search(pattern, text) for pattern in allow):
+                heard.append(f"window {person}, {kind}: {text}")
+        page.on("console", lambda message: hear(message.type, f"{message.text} ({message.location.get('url', '')})"))
+        page.on("pageerror", lambda error: hear("error", str(error)))
+        return page
+
+    yield open_window
+    assert not heard, "the browser complained:\n" + "\n".join(heard)
+
+
+# ── What breaks things ─────────────────────────────────────────────────────────────────────────────────────────
+
+NEEDS = "needs "        # how the reason of a skip begins that the machine, not the code, is to blame for
+
+
+@pytest.fixture(scope="session")
+def strace(tmp_path_factory):
+    """The path of an strace that can inject faults here."""
+    found = shutil.which("strace")
+    if not found:
+        pytest.skip(f"{NEEDS}strace: not on PATH")
+    tried = subprocess.run([found, "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "true"],
+                           capture_output=True, text=True, timeout=30)
+    if tried.returncode:
+        pytest.skip(f"{NEEDS}strace: {tried.stderr.strip()[-100:]}")
+    return found
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """`tmpfs("4m")` mounts a file system of that size and returns its folder; it is gone after the test."""
+    mounted = []
+
+    def mount(size):
+        folder = tmp_path / f"tmpfs{len(mounted)}"
+        folder.mkdir()
+        tried = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+                               capture_output=True, text=True) if shutil.which("mount") else None
+        if not tried or tried.returncode:
+            pytest.skip(f"{NEEDS}mount: {tried.stderr.strip()[-100:] if tried else 'not on PATH'}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The figures beside the asked ones, and how many promises went untried for want of a right or a tool."""
+    if figures := config.stash.get(FIGURES, []):
+        terminalreporter.section("figures", sep="-")
+        for name, line in figures:
+            terminalreporter.write_line(f"{name}: {line}")
+    reasons = [skip_reason(report) for report in terminalreporter.stats.get("skipped", [])]
+    wanting = collections.Counter(reason.removeprefix(NEEDS) for reason in reasons if reason.startswith(NEEDS))
+    terminalreporter.write_line("promises not tried here for want of a right or a tool: " + (
+        f"{wanting.total()} ({'; '.join(f'{count} × {what}' for what, count in wanting.most_common())})" if wanting else "0"))
+
+
+def skip_reason(report):
+    return report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
