@@ -1,0 +1,4810 @@
+# SPDX-License-Identifier: MIT
+"""An immutable, bitemporal document store: put documents, ask Datalog, see any past state, hear every transaction.
+
+    import store
+    from store import put
+
+    node = store.open(":memory:")
+    before = node.submit_tx([put({"xt/id": "ann", "user/email": "ann@example.com"})])
+    node.submit_tx([put({"xt/id": "ann", "user/email": "ann@example.org"})])
+
+    emails = {"find": "?email", "in": ["?who"], "where": [["?who", "user/email", "?email"]]}
+    print(node.db().q(emails, "ann"))                # ['ann@example.org']
+    print(node.db(before.tx_id).q(emails, "ann"))    # ['ann@example.com']
+    node.close()
+
+What is promised
+- A transaction that was acknowledged survives the death of the process, and of the machine as far as its disk tells
+  the truth; it is there whole or not at all.
+- `tx_id` is 1, 2, 3 … without gaps; `tx_time` always rises, whatever the clock does.
+- The log is the only truth: the index is derived from it, and `reindex` derives it again.
+- A snapshot `db(tx_id)` answers the same for ever. Only `evict` changes the past; that is what it is for.
+- A listener hears each committed transaction once, in order.
+- Bad input is refused with one sentence before anything is written or read.
+
+The words are XTDB's: a *document* is an entity's state, a dict under "xt/id"; *valid time* is when it is true of the
+world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v` are entity, attribute and value; `T` and
+`vt` are a snapshot's transaction and valid time, both integers there (a tx_id; microseconds since 1970).
+"""
+
+import asyncio
+import collections
+import contextlib
+import datetime as dt
+import fcntl
+import functools
+import hashlib
+import heapq
+import inspect
+import itertools
+import json
+import logging
+import marshal
+import math
+import os
+import pathlib
+import random
+import re
+import shutil
+import sqlite3
+import statistics
+import struct
+import tempfile
+import threading
+import time
+import types
+import urllib.parse
+import uuid
+import weakref
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
+
+import msgpack
+
+__all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
+           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "OperationError",
+           "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
+
+log = logging.getLogger("store")
+
+# ── Words ────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Limits and constants, each with its reason. A limit is a decision.
+
+FORMAT = 1                            # of the file; another one is refused, never guessed at
+OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
+PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
+TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
+DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
+DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
+OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
+GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
+CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
+IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
+READERS_IDLE = 8                      # connections kept for the next readers
+WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
+PLANS_CACHED = 512                    # compiled queries; an application has some dozens
+TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
+STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
+STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
+LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+NOTHING = types.MappingProxyType({})
+
+
+def _micros(moment: dt.datetime) -> int:
+    """Microseconds since 1970 of an aware datetime."""
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _moment(micros: int) -> dt.datetime:
+    return EPOCH + dt.timedelta(microseconds=micros)
+
+
+def _given_micros(moment, what: str) -> int:
+    if type(moment) is not dt.datetime or moment.tzinfo is None:
+        raise ValueTypeError(f"{what} is {_short(moment)}; wanted an aware datetime, such as datetime.now(timezone.utc).")
+    return _micros(moment)
+
+
+def _short(value) -> str:
+    """A value for an error message: one line, never more than a piece of someone's text."""
+    try:
+        text = repr(value)
+    except Exception:                # a value that cannot even be shown, such as one nested too deep
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+class Tx(NamedTuple):
+    """A transaction: its place in the log, its time, whether it committed, and for listeners and `tx_log` its operations.
+
+    `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
+    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("match", id, …), ("evict", id).
+    """
+    tx_id: int
+    tx_time: dt.datetime
+    committed: bool = True
+    ops: list | None = None
+
+
+class Version(NamedTuple):
+    """One entry of an entity's history: the document held from valid_from until valid_to (None: no end)."""
+    valid_from: dt.datetime
+    valid_to: dt.datetime | None
+    tx_id: int
+    document: dict | None
+
+
+class EntityTx(NamedTuple):
+    """Which version of an entity a snapshot sees: the transaction that put it and when it begins to be valid."""
+    id: Any
+    valid_time: dt.datetime
+    tx_id: int
+    tx_time: dt.datetime
+    content_hash: str
+
+
+# ── Errors ───────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# One root, few leaves. Each message says what came, what was wanted, where, and the way out.
+
+
+class StoreError(Exception):
+    """The root of everything that this file raises on purpose."""
+
+
+class ClosedError(StoreError):
+    """The node was closed, belongs to another process, or stopped after a failed write."""
+
+
+class LockedError(StoreError):
+    """Another process, or another node of this one, owns the file."""
+
+
+class CorruptError(StoreError):
+    """What is on the disk is not what was written. `tx_id` is the first transaction in doubt, if known."""
+
+    def __init__(self, message, tx_id=None):
+        super().__init__(message)
+        self.tx_id = tx_id
+
+
+class NotIndexedError(StoreError):
+    """A transaction was asked for that this node has not indexed (yet)."""
+
+
+class OperationError(StoreError):
+    """An operation is malformed; nothing was written."""
+
+
+class ValueTypeError(OperationError):
+    """A value, id or time is of a kind that cannot be stored; nothing was written."""
+
+
+class QueryError(StoreError):
+    """A query or pull pattern is malformed; nothing was read."""
+
+
+class UnknownVariableError(QueryError):
+    """A variable is used that nothing binds."""
+
+
+class QueryLimitError(StoreError):
+    """A query took longer than its timeout and was interrupted."""
+
+
+class _Abort(Exception):
+    """Ends a transaction without effect."""
+
+
+# ── Operations ───────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Plain tuples, so that a transaction is data. These functions only spell them.
+
+
+def put(document: dict, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> tuple:
+    """The document holds from valid_from (default: the transaction's time) until valid_to, or until what is known next."""
+    return _timed("put", document, valid_from, valid_to)
+
+
+def delete(id, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> tuple:
+    """Nothing holds for the entity over that span of valid time; like put, of nothing."""
+    return _timed("delete", id, valid_from, valid_to)
+
+
+def match(id, document: dict | None, valid_time: dt.datetime | None = None) -> tuple:
+    """The transaction aborts unless exactly this document (None: nothing) is visible at valid_time."""
+    return ("match", id, document) if valid_time is None else ("match", id, document, valid_time)
+
+
+def evict(id) -> tuple:
+    """Every version and all content of the entity go, for ever and from every snapshot, past ones too."""
+    return ("evict", id)
+
+
+def call(name: str, *args) -> tuple:
+    """Calls a function given to `open` as f(ctx, *args): it returns operations, None for none, or False to abort."""
+    return ("call", name, *args)
+
+
+def _timed(kind, what, start, end):
+    if end is not None:
+        return kind, what, start, end
+    return (kind, what) if start is None else (kind, what, start)
+
+
+# ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A value is stored as canonical msgpack: equal values of equal type have equal bytes, others never. Python thinks that
+# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused.
+
+_EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
+_pack_raw = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
+_array_header = msgpack.Packer().pack_array_header
+
+
+def pack(value) -> bytes:
+    """The canonical bytes of a value. Raises: ValueTypeError if it cannot be stored."""
+    try:
+        return _pack_raw(_plain(value, 0))
+    except UnicodeEncodeError:
+        raise ValueTypeError(f"A string holds half a surrogate pair, which is not text: {_short(value)}.") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueTypeError(f"{_short(value)} cannot be stored: {error}.") from None
+
+
+def unpack(data: bytes):
+    """The value that `pack` made these bytes of."""
+    return msgpack.unpackb(data, ext_hook=_unpack_ext, strict_map_key=False)
+
+
+def _plain(value, depth):
+    """The value in msgpack's own types. Plain floats and strings pass; the rest goes by exact type."""
+    kind = type(value)
+    if kind is str or value is None or kind is bool or kind is bytes:
+        return value
+    convert = _PLAIN.get(kind)
+    if convert is None:
+        raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, str, "
+                             "bytes, UUID, aware datetime, date, or a list, tuple, set or dict of these.")
+    if depth > DEPTH_MAX:
+        raise ValueTypeError(f"A value is nested deeper than {DEPTH_MAX} levels.")
+    return convert(value, depth + 1)
+
+
+def _plain_float(value, depth):
+    if value != value:
+        raise ValueTypeError("NaN equals nothing, not even itself, and cannot be stored; leave the attribute out.")
+    return value
+
+
+def _plain_int(value, depth):
+    if -2 ** 63 <= value < 2 ** 64:
+        return value
+    return msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _plain_datetime(value, depth):
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueTypeError(f"{value!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).")
+    return msgpack.ExtType(_EXT_DATETIME, struct.pack(">q", _micros(value)))
+
+
+def _plain_dict(value, depth):
+    pairs = [(_plain_key(key, depth), _plain(item, depth)) for key, item in value.items()]
+    pairs.sort(key=lambda pair: _pack_raw(pair[0]))
+    return dict(pairs)
+
+
+def _plain_key(key, depth):
+    if type(key) in (list, set, dict):
+        raise ValueTypeError(f"{_short(key)} cannot be a key.")
+    return _plain(key, depth)
+
+
+def _packed_elements(values, depth):
+    return _array_header(len(values)) + b"".join(sorted(_pack_raw(_plain(value, depth)) for value in values))
+
+
+_PLAIN: dict[type, Callable] = {
+    int: _plain_int,
+    float: _plain_float,
+    uuid.UUID: lambda value, depth: msgpack.ExtType(_EXT_UUID, value.bytes),
+    dt.datetime: _plain_datetime,
+    dt.date: lambda value, depth: msgpack.ExtType(_EXT_DATE, struct.pack(">i", value.toordinal())),
+    list: lambda value, depth: [_plain(item, depth) for item in value],
+    tuple: lambda value, depth: msgpack.ExtType(_EXT_TUPLE, _pack_raw([_plain(item, depth) for item in value])),
+    set: lambda value, depth: msgpack.ExtType(_EXT_SET, _packed_elements(value, depth)),
+    frozenset: lambda value, depth: msgpack.ExtType(_EXT_FROZENSET, _packed_elements(value, depth)),
+    dict: _plain_dict,
+}
+
+_UNPACK_EXT: dict[int, Callable] = {
+    _EXT_UUID: lambda data: uuid.UUID(bytes=data),
+    _EXT_DATETIME: lambda data: _moment(struct.unpack(">q", data)[0]),
+    _EXT_DATE: lambda data: dt.date.fromordinal(struct.unpack(">i", data)[0]),
+    _EXT_TUPLE: lambda data: tuple(unpack(data)),
+    _EXT_SET: lambda data: set(unpack(data)),
+    _EXT_FROZENSET: lambda data: frozenset(unpack(data)),
+    _EXT_INT: lambda data: int.from_bytes(data, "big", signed=True),
+}
+
+
+def _unpack_ext(code, data):
+    return _UNPACK_EXT[code](data)
+
+
+def pack_document(document) -> bytes:
+    """The canonical bytes of a document. Raises: ValueTypeError naming the attribute that cannot be stored."""
+    if type(document) is not dict:
+        raise OperationError(f"{_short(document)} is not a document; wanted a dict with \"xt/id\".")
+    if "xt/id" not in document:
+        raise OperationError(f"The document {_short(document)} has no \"xt/id\"; every document needs one.")
+    check_id(document["xt/id"])
+    try:
+        data = _pack_raw({a: _plain(document[a], 1) for a in sorted(document)})
+    except (TypeError, ValueError, OverflowError, OperationError):
+        raise _attribute_at_fault(document) from None
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is {DOCUMENT_BYTES_MAX:,}.")
+    return data
+
+
+def _attribute_at_fault(document):
+    for a, value in document.items():
+        if type(a) is not str:
+            return OperationError(f"The attribute {_short(a)} is not a string.")
+        try:
+            pack(a), pack(value)
+        except OperationError as error:
+            return type(error)(f"{_short(a)}: {error}")
+    return OperationError(f"The document {_short(document)} cannot be stored.")
+
+
+_ID_TYPES = (uuid.UUID, str, int, bool, float, bytes, dt.datetime, dt.date, dict, tuple)
+
+
+def check_id(id):
+    """Nothing, or ValueTypeError if this cannot name an entity."""
+    if type(id) not in _ID_TYPES:
+        raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single value.")
+
+
+_IMMUTABLE = frozenset((type(None), bool, int, float, str, bytes, uuid.UUID, dt.datetime, dt.date))
+
+
+def _copied(value):
+    """The value, sharing nothing that can be changed."""
+    kind = type(value)
+    if kind in _IMMUTABLE or kind is frozenset:
+        return value
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return kind(_copied(item) for item in value)
+
+
+_SEVERAL = frozenset((list, set, frozenset))
+
+
+def _several(value):
+    """The values that an attribute has: a list or a set is several, anything else is one."""
+    return value if type(value) in _SEVERAL else (value,)
+
+
+# ── Cells ────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A cell is what the index holds of a value: one canonical SQLite value a typed value. Equal cells are equal values.
+# UUIDs are integers given in the order in which the log first mentions them, so that entities sort by creation; strings
+# are text; the rest is a tag and bytes that sort as the values do. What is long or composed is a tag and a hash.
+
+_NONE, _BOOL, _INT, _FLOAT, _DATETIME, _DATE, _BYTES, _UUID = b"\1", b"\2", b"\3", b"\4", b"\5", b"\6", b"\7", b"\x0f"
+_LONG = 0x10                          # tags from here on are hashes
+_HASHED = {str: b"\x10", bytes: b"\x11", tuple: b"\x12", dict: b"\x13", list: b"\x14", set: b"\x15", frozenset: b"\x15"}
+
+
+def digest(data: bytes) -> bytes:
+    """32 bytes that stand for these, as in the log."""
+    return hashlib.blake2b(data, digest_size=32).digest()
+
+
+def _hashed_cell(value):
+    if type(value) is frozenset:
+        value = set(value)
+    return _HASHED[type(value)] + hashlib.blake2b(pack(value), digest_size=16).digest()
+
+
+def _str_cell(value):
+    if len(value) <= TEXT_BYTES_MAX // 4 or len(value.encode()) <= TEXT_BYTES_MAX:
+        return value
+    return _hashed_cell(value)
+
+
+def _int_cell(value):
+    """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way round."""
+    size = (value.bit_length() + 7) // 8
+    if size < 120:
+        if value >= 0:
+            return _INT + bytes((128 + size,)) + value.to_bytes(size, "big")
+        return _INT + bytes((127 - size,)) + ((1 << 8 * size) - 1 + value).to_bytes(size, "big")
+    if value >= 0:
+        return _INT + b"\xff" + struct.pack(">I", size) + value.to_bytes(size, "big")
+    return _INT + b"\0" + struct.pack(">I", 2 ** 32 - 1 - size) + ((1 << 8 * size) - 1 + value).to_bytes(size, "big")
+
+
+def _int_of_cell(cell):
+    first, body = cell[1], cell[2:]
+    if first in (0, 255):
+        body = body[4:]
+    number = int.from_bytes(body, "big")
+    return number if first >= 128 else number - (1 << 8 * len(body)) + 1
+
+
+def _float_cell(value):
+    bits, = struct.unpack(">Q", struct.pack(">d", value + 0.0))       # + 0.0 makes -0.0 the same value as 0.0
+    bits ^= 0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else 1 << 63
+    return _FLOAT + struct.pack(">Q", bits)
+
+
+def _float_of_cell(cell):
+    bits, = struct.unpack(">Q", cell[1:])
+    bits ^= 1 << 63 if bits >> 63 else 0xFFFF_FFFF_FFFF_FFFF
+    return struct.unpack(">d", struct.pack(">Q", bits))[0]
+
+
+_CELL: dict[type, Callable] = {
+    type(None): lambda value: _NONE,
+    bool: lambda value: _BOOL + (b"\1" if value else b"\0"),
+    int: _int_cell,
+    float: _float_cell,
+    str: _str_cell,
+    bytes: lambda value: _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value),
+    dt.datetime: lambda value: _DATETIME + struct.pack(">Q", _micros(value) + 2 ** 63),
+    dt.date: lambda value: _DATE + struct.pack(">I", value.toordinal()),
+    tuple: _hashed_cell, dict: _hashed_cell, list: _hashed_cell, set: _hashed_cell, frozenset: _hashed_cell,
+}
+
+_OF_CELL: dict[int, Callable] = {
+    _NONE[0]: lambda cell: None,
+    _BOOL[0]: lambda cell: cell[1] == 1,
+    _INT[0]: _int_of_cell,
+    _FLOAT[0]: _float_of_cell,
+    _BYTES[0]: lambda cell: cell[1:],
+    _DATETIME[0]: lambda cell: _moment(struct.unpack(">Q", cell[1:])[0] - 2 ** 63),
+    _DATE[0]: lambda cell: dt.date.fromordinal(struct.unpack(">I", cell[1:])[0]),
+    _UUID[0]: lambda cell: uuid.UUID(bytes=cell[1:]),
+}
+
+
+def _bounds_of_type(cell):
+    """The least cell of this cell's type and the first beyond: values of different types never compare."""
+    if type(cell) is str:
+        return "", b""
+    return cell[:1], bytes((cell[0] + 1,))
+
+
+def _json_cell(cell):
+    """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would cut)."""
+    if type(cell) is int:
+        return cell
+    if type(cell) is str:
+        return "t" + cell if "\0" not in cell else "n" + cell.encode().hex()
+    return "x" + cell.hex()
+
+
+def _cell_of_json(text):
+    return bytes.fromhex(text[1:]) if text[0] == "x" else bytes.fromhex(text[1:]).decode()
+
+
+def _cell(value):
+    """The cell of a value; a UUID stays itself, since its number is the file's."""
+    return value if type(value) is uuid.UUID else _CELL[type(value)](value)
+
+
+def _facts(document) -> list:
+    """The (attribute, cell) pairs of a document, each once, in an order that does not depend on the process."""
+    pairs = []
+    for a in sorted(document):
+        value = document[a]
+        if type(value) in _SEVERAL:
+            pairs.extend((a, cell) for cell in dict.fromkeys(map(_cell, sorted(value, key=pack))))
+        else:
+            pairs.append((a, _cell(value)))
+    return pairs
+
+
+# ── The node ─────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# The open store: it submits, follows and listens. Everything a user touches is here or in `Db`; the work is below.
+
+
+def open(path, functions: dict[str, Callable] = NOTHING, *, clock: Callable[[], dt.datetime] | None = None,
+         ids: Callable[[], uuid.UUID] = uuid.uuid4) -> "Node":
+    """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
+
+    `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
+    Raises: LockedError if another process or node owns the file; CorruptError if it is not a store of this format.
+    """
+    return Node(path, functions, clock, ids)
+
+
+class Node:
+    """An open store. All methods may be called from any thread."""
+
+    def __init__(self, path, functions, clock, ids):
+        self.functions = dict(functions)
+        self.new_id = ids
+        self._clock = (lambda: _given_micros(clock(), "The clock")) if clock else (lambda: time.time_ns() // 1000)
+        self._index = _Index(path)
+        self._log = _SqliteLog(self._index, self)
+        self._plans = _PlanCache()
+        self._listeners: set[Listener] = set()
+        self._moved = threading.Condition()
+        _NODES.add(self)
+
+    def __enter__(self) -> "Node":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def submit_tx(self, ops: Iterable[tuple]) -> Tx:
+        """The transaction, once it is durable and indexed. If it aborted, `committed` is False and nothing has changed.
+
+        Operations apply in order, each sees those before it, and one that fails undoes all.
+        Raises: OperationError if an operation is malformed (nothing was written); ClosedError.
+        """
+        return self._log.submit(_prepare(ops))
+
+    async def submit(self, ops: Iterable[tuple]) -> Tx:
+        """`submit_tx` without blocking the event loop."""
+        return await self._log.submit_async(_prepare(ops))
+
+    def db(self, tx_id: int | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> "Db":
+        """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
+
+        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed.
+        """
+        self._index.check_open()
+        latest = self._index.latest
+        if tx_id is None and tx_time is None:
+            vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
+            return Db(self, vt, latest)
+        point, vt = self._point(tx_id, tx_time, latest)
+        return Db(self, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
+
+    def _point(self, tx_id, tx_time, latest):
+        if tx_id is not None and (type(tx_id) is not int or tx_id > latest.tx_id):
+            raise NotIndexedError(f"Transaction {_short(tx_id)} was asked for; the newest here is {latest.tx_id}.")
+        micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
+        if micros is not None and micros > latest.time:
+            raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
+        if tx_id is None:
+            tx_id = self._index.newest_at(micros)
+        point = self._index.point(max(tx_id, 0))
+        if micros is not None and point.time > micros:
+            raise NotIndexedError(f"Transaction {tx_id} is of {_moment(point.time)}, later than the tx_time {tx_time} asked for.")
+        return point, point.time if micros is None else micros
+
+    def on_tx(self, callback: Callable[[Tx], Any], after: int | None = None) -> "Listener":
+        """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once indexed.
+
+        Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its own.
+        A callback that raises is logged, and the next transaction follows.
+        """
+        return Listener(self, callback, self._index.latest.tx_id if after is None else after)
+
+    def tx_log(self, after: int = 0) -> Iterator[Tx]:
+        """The committed transactions with a greater tx_id, in order, with their operations; read as they are asked for."""
+        while batch := self._index.transactions(after, LISTEN_BATCH):
+            yield from (tx for tx in batch if tx.committed)
+            after = batch[-1].tx_id
+
+    @property
+    def latest_tx(self) -> Tx | None:
+        """The newest indexed transaction, or None."""
+        return self._index.transaction(self._index.latest.tx_id)
+
+    def tx(self, tx_id: int) -> Tx | None:
+        """What became of a transaction, without its operations; None if there is none of this number."""
+        return self._index.transaction(tx_id)
+
+    def await_tx(self, tx_id: int, timeout_s: float | None = None) -> Tx:
+        """The newest transaction, as soon as one at or past tx_id is indexed. Raises: TimeoutError, ClosedError."""
+        with self._moved:
+            if not self._moved.wait_for(lambda: self._index.latest.tx_id >= tx_id or self._index.closed, timeout_s):
+                raise TimeoutError(f"Transaction {tx_id} was not indexed within {timeout_s} s; the newest is {self._index.latest.tx_id}.")
+        self._index.check_open()
+        return self.latest_tx
+
+    def status(self) -> dict:
+        """Sizes and positions, for people who watch over the store."""
+        return self._index.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
+
+    def attribute_stats(self) -> dict[str, int]:
+        """How many facts of each attribute were ever put."""
+        return self._index.attribute_stats()
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Checks the chain of hashes and every document against it; the number of transactions checked.
+
+        Raises: CorruptError naming the first transaction that is not what was written.
+        """
+        return self._index.verify(progress)
+
+    def reindex(self, progress: Callable[[int, int], None] | None = None):
+        """Throws the index away and derives it again from the log, calling no function. Nobody may write meanwhile."""
+        self._log.alone(lambda: self._index.reindex(progress))
+        self._plans.clear()
+
+    def backup(self, path, progress: Callable[[int, int], None] | None = None) -> int:
+        """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it."""
+        return self._index.backup(path, progress)
+
+    def close(self):
+        """Ends the listeners and releases the file. Every later call raises ClosedError."""
+        for listener in list(self._listeners):
+            listener.close()
+        self._log.close()
+        self._index.close()
+        self._announce()
+
+    def _announce(self):
+        """Wakes those who wait for transactions."""
+        with self._moved:
+            self._moved.notify_all()
+        for listener in list(self._listeners):
+            listener.wake()
+
+
+_NODES: "weakref.WeakSet[Node]" = weakref.WeakSet()
+
+
+def _forked():
+    """A child process has no part in the store: it lets go of the lock and refuses every call."""
+    for node in list(_NODES):
+        node._index.abandon()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+# ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# One SQLite file. `log` and `documents` are the truth; the rest is the index, derived from them. One connection writes
+# and checkpoints, readers borrow others that cannot write. Numbers and caches change in memory after COMMIT, never before.
+
+_TRUTH = """
+    create table log(tx_id integer primary key, tx_time integer, ops blob, hash blob,
+                     committed integer, results blob, state blob, n integer);
+    create table documents(n integer primary key, doc blob, checksum integer);
+"""
+
+_DERIVED = """
+    create table ids(n integer primary key, uuid blob unique);
+    create table attributes(a integer primary key, name text unique, puts integer, kinds integer);
+    create table rects(e, tx_to, vt_from, n, tx_from, vt_to, tx, primary key (e, tx_to, vt_from)) without rowid;
+    create table unseen(e, n, primary key (e, n)) without rowid;
+    create table facts(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid;
+    create index facts_e on facts(p, e, a, k, v, n, d);
+"""
+
+_DERIVED_NAMES = "facts", "unseen", "rects", "attributes", "ids"
+_ID = 1                               # the number of the attribute "xt/id"
+
+
+class Point(NamedTuple):
+    """A place in the log: a transaction, its time, and the number of its last document."""
+    tx_id: int
+    time: int
+    n: int
+
+
+class _Index:
+    """The file: its connections, its numbers, and what is kept of it in memory."""
+
+    def __init__(self, path):
+        self.closed = self.failed = None
+        self._folder = tempfile.mkdtemp(prefix="store-") if path == ":memory:" else None
+        self.path = os.path.join(self._folder, "store.db") if self._folder else os.path.realpath(path)
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True) if self._folder else None
+        self._lock = self._own()
+        try:
+            self.writer = _Reader(self, self._connect_writer())
+            self._load()
+        except sqlite3.DatabaseError as error:
+            os.close(self._lock)
+            raise CorruptError(f"{self.path} cannot be opened as a store: {error}.") from error
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._readers: collections.deque[_Reader] = collections.deque()
+        self._may_read = threading.Event()
+        self._may_read.set()
+
+    # Opening and closing
+
+    def _own(self):
+        try:
+            lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be opened: {error.strerror}.") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise LockedError(f"{self.path} is in use by process {holder}; one process owns a store. "
+                              "Stop that one, or ask it.") from None
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        return lock
+
+    def _connect_writer(self):
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(f"pragma synchronous = {'off' if self._folder else 'full'}")
+        connection.execute("pragma secure_delete = on")
+        connection.execute("pragma cache_size = -32000")
+        connection.execute("pragma temp_store = memory")
+        return connection
+
+    def _connect_reader(self):
+        connection = sqlite3.connect(f"file:{urllib.parse.quote(self.path)}?mode=ro", uri=True, isolation_level=None,
+                                     check_same_thread=False, cached_statements=256)
+        connection.execute("pragma cache_size = -8000")
+        connection.execute("pragma temp_store = memory")
+        return connection
+
+    def _load(self):
+        execute = self.writer.execute
+        if not execute("select count(*) from sqlite_schema").fetchone()[0]:
+            self._create()
+        try:
+            _, _, ops, self.hash, _, _, self.state, _ = execute("select * from log where tx_id = 0").fetchone()
+            about = unpack(ops)
+        except (sqlite3.OperationalError, TypeError, ValueError):
+            raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
+        if about.get("format") != FORMAT:
+            raise CorruptError(f"{self.path} has format {_short(about.get('format'))}; this is format {FORMAT}.")
+        self.store_id = about["store"]
+        tx_id, tx_time, n, self.hash, self.state = execute(
+            "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
+        self.latest = Point(tx_id, tx_time, n)
+        self.committing = tx_id
+        self.documents = _DocumentCache()
+        self._load_derived()
+
+    def _create(self):
+        about = pack({"store": uuid.uuid4(), "format": FORMAT})
+        execute = self.writer.execute
+        execute("begin immediate")
+        for statement in (_TRUTH + _DERIVED).split(";"):
+            execute(statement)
+        execute("insert into attributes values (?, 'xt/id', 0, 0)", (_ID,))
+        execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
+        execute("commit")
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _load_derived(self):
+        rows = self.writer.execute("select a, name, puts, kinds from attributes").fetchall()
+        self.attributes = {name: a for a, name, _, _ in rows}
+        self.puts = {a: puts for a, _, puts, _ in rows}
+        self.kinds = {a: kinds for a, _, _, kinds in rows}
+        self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
+        self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
+        self.estimates: dict = {}
+
+    def check_open(self):
+        if self.closed:
+            raise ClosedError(self.closed)
+
+    def close(self):
+        if self.closed:
+            return
+        self.closed = f"The store {self.path} is closed."
+        while self._readers:
+            self._readers.pop().connection.close()
+        self.writer.connection.close()
+        os.close(self._lock)
+        if self._remove:
+            self._remove()
+
+    def abandon(self):
+        """In a forked child: an orphan must not keep the lock, and its copies of the connections must not be used."""
+        if not self.closed:
+            self.closed = f"The store {self.path} was opened by another process, before a fork; open it there."
+            if self._remove:
+                self._remove.detach()
+            os.close(self._lock)
+
+    # Reading
+
+    @contextlib.contextmanager
+    def reading(self):
+        """A reader of its own for as long as the block lasts. Raises: CorruptError if the file cannot be read."""
+        reader = self.borrow()
+        try:
+            yield reader
+        finally:
+            self.give_back(reader)
+
+    def borrow(self) -> "_Reader":
+        self.check_open()
+        if not self._may_read.is_set():
+            self._may_read.wait(1)
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return _Reader(self, self._connect_reader())
+
+    def give_back(self, reader):
+        if self.closed or len(self._readers) >= READERS_IDLE:
+            reader.connection.close()
+        else:
+            self._readers.append(reader)
+
+    def number(self, id: uuid.UUID, reader) -> int | None:
+        """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
+        n = self.numbers.get(id)
+        if n is None:
+            row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
+            if row:
+                n = row[0]
+                self.numbers.put(id, n)
+        return n
+
+    def uuid_of(self, n: int, reader) -> uuid.UUID:
+        id = self.uuids.get(n)
+        if id is None:
+            id = uuid.UUID(bytes=reader.execute("select uuid from ids where n = ?", (n,)).fetchone()[0])
+            self.uuids.put(n, id)
+        return id
+
+    def learn_uuids(self, numbers, reader):
+        """Brings these numbers' UUIDs into memory with one statement."""
+        missing = [n for n in numbers if self.uuids.get(n) is None]
+        if len(missing) > 2:
+            rows = reader.execute("select n, uuid from ids where n in (select value from json_each(?))", (json.dumps(missing),))
+            for n, data in rows:
+                self.uuids.put(n, uuid.UUID(bytes=data))
+
+    def document(self, n: int, reader):
+        """The cached document number n (never to be handed out itself), or None if it was evicted."""
+        document = self.documents.get(n)
+        if document is None:
+            row = reader.execute("select doc, checksum from documents where n = ?", (n,)).fetchone()
+            document = row and self._keep(n, *row)
+        return document
+
+    def _keep(self, n, data, checksum):
+        if _checksum(digest(data)) != checksum:
+            raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log has.")
+        document = unpack(data)
+        self.documents.put(n, document, len(data))
+        return document
+
+    def learn_documents(self, numbers, reader):
+        """Brings these documents into memory with one statement."""
+        missing = [n for n in numbers if self.documents.get(n) is None]
+        if len(missing) > 1:
+            rows = reader.execute("select n, doc, checksum from documents where n in (select value from json_each(?))",
+                                  (json.dumps(missing),))
+            for n, data, checksum in rows.fetchall():
+                self._keep(n, data, checksum)
+
+    def point(self, tx_id) -> Point:
+        latest = self.latest
+        if tx_id == latest.tx_id:
+            return latest
+        with self.reading() as reader:
+            return Point(*reader.execute("select tx_id, tx_time, n from log where tx_id = ?", (tx_id,)).fetchone())
+
+    def newest_at(self, micros) -> int:
+        """The newest transaction at or before a time. Times rise with numbers, so no index is needed to find it."""
+        with self.reading() as reader:
+            low, high = 0, self.latest.tx_id
+            while low < high:
+                middle = (low + high + 1) // 2
+                at, = reader.execute("select tx_time from log where tx_id = ?", (middle,)).fetchone()
+                low, high = (middle, high) if at <= micros else (low, middle - 1)
+            return low
+
+    def transaction(self, tx_id) -> Tx | None:
+        if not tx_id:
+            return None
+        with self.reading() as reader:
+            row = reader.execute("select tx_id, tx_time, committed from log where tx_id = ?", (tx_id,)).fetchone()
+            return row and Tx(row[0], _moment(row[1]), row[2] == 1)
+
+    def transactions(self, after, count) -> list[Tx]:
+        """The next transactions in the log, with operations, aborted ones without."""
+        with self.reading() as reader:
+            rows = reader.execute("select tx_id, tx_time, committed, ops, results, n from log where tx_id > ? and tx_id <= ? "
+                                  "order by tx_id limit ?", (max(after, 0), self.latest.tx_id, count)).fetchall()
+            return [Tx(tx_id, _moment(at), committed == 1, self._ops(ops, results, n, reader) if committed else None)
+                    for tx_id, at, committed, ops, results, n in rows]
+
+    def _ops(self, ops, results, n, reader):
+        records = _expanded(unpack(ops), unpack(results) if results else ())
+        n -= sum(record[0] == _PUT for record in records)
+        numbers = range(n + 1, n + 1 + len(records))
+        self.learn_documents(itertools.islice(numbers, sum(record[0] == _PUT for record in records)), reader)
+        return [self._op(record, numbers, reader) for numbers in [iter(numbers)] for record in records]
+
+    def _op(self, record, numbers, reader):
+        kind, id = record[0], record[1]
+        if kind == _EVICT:
+            return evict(id)
+        times = [None if micros is None else _moment(micros) for micros in record[2:4]]
+        if kind == _PUT:
+            document = self.document(next(numbers), reader)
+            return put({"xt/id": id, "xt/evicted?": True} if document is None else _copied(document), *times)
+        return delete(id, *times) if kind == _DELETE else ("match", id, *times[:1])
+
+    def status(self):
+        size = sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
+        return {"path": self.path, "store": self.store_id, "format": FORMAT, "tx_id": self.latest.tx_id,
+                "tx_time": _moment(self.latest.time) if self.latest.tx_id else None, "documents": self.latest.n,
+                "bytes": size, "failed": self.failed, "state": self.state.hex()}
+
+    def attribute_stats(self):
+        self.check_open()
+        return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
+
+    # Keeping
+
+    def backup(self, path, progress):
+        if os.path.exists(path):
+            raise StoreError(f"{path} exists already; a backup is a new file.")
+        with self.reading() as reader:
+            target = sqlite3.connect(path)
+            try:
+                step = None if progress is None else lambda _, left, total: progress(total - left, total)
+                reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
+                return target.execute("select max(tx_id) from log").fetchone()[0]
+            finally:
+                target.close()
+
+    def empty_wal(self):
+        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it."""
+        self._may_read.clear()
+        try:
+            self.writer.execute("pragma busy_timeout = 500")
+            self.writer.execute("pragma wal_checkpoint(truncate)").fetchall()
+        finally:
+            self._may_read.set()
+
+    def verify(self, progress):
+        hash = state = None
+        total, n = self.latest.tx_id, 0
+        with self.reading() as reader:
+            for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
+                hash, state, n = self._verified(row, hash, state, n)
+                if progress:
+                    progress(row[0], total)
+        return total
+
+    def _verified(self, row, hash, state, n):
+        tx_id, tx_time, ops, row_hash, committed, results, row_state, last = row
+        if tx_id == 0:
+            hash, state = digest(ops), digest(b"state" + ops)
+        else:
+            hash = _chained(hash, tx_id, tx_time, ops)
+            state = _state(state, hash, committed, results)
+        if (hash, state) != (row_hash, row_state):
+            raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
+        if tx_id and committed:
+            n = self._verified_documents(tx_id, ops, results, n)
+        if n != last:
+            raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
+        return hash, state, n
+
+    def _verified_documents(self, tx_id, ops, results, n):
+        with self.reading() as reader:
+            for record in _expanded(unpack(ops), unpack(results) if results else ()):
+                if record[0] == _PUT:
+                    n += 1
+                    row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
+                    if row and digest(row[0]) != record[4]:
+                        raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
+        return n
+
+    def reindex(self, progress):
+        """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
+        execute = self.writer.execute
+        execute("begin immediate")
+        try:
+            for name in _DERIVED_NAMES:
+                execute(f"drop table {name}")
+            for statement in _DERIVED.split(";"):
+                execute(statement)
+            execute("insert into attributes values (?, 'xt/id', 0, 0)", (_ID,))
+            self._load_derived()
+            self._replay(progress)
+            execute("commit")
+        except BaseException:
+            execute("rollback")
+            raise
+        finally:
+            self._load_derived()
+
+    def _replay(self, progress):
+        batch, n = _Batch(self), 0
+        cursor = self.writer.connection.cursor()
+        for tx_id, tx_time, ops, results in cursor.execute(
+                "select tx_id, tx_time, ops, results from log where tx_id > 0 and committed = 1 order by tx_id"):
+            transaction = _Transaction(self.writer_db(Point(tx_id - 1, tx_time, n), None), tx_id, tx_time, n)
+            transaction.replay(_expanded(unpack(ops), unpack(results) if results else ()))
+            batch.write(transaction)
+            n = transaction.n
+            if progress:
+                progress(tx_id, self.latest.tx_id)
+        batch.finish()
+
+    def writer_db(self, point, node) -> "Db":
+        """The state right after `point`, read on the writing connection."""
+        return Db(node, point.time, point, reader=self.writer)
+
+
+def _checksum(hash: bytes) -> int:
+    return int.from_bytes(hash[:8], "big", signed=True)
+
+
+class _TwoDicts:
+    """A bounded map that forgets what was not asked for lately: when the young dict is full it becomes the old one."""
+
+    def __init__(self, size):
+        self._size, self._young, self._old = size // 2, {}, {}
+
+    def get(self, key):
+        value = self._young.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key, value):
+        self._young[key] = value
+        if len(self._young) > self._size:
+            self._young, self._old = {}, self._young
+
+
+class _DocumentCache:
+    """Decoded documents by number, bounded in packed bytes; what a number stands for never changes, so nothing is stale."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        self._young, self._old, self._bytes = {}, {}, 0
+
+    def get(self, n):
+        found = self._young.get(n)
+        if found is None:
+            found = self._old.get(n)
+            if found is None:
+                return None
+            self.put(n, *found)
+        return found[0]
+
+    def put(self, n, document, size):
+        self._young[n] = document, size
+        self._bytes += size
+        if self._bytes > CACHE_BYTES // 2:
+            self._young, self._old, self._bytes = {}, self._young, 0
+
+    def drop(self, n):
+        self._young.pop(n, None)
+        self._old.pop(n, None)
+
+
+class _Reader:
+    """A connection, and the query that runs on it at this moment."""
+
+    def __init__(self, index, connection):
+        self.index, self.connection, self.execute = index, connection, connection.execute
+        self.run = None
+        connection.create_function("py", -1, self._py)
+        connection.create_function("py_test", -1, self._py_test)
+        connection.create_function("py_json", -1, self._py_json)
+        connection.create_function("cell", 1, _cell_of_json, deterministic=True)
+        connection.set_progress_handler(self._tick, STEPS)
+
+    def _tick(self):
+        run = self.run
+        return run is not None and run.deadline is not None and time.monotonic() > run.deadline
+
+    def _py(self, number, *cells):
+        return self.run.call(number, cells)
+
+    def _py_test(self, number, *cells):
+        return self.run.test(number, cells)
+
+    def _py_json(self, number, *cells):
+        return self.run.call_json(number, cells)
+
+
+# ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# The log is the only truth: everything else in this file can be thrown away and rebuilt from it. A transaction is in the
+# log whole or not at all. Its tx_id is the next integer, without gaps, and its transaction time never goes back, whatever
+# the clock does. `hash` chains what was submitted; `state` chains what became of it.
+
+_PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
+
+
+class _Op(NamedTuple):
+    """An operation, checked: times in microseconds; of a document its bytes, their hash and its facts."""
+    kind: int
+    id: Any
+    start: int | None = None
+    end: int | None = None
+    data: bytes | None = None
+    hash: bytes | None = None
+    facts: list = []
+    args: tuple = ()
+
+    def record(self) -> list:
+        """What the log keeps of it: hashes, never contents."""
+        if self.kind == _PUT:
+            return [_PUT, self.id, self.start, self.end, self.hash]
+        if self.kind == _DELETE:
+            return [_DELETE, self.id, self.start, self.end]
+        if self.kind == _EVICT:
+            return [_EVICT, self.id]
+        return [self.kind, self.id, self.start, self.hash]
+
+
+def _chained(hash, tx_id, tx_time, ops):
+    return digest(hash + struct.pack(">QQ", tx_id, tx_time) + ops)
+
+
+def _state(state, hash, committed, results):
+    return digest(state + hash + (b"\1" if committed else b"\0") + (results or b""))
+
+
+def _expanded(records, results) -> list:
+    """The records of a transaction with each call replaced by what it became."""
+    results = iter(results)
+    return [part for record in records for part in (next(results) if record[0] == _CALL else (record,))]
+
+
+def _prepare(ops) -> list[_Op]:
+    """The operations, checked, packed and hashed; OperationError names the first that is malformed."""
+    if isinstance(ops, (str, bytes, dict)) or not isinstance(ops, Iterable):
+        raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations.")
+    ops = list(ops)
+    if len(ops) > OPERATIONS_MAX:
+        raise OperationError(f"A transaction of {len(ops):,} operations; the limit is {OPERATIONS_MAX:,}. Submit several.")
+    prepared = []
+    for number, op in enumerate(ops, 1):
+        try:
+            prepared.append(_prepare_one(op))
+        except OperationError as error:
+            raise type(error)(f"{error} (operation {number} of {len(ops)}). Nothing was written.") from None
+    return prepared
+
+
+def _prepare_one(op) -> _Op:
+    if not isinstance(op, (tuple, list)) or not op:
+        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or call(…)")
+    make = _PREPARE.get(op[0]) if type(op[0]) is str else None
+    if make is None:
+        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"match\", \"evict\" or \"call\"")
+    try:
+        return make(*op[1:])
+    except TypeError:
+        raise OperationError(f"{op[0]} with {len(op) - 1} arguments; wanted {_ARGUMENTS[op[0]]}") from None
+
+
+def _prepare_put(document, start=None, end=None):
+    data = pack_document(document)
+    return _Op(_PUT, document["xt/id"], *_span(start, end), data, digest(data), _facts(document))
+
+
+def _prepare_delete(id, start=None, end=None):
+    return _Op(_DELETE, _checked_id(id), *_span(start, end))
+
+
+def _prepare_match(id, document, at=None):
+    hash = None if document is None else digest(pack_document(document))
+    return _Op(_MATCH, _checked_id(id), _micros_or_none(at, "The time of a match"), hash=hash)
+
+
+def _prepare_evict(id):
+    return _Op(_EVICT, _checked_id(id))
+
+
+def _prepare_call(name, *args):
+    if type(name) is not str:
+        raise OperationError(f"call of {_short(name)}; wanted the name of a function given to open()")
+    return _Op(_CALL, name, hash=digest(pack(list(args))), args=args)
+
+
+def _checked_id(id):
+    check_id(id)
+    pack(id)
+    return id
+
+
+def _span(start, end):
+    start, end = _micros_or_none(start, "valid_from"), _micros_or_none(end, "valid_to")
+    if start is not None and end is not None and end < start:
+        raise OperationError(f"valid_to {_moment(end)} is before valid_from {_moment(start)}")
+    return start, end
+
+
+def _micros_or_none(moment, what):
+    return None if moment is None else _given_micros(moment, what)
+
+
+_PREPARE = {"put": _prepare_put, "delete": _prepare_delete, "match": _prepare_match, "evict": _prepare_evict,
+            "call": _prepare_call}
+_ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, valid_from and valid_to",
+              "match": "an id, a document or None, and a time", "evict": "an id alone",
+              "call": "a function's name and its arguments"}
+
+
+class _Pending:
+    """A transaction on its way: who waits for it is told by `done`, a lock or a future of an event loop."""
+    __slots__ = "ops", "tx", "error", "lock", "future"
+
+    def __init__(self, ops):
+        self.ops, self.tx, self.error, self.lock, self.future = ops, None, None, None, None
+
+    def result(self):
+        if self.error:
+            raise self.error
+        return self.tx
+
+
+class _SqliteLog:
+    """The log in the node's own file. Whoever finds the writer free commits at once; what comes meanwhile is the next group.
+
+    `_busy` is held by whoever writes: a submitting thread for its own transaction, or the committer for a group.
+    """
+
+    def __init__(self, index, node):
+        self._index, self._node = index, node
+        self._mutex = threading.Condition()
+        self._busy = self._handed = self._ending = self._ended = False
+        self._queue: collections.deque[_Pending] = collections.deque()
+        self._thread: threading.Thread | None = None
+        self._commits = 0
+
+    def submit(self, ops) -> Tx:
+        pending = _Pending(ops)
+        if self._enter(pending):
+            try:
+                self._commit([pending])
+            finally:
+                self._leave()
+        else:
+            pending.lock.acquire()
+        return pending.result()
+
+    def _enter(self, pending) -> bool:
+        with self._mutex:
+            self._refuse()
+            if not self._busy:
+                self._busy = True
+                return True
+            pending.lock = threading.Lock()
+            pending.lock.acquire()
+            self._queue.append(pending)
+            return False
+
+    async def submit_async(self, ops) -> Tx:
+        pending = _Pending(ops)
+        pending.future = asyncio.get_running_loop().create_future()
+        with self._mutex:
+            self._refuse()
+            self._queue.append(pending)
+            if not self._busy:
+                self._busy = True
+                self._hand_over()
+        await asyncio.shield(pending.future)
+        return pending.result()
+
+    def alone(self, work):
+        """Runs some work as the only writer."""
+        with self._mutex:
+            self._mutex.wait_for(lambda: not self._busy)
+            self._refuse()
+            self._busy = True
+        try:
+            work()
+        finally:
+            self._leave()
+
+    def close(self):
+        with self._mutex:
+            self._ending = True
+            self._mutex.wait_for(lambda: not self._busy)
+            self._busy = self._ended = True
+            self._mutex.notify_all()
+        if self._thread:
+            self._thread.join()
+
+    def _refuse(self):
+        self._index.check_open()
+        if self._ending:
+            raise ClosedError(f"The store {self._index.path} is closing.")
+        if self._index.failed:
+            raise ClosedError(self._index.failed)
+
+    def _leave(self):
+        with self._mutex:
+            if self._queue:
+                self._hand_over()
+            else:
+                self._busy = False
+                self._mutex.notify_all()
+
+    def _hand_over(self):
+        if not self._thread:
+            self._thread = threading.Thread(target=self._committer, name="store-committer", daemon=True)
+            self._thread.start()
+        self._handed = True
+        self._mutex.notify_all()
+
+    def _committer(self):
+        while True:
+            with self._mutex:
+                self._mutex.wait_for(lambda: self._handed or self._ended)
+                if not self._handed:
+                    return
+                self._handed = False
+                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
+            try:
+                self._commit(group)
+            finally:
+                self._leave()
+
+    def _commit(self, group):
+        """Commits the transactions of a group with one sync, each with its own tx_id, and tells those who wait."""
+        try:
+            if self._index.failed:
+                raise ClosedError(self._index.failed)
+            self._write(group)
+        except BaseException as error:
+            for pending in group:
+                pending.tx, pending.error = None, error
+        self._tell(group)
+        self._node._announce()
+
+    def _write(self, group):
+        index, batch = self._index, _Batch(self._index)
+        try:
+            index.writer.execute("begin immediate")
+            for pending in group:
+                pending.tx = self._append(pending, batch)
+            batch.finish()
+            index.committing = batch.latest.tx_id
+            index.writer.execute("commit")
+        except BaseException as error:
+            self._fail(error)
+        batch.publish()
+        self._commits += 1
+        if batch.evicted or self._commits % 256 == 0 and _size(index.path + "-wal") > WAL_BYTES_MAX:
+            index.empty_wal()
+
+    def _fail(self, error):
+        """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
+        index = self._index
+        index.failed = (f"A write to {index.path} failed ({error}); the store takes no more until it is opened again. "
+                        "What was acknowledged is there; reads go on.")
+        with contextlib.suppress(sqlite3.Error):
+            index.writer.execute("rollback")
+        log.error("%s", index.failed)
+        raise ClosedError(index.failed) from error
+
+    def _append(self, pending, batch) -> Tx | None:
+        previous = batch.latest
+        tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
+        transaction = _Transaction(self._index.writer_db(previous._replace(time=tx_time), self._node), tx_id, tx_time, previous.n)
+        try:
+            committed = transaction.run(pending.ops)
+        except Exception as error:        # a fault of ours or of the disk while reading; nothing of it was written
+            pending.error = error
+            return None
+        if committed:
+            batch.write(transaction)
+        batch.record(transaction, pending.ops, committed)
+        return Tx(tx_id, _moment(tx_time), committed)
+
+    @staticmethod
+    def _tell(group):
+        loops: dict = {}
+        for pending in group:
+            if pending.lock:
+                pending.lock.release()
+            elif pending.future:
+                loops.setdefault(pending.future.get_loop(), []).append(pending.future)
+        for loop, futures in loops.items():
+            with contextlib.suppress(RuntimeError):        # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, futures)
+
+
+def _resolve(futures):
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _size(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+class _Batch:
+    """What a group of transactions writes, and the numbers that it will leave in memory once it is committed."""
+
+    def __init__(self, index):
+        self._index, self._execute = index, index.writer.execute
+        self._many = index.writer.connection.executemany
+        self.latest, self._hash, self._state = index.latest, index.hash, index.state
+        self._numbers: dict = {}
+        self._attributes: dict = {}
+        self._puts: collections.Counter = collections.Counter()
+        self._kinds: dict = {}
+        self._next_id = index.next_id
+        self.evicted: list = []
+
+    def record(self, transaction, ops, committed):
+        """The log's row, and the documents in the log's order."""
+        data = pack([op.record() for op in ops])
+        results = pack(transaction.results) if committed and transaction.results else None
+        self._hash = _chained(self._hash, transaction.tx_id, transaction.tx_time, data)
+        self._state = _state(self._state, self._hash, committed, results)
+        self.latest = Point(transaction.tx_id, transaction.tx_time, transaction.n if committed else self.latest.n)
+        self._execute("insert into log values (?, ?, ?, ?, ?, ?, ?, ?)",
+                      (self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
+        if committed:
+            self._many("insert into documents values (?, ?, ?)",
+                       [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()])
+
+    def cell_of(self, value):
+        """The cell of an id that is being written."""
+        return self.number(value) if type(value) is uuid.UUID else _CELL[type(value)](value)
+
+    def number(self, value: uuid.UUID) -> int:
+        """The number of a UUID; one not known yet gets the next."""
+        n = self._numbers.get(value) or self._index.number(value, self._index.writer)
+        if n is None:
+            n = self._next_id
+            self._next_id += 1
+            self._numbers[value] = n
+            self._execute("insert into ids values (?, ?)", (n, value.bytes))
+        return n
+
+    def attribute(self, name):
+        a = self._attributes.get(name) or self._index.attributes.get(name)
+        if a is None:
+            a = len(self._index.attributes) + len(self._attributes) + 1
+            self._attributes[name] = a
+            self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
+        return a
+
+    def write(self, transaction):
+        """Draws a transaction's rectangles and keeps the facts of its versions."""
+        rows: list = []
+        for entity in transaction.entities.values():
+            e = self.cell_of(entity.id)
+            if entity.evicted:
+                self._evict(e, entity.id)
+            rows += self._draw(e, entity, transaction)
+        if rows:
+            self._many("insert into facts values (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _draw(self, e, entity, transaction) -> list:
+        """The facts to be inserted for an entity, its rectangles closed and drawn."""
+        tx_id, now = transaction.tx_id, transaction.tx_time
+        before, after = set(entity.before), set(entity.rects)
+        if closed := before - after:
+            self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?",
+                       [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
+        if drawn := after - before:
+            self._many("insert into rects values (?, ?, ?, ?, ?, ?, ?)",
+                       [(e, OPEN, r.vt_from, r.n, r.tx_from, r.vt_to, r.tx) for r in drawn])
+        live = {rect.n for rect in after if rect.n > 0 and rect.vt_to > now}
+        if entity.before:
+            self._move(e, live, {rect.n for rect in closed}, tx_id)
+        new = sorted(rect.n for rect in drawn if rect.n > transaction.first_n)
+        plain = {rect.n for rect in drawn if rect.vt_from <= now and rect.vt_to == OPEN}
+        self._traceless(e, entity, transaction, set(new))
+        return [row for n in dict.fromkeys(new) for row in self._rows(e, n, n in live, n in plain, transaction)]
+
+    def _move(self, e, live, cut, tx_id):
+        """Versions that ceased to be live go to the closed part; those that were cut and live on are asked by rectangle."""
+        was = self._execute("select n from facts where p = 0 and e = ? and a = ? and k = 0", (e, _ID)).fetchall()
+        for n, in was:
+            if n not in live:
+                self._execute("update facts set p = 1, k = ? where p = 0 and e = ? and n = ?", (tx_id - PAST, e, n))
+            elif n in cut:
+                self._execute("update facts set d = 1 where p = 0 and e = ? and n = ?", (e, n))
+
+    def _traceless(self, e, entity, transaction, drawn):
+        """Documents that their own transaction replaced: no rectangle leads to them, evict must."""
+        gone = [(e, n) for n in entity.numbers if n not in drawn]
+        if gone:
+            self._many("insert or ignore into unseen values (?, ?)", gone)
+
+    def _rows(self, e, n, is_live, is_plain, transaction):
+        p, k = (0, 0) if is_live else (1, transaction.tx_id - PAST)
+        d = None if is_plain and is_live else 1
+        rows = []
+        for name, cell in transaction.contents[n].facts:
+            if type(cell) is uuid.UUID:
+                cell = self.number(cell)
+            a = self.attribute(name)
+            self._puts[a] += 1
+            self._kinds[a] = self._kinds.get(a, 0) | _kind_bit(cell)
+            rows.append((p, a, cell, k, e, n, d))
+        return rows
+
+    def _evict(self, e, id):
+        numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?", (e, e))}
+        self._many("delete from documents where n = ?", [(n,) for n in numbers])
+        for statement in ("delete from facts where p in (0, 1) and e = ?", "delete from rects where e = ?",
+                          "delete from unseen where e = ?"):
+            self._execute(statement, (e,))
+        self.evicted.extend(numbers)
+
+    def finish(self):
+        """Writes the statistics; the last statements before COMMIT."""
+        self._many("update attributes set puts = puts + ?, kinds = kinds | ? where a = ?",
+                   [(count, self._kinds[a], a) for a, count in self._puts.items()])
+
+    def publish(self):
+        """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
+        index = self._index
+        index.attributes.update(self._attributes)
+        for a, count in self._puts.items():
+            index.puts[a] = index.puts.get(a, 0) + count
+            index.kinds[a] = index.kinds.get(a, 0) | self._kinds[a]
+        for id, n in self._numbers.items():
+            index.numbers.put(id, n)
+            index.uuids.put(n, id)
+        for n in self.evicted:
+            index.documents.drop(n)
+        index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
+        index.latest = self.latest
+
+
+def _kind_bit(cell) -> int:
+    """One bit for each type of cell, so that statistics know whether an attribute's values are of one type."""
+    if type(cell) is int:
+        return 1
+    return 2 if type(cell) is str else 1 << (min(cell[0], _LONG) + 2)
+
+
+# ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches and
+# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So there is
+# one meaning of an operation, and an abort has nothing to undo.
+#
+# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start, end)
+# closes the open rectangles that it overlaps and draws their remainders anew; nothing else is ever changed.
+
+
+class _Rect(NamedTuple):
+    vt_from: int
+    vt_to: int
+    n: int                            # the version's document; below zero a deletion
+    tx_from: int                      # the transaction that drew this rectangle
+    tx: int                           # the one that put the version
+
+
+class _Entity:
+    """An entity that a transaction touches: its open rectangles before and after."""
+    __slots__ = "id", "before", "rects", "numbers", "evicted"
+
+    def __init__(self, id, rects):
+        self.id, self.before, self.rects, self.numbers, self.evicted = id, rects, list(rects), [], False
+
+
+class Context(NamedTuple):
+    """What a transaction function gets first: the state so far, and the transaction that runs."""
+    db: "Db"
+    tx_id: int
+    tx_time: dt.datetime
+
+
+def _key(id):
+    """An id as a key of a dict, where 1, 1.0 and True would be one."""
+    return id if type(id) in (uuid.UUID, str) else pack(id)
+
+
+class _Transaction:
+    """A transaction on a snapshot: what it would change."""
+
+    def __init__(self, db, tx_id, tx_time, n):
+        self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
+        base = db._over
+        self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
+        self.contents: dict[int, _Op] = dict(base.contents) if base else {}
+        self._shared = set(self.entities)
+        self.results: list = []
+        self._count = 0
+
+    def run(self, ops) -> bool:
+        """Whether it commits."""
+        try:
+            for op in ops:
+                if op.kind == _CALL:
+                    self.results.append(self._call(op, 0))
+                else:
+                    self._apply(op)
+        except _Abort:
+            return False
+        return True
+
+    def replay(self, records):
+        """Applies what the log says was done; documents that are gone belong to entities evicted later."""
+        reader = self._db._reader
+        for kind, id, *rest in records:
+            if kind in (_DELETE, _EVICT):
+                self._apply(_Op(kind, id, *rest))
+            elif kind == _PUT:
+                row = reader.execute("select doc from documents where n = ?", (self.n + 1,)).fetchone()
+                if row:
+                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _facts(unpack(row[0]))))
+                else:
+                    self.n += 1
+
+    def document(self, n):
+        return unpack(self.contents[n].data)
+
+    def _apply(self, op):
+        _APPLY[op.kind](self, op)
+
+    def _entity(self, id) -> _Entity:
+        key = _key(id)
+        entity = self.entities.get(key)
+        if entity is None or key in self._shared:
+            entity = self.entities[key] = _Entity(id, entity.rects if entity else self._db._open_rects(id))
+            self._shared.discard(key)
+        return entity
+
+    def _put(self, op):
+        self.n += 1
+        self.contents[self.n] = op
+        entity = self._entity(op.id)
+        entity.numbers.append(self.n)
+        self._draw(entity, op, self.n)
+
+    def _delete(self, op):
+        self._draw(self._entity(op.id), op, -self.tx_id)
+
+    def _match(self, op):
+        at = self.tx_time if op.start is None else op.start
+        if self._hash_at(self._entity(op.id).rects, at) != op.hash:
+            raise _Abort
+
+    def _evict(self, op):
+        entity = self._entity(op.id)
+        for n in entity.numbers:
+            self.contents.pop(n, None)
+        entity.before, entity.rects, entity.numbers, entity.evicted = (), [], [], True
+
+    def _hash_at(self, rects, vt):
+        n = _visible_n(rects, vt)
+        if n is None:
+            return None
+        if n in self.contents:
+            return self.contents[n].hash
+        row = self._db._one("select doc from documents where n = ?", (n,))
+        return row and digest(row[0])
+
+    def _call(self, op, depth) -> list:
+        """The records of what a call became, its nested calls too."""
+        made = self._evaluate(op)
+        records = []
+        for part in made:
+            self._count += 1
+            if depth > DEPTH_MAX or self._count > OPERATIONS_MAX:
+                log.warning("transaction %d aborts: call of %s goes on without end", self.tx_id, op.id)
+                raise _Abort
+            if part.kind == _CALL:
+                records += self._call(part, depth + 1)
+            else:
+                self._apply(part)
+                records.append(part.record())
+        return records
+
+    def _evaluate(self, op) -> list[_Op]:
+        function = self._db._node.functions.get(op.id)
+        if function is None:
+            log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
+            raise _Abort
+        try:
+            db = self._db._over_with(self, self.tx_time)
+            made = function(Context(db, self.tx_id, _moment(self.tx_time)), *_copied(op.args))
+            if made is False:
+                raise _Abort
+            return _prepare(made or ())
+        except _Abort:
+            raise
+        except Exception:
+            log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
+            raise _Abort from None
+
+    def _draw(self, entity, op, n):
+        start = self.tx_time if op.start is None else op.start
+        end = self._extent(entity.rects, start) if op.end is None else op.end
+        if start < end:
+            entity.rects = _drawn(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
+
+    def _extent(self, rects, start) -> int:
+        """Where a span without end ends: with what holds at its start, or else where something else begins."""
+        end = min((rect.vt_from for rect in rects if rect.vt_from > start), default=OPEN)
+        holding = next((rect for rect in rects if rect.vt_from <= start < rect.vt_to), None)
+        while holding:
+            end = holding.vt_to
+            holding = next((rect for rect in rects if rect.vt_from == end and self._is_same(rect, holding)), None)
+        return end
+
+    def _is_same(self, one, other) -> bool:
+        """Whether two rectangles belong to one version, or to equal ones of one transaction."""
+        if one.tx != other.tx or (one.n < 0) != (other.n < 0):
+            return False
+        return one.n == other.n or self._hash_at([one], one.vt_from) == self._hash_at([other], other.vt_from)
+
+
+_APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
+
+
+def _visible_n(rects, vt) -> int | None:
+    """The document that holds at a valid time, or None."""
+    return next((rect.n for rect in rects if rect.vt_from <= vt < rect.vt_to and rect.n > 0), None)
+
+
+def _drawn(rects, new: _Rect) -> list[_Rect]:
+    """The rectangles after one more is drawn over them, by valid time."""
+    after = [new]
+    known_at_end = new.vt_to == OPEN
+    for rect in rects:
+        known_at_end |= rect.vt_from <= new.vt_to < rect.vt_to
+        if rect.vt_to <= new.vt_from or rect.vt_from >= new.vt_to:
+            after.append(rect)
+            continue
+        if rect.vt_from < new.vt_from:
+            after.append(rect._replace(vt_to=new.vt_from, tx_from=new.tx_from))
+        if rect.vt_to > new.vt_to:
+            after.append(rect._replace(vt_from=new.vt_to, tx_from=new.tx_from))
+    if not known_at_end:
+        end = min((rect.vt_from for rect in rects if rect.vt_from > new.vt_to), default=OPEN)
+        after.append(_Rect(new.vt_to, end, -new.tx, new.tx_from, new.tx))
+    return sorted(after)
+
+
+# ── Snapshots ────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: whatever is written later, the
+# predicate that it asks with gives the same rows. Questions about now never pay for history: live versions lie apart from
+# those that ceased to be, and most of them are visible at every moment from now on.
+#
+# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only if
+# `committing` is its transaction before and after its statement; otherwise it drops the rows and asks as of the transaction.
+
+_NOW, _AS_OF, _BEFORE = "now", "as of", "before"
+
+
+def _holds(f) -> str:
+    return (f"exists (select 1 from rects w where w.e = {f}.e and w.tx_to > ?1 and w.vt_from <= ?2 and w.vt_to > ?2 "
+            f"and w.tx_from <= ?1 and w.n = {f}.n)")
+
+
+def _seen(f, mode) -> str:
+    """The predicate under which a snapshot sees a row of `facts`. ?1 T, ?2 vt, ?3 and ?4 below."""
+    if mode == _NOW:
+        return f"{f}.p = 0 and {f}.k = 0 and ({f}.d is null or {_holds(f)})"
+    if mode == _AS_OF:
+        return f"{f}.p in (0, 1) and {f}.k > ?3 and {f}.n <= ?4 and ({f}.d is null or {_holds(f)})"
+    return f"{f}.p in (0, 1) and {f}.k > ?3 and {f}.n <= ?4 and {_holds(f)}"
+
+
+_FROM_JSON = "case typeof({0}) when 'integer' then {0} else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end"
+_J = _FROM_JSON.format("j.value")
+_BY_ID = {mode: f"select f.n from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
+_BY_IDS = {mode: f"select f.e, f.n from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
+           for mode in (_NOW, _AS_OF, _BEFORE)}
+_BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f where f.v = {_J} and f.a = ?6 and {_seen('f', mode)}"
+              for mode in (_NOW, _AS_OF, _BEFORE)}
+
+
+class Db:
+    """A snapshot: the database as of a transaction and a valid time. A value: later transactions do not change it."""
+    __slots__ = "_node", "_index", "_vt", "_point", "_over", "_reader", "_floor"
+
+    def __init__(self, node, vt, point, over=None, reader=None):
+        self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
+        self._index = node._index if reader is None else reader.index
+        self._floor = None
+
+    def __repr__(self):
+        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', speculative' if self._over else ''}>"
+
+    @property
+    def tx_id(self) -> int:
+        """The transaction that this is the state after; 0 before the first."""
+        return self._over.tx_id if self._over else self._point.tx_id
+
+    @property
+    def tx_time(self) -> dt.datetime | None:
+        """When that transaction was recorded; None before the first."""
+        return _moment(self._point.time) if self._point.tx_id else None
+
+    @property
+    def valid_time(self) -> dt.datetime:
+        return _moment(self._vt)
+
+    @property
+    def basis(self) -> dict:
+        """The arguments with which `node.db` gives this snapshot again."""
+        return {"tx_id": self._point.tx_id, "valid_time": self.valid_time}
+
+    # What people ask
+
+    def entity(self, id) -> dict | None:
+        """The document of an entity, or None if nothing is visible."""
+        check_id(id)
+        return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
+
+    def entity_tx(self, id) -> EntityTx | None:
+        """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
+        check_id(id)
+        rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
+        if rect is None:
+            return None
+        if self._is_ours(rect.n):
+            hash, at = self._over.contents[rect.n].hash, self._vt
+        else:
+            hash = digest(self._one("select doc from documents where n = ?", (rect.n,))[0])
+            at, = self._one("select tx_time from log where tx_id = ?", (rect.tx,))
+        return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), hash.hex())
+
+    def history(self, id, valid_from=None, valid_to=None, *, order: str = "asc", corrections: bool = False,
+                documents: bool = True, tx_from: int | None = None, tx_to: int | None = None) -> list[Version]:
+        """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
+
+        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes; they and
+        `tx_from`, `tx_to` bound where a version begins; None leaves a side open. A deleted span has document None; an
+        entity never put gives []. With `corrections` what was corrected later comes too; `order` may be "desc".
+
+        Raises: ValueTypeError if a time is naive.
+        Source: XTDB 1.x, entity-history.
+        """
+        check_id(id)
+        if order not in ("asc", "desc"):
+            raise QueryError(f"order is {_short(order)}; wanted \"asc\" or \"desc\".")
+        low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
+        high = OPEN if valid_to is None else _given_micros(valid_to, "valid_to")
+        spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id))
+        spans = [rect for rect in spans if rect.vt_from <= self._vt and low <= rect.vt_from < high
+                 and (tx_from or 0) <= rect.tx < (OPEN if tx_to is None else tx_to)]
+        spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
+        return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
+
+    def pull(self, pattern, id) -> dict | None:
+        """The data around an entity in the shape of the pattern, or None if nothing is visible.
+
+        Raises: QueryError if the pattern is malformed. Source: XTDB 1.x, pull (EQL).
+        """
+        return self.pull_many(pattern, [id])[0]
+
+    def pull_many(self, pattern, ids: Iterable) -> list[dict | None]:
+        """`pull` for each of the ids, in their order."""
+        parsed, ids = _parse_pull(pattern), list(ids)
+        for id in ids:
+            check_id(id)
+        return self._answer(lambda reader, mode: _Puller(self, reader, mode).pull_ids(parsed, ids))
+
+    def q(self, query: dict, *args) -> list:
+        """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
+
+        Without order, limit or offset no answer comes twice and their order means nothing.
+        Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it takes
+        longer than its "timeout" (ms, default 30,000).
+        Source: XTDB 1.x, q.
+        """
+        parsed = _parsed(query, args, self._node)
+        return _finished(self._answer(lambda reader, mode: _Run(self, reader, mode, parsed, args).rows()), parsed)
+
+    def lazy_q(self, query: dict, *args) -> "contextlib.AbstractContextManager[Iterator]":
+        """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
+        return _lazy(self, _parsed(query, args, self._node), args)
+
+    def explain(self, query: dict, *args) -> str:
+        """How a query would be answered: the clauses in their order, the SQL, and SQLite's plan of it."""
+        parsed = _parsed(query, args, self._node, check_arity=False)
+        return self._answer(lambda reader, mode: _explained(self, reader, mode, parsed, args))
+
+    def with_tx(self, ops: Iterable[tuple]) -> "Db | None":
+        """The snapshot as it would be after these operations, which are not submitted; None if they abort. It may be stacked."""
+        last = self._over.tx_id if self._over else self._index.latest.tx_id
+        transaction = _Transaction(self, last + 1, self._vt, self._over.n if self._over else 2 ** 60)
+        return self._over_with(transaction, self._vt) if transaction.run(_prepare(ops)) else None
+
+    # How it is answered
+
+    def _over_with(self, transaction, vt) -> "Db":
+        return Db(self._node, vt, self._point, transaction, self._reader)
+
+    def _answer(self, ask: Callable):
+        """What ask(reader, mode) gives, asked in the cheapest mode that is right for this snapshot."""
+        index, is_recent = self._index, self._vt >= self._point.time
+        if self._reader is not None:
+            return ask(self._reader, _NOW)
+        reader = index.borrow()
+        try:
+            if is_recent and index.committing == self._point.tx_id:
+                answer = ask(reader, _NOW)
+                if index.committing == self._point.tx_id:
+                    return answer
+            return ask(reader, _AS_OF if is_recent else _BEFORE)
+        except sqlite3.OperationalError as error:
+            raise _read_error(error, index) from error
+        except sqlite3.DatabaseError as error:
+            raise CorruptError(f"{index.path} cannot be read: {error}.") from error
+        finally:
+            index.give_back(reader)
+
+    def _one(self, sql, parameters):
+        return self._answer(lambda reader, mode: reader.execute(sql, parameters).fetchone())
+
+    def _bindings(self, mode) -> tuple:
+        """?1 to ?4 of the predicates: T, vt, the k above which a version was not closed yet, and T's last document."""
+        if mode == _NOW:
+            return self._point.tx_id, self._vt, 0, 0
+        if self._floor is None:
+            last = self._point.tx_id
+            self._floor = (last if self._vt >= self._point.time else min(last, self._index.newest_at(self._vt))) - PAST
+        return self._point.tx_id, self._vt, self._floor, self._point.n
+
+    def _cell(self, value, reader):
+        """The cell that a value has here. A UUID that the file does not know is a BLOB while the question lasts."""
+        if type(value) is not uuid.UUID:
+            convert = _CELL.get(type(value))
+            if convert is None:
+                raise QueryError(f"{_short(value)} is a {type(value).__name__}; no document can hold it, so it cannot be asked for.")
+            return convert(value)
+        n = self._index.number(value, reader)
+        return _UUID + value.bytes if n is None else n
+
+    def _is_ours(self, n) -> bool:
+        return self._over is not None and n in self._over.contents
+
+    def _document(self, id, reader, mode):
+        """The document of an entity as the cache has it (not to be handed out), or None."""
+        if self._over is not None and (entity := self._over.entities.get(_key(id))):
+            n = _visible_n(entity.rects, self._vt)
+        else:
+            row = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone()
+            n = row and row[0]
+        return None if n is None else self._content(n, reader)
+
+    def _document_of(self, id, reader, mode):
+        return self._document(id, reader, mode) if type(id) in _ID_TYPES else None
+
+    def _valid_span(self, id):
+        """The stretch of valid time over which the same document holds here, neighbours with equal documents merged."""
+        rects = [rect for rect in self._open_rects(id) if rect.n > 0]
+        place = next((i for i, rect in enumerate(rects) if rect.vt_from <= self._vt < rect.vt_to), None)
+        if place is None:
+            return None, None
+        first = last = place
+        while first and rects[first - 1].vt_to == rects[first].vt_from and self._equal(rects[first - 1], rects[place]):
+            first -= 1
+        while last + 1 < len(rects) and rects[last + 1].vt_from == rects[last].vt_to and self._equal(rects[last + 1], rects[place]):
+            last += 1
+        end = rects[last].vt_to
+        return _moment(rects[first].vt_from), None if end == OPEN else _moment(end)
+
+    def _equal(self, one, other) -> bool:
+        return one.n == other.n or self._answer(
+            lambda reader, mode: pack_document(self._content(one.n, reader)) == pack_document(self._content(other.n, reader)))
+
+    def _content(self, n, reader):
+        return self._over.document(n) if self._is_ours(n) else self._index.document(n, reader)
+
+    def _learn(self, numbers, reader):
+        self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
+
+    def _open_rects(self, id) -> tuple[_Rect, ...]:
+        """The rectangles of an entity that this snapshot's transaction sees, by valid time."""
+        if self._over is not None and (entity := self._over.entities.get(_key(id))):
+            return tuple(entity.rects)
+        T = self._point.tx_id
+        return tuple(sorted(rect for rect, tx_to in self._stored_rects(id, T) if rect.tx_from <= T))
+
+    def _all_rects(self, id) -> list[_Rect]:
+        """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
+        over = self._over.entities.get(_key(id)) if self._over is not None else None
+        if over and over.evicted:
+            return list(over.rects)
+        stored = [rect for rect, _ in self._stored_rects(id, 0) if rect.tx_from <= self._point.tx_id]
+        return stored + [rect for rect in over.rects if rect not in stored] if over else stored
+
+    def _stored_rects(self, id, after) -> list:
+        def ask(reader, mode):
+            e = self._cell(id, reader)
+            if type(e) is bytes and e[0] == _UUID[0]:
+                return []
+            rows = reader.execute("select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (e, after))
+            return [(_Rect(*row[:5]), row[5]) for row in rows]
+        return self._answer(ask)
+
+    def _version(self, rect, documents, reader) -> Version:
+        document = self._content(rect.n, reader) if documents and rect.n > 0 else None
+        return Version(_moment(rect.vt_from), None if rect.vt_to == OPEN else _moment(rect.vt_to), rect.tx, _copied(document))
+
+
+def _merged(rects) -> list[_Rect]:
+    """Rectangles of one version that touch, as one."""
+    merged: list[_Rect] = []
+    for rect in rects:
+        if merged and merged[-1].n == rect.n and merged[-1].vt_to == rect.vt_from:
+            merged[-1] = merged[-1]._replace(vt_to=rect.vt_to)
+        else:
+            merged.append(rect)
+    return merged
+
+
+def _first_drawn(rects) -> list[_Rect]:
+    """Of the rectangles of one version that begin at one time, the one that was drawn first: a cut one is no new entry."""
+    first: dict = {}
+    for rect in sorted(rects, key=lambda rect: rect.tx_from):
+        first.setdefault((rect.n, rect.vt_from), rect)
+    return list(first.values())
+
+
+def _read_error(error, index):
+    if "interrupted" in str(error):
+        return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
+    if index.closed:
+        return ClosedError(index.closed)
+    return StoreError(f"{index.path} could not be read: {error}.")
+
+
+# ── Datalog: what a query says ───────────────────────────────────────────────────────────────────────────────
+#
+# A query is Python data: strings that begin with "?" are variables, "_" is a blank, lists are clauses and bindings, tuples
+# are calls, `...` is "each of". It is parsed once, checked whole, and refused with a sentence before anything is read.
+
+
+class _Const(NamedTuple):
+    value: Any
+
+
+class _AnyOf(NamedTuple):
+    values: tuple
+
+
+class _Call(NamedTuple):
+    head: Any                         # a name, a callable, or a variable bound to a callable
+    args: tuple
+
+
+class _Triple(NamedTuple):
+    e: Any
+    a: str
+    v: Any
+    source: Any
+
+
+class _Test(NamedTuple):
+    call: _Call
+    source: Any
+
+
+class _Bind(NamedTuple):
+    call: _Call
+    binding: "_Binding"
+    source: Any
+
+
+class _Not(NamedTuple):
+    clauses: tuple
+    source: Any
+
+
+class _Or(NamedTuple):
+    branches: tuple                   # of tuples of clauses
+    needs: frozenset                  # variables that must be bound before
+    source: Any
+
+
+class _RuleCall(NamedTuple):
+    name: str
+    args: tuple
+    source: Any
+
+
+class _Binding(NamedTuple):
+    shape: str                        # "scalar", "collection", "tuple" or "relation"
+    vars: tuple
+
+
+class _Definition(NamedTuple):
+    head: tuple                       # variables, in order
+    required: frozenset               # positions that must be bound before the call
+    clauses: tuple
+
+
+class _Find(NamedTuple):
+    kind: str                         # "var", "pull", "aggregate" or "expression"
+    term: Any
+    source: Any
+    pattern: Any = None
+
+
+class _Parsed(NamedTuple):
+    """A query, checked. `order` holds (index in find, or a variable for creation, is_descending)."""
+    key: Any
+    find: tuple
+    is_bare: bool
+    names: tuple | None
+    ins: tuple
+    where: tuple
+    rules: dict
+    order: tuple
+    limit: int | None
+    offset: int
+    timeout_s: float | None
+    is_bag: bool
+    source: dict
+
+
+_QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms", "timeout"))
+_fresh_numbers = itertools.count(1)
+
+
+def _is_var(term) -> bool:
+    return type(term) is str and len(term) > 1 and term[0] == "?"
+
+
+def _fresh(stem="_") -> str:
+    """A variable that nobody can have written."""
+    return f"? {stem}{next(_fresh_numbers)}"
+
+
+def _parsed(query, args, node, check_arity=True) -> _Parsed:
+    """The parsed query, from memory if it was asked before. Raises: QueryError."""
+    parsed = node._plans.parsed(query)
+    if check_arity and len(args) != len(parsed.ins):
+        wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
+        raise QueryError(f"The query takes {len(parsed.ins)} arguments ({wanted}), got {len(args)}.")
+    return parsed
+
+
+def _parse(query, key=None) -> _Parsed:
+    if type(query) is not dict:
+        raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
+    if unknown := [name for name in query if name not in _QUERY_KEYS]:
+        raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}.")
+    find, is_bare = _parse_find(query)
+    ins = tuple(_parse_binding(binding, "in") for binding in _listed(query, "in") if binding != "$")
+    rules = _parse_rules(_listed(query, "rules"))
+    where = _clauses(_listed(query, "where"), rules)
+    if "where" in query and not where:
+        raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
+    order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
+    limit, offset = _whole(query, "limit"), _whole(query, "offset")
+    timeout = _whole(query, "timeout")
+    is_bag = bool(order) or limit is not None or offset is not None or any(f.kind == "aggregate" or _aggregates(f) for f in find)
+    parsed = _Parsed(key, find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_bag, query)
+    _check_variables(parsed)
+    return parsed
+
+
+def _listed(query, name) -> list:
+    value = query.get(name, [])
+    if type(value) not in (list, tuple) or (type(value) is tuple and name != "in"):
+        raise QueryError(f"\"{name}\" is {_short(value)}; wanted a list.")
+    return list(value)
+
+
+def _whole(query, name):
+    value = query.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise QueryError(f"\"{name}\" is {_short(value)}; wanted a whole number, not below 0.")
+    return value
+
+
+def _parse_names(query, find):
+    given = [name for name in ("keys", "strs", "syms") if name in query]
+    if not given:
+        return None
+    names = query[given[0]]
+    if len(given) > 1 or type(names) not in (list, tuple) or len(names) != len(find):
+        raise QueryError(f"\"{given[0]}\" is {_short(names)}; wanted one list of as many names as find has elements ({len(find)}).")
+    return tuple(names)
+
+
+def _parse_find(query):
+    if "find" not in query or query["find"] in ([], ()):
+        raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of these.")
+    find = query["find"]
+    is_bare = type(find) is not list
+    return tuple(_parse_find_element(element) for element in ([find] if is_bare else find)), is_bare
+
+
+def _parse_find_element(element) -> _Find:
+    if _is_var(element):
+        return _Find("var", element, element)
+    if type(element) is tuple and element:
+        if element[0] == "pull":
+            if len(element) != 3 or not _is_var(element[1]):
+                raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
+            return _Find("pull", element[1], element, _parse_pull(element[2]))
+        term = _find_term(element)
+        return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
+    if type(element) in (list, dict, set):
+        return _Find("expression", _find_term(element), element)
+    raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or (\"count\", \"?x\").")
+
+
+class _Made(NamedTuple):
+    """A collection in find, made anew for each row."""
+    kind: type
+    parts: tuple
+
+
+def _find_term(term):
+    if type(term) is tuple and term:
+        head = term[0]
+        if not (type(head) is str or callable(head)):
+            raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
+        return _Call(head, tuple(_find_term(part) for part in term[1:]))
+    if type(term) is dict:
+        return _Made(dict, tuple((_find_term(key), _find_term(value)) for key, value in term.items()))
+    if type(term) in (list, set):
+        return _Made(type(term), tuple(_find_term(part) for part in term))
+    return term if _is_var(term) else _Const(term)
+
+
+def _aggregates(find) -> bool:
+    return find.kind == "expression" and any(_is_aggregate(part) for part in _parts(find.term))
+
+
+def _parts(term) -> Iterator:
+    """A term of find and all that it is made of."""
+    yield term
+    inside = term.args if type(term) is _Call else term.parts if type(term) is _Made else ()
+    for part in inside:
+        for piece in part if type(part) is tuple and type(part) not in (_Call, _Made, _Const) else (part,):
+            yield from _parts(piece)
+
+
+def _parse_order(part, find, query):
+    part = list(part) if type(part) is list else [part]
+    target, direction = part[0] if part else None, part[1] if len(part) > 1 else "asc"
+    if len(part) not in (1, 2) or direction not in ("asc", "desc"):
+        raise QueryError(f"order-by: {_short(part)}; wanted [element of find] or [element of find, \"asc\" or \"desc\"].")
+    if type(target) is tuple and len(target) == 2 and target[0] == "created" and _is_var(target[1]):
+        return target[1], direction == "desc"
+    for index, element in enumerate(find):
+        if element.source == target and type(element.source) is type(target):
+            return index, direction == "desc"
+    raise QueryError(f"order-by asks for {_short(target)}, which find does not have. find has: "
+                     f"{', '.join(_short(element.source) for element in find)}.")
+
+
+def _parse_binding(binding, where) -> _Binding:
+    if type(binding) is str:
+        if _is_var(binding):
+            return _Binding("scalar", (binding,))
+        if binding == "_":
+            return _Binding("scalar", (_fresh(),))
+    if type(binding) in (list, tuple) and binding:
+        if len(binding) == 2 and binding[1] is ...:
+            return _Binding("collection", _binding_vars(binding[:1], binding, where))
+        if type(binding[0]) in (list, tuple):
+            if len(binding) == 1 or (len(binding) == 2 and binding[1] is ...):
+                return _Binding("relation", _binding_vars(binding[0], binding, where))
+        else:
+            return _Binding("tuple", _binding_vars(binding, binding, where))
+    raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or [[\"?x\", \"?y\"]].")
+
+
+def _binding_vars(names, binding, where):
+    if not names or not all(_is_var(name) or name == "_" for name in names):
+        raise QueryError(f"{where}: {_short(binding)} binds something that is not a variable.")
+    named = [name for name in names if name != "_"]
+    if len(set(named)) != len(named):
+        raise QueryError(f"{where}: {_short(binding)} names a variable twice.")
+    return tuple(_fresh() if name == "_" else name for name in names)
+
+
+def _clauses(clauses, rules) -> tuple:
+    return tuple(part for clause in clauses for part in _parse_clause(clause, rules))
+
+
+def _parse_clause(clause, rules) -> tuple:
+    if type(clause) is list and clause:
+        if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
+            return (_parse_call_clause(clause),)
+        return (_parse_triple(clause),)
+    if type(clause) is tuple and clause and type(clause[0]) is str:
+        special = _SPECIAL.get(clause[0])
+        return special(clause, rules) if special else (_parse_rule_call(clause, rules),)
+    raise QueryError(f"{_short(clause)} is not a clause; wanted [e, a, v], [(f, …)], [(f, …), binding], (\"not\", …), (\"or\", …) or a rule.")
+
+
+def _parse_triple(clause) -> _Triple:
+    if len(clause) not in (2, 3):
+        raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
+    e, a = clause[0], clause[1]
+    if type(a) is not str or _is_var(a) or a == "_":
+        raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is no variable.")
+    v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
+    return _Triple(_term(e, clause), a, v, clause)
+
+
+def _term(term, clause):
+    """A place of a triple: a variable, a constant, or any of a set of constants."""
+    if term == "_" and type(term) is str:
+        return _fresh()
+    if _is_var(term):
+        return term
+    if type(term) in (set, frozenset):
+        return _AnyOf(tuple(term))
+    if type(term) is list or term is ...:
+        raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of them, or a variable.")
+    return _Const(term)
+
+
+def _parse_call_clause(clause):
+    call = _parse_call(clause[0], clause)
+    if len(clause) == 1:
+        return _Test(call, clause)
+    if len(clause) != 2:
+        raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [(f, …)] or [(f, …), binding].")
+    return _Bind(call, _parse_binding(clause[1], _short(clause)), clause)
+
+
+def _parse_call(call, clause) -> _Call:
+    head = call[0]
+    if head == "q" and type(head) is str:
+        if len(call) < 2 or type(call[1]) is not dict:
+            raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
+        return _Call("q", (_Const(call[1]), *(_argument(arg, clause) for arg in call[2:])))
+    return _Call(head, tuple(_argument(arg, clause) for arg in call[1:]))
+
+
+def _argument(arg, clause):
+    if _is_var(arg):
+        return arg
+    if arg == "_" and type(arg) is str:
+        raise QueryError(f"{_short(clause)}: a blank cannot be an argument.")
+    if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in FUNCTIONS):
+        return _parse_call(arg, clause)
+    return _Const(arg)
+
+
+def _parse_not(clause, rules):
+    inner = _clauses(clause[1:], rules)
+    if not inner:
+        raise QueryError(f"{_short(clause)} is empty.")
+    return (_Not(inner, clause),)
+
+
+def _parse_not_join(clause, rules):
+    shared = _join_vars(clause)[1]
+    inner = _clauses(clause[2:], rules)
+    if not inner:
+        raise QueryError(f"{_short(clause)} is empty.")
+    if absent := shared - _mentioned(inner):
+        raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
+    return (_Not(_localised(inner, shared), clause),)
+
+
+def _parse_or(clause, rules):
+    branches = _branches(clause[1:], rules, clause)
+    return (_Or(branches, frozenset(), clause),)
+
+
+def _parse_or_join(clause, rules):
+    required, shared = _join_vars(clause)
+    branches = tuple(_localised(branch, shared) for branch in _branches(clause[2:], rules, clause))
+    for branch in branches:
+        if absent := shared - required - _mentioned(branch):
+            raise UnknownVariableError(f"{_short(clause)}: a branch has no {min(absent)}; every branch must bind it.")
+    return (_Or(branches, frozenset(required), clause),)
+
+
+def _join_vars(clause):
+    """The variables that must be bound before, and all that are shared, of a not-join or or-join."""
+    names = clause[1] if len(clause) > 1 else None
+    if type(names) is not list or not names:
+        raise QueryError(f"{_short(clause)}: wanted a list of variables first.")
+    required = names[0] if type(names[0]) is list else []
+    free = names[1:] if type(names[0]) is list else names
+    if not all(_is_var(name) for name in [*required, *free]):
+        raise QueryError(f"{_short(clause)}: {_short(names)} is not a list of variables.")
+    return set(required), set(required) | set(free)
+
+
+def _branches(parts, rules, clause):
+    if not parts:
+        raise QueryError(f"{_short(clause)} has no branches.")
+    return tuple(_clauses([part], rules) for part in parts)
+
+
+def _parse_and(clause, rules):
+    return _clauses(clause[1:], rules)
+
+
+_SPECIAL = {"not": _parse_not, "not-join": _parse_not_join, "or": _parse_or, "or-join": _parse_or_join, "and": _parse_and}
+
+
+def _parse_rule_call(clause, rules) -> _RuleCall:
+    name, *args = clause
+    if name not in rules:
+        known = ", ".join(sorted(map(str, rules))) or "none"
+        raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. Defined: {known}.")
+    head = rules[name] if type(rules[name]) is int else len(rules[name][0].head)
+    if len(args) != head:
+        raise QueryError(f"{_short(clause)}: the rule {name} takes {head} arguments, got {len(args)}.")
+    return _RuleCall(name, tuple(_term(arg, clause) for arg in args), clause)
+
+
+def _parse_rules(rules) -> dict:
+    """Name → definitions. Arities are read first, since rules may call each other."""
+    arities: dict = {}
+    for rule in rules:
+        name, head = _rule_head(rule)
+        if arities.setdefault(name, len(head[1])) != len(head[1]):
+            raise QueryError(f"The rule {name} is defined with {arities[name]} and with {len(head[1])} arguments.")
+    defined: dict = {}
+    for rule in rules:
+        name, (required, head) = _rule_head(rule)
+        clauses = _clauses(rule[1:], arities)
+        if unbound := set(head) - required - _mentioned(clauses):
+            raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses binds it.")
+        positions = frozenset(i for i, var in enumerate(head) if var in required)
+        defined.setdefault(name, []).append(_Definition(head, positions, clauses))
+    return defined
+
+
+def _rule_head(rule):
+    if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 or type(rule[0][0]) is not str:
+        raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
+    name, *args = rule[0]
+    required = set(args[0]) if type(args[0]) is list else set()
+    head = tuple(part for arg in args for part in (arg if type(arg) is list else [arg]))
+    if not all(_is_var(var) for var in head) or len(set(head)) != len(head):
+        raise QueryError(f"The head {_short(rule[0])} of a rule must have different variables as arguments.")
+    return name, (required, head)
+
+
+# Variables of clauses: which there are, which are bound, how to rename them.
+
+
+def _call_vars(call) -> Iterator[str]:
+    if _is_var(call.head):
+        yield call.head
+    for arg in call.args:
+        if type(arg) is _Call:
+            yield from _call_vars(arg)
+        elif _is_var(arg):
+            yield arg
+
+
+def _clause_vars(clause) -> set:
+    """All variables that a clause mentions."""
+    kind = type(clause)
+    if kind is _Triple:
+        return {term for term in (clause.e, clause.v) if _is_var(term)}
+    if kind is _Test:
+        return set(_call_vars(clause.call))
+    if kind is _Bind:
+        return set(_call_vars(clause.call)) | set(clause.binding.vars)
+    if kind is _RuleCall:
+        return {arg for arg in clause.args if _is_var(arg)}
+    if kind is _Not:
+        return _mentioned(clause.clauses)
+    return set().union(*map(_mentioned, clause.branches)) | clause.needs
+
+
+def _mentioned(clauses) -> set:
+    return set().union(*map(_clause_vars, clauses)) if clauses else set()
+
+
+def _binds(clause) -> set:
+    """The variables that a clause can bind."""
+    kind = type(clause)
+    if kind is _Triple or kind is _RuleCall:
+        return _clause_vars(clause)
+    if kind is _Bind:
+        return set(clause.binding.vars)
+    if kind is _Or:
+        return set.intersection(*(_bound_by(branch) for branch in clause.branches)) - clause.needs
+    return set()
+
+
+def _bound_by(clauses) -> set:
+    return set().union(*map(_binds, clauses)) if clauses else set()
+
+
+def _renamed_term(term, names):
+    if type(term) is _Call:
+        return _Call(names.get(term.head, term.head) if _is_var(term.head) else term.head,
+                     tuple(_renamed_term(arg, names) for arg in term.args))
+    return names.get(term, term) if type(term) is str else term
+
+
+def _renamed(clause, names):
+    """A clause with variables replaced by other variables or terms."""
+    kind = type(clause)
+    if kind is _Triple:
+        return clause._replace(e=_renamed_term(clause.e, names), v=_renamed_term(clause.v, names))
+    if kind is _Test:
+        return clause._replace(call=_renamed_term(clause.call, names))
+    if kind is _Bind:
+        binding = clause.binding._replace(vars=tuple(names.get(var, var) for var in clause.binding.vars))
+        return clause._replace(call=_renamed_term(clause.call, names), binding=binding)
+    if kind is _RuleCall:
+        return clause._replace(args=tuple(_renamed_term(arg, names) for arg in clause.args))
+    if kind is _Not:
+        return clause._replace(clauses=tuple(_renamed(part, names) for part in clause.clauses))
+    branches = tuple(tuple(_renamed(part, names) for part in branch) for branch in clause.branches)
+    needs = frozenset(new for var in clause.needs if _is_var(new := names.get(var, var)))
+    return clause._replace(branches=branches, needs=needs)
+
+
+def _localised(clauses, shared) -> tuple:
+    """The clauses with every variable that is not shared made their own."""
+    names = {var: _fresh(var[1:]) for var in _mentioned(clauses) - shared}
+    return tuple(_renamed(clause, names) for clause in clauses)
+
+
+def _check_variables(parsed):
+    """Every variable that is asked for or computed with must be bound by something."""
+    given = {var for binding in parsed.ins for var in binding.vars}
+    names = [var for binding in parsed.ins for var in binding.vars]
+    if len(given) != len(names):
+        raise QueryError(f"\"in\" names a variable twice: {', '.join(_shown(binding) for binding in parsed.ins)}.")
+    bound = given | _bound_by(parsed.where)
+    wanted = [(var, "find") for find in parsed.find for var in _find_vars(find)]
+    wanted += [(var, "order-by") for var, _ in parsed.order if type(var) is str]
+    for var, where in wanted:
+        if var not in bound:
+            raise _unknown(var, f"{where} asks for {var}", bound)
+    _check_clauses(parsed.where, given)
+    for name, definitions in parsed.rules.items():
+        for definition in definitions:
+            _check_clauses(definition.clauses, set(definition.head))
+
+
+def _check_clauses(clauses, given):
+    bound = given | _bound_by(clauses)
+    for clause in clauses:
+        if type(clause) in (_Test, _Bind):
+            for var in _call_vars(clause.call):
+                if var not in bound:
+                    raise _unknown(var, f"{_short(clause.source)} uses {var}", bound)
+        elif type(clause) is _Not:
+            _check_clauses(clause.clauses, bound)
+        elif type(clause) is _Or:
+            _check_or(clause, bound, clauses, given)
+
+
+def _check_or(clause, bound, clauses, given):
+    outside = given | _bound_by([other for other in clauses if other is not clause])
+    if missing := clause.needs - outside:
+        raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
+    fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
+    if any(names != fresh[0] for names in fresh):
+        odd = min(set.union(*fresh) - set.intersection(*fresh))
+        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what the others bind, "
+                         "or use \"or-join\".")
+    for branch in clause.branches:
+        _check_clauses(branch, outside | clause.needs)
+
+
+def _unknown(var, what, bound):
+    named = ", ".join(sorted(name for name in bound if not name.startswith("? "))) or "nothing"
+    return UnknownVariableError(f"{what}, but no clause binds it. Bound here: {named}.")
+
+
+def _find_vars(find) -> list:
+    if find.kind in ("var", "pull"):
+        return [find.term]
+    return [part for part in _parts(find.term) if _is_var(part)] + \
+           [part.head for part in _parts(find.term) if type(part) is _Call and _is_var(part.head)]
+
+
+def _shown(binding) -> str:
+    return {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape].format(" ".join(binding.vars))
+
+
+def _rule_calls(clauses) -> Iterator[_RuleCall]:
+    """The rule calls in some clauses, at any depth."""
+    for clause in clauses:
+        if type(clause) is _RuleCall:
+            yield clause
+        elif type(clause) is _Not:
+            yield from _rule_calls(clause.clauses)
+        elif type(clause) is _Or:
+            for branch in clause.branches:
+                yield from _rule_calls(branch)
+
+
+class _PlanCache:
+    """Parsed queries and compiled plans, the most recent ones. Queries are data, so equal ones share a plan."""
+
+    def __init__(self):
+        self._parsed: collections.OrderedDict = collections.OrderedDict()
+        self._plans: collections.OrderedDict = collections.OrderedDict()
+        self._mutex = threading.Lock()
+
+    def __len__(self):
+        return len(self._parsed)
+
+    def clear(self):
+        with self._mutex:
+            self._parsed.clear(), self._plans.clear()
+
+    def parsed(self, query) -> _Parsed:
+        key = _query_key(query)
+        return self._get(self._parsed, key, lambda: _parse(query, key))
+
+    def plan(self, key, make):
+        return self._get(self._plans, key, make)
+
+    def _get(self, kept, key, make):
+        try:
+            found = kept[key]
+            kept.move_to_end(key)
+            return found
+        except KeyError:
+            pass
+        made = make()
+        with self._mutex:
+            kept[key] = made
+            while len(kept) > PLANS_CACHED:
+                kept.popitem(last=False)
+        return made
+
+
+def _query_key(query):
+    """What equal queries have in common. marshal knows plain data; what holds callables, times or UUIDs is walked."""
+    try:
+        return marshal.dumps(query, 2)
+    except ValueError:
+        return _walked(query)
+
+
+def _walked(part):
+    kind = type(part)
+    if kind is dict:
+        return kind, tuple((_walked(key), _walked(value)) for key, value in part.items())
+    if kind in (list, tuple):
+        return kind, tuple(map(_walked, part))
+    if kind in (set, frozenset):
+        return kind, frozenset(map(_walked, part))
+    try:
+        hash(part)
+    except TypeError:
+        return kind, id(part), _Held(part)
+    return kind, part
+
+
+class _Held:
+    """Keeps something alive for as long as its id is part of a key."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def __eq__(self, other):
+        return type(other) is _Held and self.part is other.part
+
+    def __hash__(self):
+        return id(self.part)
+
+
+# ── Datalog: the plan ────────────────────────────────────────────────────────────────────────────────────────
+#
+# A query becomes one statement of cross joins, which SQLite does not reorder: the order is ours, by our own statistics. Each
+# triple is one `facts`. An `or` that binds and a recursive rule begin a stage: the rows so far become a materialized table
+# that each branch joins. No name and no value is in the text: all are bound when it runs.
+#
+# Without order, limit and aggregates an answer is a set, and variables that nothing asks for later are dropped on the way.
+# Otherwise it is a bag, one row a binding of all variables; then rows that go through a stage are numbered, so that they
+# stay as many as they were.
+
+
+class _Block:
+    """A SELECT in the making: its tables and conditions, and the expression that each bound variable has in it.
+
+    `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version shares
+    them, so that the next clause about this entity need not ask again what is visible.
+    """
+    __slots__ = "froms", "wheres", "bound", "owners"
+
+    def __init__(self, froms=(), bound=NOTHING, owners=NOTHING):
+        self.froms, self.wheres, self.bound, self.owners = list(froms), [], dict(bound), dict(owners)
+
+    def inner(self) -> "_Block":
+        """A block inside this one, that may use what is bound here."""
+        return _Block((), self.bound, self.owners)
+
+    def sql(self, columns, distinct=False) -> str:
+        tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
+        conditions = f" where {' and '.join(self.wheres)}" if self.wheres else ""
+        return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{conditions}"
+
+
+class _In(NamedTuple):
+    """An argument that brings several rows, as a clause among the others."""
+    index: int
+    binding: _Binding
+    source: Any
+
+
+class _Statement(NamedTuple):
+    sql: str
+    specs: list
+
+
+class _Plan(NamedTuple):
+    """A compiled query: statements that fill the tables of its rules, then the one that answers."""
+    steps: tuple                      # what is run before, in order
+    rounds: tuple                     # what is run again and again until nothing new comes
+    tables: tuple                     # the temporary tables of both
+    main: _Statement
+    arms: tuple                       # two statements whose ordered rows are merged, instead of main
+    columns: dict                     # variable → position in a row
+    numbers: dict                     # variable → position of its entity's document number in a row
+    late: tuple                       # triples whose value is read from the documents
+    calls: list
+    attributes: tuple                 # where the hashed values may come from
+    is_ordered: bool                  # SQL has ordered the rows
+    is_limited: bool                  # and limited them
+    notes: list                       # the clauses in their order
+
+
+class _Compiler:
+    """Makes a plan of a query for one mode of asking."""
+
+    def __init__(self, parsed, mode, index, is_over, set_args):
+        self.parsed, self.mode, self.index, self.is_over, self.set_args = parsed, mode, index, is_over, set_args
+        self.specs, self._seen_specs = [], {}
+        self.ctes, self.calls, self.notes = [], [], []
+        self.steps, self.rounds, self.tables = [], [], []
+        self.is_bag = parsed.is_bag
+        self.scalars: dict = {}
+        self.names = itertools.count()
+        self.recursive = _recursive_groups(parsed.rules)
+        self.adorned: dict | None = None
+        self.delta, self.literal = 0, 0
+
+    def child(self) -> "_Compiler":
+        """For another statement of the same plan."""
+        child = object.__new__(_Compiler)
+        child.__dict__.update(self.__dict__)
+        child.specs, child._seen_specs, child.ctes, child.is_bag = [], {}, [], False
+        return child
+
+    # Names and parameters
+
+    def name(self, stem) -> str:
+        return f"{stem}{next(self.names)}"
+
+    def param(self, *spec) -> str:
+        try:
+            place = self._seen_specs.get(spec) if spec[0] != "value" else None
+        except TypeError:
+            place = None
+        if place is None:
+            self.specs.append(spec)
+            place = f"?{4 + len(self.specs)}"
+            if spec[0] != "value":
+                self._seen_specs[spec] = place
+        return place
+
+    def statement(self, sql) -> _Statement:
+        ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
+        return _Statement(ctes + sql, self.specs)
+
+    def expr(self, term, block) -> str:
+        if type(term) is _Const:
+            return self.param("value", term)
+        if term in self.scalars:
+            return self.param(*self.scalars[term])
+        return block.bound[term]
+
+    def is_bound(self, term, block) -> bool:
+        return not _is_var(term) or term in block.bound or term in self.scalars
+
+    # The whole
+
+    def plan(self) -> _Plan:
+        parsed = self.parsed
+        where = self.expand(parsed.where)
+        self.attributes = tuple(dict.fromkeys(_attributes(where) + [a for defs in parsed.rules.values() for d in defs for a in _attributes(d.clauses)]))
+        ins = self._given()
+        late = () if self.is_over else self._late(where)
+        wanted = self._wanted(late)
+        block = self.join(_Block(), ins + [clause for clause in where if clause not in late], wanted)
+        return self._finish(block, late)
+
+    def _given(self) -> list:
+        """Scalars and tuples become parameters; collections and relations become clauses."""
+        clauses = []
+        for index, binding in enumerate(self.parsed.ins):
+            if binding.shape == "scalar":
+                self.scalars[binding.vars[0]] = ("in", index)
+            elif binding.shape == "tuple":
+                self.scalars |= {var: ("in", index, place) for place, var in enumerate(binding.vars)}
+            else:
+                clauses.append(_In(index, binding, self.parsed.source.get("in", [])))
+        return clauses
+
+    def _late(self, where) -> tuple:
+        """Triples that only bring a value to be found, for an entity that another triple has: the documents know it."""
+        counts = collections.Counter(var for clause in where for var in _clause_vars(clause))
+        given = {var for binding in self.parsed.ins for var in binding.vars}
+        candidates = [c for c in where if type(c) is _Triple and _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given
+                      and c.v not in given and counts[c.v] == 1 and not c.v.startswith("? ")]
+        ordered = {var for var, _ in self.parsed.order if type(var) is str}
+        pulled = {find.term for find in self.parsed.find if find.kind == "pull"}
+        chosen = [c for c in candidates if c.v not in ordered | pulled]
+        kept = {c.e for c in where if type(c) is _Triple and c not in chosen}
+        if self._sql_order(chosen):
+            return ()
+        return tuple(c for c in chosen if c.e in kept)
+
+    def _sql_order(self, late) -> bool:
+        """Whether ordering by the value of a triple in SQL is worth more than reading that value from the documents."""
+        values = {c.v for c in late}
+        by = [self.parsed.find[target] for target, _ in self.parsed.order if type(target) is int]
+        return self.parsed.limit is not None and any(find.kind == "var" and find.term in values for find in by)
+
+    def _wanted(self, late) -> set:
+        wanted = {var for find in self.parsed.find for var in _find_vars(find)}
+        wanted |= {var for var, _ in self.parsed.order if type(var) is str}
+        return (wanted - {c.v for c in late}) | {c.e for c in late}
+
+    def _finish(self, block, late) -> _Plan:
+        columns, numbers, exprs = {}, {}, []
+        pulled = {find.term for find in self.parsed.find if find.kind == "pull"} | {c.e for c in late}
+        plain = {var for find in self.parsed.find if find.kind != "pull" for var in _find_vars(find)} - {c.v for c in late}
+        plain |= {var for var, _ in self.parsed.order if type(var) is str}
+        for var in sorted(pulled):
+            if var in block.owners:
+                numbers[var] = len(exprs)
+                exprs.append(block.owners[var][2])
+            else:
+                plain.add(var)
+        for var in sorted(plain):
+            columns[var] = len(exprs)
+            exprs.append(self.expr(var, block))
+        order, is_ordered = self._order(block, late)
+        limit = self._limit(late, is_ordered)
+        distinct = not self.is_bag and len(block.froms) > 1
+        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
+        main = self.statement(block.sql(exprs, distinct) + order + limit)
+        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
+                     self.attributes, is_ordered, bool(limit), self.notes)
+
+    def _order(self, block, late):
+        """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
+        parts, values = [], {c.v for c in late}
+        for target, is_descending in self.parsed.order:
+            if type(target) is int:
+                find = self.parsed.find[target]
+                if find.kind != "var" or find.term in values or not self._sorts(find.term):
+                    return "", False
+                target = find.term
+            parts.append(self.expr(target, block) + (" desc" if is_descending else ""))
+        return (f" order by {', '.join(parts)}", True) if parts else ("", False)
+
+    def _sorts(self, var) -> bool:
+        kinds = 0
+        for a in _attributes_of(var, self.parsed.where):
+            kinds |= self.index.kinds.get(self.index.attributes.get(a), 0)
+        return kinds in _SORTABLE and not any(var in binding.vars for binding in self.parsed.ins)
+
+    def _limit(self, late, is_ordered) -> str:
+        parsed = self.parsed
+        if late or parsed.limit is None or (parsed.order and not is_ordered) or any(f.kind == "aggregate" or _aggregates(f) for f in parsed.find):
+            return ""
+        return f" limit {self.param('limit')}"
+
+    def _arms(self, block, exprs, order, limit) -> tuple:
+        """As of the past the rows come from live and from closed versions: each arm in order, merged afterwards."""
+        first = next((table for table in block.froms), "")
+        if self.mode == _NOW or self.is_over or not first.startswith("facts ") or len(self.parsed.order) != 1 or not limit:
+            return ()
+        f, key = first.split()[1], order.removeprefix(" order by ").removesuffix(" desc")
+        both = f"{f}.p in (0, 1) and {f}.k > ?3"
+        live = _Block(block.froms)
+        live.wheres = [condition.replace(both, f"{f}.p = 0 and {f}.k = 0") for condition in block.wheres]
+        closed = _Block(block.froms)
+        closed.wheres = [condition.replace(both, f"{f}.p = 1 and {f}.k > ?3") for condition in block.wheres]
+        return tuple(self.statement(arm.sql([*exprs, key]) + order + limit) for arm in (live, closed))
+
+    # Clauses in their order
+
+    def join(self, block, clauses, later) -> _Block:
+        """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
+        todo = list(clauses)
+        while todo:
+            clause = self._next(block, todo)
+            todo = [other for other in todo if other is not clause]
+            self.notes.append(clause.source)
+            needed = later | _mentioned([c for c in todo if type(c) is not _In]) | {v for c in todo if type(c) is _In for v in c.binding.vars}
+            block = self._JOIN[type(clause)](self, block, clause, needed)
+            if len(block.froms) > STAGE_TABLES:
+                block = self.stage(block, needed)
+        return block
+
+    def _next(self, block, todo):
+        """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
+        best, least = None, math.inf
+        for clause in todo:
+            cost = self._cost(clause, block, todo)
+            if cost < least:
+                best, least = clause, cost
+            if least == 0:
+                break
+        if best is None:
+            raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that can come before it.")
+        return best
+
+    def _cost(self, clause, block, todo) -> float:
+        """The rows that a clause would make of each row so far; 0 for a filter, infinite while it cannot be joined."""
+        kind = type(clause)
+        if kind is _In:
+            return 0.5
+        if kind is _Triple:
+            return self._triple_cost(clause, block)
+        if kind is _Test or kind is _Bind:
+            ready = all(self.is_bound(var, block) for var in _call_vars(clause.call)) and self._get_attr_ready(clause, block)
+            return math.inf if not ready else 0 if kind is _Test or clause.binding.shape in ("scalar", "tuple") else 3
+        if kind is _RuleCall:
+            return self._rule_cost(clause, block)
+        elsewhere = set().union(*(_binds(other) if type(other) is not _In else set(other.binding.vars) for other in todo if other is not clause))
+        mine = _binds(clause)
+        if any(not self.is_bound(var, block) for var in (_clause_vars(clause) & elsewhere) - mine | getattr(clause, "needs", frozenset())):
+            return math.inf
+        if kind is _Not:
+            return 0
+        if self._blocked(clause, block):
+            return math.inf
+        return 2 + sum(min((self._cost(part, block, branch) for part in branch), default=0) for branch in clause.branches)
+
+    def _blocked(self, clause, block) -> bool:
+        """Whether a branch of an `or` computes with something that neither the branch nor what was joined binds."""
+        return any(var not in _bound_by(branch) and not self.is_bound(var, block)
+                   for branch in clause.branches for part in branch if type(part) in (_Test, _Bind) for var in _call_vars(part.call))
+
+    def _get_attr_ready(self, clause, block):
+        return True
+
+    def _triple_cost(self, clause, block) -> float:
+        e, v = self.is_bound(clause.e, block), self.is_bound(clause.v, block) or clause.v == clause.e
+        if e:
+            return 0.4 if v else 1.1
+        rows, values = self._estimate(clause.a)
+        return 1.2 + (rows / max(values, 1) if v else rows * 1.5)
+
+    def _estimate(self, a) -> tuple[float, float]:
+        """How many live facts an attribute has, and how many different values: looked up where few, else reckoned."""
+        index, number = self.index, self.index.attributes.get(a)
+        puts = index.puts.get(number, 0)
+        if number is None or not puts:
+            return 0, 1
+        known = index.estimates.get(number)
+        if known is None or not known[0] / 2 <= puts <= known[0] * 2:
+            with index.reading() as reader:
+                known = index.estimates[number] = (puts, *_measured(reader, number, puts))
+        return known[1:]
+
+    # Joining one clause
+
+    def _join_in(self, block, clause, needed):
+        name, width = self.name("i"), len(clause.binding.vars)
+        source = self.param("rows", clause.index, clause.binding.shape, width)
+        places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
+        self.ctes.append(f"{name}({', '.join(f'c{i}' for i in range(width))}) as materialized (select {', '.join(places)} from json_each({source}))")
+        block.froms.append(name)
+        self._bind_columns(block, clause.binding.vars, [f"{name}.c{i}" for i in range(width)])
+        return block
+
+    def _bind_columns(self, block, vars, exprs):
+        """Binds variables to expressions, or demands equality where they are bound."""
+        for var, expr in zip(vars, exprs):
+            if self.is_bound(var, block):
+                block.wheres.append(f"{expr} = {self.expr(var, block)}")
+            else:
+                block.bound[var] = expr
+
+    def _join_triple(self, block, clause, needed):
+        f, a = self.name("f"), self.param("attribute", clause.a)
+        if self.is_over:
+            return self._join_over(block, clause, f, a)
+        owner = block.owners.get(clause.e) if _is_var(clause.e) else None
+        block.froms.append(f"facts {f}")
+        if owner:
+            p, k, n = owner
+            block.wheres.append(f"{f}.p = {p} and {f}.e = {block.bound[clause.e]} and {f}.a = {a} and {f}.k = {k} and {f}.n = {n}")
+        else:
+            block.wheres.append(f"{f}.a = {a} and {_seen(f, self.mode)}")
+            self._place(block, clause.e, f"{f}.e")
+        self._place(block, clause.v, f"{f}.v")
+        if _is_var(clause.e) and clause.e not in block.owners:
+            block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
+        return block
+
+    def _place(self, block, term, column, conditions=None):
+        """One place of a triple: binds its variable, or compares."""
+        conditions = block.wheres if conditions is None else conditions
+        if type(term) is _AnyOf:
+            conditions.append(f"{column} in (select {_J} from json_each({self.param('any', term.values)}) j)")
+        elif self.is_bound(term, block):
+            conditions.append(f"{column} = {self.expr(term, block)}")
+        else:
+            block.bound[term] = column
+
+    def _join_over(self, block, clause, f, a):
+        """A triple on a speculative snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
+        r, g = f"{f}r", f"{f}g"
+        stored, touched = _Block((), block.bound), _Block((), block.bound)
+        for part, alias in (stored, f), (touched, g):
+            self._place(part, clause.e, f"{alias}.e")
+            self._place(part, clause.v, f"{alias}.v")
+        on_stored = [f"{r}.r = 0", f"{f}.a = {a}", _seen(f, self.mode), f"{f}.e not in (select e from temp.touched)", *stored.wheres]
+        on_touched = [f"{r}.r = 1", f"{g}.a = {a}", *touched.wheres]
+        block.froms.append(f"(select 0 as r union all select 1) {r} left join facts {f} on {' and '.join(on_stored)} "
+                           f"left join temp.over_facts {g} on {' and '.join(on_touched)}")
+        block.wheres.append(f"({f}.e is not null or {g}.e is not null)")
+        for term, place in (clause.e, "e"), (clause.v, "v"):
+            if _is_var(term) and not self.is_bound(term, block):
+                block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
+        return block
+
+    def _join_test(self, block, clause, needed):
+        block.wheres.append(self._condition(clause.call, block))
+        return block
+
+    def _condition(self, call, block) -> str:
+        native = _NATIVE.get(call.head) if type(call.head) is str and not any(type(arg) is _Call for arg in call.args) else None
+        if native and (condition := native(self, call, block)):
+            return condition
+        if call.head == "get-attr":
+            return f"{self._python(call, block, 'py')} <> x'01'"
+        return self._python(call, block, "py_test")
+
+    def _python(self, call, block, function, binding=None) -> str:
+        vars = tuple(dict.fromkeys(var for var in _call_vars(call) if var != call.head or var in call.args))
+        self.calls.append((call, vars, binding))
+        return f"{function}({', '.join([str(len(self.calls) - 1), *(self.expr(var, block) for var in vars)])})"
+
+    def _join_bind(self, block, clause, needed):
+        shape, vars = clause.binding
+        if shape == "scalar":
+            return self._bind_scalar(block, clause, needed)
+        name, width = self.name("j"), len(vars)
+        block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
+        self._bind_columns(block, vars, [_FROM_JSON.format(f"json_extract({name}.value, '$[{i}]')") for i in range(width)])
+        return block
+
+    def _bind_scalar(self, block, clause, needed):
+        var, = clause.binding.vars
+        if self.is_bound(var, block):
+            block.wheres.append(f"{self._python(clause.call, block, 'py')} = {self.expr(var, block)}")
+        elif var in needed or var.startswith("? "):
+            name = self.name("j")
+            block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
+            block.bound[var] = _FROM_JSON.format(f"json_extract({name}.value, '$[0]')")
+        else:
+            block.bound[var] = self._python(clause.call, block, "py")
+        return block
+
+    def _join_not(self, block, clause, needed):
+        if _is_simple(clause.clauses):
+            inner = self.join(block.inner(), clause.clauses, set())
+            block.wheres.append(f"not exists ({inner.sql(['1'])})" if inner.froms else f"not ({' and '.join(inner.wheres)})")
+            return block
+        block = self.stage(block, needed | _clause_vars(clause), numbered=True)
+        stage = block.froms[0]
+        inner = self.join(_Block([stage], block.bound, block.owners), clause.clauses, set())
+        name = self.name("n")
+        self.ctes.append(f"{name}(id) as materialized ({inner.sql([f'{stage}.id'])})")
+        block.wheres.append(f"{stage}.id not in (select id from {name})")
+        return block
+
+    def _join_or(self, block, clause, needed):
+        fresh = sorted(var for var in _binds(clause) if not self.is_bound(var, block))
+        if not fresh and all(_is_simple(branch) for branch in clause.branches):
+            block.wheres.append(f"({' or '.join(self._exists(block, branch) for branch in clause.branches)})")
+            return block
+        before = self.stage(block, needed | _clause_vars(clause), numbered=self.is_bag)
+        stage = before.froms[0]
+        kept = [var for var in before.bound if var in needed]
+        columns = kept + [var for var in fresh if var in needed or self.is_bag]
+        owned = [var for var in kept if var in before.owners]
+        selects = []
+        for branch in clause.branches:
+            inner = self.join(_Block([stage], before.bound, before.owners), branch, set(columns))
+            exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in before.owners[var]]
+            selects.append(inner.sql(exprs + ([f"{stage}.id"] if self.is_bag else [])))
+        return self._staged(" union ".join(selects), columns, owned, self.is_bag)
+
+    def _exists(self, block, branch) -> str:
+        inner = self.join(block.inner(), branch, set())
+        return f"exists ({inner.sql(['1'])})" if inner.froms else f"({' and '.join(inner.wheres)})"
+
+    def stage(self, block, needed, numbered=False) -> _Block:
+        """The rows so far as a table, with the columns that are needed later."""
+        columns = [var for var in block.bound if var in needed]
+        owned = [var for var in columns if var in block.owners]
+        exprs = [block.bound[var] for var in columns] + [part for var in owned for part in block.owners[var]]
+        sql = block.sql(exprs, distinct=not self.is_bag)
+        if numbered:
+            sql = f"select *, row_number() over () from ({sql})" if exprs else f"select row_number() over () from ({sql})"
+        return self._staged(sql, columns, owned, numbered)
+
+    def _staged(self, sql, columns, owned, numbered) -> _Block:
+        name = self.name("s")
+        names = [f"c{i}" for i in range(len(columns))] + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
+        names += ["id"] if numbered else [] if names else ["one"]
+        self.ctes.append(f"{name}({', '.join(names)}) as materialized ({sql})")
+        bound = {var: f"{name}.c{i}" for i, var in enumerate(columns)}
+        owners = {var: tuple(f"{name}.{part}{i}" for part in "pkn") for i, var in enumerate(owned)}
+        return _Block([name], bound, owners)
+
+    # Rules
+
+    def expand(self, clauses, trail=()) -> tuple:
+        """The clauses with calls of rules that do not recurse replaced by what they say."""
+        return tuple(part for clause in clauses for part in self._expand_one(clause, trail))
+
+    def _expand_one(self, clause, trail):
+        kind = type(clause)
+        if kind is _Not:
+            return (clause._replace(clauses=self.expand(clause.clauses, trail)),)
+        if kind is _Or:
+            return (clause._replace(branches=tuple(self.expand(branch, trail) for branch in clause.branches)),)
+        if kind is not _RuleCall or clause.name in self.recursive:
+            return (clause,)
+        branches = [self.expand(_called(definition, clause), trail) for definition in self.parsed.rules[clause.name]]
+        if len(branches) == 1 and not self.is_bag:
+            return branches[0]
+        needs = {clause.args[i] for d in self.parsed.rules[clause.name] for i in d.required if _is_var(clause.args[i])}
+        return (_Or(tuple(branches), frozenset(needs), clause.source),)
+
+    def _rule_cost(self, clause, block) -> float:
+        definitions = self.parsed.rules[clause.name]
+        required = set().union(*(d.required for d in definitions)) | self._unbindable(clause.name)
+        if any(not self.is_bound(clause.args[i], block) for i in required):
+            return math.inf
+        return 8 if any(self.is_bound(arg, block) for arg in clause.args) else 2_000
+
+    def _unbindable(self, name) -> set:
+        """The positions of a recursive rule that some definition does not bind by itself."""
+        return {i for d in self.parsed.rules[name] for i, var in enumerate(d.head) if var not in _bound_by(self.expand(d.clauses))}
+
+    def _join_rule(self, block, clause, needed):
+        bound = [i for i, arg in enumerate(clause.args) if self.is_bound(arg, block)]
+        if self.adorned is not None and clause.name in self.adorned["group"]:
+            return self._join_adorned(block, clause, bound)
+        if block.froms and bound:
+            block = self.stage(block, needed | _clause_vars(clause), numbered=self.is_bag)
+        seeds = self._seeds(block, [self._seed(clause.args[i], block) for i in bound]) if bound else None
+        table = self._linear(clause.name, bound, seeds) or self._general(clause.name, bound, seeds)
+        return self._join_relation(block, clause, table)
+
+    def _join_relation(self, block, clause, table):
+        r = self.name("r")
+        block.froms.append(f"{table} {r}")
+        for i, arg in enumerate(clause.args):
+            self._place(block, arg, f"{r}.c{i}")
+        return block
+
+    def _seed(self, arg, block):
+        return f"(select {_J} from json_each({self.param('any', arg.values)}) j)" if type(arg) is _AnyOf else self.expr(arg, block)
+
+    def _seeds(self, block, exprs) -> str:
+        """The arguments that a rule is called with, as a table."""
+        name = self.name("q")
+        columns = ", ".join(f"c{i}" for i in range(len(exprs)))
+        self.ctes.append(f"{name}({columns}) as materialized ({_Block(block.froms).sql(exprs, distinct=True)})")
+        return name
+
+    def _linear(self, name, bound, seeds) -> str | None:
+        """A rule that calls itself at most once in each definition is a recursive table, grown from its seeds."""
+        definitions = [(d.head, self.expand(d.clauses)) for d in self.parsed.rules[name]]
+        split = [_split(clauses, name, self.recursive) for _, clauses in definitions]
+        if None in split:
+            return None
+        loops = [(head, call, rest) for (head, _), (call, rest) in zip(definitions, split) if call]
+        bases = [(head, rest) for (head, _), (call, rest) in zip(definitions, split) if not call]
+        kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
+        if kept or not bound:
+            return self._grown(len(definitions[0][0]), bases, loops, bound, kept, seeds)
+        free = [i for i in range(len(definitions[0][0])) if i not in bound]
+        if all(call.args[i] == head[i] and head[i] not in _mentioned(rest) for head, call, rest in loops for i in free):
+            return self._walked(bases, loops, bound, free, seeds)
+        return None
+
+    def _grown(self, width, bases, loops, bound, kept, seeds):
+        """Arguments that every call hands on unchanged restrict where it begins; each turn adds what follows from one row."""
+        table, x = self.name("g"), self.name("x")
+        selects = []
+        for head, clauses in bases:
+            block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
+            block = self.child_block(block, clauses, set(head))
+            selects.append(block.sql([self.expr(var, block) for var in head]))
+        for head, call, clauses in loops:
+            block = _Block([f"{table} {x}"])
+            for i, arg in enumerate(call.args):
+                self._place(block, arg, f"{x}.c{i}")
+            block = self.child_block(block, clauses, set(head))
+            selects.append(block.sql([self.expr(var, block) for var in head]))
+        self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as ({' union '.join(selects)})")
+        return table
+
+    def _walked(self, bases, loops, bound, free, seeds):
+        """A call that comes last: first where it leads from each seed, then what holds there."""
+        path, table, x = self.name("t"), self.name("g"), self.name("x")
+        starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
+        selects = [f"select {', '.join([f'c{j}' for j in range(len(bound))] * 2)} from {seeds}"]
+        for head, call, clauses in loops:
+            block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
+            block = self.child_block(block, clauses, set(call.args))
+            selects.append(block.sql([f"{x}.{s}" for s in starts] + [self.expr(call.args[i], block) for i in bound]))
+        self.ctes.append(f"{path}({', '.join(starts + ends)}) as ({' union '.join(selects)})")
+        width, selects = len(bound) + len(free), []
+        for head, clauses in bases:
+            block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
+            block = self.child_block(block, clauses, set(head))
+            selects.append(block.sql([f"{x}.s{i}" if i in bound else self.expr(head[i], block) for i in range(width)]))
+        self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as materialized ({' union '.join(selects)})")
+        return table
+
+    def child_block(self, block, clauses, later):
+        """Joins inside a rule, where an answer is a set whatever the query is."""
+        is_bag, scalars, self.is_bag, self.scalars = self.is_bag, self.scalars, False, {}
+        try:
+            return self.join(block, clauses, later)
+        finally:
+            self.is_bag, self.scalars = is_bag, scalars
+
+    # Rules in general: round by round, each round joins what the last one found, in temporary tables. What is asked of a
+    # rule (its bound arguments) is a table too, so that only what can matter is derived.
+
+    def _general(self, name, bound, seeds) -> str:
+        group = self.recursive[name]
+        outer, self.adorned = self.adorned, {"group": group, "tables": {}, "todo": []}
+        try:
+            table, asked = self._adorn(name, tuple(bound))
+            if seeds:
+                columns = ", ".join(f"c{i}" for i in range(len(bound)))
+                self.steps.append(self._copy_statement(f"insert or ignore into temp.{asked} select {columns}, 0 from {seeds}"))
+            while self.adorned["todo"]:
+                self._derive(*self.adorned["todo"].pop())
+        finally:
+            self.adorned = outer
+        return f"temp.{table}"
+
+    def _copy_statement(self, sql) -> _Statement:
+        return _Statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, list(self.specs))
+
+    def _adorn(self, name, bound):
+        """The tables of a rule called with these arguments bound: what holds, and what is asked."""
+        tables = self.adorned["tables"]
+        if (name, bound) not in tables:
+            table, asked = self.name("rule"), self.name("asked") if bound else None
+            width = len(self.parsed.rules[name][0].head)
+            self.tables.append((table, width, bound))
+            if asked:
+                self.tables.append((asked, len(bound), ()))
+            tables[name, bound] = table, asked
+            self.adorned["todo"].append((name, bound, table, asked))
+        return tables[name, bound]
+
+    def _derive(self, name, bound, table, asked):
+        """The statements that derive a rule, one for each place where something new may come from."""
+        for definition in self.parsed.rules[name]:
+            for clauses in _without_or(self.expand(definition.clauses), self.adorned["group"], _short(name)):
+                calls = sum(type(c) is _RuleCall and c.name in self.adorned["group"] for c in clauses)
+                first = 0 if asked else 1
+                for delta in range(first, calls + 1) if asked or calls else [None]:
+                    self._derive_one(definition.head, bound, table, asked, clauses, delta)
+
+    def _derive_one(self, head, bound, table, asked, clauses, delta):
+        child = self.child()
+        child.scalars, child.delta, child.literal = {}, delta, 0
+        block = _Block()
+        if asked:
+            x = child.name("x")
+            block.froms.append(f"temp.{asked} {x}")
+            block.bound = {head[i]: f"{x}.c{place}" for place, i in enumerate(bound)}
+            block.wheres.append(child._generation(x, 0))
+        block = child.join(block, clauses, set(head))
+        columns = [child.expr(var, block) for var in head]
+        sql = block.sql([*columns, "(select g from temp.round)"], distinct=True)
+        target = self.steps if delta is None else self.rounds
+        target.append(child.statement(f"insert or ignore into temp.{table} {sql}"))
+
+    def _generation(self, alias, literal) -> str:
+        """Which rounds' rows a recursive place joins: the delta those of the last round, earlier places older ones."""
+        if self.delta is None:
+            return "1"
+        comparison = "=" if literal == self.delta else "<" if literal < self.delta else "<="
+        return f"{alias}.g {comparison} (select g - 1 from temp.round)"
+
+    def _join_adorned(self, block, clause, bound):
+        """A call inside its own group: asks for its bound arguments, and joins what holds."""
+        table, asked = self._adorn(clause.name, tuple(bound))
+        self.literal += 1
+        if asked and (self.delta is None or self.delta < self.literal):
+            inner = _Block(block.froms)
+            inner.wheres = block.wheres
+            columns = [self.expr(clause.args[i], block) for i in bound]
+            sql = f"insert or ignore into temp.{asked} {inner.sql([*columns, '(select g from temp.round)'], distinct=True)}"
+            self.rounds.append(self._copy_statement(sql))
+        r = self.name("r")
+        block.froms.append(f"temp.{table} {r}")
+        block.wheres.append(self._generation(r, self.literal))
+        for i, arg in enumerate(clause.args):
+            self._place(block, arg, f"{r}.c{i}")
+        return block
+
+    _JOIN = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
+             _RuleCall: _join_rule}
+
+
+# How many of the attribute's facts and different values there are: counted as far as that is cheap.
+
+_FEW, _SAMPLE = 2_000, 64
+
+
+def _measured(reader, a, puts) -> tuple[float, float]:
+    live, = reader.execute("select count(*) from (select 1 from facts where p = 0 and a = ? limit ?)", (a, _FEW)).fetchone()
+    if live == _FEW:
+        live = max(puts, _FEW)
+    values, last = 0, None
+    row = reader.execute("select min(v) from facts where p = 0 and a = ?", (a,)).fetchone()
+    while row and row[0] is not None and values < _SAMPLE:
+        values, last = values + 1, row[0]
+        row = reader.execute("select v from facts where p = 0 and a = ? and v > ? limit 1", (a, last)).fetchone()
+    if values == _SAMPLE:
+        seen, = reader.execute("select count(*) from (select 1 from facts where p = 0 and a = ? and v <= ? limit 10000)", (a, last)).fetchone()
+        values = live * values / max(seen, 1)
+    return live, max(values, 1)
+
+
+_SORTABLE = frozenset((0, 2, *(1 << (tag + 2) for tag in (_BOOL[0], _INT[0], _FLOAT[0], _DATETIME[0], _DATE[0]))))
+
+
+def _attributes(clauses) -> list:
+    """The attributes whose values some clauses may bring."""
+    found = []
+    for clause in clauses:
+        if type(clause) is _Triple:
+            found.append(clause.a)
+        elif type(clause) is _Not:
+            found += _attributes(clause.clauses)
+        elif type(clause) is _Or:
+            found += [a for branch in clause.branches for a in _attributes(branch)]
+    return found
+
+
+def _attributes_of(var, clauses) -> list:
+    """The attributes that a variable is the value of; one that no triple binds could be anything."""
+    found = [clause.a for clause in clauses if type(clause) is _Triple and clause.v == var and type(clause.v) is str]
+    others = [clause for clause in clauses if not (type(clause) is _Triple and clause.v == var) and var in _binds(clause)]
+    return found if found and not others else ["xt/id"] if not found else found + ["xt/id"]
+
+
+def _is_simple(clauses) -> bool:
+    """Whether clauses fit inside one SELECT: no rule, no `or` that binds."""
+    return all(type(clause) in (_Triple, _Test, _Bind) or type(clause) is _Not and _is_simple(clause.clauses)
+               or type(clause) is _Or and not _binds(clause) and all(map(_is_simple, clause.branches)) for clause in clauses)
+
+
+def _called(definition, call) -> tuple:
+    """The clauses of a rule as a call has them: its arguments for the head's variables, all others made the call's own."""
+    made = set().union(*(set(c.binding.vars) for c in definition.clauses if type(c) is _Bind), *(c.needs for c in definition.clauses if type(c) is _Or))
+    names, tests = {}, []
+    for var, arg in zip(definition.head, call.args):
+        if _is_var(arg) or type(arg) is _Const and var not in made and not _is_argument(var, definition.clauses):
+            names[var] = arg
+        else:
+            names[var] = _fresh(var[1:])
+            value = _Const(set(arg.values)) if type(arg) is _AnyOf else arg
+            tests.append(_Bind(_Call("identity", (arg,)), _Binding("scalar", (names[var],)), call.source) if type(arg) is _Const
+                         else _Test(_Call("==", (names[var], value)), call.source))
+    clauses = tuple(_renamed(clause, names) for clause in _localised(definition.clauses, set(definition.head)))
+    return (*tests, *clauses)
+
+
+def _is_argument(var, clauses) -> bool:
+    """Whether a variable is computed with, or handed to a rule or an `or`, where a constant cannot stand for it."""
+    return any(var in _clause_vars(clause) for clause in clauses if type(clause) is not _Triple)
+
+
+def _recursive_groups(rules) -> dict:
+    """Rule → the rules that call each other with it, for those that can come back to themselves."""
+    calls = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)} for name, definitions in rules.items()}
+    reach = {name: set(called) for name, called in calls.items()}
+    for middle in rules:
+        for name in rules:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    groups = {name: frozenset(other for other in rules if other in reach[name] and name in reach[other]) for name in rules if name in reach[name]}
+    for name, group in groups.items():
+        for definition in rules[name]:
+            _check_stratified(definition.clauses, group, name, False)
+    return groups
+
+
+def _check_stratified(clauses, group, name, is_negated):
+    for clause in clauses:
+        if type(clause) is _RuleCall and is_negated and clause.name in group:
+            raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside a \"not\".")
+        if type(clause) is _Not:
+            _check_stratified(clause.clauses, group, name, True)
+        elif type(clause) is _Or:
+            for branch in clause.branches:
+                _check_stratified(branch, group, name, is_negated)
+
+
+def _split(clauses, name, recursive):
+    """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
+    calls = [c for c in clauses if type(c) is _RuleCall]
+    rest = tuple(c for c in clauses if type(c) is not _RuleCall)
+    if len(calls) > 1 or not _is_simple(rest) or any(call.name != name for call in calls) or len(recursive[name]) > 1:
+        return None
+    if calls and not all(_is_var(arg) or type(arg) is _Const for arg in calls[0].args):
+        return None
+    return (calls[0] if calls else None), rest
+
+
+def _without_or(clauses, group, name) -> list[tuple]:
+    """A rule's clauses as several definitions, where an `or` holds a call of its own group."""
+    for place, clause in enumerate(clauses):
+        if type(clause) is _Or and any(call.name in group for call in _rule_calls([clause])):
+            return [made for branch in clause.branches
+                    for made in _without_or(clauses[:place] + branch + clauses[place + 1:], group, name)]
+    return [clauses]
+
+
+# Comparisons that SQLite makes by itself, since cells of one type sort as their values do.
+
+
+def _native_equal(compiler, call, block):
+    if len(call.args) < 2:
+        return None
+    sets = [arg for arg in call.args if compiler.is_set(arg)]
+    if sets and len(call.args) == 2:
+        other = next((arg for arg in call.args if arg is not sets[0]), None)
+        return f"{compiler.expr(other, block)} in ({compiler.members(sets[0])})"
+    if sets:
+        return None
+    return " and ".join(f"{compiler.expr(one, block)} = {compiler.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
+
+
+def _native_different(compiler, call, block):
+    if len(call.args) != 2:
+        return None
+    sets = [arg for arg in call.args if compiler.is_set(arg)]
+    if len(sets) == 2:
+        return None
+    if sets:
+        other = next(arg for arg in call.args if arg is not sets[0])
+        return f"{compiler.expr(other, block)} not in ({compiler.members(sets[0])})"
+    return f"{compiler.expr(call.args[0], block)} <> {compiler.expr(call.args[1], block)}"
+
+
+def _native_compare(operator, compiler, call, block):
+    if len(call.args) < 2:
+        return None
+    return " and ".join(_compared(operator, compiler, one, other, block) for one, other in zip(call.args, call.args[1:]))
+
+
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _compared(operator, compiler, one, other, block) -> str:
+    """Values of one type only: against something known, two bounds that an index can serve."""
+    known = compiler.known(other)
+    if known is None and (known := compiler.known(one)):
+        one, operator = other, _MIRRORED[operator]
+    if known is None:
+        x, y = compiler.expr(one, block), compiler.expr(other, block)
+        return (f"{x} {operator} {y} and typeof({x}) = typeof({y}) and "
+                f"case typeof({x}) when 'blob' then substr({x}, 1, 1) = substr({y}, 1, 1) and {x} < x'10' when 'text' then 1 else 0 end")
+    x, bound = compiler.expr(one, block), compiler.param("ordered", known)
+    other_bound = compiler.param("low", known) if operator[0] == "<" else compiler.param("high", known)
+    return f"{x} {operator} {bound} and {x} {'>=' if operator[0] == '<' else '<'} {other_bound}"
+
+
+def _native_created_before(compiler, call, block):
+    if len(call.args) != 2:
+        return None
+    return f"{compiler.expr(call.args[0], block)} < {compiler.expr(call.args[1], block)}"
+
+
+def _native_created_after(compiler, call, block):
+    return _native_created_before(compiler, call._replace(args=call.args[::-1]), block)
+
+
+_NATIVE: dict[str, Callable] = {
+    "=": _native_equal, "==": _native_equal, "!=": _native_different, "not=": _native_different,
+    "created-before": _native_created_before, "created-after": _native_created_after,
+} | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
+
+
+def _is_set(compiler, arg) -> bool:
+    if type(arg) is _Const:
+        return type(arg.value) in (set, frozenset)
+    return compiler.scalars.get(arg) in compiler.set_args
+
+
+def _members(compiler, arg) -> str:
+    spec = ("any", tuple(arg.value)) if type(arg) is _Const else ("any_in", *compiler.scalars[arg][1:])
+    return f"select {_J} from json_each({compiler.param(*spec)}) j"
+
+
+def _known_spec(compiler, arg):
+    """What an argument is bound to before the query runs, or None."""
+    return ("value", arg) if type(arg) is _Const else compiler.scalars.get(arg)
+
+
+_Compiler.is_set, _Compiler.members, _Compiler.known = _is_set, _members, _known_spec
+
+
+# ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
+#
+# SQL gives rows of cells. What is left is Python over these rows as they come: values read from the cached documents,
+# aggregates and expressions, an order that SQL cannot make, pulls.
+
+
+class _Run:
+    """One execution of a query on a reader."""
+
+    def __init__(self, db, reader, mode, parsed, args):
+        self.db, self.reader, self.parsed, self.args = db, reader, parsed, args
+        self.index = db._index
+        self.values: dict = {}                # hashed cells that came in, or were computed
+        self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
+        self.error = None
+        self.outer, self.deadline = reader.run, None
+        self.rounds = 0
+        sets = frozenset(spec for spec, value in self._scalar_args() if type(value) in (set, frozenset))
+        key = (parsed.key, mode, db._over is not None, sets, self._sizes())
+        self.plan = db._node._plans.plan(key, lambda: _Compiler(parsed, mode, self.index, db._over is not None, sets).plan())
+        self.mode = mode
+        self.functions = [self._closure(call, vars) for call, vars, _ in self.plan.calls]
+
+    def _scalar_args(self):
+        for index, binding in enumerate(self.parsed.ins):
+            if binding.shape == "scalar":
+                yield ("in", index), self.args[index] if index < len(self.args) else None
+
+    def _sizes(self):
+        """What the planner's statistics looked like: a plan for an empty store is not one for a full one."""
+        return sum(self.index.puts.values()).bit_length(), tuple(self.index.kinds.get(self.index.attributes.get(a), 0) for a in self._ordered_by())
+
+    def _ordered_by(self):
+        return [a for target, _ in self.parsed.order if type(target) is int and self.parsed.find[target].kind == "var"
+                for a in _attributes_of(self.parsed.find[target].term, self.parsed.where)]
+
+    # Rows
+
+    def rows(self) -> list:
+        """The finished rows, but for the shape that find asks for."""
+        with self._running():
+            found = self._found()
+            if any(find.kind == "aggregate" or _aggregates(find) for find in self.parsed.find):
+                rows = self._aggregated(found)
+            else:
+                rows = self._plain(found)
+            return self._pulled(self._paged(rows))
+
+    @contextlib.contextmanager
+    def _running(self):
+        """The run is the reader's, with its temporary tables, until the rows are there."""
+        self.deadline = time.monotonic() + self.parsed.timeout_s
+        self.reader.run = self
+        try:
+            if self.db._over is not None:
+                self._fill_over()
+            yield
+        except sqlite3.Error:
+            if self.error is not None:
+                raise self.error from None
+            raise
+        finally:
+            self._clean()
+            self.reader.run = self.outer
+
+    def _fill_over(self):
+        """The touched entities of a speculative snapshot, as they would be, in temporary tables."""
+        execute, over = self.reader.execute, self.db._over
+        execute("create temp table if not exists touched(e primary key) without rowid")
+        execute("create temp table if not exists over_facts(a, v, e, n, primary key (a, v, e)) without rowid")
+        execute("create index if not exists temp.over_facts_e on over_facts(e, a, v)")
+        if self.outer is not None and self.outer.db._over is over:
+            return
+        execute("delete from temp.touched"), execute("delete from temp.over_facts")
+        for entity in list(over.entities.values()):
+            e = self.cell(entity.id)
+            execute("insert into temp.touched values (?)", (e,))
+            n = _visible_n(entity.rects, self.db._vt)
+            if n is not None:
+                self._fill_version(e, n)
+
+    def _fill_version(self, e, n):
+        number = self.index.attributes
+        for name, cell in _facts(self.db._content(n, self.reader)):
+            if type(cell) is uuid.UUID:
+                cell = self.cell(cell)
+            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (number.get(name, name), cell, e, n))
+
+    def _clean(self):
+        if not self.plan.tables and self.db._over is None:
+            return
+        self.reader.run = None
+        for table, _, _ in self.plan.tables:
+            self.reader.execute(f"drop table if exists temp.{table}")
+        if self.plan.tables:
+            self.reader.execute("drop table if exists temp.round")
+        if self.db._over is not None and not (self.outer is not None and self.outer.db._over is self.db._over):
+            self.reader.execute("delete from temp.touched"), self.reader.execute("delete from temp.over_facts")
+
+    def _found(self) -> Iterator[tuple]:
+        """Rows of cells, after the rules' tables are full."""
+        plan = self.plan
+        if plan.tables:
+            self._derive()
+        if plan.arms:
+            return self._merged_arms()
+        return self._execute(plan.main)
+
+    def _execute(self, statement) -> sqlite3.Cursor:
+        return self.reader.execute(statement.sql, self._bound(statement))
+
+    def _bound(self, statement) -> tuple:
+        parameters = (*self.db._bindings(self.mode), *(self._parameter(spec) for spec in statement.specs))
+        return parameters[:_highest(statement.sql)]
+
+    def _derive(self):
+        """Fills the rules' tables: round by round, until a round brings nothing new."""
+        execute = self.reader.execute
+        for table, width, bound in self.plan.tables:
+            columns = ", ".join(f"c{i}" for i in range(width))
+            execute(f"create temp table {table}({columns}, g, primary key ({columns})) without rowid")
+            if bound:
+                execute(f"create index temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
+            execute(f"create index temp.{table}_g on {table}(g)")
+        execute("create temp table if not exists round(g)")
+        execute("delete from temp.round"), execute("insert into temp.round values (0)")
+        for statement in self.plan.steps:
+            self._execute(statement)
+        changes = -1
+        while changes != self.reader.connection.total_changes:
+            self.rounds += 1
+            execute("update temp.round set g = ?", (self.rounds,))
+            changes = self.reader.connection.total_changes
+            for statement in self.plan.rounds:
+                self._execute(statement)
+
+    def _merged_arms(self) -> list[tuple]:
+        """The first rows of two ordered arms; the last column is the order."""
+        descending, count = self.parsed.order[0][1], self._limit()
+        arms = [self._execute(statement) for statement in self.plan.arms]
+        merged = heapq.merge(*arms, key=lambda row: _cell_order(row[-1]), reverse=descending)
+        return [row[:-1] for row in itertools.islice(merged, count)]
+
+    def _limit(self) -> int:
+        return -1 if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
+
+    def _late(self, rows) -> Iterator[tuple]:
+        """Adds the values that are read from the documents; a row whose document has none goes, several make several."""
+        places = [(self.plan.numbers[clause.e], clause.a) for clause in self.plan.late]
+        batch: list = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == 512:
+                yield from self._late_batch(batch, places)
+                batch = []
+        yield from self._late_batch(batch, places)
+
+    def _late_batch(self, batch, places):
+        self._learn({row[place] for row in batch for place, _ in places})
+        content = self.db._content
+        for row in batch:
+            values = []
+            for place, a in places:
+                document = content(row[place], self.reader)
+                if document is None or a not in document:
+                    break
+                value = document[a]
+                values.append(_distinct(value) if type(value) in _SEVERAL else (value,))
+            else:
+                for found in itertools.product(*values):
+                    yield row, found
+
+    def _learn(self, numbers):
+        self.db._learn(numbers, self.reader)
+
+    def _environments(self, rows) -> Iterator[tuple[dict, tuple]]:
+        """Each row as variable → value, with the row itself."""
+        columns, decode = list(self.plan.columns.items()), self.value
+        names = [clause.v for clause in self.plan.late]
+        if names:
+            for row, found in self._late(rows):
+                yield {var: decode(row[place]) for var, place in columns} | dict(zip(names, found)), row
+        else:
+            for row in rows:
+                yield {var: decode(row[place]) for var, place in columns}, row
+
+    def _plain(self, found) -> Iterator | list:
+        """One value a find element for each row; a pull is a _ToPull until the page is cut."""
+        makers = [self._maker(find) for find in self.parsed.find]
+        if self._is_streamed():
+            return self._made(found, makers)
+        if not self.parsed.is_bag:
+            found = list(dict.fromkeys(found))
+        elif self.plan.is_ordered or not self.parsed.order:
+            found = self._cut(found)
+        rows = found if isinstance(found, list) else found.fetchall()
+        self.index.learn_uuids({cell for row in rows for cell in row if type(cell) is int} - self._document_numbers(rows), self.reader)
+        if len(makers) == 1 and not self.plan.late and self.parsed.find[0].kind == "var":
+            place = self.plan.columns[self.parsed.find[0].term]
+            return [(self.value(row[place]),) for row in rows]
+        return self._made(rows, makers)
+
+    def _document_numbers(self, rows) -> set:
+        places = self.plan.numbers.values()
+        return {row[place] for row in rows for place in places} if places else set()
+
+    def _is_streamed(self) -> bool:
+        return bool(self.plan.late) and self.parsed.limit is not None
+
+    def _cut(self, found):
+        """Ends reading once a limit is reached that SQL does not know."""
+        if self.plan.is_limited or self.parsed.limit is None or self.plan.late:
+            return found if isinstance(found, list) else found.fetchall()
+        return list(itertools.islice(found, self._limit()))
+
+    def _made(self, rows, makers) -> Iterator[tuple]:
+        for number, (values, row) in enumerate(self._environments(rows)):
+            if number % 1024 == 0:
+                self._look_at_clock()
+            yield tuple([make(values, row) for make in makers])
+
+    def _look_at_clock(self):
+        if time.monotonic() > self.deadline:
+            raise QueryLimitError(f"The query took longer than its timeout of {self.parsed.timeout_s * 1000:.0f} ms and was interrupted.")
+
+    def _maker(self, find) -> Callable:
+        if find.kind == "var":
+            return lambda values, row, var=find.term: _copied(values[var])
+        if find.kind == "pull":
+            place = self.plan.numbers.get(find.term)
+            if place is None:
+                return lambda values, row, var=find.term: _ToPull(None, values[var])
+            return lambda values, row, place=place: _ToPull(row[place], None)
+        return lambda values, row, term=find.term: self._evaluate(term, values)
+
+    # Aggregates
+
+    def _aggregated(self, found) -> list[tuple]:
+        """One row a group: grouped by the variables that stand outside aggregates, over the bag of all bindings."""
+        finds = self.parsed.find
+        outside = list(dict.fromkeys(var for find in finds for var in _outside(find)))
+        groups: dict = {}
+        for number, (values, row) in enumerate(self._environments(found)):
+            if number % 1024 == 0:
+                self._look_at_clock()
+            key = tuple(_key_of(values[var]) for var in outside)
+            groups.setdefault(key, []).append((values, row))
+        return [tuple([self._group_value(find, members) for find in finds]) for members in groups.values()]
+
+    def _group_value(self, find, members):
+        if find.kind in ("var", "pull"):
+            return self._maker(find)(*members[0])
+        return self._evaluate(find.term, members[0][0], members)
+
+    def _evaluate(self, term, values, members=None):
+        """The value of an expression of find; inside a group aggregates see all its members."""
+        kind = type(term)
+        if kind is _Const:
+            return term.value
+        if kind is _Made:
+            if term.kind is dict:
+                return {self._evaluate(key, values, members): self._evaluate(value, values, members) for key, value in term.parts}
+            return term.kind(self._evaluate(part, values, members) for part in term.parts)
+        if kind is not _Call:
+            return _copied(values[term])
+        if members is not None and _is_aggregate(term):
+            return self._aggregate(term, members)
+        if term.head == "if":
+            test, then, *other = term.args
+            chosen = then if _is_true(self._evaluate(test, values, members)) else other[0] if other else _Const(None)
+            return self._evaluate(chosen, values, members)
+        function = self._function(term.head)
+        return function(*[self._evaluate(arg, values, members) for arg in term.args])
+
+    def _aggregate(self, term, members):
+        head, args = term.head, list(term.args)
+        if head == "aggregate":
+            head = args.pop(0)
+            head = head.value if type(head) is _Const else self._given(head) if _is_var(head) else head
+        values = [self._evaluate(args[-1], values) for values, _ in members]
+        extra = [self._evaluate(arg, members[0][0]) for arg in args[:-1]]
+        function = AGGREGATES.get(head) if type(head) is str else head
+        if function is None:
+            function = self._function(head)
+        return function(*extra, values)
+
+    # Pages
+
+    def _paged(self, rows):
+        """Distinct, ordered and cut, as the query says."""
+        parsed = self.parsed
+        if not parsed.is_bag:
+            return _unique(rows)
+        if parsed.order and not self.plan.is_ordered:
+            rows = self._sorted(list(rows))
+        start, count = parsed.offset, parsed.limit
+        return list(itertools.islice(rows, start, None if count is None else start + count))
+
+    def _sorted(self, rows):
+        for target, is_descending in reversed(self.parsed.order):
+            if type(target) is str:
+                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
+            rows.sort(key=lambda row: _Ordered(row[target]), reverse=is_descending)
+        return rows
+
+    def _pulled(self, rows) -> list[tuple]:
+        """The pulls of a page, level by level for all its rows at once."""
+        for place, find in enumerate(self.parsed.find):
+            if find.kind == "pull":
+                puller = _Puller(self.db, self.reader, self.mode)
+                pulled = puller.pull_found(find.pattern, [row[place] for row in rows])
+                rows = [(*row[:place], document, *row[place + 1:]) for row, document in zip(rows, pulled)]
+        return rows
+
+    # Cells and values
+
+    def cell(self, value):
+        """The cell of a value that came in or was computed."""
+        kind = type(value)
+        if kind is uuid.UUID:
+            found = self.cells.get(value)
+            if found is None:
+                found = self.cells[value] = self.db._cell(value, self.reader)
+            return found
+        convert = _CELL.get(kind)
+        if convert is None:
+            return self._private(value)
+        try:
+            cell = convert(value)
+        except (StoreError, UnicodeEncodeError):      # NaN, or text or a collection that no document could hold
+            return self._private(value)
+        if kind is float and value != value or kind is dt.datetime and value.tzinfo is None:
+            return self._private(value)
+        if type(cell) is bytes and cell[0] >= _LONG:
+            self.values[cell] = value
+        return cell
+
+    def _private(self, value):
+        """A cell for something that cannot be stored, such as a function's result on its way to the next."""
+        cell = b"\xff" + len(self.values).to_bytes(4, "big")
+        self.values[cell] = value
+        return cell
+
+    def value(self, cell):
+        """The value of a cell; not to be handed out without copying."""
+        kind = type(cell)
+        if kind is str:
+            return cell
+        if kind is int:
+            return self.index.uuid_of(cell, self.reader)
+        if cell[0] < _LONG:
+            return _OF_CELL[cell[0]](cell)
+        if cell not in self.values:
+            self.values[cell] = self._hashed_value(cell)
+        return self.values[cell]
+
+    def _hashed_value(self, cell):
+        """A long value, from any version that carries it."""
+        contents = [op.data for op in self.db._over.contents.values()] if self.db._over is not None else ()
+        documents = itertools.chain(map(unpack, contents), self._carriers(cell))
+        for document in documents:
+            for value in document.values():
+                for item in _several(value):
+                    if type(item) in _HASHED and _CELL[type(item)](item) == cell:
+                        return item
+        raise CorruptError(f"{self.index.path}: the index holds a value that no document has; reindex.")
+
+    def _carriers(self, cell):
+        for a in self.plan.attributes:
+            number = self.index.attributes.get(a)
+            if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
+                document = self.db._content(row[0], self.reader)
+                if document is not None:
+                    yield {a: document[a]}
+
+    def _parameter(self, spec):
+        return _PARAMETER[spec[0]](self, *spec[1:])
+
+    def _in_value(self, index, place=None):
+        value = self.args[index]
+        if place is None:
+            return value
+        if type(value) not in (list, tuple):
+            raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(self.parsed.ins[index])} wants a list or tuple.")
+        return value[place] if place < len(value) else None
+
+    def _rows_json(self, index, shape, width):
+        """A collection or relation, each row once, as one JSON parameter."""
+        rows = self.args[index]
+        if isinstance(rows, dict) and shape == "relation":
+            rows = rows.items()
+        if isinstance(rows, (str, bytes, dict)) or not isinstance(rows, Iterable):
+            raise QueryError(f"Argument {index + 1} is {_short(rows)}; {_shown(self.parsed.ins[index])} wants a collection.")
+        wanted = dict.fromkeys(tuple(map(self.cell, self._row(row, shape, width))) for row in rows)
+        return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
+
+    def _row(self, row, shape, width):
+        if shape == "collection":
+            return (row,)
+        if isinstance(row, (str, bytes)) or not isinstance(row, (list, tuple)):
+            raise QueryError(f"{_short(row)} is not a row of {width}; a relation is a collection of tuples.")
+        return (*row[:width], *(None,) * (width - len(row)))
+
+    def _value_cell(self, term):
+        return self.cell(term.value)
+
+    def _any_json(self, values):
+        return json.dumps([_json_cell(self.cell(value)) for value in values])
+
+    def _attribute(self, name):
+        return self.index.attributes.get(name, name)
+
+    def _ordered_cell(self, spec):
+        cell = self._parameter(spec)
+        if type(cell) is int or type(cell) is bytes and cell[0] == _UUID[0]:
+            raise QueryError("UUIDs have no order to compare by; order of creation is (\"created-before\", \"?e\", \"?id\").")
+        return cell
+
+    def _low(self, spec):
+        return _bounds_of_type(self._ordered_cell(spec))[0]
+
+    def _high(self, spec):
+        return _bounds_of_type(self._ordered_cell(spec))[1]
+
+    # Functions
+
+    def _given(self, var):
+        """The argument that a variable stands for: functions come in this way too."""
+        for index, binding in enumerate(self.parsed.ins):
+            if var in binding.vars and binding.shape in ("scalar", "tuple"):
+                return self._in_value(index, binding.vars.index(var) if binding.shape == "tuple" else None)
+        raise QueryError(f"{var} stands for a function, but no argument binds it.")
+
+    def _function(self, head) -> Callable:
+        if callable(head):
+            return head
+        if _is_var(head):
+            head = self._given(head)
+            if callable(head):
+                return head
+        function = self.db._node.functions.get(head) or FUNCTIONS.get(head)
+        if function is None:
+            raise QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself into the query.")
+        return function
+
+    def _closure(self, call, vars) -> Callable:
+        """The call as a function of the values of its variables."""
+        if call.head == "q":
+            return self._subquery(call, vars)
+        if call.head == "get-attr":
+            return self._get_attr(call, vars)
+        function, special = self._function(call.head) if call.head not in _SNAPSHOT else functools.partial(_SNAPSHOT[call.head], self.db), False
+        getters = [self._getter(arg, vars) for arg in call.args]
+        if not special and all(_is_var(arg) for arg in call.args) and len(vars) == len(call.args):
+            return lambda values: function(*values)
+        return lambda values: function(*[get(values) for get in getters])
+
+    def _getter(self, arg, vars):
+        if type(arg) is _Call:
+            inner = self._closure(arg, vars)
+            return inner
+        if type(arg) is _Const:
+            value = self.db if type(arg.value) is str and arg.value == "$" else arg.value
+            return lambda values: value
+        return lambda values, place=vars.index(arg): values[place]
+
+    def _subquery(self, call, vars):
+        query = call.args[0].value
+        getters = [self._getter(arg, vars) for arg in call.args[1:]]
+        return lambda values: self.db.q(query, *[get(values) for get in getters])
+
+    def _get_attr(self, call, vars):
+        if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
+            raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
+        entity, a = self._getter(call.args[0], vars), call.args[1].value
+        default = self._getter(call.args[2], vars) if len(call.args) == 3 else None
+
+        def values_of(values):
+            document = self.db._document_of(entity(values), self.reader, self.mode)
+            found = _distinct(document[a]) if document and a in document else ()
+            return list(found) if found else None if default is None else [default(values)]
+        return values_of
+
+    def call(self, number, cells):
+        """A function of the query, called by SQLite: a cell."""
+        return self._guarded(lambda: self.cell(self._called(number, cells)))
+
+    def test(self, number, cells):
+        return self._guarded(lambda: _is_true(self._called(number, cells)))
+
+    def call_json(self, number, cells):
+        """The rows that a function's binding takes apart, as JSON."""
+        return self._guarded(lambda: json.dumps([[_json_cell(self.cell(value)) for value in row] for row in self._taken_apart(number, cells)]))
+
+    def _called(self, number, cells):
+        if time.monotonic() > self.deadline:
+            self._look_at_clock()
+        return self.functions[number]([_copied(self.value(cell)) for cell in cells])
+
+    def _guarded(self, work):
+        """SQLite swallows exceptions of functions: the first is kept, and raised when the statement has ended."""
+        try:
+            return work()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _taken_apart(self, number, cells):
+        binding, result = self.plan.calls[number][2], self._called(number, cells)
+        width = len(binding.vars)
+        if binding.shape == "scalar":
+            return [(result,)]
+        if result is None:
+            return []
+        if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
+            raise QueryError(f"{_short(self.plan.calls[number][0].head)} gave {_short(result)}; {_shown(binding)} wants a collection.")
+        if binding.shape == "tuple":
+            row = list(result)
+            return [(*row[:width], *(None,) * (width - len(row)))]
+        rows = result.items() if isinstance(result, dict) else result
+        if binding.shape == "collection":
+            return [(item,) for item in _distinct(rows)]
+        return [self._row(row, "relation", width) for row in _distinct(rows)]
+
+
+_PARAMETER: dict[str, Callable] = {
+    "value": _Run._value_cell,
+    "in": lambda run, index, place=None: run.cell(run._in_value(index, place)),
+    "rows": _Run._rows_json,
+    "any": _Run._any_json,
+    "any_in": lambda run, index, place=None: run._any_json(run._in_value(index, place)),
+    "attribute": _Run._attribute,
+    "ordered": _Run._ordered_cell,
+    "low": _Run._low,
+    "high": _Run._high,
+    "limit": lambda run: run._limit(),
+}
+
+
+@functools.lru_cache(4 * PLANS_CACHED)
+def _highest(sql) -> int:
+    """The highest parameter of a statement: SQLite takes as many, and no more."""
+    return max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
+
+
+class _ToPull(NamedTuple):
+    """A pull that waits for its page: the document's number, or the entity's id."""
+    n: int | None
+    id: Any
+
+
+class _Ordered:
+    """A value in the order of order-by: None first, then by value; values of different types cannot be compared."""
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __lt__(self, other):
+        return _compare(self.value, other.value) < 0
+
+
+def _compare(one, other) -> int:
+    if one is None or other is None:
+        return (one is not None) - (other is not None)
+    if type(one) is not type(other) and not (type(one) in (int, float) and type(other) in (int, float)):
+        raise QueryError(f"{_short(one)} and {_short(other)} are of different types and have no order.")
+    try:
+        return (one > other) - (one < other)
+    except TypeError:
+        raise QueryError(f"{_short(one)} and {_short(other)} have no order.") from None
+
+
+def _cell_order(cell):
+    return (0, cell, "") if type(cell) is int else (1, 0, cell) if type(cell) is str else (2, 0, cell)
+
+
+def _key_of(value):
+    """Something hashable that is equal exactly when the values are, and of one type."""
+    kind = type(value)
+    if kind is _ToPull:
+        return value.n if value.n is not None else (kind, _key_of(value.id))
+    if kind in _IMMUTABLE:
+        return kind, value
+    try:
+        return kind, pack(value)
+    except StoreError:
+        return kind, id(value)
+
+
+def _unique(rows) -> list:
+    found: dict = {}
+    for row in rows:
+        found.setdefault(tuple(map(_key_of, row)), row)
+    return list(found.values())
+
+
+def _distinct(values) -> list:
+    """The values of an attribute or a collection, each once."""
+    values = values if isinstance(values, Iterable) and type(values) not in (str, bytes, dict, tuple) or type(values) is dict and False else \
+        list(values) if type(values) is tuple else [values]
+    return list({_key_of(value): value for value in values}.values())
+
+
+def _outside(find) -> list:
+    """The variables by which a find element groups: those outside its aggregates."""
+    if find.kind in ("var", "pull"):
+        return [find.term]
+    found, todo = [], [find.term]
+    while todo:
+        term = todo.pop()
+        if _is_aggregate(term):
+            continue
+        if _is_var(term):
+            found.append(term)
+        elif type(term) is _Call:
+            todo += term.args
+        elif type(term) is _Made:
+            todo += [piece for part in term.parts for piece in (part if term.kind is dict else (part,))]
+    return found
+
+
+def _finished(rows, parsed) -> list:
+    """The rows in the shape that the query asks for."""
+    if parsed.names:
+        return [dict(zip(parsed.names, row)) for row in rows]
+    return [row[0] for row in rows] if parsed.is_bare else rows
+
+
+@contextlib.contextmanager
+def _lazy(db, parsed, args):
+    """Rows as SQLite finds them, in one read transaction, until the block ends or the query's time is over."""
+    index = db._index
+    reader = db._reader or index.borrow()
+    in_transaction = db._reader is None
+    try:
+        if in_transaction:
+            reader.execute("begin")
+            reader.execute("select 1 from log where tx_id = 0").fetchone()
+        mode = _NOW if db._reader else _AS_OF if db._vt >= db._point.time else _BEFORE
+        run = _Run(db, reader, mode, parsed, args)
+        with run._running():
+            makers = [run._maker(find) for find in parsed.find]
+            rows = (run._pulled([row])[0] for row in run._made(run._found(), makers))
+            yield iter(_shaped(rows, parsed))
+    finally:
+        if in_transaction:
+            reader.run = None
+            reader.execute("rollback")
+            index.give_back(reader)
+
+
+def _shaped(rows, parsed):
+    for row in rows:
+        yield from _finished([row], parsed)
+
+
+def _explained(db, reader, mode, parsed, args) -> str:
+    run = _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins))
+    lines = ["clauses in their order:", *(f"  {_short(note)}" for note in run.plan.notes)]
+    statements = [*run.plan.steps, *run.plan.rounds, *(run.plan.arms or (run.plan.main,))]
+    for statement in statements:
+        lines += ["SQL:", f"  {statement.sql}"]
+        if not run.plan.tables:
+            plan = reader.execute("explain query plan " + statement.sql, (None,) * _highest(statement.sql))
+            lines += ["SQLite's plan:", *(f"  {row[3]}" for row in plan)]
+    return "\n".join(lines)
+
+
+# ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────
+#
+# The names that a query may use: those of Clojure that XTDB's users know, for Python's values. Anything else is a callable in the
+# query itself, or was given to `open`.
+
+
+def _is_true(value) -> bool:
+    """Clojure's truth: everything but nil and false."""
+    return value is not None and value is not False
+
+
+def aggregate(function: Callable) -> Callable:
+    """Marks f(values) as an aggregate, so that find may name it."""
+    function.is_aggregate = True
+    return function
+
+
+def _is_aggregate(term) -> bool:
+    if type(term) is not _Call:
+        return False
+    if callable(term.head):
+        return getattr(term.head, "is_aggregate", False)
+    if term.head in ("min", "max") and len(term.args) == 2:
+        return not any(type(arg) is _Call for arg in term.args)
+    return term.head in AGGREGATES and len(term.args) in (1, 2) or term.head == "aggregate" and len(term.args) >= 2
+
+
+def _sort_key(value):
+    return _Ordered(value)
+
+
+def _smallest(*args):
+    values = args[-1]
+    if len(args) == 1:
+        return min(values, key=_sort_key)
+    return sorted(_distinct(values), key=_sort_key)[:args[0]]
+
+
+def _largest(*args):
+    values = args[-1]
+    if len(args) == 1:
+        return max(values, key=_sort_key)
+    return sorted(sorted(_distinct(values), key=_sort_key, reverse=True)[:args[0]], key=_sort_key)
+
+
+def _ratio(total, count):
+    """An integer if it is exact, else a float."""
+    return total // count if type(total) is int and total % count == 0 else total / count
+
+
+def _median(values):
+    ordered = sorted(values, key=_sort_key)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
+
+
+def _rand(*args):
+    return random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0])
+
+
+def _sample(*args):
+    values = _distinct(args[-1])
+    return random.sample(values, min(args[0] if len(args) == 2 else 1, len(values)))
+
+
+AGGREGATES: dict[str, Callable] = {
+    "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)), "min": _smallest, "max": _largest,
+    "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
+    "variance": lambda values: float(statistics.pvariance(values)), "stddev": lambda values: float(statistics.pstdev(values)),
+    "distinct": lambda values: _as_set(_distinct(values)), "rand": _rand, "sample": _sample,
+}
+
+
+def _as_set(values):
+    """A set, or a list where Python cannot have a set of these."""
+    try:
+        return set(values)
+    except TypeError:
+        return values
+
+
+def _same(*values) -> bool:
+    return len({_key_of(value) for value in values}) == 1
+
+
+def _in_order(operator):
+    def compare(*values):
+        return all(_comparable(one, other) and operator(_compare(one, other)) for one, other in zip(values, values[1:]))
+    return compare
+
+
+def _comparable(one, other):
+    return type(one) is type(other) and one is not None or type(one) in (int, float) and type(other) in (int, float)
+
+
+def _divided(*numbers):
+    first, *rest = numbers if len(numbers) > 1 else (1, *numbers)
+    for number in rest:
+        first = _ratio(first, number)
+    return first
+
+
+def _quotient(one, other):
+    quotient = abs(one) // abs(other)
+    return quotient if (one < 0) == (other < 0) else -quotient
+
+
+def _nth(values, place, *default):
+    return values[place] if 0 <= place < len(values) else default[0] if default else None
+
+
+def _get(collection, key, default=None):
+    if isinstance(collection, dict):
+        return collection.get(key, default)
+    if isinstance(collection, (list, tuple, str)):
+        return collection[key] if type(key) is int and 0 <= key < len(collection) else default
+    return key if collection is not None and key in collection else default
+
+
+def _contains(collection, key):
+    return 0 <= key < len(collection) if isinstance(collection, (list, tuple)) and type(key) is int else key in (collection or ())
+
+
+def _text(*values):
+    return "".join("" if value is None else value if type(value) is str else
+                   str(value).lower() if type(value) is bool else str(value) for value in values)
+
+
+def _re_result(found):
+    return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
+
+
+def _re_seq(pattern, text):
+    return [_re_result(found) for found in re.finditer(pattern, text)]
+
+
+def _get_else(db, e, a, default):
+    value = (db.entity(e) or {}).get(a)
+    return default if value is None else value
+
+
+def _get_some(db, e, *attributes):
+    document = db.entity(e) or {}
+    return next(([a, document[a]] for a in attributes if a in document), None)
+
+
+def _plus_minus(numbers):
+    return -numbers[0] if len(numbers) == 1 else functools.reduce(lambda one, other: one - other, numbers)
+
+
+FUNCTIONS: dict[str, Callable] = {
+    "+": lambda *n: sum(n), "-": lambda *n: _plus_minus(n), "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
+    "rem": lambda one, other: one - other * _quotient(one, other), "mod": lambda one, other: one % other,
+    "inc": lambda n: n + 1, "dec": lambda n: n - 1, "abs": abs, "max": lambda *n: max(n, key=_sort_key), "min": lambda *n: min(n, key=_sort_key),
+    "=": _same, "==": _same, "not=": lambda *v: not _same(*v), "!=": lambda *v: not _same(*v), "identical?": _same, "-differ?": lambda *v: not _same(*v),
+    "<": _in_order(lambda c: c < 0), "<=": _in_order(lambda c: c <= 0), ">": _in_order(lambda c: c > 0), ">=": _in_order(lambda c: c >= 0),
+    "compare": _compare, "not": lambda v: not _is_true(v), "and": lambda *v: next((x for x in v if not _is_true(x)), v[-1] if v else True),
+    "or": lambda *v: next((x for x in v if _is_true(x)), v[-1] if v else None), "if": lambda test, then, other=None: then if _is_true(test) else other,
+    "nil?": lambda v: v is None, "some?": lambda v: v is not None, "true?": lambda v: v is True, "false?": lambda v: v is False, "boolean": _is_true,
+    "any?": lambda v: True,
+    "zero?": lambda n: n == 0, "pos?": lambda n: n > 0, "neg?": lambda n: n < 0, "even?": lambda n: n % 2 == 0, "odd?": lambda n: n % 2 == 1,
+    "number?": lambda v: type(v) in (int, float), "integer?": lambda v: type(v) is int, "int?": lambda v: type(v) is int,
+    "float?": lambda v: type(v) is float, "double?": lambda v: type(v) is float, "string?": lambda v: type(v) is str, "boolean?": lambda v: type(v) is bool,
+    "uuid?": lambda v: type(v) is uuid.UUID, "inst?": lambda v: type(v) in (dt.datetime, dt.date), "map?": lambda v: type(v) is dict,
+    "set?": lambda v: type(v) in (set, frozenset), "vector?": lambda v: type(v) in (list, tuple), "coll?": lambda v: type(v) in (list, tuple, dict, set, frozenset),
+    "identity": lambda v: v, "ground": lambda v: v, "constantly": lambda v: lambda *_: v,
+    "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
+    "starts-with?": str.startswith, "ends-with?": str.endswith, "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(),
+    "trim": str.strip, "join": lambda *a: a[0].join(map(_text, a[1])) if len(a) == 2 else "".join(map(_text, a[0])),
+    "split": lambda text, pattern: re.split(pattern, text), "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),
+    "re-pattern": re.compile, "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
+    "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)), "re-seq": _re_seq,
+    "count": lambda v: 0 if v is None else len(v), "empty?": lambda v: not v, "not-empty": lambda v: v or None, "first": lambda v: next(iter(v), None) if v else None,
+    "second": lambda v: _nth(list(v), 1), "last": lambda v: list(v)[-1] if v else None, "rest": lambda v: list(v)[1:], "nth": _nth, "get": _get,
+    "contains?": _contains, "vector": lambda *v: list(v), "list": lambda *v: list(v), "tuple": lambda *v: tuple(v), "untuple": lambda v: v, "vec": list, "set": lambda v: set(v),
+    "hash-set": lambda *v: set(v), "hash-map": lambda *v: dict(zip(v[::2], v[1::2])), "keys": lambda v: list(v), "vals": lambda v: list(v.values()),
+    "range": lambda *n: list(range(*n)), "concat": lambda *v: [item for part in v for item in part], "conj": lambda v, *items: [*v, *items] if type(v) is list else {*v, *items},
+    "sort": lambda v: sorted(v, key=_sort_key), "reverse": lambda v: list(v)[::-1], "distinct": _distinct, "rand-int": lambda n: random.randrange(n),
+    "merge": lambda *v: functools.reduce(lambda one, other: one | (other or {}), v, {}), "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
+    "get-else": _get_else, "get-some": _get_some, "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
+}
+
+_SNAPSHOT: dict[str, Callable] = {
+    "get-start-valid-time": lambda db, e: db._valid_span(e)[0],
+    "get-end-valid-time": lambda db, e, default=None: db._valid_span(e)[1] or default,
+}
+
+
+# ── Pull ─────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Data in a described shape, fetched level by level: one statement finds all the entities of a level, whoever refers to them.
+
+
+class _Pull(NamedTuple):
+    """One element of a pattern."""
+    a: str
+    is_reverse: bool = False
+    pattern: Any = None               # of a join: elements, `...`, or how many levels again
+    key: Any = None
+    default: Any = None
+    limit: int | None = None
+    into: Any = None
+    is_one: bool = False
+    union: dict | None = None
+
+
+_PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
+
+
+def _parse_pull(pattern) -> tuple:
+    if type(pattern) not in (list, tuple):
+        raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
+    if type(pattern) is tuple:
+        pattern = [pattern]
+    return tuple(part for element in pattern for part in _parse_pull_element(element))
+
+
+def _parse_pull_element(element) -> list:
+    if type(element) is str:
+        return [_Pull(element, _is_reverse(element), key=element)]
+    if type(element) is dict:
+        return [_parse_join(name, pattern) for name, pattern in element.items()]
+    if type(element) is tuple and 1 <= len(element) <= 3 and type(element[0]) is str:
+        options = element[1] if len(element) > 1 else {}
+        made = _with_options(element[0], options)
+        return [made if len(element) < 3 else made._replace(pattern=_parse_pattern(element[2]))]
+    if type(element) is tuple and len(element) == 2 and type(element[0]) is dict and len(element[0]) == 1:
+        (name, pattern), = element[0].items()
+        return [_with_options(name, element[1])._replace(pattern=_parse_pattern(pattern))]
+    raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", (\"attribute\", {{options}}), "
+                     "{\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
+
+
+def _parse_join(name, pattern) -> _Pull:
+    made = _Pull(name, _is_reverse(name), key=name) if type(name) is str else _with_options(*name) if type(name) is tuple and len(name) == 2 else None
+    if made is None:
+        raise QueryError(f"{_short(name)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
+    if type(pattern) is dict:
+        return made._replace(union={key: _parse_pull(part) for key, part in pattern.items()})
+    return made._replace(pattern=_parse_pattern(pattern))
+
+
+def _parse_pattern(pattern):
+    if pattern is ... or type(pattern) is int and pattern >= 0:
+        return pattern
+    return _parse_pull(pattern)
+
+
+def _with_options(name, options) -> _Pull:
+    if type(name) is not str or type(options) is not dict or (unknown := set(options) - _PULL_OPTIONS):
+        known = ", ".join(sorted(_PULL_OPTIONS))
+        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
+    limit = options.get("limit")
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
+    return _Pull(name, _is_reverse(name), key=options.get("as", name), default=options.get("default"), limit=limit,
+                 into=options.get("into"), is_one=options.get("cardinality") == "one")
+
+
+def _is_reverse(name) -> bool:
+    """Whether an attribute is followed backwards: "mem/_user" asks who has me as "mem/user"."""
+    return name.rpartition("/")[2].startswith("_") and len(name.rpartition("/")[2]) > 1
+
+
+def _forward(name) -> str:
+    space, slash, last = name.rpartition("/")
+    return space + slash + last[1:]
+
+
+class _Puller:
+    """Pulls on one reader. A document is whatever the cache has; only copies leave."""
+
+    def __init__(self, db, reader, mode):
+        self.db, self.reader, self.mode = db, reader, mode
+        self.run = _PullCells(db, reader)
+
+    def pull_ids(self, pattern, ids) -> list:
+        return self._pull_all(pattern, self._documents(ids), None)
+
+    def pull_found(self, pattern, found) -> list:
+        """Pulls for the rows of a query: by document number where the query knows it."""
+        content = self.db._content
+        self.db._learn([one.n for one in found if one.n is not None], self.reader)
+        missing = [one.id for one in found if one.n is None]
+        others = iter(self._documents(missing))
+        documents = [content(one.n, self.reader) if one.n is not None else next(others) for one in found]
+        return self._pull_all(pattern, documents, None)
+
+    def _pull_all(self, pattern, documents, trails) -> list:
+        """The pattern applied to many documents (None: no such entity) at once."""
+        if pattern == _EVERYTHING:
+            return [_copied(document) for document in documents]
+        if not pattern:
+            return [None] * len(documents)
+        made = [None if document is None else {} for document in documents]
+        trails = trails or [frozenset() for _ in documents]
+        for element in sorted(pattern, key=_is_specific):
+            self._pull_element(element, pattern, documents, made, trails)
+        return made
+
+    def _pull_element(self, element, pattern, documents, made, trails):
+        if element.union is not None:
+            self._pull_union(element, documents, made, trails)
+        elif element.pattern is not None:
+            self._pull_join(element, pattern, documents, made, trails)
+        elif element.a == "*":
+            for document, into in zip(documents, made):
+                if document is not None:
+                    into.update(_copied(document))
+        elif not element.is_reverse:
+            for document, into in zip(documents, made):
+                if document is not None:
+                    self._pull_attribute(element, document, into)
+
+    def _pull_attribute(self, element, document, into):
+        if element.key != element.a:
+            into.pop(element.a, None)
+        if element.a not in document:
+            if element.default is not None and element.default is not False:
+                into[element.key] = _copied(element.default)
+            return
+        into[element.key] = _poured(_copied(document[element.a]), element)
+
+    def _pull_union(self, element, documents, made, trails):
+        """The pattern that belongs to the value of the attribute is applied to the entity itself."""
+        for place, document in enumerate(documents):
+            for value in _several(document.get(element.a)) if document else ():
+                if type(value) is str and value in element.union:
+                    pulled, = self._pull_all(element.union[value], [document], [trails[place]])
+                    made[place].update(pulled or {})
+
+    def _pull_join(self, element, pattern, documents, made, trails):
+        """Follows references of all documents of a level with one statement."""
+        if element.key != element.a:
+            for into in made:
+                if into is not None:
+                    into.pop(element.a, None)
+        if element.is_reverse:
+            found = self._referring(_forward(element.a), documents)
+        else:
+            found = self._referred(element, documents)
+        below, again = self._level_below(element, pattern)
+        flat = [(place, document) for place, several in enumerate(found) for document in several or ()]
+        paths = [trails[place] | {_key(documents[place]["xt/id"])} if documents[place] is not None else trails[place] for place, _ in flat]
+        pulled = iter(self._pull_below(below, again, [document for _, document in flat], paths))
+        for place, several in enumerate(found):
+            if several is not None:
+                self._set_joined(element, documents[place], made[place], [next(pulled) for _ in several])
+
+    def _level_below(self, element, pattern):
+        """The pattern of the next level, and whether it is this one again."""
+        if element.pattern is ...:
+            return pattern, True
+        if type(element.pattern) is int:
+            left = element.pattern - 1
+            lower = tuple(part._replace(pattern=left) if part == element else part for part in pattern if part != element or left > 0)
+            return lower, True
+        return element.pattern, False
+
+    def _pull_below(self, pattern, again, documents, paths):
+        if not again:
+            return self._pull_all(pattern, documents, paths) if documents else []
+        seen = [document is not None and _key(document["xt/id"]) in path for document, path in zip(documents, paths)]
+        fresh = [place for place, is_seen in enumerate(seen) if not is_seen]
+        pulled = self._pull_all(pattern, [documents[place] for place in fresh], [paths[place] for place in fresh]) if fresh else []
+        made = [{"xt/id": _copied(document["xt/id"])} if is_seen else None for document, is_seen in zip(documents, seen)]
+        for place, document in zip(fresh, pulled):
+            made[place] = document
+        return made
+
+    def _set_joined(self, element, document, into, pulled):
+        if element.is_reverse:
+            pulled = [one for one in pulled if one is not None]
+            if pulled:
+                into[element.key] = pulled[0] if element.is_one else _poured(pulled, element)
+        elif type(document[element.a]) in _SEVERAL:
+            into[element.key] = _poured(pulled, element)
+        elif pulled[0] is None:
+            into.pop(element.a, None)
+        else:
+            into[element.key] = pulled[0]
+        if element.key != element.a and not element.is_reverse:
+            into.pop(element.a, None)
+
+    def _referred(self, element, documents) -> list:
+        """For each document the documents that its attribute refers to, None where there is none; None if it lacks it."""
+        lists = []
+        for document in documents:
+            if document is None or element.a not in document:
+                lists.append(None)
+            else:
+                lists.append(list(_several(document[element.a]))[:element.limit])
+        targets = iter(self._documents([id for several in lists for id in several or ()]))
+        return [None if several is None else [next(targets) for _ in several] for several in lists]
+
+    def _referring(self, a, documents) -> list:
+        """For each document those that refer to it by an attribute."""
+        cells = [None if document is None else self.run.cell(document["xt/id"]) for document in documents]
+        parameters = (*self.db._bindings(self.mode), self._json(cells), self.db._index.attributes.get(a, a))
+        rows = self.reader.execute(_BY_VALUES[self.mode], parameters).fetchall()
+        over = self.db._over
+        if over is not None:
+            touched = {self.run.cell(entity.id) for entity in over.entities.values()}
+            rows = [row for row in rows if row[1] not in touched] + list(self._over_rows(a, set(cells)))
+        self.db._learn([n for _, _, n in rows], self.reader)
+        by_cell: dict = {}
+        for v, _, n in sorted(rows, key=lambda row: _cell_order(row[1])):
+            by_cell.setdefault(v, []).append(self.db._content(n, self.reader))
+        return [None if document is None else by_cell.get(cell, ()) for document, cell in zip(documents, cells)]
+
+    def _over_rows(self, a, cells):
+        for entity in self.db._over.entities.values():
+            n = _visible_n(entity.rects, self.db._vt)
+            document = None if n is None else self.db._content(n, self.reader)
+            for value in _distinct(document[a]) if document and a in document else ():
+                if (cell := self.run.cell(value)) in cells:
+                    yield cell, self.run.cell(entity.id), n
+
+    def _documents(self, ids) -> list:
+        """The visible documents of many entities, in order; None for what is no entity."""
+        db, over = self.db, self.db._over
+        if len(ids) < 3 or over is not None:
+            return [self._one(id) for id in ids]
+        cells = [self.run.cell(id) for id in ids]
+        rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells)))
+        numbers = dict(rows.fetchall())
+        db._learn(list(numbers.values()), self.reader)
+        return [db._content(numbers[cell], self.reader) if cell in numbers else None for cell in cells]
+
+    def _one(self, id):
+        return self.db._document(id, self.reader, self.mode) if type(id) in _ID_TYPES else None
+
+    @staticmethod
+    def _json(cells) -> str:
+        return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
+
+
+class _PullCells:
+    """Cells of the ids that a pull follows; what cannot be an id has one that matches nothing."""
+
+    def __init__(self, db, reader):
+        self._db, self._reader = db, reader
+
+    def cell(self, value):
+        return self._db._cell(value, self._reader)
+
+
+_EVERYTHING = (_Pull("*", key="*"),)
+
+
+def _is_specific(element) -> bool:
+    """Joins and renames override what "*" brings, wherever it stands."""
+    return element.a != "*"
+
+
+def _poured(value, element):
+    if element.limit is not None and type(value) in _SEVERAL:
+        value = type(value)(itertools.islice(value, element.limit))
+    if element.into is not None and type(value) in _SEVERAL:
+        items = list(value)
+        try:
+            value = type(element.into)([*element.into, *items])
+        except TypeError:
+            value = items
+    return value
+
+
+# ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and one that is slow or
+# fails harms nobody. It runs in the event loop that registered it, else on a thread of its own.
+
+
+class Listener:
+    """What `on_tx` returns. `tx_id` is the last transaction that it has heard."""
+
+    def __init__(self, node, callback, after):
+        self._node, self._callback, self.tx_id = node, callback, after
+        self._closed = False
+        node._index.check_open()
+        node._listeners.add(self)
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+        if self._loop:
+            self._event, self._woken = asyncio.Event(), False
+            self._event.set()
+            self._task = self._loop.create_task(self._listen_in_loop())
+        else:
+            self._event = threading.Event()
+            self._event.set()
+            self._thread = threading.Thread(target=self._listen, name="store-listener", daemon=True)
+            self._thread.start()
+
+    def wake(self):
+        if self._loop is None:
+            self._event.set()
+        elif not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._set)
+            except RuntimeError:          # the loop was closed, and with it everybody who listened
+                self._closed = True
+
+    def _set(self):
+        self._woken = False
+        self._event.set()
+
+    def close(self):
+        """After this no call begins. A running one is waited for, unless it is the caller, or one of an event loop."""
+        self._closed = True
+        self._node._listeners.discard(self)
+        if self._loop is None:
+            self._event.set()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+        else:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    def _batch(self) -> list[Tx]:
+        """The next transactions; none once closed."""
+        if self._closed or self._node._index.closed or self.tx_id >= self._node._index.latest.tx_id:
+            return []
+        try:
+            return self._node._index.transactions(self.tx_id, LISTEN_BATCH)
+        except ClosedError:
+            return []
+
+    def _failed(self, tx):
+        log.exception("the listener %s raised on transaction %d; the next follows",
+                      getattr(self._callback, "__qualname__", self._callback), tx.tx_id)
+
+    def _listen(self):
+        while not self._closed:
+            self._event.wait()
+            self._event.clear()
+            while batch := self._batch():
+                for tx in batch:
+                    if self._closed:
+                        return
+                    self._hear(tx)
+
+    def _hear(self, tx):
+        try:
+            if tx.committed:
+                self._callback(tx)
+        except Exception:
+            self._failed(tx)
+        self.tx_id = tx.tx_id
+
+    async def _listen_in_loop(self):
+        while not self._closed:
+            await self._event.wait()
+            self._event.clear()
+            while batch := self._batch():
+                for tx in batch:
+                    if self._closed:
+                        return
+                    await self._hear_in_loop(tx)
+                await asyncio.sleep(0)
+
+    async def _hear_in_loop(self, tx):
+        try:
+            if tx.committed:
+                result = self._callback(tx)
+                if inspect.isawaitable(result):
+                    await result
+        except Exception:
+            self._failed(tx)
+        self.tx_id = tx.tx_id
