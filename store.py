@@ -30,6 +30,7 @@ world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v
 import asyncio
 import collections
 import contextlib
+import copy
 import datetime as dt
 import fcntl
 import functools
@@ -80,6 +81,7 @@ OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it i
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
+STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
@@ -683,6 +685,7 @@ _TRUTH = """
 _DERIVED = """
     create table ids(n integer primary key, uuid blob unique);
     create table attributes(a integer primary key, name text unique, puts integer, kinds integer);
+    insert into attributes values (0, null, 0, 0), (1, 'xt/id', 0, 0);
     create table rects(e, tx_to, vt_from, n, tx_from, vt_to, tx, primary key (e, tx_to, vt_from)) without rowid;
     create table unseen(e, n, primary key (e, n)) without rowid;
     create table facts(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid;
@@ -690,6 +693,7 @@ _DERIVED = """
 """
 
 _DERIVED_NAMES = "facts", "unseen", "rects", "attributes", "ids"
+_COUNTED = 0                          # the row of `attributes` that says up to which document the others have counted
 _ID = 1                               # the number of the attribute "xt/id"
 
 
@@ -746,6 +750,7 @@ class _Index:
         connection.execute(f"pragma synchronous = {'off' if self._folder else 'full'}")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma cache_size = -32000")
+        connection.execute("pragma wal_autocheckpoint = 4000")
         connection.execute("pragma temp_store = memory")
         return connection
 
@@ -774,6 +779,7 @@ class _Index:
         self.committing = tx_id
         self.documents = _DocumentCache()
         self._load_derived()
+        self._catch_up_statistics()
 
     def _create(self):
         about = pack({"store": uuid.uuid4(), "format": FORMAT})
@@ -781,7 +787,6 @@ class _Index:
         execute("begin immediate")
         for statement in (_TRUTH + _DERIVED).split(";"):
             execute(statement)
-        execute("insert into attributes values (?, 'xt/id', 0, 0)", (_ID,))
         execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
         execute("commit")
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
@@ -789,13 +794,39 @@ class _Index:
         os.close(folder)
 
     def _load_derived(self):
-        rows = self.writer.execute("select a, name, puts, kinds from attributes").fetchall()
+        rows = self.writer.execute("select a, name, puts, kinds from attributes where a > 0").fetchall()
         self.attributes = {name: a for a, name, _, _ in rows}
         self.puts = {a: puts for a, _, puts, _ in rows}
         self.kinds = {a: kinds for a, _, _, kinds in rows}
         self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
+        self.generation = object()       # another one when plans made before are stale
+        self._doubled = 1
+        self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
         self.estimates: dict = {}
+        self.counted, = self.writer.execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
+
+    def _catch_up_statistics(self):
+        """Counts the documents put since the statistics were last written, which is not with every commit."""
+        for data, in self.writer.execute("select doc from documents where n > ?", (self.counted,)):
+            for name, cell in _facts(unpack(data)):
+                self.count(self.attributes[name], 1 if type(cell) is uuid.UUID else _kind_bit(cell), 1)
+
+    def count(self, a, kinds, puts):
+        """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
+        self.puts[a] = self.puts.get(a, 0) + puts
+        known = self.kinds.get(a, 0)
+        if kinds | known != known:
+            self.kinds[a] = kinds | known
+            self.generation = object()
+        if a == _ID and self.puts[a] >= self._doubled:
+            self.generation, self._doubled = object(), 2 * self.puts[a]
+
+    def write_statistics(self, n):
+        self.counted = n
+        self.writer.connection.executemany("update attributes set puts = ?, kinds = ? where a = ?",
+                                           [(puts, self.kinds.get(a, 0), a) for a, puts in self.puts.items()])
+        self.writer.execute("update attributes set puts = ? where a = ?", (n, _COUNTED))
 
     def check_open(self):
         if self.closed:
@@ -804,6 +835,11 @@ class _Index:
     def close(self):
         if self.closed:
             return
+        if not self.failed and self.counted != self.latest.n:
+            with contextlib.suppress(sqlite3.Error):      # they are only statistics; the next opening counts
+                self.writer.execute("begin immediate")
+                self.write_statistics(self.latest.n)
+                self.writer.execute("commit")
         self.closed = f"The store {self.path} is closed."
         while self._readers:
             self._readers.pop().connection.close()
@@ -848,12 +884,14 @@ class _Index:
 
     def number(self, id: uuid.UUID, reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
-        n = self.numbers.get(id)
-        if n is None:
+        n = self.numbers.get(id.int)
+        if n is None and (reader is not self.writer or id.int not in self.unknown):
             row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
             if row:
                 n = row[0]
-                self.numbers.put(id, n)
+                self.numbers.put(id.int, n)
+            elif reader is self.writer:
+                self.unknown.add(id.int)
         return n
 
     def uuid_of(self, n: int, reader) -> uuid.UUID:
@@ -1021,7 +1059,6 @@ class _Index:
                 execute(f"drop table {name}")
             for statement in _DERIVED.split(";"):
                 execute(statement)
-            execute("insert into attributes values (?, 'xt/id', 0, 0)", (_ID,))
             self._load_derived()
             self._replay(progress)
             execute("commit")
@@ -1032,6 +1069,7 @@ class _Index:
             self._load_derived()
 
     def _replay(self, progress):
+        self.unknown = set()
         batch, n = _Batch(self), 0
         cursor = self.writer.connection.cursor()
         for tx_id, tx_time, ops, results in cursor.execute(
@@ -1042,7 +1080,8 @@ class _Index:
             n = transaction.n
             if progress:
                 progress(tx_id, self.latest.tx_id)
-        batch.finish()
+        batch.count()
+        self.write_statistics(self.latest.n)
 
     def writer_db(self, point, node) -> "Db":
         """The state right after `point`, read on the writing connection."""
@@ -1449,7 +1488,7 @@ class _Batch:
         self.latest, self._hash, self._state = index.latest, index.hash, index.state
         self._numbers: dict = {}
         self._attributes: dict = {}
-        self._puts: collections.Counter = collections.Counter()
+        self._puts: dict = {}
         self._kinds: dict = {}
         self._next_id = index.next_id
         self.evicted: list = []
@@ -1464,8 +1503,8 @@ class _Batch:
         self._execute("insert into log values (?, ?, ?, ?, ?, ?, ?, ?)",
                       (self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
         if committed:
-            self._many("insert into documents values (?, ?, ?)",
-                       [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()])
+            for n, op in transaction.contents.items():
+                self._execute("insert into documents values (?, ?, ?)", (n, op.data, _checksum(op.hash)))
 
     def cell_of(self, value):
         """The cell of an id that is being written."""
@@ -1473,11 +1512,11 @@ class _Batch:
 
     def number(self, value: uuid.UUID) -> int:
         """The number of a UUID; one not known yet gets the next."""
-        n = self._numbers.get(value) or self._index.number(value, self._index.writer)
+        n = self._numbers.get(value.int) or self._index.number(value, self._index.writer)
         if n is None:
             n = self._next_id
             self._next_id += 1
-            self._numbers[value] = n
+            self._numbers[value.int] = n
             self._execute("insert into ids values (?, ?)", (n, value.bytes))
         return n
 
@@ -1507,9 +1546,9 @@ class _Batch:
         if closed := before - after:
             self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?",
                        [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
-        if drawn := after - before:
-            self._many("insert into rects values (?, ?, ?, ?, ?, ?, ?)",
-                       [(e, OPEN, r.vt_from, r.n, r.tx_from, r.vt_to, r.tx) for r in drawn])
+        drawn = after - before
+        for r in drawn:
+            self._execute("insert into rects values (?, ?, ?, ?, ?, ?, ?)", (e, OPEN, r.vt_from, r.n, r.tx_from, r.vt_to, r.tx))
         live = {rect.n for rect in after if rect.n > 0 and rect.vt_to > now}
         if entity.before:
             self._move(e, live, {rect.n for rect in closed}, tx_id)
@@ -1541,7 +1580,7 @@ class _Batch:
             if type(cell) is uuid.UUID:
                 cell = self.number(cell)
             a = self.attribute(name)
-            self._puts[a] += 1
+            self._puts[a] = self._puts.get(a, 0) + 1
             self._kinds[a] = self._kinds.get(a, 0) | _kind_bit(cell)
             rows.append((p, a, cell, k, e, n, d))
         return rows
@@ -1555,20 +1594,22 @@ class _Batch:
         self.evicted.extend(numbers)
 
     def finish(self):
-        """Writes the statistics; the last statements before COMMIT."""
-        self._many("update attributes set puts = puts + ?, kinds = kinds | ? where a = ?",
-                   [(count, self._kinds[a], a) for a, count in self._puts.items()])
+        """The last statements before COMMIT: statistics, from time to time, as they were before this group."""
+        if self._index.latest.n - self._index.counted > STATISTICS_EVERY:
+            self._index.write_statistics(self._index.latest.n)
+
+    def count(self):
+        for a, puts in self._puts.items():
+            self._index.count(a, self._kinds[a], puts)
 
     def publish(self):
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
         index = self._index
         index.attributes.update(self._attributes)
-        for a, count in self._puts.items():
-            index.puts[a] = index.puts.get(a, 0) + count
-            index.kinds[a] = index.kinds.get(a, 0) | self._kinds[a]
-        for id, n in self._numbers.items():
-            index.numbers.put(id, n)
-            index.uuids.put(n, id)
+        self.count()
+        for number, n in self._numbers.items():
+            index.numbers.put(number, n)
+        index.unknown.clear()
         for n in self.evicted:
             index.documents.drop(n)
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
@@ -1900,7 +1941,7 @@ class Db:
 
     def pull_many(self, pattern, ids: Iterable) -> list[dict | None]:
         """`pull` for each of the ids, in their order."""
-        parsed, ids = _parse_pull(pattern), list(ids)
+        parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
         for id in ids:
             check_id(id)
         return self._answer(lambda reader, mode: _Puller(self, reader, mode).pull_ids(parsed, ids))
@@ -1914,7 +1955,7 @@ class Db:
         Source: XTDB 1.x, q.
         """
         parsed = _parsed(query, args, self._node)
-        return _finished(self._answer(lambda reader, mode: _Run(self, reader, mode, parsed, args).rows()), parsed)
+        return self._answer(lambda reader, mode: _Run(self, reader, mode, parsed, args).answer())
 
     def lazy_q(self, query: dict, *args) -> "contextlib.AbstractContextManager[Iterator]":
         """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
@@ -2146,7 +2187,6 @@ class _Find(NamedTuple):
 
 class _Parsed(NamedTuple):
     """A query, checked. `order` holds (index in find, or a variable for creation, is_descending)."""
-    key: Any
     find: tuple
     is_bare: bool
     names: tuple | None
@@ -2156,9 +2196,10 @@ class _Parsed(NamedTuple):
     order: tuple
     limit: int | None
     offset: int
-    timeout_s: float | None
+    timeout_s: float
     is_bag: bool
     source: dict
+    plans: dict                       # what was compiled of it, by the mode of asking
 
 
 _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms", "timeout"))
@@ -2176,14 +2217,14 @@ def _fresh(stem="_") -> str:
 
 def _parsed(query, args, node, check_arity=True) -> _Parsed:
     """The parsed query, from memory if it was asked before. Raises: QueryError."""
-    parsed = node._plans.parsed(query)
+    parsed = node._plans.parsed(query, _parse)
     if check_arity and len(args) != len(parsed.ins):
         wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
         raise QueryError(f"The query takes {len(parsed.ins)} arguments ({wanted}), got {len(args)}.")
     return parsed
 
 
-def _parse(query, key=None) -> _Parsed:
+def _parse(query) -> _Parsed:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
@@ -2198,8 +2239,8 @@ def _parse(query, key=None) -> _Parsed:
     limit, offset = _whole(query, "limit"), _whole(query, "offset")
     timeout = _whole(query, "timeout")
     is_bag = bool(order) or limit is not None or offset is not None or any(f.kind == "aggregate" or _aggregates(f) for f in find)
-    parsed = _Parsed(key, find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_bag, query)
+    parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_bag, query, {})
     _check_variables(parsed)
     return parsed
 
@@ -2639,40 +2680,30 @@ def _rule_calls(clauses) -> Iterator[_RuleCall]:
 
 
 class _PlanCache:
-    """Parsed queries and compiled plans, the most recent ones. Queries are data, so equal ones share a plan."""
+    """Parsed queries with their plans, and parsed pull patterns, the most recent ones. They are data, so equal ones share."""
 
     def __init__(self):
-        self._parsed: collections.OrderedDict = collections.OrderedDict()
-        self._plans: collections.OrderedDict = collections.OrderedDict()
+        self._kept: collections.OrderedDict = collections.OrderedDict()
         self._mutex = threading.Lock()
 
     def __len__(self):
-        return len(self._parsed)
+        return len(self._kept)
 
     def clear(self):
         with self._mutex:
-            self._parsed.clear(), self._plans.clear()
+            self._kept.clear()
 
-    def parsed(self, query) -> _Parsed:
-        key = _query_key(query)
-        return self._get(self._parsed, key, lambda: _parse(query, key))
-
-    def plan(self, key, make):
-        return self._get(self._plans, key, make)
-
-    def _get(self, kept, key, make):
-        try:
-            found = kept[key]
-            kept.move_to_end(key)
-            return found
-        except KeyError:
-            pass
-        made = make()
-        with self._mutex:
-            kept[key] = made
-            while len(kept) > PLANS_CACHED:
-                kept.popitem(last=False)
-        return made
+    def parsed(self, data, parse):
+        """What `parse` makes of a query or pattern, made once."""
+        key = _query_key(data)
+        found = self._kept.get(key)
+        if found is None:
+            found = parse(copy.deepcopy(data) if type(key) is bytes else data)
+            with self._mutex:
+                self._kept[key] = found
+                while len(self._kept) > PLANS_CACHED:
+                    self._kept.popitem(last=False)
+        return found
 
 
 def _query_key(query):
@@ -2753,6 +2784,11 @@ class _In(NamedTuple):
 class _Statement(NamedTuple):
     sql: str
     specs: list
+    highest: int                      # of its parameters; SQLite takes as many, and no more
+
+
+def _statement(sql, specs) -> _Statement:
+    return _Statement(sql, specs, max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
 
 
 class _Plan(NamedTuple):
@@ -2767,6 +2803,8 @@ class _Plan(NamedTuple):
     late: tuple                       # triples whose value is read from the documents
     calls: list
     attributes: tuple                 # where the hashed values may come from
+    places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
+    is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
     is_limited: bool                  # and limited them
     notes: list                       # the clauses in their order
@@ -2813,7 +2851,7 @@ class _Compiler:
 
     def statement(self, sql) -> _Statement:
         ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
-        return _Statement(ctes + sql, self.specs)
+        return _statement(ctes + sql, self.specs)
 
     def expr(self, term, block) -> str:
         if type(term) is _Const:
@@ -2893,8 +2931,16 @@ class _Compiler:
         distinct = not self.is_bag and len(block.froms) > 1
         arms = self._arms(block, exprs, order, limit) if is_ordered else ()
         main = self.statement(block.sql(exprs, distinct) + order + limit)
+        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in self.parsed.find)
+        places = None if late or is_grouped else self._places(columns, numbers, is_ordered, limit)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
-                     self.attributes, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, is_grouped, is_ordered, bool(limit), self.notes)
+
+    def _places(self, columns, numbers, is_ordered, limit):
+        parsed = self.parsed
+        if (parsed.order and not is_ordered) or (parsed.limit is not None and not limit) or any(f.kind == "expression" for f in parsed.find):
+            return None
+        return tuple(numbers[f.term] if f.kind == "pull" and f.term in numbers else columns[f.term] for f in parsed.find)
 
     def _order(self, block, late):
         """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
@@ -3299,7 +3345,7 @@ class _Compiler:
         return f"temp.{table}"
 
     def _copy_statement(self, sql) -> _Statement:
-        return _Statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, list(self.specs))
+        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, list(self.specs))
 
     def _adorn(self, name, bound):
         """The tables of a rule called with these arguments bound: what holds, and what is asked."""
@@ -3582,55 +3628,85 @@ class _Run:
         self.values: dict = {}                # hashed cells that came in, or were computed
         self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
         self.error = None
-        self.outer, self.deadline = reader.run, None
-        self.rounds = 0
-        sets = frozenset(spec for spec, value in self._scalar_args() if type(value) in (set, frozenset))
-        key = (parsed.key, mode, db._over is not None, sets, self._sizes())
-        self.plan = db._node._plans.plan(key, lambda: _Compiler(parsed, mode, self.index, db._over is not None, sets).plan())
-        self.mode = mode
-        self.functions = [self._closure(call, vars) for call, vars, _ in self.plan.calls]
+        self.outer, self.mode, self.rounds = reader.run, mode, 0
+        self.deadline = time.monotonic() + parsed.timeout_s
+        self.plan = plan = self._plan(parsed, mode)
+        self.functions = [self._closure(call, vars) for call, vars, _ in plan.calls] if plan.calls else ()
 
-    def _scalar_args(self):
-        for index, binding in enumerate(self.parsed.ins):
-            if binding.shape == "scalar":
-                yield ("in", index), self.args[index] if index < len(self.args) else None
-
-    def _sizes(self):
-        """What the planner's statistics looked like: a plan for an empty store is not one for a full one."""
-        return sum(self.index.puts.values()).bit_length(), tuple(self.index.kinds.get(self.index.attributes.get(a), 0) for a in self._ordered_by())
-
-    def _ordered_by(self):
-        return [a for target, _ in self.parsed.order if type(target) is int and self.parsed.find[target].kind == "var"
-                for a in _attributes_of(self.parsed.find[target].term, self.parsed.where)]
+    def _plan(self, parsed, mode) -> _Plan:
+        """The compiled query, from memory unless the statistics have changed since: a plan for an empty store is not one for a full one."""
+        is_over, args = self.db._over is not None, self.args
+        sets = frozenset(("in", i) for i, arg in enumerate(args) if type(arg) in (set, frozenset))
+        key = mode, is_over, sets
+        found = parsed.plans.get(key)
+        if found is None or found[0] is not self.index.generation:
+            plan = _Compiler(parsed, mode, self.index, is_over, sets).plan()
+            found = parsed.plans[key] = self.index.generation, plan
+        return found[1]
 
     # Rows
 
-    def rows(self) -> list:
-        """The finished rows, but for the shape that find asks for."""
-        with self._running():
-            found = self._found()
-            if any(find.kind == "aggregate" or _aggregates(find) for find in self.parsed.find):
-                rows = self._aggregated(found)
-            else:
-                rows = self._plain(found)
-            return self._pulled(self._paged(rows))
-
-    @contextlib.contextmanager
-    def _running(self):
-        """The run is the reader's, with its temporary tables, until the rows are there."""
-        self.deadline = time.monotonic() + self.parsed.timeout_s
-        self.reader.run = self
+    def answer(self) -> list:
+        """The answer in the shape that find asks for."""
+        plan, reader = self.plan, self.reader
+        reader.run = self
         try:
             if self.db._over is not None:
                 self._fill_over()
-            yield
+            found = self._found()
+            if plan.places is not None:
+                return self._direct(found, plan)
+            rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
+            return _finished(self._pulled(self._paged(rows)), self.parsed)
         except sqlite3.Error:
             if self.error is not None:
                 raise self.error from None
             raise
         finally:
-            self._clean()
-            self.reader.run = self.outer
+            self.clean()
+
+    def start(self):
+        """For rows that are read one by one: the caller ends with `clean`."""
+        self.reader.run = self
+        if self.db._over is not None:
+            self._fill_over()
+        return self._found()
+
+    def _direct(self, rows, plan) -> list:
+        """Where find has only variables and pulls that SQL brings, and SQL has ordered and cut them: column by column."""
+        parsed = self.parsed
+        rows = rows if type(rows) is list else rows.fetchall()
+        if not parsed.is_bag:
+            rows = list(dict.fromkeys(rows)) if len(rows) > 1 else rows
+        elif parsed.offset:
+            rows = rows[parsed.offset:]
+        columns = [self._column(find, place, rows) for find, place in zip(parsed.find, plan.places)]
+        if parsed.is_bare and not parsed.names:
+            return columns[0]
+        return _finished(list(zip(*columns)), parsed)
+
+    def _column(self, find, place, rows) -> list:
+        cells = [row[place] for row in rows]
+        if find.kind == "var":
+            return self._values(cells)
+        puller = _Puller(self.db, self.reader, self.mode)
+        if find.term in self.plan.numbers:
+            return puller.pull_numbers(find.pattern, cells)
+        return puller.pull_ids(find.pattern, self._values(cells))
+
+    def _values(self, cells) -> list:
+        if len(cells) > 2:
+            numbers = {cell for cell in cells if type(cell) is int}
+            if numbers:
+                self.index.learn_uuids(numbers, self.reader)
+        value = self.value
+        return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
+
+    def clean(self):
+        """Gives the reader back as it was, without the run's temporary tables."""
+        if self.plan.tables or self.db._over is not None:
+            self._drop_tables()
+        self.reader.run = self.outer
 
     def _fill_over(self):
         """The touched entities of a speculative snapshot, as they would be, in temporary tables."""
@@ -3655,9 +3731,7 @@ class _Run:
                 cell = self.cell(cell)
             self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (number.get(name, name), cell, e, n))
 
-    def _clean(self):
-        if not self.plan.tables and self.db._over is None:
-            return
+    def _drop_tables(self):
         self.reader.run = None
         for table, _, _ in self.plan.tables:
             self.reader.execute(f"drop table if exists temp.{table}")
@@ -3679,8 +3753,8 @@ class _Run:
         return self.reader.execute(statement.sql, self._bound(statement))
 
     def _bound(self, statement) -> tuple:
-        parameters = (*self.db._bindings(self.mode), *(self._parameter(spec) for spec in statement.specs))
-        return parameters[:_highest(statement.sql)]
+        parameters = [*self.db._bindings(self.mode), *[self._parameter(spec) for spec in statement.specs]]
+        return parameters[:statement.highest]
 
     def _derive(self):
         """Fills the rules' tables: round by round, until a round brings nothing new."""
@@ -3763,15 +3837,9 @@ class _Run:
         elif self.plan.is_ordered or not self.parsed.order:
             found = self._cut(found)
         rows = found if isinstance(found, list) else found.fetchall()
-        self.index.learn_uuids({cell for row in rows for cell in row if type(cell) is int} - self._document_numbers(rows), self.reader)
-        if len(makers) == 1 and not self.plan.late and self.parsed.find[0].kind == "var":
-            place = self.plan.columns[self.parsed.find[0].term]
-            return [(self.value(row[place]),) for row in rows]
+        places = self.plan.columns.values()
+        self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int}, self.reader)
         return self._made(rows, makers)
-
-    def _document_numbers(self, rows) -> set:
-        places = self.plan.numbers.values()
-        return {row[place] for row in rows for place in places} if places else set()
 
     def _is_streamed(self) -> bool:
         return bool(self.plan.late) and self.parsed.limit is not None
@@ -4106,12 +4174,6 @@ _PARAMETER: dict[str, Callable] = {
 }
 
 
-@functools.lru_cache(4 * PLANS_CACHED)
-def _highest(sql) -> int:
-    """The highest parameter of a statement: SQLite takes as many, and no more."""
-    return max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
-
-
 class _ToPull(NamedTuple):
     """A pull that waits for its page: the document's number, or the entity's id."""
     n: int | None
@@ -4160,7 +4222,9 @@ def _key_of(value):
 def _unique(rows) -> list:
     found: dict = {}
     for row in rows:
-        found.setdefault(tuple(map(_key_of, row)), row)
+        kinds = tuple(map(type, row))
+        key = (kinds, row) if _IMMUTABLE.issuperset(kinds) else tuple(map(_key_of, row))
+        found.setdefault(key, row)
     return list(found.values())
 
 
@@ -4208,13 +4272,14 @@ def _lazy(db, parsed, args):
             reader.execute("select 1 from log where tx_id = 0").fetchone()
         mode = _NOW if db._reader else _AS_OF if db._vt >= db._point.time else _BEFORE
         run = _Run(db, reader, mode, parsed, args)
-        with run._running():
+        try:
             makers = [run._maker(find) for find in parsed.find]
-            rows = (run._pulled([row])[0] for row in run._made(run._found(), makers))
-            yield iter(_shaped(rows, parsed))
+            rows = (run._pulled([row])[0] for row in run._made(run.start(), makers))
+            yield _shaped(rows, parsed)
+        finally:
+            run.clean()
     finally:
         if in_transaction:
-            reader.run = None
             reader.execute("rollback")
             index.give_back(reader)
 
@@ -4231,7 +4296,7 @@ def _explained(db, reader, mode, parsed, args) -> str:
     for statement in statements:
         lines += ["SQL:", f"  {statement.sql}"]
         if not run.plan.tables:
-            plan = reader.execute("explain query plan " + statement.sql, (None,) * _highest(statement.sql))
+            plan = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest)
             lines += ["SQLite's plan:", *(f"  {row[3]}" for row in plan)]
     return "\n".join(lines)
 
@@ -4514,6 +4579,12 @@ class _Puller:
 
     def pull_ids(self, pattern, ids) -> list:
         return self._pull_all(pattern, self._documents(ids), None)
+
+    def pull_numbers(self, pattern, numbers) -> list:
+        content, reader = self.db._content, self.reader
+        if len(numbers) > 1:
+            self.db._learn(numbers, reader)
+        return self._pull_all(pattern, [content(n, reader) for n in numbers], None)
 
     def pull_found(self, pattern, found) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
