@@ -1,0 +1,113 @@
+// What the page does by itself: scrolling, times, the composer, the state of the connection. The server does the rest.
+"use strict";
+
+const NEAR_PX = 100;              // of the end: still reading the newest
+const OFFLINE_SAY_MS = 5000;      // shorter cuts mend themselves unnoticed
+const $ = id => document.getElementById(id);
+
+// Times are sent in UTC and told in the reader's own.
+const clock = new Intl.DateTimeFormat(undefined, {hour: "2-digit", minute: "2-digit"});
+const calendar = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
+
+function tellTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]:not([data-told])")) {
+    const at = new Date(time.dateTime);
+    time.textContent = (at.toDateString() === new Date().toDateString() ? clock : calendar).format(at);
+    time.title = at.toLocaleString();
+    time.dataset.told = "";
+  }
+}
+
+// The list follows new messages only for someone who is at its end.
+function followMessages(list) {
+  let atEnd = true, unread = 0, height = list.scrollHeight;
+  const pill = $("pill");
+  const toEnd = () => { list.scrollTop = list.scrollHeight; unread = 0; pill.hidden = true; };
+  const isNear = () => list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
+  list.addEventListener("scroll", () => { atEnd = isNear(); if (atEnd) { unread = 0; pill.hidden = true; } }, {passive: true});
+  pill.addEventListener("click", toEnd);
+  new MutationObserver(changes => {
+    tellTimes(list);
+    const added = changes.flatMap(change => [...change.addedNodes]).filter(node => node.classList?.contains("message"));
+    const last = list.lastElementChild;
+    const isNew = added.includes(last);
+    if (isNew && atEnd) toEnd();
+    else if (isNew) {
+      unread += added.length;
+      pill.textContent = unread === 1 ? "1 new message ↓" : `${unread} new messages ↓`;
+      pill.hidden = false;
+    } else if (added.length) list.scrollTop += list.scrollHeight - height;      // older ones came above: what is read stays put
+    height = list.scrollHeight;
+    if (isNew) $("heard").textContent = added.length === 1 ? last.textContent : `${added.length} new messages`;
+  }).observe(list, {childList: true, subtree: true});
+  new ResizeObserver(() => { if (atEnd) toEnd(); }).observe(list);
+  toEnd();
+  return toEnd;
+}
+
+// What is typed is never lost: the box is emptied when a message goes, and filled again if it did not arrive.
+function keepText(form) {
+  const box = $("text"), id = form.elements.id, failure = $("failure");
+  const sent = new Map();
+  const fit = () => { box.style.removeProperty("height"); box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight / 3)}px`; };
+  const isTouch = matchMedia("(pointer: coarse)").matches;
+  box.addEventListener("input", fit);
+  box.addEventListener("keydown", event => {
+    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
+    if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch)) { event.preventDefault(); form.requestSubmit(); }
+  });
+  form.addEventListener("htmx:config:request", event => {
+    const body = event.detail.ctx.request.body;
+    const post = {id: id.value, text: box.value};
+    sent.set(event.detail.ctx, post);
+    if (body?.set) { body.set("id", post.id); body.set("text", post.text); }
+    box.value = ""; failure.hidden = true; fit();
+    id.value = crypto.randomUUID ? crypto.randomUUID() : newId();
+  });
+  const restore = (ctx, why) => {
+    const post = sent.get(ctx);
+    if (!post) return;
+    sent.delete(ctx);
+    if (!box.value) id.value = post.id;              // sent again unchanged, it is still the same message
+    box.value = box.value ? `${post.text}\n${box.value}` : post.text;
+    failure.textContent = why; failure.hidden = false; fit();
+  };
+  form.addEventListener("htmx:after:request", async event => {
+    const ctx = event.detail.ctx, status = ctx.response?.status ?? ctx.response?.raw?.status;
+    if (status === 204) { sent.delete(ctx); return; }
+    const text = typeof ctx.text === "string" && status >= 400 && ctx.text.length < 400 && !ctx.text.includes("<") ? ctx.text : "";
+    restore(ctx, text || "That was not sent. Your text is still here: try again.");
+  });
+  form.addEventListener("htmx:error", event => restore(event.detail.ctx, "The server cannot be reached. Your text is still here: try again in a moment."));
+  if (!isTouch) box.focus();
+}
+
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = bytes[6] & 15 | 64; bytes[8] = bytes[8] & 63 | 128;
+  return [...bytes].map((byte, n) => ([4, 6, 8, 10].includes(n) ? "-" : "") + byte.toString(16).padStart(2, "0")).join("");
+}
+
+function sayConnection(list) {
+  let timer;
+  const say = text => { const state = $("connection"); if ("final" in state.dataset) return; state.textContent = text; state.hidden = !text; };
+  list.addEventListener("htmx:ws:after:connection", () => { clearTimeout(timer); timer = null; list.dataset.live = ""; say(""); });
+  list.addEventListener("htmx:ws:close", () => {
+    delete list.dataset.live;
+    timer ??= setTimeout(() => say("Connection lost. Trying again …"), OFFLINE_SAY_MS);
+  });
+}
+
+function openDrawer() {
+  const button = document.querySelector(".menu"), side = $("side");
+  if (!button) return;
+  const set = open => { document.body.classList.toggle("drawer", open); button.setAttribute("aria-expanded", open); };
+  button.addEventListener("click", () => { const open = !document.body.classList.contains("drawer"); set(open); if (open) side.querySelector("a").focus(); });
+  document.addEventListener("keydown", event => { if (event.key === "Escape" && document.body.classList.contains("drawer")) { set(false); button.focus(); } });
+  document.addEventListener("click", event => { if (!side.contains(event.target) && !button.contains(event.target)) set(false); });
+}
+
+tellTimes(document);
+openDrawer();
+if ($("messages")) { followMessages($("messages")); sayConnection($("messages")); }
+if ($("compose")) keepText($("compose"));
