@@ -976,7 +976,7 @@ class _Index:
         kind, id = record[0], record[1]
         if kind == _EVICT:
             return evict(id)
-        times = [None if micros is None else _moment(micros) for micros in record[2:4]]
+        times = [None if micros is None else _moment(micros) for micros in record[2:3 if kind == _MATCH else 4]]
         if kind == _PUT:
             document = self.document(next(numbers), reader)
             return put({"xt/id": id, "xt/evicted?": True} if document is None else _copied(document), *times)
