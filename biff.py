@@ -570,7 +570,7 @@ def render(ctx, template, status=200, **values) -> web.Response:
 
 
 def fragment(system, template, **values) -> str:
-    return system["biff/jinja"].get_template(template).render({"message": None} | values)
+    return system["biff/jinja"].get_template(template).render(values)
 
 
 def redirect(ctx, path) -> web.Response:

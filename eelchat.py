@@ -266,7 +266,7 @@ async def new_message(ctx):
     if not text or len(text) > MESSAGE_CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {MESSAGE_CHARS_MAX:,} characters; this one has {len(text):,}.")
     try:
-        id = uuid.UUID(ctx["params"].get("id", ""))
+        id = uuid.UUID(ctx["params"].get("post", ""))
     except ValueError:
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
     message = {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,

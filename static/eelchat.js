@@ -47,7 +47,7 @@ function followMessages(list) {
 
 // What is typed is never lost: the box is emptied when a message goes, and filled again if it did not arrive.
 function keepText(form) {
-  const box = $("text"), id = form.elements.id, failure = $("failure");
+  const box = $("text"), id = form.elements.post, failure = $("failure");
   const sent = new Map();
   const fit = () => { box.style.removeProperty("height"); box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight / 3)}px`; };
   const isTouch = matchMedia("(pointer: coarse)").matches;
@@ -60,7 +60,7 @@ function keepText(form) {
     const body = event.detail.ctx.request.body;
     const post = {id: id.value, text: box.value};
     sent.set(event.detail.ctx, post);
-    if (body?.set) { body.set("id", post.id); body.set("text", post.text); }
+    if (body?.set) { body.set("post", post.id); body.set("text", post.text); }
     box.value = ""; failure.hidden = true; fit();
     id.value = crypto.randomUUID ? crypto.randomUUID() : newId();
   });

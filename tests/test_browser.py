@@ -1,0 +1,199 @@
+"""The main job, in a real Chromium: two people, two windows, one conversation; and what happens when the server dies."""
+import contextlib
+import datetime as dt
+import os
+import pathlib
+import re
+import uuid
+
+import pytest
+
+import store
+from store import put
+
+SHOTS = os.environ.get("SHOTS")       # a folder: the tests leave screenshots there, for eyes
+
+
+async def sign_up(page, server, email):
+    """Signs in by the link that the server prints."""
+    said = len(server.log)
+    await page.goto(server.url)
+    await page.fill("#email", email)
+    await page.click("text=Get a sign-in link")
+    await page.wait_for_url("**/link-sent?**")
+    link = (await server.said(r"http\S+/auth/verify-link/\S+", said)).group()
+    await page.goto(link)
+    await page.click(f"text=Sign in as {email}")
+    await page.wait_for_url("**/app")
+
+
+async def shot(page, name):
+    if SHOTS:
+        await page.screenshot(path=pathlib.Path(SHOTS) / f"{name}.png")
+
+
+async def write(page, text):
+    await page.fill("#text", text)
+    await page.press("#text", "Enter")
+
+
+async def texts(page):
+    return await page.eval_on_selector_all("#messages .message p", "all => all.map(one => one.textContent)")
+
+
+async def until_texts(page, wanted):
+    """Waits until the window shows exactly these messages, in this order."""
+    await page.wait_for_function(
+        "wanted => JSON.stringify([...document.querySelectorAll('#messages .message p')].map(p => p.textContent)) === JSON.stringify(wanted)", arg=wanted)
+
+
+async def until_live(page):
+    await page.wait_for_selector("#messages[data-live]")
+
+
+async def two_in_a_channel(server, ann, bob):
+    """Ann makes a community and a channel, Bob joins; both windows are in it."""
+    await sign_up(ann, server, "ann@example.com")
+    await ann.click("text=New community")
+    await ann.wait_for_url("**/community/*")
+    community = ann.url
+    await ann.click("text=New channel")
+    await ann.wait_for_url("**/channel/*")
+    await sign_up(bob, server, "bob@example.com")
+    await bob.goto(community)
+    await bob.click("text=Join this community")
+    await bob.click("nav >> text=Channel #")
+    await bob.wait_for_url("**/channel/*")
+    await until_live(ann), await until_live(bob)
+    return ann.url
+
+
+RECONNECTING = [r"WebSocket connection to .* failed", r"ERR_CONNECTION_REFUSED"]
+
+
+async def test_what_one_writes_appears_in_the_others_window_once_and_in_order(server, window):
+    """Without this there is no chat."""
+    ann, bob = await window(), await window()
+    await two_in_a_channel(server, ann, bob)
+    await write(ann, "Hello Bob!")
+    await until_texts(bob, ["Hello Bob!"])
+    await write(bob, "Hello Ann,\nhow <b>are</b> you?")
+    said = ["Hello Bob!", "Hello Ann,\nhow <b>are</b> you?"]
+    for n in range(5):
+        await write(ann, f"quick {n}")
+        said.append(f"quick {n}")
+    for page in ann, bob:
+        await until_texts(page, said)
+        await page.reload()
+        await until_texts(page, said)
+    assert await ann.input_value("#text") == ""
+
+
+async def test_windows_catch_up_without_a_reload_after_the_server_was_killed(server, window):
+    """A deploy, a crash or a power cut must not lose what was said meanwhile, nor say it twice."""
+    ann, bob = await window(allow=RECONNECTING), await window(allow=RECONNECTING)
+    url = await two_in_a_channel(server, ann, bob)
+    await write(ann, "before")
+    await until_texts(bob, ["before"])
+    server.kill()
+    channel = uuid.UUID(url.rpartition("/")[2])
+    with contextlib.closing(store.open(server.data / "eelchat.db")) as node:
+        mem = node.db().q({"find": "?mem", "where": [["?mem", "mem/roles", "admin"]]})[0]
+        message = {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": "while it was down", "msg/channel": channel,
+                   "msg/created-at": dt.datetime.now(dt.timezone.utc)}
+        assert node.submit_tx([put(message)]).committed
+    server.start()
+    for page in ann, bob:
+        await page.wait_for_function("document.querySelectorAll('#messages .message').length === 2", timeout=20_000)
+        assert await texts(page) == ["before", "while it was down"]
+        await until_live(page)
+    await write(bob, "after")
+    for page in ann, bob:
+        await until_texts(page, ["before", "while it was down", "after"])
+
+
+async def test_ctrl_c_stops_at_once_with_browsers_connected_and_they_come_back(server, window, say):
+    """An operator who has to wait, or browsers that stay away, make every deploy an event."""
+    ann, bob = await window(allow=RECONNECTING), await window(allow=RECONNECTING)
+    await two_in_a_channel(server, ann, bob)
+    codes = []
+    ann.on("websocket", lambda socket: None)
+    took = server.stop()
+    say(f"stopped in {took:.2f} s with two browsers connected, asked 1 s")
+    assert took < 10
+    server.start()
+    await until_live(ann), await until_live(bob)
+    await write(ann, "back again")
+    await until_texts(bob, ["back again"])
+    assert codes == []
+
+
+async def test_what_was_typed_is_still_there_when_it_could_not_be_sent(server, window):
+    """Text that vanishes is the one thing that people do not forgive."""
+    ann, bob = await window(allow=RECONNECTING), await window(allow=RECONNECTING)
+    await two_in_a_channel(server, ann, bob)
+    server.kill()
+    await write(ann, "do not lose me")
+    await ann.wait_for_selector("#failure:visible")
+    assert await ann.input_value("#text") == "do not lose me"
+    server.start()
+    await until_live(ann)
+    await ann.press("#text", "Enter")
+    await until_texts(bob, ["do not lose me"])
+    await until_texts(ann, ["do not lose me"])
+
+
+async def test_enter_sends_but_not_while_an_input_method_composes_and_shift_enter_breaks_the_line(server, window):
+    """Whoever writes Japanese would send half words."""
+    ann, bob = await window(), await window()
+    await two_in_a_channel(server, ann, bob)
+    await ann.fill("#text", "にほ")
+    await ann.eval_on_selector("#text", "box => box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true, cancelable: true}))")
+    await ann.fill("#text", "one")
+    await ann.press("#text", "Shift+Enter")
+    await ann.type("#text", "two")
+    await ann.press("#text", "Enter")
+    await until_texts(bob, ["one\ntwo"])
+
+
+async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(server, window):
+    """Its members would otherwise write into nothing, and their browsers knock for ever."""
+    ann, bob = await window(), await window()
+    await two_in_a_channel(server, ann, bob)
+    ann.on("dialog", lambda dialog: dialog.accept())
+    await ann.click("nav button[aria-label^='Delete']")
+    await bob.wait_for_selector("text=This channel was deleted.")
+    await ann.wait_for_url(re.compile(r"/community/[\w-]+$"))
+
+
+async def test_the_pages_in_light_and_dark_wide_and_narrow(server, window):
+    """Nothing may stick out of a phone's width, and the composer must be seen."""
+    ann, bob = await window(viewport={"width": 1280, "height": 800}), await window(viewport={"width": 1280, "height": 800})
+    url = await two_in_a_channel(server, ann, bob)
+    for n, (page, text) in enumerate([(ann, "Has anyone seen the tide table for Saturday?"), (bob, "High water at 6:12, if the harbour office is right."),
+                                      (ann, "Then we meet at five.\nBring boots."), (bob, "https://example.org/a/" + "very-long-" * 12), (ann, "🐟 👍")]):
+        await write(page, text)
+        await page.wait_for_function("n => document.querySelectorAll('.message').length === n", arg=n + 1)
+    for scheme in "light", "dark":
+        for width, height in (1280, 800), (390, 844), (360, 640):
+            await ann.emulate_media(color_scheme=scheme)
+            await ann.set_viewport_size({"width": width, "height": height})
+            await ann.goto(url)
+            await until_live(ann)
+            assert await ann.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            box = await ann.locator("#compose").bounding_box()
+            assert 0 <= box["y"] and box["y"] + box["height"] <= height + 1
+            await shot(ann, f"channel-{scheme}-{width}")
+            if width == 390:
+                await ann.click(".menu")
+                await ann.wait_for_timeout(300) if SHOTS else None
+                await shot(ann, f"drawer-{scheme}-{width}")
+    anonymous = await window(viewport={"width": 1280, "height": 800})
+    for scheme in "light", "dark":
+        for width, height in (1280, 800), (390, 844):
+            await anonymous.emulate_media(color_scheme=scheme)
+            await anonymous.set_viewport_size({"width": width, "height": height})
+            for path, name in ("/", "landing"), ("/signin", "signin"):
+                await anonymous.goto(server.url + path)
+                assert await anonymous.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                await shot(anonymous, f"{name}-{scheme}-{width}")
