@@ -68,7 +68,7 @@ async def two_in_a_channel(server, ann, bob):
     return ann.url
 
 
-RECONNECTING = [r"WebSocket connection to .* failed", r"ERR_CONNECTION_REFUSED"]
+RECONNECTING = [r"WebSocket connection to .* failed", r"ERR_CONNECTION_REFUSED", r"htmx:error: Failed to fetch"]
 
 
 async def test_what_one_writes_appears_in_the_others_window_once_and_in_order(server, window):
@@ -104,7 +104,7 @@ async def test_windows_catch_up_without_a_reload_after_the_server_was_killed(ser
         assert node.submit_tx([put(message)]).committed
     server.start()
     for page in ann, bob:
-        await page.wait_for_function("document.querySelectorAll('#messages .message').length === 2", timeout=20_000)
+        await page.wait_for_function("() => document.querySelectorAll('#messages .message').length === 2", timeout=20_000)
         assert await texts(page) == ["before", "while it was down"]
         await until_live(page)
     await write(bob, "after")
@@ -116,8 +116,6 @@ async def test_ctrl_c_stops_at_once_with_browsers_connected_and_they_come_back(s
     """An operator who has to wait, or browsers that stay away, make every deploy an event."""
     ann, bob = await window(allow=RECONNECTING), await window(allow=RECONNECTING)
     await two_in_a_channel(server, ann, bob)
-    codes = []
-    ann.on("websocket", lambda socket: None)
     took = server.stop()
     say(f"stopped in {took:.2f} s with two browsers connected, asked 1 s")
     assert took < 10
@@ -125,7 +123,6 @@ async def test_ctrl_c_stops_at_once_with_browsers_connected_and_they_come_back(s
     await until_live(ann), await until_live(bob)
     await write(ann, "back again")
     await until_texts(bob, ["back again"])
-    assert codes == []
 
 
 async def test_what_was_typed_is_still_there_when_it_could_not_be_sent(server, window):
