@@ -58,6 +58,7 @@ RATES_MAX = 100_000                   # keys of rate limits held in memory
 COOKIE_BYTES = 32                     # of randomness in a cookie or token: nobody guesses 256 bits
 
 HERE = pathlib.Path(__file__).parent
+CTX = web.RequestKey("ctx", dict)
 SCRIPTS = {
     "htmx.js": "htmx.org/dist/htmx.min.js",
     "hx-ws.js": "htmx.org/dist/ext/hx-ws.min.js",
@@ -639,7 +640,7 @@ def signed_in(ctx):
 
 def _route(system, rule, handler):
     async def handle(request):
-        ctx = request["ctx"]
+        ctx = request[CTX]
         ctx["params"] |= request.match_info
         refusal = rule(ctx)
         if inspect.isawaitable(refusal):
@@ -653,7 +654,7 @@ def _middleware(system):
     @web.middleware
     async def passed(request, handler):
         begin, ctx = time.monotonic(), _request_ctx(system, request)
-        request["ctx"] = ctx
+        request[CTX] = ctx
         try:
             response = await _answered(ctx, request, handler)
         except web.HTTPException as problem:

@@ -20,6 +20,7 @@ only the listener, `on_new_message`, touches sockets: what is put into the store
 """
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 import random
@@ -271,7 +272,7 @@ async def new_message(ctx):
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
     message = {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
                "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}
-    if ctx["biff/db"].entity(id) is None:
+    with contextlib.suppress(biff.TransactionError):       # it is there already: the same post came twice
         await biff.submit_tx(ctx, [message], retry=False)
     stored = ctx["biff/node"].db().entity(id)
     if stored is None or stored.get("msg/mem") != message["msg/mem"] or stored.get("msg/channel") != message["msg/channel"]:
@@ -279,10 +280,6 @@ async def new_message(ctx):
     if ctx["request"].headers.get("HX-Request"):
         return web.Response(status=204)
     return biff.redirect(ctx, channel_path(ctx["channel"]))
-
-
-def message_view(ctx, message):
-    return biff.fragment(ctx, "message.html", message=message)
 
 
 # ── Realtime updates ─────────────────────────────────────────────────────────────────────────────────────────
@@ -408,17 +405,14 @@ def fragments(ctx, tx):
     before = ctx["biff/node"].db(tx.tx_id - 1)
     changes: dict = {}
     for op in tx.ops:
-        new = op[1] if op[0] == "put" and "msg/text" in op[1] else None
-        if new is None and op[0] not in ("delete", "evict") and not (op[0] == "put"):
+        if op[0] == "match":
             continue
-        old = before.entity(new["xt/id"] if new else op[1]["xt/id"] if op[0] == "put" else op[1])
-        old = old if old and "msg/text" in old else None
-        if new and not old:
-            changes.setdefault(new["msg/channel"], []).append(("new", new))
-        elif new:
-            changes.setdefault(new["msg/channel"], []).append(("edited", new))
-        elif old:
-            changes.setdefault(old["msg/channel"], []).append(("deleted", old))
+        document = op[1] if op[0] == "put" else None
+        old = before.entity(document["xt/id"] if document else op[1])
+        was, is_now = bool(old and "msg/text" in old), bool(document and "msg/text" in document)
+        if was or is_now:
+            kind = "new" if not was else "edited" if is_now else "deleted"
+            changes.setdefault((document if is_now else old)["msg/channel"], []).append((kind, document if is_now else old))
     return {channel_id: biff.fragment(ctx, "changes.html", changes=made, tx_id=tx.tx_id) for channel_id, made in changes.items()}
 
 

@@ -1,0 +1,93 @@
+"""People for tests without a browser: each has cookies of their own and sends what a browser would."""
+import re
+import uuid
+
+import aiohttp
+import pytest
+
+import biff
+import eelchat
+
+
+@pytest.fixture
+async def chat(tmp_path, monkeypatch):
+    """The whole system in the test's own loop, on a free port; `chat["mails"]` has the text of each mail."""
+    mails = []
+
+    async def keep(ctx, to, subject, text):
+        mails.append((to, text))
+        return True
+    monkeypatch.setattr(biff, "send_mail", keep)
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
+    system["mails"] = mails
+    yield system
+    await biff.stop_system(system)
+
+
+@pytest.fixture
+async def person(chat):
+    """`await person("ann@example.com")` is somebody signed in; without an address, a visitor."""
+    people = []
+
+    async def make(email=None):
+        one = Person(chat)
+        people.append(one)
+        if email:
+            await one.sign_in(email)
+        return one
+    yield make
+    for one in people:
+        await one.browser.close()
+
+
+class Person:
+    def __init__(self, chat):
+        self.chat, self.base = chat, chat["biff/base-url"]
+        self.browser = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+    async def get(self, path, **options):
+        async with self.browser.get(self.base + path, **options) as answer:
+            answer.body_text = await answer.text()
+            return answer
+
+    async def token(self, path="/"):
+        page = await self.get(path)
+        return re.search(r'name="__anti-forgery-token" value="(\w+)"', page.body_text).group(1)
+
+    async def post(self, path, fields=None, page="/signin", headers=None, method="POST", **options):
+        """Sends a form as a page of ours would."""
+        fields = {"__anti-forgery-token": await self.token(page)} | (fields or {})
+        async with self.browser.request(method, self.base + path, data=fields, headers={"Origin": self.base} | (headers or {}), **options) as answer:
+            answer.body_text = await answer.text()
+            return answer
+
+    async def sign_in(self, email):
+        await self.post("/auth/send-link", {"email": email}, "/")
+        answer = await self.post("/auth/verify-link", {"token": self.last_token()})
+        assert answer.url.path == "/app", answer.body_text
+
+    def last_token(self):
+        return re.search(r"/auth/verify-link/(\S+)", self.chat["mails"][-1][1]).group(1)
+
+    def last_code(self):
+        return re.search(r"\b\d{6}\b", self.chat["mails"][-1][1]).group()
+
+    async def new_channel(self):
+        """A community and a channel of this person's own: their paths."""
+        community = (await self.post("/community", page="/app")).url.path
+        channel = (await self.post(f"{community}/channel", page=community)).url.path
+        return community, channel
+
+    async def say(self, channel, text, post=None):
+        return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel, {"HX-Request": "true"})
+
+    async def listen(self, channel, after=None):
+        """A socket on the channel, from the transaction that its page was rendered from."""
+        if after is None:
+            after = re.search(r'id="cursor" value="(\d+)"', (await self.get(channel)).body_text).group(1)
+        return await self.browser.ws_connect(f"{self.base}{channel}/connect?after={after}", headers={"Origin": self.base})
+
+
+def texts(html):
+    """The texts of the messages in a page or frame, in order."""
+    return re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', html, re.DOTALL)

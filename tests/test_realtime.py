@@ -1,0 +1,184 @@
+"""Sockets: what the log says reaches every browser of a channel, once, in order, whoever wrote it."""
+import ast
+import asyncio
+import datetime as dt
+import pathlib
+import re
+import uuid
+
+import aiohttp
+import pytest
+
+import eelchat
+from people import chat, person, texts     # noqa: F401
+from store import delete, evict, put
+
+
+def a_message(chat, channel, text):
+    mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
+    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
+            "msg/created-at": dt.datetime.now(dt.timezone.utc)}
+
+
+async def hear(socket, count=1):
+    return [(await socket.receive_str(timeout=5)) for _ in range(count)]
+
+
+async def closed_with(socket):
+    """The frames until the close, and its code."""
+    frames = []
+    async with asyncio.timeout(5):
+        while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+            frames.append(message.data)
+    return frames, message.data
+
+
+async def test_a_transaction_by_no_handler_reaches_every_socket_of_its_channel_and_no_other(chat, person):
+    """It is the listener that drives the chat, not the handlers."""
+    ann = await person("ann@example.com")
+    _, one = await ann.new_channel()
+    _, other = await ann.new_channel()
+    first, second, apart = await ann.listen(one), await ann.listen(one), await ann.listen(other)
+    await chat["biff/node"].submit([put(a_message(chat, one, "from a shell"))])
+    for socket in first, second:
+        assert texts((await hear(socket))[0]) == ["from a shell"]
+    await chat["biff/node"].submit([put(a_message(chat, other, "elsewhere"))])
+    assert texts((await hear(apart))[0]) == ["elsewhere"]
+
+
+async def test_between_page_and_socket_nothing_is_missed_and_nothing_comes_twice(chat, person):
+    """What is written while a page is on its way would be lost, or shown again."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    await ann.say(channel, "on the page")
+    page = (await ann.get(channel)).body_text
+    cursor = re.search(r'id="cursor" value="(\d+)"', page).group(1)
+    assert texts(page) == ["on the page"]
+    await ann.say(channel, "meanwhile")
+    socket = await ann.listen(channel, cursor)
+    await ann.say(channel, "live")
+    heard = await hear(socket, 2)
+    assert [texts(frame) for frame in heard] == [["meanwhile"], ["live"]]
+    assert [int(re.search(r'id="cursor" value="(\d+)"', frame).group(1)) for frame in heard] == sorted({*map(int, re.findall(r'id="cursor" value="(\d+)"', "".join(heard)))})
+
+
+async def test_far_behind_the_list_is_replaced_as_a_whole(chat, person, monkeypatch):
+    """A browser that slept for a week must not replay the week."""
+    monkeypatch.setattr(eelchat, "REPLAY_TRANSACTIONS_MAX", 5)
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    cursor = chat["biff/node"].latest_tx.tx_id
+    for n in range(8):
+        await chat["biff/node"].submit([put(a_message(chat, channel, f"message {n}"))])
+    frame, = await hear(await ann.listen(channel, cursor))
+    assert 'id="messages" hx-swap-oob="innerHTML"' in frame and texts(frame) == [f"message {n}" for n in range(8)]
+
+
+async def test_an_edit_changes_the_message_and_a_deletion_removes_it(chat, person):
+    """A correction that only reload shows is worse than none."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel)
+    message = a_message(chat, channel, "tpyo")
+    await chat["biff/node"].submit([put(message)])
+    await chat["biff/node"].submit([put(message | {"msg/text": "typo"})])
+    await chat["biff/node"].submit([delete(message["xt/id"])])
+    new, edited, deleted = await hear(socket, 3)
+    assert texts(new) == ["tpyo"] and "beforeend" in new
+    assert texts(edited) == ["typo"] and "outerMorph" in edited
+    assert f'id="message-{message["xt/id"]}" hx-swap-oob="delete"' in deleted
+
+
+async def test_what_one_transaction_says_comes_in_one_frame_in_its_order(chat, person):
+    """A command must never arrive without its answer."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel)
+    await chat["biff/node"].submit([put(a_message(chat, channel, "question")), put(a_message(chat, channel, "answer"))])
+    assert texts((await hear(socket))[0]) == ["question", "answer"]
+
+
+@pytest.mark.parametrize("loss", ["membership", "session", "channel"])
+async def test_who_loses_access_is_told_why_and_closed_for_good(chat, person, loss):
+    """Otherwise they read on, or their browser knocks for ever."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    socket = await bob.listen(channel)
+    user = chat["biff/node"].db().q({"find": "?u", "where": [["?u", "user/email", "bob@example.com"]]})[0]
+    attribute = {"membership": "mem/user", "session": "session/user"}.get(loss)
+    gone = uuid.UUID(channel.rpartition("/")[2]) if loss == "channel" else \
+        chat["biff/node"].db().q({"find": "?e", "in": ["?u"], "where": [["?e", attribute, "?u"]]}, user)[0]
+    await chat["biff/node"].submit([evict(gone) if loss == "session" else delete(gone)])
+    await chat["biff/node"].submit([put(a_message(chat, channel, "not for Bob"))])
+    frames, code = await closed_with(socket)
+    assert code == 1008 and "not for Bob" not in "".join(frames)
+    assert {"membership": "no longer a member", "session": "signed out", "channel": "deleted"}[loss] in "".join(frames)
+    assert not any(client.mem_id == gone for clients in chat["chat_clients"].values() for client in clients)
+
+
+async def test_who_may_not_connect_is_told_and_closed_with_1008(chat, person):
+    """A refused handshake is retried for ever by the browser."""
+    ann, eve = await person("ann@example.com"), await person("eve@example.com")
+    _, channel = await ann.new_channel()
+    frames, code = await closed_with(await eve.listen(channel, 0))
+    assert code == 1008 and "not open to you" in frames[0]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "HTTP://LOCALHOST", None])
+async def test_only_our_own_pages_may_open_a_socket(chat, person, origin):
+    """Any page on the internet could otherwise listen with the cookies of its visitor."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0", headers={} if origin is None else {"Origin": origin})
+    assert refused.value.status == 403
+
+
+async def test_a_repeated_post_is_one_message(chat, person):
+    """A retry after a lost answer must not say it twice."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket, post = await ann.listen(channel), uuid.uuid4()
+    answers = await asyncio.gather(*(ann.say(channel, "once", post) for _ in range(5)))
+    assert {answer.status for answer in answers} == {204}
+    await ann.say(channel, "after")
+    assert [texts(frame) for frame in await hear(socket, 2)] == [["once"], ["after"]]
+    assert texts((await ann.get(channel)).body_text) == ["once", "after"]
+
+
+async def test_an_emptied_channel_is_forgotten(chat, person):
+    """A server that runs for months must not remember every channel that was ever open."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel)
+    assert len(chat["chat_clients"]) == 1
+    await socket.close()
+    async with asyncio.timeout(5):
+        while chat["chat_clients"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(chat, person, monkeypatch):
+    """One dead browser must not stop a channel, nor eat the memory."""
+    monkeypatch.setattr(eelchat, "SOCKET_BYTES_MAX", 20_000)
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    slow, quick = await ann.listen(channel), await ann.listen(channel)
+    slow_client = next(client for client in next(iter(chat["chat_clients"].values())) if client.transport.get_extra_info("peername") == slow._response.connection.transport.get_extra_info("sockname"))
+    slow._response.connection.transport.pause_reading()
+    heard, count = [], 0
+    while not slow_client.transport.is_closing() and count < 3000:
+        await chat["biff/node"].submit([put(a_message(chat, channel, f"{count} " + "x" * 9_000))])
+        heard += texts((await hear(quick))[0])
+        count += 1
+    assert slow_client.transport.is_closing() and len(heard) == count
+    assert [int(text.split()[0]) for text in heard] == list(range(count))
+
+
+def test_only_the_listener_writes_to_sockets():
+    """A handler that sends for itself would be deaf to other servers and to replays."""
+    functions = {node.name: ast.unparse(node) for node in ast.parse(pathlib.Path(eelchat.__file__).read_text()).body
+                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    senders = {name for name, text in functions.items() if re.search(r"client\.send\(|transport\.write\(", text)}
+    assert senders == {"on_new_message", "catch_up", "dismiss"}
