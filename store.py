@@ -1352,7 +1352,7 @@ class _SqliteLog:
     def alone(self, work):
         """Runs some work as the only writer."""
         with self._mutex:
-            self._mutex.wait_for(lambda: not self._busy)
+            self._mutex.wait_for(lambda: not self._busy or self._ended)
             self._refuse()
             self._busy = True
         try:
@@ -1363,7 +1363,7 @@ class _SqliteLog:
     def close(self):
         with self._mutex:
             self._ending = True
-            self._mutex.wait_for(lambda: not self._busy)
+            self._mutex.wait_for(lambda: not self._busy or self._ended)
             self._busy = self._ended = True
             self._mutex.notify_all()
         if self._thread:

@@ -498,3 +498,13 @@ def test_eight_threads_through_one_store(tmp_path, say):
     with contextlib.closing(store.open(path)) as again:
         assert [tx.tx_id for tx in again.tx_log()] == sorted(given)
     say(f"{len(set(given)):,} distinct tx_ids, gapless (asked {each * threads:,}), {len(given) / seconds:,.0f} durable puts/s")
+
+
+def test_closing_twice_is_closing_once(tmp_path):
+    """Without this, a server whose parts each close the store would never end."""
+    node = store.open(tmp_path / "one.db")
+    node.close()
+    node.close()
+    for act in (node.reindex, node.verify, node.db, lambda: node.submit_tx([store.put({"xt/id": 1})])):
+        with pytest.raises(store.ClosedError):
+            act()
