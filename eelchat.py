@@ -31,11 +31,14 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from voluptuous import All, Any, In, Length, Schema
 
 import biff
+from store import call, delete, match
 
 log = logging.getLogger("eelchat")
 
 MESSAGE_CHARS_MAX = 10_000            # the original has no limit; this is four pages of a book
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
+CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is: a short cut is a short replay
+LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; more are found by one query
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
 SOCKET_BYTES_MAX = 256 * 1024         # waiting for one socket; a browser this far behind is dropped, comes back and catches up
 SOCKET_FRAME_BYTES_MAX = 4 * 1024     # browsers send nothing over the socket
@@ -221,13 +224,15 @@ async def new_channel(ctx):
 
 async def delete_channel(ctx):
     """The channel and all its messages go in one transaction. They stay in the history, as everything does."""
-    await biff.submit_tx(ctx, lambda ctx: [{"db/op": "delete", "xt/id": id} for id in [ctx["channel"]["xt/id"], *message_ids(ctx)]])
+    await biff.submit_tx(ctx, [call("delete-channel", ctx["channel"]["xt/id"])], retry=False)
     return biff.redirect(ctx, community_path(ctx["community"]))
 
 
-def message_ids(ctx):
-    return biff.q(ctx["biff/db"], {"find": "?message", "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]]},
-                  ctx["channel"]["xt/id"])
+def delete_channel_tx(ctx, channel_id):
+    """A transaction function, so that a message which is posted meanwhile goes too."""
+    messages = ctx.db.q({"find": "?message", "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
+                         "order-by": [[("created", "?message"), "asc"]]}, channel_id)
+    return [delete(id) for id in [channel_id, *messages]]
 
 
 async def channel_page(ctx):
@@ -273,7 +278,7 @@ async def new_message(ctx):
     message = {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
                "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}
     with contextlib.suppress(biff.TransactionError):       # it is there already: the same post came twice
-        await biff.submit_tx(ctx, [message], retry=False)
+        await biff.submit_tx(ctx, [match(ctx["channel"]["xt/id"], ctx["channel"]), message], retry=False)
     stored = ctx["biff/node"].db().entity(id)
     if stored is None or stored.get("msg/mem") != message["msg/mem"] or stored.get("msg/channel") != message["msg/channel"]:
         return biff.error(ctx, 409, "The message could not be stored. Reload the page and send it again.")
@@ -359,7 +364,7 @@ def catch_up(ctx, client):
         for tx in node.tx_log(after=after):
             if tx.tx_id > now.tx_id:
                 break
-            if fragment := fragments(ctx, tx).get(client.channel_id):
+            if fragment := fragments(ctx, tx, [client.channel_id]).get(client.channel_id):
                 client.send(text_frame(fragment), tx.tx_id)
     client.seen = now.tx_id
 
@@ -383,37 +388,75 @@ def list_view(ctx, db, channel_id):
 
 def on_new_message(ctx, tx):
     """Sends each channel what a transaction changed in it, and dismisses whoever lost their place by it."""
-    for channel_id, fragment in fragments(ctx, tx).items():
-        clients = ctx["chat_clients"].get(channel_id)
-        if clients:
-            frame = text_frame(fragment)
-            for client in list(clients):
-                client.send(frame, tx.tx_id)
-    gone = {op[1] for op in tx.ops if op[0] in ("delete", "evict")}
-    if gone:
-        for client in [client for clients in ctx["chat_clients"].values() for client in clients]:
-            if client.channel_id in gone:
-                dismiss(ctx, client, "This channel was deleted.")
-            elif client.mem_id in gone:
-                dismiss(ctx, client, "You are no longer a member of this community.")
-            elif client.session_id in gone:
-                dismiss(ctx, client, "You have signed out.")
+    for channel_id, fragment in fragments(ctx, tx, ctx["chat_clients"]).items():
+        send_all(ctx["chat_clients"][channel_id], fragment, tx.tx_id)
+    if tx.tx_id % CURSOR_TRANSACTIONS == 0:
+        for clients in ctx["chat_clients"].values():
+            send_all(clients, biff.fragment(ctx, "cursor.html", tx_id=tx.tx_id), tx.tx_id)
+    if gone := {op[1] for op in tx.ops if op[0] in ("delete", "evict")}:
+        dismiss_those_without(ctx, gone)
 
 
-def fragments(ctx, tx):
-    """Channel id → what a transaction changes on a page of it: new messages, edited ones, deleted ones."""
-    before = ctx["biff/node"].db(tx.tx_id - 1)
-    changes: dict = {}
+def send_all(clients, fragment, tx_id):
+    frame = text_frame(fragment)
+    for client in list(clients):
+        client.send(frame, tx_id)
+
+
+def fragments(ctx, tx, channel_ids):
+    """Channel id → what a transaction changed on a page of it, for those of `channel_ids` that it touched and left in place.
+
+    Live pages and replays are told the same. Of each message only the net effect counts: what it was before, what it is after.
+    """
+    before, after = ctx["biff/node"].db(tx.tx_id - 1), ctx["biff/node"].db(tx.tx_id)
+    changes = {channel_id: [] for channel_id in channel_ids if after.entity(channel_id)}
+    for id in touched_by(tx, before, after, list(changes)):
+        for channel_id, kind, message in message_changes(before, after, id):
+            if channel_id in changes:
+                changes[channel_id].append((kind, message))
     for op in tx.ops:
-        if op[0] == "match":
-            continue
-        document = op[1] if op[0] == "put" else None
-        old = before.entity(document["xt/id"] if document else op[1])
-        was, is_now = bool(old and "msg/text" in old), bool(document and "msg/text" in document)
-        if was or is_now:
-            kind = "new" if not was else "edited" if is_now else "deleted"
-            changes.setdefault((document if is_now else old)["msg/channel"], []).append((kind, document if is_now else old))
-    return {channel_id: biff.fragment(ctx, "changes.html", changes=made, tx_id=tx.tx_id) for channel_id, made in changes.items()}
+        for made in changes.values() if op[0] == "evict" else ():         # it is in no snapshot any more: whoever shows it drops it
+            made.append(("deleted", {"xt/id": op[1]}))
+    return {channel_id: changes_view(ctx, after, channel_id, made) for channel_id, made in changes.items() if made}
+
+
+def touched_by(tx, before, after, channel_ids):
+    """The ids that a transaction writes, in its order. Of very many, as when a channel goes, only those that matter here."""
+    ids = dict.fromkeys(op[1]["xt/id"] if op[0] == "put" else op[1] for op in tx.ops if op[0] in ("put", "delete"))
+    if len(ids) <= LOOKUPS_MAX:
+        return ids
+    query = {"find": "?message", "in": [["?message", ...], ["?channel", ...]], "where": [["?message", "msg/channel", "?channel"]]}
+    here = {id for db in (before, after) for id in db.q(query, list(ids), channel_ids)} if channel_ids else set()
+    return [id for id in ids if id in here]
+
+
+def message_changes(before, after, id):
+    """What became of one message, as (channel id, "new" | "edited" | "deleted" | "anew", document); "anew" asks for the whole list."""
+    old, new = (document if document and "msg/text" in document else None for document in (before.entity(id), after.entity(id)))
+    if new and old and new["msg/channel"] == old["msg/channel"]:
+        return [(new["msg/channel"], "edited", new)]
+    changes = [(old["msg/channel"], "deleted", old)] if old else []
+    if new:                                            # one that was there before goes back to its old place, not to the end
+        is_first = len(after.history(id)) == 1
+        changes.append((new["msg/channel"], "new" if is_first else "anew", new))
+    return changes
+
+
+def changes_view(ctx, db, channel_id, changes):
+    if any(kind == "anew" for kind, _ in changes):
+        return list_view(ctx, db, channel_id)
+    return biff.fragment(ctx, "changes.html", changes=changes, tx_id=db.tx_id)
+
+
+def dismiss_those_without(ctx, gone):
+    """Whose channel, membership or session is among the ids that are gone, hears no more."""
+    for client in [client for clients in ctx["chat_clients"].values() for client in clients]:
+        if client.channel_id in gone:
+            dismiss(ctx, client, "This channel was deleted.")
+        elif client.mem_id in gone:
+            dismiss(ctx, client, "You are no longer a member of this community.")
+        elif client.session_id in gone:
+            dismiss(ctx, client, "You have signed out.")
 
 
 def dismiss(ctx, client, reason):
@@ -476,7 +519,7 @@ ROUTES = [
     ("GET", CHANNEL + "/connect", socket(in_channel), connect),
 ]
 
-PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message}
+PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx}}
 
 
 PLUGINS = [biff.auth_plugin(), PLUGIN]

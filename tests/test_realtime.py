@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import pathlib
 import re
+import time
 import uuid
 
 import aiohttp
@@ -87,6 +88,78 @@ async def test_an_edit_changes_the_message_and_a_deletion_removes_it(chat, perso
     assert texts(new) == ["tpyo"] and "beforeend" in new
     assert texts(edited) == ["typo"] and "outerMorph" in edited
     assert f'id="message-{message["xt/id"]}" hx-swap-oob="delete"' in deleted
+
+
+async def test_only_what_a_transaction_leaves_behind_is_shown(chat, person):
+    """A message written twice in one transaction would stand there twice, and one put and deleted would stay."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel)
+    twice, never = a_message(chat, channel, "first"), a_message(chat, channel, "never")
+    await chat["biff/node"].submit([put(twice), put(never), put(twice | {"msg/text": "second"}), delete(never["xt/id"])])
+    assert texts((await hear(socket))[0]) == ["second"]
+
+
+async def test_a_message_that_moves_or_comes_back_takes_its_old_place(chat, person):
+    """At the end of the list it would stand elsewhere than after a reload."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    _, other = await ann.new_channel()
+    first, last = a_message(chat, channel, "first"), a_message(chat, channel, "last")
+    await chat["biff/node"].submit([put(first), put(last), put(a_message(chat, other, "there"))])
+    here, there = await ann.listen(channel), await ann.listen(other)
+    await chat["biff/node"].submit([delete(first["xt/id"])])
+    await chat["biff/node"].submit([put(first)])
+    await chat["biff/node"].submit([put(first | {"msg/channel": last["msg/channel"], "msg/text": "edited"})])
+    assert [texts(frame) for frame in await hear(here, 3)] == [[], ["first", "last"], ["edited"]]
+    await chat["biff/node"].submit([put(first | {"msg/channel": uuid.UUID(other.rpartition("/")[2])})])
+    assert f'id="message-{first["xt/id"]}" hx-swap-oob="delete"' in (await hear(here))[0]
+    assert texts((await hear(there))[0]) == ["first", "there"] == texts((await ann.get(other)).body_text)
+
+
+async def test_an_evicted_message_leaves_every_page(chat, person):
+    """What must be forgotten would otherwise stay on screens, live and after a reconnect."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    message = a_message(chat, channel, "forget me")
+    await chat["biff/node"].submit([put(message)])
+    socket, cursor = await ann.listen(channel), chat["biff/node"].latest_tx.tx_id
+    await chat["biff/node"].submit([evict(message["xt/id"])])
+    for frame in await hear(socket) + await hear(await ann.listen(channel, cursor)):
+        assert f'id="message-{message["xt/id"]}" hx-swap-oob="delete"' in frame
+
+
+async def test_a_large_channel_goes_without_holding_up_the_others(chat, person, say):
+    """Thousands of messages deleted at once are nothing to the pages of other channels."""
+    ann = await person("ann@example.com")
+    _, large = await ann.new_channel()
+    _, other = await ann.new_channel()
+    messages = [a_message(chat, large, f"message {n}") for n in range(5_000)]
+    await chat["biff/node"].submit([put(message) for message in messages])
+    closing, staying = await ann.listen(large), await ann.listen(other)
+    begun = time.monotonic()
+    answer = await ann.post(large, page=large, method="DELETE")
+    assert answer.status == 200 and answer.url.path == large.rpartition("/channel")[0]
+    frames, code = await closed_with(closing)
+    say(f"a channel of 5,000 messages deleted, its pages told, in {time.monotonic() - begun:.2f} s")
+    assert code == 1008 and len(frames) == 1 and "This channel was deleted." in frames[0]
+    await ann.say(other, "still here")
+    assert texts((await hear(staying))[0]) == ["still here"]
+    assert chat["biff/node"].db().q({"find": "?m", "where": [["?m", "msg/text"]]}) != [] and not any(
+        chat["biff/node"].db().entity(message["xt/id"]) for message in messages)
+
+
+async def test_a_quiet_channel_hears_how_far_the_log_is(chat, person, monkeypatch):
+    """A short cut after hours of quiet would otherwise count as far behind, and throw away what was read so far."""
+    monkeypatch.setattr(eelchat, "CURSOR_TRANSACTIONS", 5)
+    ann = await person("ann@example.com")
+    _, quiet = await ann.new_channel()
+    _, busy = await ann.new_channel()
+    socket = await ann.listen(quiet)
+    for n in range(6):
+        await chat["biff/node"].submit([put(a_message(chat, busy, f"{n}"))])
+    frame, = await hear(socket)
+    assert texts(frame) == [] and int(re.search(r'id="cursor" value="(\d+)"', frame).group(1)) % 5 == 0
 
 
 async def test_what_one_transaction_says_comes_in_one_frame_in_its_order(chat, person):
@@ -181,4 +254,5 @@ def test_only_the_listener_writes_to_sockets():
     functions = {node.name: ast.unparse(node) for node in ast.parse(pathlib.Path(eelchat.__file__).read_text()).body
                  if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
     senders = {name for name, text in functions.items() if re.search(r"client\.send\(|transport\.write\(", text)}
-    assert senders == {"on_new_message", "catch_up", "dismiss"}
+    assert senders == {"send_all", "catch_up", "dismiss"}
+    assert {name for name, text in functions.items() if "send_all(" in text} == {"send_all", "on_new_message"}
