@@ -1,21 +1,38 @@
-"""biff: what the Biff framework gives its tutorial, in Python: plugins and the system, transactions of typed documents,
-sessions, anti-forgery, signing in, queues and scheduled tasks. It knows no channel and no message.
+# SPDX-License-Identifier: MIT
+"""The shelf of tools that the tutorial takes for granted: what Biff gives an application, on `store.py` and aiohttp.
 
-A *system* is a dict that components fill in order and that is stopped in the reverse order. A *plugin* is a dict of what an
-application brings: "routes", "on_tx", "schema", "tasks", "queues", "tx-fns". A handler gets `ctx`: the system's keys with the
-request's beside them, and "biff/db", a snapshot taken when the request began.
+    import biff
+
+    def hello(ctx):
+        return biff.render(ctx, "hello.html", visits=len(biff.lookup_all(ctx["biff/db"], "visit/page", "hello")))
+
+    async def visit(ctx):
+        await biff.submit_tx(ctx, [{"db/doc-type": "visit", "visit/page": "hello", "visit/at": biff.NOW}])
+        return biff.redirect(ctx, "/")
+
+    plugin = {"routes": [("GET", "/", biff.anyone, hello), ("POST", "/visit", biff.anyone, visit)],
+              "schema": {"visit": {"xt/id": uuid.UUID, "visit/page": str, "visit/at": datetime.datetime}}}
+
+    biff.run(biff.COMPONENTS, {"biff/name": "visits", "biff/plugins": [plugin], "biff/arguments": {}})
+
+The words are Biff's. A *system* is a dict that components fill at start, one after the other. A *plugin* is a dict of
+routes, schemas, queues, tasks and a listener. `ctx`, which everything is given, is the system with what this request,
+job, task or transaction adds to it: always "biff/db", a fresh snapshot; in a request also "request", "params", "session"
+and "uid". This file knows documents, requests and people who sign in; it knows no channel and no message.
 """
 
 import argparse
 import asyncio
-import contextlib
 import datetime as dt
-import email.message as email_message
+import email.message
+import email.utils
+import errno
+import functools
 import gzip
 import hashlib
 import hmac
-import heapq
 import inspect
+import ipaddress
 import itertools
 import logging
 import mimetypes
@@ -26,10 +43,13 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 import time
 import urllib.parse
 import uuid
+from typing import Any, Callable, NamedTuple
 
+import aiohttp
 import aiohttp_jinja2
 import aiosmtplib
 import jinja2
@@ -37,1011 +57,1343 @@ import voluptuous
 from aiohttp import web
 
 import store
-from store import call, delete, evict, match, put
 
 log = logging.getLogger("biff")
 
-# ── Limits ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Words ────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Limits and names, each with its reason. A limit is a decision.
 
-BODY_BYTES_MAX = 64 * 1024            # a form: the longest message with every character escaped, and room
-REQUEST_S_MAX = 15                    # for a handler; sockets have no deadline
-FIELDS_MAX = 50                       # of a form; ours have four
-ATTEMPTS_MAX = 5                      # of a transaction that others' changes abort, as in Biff
-QUEUE_JOBS_MAX = 10_000               # waiting in one queue; beyond it submitting raises
-DRAIN_S = 10                          # for the queues at the end, as in Biff
-TOKEN_MINUTES = 10                    # a sign-in link or code lives
-CODE_TRIES = 3
-SESSION_DAYS, IDLE_DAYS = 60, 30      # after signing in; without use
-USED_EVERY_S = 24 * 3600              # a session's last use is written down this often, not with each request
-MAILS = ("address", 3, 3600), ("client", 20, 3600), ("server", 100, 60)       # sign-in mails: at most so many in so many seconds
-RATES_MAX = 100_000                   # keys of rate limits held in memory
-COOKIE_BYTES = 32                     # of randomness in a cookie or token: nobody guesses 256 bits
+BODY_BYTES_MAX = 64 * 1024            # of a form: a message of 10,000 characters, percent-encoded in any script, and room
+FIELDS_MAX = 50                       # in a form; ours have at most five
+HEADER_BYTES_MAX = 8190               # of a line or a field; a cookie and a referrer are far below
+HEADERS_MAX = 64                      # browsers send some twenty, proxies add a few
+IDLE_S_MAX = 15                       # until a request's head is there, and between two requests on one connection
+REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made and taken
+STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
-HERE = pathlib.Path(__file__).parent
-CTX = web.RequestKey("ctx", dict)
+ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
+RETRY_S = 0.1                         # the first wait is below this, each next below twice the one before; a try takes 1 ms
+
+QUEUE_JOBS_MAX = 1_000                # waiting in a queue; more means that its consumer does not keep up
+DRAIN_S_MAX = 10                      # for queued jobs at shutdown
+PRIORITY = 10                         # of a job that names none; lower goes first
+
+SESSION_DAYS = 60                     # from signing in, however often it is used
+SESSION_IDLE_DAYS = 30                # without use
+SESSIONS_MAX = 50                     # of one person; the one used longest ago ends when another begins
+USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: reading a page writes nothing, a task does, once a day
+
+TOKEN_MINUTES = 10                    # of a sign-in link or code
+CODE_TRIES_MAX = 3
+EMAIL_CHARS_MAX = 254                 # RFC 5321
+MAILS_AN_ADDRESS = 3, 3_600           # per hour: nobody's mailbox is flooded through us
+MAILS_A_CLIENT = 20, 3_600            # per hour: a classroom behind one address signs in, a machine gun does not
+MAILS_A_SERVER = 60, 60               # per minute: what a small mail relay takes from one sender
+MAIL_S_MAX = 10                       # below REQUEST_S_MAX, so that a slow relay is told as "not sent"
+LIMIT_KEYS_MAX = 100_000              # remembered for rate limits, about 30 MB; then those that are over are forgotten
+EVICT_MAX = 500                       # expired documents in one transaction
+PATH_CHARS_LOGGED = 200
+
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+COOKIE = web.RequestKey("cookie", tuple)          # the value and its seconds, if the answer is to set one
+ERROR_ID = web.ResponseKey("error id", str)
+TOKEN_FIELD, TOKEN_HEADER = "__anti-forgery-token", "X-CSRF-Token"
+
+ROOT = pathlib.Path(__file__).parent
 SCRIPTS = {
     "htmx.js": "htmx.org/dist/htmx.min.js",
     "hx-ws.js": "htmx.org/dist/ext/hx-ws.min.js",
     "hyperscript.js": "hyperscript.org/dist/_hyperscript.min.js",
 }
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-                               "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+CONTENT_SECURITY_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+                           "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    # Not "no-referrer": under it browsers send `Origin: null` with our own forms, and the origin check refuses them.
+    "Referrer-Policy": "same-origin",
 }
+HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"}
 
 
-class Refusal(Exception):
-    """Something that a person who starts the program can mend: one sentence, exit status 1."""
+# ── Errors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+class BiffError(Exception):
+    """The root of everything that this file raises on purpose."""
 
 
-# ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
-#
-# A transaction is a list of documents with instructions, and of the store's own operations. It is compiled against a fresh
-# snapshot; what was read is matched, so that a concurrent change aborts it instead of being lost, and it is tried again.
-# Special values are tuples, which nobody can type into a form.
-
-NOW = ("db/now",)
-DISSOC = ("db/dissoc",)
+class StartError(BiffError):
+    """The system cannot start; the sentence says why and what to do."""
 
 
-def temp_id(name) -> tuple:
-    """Stands for a fresh id, the same one throughout a transaction."""
-    return ("db/id", name)
-
-
-class TransactionError(Exception):
-    """The root of what submit_tx raises; nothing was written."""
+class TransactionError(BiffError):
+    """A transaction was refused before it was submitted; nothing was written."""
 
 
 class SchemaError(TransactionError):
-    """A document does not fit the schema of its type."""
+    """A document would not be what its type says. `doc_type` and `attribute` name it."""
 
-    def __init__(self, message, doc_type=None, attribute=None):
+    def __init__(self, message, doc_type, attribute):
         super().__init__(message)
         self.doc_type, self.attribute = doc_type, attribute
 
 
 class ConstraintError(TransactionError):
-    """The transaction would break a uniqueness, whenever it is tried."""
+    """A transaction function refused: a value that must be unique is taken."""
 
 
 class ContentionError(TransactionError):
     """Others changed the same documents at every attempt."""
 
 
-async def submit_tx(ctx, tx, retry=True):
-    """Submits documents with instructions; the store's transaction, or None if there was nothing to do.
-
-    tx is a list, or a function of ctx that returns one and is called again for each attempt. With retry=False it is submitted once,
-    and its `committed` says what became of it.
-    Raises: SchemaError, ConstraintError, ContentionError, TransactionError.
-    Source: Biff, biff/submit-tx.
-    """
-    for attempt in range(ATTEMPTS_MAX):
-        ctx = ctx | {"biff/db": ctx["biff/node"].db()}
-        ops = tx_ops(ctx, tx(ctx) if callable(tx) else tx)
-        if not ops:
-            return None
-        if any(op[0] == "call" for op in ops) and ctx["biff/db"].with_tx(ops) is None and retry:
-            if ctx["biff/node"].db().tx_id == ctx["biff/db"].tx_id:
-                raise ConstraintError("The transaction violates a constraint: a value that must be unique is there already. Nothing was written.")
-        submitted = await ctx["biff/node"].submit(ops)
-        if submitted.committed or not retry:
-            return submitted
-        await asyncio.sleep(random.random() * min(2 ** attempt / 20, 1))
-    raise ContentionError(f"Too much contention: others changed the same documents {ATTEMPTS_MAX} times. Nothing was written.")
-
-
-def tx_ops(ctx, tx) -> list:
-    """The store's operations for documents with instructions."""
-    made = _with_values(tx, {}, ctx["biff/node"].new_id, now(ctx))
-    ops: list = []
-    for part in made:
-        if type(part) is dict:
-            ops += _document_ops(ctx, part)
-        elif type(part) is tuple:
-            ops.append(part)
-        else:
-            raise TransactionError(f"{type(part).__name__} in a transaction; wanted a document with \"db/doc-type\", or an operation.")
-    return ops
-
-
-def _with_values(part, ids, new_id, at):
-    """The transaction with temporary ids and `now` replaced, in documents of ours only."""
-    if type(part) is list:
-        return [_with_values(item, ids, new_id, at) for item in part]
-    if type(part) is dict:
-        return {key: _with_values(item, ids, new_id, at) for key, item in part.items()}
-    if type(part) is tuple and part == NOW:
-        return at
-    if type(part) is tuple and len(part) == 2 and part[0] == "db/id":
-        return ids.setdefault(part[1], None) or ids.__setitem__(part[1], new_id()) or ids[part[1]]
-    if type(part) is set:
-        return {_with_values(item, ids, new_id, at) for item in part}
-    return part
-
-
-def _document_ops(ctx, document) -> list:
-    document, checks = _upserted(ctx["biff/db"], dict(document))
-    operation, doc_type = document.pop("db/op", "put"), document.pop("db/doc-type", None)
-    id = document.setdefault("xt/id", None) or ctx["biff/node"].new_id()
-    document["xt/id"] = id
-    if operation == "delete":
-        return [delete(id)]
-    if doc_type not in ctx["biff/schema"]:
-        raise TransactionError(f"\"db/doc-type\" is {doc_type!r}; known are {', '.join(sorted(ctx['biff/schema']))}. Nothing was written.")
-    for attribute, value in document.items():
-        if _is_special(value, "db/unique"):
-            document[attribute] = value[1]
-            checks.append(call("biff/ensure-unique", {attribute: value[1]}))
-    return _written(ctx, operation, doc_type, document) + checks
-
-
-def _upserted(db, document):
-    """The document that an upsert finds, merged with; or a new one, that must be the only one of its kind."""
-    wanted = document.pop("db.op/upsert", None)
-    if wanted is None:
-        return document, []
-    found = lookup_id(db, *itertools.chain(*wanted.items()))
-    document = document | wanted | {"db/op": "merge"}
-    if found is not None:
-        return document | {"xt/id": found}, []
-    return document, [call("biff/ensure-unique", wanted)]
-
-
-def _written(ctx, operation, doc_type, document) -> list:
-    id, before = document["xt/id"], None
-    if operation in ("create", "update", "merge"):
-        before = ctx["biff/db"].entity(id)
-    if operation == "create" and before is not None:
-        raise TransactionError(f"Attempted to create {id}, which exists already. Nothing was written.")
-    if operation == "update" and before is None:
-        raise TransactionError(f"Attempted to update {id}, which does not exist. Nothing was written.")
-    if operation in ("update", "merge"):
-        document = merged(before or {}, document)
-    elif operation not in ("put", "create"):
-        raise TransactionError(f"\"db/op\" is {operation!r}; wanted put, create, update, merge or delete. Nothing was written.")
-    check(ctx["biff/schema"], doc_type, document)
-    return [put(document)] if operation == "put" else [match(id, before), put(document)]
-
-
-def merged(before, given) -> dict:
-    """The document with the given attributes over it, special values worked out."""
-    document = dict(before)
-    for attribute, value in given.items():
-        kind = value[0] if type(value) is tuple and value and type(value[0]) is str else None
-        if kind == "db/dissoc":
-            document.pop(attribute, None)
-        elif kind in _MERGE:
-            document[attribute] = _MERGE[kind](document.get(attribute), *value[1:]) if kind != "db/default" or attribute not in document else document[attribute]
-        else:
-            document[attribute] = value
-    return document
-
-
-_MERGE = {
-    "db/union": lambda old, *items: set(old or ()) | set(items),
-    "db/difference": lambda old, *items: set(old or ()) - set(items),
-    "db/add": lambda old, *numbers: (old or 0) + sum(numbers),
-    "db/default": lambda old, value: value,
-}
-
-
-def _is_special(value, kind) -> bool:
-    return type(value) is tuple and len(value) > 0 and value[0] == kind
-
-
-def check(schema, doc_type, document):
-    """Nothing, or SchemaError naming the attribute that does not fit."""
-    try:
-        schema[doc_type](document)
-    except voluptuous.Invalid as error:
-        first = error.errors[0] if isinstance(error, voluptuous.MultipleInvalid) else error
-        attribute = str(first.path[0]) if first.path else None
-        raise SchemaError(f"{attribute or 'The document'} of a {doc_type}: {first.msg}. Nothing was written.", doc_type, attribute) from None
-
-
-def ensure_unique(ctx, wanted):
-    """Aborts if more than one document has all these values. Source: Biff, :biff/ensure-unique."""
-    return None if len(lookup_ids(ctx.db, wanted)) < 2 else False
-
-
-def q(db, query, *args) -> list:
-    """db.q, by Biff's name."""
-    return db.q(query, *args)
-
-
-def lookup_ids(db, wanted) -> list:
-    """The ids of the documents that have all these values."""
-    names = [f"?v{n}" for n in range(len(wanted))]
-    query = {"find": "?e", "in": names, "where": [["?e", attribute, name] for attribute, name in zip(wanted, names)]}
-    return db.q(query, *wanted.values())
-
-
-def lookup_id(db, *pairs):
-    """The id of a document that has all the attributes and values given in turn, or None."""
-    return next(iter(lookup_ids(db, dict(zip(pairs[::2], pairs[1::2])))), None)
-
-
-def lookup(db, *pairs, pattern=("*",)):
-    """The document that has all the attributes and values given in turn, or None."""
-    id = lookup_id(db, *pairs)
-    return None if id is None else db.pull(list(pattern), id)
-
-
-def now(ctx) -> dt.datetime:
-    return ctx["biff/clock"]()
+class QueueFullError(BiffError):
+    """A queue holds as many jobs as it may."""
 
 
 # ── The system ───────────────────────────────────────────────────────────────────────────────────────────────
 #
-# Components are started in order; what they leave in "biff/stop" is called in the reverse order.
+# A component is `async def use_x(system)`: it puts what it opened into the system and the function that closes it on
+# "biff/stop". They start in order and stop in reverse order; one that fails to start stops those before it, and one
+# that fails to stop does not keep the others open.
 
-
-async def start_system(components, system) -> dict:
-    system = {"biff/stop": [], "biff/plugins": [], "biff/arguments": {}, "biff/clock": lambda: dt.datetime.now(dt.timezone.utc)} | system
+async def start_system(components, system: dict) -> dict:
+    """The system, the same dict, with everything that the components add. Raises: StartError."""
+    system.setdefault("biff/plugins", [])
+    system.setdefault("biff/clock", lambda: dt.datetime.now(dt.timezone.utc))
+    system["biff/stop"] = []
     try:
-        for component in components:
-            system = await component(system)
+        for use in components:
+            system = await use(system)
     except BaseException:
         await stop_system(system)
         raise
     return system
 
 
-async def stop_system(system):
+async def stop_system(system: dict):
     while system["biff/stop"]:
         stop = system["biff/stop"].pop()
         try:
-            result = stop()
-            if inspect.isawaitable(result):
-                await result
+            if inspect.isawaitable(stopping := stop()):
+                await stopping
         except Exception:
-            log.exception("a component did not stop cleanly")
+            log.exception("A component did not stop cleanly")
 
 
-def run(components, system):
-    """Runs the system until SIGINT or SIGTERM. What a newcomer meets is one sentence and exit status 1."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout)
+def run(components, system: dict):
+    """Starts the system and serves until Ctrl-C or SIGTERM. Exit status 1, after one sentence, if it cannot go on."""
+    log_to_stderr()
     try:
-        asyncio.run(_run(components, system))
-    except (Refusal, store.StoreError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        asyncio.run(_serve(components, system))
+    except StartError as error:
+        sys.exit(str(error))
+    if system.get("biff/failure"):
+        sys.exit(f"{system['biff/name']} stopped: {system['biff/failure']}")
 
 
-async def _run(components, system):
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    system = await start_system(components, system)
-    print(f"{system['biff/name']} is ready: open {system['biff/base-url']}", flush=True)
-    await stopped.wait()
-    await stop_system(system)
+async def _serve(components, system):
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    system["biff/end"] = ended.set
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, ended.set)
+    await start_system(components, system)
+    try:
+        await ended.wait()
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)      # a second Ctrl-C does not wait for anything
+        await stop_system(system)
 
 
-def arguments(name, description) -> dict:
+def assoc_db(ctx: dict) -> dict:
+    """A new ctx with a fresh snapshot."""
+    return {**ctx, "biff/db": ctx["biff/node"].db()}
+
+
+def now(ctx: dict) -> dt.datetime:
+    """The clock that sessions, sign-in and `NOW` are told by."""
+    return ctx["biff/clock"]()
+
+
+def parts(system: dict, key: str) -> list:
+    """All routes, queues or tasks of all plugins, in order."""
+    return [part for plugin in system["biff/plugins"] for part in plugin.get(key, ())]
+
+
+def dicts(system: dict, key: str) -> dict:
+    """All schemas or transaction functions of all plugins, by name. Raises: StartError if two plugins claim a name."""
+    found = {}
+    for plugin in system["biff/plugins"]:
+        if taken := found.keys() & plugin.get(key, {}).keys():
+            raise StartError(f"Two plugins have a {key} named {min(taken)}.")
+        found |= plugin.get(key, {})
+    return found
+
+
+# ── Configuration ────────────────────────────────────────────────────────────────────────────────────────────
+#
+# An argument wins over an environment variable, that over a line of config.env in the data folder, that over the default.
+# Variables and lines have the same names: EELCHAT_MAIL_HOST, where the application is named eelchat. What would be seen
+# in the list of processes, a password, is not an argument. The secret is made at the first start and never shown.
+
+class Setting(NamedTuple):
+    default: Any
+    read: Callable[[str], Any]        # raises ValueError, with a sentence of its own or without
+    help: str
+    is_argument: bool = True
+
+
+def _port(text):
+    if not 0 <= int(text) <= 65_535:
+        raise ValueError
+    return int(text)
+
+
+def _base_url(text):
+    url = urllib.parse.urlsplit(text.rstrip("/"))
+    if url.scheme not in ("http", "https") or not url.hostname or url.path or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("wanted is http:// or https://, a name, perhaps a port, and nothing after it")
+    return f"{url.scheme}://{url.netloc.lower()}"
+
+
+def _networks(text):
+    return [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
+
+
+SETTINGS = {
+    "host": Setting("127.0.0.1", str, "the address to listen on"),
+    "port": Setting(8080, _port, "the port to listen on; 0 takes a free one"),
+    "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
+    "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
+    "proxies": Setting([], _networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
+    "mail_host": Setting(None, str, "the mail server; without one, mail is printed to the console", False),
+    "mail_port": Setting(587, _port, "its port; 465 speaks TLS from the first byte", False),
+    "mail_user": Setting(None, str, "the name to sign in there with", False),
+    "mail_password": Setting(None, str, "the password to sign in there with", False),
+    "mail_from": Setting(None, str, "the address that mail comes from", False),
+}
+
+
+def arguments(name: str, description: str, argv=None) -> dict:
+    """What the command line says, as {setting: text}; only what was given. Prints help, and ends, when asked to."""
     parser = argparse.ArgumentParser(prog=name, description=description)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine only)")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--data", default="data", metavar="DIR", help="where the data file and the secrets are (%(default)s)")
-    parser.add_argument("--base-url", help="how people reach the server, such as https://chat.example.org")
-    parser.add_argument("--proxy", action="append", default=[], metavar="ADDRESS", help="a proxy whose X-Forwarded-For is believed")
-    return vars(parser.parse_args())
+    for key, setting in SETTINGS.items():
+        if setting.is_argument:
+            shown = f" (default: {setting.default})" if setting.default else ""
+            parser.add_argument("--" + key.replace("_", "-"), help=setting.help + shown, metavar=key.upper())
+    return {key: text for key, text in vars(parser.parse_args(argv)).items() if text is not None}
 
 
-async def use_config(system) -> dict:
-    """Settings: arguments, then the environment, then config.env in the data folder. The first start makes the secret."""
-    given = system["biff/arguments"]
-    folder = pathlib.Path(given.get("data") or "data")
+async def use_config(system):
+    prefix = system["biff/name"].upper() + "_"
+    given = {prefix + key.upper(): str(text) for key, text in system.get("biff/arguments", {}).items()}
+    folder = _setting("data", [given, os.environ], prefix)
+    _make_folder(folder)
+    sources = [given, os.environ, _config_file(folder / "config.env", prefix)]
+    config = system["biff/config"] = {key: _setting(key, sources, prefix) for key in SETTINGS} | {"data": folder}
+    if config["mail_host"] and not config["mail_from"]:
+        raise StartError(f"{prefix}MAIL_HOST is set but {prefix}MAIL_FROM is not; mail needs an address that it comes from.")
+    system["biff/secret"] = _secret(folder / "secret")
+    system["biff/limits"], system["biff/seen"] = Limits(), {}
+    system["biff/base-url"] = config["base_url"] or _address(config["host"], config["port"])
+    return system
+
+
+def _setting(key, sources, prefix):
+    name = prefix + key.upper()
+    text = next((source[name] for source in sources if source.get(name)), None)
+    if text is None:
+        return SETTINGS[key].default
+    try:
+        return SETTINGS[key].read(text)
+    except ValueError as error:
+        raise StartError(f"{name} (or --{key.replace('_', '-')}) is {text[:80]!r}, which cannot be read: {error}.") from None
+
+
+def _make_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        settings = _config_env(folder / "config.env") | {key: value for key, value in os.environ.items() if key.startswith("EELCHAT_")}
-        secret = _secret(folder / "secret")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise Refusal(f"The data folder {folder} cannot be used: {error.strerror}. Name another one with --data.") from None
-    base_url = given.get("base_url") or settings.get("EELCHAT_BASE_URL")
-    return system | {"biff/data": folder, "biff/secret": secret, "biff/config": settings, "biff/given-url": base_url,
-                     "biff/is-secure": bool(base_url and base_url.startswith("https://")), "biff/rates": {},
-                     "biff/proxies": frozenset(given.get("proxy") or ())}
+        raise StartError(f"The data folder {folder} cannot be written to ({error.strerror}): make it yours, or name "
+                         "another one with --data.") from None
 
 
-def _config_env(path) -> dict:
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
-    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+def _config_file(path, prefix):
+    """The lines NAME=value of a file, if there is one; # begins a comment line, quotes around a value are dropped."""
+    found = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), 1):
+        line = line.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, is_pair, value = line.partition("=")
+        if not is_pair or name.strip().removeprefix(prefix).lower() not in SETTINGS or not name.startswith(prefix):
+            raise StartError(f"{path} line {number} is not a setting. Settings are "
+                             f"{', '.join(prefix + key.upper() for key in SETTINGS if key != 'data')}.")
+        found[name.strip()] = value.strip().strip("\"'")
+    return found
 
 
-def _secret(path) -> bytes:
-    if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-            file.flush()
-            os.fsync(file.fileno())
-    secret = path.read_bytes().strip()
-    if len(secret) < 32:
-        raise Refusal(f"{path} is not a secret of ours: it has {len(secret)} bytes. Remove it, and the next start makes one; everybody signs in again.")
+def _secret(path):
+    """32 random bytes, kept in a file that only its owner reads; tokens and codes are nothing without them."""
+    try:
+        if not path.exists():
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        secret = path.read_bytes()
+    except OSError as error:
+        raise StartError(f"The secret {path} cannot be read or made ({error.strerror}).") from None
+    if len(secret) != 32:
+        raise StartError(f"{path} has {len(secret)} bytes and not 32: put the right file back, or remove it for a new one.")
     return secret
 
 
-async def use_store(system) -> dict:
-    """The node on DATA/NAME.db, with the plugins' schemas and transaction functions."""
-    plugins = system["biff/plugins"]
-    functions = {"biff/ensure-unique": ensure_unique} | _collected(plugins, "tx-fns")
-    path = system["biff/data"] / f"{system['biff/name']}.db"
-    node = store.open(path, functions)
-    system["biff/stop"].append(node.close)
-    schema = {name: one if isinstance(one, voluptuous.Schema) else voluptuous.Schema(one, required=True) for name, one in _collected(plugins, "schema").items()}
-    return system | {"biff/node": node, "biff/schema": schema}
+def _address(host, port):
+    """Where a browser on this machine finds the server."""
+    shown = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
 
 
-def _collected(plugins, key) -> dict:
-    return {name: value for plugin in plugins for name, value in plugin.get(key, {}).items()}
-
-
-async def use_tx_listener(system) -> dict:
-    """Calls each plugin's on_tx for each committed transaction, in order; one that fails harms no other. Source: Biff."""
-    hearers = [plugin["on_tx"] for plugin in system["biff/plugins"] if "on_tx" in plugin]
-
-    def on_tx(tx):
-        ctx = system | {"biff/db": system["biff/node"].db()}
-        for hear in hearers:
-            try:
-                hear(ctx, tx)
-            except Exception:
-                log.exception("on_tx of a plugin raised on transaction %d", tx.tx_id)
-
-    listener = system["biff/node"].on_tx(on_tx)
-    system["biff/stop"].append(listener.close)
-    return system
-
-
-# ── Queues and tasks ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-class QueueFullError(Exception):
-    """A queue has as many jobs waiting as it may."""
-
-
-class Queue:
-    """Jobs in memory, lower priority numbers first. Jobs do not survive a restart."""
-
-    def __init__(self, id):
-        self.id, self._heap, self._numbers, self._some = id, [], itertools.count(), asyncio.Event()
-        self.open, self.running = True, 0
-
-    def put(self, job, priority, future=None):
-        if len(self._heap) >= QUEUE_JOBS_MAX or not self.open:
-            raise QueueFullError(f"The queue {self.id} takes no more jobs: {len(self._heap):,} wait.")
-        heapq.heappush(self._heap, (priority, next(self._numbers), job, future))
-        self._some.set()
-
-    async def take(self):
-        """The next job and who waits for its result, or None once the queue is closed and empty."""
-        while not self._heap:
-            if not self.open:
-                return None
-            self._some.clear()
-            await self._some.wait()
-        _, _, job, future = heapq.heappop(self._heap)
-        return job, future
-
-    def close(self):
-        self.open = False
-        self._some.set()
-
-
-def submit_job(ctx, id, job, priority=10):
-    """Puts a job into a queue. Raises: QueueFullError."""
-    ctx["biff/queues"][id].put(job, priority)
-
-
-async def submit_job_for_result(ctx, id, job, priority=10, timeout_s=20):
-    future = asyncio.get_running_loop().create_future()
-    ctx["biff/queues"][id].put(job, priority, future)
-    return await asyncio.wait_for(future, timeout_s)
-
-
-async def use_queues(system) -> dict:
-    """The consumers of the plugins' queues; at the end they have ten seconds to drain."""
-    queues = {one["id"]: Queue(one["id"]) for plugin in system["biff/plugins"] for one in plugin.get("queues", ())}
-    system = system | {"biff/queues": queues}
-    workers = [asyncio.create_task(_work(system, one)) for plugin in system["biff/plugins"] for one in plugin.get("queues", ())
-               for _ in range(one.get("workers", 1))]
-
-    async def stop():
-        for queue in queues.values():
-            queue.close()
-        await _ended(workers, DRAIN_S)
-
-    system["biff/stop"].append(stop)
-    return system
-
-
-async def _work(system, queue):
-    jobs = system["biff/queues"][queue["id"]]
-    while (taken := await jobs.take()) is not None:
-        job, future = taken
-        try:
-            result = await queue["consumer"](system | {"biff/job": job, "biff/db": system["biff/node"].db()})
-            if future and not future.done():
-                future.set_result(result)
-        except Exception as error:
-            log.exception("a job of %s raised; the next follows", queue["id"])
-            if future and not future.done():
-                future.set_exception(error)
-
-
-async def _ended(tasks, seconds):
-    """Waits for tasks, then cancels what still runs."""
-    if tasks:
-        _, running = await asyncio.wait(tasks, timeout=seconds)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-def every(seconds):
-    """A schedule: at start, and then every so many seconds, give or take a tenth, so that tasks do not march in step."""
-    while True:
-        yield seconds * (0.9 + 0.2 * random.random())
-
-
-async def use_tasks(system) -> dict:
-    running = [asyncio.create_task(_repeat(system, task)) for plugin in system["biff/plugins"] for task in plugin.get("tasks", ())]
-
-    async def stop():
-        for task in running:
-            task.cancel()
-        await _ended(running, DRAIN_S)
-
-    system["biff/stop"].append(stop)
-    return system
-
-
-async def _repeat(system, task):
-    for pause_s in task["schedule"]:
-        try:
-            await task["task"](system | {"biff/db": system["biff/node"].db()})
-        except Exception:
-            log.exception("a scheduled task raised; it runs again at its next time")
-        await asyncio.sleep(pause_s)
-
-
-# ── The web ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
 #
-# One way in: every request passes `_passed`, which finds its session, checks that an unsafe request is ours, takes the snapshot,
-# asks the route's rule, and turns whatever goes wrong into a page. Every answer bears the same headers.
+# A transaction is a list of documents with instructions, and of the store's own operations (tuples):
+#
+#     {"db/doc-type": "membership", "db.op/upsert": {"mem/user": user, "mem/comm": comm}, "mem/roles": ("db/default", set())}
+#
+# "db/op" is put (the default), create, update, merge or delete. Special values are tuples, never plain strings: what a
+# person types is a string, and must stay one whatever it says. Create, update and merge become match + put, so that a
+# change by someone else in between makes the transaction abort; then it is made again from a fresh snapshot.
+
+NOW = ("db/now",)                     # the time of this attempt, the same everywhere in the transaction
+DISSOC = ("db/dissoc",)               # update, merge: the attribute goes
+IN_ANY_OP = {"db/now", "db/id", "db/unique"}
+IN_MERGE = {"db/dissoc", "db/union", "db/difference", "db/add", "db/default"}
+INSTRUCTIONS = {"db/doc-type", "db/op", "db.op/upsert"}
 
 
-class Assets:
-    """Our static files and the browser scripts, read once, gzipped, named by their hash."""
+def temp_id(name: str) -> tuple:
+    """Stands for a new id, the same for the same name throughout a transaction."""
+    return ("db/id", name)
 
-    def __init__(self):
-        self._files: dict = {}
-        for path in sorted((HERE / "static").iterdir()):
-            self._add(path.name, path)
-        for name, path in SCRIPTS.items():
-            self._add(name, HERE / "node_modules" / path)
 
-    def _add(self, name, path):
+async def submit_tx(ctx: dict, tx, retry: bool = True):
+    """The transaction as the store's `submit` gives it, durable and committed; None if there was nothing to do.
+
+    `tx` is a list, or a function of ctx that returns one and is called for each attempt. With `retry` false it is
+    submitted once and may come back with `committed` False.
+    Raises: SchemaError, ConstraintError, TransactionError before anything is written; ContentionError after five attempts.
+    Source: Biff, submit-tx.
+    """
+    for attempt in range(ATTEMPTS_MAX if retry else 1):
+        if attempt:
+            await asyncio.sleep(random.uniform(0, RETRY_S * 2 ** (attempt - 1)))
+        operations = operations_of({**assoc_db(ctx), "biff/now": now(ctx)}, tx)
+        if not operations:
+            return None
+        submitted = await ctx["biff/node"].submit(operations)
+        if submitted.committed or not retry:
+            return submitted
+    raise ContentionError(f"Others changed the same documents at each of {ATTEMPTS_MAX} attempts. Nothing was written.")
+
+
+def operations_of(ctx: dict, tx) -> list:
+    """The store's operations for a transaction, as of ctx's snapshot."""
+    tx = list(tx(ctx) if callable(tx) else tx)
+    tx = _resolved(tx, functools.partial(_without_ids_and_now, ctx, {}))
+    tx = [made for part in tx for made in _without_upsert(ctx, part)]
+    tx = [made for part in tx for made in _without_unique(part)]
+    operations = [made for number, part in enumerate(tx, 1) for made in _operations(ctx, part, f"operation {number} of {len(tx)}")]
+    if any(op[0] == "call" for op in operations) and ctx["biff/db"].with_tx(operations) is None:
+        raise ConstraintError("The transaction violated a constraint: what must be unique is not. Nothing was written.")
+    return operations
+
+
+def _resolved(value, change):
+    """The value with each tuple in it changed, innermost first."""
+    if type(value) is dict:
+        return {key: _resolved(part, change) for key, part in value.items()}
+    if type(value) in (list, set, frozenset):
+        return type(value)(_resolved(part, change) for part in value)
+    if type(value) is tuple:
+        return change(tuple(_resolved(part, change) for part in value))
+    return value
+
+
+def _without_ids_and_now(ctx, ids, value):
+    match value:
+        case ("db/now",):
+            return ctx["biff/now"]
+        case ("db/id", name):
+            if name not in ids:
+                ids[name] = ctx["biff/node"].new_id()
+            return ids[name]
+    return value
+
+
+def _without_upsert(ctx, part):
+    """Found: merged into it. Not found: a new document, and a call that aborts if someone else makes one too."""
+    if type(part) is tuple or "db.op/upsert" not in part:
+        return [part]
+    pairs = part["db.op/upsert"]
+    rest = {key: value for key, value in part.items() if key != "db.op/upsert"}
+    document = {**rest, **pairs, "db/op": "merge"}
+    id = lookup_id(ctx["biff/db"], *itertools.chain(*pairs.items()))
+    return [{**document, "xt/id": id}] if id is not None else [document, store.call("biff/ensure-unique", pairs)]
+
+
+def _without_unique(part):
+    if type(part) is tuple:
+        return [part]
+    unique = {key: value[1] for key, value in part.items() if _special(value) == "db/unique"}
+    return [part | unique, *(store.call("biff/ensure-unique", {key: value}) for key, value in unique.items())]
+
+
+def _special(value):
+    """The name of a special value, or None."""
+    return value[0] if type(value) is tuple and value and value[0] in IN_ANY_OP | IN_MERGE else None
+
+
+def _operations(ctx, part, where):
+    if type(part) is tuple:
+        return [part]
+    kind, given = part.get("db/op", "put"), {key: value for key, value in part.items() if key not in INSTRUCTIONS}
+    _check_instructions(part, kind, given, where)
+    id = given.setdefault("xt/id", ctx["biff/node"].new_id())
+    if kind == "delete":
+        return [store.delete(id)]
+    before = None if kind == "put" else ctx["biff/db"].entity(id)
+    if kind == "create" and before is not None:
+        raise TransactionError(f"Attempted to create a {part['db/doc-type']} that exists ({where}). Nothing was written.")
+    if kind == "update" and before is None:
+        raise TransactionError(f"Attempted to update a {part['db/doc-type']} that does not exist ({where}). Nothing was written.")
+    document = given if kind in ("put", "create") else _merged(before or {}, given)
+    _check(ctx, part["db/doc-type"], document, where)
+    return [store.put(document)] if kind == "put" else [store.match(id, before), store.put(document)]
+
+
+def _check_instructions(part, kind, given, where):
+    if kind not in ("put", "create", "update", "merge", "delete"):
+        raise TransactionError(f"db/op is {kind!r}; wanted put, create, update, merge or delete ({where}).")
+    if kind == "delete" and "xt/id" not in part or kind != "delete" and "db/doc-type" not in part:
+        raise TransactionError(f"A {kind} needs {'xt/id' if kind == 'delete' else 'db/doc-type'} ({where}).")
+    for key, value in given.items():
+        if key.startswith(("db/", "db.op/")):
+            raise TransactionError(f"{key} is not an instruction ({where}).")
+        if kind in ("put", "create") and _special(value):
+            raise TransactionError(f"{key} has {_special(value)}, which only update and merge know ({where}).")
+
+
+def _merged(before, given):
+    """The document with the given values over it, special values done."""
+    after = before | given
+    for key, value in given.items():
+        if _special(value) == "db/dissoc" or _special(value) == "db/default" and key in before:
+            after = {k: v for k, v in after.items() if k != key} | ({key: before[key]} if value != DISSOC else {})
+        elif _special(value):
+            after[key] = _combined(_special(value), before.get(key), value[1:])
+    return after
+
+
+def _combined(special, old, new):
+    match special:
+        case "db/union":
+            return _several(old) | set(new)
+        case "db/difference":
+            return _several(old) - set(new)
+        case "db/add":
+            return sum(new, start=old or 0)
+        case _:
+            return new[0]
+
+
+def _several(value):
+    return set() if value is None else set(value) if isinstance(value, (list, set, frozenset)) else {value}
+
+
+def _check(ctx, doc_type, document, where):
+    """Checks a whole document against its type. The sentence names the attribute and shows no value: it may be private."""
+    schema = ctx["biff/schema"].get(doc_type)
+    if schema is None:
+        raise TransactionError(f"No plugin has a schema for {doc_type} ({where}).")
+    try:
+        schema(document)
+    except voluptuous.Invalid as invalid:
+        first = invalid.errors[0] if isinstance(invalid, voluptuous.MultipleInvalid) else invalid
+        attribute = str(first.path[0]) if first.path else "the document"
+        raise SchemaError(f"{doc_type}: {attribute}: {first.msg} ({where}). Nothing was written.", doc_type, attribute) from None
+
+
+def ensure_unique(ctx, pairs: dict):
+    """A transaction function: aborts if more than one document has all these pairs, after the writes so far."""
+    ids = ctx.db.q({**_lookup(pairs), "find": "?e", "limit": 2}, *pairs.values())
+    return False if len(ids) > 1 else None
+
+
+async def use_store(system):
+    system["biff/schema"] = {name: _schema(given) for name, given in dicts(system, "schema").items()}
+    functions = {"biff/ensure-unique": ensure_unique} | dicts(system, "tx-fns")
+    path = system["biff/config"]["data"] / f"{system['biff/name']}.db"
+    try:
+        system["biff/node"] = store.open(system.get("biff/database", path), functions)
+    except (store.StoreError, OSError) as error:
+        raise StartError(str(error)) from error
+    system["biff/stop"].append(system["biff/node"].close)
+    return system
+
+
+def _schema(given):
+    return given if isinstance(given, voluptuous.Schema) else voluptuous.Schema(given, required=True)
+
+
+# ── Questions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+def q(db, query: dict, *args) -> list:
+    return db.q(query, *args)
+
+
+def lookup(db, *pairs, pattern=("*",)) -> dict | None:
+    """A document that has all these attributes with these values, given as k, v, k, v …; any one if several, or None."""
+    return next(iter(lookup_all(db, *pairs, pattern=pattern, limit=1)), None)
+
+
+def lookup_all(db, *pairs, pattern=("*",), limit=None) -> list[dict]:
+    return _found(db, ("pull", "?e", list(pattern)), pairs, limit)
+
+
+def lookup_id(db, *pairs):
+    """The id of such a document; any one if several, or None."""
+    return next(iter(_found(db, "?e", pairs, 1)), None)
+
+
+def lookup_id_all(db, *pairs) -> list:
+    return _found(db, "?e", pairs, None)
+
+
+def _found(db, find, pairs, limit):
+    pairs = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    query = {**_lookup(pairs), "find": find}
+    return db.q(query if limit is None else query | {"limit": limit}, *pairs.values())
+
+
+def _lookup(pairs):
+    names = [f"?v{number}" for number in range(len(pairs))]
+    return {"in": names, "where": [["?e", key, name] for key, name in zip(pairs, names)]}
+
+
+# ── Listeners, queues, tasks ─────────────────────────────────────────────────────────────────────────────────
+#
+# They outlive whatever a plugin does in them: an exception is logged, and the next transaction, job or run follows.
+
+async def use_tx_listener(system):
+    """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop. It must not wait."""
+    listening = [plugin["on_tx"] for plugin in system["biff/plugins"] if "on_tx" in plugin]
+
+    def hear(tx):
+        ctx = assoc_db(system)
+        for on_tx in listening:
+            try:
+                on_tx(ctx, tx)
+            except Exception:
+                log.exception("%s failed at transaction %d", _name(on_tx), tx.tx_id)
+
+    system["biff/stop"].append(system["biff/node"].on_tx(hear).close)
+    return system
+
+
+def _name(function):
+    return getattr(function, "__qualname__", repr(function))
+
+
+async def use_queues(system):
+    """One worker or more for each plugin's queue {"id", "consumer", "workers": 1}: `await consumer(ctx)`, ctx["biff/job"]."""
+    queues = system["biff/queues"] = {queue["id"]: asyncio.PriorityQueue(QUEUE_JOBS_MAX) for queue in parts(system, "queues")}
+    system["biff/job-numbers"] = itertools.count()
+    workers = [asyncio.create_task(_work(system, queues[queue["id"]], queue["consumer"]))
+               for queue in parts(system, "queues") for _ in range(queue.get("workers", 1))]
+    system["biff/stop"].append(functools.partial(_drain, queues.values(), workers))
+    return system
+
+
+def submit_job(ctx: dict, queue_id: str, job, priority: int = PRIORITY) -> asyncio.Future:
+    """Queues a job; lower priorities go first, equal ones in order. A job does not survive a restart.
+
+    Raises: QueueFullError.
+    """
+    done = asyncio.get_running_loop().create_future()
+    done.add_done_callback(lambda done: done.cancelled() or done.exception())     # logged by the worker, and retrieved here
+    try:
+        ctx["biff/queues"][queue_id].put_nowait((priority, next(ctx["biff/job-numbers"]), job, done))
+    except asyncio.QueueFull:
+        raise QueueFullError(f"The queue {queue_id} holds {QUEUE_JOBS_MAX} jobs, as many as it may.") from None
+    return done
+
+
+async def submit_job_for_result(ctx: dict, queue_id: str, job, priority: int = PRIORITY, timeout_s: float = 20):
+    """What the consumer returned; raises what it raised, or TimeoutError."""
+    return await asyncio.wait_for(submit_job(ctx, queue_id, job, priority), timeout_s)
+
+
+async def _work(system, queue, consumer):
+    while True:
+        _, _, job, done = await queue.get()
         try:
-            data = path.read_bytes()
-        except OSError:
-            raise Refusal(f"The browser script {name} is not installed. Run: pip install -e . (it brings them by npm).") from None
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        self._files[name] = data, gzip.compress(data, 9, mtime=0), kind, hashlib.sha256(data).hexdigest()[:16]
-
-    def address(self, name) -> str:
-        return f"/static/{name}?v={self._files[name][3]}"
-
-    def answer(self, ctx) -> web.Response:
-        if (found := self._files.get(ctx["params"]["name"])) is None:
-            raise web.HTTPNotFound
-        data, packed, kind, mark = found
-        headers = {"ETag": f'"{mark}"', "Vary": "Accept-Encoding"}
-        headers["Cache-Control"] = "public, max-age=31536000, immutable" if ctx["params"].get("v") == mark else "no-cache"
-        if ctx["request"].headers.get("If-None-Match") == headers["ETag"]:
-            return web.Response(status=304, headers=headers)
-        if "gzip" in ctx["request"].headers.get("Accept-Encoding", ""):
-            return web.Response(body=packed, content_type=kind, headers=headers | {"Content-Encoding": "gzip"})
-        return web.Response(body=data, content_type=kind, headers=headers)
+            result = await consumer({**assoc_db(system), "biff/job": job})
+            done.cancelled() or done.set_result(result)
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        except Exception as error:
+            log.exception("%s failed at a job", _name(consumer))
+            done.cancelled() or done.set_exception(error)
+        finally:
+            queue.task_done()
 
 
-async def use_jinja(system) -> dict:
-    """The application, and the one template environment, which escapes, for pages and fragments alike."""
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
-    environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True,
-                                       undefined=jinja2.StrictUndefined)
-    assets = Assets()
-    environment.globals |= {"asset": assets.address, "name": system["biff/name"]}
-    return system | {"biff/app": app, "biff/jinja": environment, "biff/assets": assets}
+async def _drain(queues, workers):
+    try:
+        await asyncio.wait_for(asyncio.gather(*(queue.join() for queue in queues)), DRAIN_S_MAX)
+    except TimeoutError:
+        log.warning("%d queued jobs were not done after %d s and are lost", sum(queue.qsize() for queue in queues), DRAIN_S_MAX)
+    await _end_tasks(workers)
 
 
-def render(ctx, template, status=200, **values) -> web.Response:
-    values = {"csrf_token": csrf_token(ctx), "base_url": ctx["biff/base-url"], "uid": ctx["uid"], "path": ctx["request"].path} | values
-    text = ctx["biff/jinja"].get_template(template).render(values)
-    return web.Response(text=text, status=status, content_type="text/html", headers={"Cache-Control": "no-store"})
+async def _end_tasks(tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def fragment(system, template, **values) -> str:
-    return system["biff/jinja"].get_template(template).render(values)
+def every(interval_s: float, jitter: float = 0.1):
+    """A schedule: at once, then each time after the interval, give or take a tenth, so that servers do not march in step."""
+    def schedule():
+        yield 0
+        while True:
+            yield interval_s * random.uniform(1 - jitter, 1 + jitter)
+    return schedule
 
 
-def redirect(ctx, path) -> web.Response:
-    """To another page of ours. htmx would follow a 303 and swap the page into the middle of this one: it is told to go there."""
-    if not path.startswith("/") or path.startswith(("//", "/\\")) or re.search(r"[\x00-\x20\\]", path):
-        path = "/"
-    if ctx["request"].headers.get("HX-Request"):
+async def use_tasks(system):
+    """Runs each plugin's task {"task", "schedule"}; a schedule is called once and yields the seconds before each run."""
+    tasks = [asyncio.create_task(_repeat(system, task["task"], task["schedule"])) for task in parts(system, "tasks")]
+    system["biff/stop"].append(functools.partial(_end_tasks, tasks))
+    return system
+
+
+async def _repeat(system, function, schedule):
+    for wait_s in schedule():
+        await asyncio.sleep(wait_s)
+        try:
+            await function(assoc_db(system))
+        except Exception:
+            log.exception("The task %s failed", _name(function))
+
+
+# ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# One escaping environment renders pages and fragments: a second one would be the place where escaping is forgotten.
+# Static files and the browser scripts are read once, and served from memory under an address that changes with them.
+
+class Asset(NamedTuple):
+    body: bytes
+    gzipped: bytes | None
+    type: str
+    version: str
+
+
+async def use_jinja(system):
+    root = system.setdefault("biff/root", ROOT)
+    assets = system["biff/assets"] = _assets(root)
+    app = system["biff/app"] = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[
+        _every_request(system), web.normalize_path_middleware(append_slash=False, remove_slash=True, merge_slashes=False)])
+    system["biff/jinja"] = aiohttp_jinja2.setup(
+        app, loader=jinja2.FileSystemLoader(root / "templates"), auto_reload=False, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: name is None or not name.endswith(".txt"))
+    system["biff/jinja"].globals |= {"asset": functools.partial(_asset_url, assets), "name": system["biff/name"]}
+    return system
+
+
+def _assets(root):
+    files = {path.relative_to(root / "static").as_posix(): path for path in sorted((root / "static").rglob("*")) if path.is_file()}
+    files |= {name: root / "node_modules" / path for name, path in SCRIPTS.items()}
+    try:
+        return {name: _asset(name, path.read_bytes()) for name, path in files.items()}
+    except FileNotFoundError as error:
+        raise StartError(f"The browser scripts are not installed ({pathlib.Path(error.filename).name} is missing): "
+                         "run `.venv/bin/pip install -e .` in the clone.") from None
+
+
+def _asset(name, body):
+    type = {"js": "text/javascript", "webmanifest": "application/manifest+json", "ico": "image/x-icon"}.get(
+        name.rpartition(".")[2], mimetypes.guess_type(name)[0] or "application/octet-stream")
+    is_text = type.startswith("text/") or type.endswith(("+xml", "+json"))
+    gzipped = gzip.compress(body, 9, mtime=0) if is_text else None
+    return Asset(body, gzipped, type, hashlib.sha256(body).hexdigest()[:16])
+
+
+def _asset_url(assets, name):
+    return f"/static/{name}?v={assets[name].version}"
+
+
+async def static(ctx):
+    asset = ctx["biff/assets"].get(ctx["params"]["name"])
+    if asset is None:
+        raise web.HTTPNotFound()
+    request, etag = ctx["request"], f'"{asset.version}"'
+    is_current = request.query.get("v") == asset.version
+    headers = {"ETag": etag, "Vary": "Accept-Encoding",
+               "Cache-Control": "public, max-age=31536000, immutable" if is_current else "no-cache"}
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers=headers)
+    is_gzipped = asset.gzipped and "gzip" in request.headers.get("Accept-Encoding", "")
+    if is_gzipped:
+        headers["Content-Encoding"] = "gzip"
+    charset = "utf-8" if asset.type.startswith("text/") else None
+    return web.Response(body=asset.gzipped if is_gzipped else asset.body, headers=headers, content_type=asset.type, charset=charset)
+
+
+def render(ctx: dict, template: str, status: int = 200, **values) -> web.Response:
+    """A page. Every template knows csrf_token, base_url, path, uid and name beside the given values."""
+    request = ctx["request"]
+    known = {"csrf_token": csrf_token(ctx), "base_url": ctx["biff/base-url"], "path": request.path, "uid": ctx.get("uid")}
+    return aiohttp_jinja2.render_template(template, request, known | values, status=status)
+
+
+def fragment(system: dict, template: str, **values) -> str:
+    """A template's text outside a request, by the same environment."""
+    return system["biff/jinja"].get_template(template).render({"base_url": system["biff/base-url"]} | values)
+
+
+def is_local(path: str) -> bool:
+    """Whether a redirect to it stays on this site, as browsers read addresses: they take \\ for / and skip tabs."""
+    return re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", path) is not None
+
+
+def redirect(ctx: dict, path: str) -> web.Response:
+    """303 to a path of ours; for a request of htmx 204 with HX-Redirect, or it would put the page into a page."""
+    if not is_local(path):
+        raise ValueError(f"{path[:80]!r} leaves the site")
+    if "HX-Request" in ctx["request"].headers:
         return web.Response(status=204, headers={"HX-Redirect": path})
     return web.Response(status=303, headers={"Location": path})
 
 
-def error(ctx, status, sentence=None) -> web.Response:
-    """An error page, or for htmx the sentence alone."""
-    sentence = sentence or {404: "There is nothing at this address.", 405: "That cannot be done here.", 413: "That is too long.",
-                            403: "That is not allowed.", 429: "That was too often. Wait a moment."}.get(status, "Something went wrong.")
-    if ctx["request"].headers.get("HX-Request"):
-        return web.Response(text=sentence, status=status)
-    return render(ctx, "error.html", status, sentence=sentence)
+def url(path: str, **query) -> str:
+    return f"{path}?{urllib.parse.urlencode(query)}" if query else path
 
 
-async def use_web(system) -> dict:
-    """The routes of the plugins, served. Each route states who may use it."""
-    app, given = system["biff/app"], system["biff/arguments"]
-    routes = [("GET", "/static/{name}", anyone, _static)] + [route for plugin in system["biff/plugins"] for route in plugin.get("routes", ())]
-    for method, path, rule, handler in routes:
-        app.router.add_route(method, path, _route(system, rule, handler))
-    app.middlewares.append(_middleware(system))
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1, handler_cancellation=False)
-    await runner.setup()
-    host, port = given.get("host") or "127.0.0.1", given.get("port", 8080)
+SENTENCES = {
+    400: "That request could not be read.",
+    403: "This is not allowed, or the page was open for too long. Reload it and try again.",
+    404: "Page not found.",
+    405: "This address cannot be used that way.",
+    408: "The request took too long to arrive.",
+    413: "That is more than we take at once.",
+    415: "We take forms only, no files.",
+    429: "Too many requests. Wait a little and try again.",
+}
+
+
+def error(ctx: dict, status: int, sentence: str | None = None) -> web.Response:
+    """A page that says no more than a sentence and an id, which stands in the log too. For htmx, only the sentence."""
+    id, sentence = secrets.token_hex(4), sentence or SENTENCES.get(status, "Something went wrong.")
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-    except OSError as problem:
-        await runner.cleanup()
-        raise Refusal(f"Port {port} of {host} cannot be used: {problem.strerror or problem}. Name another one with --port.") from None
-    system["biff/stop"].append(runner.cleanup)
-    port = runner.addresses[0][1]
-    base_url = system["biff/given-url"] or f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}"
-    system["biff/base-url"] = base_url.rstrip("/")
-    system["biff/origins"] = _origins(system["biff/base-url"], bool(system["biff/given-url"]), port)
-    if not system["biff/is-secure"]:
-        log.info("the base URL %s is not https: cookies travel in the clear; on the internet, put a TLS proxy in front and name --base-url https://…", base_url)
-    return system
+        if "HX-Request" in ctx["request"].headers:
+            response = web.Response(status=status, text=sentence)
+        else:
+            response = render(ctx, "error.html", status, sentence=sentence, id=id)
+    except Exception:
+        log.exception("The error page failed")
+        response = web.Response(status=status, text=f"{sentence} ({id})")
+    response[ERROR_ID] = id
+    return response
 
 
-def _origins(base_url, is_given, port) -> frozenset:
-    """The origins that are ours: the base URL's, and without one all the names of this machine to itself."""
-    local = () if is_given else (f"http://{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]"))
-    parts = urllib.parse.urlsplit(base_url)
-    return frozenset((f"{parts.scheme}://{parts.netloc}", *local))
-
-
-async def _static(ctx):
-    return ctx["biff/assets"].answer(ctx)
-
+# ── Requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A route is (method, path, rule, handler); the rule says who may: it returns None, or the response that refuses. Before the
+# rule is asked, a request that could change something has shown twice that it is ours: by where the browser says it comes
+# from, and by a token that only our pages carry. A GET never writes to the store.
 
 def anyone(ctx):
-    """The rule that admits all."""
+    """The rule of what is open to all."""
 
 
 def signed_in(ctx):
-    if not ctx["uid"]:
-        return redirect(ctx, "/signin?error=not-signed-in")
+    return None if ctx["uid"] else redirect(ctx, url("/signin", error="not-signed-in"))
 
 
-def _route(system, rule, handler):
-    async def handle(request):
-        ctx = request[CTX]
-        ctx["params"] |= request.match_info
-        refusal = rule(ctx)
-        if inspect.isawaitable(refusal):
-            refusal = await refusal
-        return refusal if refusal is not None else await handler(ctx)
-    handle.rule = rule
-    return handle
-
-
-def _middleware(system):
-    @web.middleware
-    async def passed(request, handler):
-        begin, ctx = time.monotonic(), _request_ctx(system, request)
-        request[CTX] = ctx
-        try:
-            response = await _answered(ctx, request, handler)
-        except web.HTTPException as problem:
-            response = error(ctx, problem.status)
-        except store.ClosedError:
-            log.exception("the store takes no writes")
-            response = error(ctx, 503, "The chat cannot store anything at the moment. Nothing was lost; try again later.")
-        except Exception:
-            mark = secrets.token_hex(4)
-            log.exception("error %s at %s %s", mark, request.method, _masked(request.path))
-            response = error(ctx, 500, f"Something went wrong. If you report it, name the mark {mark}.")
-        if not response.prepared:
-            _dress(ctx, response)
-        log.info("%d ms %d %s %s", (time.monotonic() - begin) * 1000, response.status, request.method, _masked(request.path))
-        return response
-    return passed
-
-
-def _masked(path) -> str:
-    """A path for the log: without sign-in tokens, and on one line whatever it holds."""
-    return ascii(re.sub(r"(?<=/verify-link/).+", "…", path))[1:-1][:200]
-
-
-def _request_ctx(system, request) -> dict:
-    cookie = request.cookies.get(cookie_name(system), "")
-    is_fresh = not re.fullmatch(r"[\w-]{43}", cookie, re.ASCII)
-    cookie = secrets.token_urlsafe(COOKIE_BYTES) if is_fresh else cookie
-    ctx = system | {"request": request, "params": dict(request.query), "biff/db": system["biff/node"].db(), "session": None, "uid": None,
-                    "biff/cookie": cookie, "biff/set-cookie": is_fresh}
-    session = None if is_fresh else session_of(ctx, cookie)
-    return ctx if session is None else ctx | {"session": session, "uid": session["session/user"]}
-
-
-async def _answered(ctx, request, handler):
-    if request.headers.get("Upgrade", "").lower() == "websocket":
-        if request.headers.get("Origin") not in ctx["biff/origins"]:
-            return web.Response(status=403, text="Forbidden")
-        return await handler(request)
-    async with asyncio.timeout(REQUEST_S_MAX):
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            await _read_form(ctx, request)
-            if not is_ours(ctx):
-                return error(ctx, 403, "This request did not come from a page of ours, or the page is too old. Reload it and try again.")
-        if ctx["session"]:
-            await _use_session(ctx)
-        return await handler(request)
-
-
-async def _read_form(ctx, request):
-    """The fields of a form. A bare CR in the middle of a line is how a log line would be forged; line ends are one character."""
-    if request.content_type not in ("application/x-www-form-urlencoded", "application/octet-stream", "text/plain"):
-        raise web.HTTPUnsupportedMediaType
-    body = await request.read()
+async def use_web(system):
+    app, config = system["biff/app"], system["biff/config"]
+    app.on_response_prepare.append(functools.partial(_prepare, system))
+    for route in [*parts(system, "routes"), ("GET", "/static/{name:.+}", anyone, static)]:
+        if len(route) != 4 or not all(map(callable, route[2:])):
+            raise StartError(f"The route {route[:2]} does not state who may use it.")
+        method, path, rule, handler = route
+        add = app.router.add_get if method == "GET" else functools.partial(app.router.add_route, method)
+        add(path, _answering(system, rule, handler))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S_MAX, keepalive_timeout=IDLE_S_MAX, lingering_time=1,
+                           max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
+    await runner.setup()
+    system["biff/stop"].append(runner.cleanup)
     try:
-        fields = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+        await web.TCPSite(runner, config["host"], config["port"]).start()
+    except OSError as failure:
+        raise StartError(_cannot_listen(config, failure)) from None
+    system["biff/base-url"] = config["base_url"] or _address(config["host"], runner.addresses[0][1])
+    _say_where(system)
+    return system
+
+
+def _cannot_listen(config, failure):
+    if failure.errno == errno.EADDRINUSE:
+        return f"Port {config['port']} of {config['host']} is taken: stop what uses it, or name another one with --port."
+    return f"{config['host']} port {config['port']} cannot be listened on ({os.strerror(failure.errno or 0)})."
+
+
+def _say_where(system):
+    name, base = system["biff/name"], system["biff/base-url"]
+    print(f"{name} is at {base} (Ctrl-C stops it).")
+    if not system["biff/config"]["mail_host"]:
+        print(f"Sign-in links are printed here until {name.upper()}_MAIL_HOST stands in {system['biff/config']['data']}/config.env.")
+    if not is_secure(system):
+        print("Over http, cookies cross the network readably: away from this machine, put a TLS proxy in front and set --base-url.")
+    sys.stdout.flush()
+
+
+def is_secure(system) -> bool:
+    return system["biff/base-url"].startswith("https://")
+
+
+async def _prepare(system, request, response):
+    """The headers of every response, whatever made it."""
+    for name, value in (SECURITY_HEADERS | (HTTPS_ONLY if is_secure(system) else {})).items():
+        response.headers[name] = value
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.popall("Server", None)
+    if COOKIE in request:
+        response.headers.add("Set-Cookie", _cookie_line(system, *request[COOKIE]))      # aiohttp has written its own by now
+
+
+def _cookie_line(system, value, seconds):
+    lasting = "" if seconds is None else f"; Max-Age={seconds}"
+    return f"{cookie_name(system)}={value}; Path=/; HttpOnly; SameSite=Lax{lasting}{'; Secure' if is_secure(system) else ''}"
+
+
+def _every_request(system):
+    @web.middleware
+    async def answer(request, handler):
+        """One line in the log for each request, and an error page for each failure."""
+        begun = time.perf_counter()
+        try:
+            response = await handler(request)
+        except web.HTTPException as found:
+            if found.status < 400:
+                raise
+            response = error({**system, "request": request}, found.status)
+            response.headers.extend({"Allow": found.headers["Allow"]} if "Allow" in found.headers else {})
+        except ConnectionError:
+            raise
+        except Exception as failure:
+            response = error({**system, "request": request}, 503 if isinstance(failure, TimeoutError) else 500)
+            log.exception("Error %s in %s", response[ERROR_ID], _shown(request))
+            _end_if_closed(system, failure)
+        mark = f" error {response[ERROR_ID]}" if ERROR_ID in response else ""
+        log.info("%.0f ms %d %s%s", (time.perf_counter() - begun) * 1000, response.status, _shown(request), mark)
+        return response
+    return answer
+
+
+def _shown(request):
+    """A request in the log: never its query, where addresses of people stand."""
+    return f"{request.method} {request.raw_path.partition('?')[0][:PATH_CHARS_LOGGED]}"
+
+
+def _end_if_closed(system, failure):
+    """A store that stopped after a failed write refuses everything: a server that goes on would only say sorry."""
+    if isinstance(failure, store.ClosedError) and "biff/end" in system:
+        system["biff/failure"] = str(failure)
+        system["biff/end"]()
+
+
+def _answering(system, rule, handler):
+    async def answer(request):
+        is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+        if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
+            raise web.HTTPForbidden()
+        ctx = await _ctx(system, request)
+        if request.method in UNSAFE and not _has_token(ctx):
+            raise web.HTTPForbidden()
+        async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
+            refusal = await _called(rule, ctx)
+            return await _called(handler, ctx) if refusal is None else refusal
+    answer.rule = rule
+    return answer
+
+
+async def _called(function, ctx):
+    result = function(ctx)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _ctx(system, request):
+    fields = await _fields(request) if request.method in UNSAFE else {}
+    ctx = {**assoc_db(system), "request": request, "biff/token": fields.pop(TOKEN_FIELD, ""),
+           "params": {**request.query, **fields, **request.match_info}}
+    session = ctx["session"] = _session(ctx)
+    ctx["uid"] = session and session["session/user"]
+    return ctx
+
+
+async def _fields(request):
+    """The fields of a form. Browsers end lines with CRLF in forms and with LF in scripts; here it is always LF."""
+    try:
+        async with asyncio.timeout(REQUEST_S_MAX):
+            body = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout() from None
+    except (web.RequestPayloadError, aiohttp.ClientError):
+        raise web.HTTPBadRequest() from None
+    if body and request.content_type != "application/x-www-form-urlencoded":
+        raise web.HTTPUnsupportedMediaType()
+    try:
+        pairs = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
     except ValueError:
-        raise web.HTTPBadRequest from None
-    ctx["params"] |= {name: value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") for name, value in fields}
+        raise web.HTTPBadRequest() from None
+    return {key: value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") for key, value in pairs}
 
 
-def is_ours(ctx) -> bool:
-    """Whether an unsafe request comes from a page of ours: by what the browser says of it, and by the token of its form."""
-    request = ctx["request"]
-    site = request.headers.get("Sec-Fetch-Site")
-    if site != "same-origin" if site else request.headers.get("Origin") not in ctx["biff/origins"]:
+def is_ours(system, request, is_upgrade=False) -> bool:
+    """Whether the browser says that the request comes from a page of ours. A request that says nothing does not."""
+    site = None if is_upgrade else request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin, base = request.headers.get("Origin", ""), system["biff/base-url"]
+    # The same host is as good as the base URL: people type localhost, 127.0.0.1 or the name of the machine.
+    return origin == base or origin == f"{base.partition(':')[0]}://{request.headers.get('Host', '')}"
+
+
+def client_of(ctx: dict) -> str:
+    """Who asks, as far as rate limits care: an IPv4 address, or the /64 that an IPv6 household has.
+
+    X-Forwarded-For is believed from the right, and only as long as its words come from proxies named at start.
+    """
+    request, proxies = ctx["request"], ctx["biff/config"]["proxies"]
+    hops = [part.strip() for line in request.headers.getall("X-Forwarded-For", ()) for part in line.split(",")]
+    address = request.remote or "local"
+    while hops and _is_in(address, proxies):
+        address = hops.pop()
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return "unknown"
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def _is_in(address, networks):
+    try:
+        return any(ipaddress.ip_address(address) in network for network in networks)
+    except ValueError:
         return False
-    token = request.headers.get("X-CSRF-Token") or ctx["params"].get("__anti-forgery-token", "")
-    return hmac.compare_digest(token.encode(), csrf_token(ctx).encode())
 
 
-def csrf_token(ctx) -> str:
-    """The anti-forgery token of this browser's cookie; nothing has to be stored for it."""
-    return keyed(ctx, "csrf", ctx["biff/cookie"])
+class Limits:
+    """How often something happened lately, in memory: counters do not belong in a log that keeps everything."""
 
+    def __init__(self, clock=time.monotonic):
+        self._clock, self._times = clock, {}
 
-def keyed(ctx, purpose, text) -> str:
-    return hmac.new(ctx["biff/secret"], f"{purpose}:{text}".encode(), hashlib.sha256).hexdigest()
-
-
-def _dress(ctx, response):
-    response.headers.update(HEADERS)
-    if ctx["biff/is-secure"]:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
-    if ctx["biff/set-cookie"] and not ctx["request"].path.startswith("/static/"):
-        response.set_cookie(cookie_name(ctx), ctx["biff/cookie"], max_age=SESSION_DAYS * 24 * 3600, path="/", httponly=True, samesite="Lax",
-                            secure=ctx["biff/is-secure"])
-
-
-def cookie_name(ctx) -> str:
-    """Browsers drop a __Host- cookie that comes over plain http, but on this very machine: without https it has another name."""
-    return f"__Host-{ctx['biff/name']}" if ctx["biff/is-secure"] else ctx["biff/name"]
-
-
-def client_of(ctx) -> str:
-    """The address of whoever asks. Forwarded headers are believed from the proxies named at start alone."""
-    address = ctx["request"].remote or ""
-    for hop in reversed([hop.strip() for hop in ctx["request"].headers.get("X-Forwarded-For", "").split(",") if hop.strip()]):
-        if address not in ctx["biff/proxies"]:
-            break
-        address = hop
-    return address
-
-
-def is_allowed(ctx, *limits) -> bool:
-    """Whether each (key, count_max, window_s) has room for one more; counted if all have. In memory: a restart forgets."""
-    rates, at = ctx["biff/rates"], time.monotonic()
-    if len(rates) > RATES_MAX:
-        rates.clear()
-    held = []
-    for key, count_max, window_s in limits:
-        times = [one for one in rates.get(key, ()) if one > at - window_s]
-        if len(times) >= count_max:
+    def take(self, *limits) -> bool:
+        """Counts it under every (key, count_max, window_s) if none is used up; else counts nothing and returns False."""
+        moment = self._clock()
+        if len(self._times) > LIMIT_KEYS_MAX:
+            self._times = {key: kept for key, kept in self._times.items() if kept[-1][0] + kept[-1][1] > moment}
+        taken = [[kept for kept in self._times.get(key, ()) if kept[0] + window_s > moment] for key, _, window_s in limits]
+        if any(len(times) >= count_max for times, (_, count_max, _) in zip(taken, limits)):
             return False
-        held.append((key, times))
-    for key, times in held:
-        rates[key] = [*times, at]
-    return True
+        for times, (key, _, window_s) in zip(taken, limits):
+            self._times[key] = [*times, (moment, window_s)]
+        return True
+
+
+def is_allowed(ctx: dict, *limits) -> bool:
+    """Whether each (key, count_max, window_s) has room, and then counts it: (("post", uid), 10, 10) is ten in ten seconds."""
+    return ctx["biff/limits"].take(*limits)
+
+
+class LineFormatter(logging.Formatter):
+    """One record never looks like two, whatever a user wrote, and what is long enough to be a token is not shown."""
+
+    def format(self, record):
+        text = re.sub(r"(?<![\w-])[\w-]{43,}(?![\w-])", "…", super().format(record))
+        text = text.replace("\r", "").replace("\n", "\n    ")
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def log_to_stderr():
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 # ── Sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A session is a document, found by the hash of the cookie: whoever reads the store cannot sign in with what is in it, and a session
-# that is evicted is over at once, on its sockets too. An anonymous visitor has a cookie and no document.
+# A cookie holds 256 random bits and nothing else. Whoever has signed in has a document found by the hash of those bits, so
+# that signing out is a transaction; a visitor who has not needs no document. The anti-forgery token is an HMAC of the cookie.
 
-_SESSION = {
-    "xt/id": uuid.UUID,
-    "session/hash": str,
-    "session/user": uuid.UUID,
-    "session/created-at": dt.datetime,
-    "session/used-at": dt.datetime,
-    "session/agent": voluptuous.All(str, voluptuous.Length(max=200)),
-}
-_TOKEN = {
-    "xt/id": uuid.UUID,
-    "token/hash": str,
-    "token/purpose": voluptuous.Any("link", "code"),
-    "token/email": str,
-    "token/expires-at": dt.datetime,
-    "token/browser": str,
-    "token/tries": int,
-}
+def cookie_name(system) -> str:
+    """`__Host-` keeps subdomains from planting a cookie; browsers drop such a one on plain http, which has its own name."""
+    return ("__Host-" if is_secure(system) else "") + system["biff/name"]
 
 
-def hashed(text) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _cookie(ctx, is_made=False):
+    request = ctx["request"]
+    if COOKIE in request:
+        return request[COOKIE][0]
+    value = request.cookies.get(cookie_name(ctx), "")
+    if re.fullmatch(r"[A-Za-z0-9_-]{43}", value):
+        return value
+    if is_made:
+        request[COOKIE] = secrets.token_urlsafe(32), None
+        return request[COOKIE][0]
+    return None
 
 
-def session_of(ctx, cookie) -> dict | None:
-    """The living session of a cookie."""
-    session = lookup(ctx["biff/db"], "session/hash", hashed(cookie))
-    if session is None or ctx["biff/db"].entity(session["session/user"]) is None:
+def _set_cookie(ctx, value):
+    ctx["request"][COOKIE] = value, SESSION_DAYS * 86_400
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _hmac(ctx, *words) -> str:
+    return hmac.new(ctx["biff/secret"], "\0".join(words).encode("utf-8", "backslashreplace"), "sha256").hexdigest()
+
+
+def csrf_token(ctx: dict) -> str:
+    """Goes into every form of this browser; a browser without a cookie gets one with this response."""
+    return _hmac(ctx, "anti-forgery", _cookie(ctx, is_made=True))
+
+
+def _has_token(ctx):
+    given = ctx["request"].headers.get(TOKEN_HEADER) or ctx["biff/token"]
+    cookie = _cookie(ctx)
+    return cookie is not None and hmac.compare_digest(_hmac(ctx, "anti-forgery", cookie).encode(),
+                                                      given.encode("utf-8", "backslashreplace"))
+
+
+def _session(ctx):
+    """The session's document, if it is alive and so is its user. Its use is noted in memory; `keep_sessions` writes it."""
+    cookie = _cookie(ctx)
+    found = cookie and lookup(ctx["biff/db"], "session/hash", _hash(cookie))
+    if not found or not is_alive(found, now(ctx)) or ctx["biff/db"].entity(found["session/user"]) is None:
         return None
-    at = now(ctx)
-    over = session["session/created-at"] + dt.timedelta(days=SESSION_DAYS) <= at or session["session/used-at"] + dt.timedelta(days=IDLE_DAYS) <= at
-    return None if over else session
+    if found["session/used-at"] + USED_EVERY < now(ctx):
+        ctx["biff/seen"][found["xt/id"]] = now(ctx)
+    return found
 
 
-async def _use_session(ctx):
-    """Writes down, once a day and never on a GET, that a session is in use."""
-    if ctx["request"].method != "GET" and now(ctx) - ctx["session"]["session/used-at"] > dt.timedelta(seconds=USED_EVERY_S):
-        await submit_tx(ctx, [{"db/doc-type": "session", "db/op": "update", "xt/id": ctx["session"]["xt/id"], "session/used-at": NOW}], retry=False)
+def is_alive(session: dict, moment: dt.datetime) -> bool:
+    return (moment < session["session/created-at"] + dt.timedelta(days=SESSION_DAYS)
+            and moment < session["session/used-at"] + dt.timedelta(days=SESSION_IDLE_DAYS))
 
 
-def session_tx(ctx, user_id) -> list:
-    """A new session under a new cookie: one that was planted before signing in is worth nothing afterwards."""
-    ctx["biff/cookie"], ctx["biff/set-cookie"] = secrets.token_urlsafe(COOKIE_BYTES), True
-    old = [evict(ctx["session"]["xt/id"])] if ctx["session"] else []
-    agent = ctx["request"].headers.get("User-Agent", "an unnamed browser")[:200]
-    return old + [{"db/doc-type": "session", "session/hash": hashed(ctx["biff/cookie"]), "session/user": user_id, "session/created-at": NOW,
-                   "session/used-at": NOW, "session/agent": agent.encode(errors="replace").decode()}]
+def sessions_of(db, uid) -> list[dict]:
+    """A person's sessions, the last used first."""
+    return sorted(lookup_all(db, "session/user", uid), key=lambda session: session["session/used-at"], reverse=True)
 
 
-def sessions_of(ctx) -> list[dict]:
-    found = q(ctx["biff/db"], {"find": ("pull", "?s", ["*"]), "in": ["?user"], "where": [["?s", "session/user", "?user"]]}, ctx["uid"])
-    return sorted(found, key=lambda session: session["session/used-at"], reverse=True)
-
-
-async def sessions_page(ctx):
-    return render(ctx, "sessions.html", sessions=sessions_of(ctx), mine=ctx["session"]["xt/id"])
-
-
-async def revoke_session(ctx):
-    ids = [session["xt/id"] for session in sessions_of(ctx) if str(session["xt/id"]) == ctx["params"]["id"]]
-    await submit_tx(ctx, [evict(id) for id in ids])
-    return redirect(ctx, "/sessions")
-
-
-async def revoke_others(ctx):
-    await submit_tx(ctx, [evict(one["xt/id"]) for one in sessions_of(ctx) if one["xt/id"] != ctx["session"]["xt/id"]])
-    return redirect(ctx, "/sessions")
-
-
-async def sign_out(ctx):
-    if ctx["session"]:
-        await submit_tx(ctx, [evict(ctx["session"]["xt/id"])])
-    ctx["biff/cookie"], ctx["biff/set-cookie"] = secrets.token_urlsafe(COOKIE_BYTES), True
-    return redirect(ctx, "/")
+async def keep_sessions(ctx):
+    """Writes when sessions were last used, and evicts what has expired: a store that forgets nothing keeps no secrets."""
+    seen, ctx["biff/seen"] = dict(ctx["biff/seen"]), ctx["biff/seen"]
+    await submit_tx(ctx, lambda ctx: [
+        {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
+        for id, used_at in seen.items() if ctx["biff/db"].entity(id)])
+    for id in seen:
+        ctx["biff/seen"].pop(id, None)
+    moment = now(ctx)
+    ends = [("token/expires-at", moment), ("session/created-at", moment - dt.timedelta(days=SESSION_DAYS)),
+            ("session/used-at", moment - dt.timedelta(days=SESSION_IDLE_DAYS))]
+    for attribute, end in ends:
+        over = {"find": "?e", "in": ["?end"], "where": [["?e", attribute, "?at"], [("<", "?at", "?end")]], "limit": EVICT_MAX}
+        await submit_tx(ctx, [store.evict(id) for id in set(ctx["biff/db"].q(over, end))])
 
 
 # ── Signing in ───────────────────────────────────────────────────────────────────────────────────────────────
 #
-# By a link or a code, mailed. Both live ten minutes and work once; the store has only hashes, of a code one under the server's secret,
-# since a million codes are soon tried. A GET consumes nothing, because mail scanners open links: a pressed button does. Whether an
-# address is known makes no difference to any answer.
+# Whoever reads an address's mail owns it. A link and a code work once, for ten minutes; a GET never redeems one, because
+# mail scanners open links. In the browser that asked, a button that names the address is enough; in another, the address
+# is asked for, so that nobody is signed in as somebody else by a link that was slipped to them. The store keeps hashes.
+# Whether an address is known makes no difference to what is answered, or when.
 
-_ERRORS = {
-    "invalid-email": "That is not an email address we can use. Try another one.",
-    "send-failed": "We could not send mail to that address. Try another one, or try again later.",
-    "too-many": "That was often. Wait a while before asking for another mail.",
-    "invalid-link": "That link has expired or was used already. Ask for a new one.",
-    "invalid-code": "That code is wrong or has expired.",
-    "incorrect-email": "That is not the address the link was sent to.",
-    "not-signed-in": "Sign in to see that page.",
+EMAIL = re.compile(r"""[^\s@,;:<>()\[\]\\"]+@[^\s@,;:<>()\[\]\\"]+\.[^\s@,;:<>()\[\]\\"]+""")
+ERRORS = {
+    "invalid-email": "Invalid email. Try again with a different address.",
+    "send-failed": "We weren't able to send an email to that address. If the problem persists, try another address.",
+    "too-many": "Too many sign-in mails were asked for. Try again in an hour.",
+    "invalid-link": "Invalid or expired link. Sign in to get a new link.",
+    "incorrect-email": "Incorrect email address. Try again.",
+    "invalid-code": "Invalid code.",
+    "not-signed-in": "You must be signed in to view that page.",
+}
+AUTH_SCHEMA = {
+    "token": {"xt/id": uuid.UUID, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
+              "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int, voluptuous.Optional("token/used-at"): dt.datetime},
+    "session": {"xt/id": uuid.UUID, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
+                "session/created-at": dt.datetime, "session/used-at": dt.datetime},
 }
 
 
-def error_text(params) -> str | None:
-    """The sentence for ?error=… in an address."""
-    return _ERRORS.get(params["error"], "There was an error.") if params.get("error") else None
+def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx=None) -> dict:
+    """Routes, documents and the task of signing in. `new_user_tx(ctx, uid, email)` builds a new user's documents."""
+    def with_paths(handler):
+        paths = {"biff/app-path": app_path, "biff/home-path": home_path, "biff/new-user-tx": new_user_tx or _new_user_tx}
+        return functools.wraps(handler)(lambda ctx: handler(ctx | paths))
+    routes = [
+        ("GET", "/signin", anyone, signin_page), ("GET", "/link-sent", anyone, link_sent_page),
+        ("POST", "/auth/send-link", anyone, send_link), ("POST", "/auth/send-code", anyone, send_code),
+        ("GET", "/auth/verify-link/{token}", anyone, verify_link_page), ("POST", "/auth/verify-link", anyone, verify_link),
+        ("GET", "/verify-code", anyone, verify_code_page), ("POST", "/auth/verify-code", anyone, verify_code),
+        ("POST", "/auth/signout", anyone, signout), ("GET", "/sessions", signed_in, sessions_page),
+        ("POST", "/sessions/others/revoke", signed_in, revoke_others), ("POST", "/sessions/{id}/revoke", signed_in, revoke)]
+    return {"routes": [(method, path, rule, with_paths(handler)) for method, path, rule, handler in routes],
+            "schema": AUTH_SCHEMA, "tasks": [{"task": keep_sessions, "schedule": every(600)}]}
 
 
-def normalized_email(text) -> str | None:
-    address = text.strip().lower()
-    return address if len(address) <= 254 and re.fullmatch(r"[^\s@,;:<>\"()\[\]\\]+@[^\s@,;:<>\"()\[\]\\]+\.[^\s@,;:<>\"()\[\]\\.]+", address) and address.isprintable() else None
+def _new_user_tx(ctx, uid, email):
+    return [{"db/doc-type": "user", "db/op": "create", "xt/id": uid, "user/email": ("db/unique", email), "user/joined-at": NOW}]
+
+
+def error_text(params: dict) -> str | None:
+    return ERRORS.get(params["error"], "There was an error.") if "error" in params else None
+
+
+def normalized_email(text: str) -> str | None:
+    email = text.strip().lower()
+    return email if len(email) <= EMAIL_CHARS_MAX and email.isprintable() and EMAIL.fullmatch(email) else None
+
+
+def signin_page(ctx):
+    return render(ctx, "signin.html", error=error_text(ctx["params"]), is_printed=not ctx["biff/config"]["mail_host"])
+
+
+def link_sent_page(ctx):
+    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed=not ctx["biff/config"]["mail_host"])
 
 
 async def send_link(ctx):
-    token = secrets.token_urlsafe(COOKIE_BYTES)
+    on_error = ctx["params"].get("on-error")
+    on_error = on_error if on_error in (ctx["biff/home-path"], "/signin") else "/signin"
+    email, token = normalized_email(ctx["params"].get("email", "")), secrets.token_urlsafe(32)
+    if wrong := _refused(ctx, email):
+        return redirect(ctx, url(on_error, error=wrong))
+    await submit_tx(ctx, [_token(ctx, "link", email, _hash(token))])
     link = f"{ctx['biff/base-url']}/auth/verify-link/{token}"
-    back = ctx["params"].get("on-error") if ctx["params"].get("on-error") in ("/", "/signin") else "/signin"
-    return await _send(ctx, "link", hashed(token), back, "/link-sent", "mail/link.txt", f"Your link to {ctx['biff/name']}", link=link)
+    if not await _mailed(ctx, email, f"Your link to {ctx['biff/name']}", "link", link=link):
+        return redirect(ctx, url(on_error, error="send-failed"))
+    return redirect(ctx, url("/link-sent", email=email))
 
 
 async def send_code(ctx):
-    code = f"{secrets.randbelow(1_000_000):06}"
-    email = normalized_email(ctx["params"].get("email", ""))
-    return await _send(ctx, "code", keyed(ctx, "code", f"{email}:{code}"), "/signin", "/verify-code", "mail/code.txt",
-                       f"Your code for {ctx['biff/name']}", code=code)
+    email, code = normalized_email(ctx["params"].get("email", "")), f"{secrets.randbelow(10 ** 6):06}"
+    if wrong := _refused(ctx, email):
+        return redirect(ctx, url("/signin", error=wrong))
+    key = {"token/purpose": "code", "token/email": email, "token/browser": _browser(ctx)}
+    await submit_tx(ctx, [_token(ctx, "code", email, _code_hash(ctx, email, code)) | {
+        "db.op/upsert": key, "token/used-at": DISSOC}])
+    if not await _mailed(ctx, email, f"Your code for {ctx['biff/name']}", "code", code=code):
+        return redirect(ctx, url("/signin", error="send-failed"))
+    return redirect(ctx, url("/verify-code", email=email))
 
 
-async def _send(ctx, purpose, hash, back, then, template, subject, **values):
-    """Stores the hash, sends the mail, and answers alike whoever asks."""
-    email = normalized_email(ctx["params"].get("email", ""))
+def _refused(ctx, email):
     if email is None:
-        return redirect(ctx, f"{back}?error=invalid-email")
-    who = {"address": ("mail", email), "client": ("mail", client_of(ctx)), "server": ("mail",)}
-    if not is_allowed(ctx, *((("limit", kind, *who[kind]), count, window) for kind, count, window in MAILS)):
-        return redirect(ctx, f"{back}?error=too-many")
-    tokens = _tokens_of(ctx, email, purpose) if purpose == "code" else []
-    await submit_tx(ctx, [*(evict(id) for id in tokens), {
-        "db/doc-type": "token", "token/hash": hash, "token/purpose": purpose, "token/email": email, "token/tries": 0,
-        "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES), "token/browser": hashed(ctx["biff/cookie"])}])
-    text = fragment(ctx, template, minutes=TOKEN_MINUTES, base_url=ctx["biff/base-url"], **values)
-    if not await send_mail(ctx, email, subject, text):
-        return redirect(ctx, f"{back}?error=send-failed")
-    return redirect(ctx, f"{then}?email={urllib.parse.quote(email)}")
+        return "invalid-email"
+    client = client_of(ctx)
+    return None if is_allowed(ctx, (("mail to", email), *MAILS_AN_ADDRESS), (("mail for", client), *MAILS_A_CLIENT),
+                              ("mails", *MAILS_A_SERVER)) else "too-many"
 
 
-def _tokens_of(ctx, email, purpose) -> list:
-    return lookup_ids(ctx["biff/db"], {"token/email": email, "token/purpose": purpose})
+async def _mailed(ctx, email, subject, template, **values):
+    text, html = (fragment(ctx, f"mail/{template}.{kind}", minutes=TOKEN_MINUTES, **values) for kind in ("txt", "html"))
+    return await send_mail(ctx, email, subject, text, html=html)
 
 
-async def send_mail(ctx, to, subject, text) -> bool:
-    """Sends a mail, or prints it while no mail server is configured. True if it went."""
-    settings = ctx["biff/config"]
-    if "EELCHAT_SMTP_HOST" not in settings:
-        print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n(Printed, since no mail server is configured: set EELCHAT_SMTP_HOST and EELCHAT_MAIL_FROM "
-              "in the environment or in config.env of the data folder.)\n", flush=True)
-        return True
-    mail = email_message.EmailMessage()
-    mail["To"], mail["Subject"], mail["From"] = to, subject, settings.get("EELCHAT_MAIL_FROM", "eelchat@localhost")
-    mail.set_content(text)
-    try:
-        await aiosmtplib.send(mail, hostname=settings["EELCHAT_SMTP_HOST"], port=int(settings.get("EELCHAT_SMTP_PORT", 587)), timeout=10,
-                              username=settings.get("EELCHAT_SMTP_USER"), password=settings.get("EELCHAT_SMTP_PASSWORD"),
-                              use_tls=settings.get("EELCHAT_SMTP_TLS") == "yes")
-    except (aiosmtplib.SMTPException, OSError) as problem:
-        log.error("a mail was not sent: %s", ascii(str(problem)))
-        return False
-    return True
+def _token(ctx, purpose, email, hashed):
+    return {"db/doc-type": "token", "token/purpose": purpose, "token/hash": hashed, "token/email": email, "token/tries": 0,
+            "token/browser": _browser(ctx), "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)}
 
 
-def _valid_token(ctx, hash, purpose):
-    found = lookup(ctx["biff/db"], "token/hash", hash, "token/purpose", purpose)
-    return found if found and found["token/expires-at"] > now(ctx) and found["token/tries"] < CODE_TRIES else None
+def _browser(ctx):
+    return _hmac(ctx, "browser", _cookie(ctx) or "")
 
 
-async def signin_page(ctx):
-    return render(ctx, "signin.html", error=error_text(ctx["params"]), is_printed="EELCHAT_SMTP_HOST" not in ctx["biff/config"])
+def _code_hash(ctx, email, code):
+    """Keyed, because a plain hash of six digits is undone by a million guesses."""
+    return _hmac(ctx, "code", _browser(ctx), email, code)
 
 
-async def link_sent_page(ctx):
-    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed="EELCHAT_SMTP_HOST" not in ctx["biff/config"])
+def _is_good(token, ctx):
+    return token is not None and "token/used-at" not in token and now(ctx) < token["token/expires-at"]
 
 
-async def verify_link_page(ctx):
-    """Shows a button; in another browser than the one that asked it also wants the address, so that nobody is signed in by someone else's link."""
-    token = ctx["params"]["token"]
-    found = _valid_token(ctx, hashed(token), "link")
-    if found is None:
-        return redirect(ctx, "/signin?error=invalid-link")
-    return render(ctx, "verify_link.html", token=token, error=error_text(ctx["params"]),
-                  email=found["token/email"] if _is_asking_browser(ctx, found) else None)
+def _link(ctx):
+    token = lookup(ctx["biff/db"], "token/hash", _hash(ctx["params"].get("token", "")), "token/purpose", "link")
+    return token if _is_good(token, ctx) else None
 
 
-def _is_asking_browser(ctx, token) -> bool:
-    return hmac.compare_digest(token["token/browser"], hashed(ctx["biff/cookie"]))
+def verify_link_page(ctx):
+    token = _link(ctx)
+    if token is None:
+        return redirect(ctx, url("/signin", error="invalid-link"))
+    is_same = token["token/browser"] == _browser(ctx)
+    return render(ctx, "verify_link.html", token=ctx["params"]["token"], email=token["token/email"] if is_same else None,
+                  error=error_text(ctx["params"]))
 
 
 async def verify_link(ctx):
-    token = ctx["params"].get("token", "")
-    found = _valid_token(ctx, hashed(token), "link")
-    if found is None:
-        return redirect(ctx, "/signin?error=invalid-link")
-    if not _is_asking_browser(ctx, found) and normalized_email(ctx["params"].get("email", "")) != found["token/email"]:
-        await _count_try(ctx, found)
-        return redirect(ctx, f"/auth/verify-link/{urllib.parse.quote(token)}?error=incorrect-email")
-    return await _redeem(ctx, found, "/signin?error=invalid-link")
+    token = _link(ctx)
+    if token is None:
+        return redirect(ctx, url("/signin", error="invalid-link"))
+    is_same = token["token/browser"] == _browser(ctx)
+    if not is_same and normalized_email(ctx["params"].get("email", "")) != token["token/email"]:
+        return redirect(ctx, url(f"/auth/verify-link/{ctx['params']['token']}", error="incorrect-email"))
+    signed = await _sign_in(ctx, token)
+    return redirect(ctx, url("/signin", error="invalid-link")) if signed is None else signed
 
 
-async def verify_code_page(ctx):
+def verify_code_page(ctx):
     return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), error=error_text(ctx["params"]))
 
 
 async def verify_code(ctx):
-    email, code = normalized_email(ctx["params"].get("email", "")), ctx["params"].get("code", "").strip()
-    wrong = f"/verify-code?error=invalid-code&email={urllib.parse.quote(email or '')}"
-    found = _valid_token(ctx, keyed(ctx, "code", f"{email}:{code}"), "code")
-    if found is not None:
-        return await _redeem(ctx, found, wrong)
-    for id in _tokens_of(ctx, email, "code") if email else ():
-        await _count_try(ctx, ctx["biff/db"].entity(id))
-    return redirect(ctx, wrong)
+    email, code = normalized_email(ctx["params"].get("email", "")) or "", ctx["params"].get("code", "").strip()
+    token = await _tried(ctx, email)
+    if token and hmac.compare_digest(token["token/hash"], _code_hash(ctx, email, code)):
+        if (signed := await _sign_in(ctx, token)) is not None:
+            return signed
+    return redirect(ctx, url("/verify-code", error="invalid-code", email=email))
 
 
-async def _count_try(ctx, token):
-    with contextlib.suppress(TransactionError):
-        await submit_tx(ctx, [{"db/doc-type": "token", "db/op": "update", "xt/id": token["xt/id"], "token/tries": ("db/add", 1)}])
+async def _tried(ctx, email):
+    """The code's document with one more try on it, or None. The try is written first: guesses in parallel count too."""
+    key = "token/purpose", "code", "token/email", email, "token/browser", _browser(ctx)
 
-
-async def _redeem(ctx, token, otherwise):
-    """Makes the session. The store itself sees to it that of many redemptions one wins: the token must still be as it was, and goes."""
-    user_id = lookup_id(ctx["biff/db"], "user/email", token["token/email"])
-    new = [] if user_id else [{"db/doc-type": "user", "xt/id": (user_id := ctx["biff/node"].new_id()), "user/email": ("db/unique", token["token/email"]),
-                               "user/joined-at": NOW}]
-    tx = [match(token["xt/id"], token), evict(token["xt/id"]), *new, *session_tx(ctx, user_id)]
+    def one_more(ctx):
+        token = lookup(ctx["biff/db"], *key)
+        if not _is_good(token, ctx) or token["token/tries"] >= CODE_TRIES_MAX:
+            return []
+        return [{"db/doc-type": "token", "db/op": "update", "xt/id": token["xt/id"], "token/tries": ("db/add", 1)}]
     try:
-        submitted = await submit_tx(ctx, tx, retry=False)
-    except TransactionError:
-        submitted = None
-    if submitted is None or not submitted.committed:
-        ctx["biff/cookie"], ctx["biff/set-cookie"] = secrets.token_urlsafe(COOKIE_BYTES), True
-        return redirect(ctx, otherwise)
-    return redirect(ctx, "/app")
+        return await submit_tx(ctx, one_more) and lookup(ctx["biff/node"].db(), *key)
+    except ContentionError:
+        return None
 
 
-async def forget_expired(ctx):
-    """Evicts tokens and sessions that are over: an immutable store would remember them for ever."""
-    at = now(ctx)
-    tokens = q(ctx["biff/db"], {"find": "?t", "in": ["?now"], "where": [["?t", "token/expires-at", "?at"], [("<=", "?at", "?now")]]}, at)
-    old = q(ctx["biff/db"], {"find": "?s", "in": ["?created", "?used"], "where": [
-        ["?s", "session/created-at", "?c"], ["?s", "session/used-at", "?u"], ("or", [("<=", "?c", "?created")], [("<=", "?u", "?used")])]},
-        at - dt.timedelta(days=SESSION_DAYS), at - dt.timedelta(days=IDLE_DAYS))
-    if gone := [*tokens, *old]:
-        await submit_tx(ctx, [evict(id) for id in gone])
+async def _sign_in(ctx, token):
+    """Redeems the token and begins a session, or None: of many who redeem one, `match` lets exactly one through."""
+    value = secrets.token_urlsafe(32)
+    try:
+        tx = await submit_tx(ctx, functools.partial(_sign_in_tx, token_id=token["xt/id"], hashed=_hash(value)))
+    except ContentionError:
+        tx = None
+    if tx is None:
+        return None
+    _set_cookie(ctx, value)
+    return redirect(ctx, ctx["biff/app-path"])
 
 
-def auth_plugin() -> dict:
-    """Signing in by mail, signing out, and one's sessions. The application's schema has the type "user" with user/email and user/joined-at."""
-    return {
-        "schema": {"session": _SESSION, "token": _TOKEN},
-        "tasks": [{"task": forget_expired, "schedule": every(600)}],
-        "routes": [
-            ("GET", "/signin", anyone, signin_page),
-            ("POST", "/auth/send-link", anyone, send_link),
-            ("GET", "/link-sent", anyone, link_sent_page),
-            ("GET", "/auth/verify-link/{token}", anyone, verify_link_page),
-            ("POST", "/auth/verify-link", anyone, verify_link),
-            ("POST", "/auth/send-code", anyone, send_code),
-            ("GET", "/verify-code", anyone, verify_code_page),
-            ("POST", "/auth/verify-code", anyone, verify_code),
-            ("POST", "/auth/signout", anyone, sign_out),
-            ("GET", "/sessions", signed_in, sessions_page),
-            ("POST", "/sessions/others/revoke", signed_in, revoke_others),
-            ("POST", "/sessions/{id}/revoke", signed_in, revoke_session),
-        ],
-    }
+def _sign_in_tx(ctx, token_id, hashed):
+    token = ctx["biff/db"].entity(token_id)
+    if not _is_good(token, ctx):
+        return []
+    known = lookup_id(ctx["biff/db"], "user/email", token["token/email"])
+    uid = known or ctx["biff/node"].new_id()
+    crowd = sessions_of(ctx["biff/db"], uid)[SESSIONS_MAX - 1:]
+    over = {session["xt/id"] for session in [*crowd, *filter(None, [ctx["session"]])]}
+    return [{"db/doc-type": "token", "db/op": "update", "xt/id": token_id, "token/used-at": NOW},
+            *([] if known else ctx["biff/new-user-tx"](ctx, uid, token["token/email"])),
+            {"db/doc-type": "session", "session/hash": hashed, "session/user": uid, "session/created-at": NOW,
+             "session/used-at": NOW, "session/agent": _agent(ctx["request"].headers.get("User-Agent", ""))},
+            *(store.evict(id) for id in over)]
+
+
+def _agent(text):
+    """A browser and its system, in words that its owner knows again."""
+    browsers = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}
+    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "Mac OS": "macOS", "Linux": "Linux"}
+    browser = next((name for mark, name in browsers.items() if mark in text), "A browser")
+    return browser + next((f" on {name}" for mark, name in systems.items() if mark in text), "")
+
+
+async def signout(ctx):
+    if ctx["session"]:
+        await submit_tx(ctx, [store.evict(ctx["session"]["xt/id"])])
+    ctx["request"][COOKIE] = secrets.token_urlsafe(32), None
+    return redirect(ctx, ctx["biff/home-path"])
+
+
+def sessions_page(ctx):
+    alive = [session for session in sessions_of(ctx["biff/db"], ctx["uid"]) if is_alive(session, now(ctx))]
+    return render(ctx, "sessions.html", sessions=alive, mine=ctx["session"]["xt/id"])
+
+
+async def revoke(ctx):
+    mine = {str(session["xt/id"]): session["xt/id"] for session in sessions_of(ctx["biff/db"], ctx["uid"])}
+    if ctx["params"]["id"] == str(ctx["session"]["xt/id"]):
+        return await signout(ctx)
+    if ctx["params"]["id"] in mine:
+        await submit_tx(ctx, [store.evict(mine[ctx["params"]["id"]])])
+    return redirect(ctx, "/sessions")
+
+
+async def revoke_others(ctx):
+    others = [session["xt/id"] for session in sessions_of(ctx["biff/db"], ctx["uid"]) if session != ctx["session"]]
+    await submit_tx(ctx, [store.evict(id) for id in others])
+    return redirect(ctx, "/sessions")
+
+
+# ── Mail ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | None = None) -> bool:
+    """Whether the mail was handed over; printed to the console, where no mail server is configured, counts."""
+    config = ctx["biff/config"]
+    if not config["mail_host"]:
+        print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n\nTo send mail instead of printing it, set "
+              f"{ctx['biff/name'].upper()}_MAIL_HOST and _MAIL_FROM in {config['data']}/config.env.\n", flush=True)
+        return True
+    mail = email.message.EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject
+    mail["Date"], mail["Message-ID"] = email.utils.localtime(), f"<{uuid.uuid4()}@{config['mail_from'].rpartition('@')[2].rstrip('>')}>"
+    mail.set_content(text)
+    if html:
+        mail.add_alternative(html, subtype="html")
+    try:
+        await aiosmtplib.send(mail, recipients=[to], **_smtp(config))
+    except (aiosmtplib.SMTPException, OSError, ValueError) as failure:
+        log.error("Mail could not be sent by %s: %s", config["mail_host"], type(failure).__name__)
+        return False
+    return True
+
+
+def _smtp(config):
+    """TLS is taken where it is offered, and demanded before a password is said."""
+    is_tls = config["mail_port"] == 465
+    return {"hostname": config["mail_host"], "port": config["mail_port"], "username": config["mail_user"],
+            "password": config["mail_password"], "timeout": MAIL_S_MAX, "use_tls": is_tls,
+            "start_tls": None if is_tls or not config["mail_password"] else True}
 
 
 COMPONENTS = [use_config, use_store, use_jinja, use_queues, use_tx_listener, use_web, use_tasks]

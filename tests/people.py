@@ -14,7 +14,7 @@ async def chat(tmp_path, monkeypatch):
     """The whole system in the test's own loop, on a free port; `chat["mails"]` has the text of each mail."""
     mails = []
 
-    async def keep(ctx, to, subject, text):
+    async def keep(ctx, to, subject, text, html=None):
         mails.append((to, text))
         return True
     monkeypatch.setattr(biff, "send_mail", keep)
