@@ -1,0 +1,153 @@
+"""Listeners: each committed transaction once, in order, and nobody harmed by another's trouble."""
+import asyncio
+import contextlib
+import threading
+import time
+
+import store
+from store import call, delete, evict, match, put
+
+
+def settle(is_so, timeout_s=20):
+    end = time.monotonic() + timeout_s
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert is_so()
+
+
+def test_three_listeners_one_fails_one_is_slow_one_counts(size, say):
+    """Without this, one broken plugin would silence the chat (C8)."""
+    count = size(800, 2_000)
+    with contextlib.closing(store.open(":memory:")) as node:
+        heard, slow = [], []
+
+        def fail(tx):
+            raise RuntimeError("a broken listener")
+
+        def sleep(tx):
+            slow.append(tx.tx_id)
+            time.sleep(0.05)
+        took = {}
+
+        def load(name, first):
+            times = []
+
+            def work(number):
+                for turn in range(count // 8):
+                    begun = time.perf_counter()
+                    node.submit_tx([put({"xt/id": f"{name} {number} {turn}"})])
+                    times.append(time.perf_counter() - begun)
+            running = [threading.Thread(target=work, args=[number]) for number in range(8)]
+            [thread.start() for thread in running], [thread.join() for thread in running]
+            took[name] = sorted(times)[int(len(times) * 0.99)]
+        load("alone", 1)
+        listeners = [node.on_tx(callback) for callback in (fail, sleep, lambda tx: heard.append(tx.tx_id))]
+        load("heard", count + 1)
+        settle(lambda: len(heard) >= count)
+        assert heard == list(range(count + 1, 2 * count + 1))
+        assert slow == list(range(count + 1, count + 1 + len(slow))) and len(slow) < count
+        [listener.close() for listener in listeners]
+    say(f"heard 1…{count:,} in order; submit p99 {took['heard'] * 1000:.2f} ms, without listeners {took['alone'] * 1000:.2f} ms (asked: within 10 %)")
+
+
+def test_only_committed_transactions_are_heard_with_their_operations(node):
+    """Without this, a message that lost its race would still be shown."""
+    with contextlib.closing(store.open(":memory:", functions={"twice": lambda ctx, d: [put(d), delete("z")]})) as node:
+        heard = []
+        listener = node.on_tx(heard.append)
+        node.submit_tx([put({"xt/id": "a", "v": [1]})])
+        node.submit_tx([match("a", None), put({"xt/id": "b"})])
+        node.submit_tx([call("twice", {"xt/id": "c"})])
+        settle(lambda: len(heard) == 2)
+        node.submit_tx([evict("a")])
+        settle(lambda: len(heard) == 3)
+        listener.close()
+        assert [tx.tx_id for tx in heard] == [1, 3, 4]
+        assert [tx.ops for tx in heard] == [[put({"xt/id": "a", "v": [1]})], [put({"xt/id": "c"}), delete("z")], [evict("a")]]
+        assert all(tx.committed and tx.tx_time == node.tx(tx.tx_id).tx_time for tx in heard)
+
+
+def test_a_listener_hears_after_it_can_be_seen(node):
+    """Without this, what is rendered for a transaction would lack it."""
+    seen = []
+    node.on_tx(lambda tx: seen.append((node.db().tx_id >= tx.tx_id, node.db(tx.tx_id).entity(tx.tx_id), node.db(tx.tx_id - 1).entity(tx.tx_id))))
+    for number in range(1, 51):
+        node.submit_tx([put({"xt/id": number})])
+    settle(lambda: len(seen) == 50)
+    assert seen == [(True, {"xt/id": number}, None) for number in range(1, 51)]
+
+
+def test_after_resumes_without_gap_or_repeat(tmp_path):
+    """Without this, a restart would lose or repeat messages."""
+    path, heard = tmp_path / "s.db", []
+    with contextlib.closing(store.open(path)) as node:
+        for number in range(10):
+            node.submit_tx([put({"xt/id": number})])
+    with contextlib.closing(store.open(path)) as node:
+        node.on_tx(heard.append, after=4)
+        node.submit_tx([put({"xt/id": 10})])
+        settle(lambda: len(heard) == 7)
+        assert [tx.tx_id for tx in heard] == list(range(5, 12))
+        quiet = []
+        node.on_tx(quiet.append)
+        node.submit_tx([put({"xt/id": 11})])
+        settle(lambda: quiet)
+        assert [tx.tx_id for tx in quiet] == [12], "from now on"
+
+
+def test_after_close_no_call_begins(node):
+    """Without this, a plugin would be called while the system it needs is gone."""
+    heard = []
+    listener = node.on_tx(lambda tx: (time.sleep(0.02), heard.append(tx.tx_id)))
+    for number in range(20):
+        node.submit_tx([put({"xt/id": number})])
+    settle(lambda: heard)
+    listener.close()
+    count = len(heard)
+    node.submit_tx([put({"xt/id": "late"})])
+    time.sleep(0.1)
+    assert len(heard) == count < 20
+    listener.close()
+
+
+def test_a_listener_may_close_itself_and_submit(node):
+    """Without this, a plugin that answers a command would deadlock."""
+    heard = []
+
+    def answer(tx):
+        heard.append(tx.tx_id)
+        if len(heard) == 1:
+            node.submit_tx([put({"xt/id": "answer"})])
+        else:
+            listener.close()
+    listener = node.on_tx(answer)
+    node.submit_tx([put({"xt/id": "question"})])
+    settle(lambda: len(heard) == 2)
+    node.submit_tx([put({"xt/id": "unheard"})])
+    time.sleep(0.05)
+    assert heard == [1, 2]
+
+
+async def test_in_a_loop_it_is_called_there_in_order(node):
+    """Without this, a socket would be touched from two threads."""
+    heard, threads = [], set()
+
+    def plain(tx):
+        threads.add(threading.get_ident())
+        heard.append(tx.tx_id)
+
+    async def slow(tx):
+        await asyncio.sleep(0.001)
+        slowly.append(tx.tx_id)
+    slowly = []
+    one, two = node.on_tx(plain), node.on_tx(slow)
+    await asyncio.gather(*(node.submit([put({"xt/id": n})]) for n in range(60)))
+    for _ in range(400):
+        if len(slowly) == len(heard) == 60:
+            break
+        await asyncio.sleep(0.01)
+    assert heard == slowly == list(range(1, 61)) and threads == {threading.get_ident()}
+    one.close(), two.close()
+    await node.submit([put({"xt/id": "late"})])
+    await asyncio.sleep(0.05)
+    assert len(heard) == len(slowly) == 60

@@ -1,0 +1,151 @@
+"""A snapshot is a value: it never changes, it can be asked for again, and one can suppose things on it."""
+import contextlib
+import datetime as dt
+import random
+import uuid
+
+import pytest
+
+import store
+from store import call, delete, evict, match, put
+
+DAY = dt.timedelta(days=1)
+NAMES = {"find": ["?e", "?n"], "where": [["?e", "name", "?n"]]}
+
+
+def named(id, name):
+    return put({"xt/id": id, "name": name})
+
+
+def test_a_hundred_held_snapshots_answer_as_at_first(size, say):
+    """Without this, a page could change while it is rendered (C2)."""
+    seed, transactions = random.randrange(10 ** 9), size(2_000, 10_000)
+    rng, held = random.Random(seed), []
+    with contextlib.closing(store.open(":memory:")) as node:
+        ids = [node.new_id() for _ in range(20)]
+        for number in range(transactions):
+            id = rng.choice(ids)
+            node.submit_tx([delete(id) if rng.random() < 0.2 else put({"xt/id": id, "name": f"n{rng.randrange(9)}", "tags": [number, {"k": [1]}]})])
+            if number % (transactions // 100) == 0:
+                db = node.db()
+                held.append((db, sorted(db.q(NAMES), key=str), [db.entity(id) for id in ids]))
+        for db, rows, documents in held:
+            assert sorted(db.q(NAMES), key=str) == rows, f"seed {seed}"
+            assert [db.entity(id) for id in ids] == documents, f"seed {seed}"
+            again = node.db(**db.basis)
+            assert [again.entity(id) for id in ids] == documents
+    say(f"{len(held)} snapshots unchanged by {transactions:,} transactions, seed {seed} (asked: 100, 10,000)")
+
+
+def test_what_is_handed_out_is_shared_with_nobody(node):
+    """Without this, a template that adds a key would rewrite history."""
+    document = {"xt/id": "a", "list": [1, {"k": [2]}], "set": {1}, "dict": {"x": [3]}}
+    node.submit_tx([put(document)])
+    document["list"].append("later")
+    db, pattern = node.db(), ["*"]
+    pulled = {"find": ("pull", "?e", ["*"]), "where": [["?e", "dict"]]}
+    values = {"find": "?v", "where": [["?e", "dict", "?v"]]}
+    asked = [lambda: db.entity("a"), lambda: db.pull(pattern, "a"), lambda: db.q(pulled)[0], lambda: db.history("a")[0].document,
+             lambda: next(node.tx_log()).ops[0][1]]
+    for ask in asked:
+        got = ask()
+        got["list"][1]["k"].append("spoilt"), got["set"].add("spoilt"), got["dict"]["x"].clear()
+        got["more"] = 1
+    db.q(values)[0]["x"].append("spoilt")
+    for ask in asked:
+        assert ask() == {"xt/id": "a", "list": [1, {"k": [2]}], "set": {1}, "dict": {"x": [3]}}
+    assert db.q(values) == [{"x": [3]}]
+
+
+def test_db_of_a_transaction_is_the_state_right_after_it(node):
+    """Without this, "what was new in this transaction" could not be asked."""
+    one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
+    assert (one.tx_id, two.tx_id) == (1, 2)
+    assert node.db(0).q(NAMES) == [] and node.db(one.tx_id - 1).q(NAMES) == []
+    assert node.db(1).q(NAMES) == [("a", "A")]
+    assert sorted(node.db(2).q(NAMES)) == sorted(node.db().q(NAMES)) == [("a", "A"), ("b", "B")]
+    assert node.db(1).tx_id == 1 and node.db(1).valid_time == one.tx_time
+    assert node.db(tx_id=1).entity("b") is None
+
+
+def test_a_snapshot_ahead_of_the_node_is_refused(node):
+    """Without this, a server that lags would answer as if nothing had been said."""
+    tx = node.submit_tx([named("a", "A")])
+    for ask in (lambda: node.db(2), lambda: node.db(tx_id=99), lambda: node.db(tx_time=tx.tx_time + DAY)):
+        with pytest.raises(store.NotIndexedError, match="newest"):
+            ask()
+
+
+def test_a_tx_time_is_the_newest_transaction_up_to_it(node):
+    """Without this, a report of last Friday would need Friday's tx_id."""
+    one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
+    assert node.db(tx_time=one.tx_time).tx_id == 1
+    assert node.db(tx_time=two.tx_time).tx_id == 2
+    assert node.db(tx_time=two.tx_time - dt.timedelta(microseconds=1)).tx_id == 1
+    assert node.db(tx_time=one.tx_time - DAY).tx_id == 0
+    assert node.db(tx_time=one.tx_time - DAY).q(NAMES) == []
+    with pytest.raises(store.NotIndexedError):
+        node.db(tx_id=2, tx_time=one.tx_time)
+
+
+def test_a_snapshot_of_an_empty_store_stays_empty(node):
+    """Without this, the first person to come in would see the second one's message twice."""
+    db = node.db()
+    node.submit_tx([named("a", "A")])
+    assert db.tx_id == 0 and db.tx_time is None
+    assert db.entity("a") is None and db.q(NAMES) == [] and db.history("a") == []
+
+
+# ── Suppositions ─────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_with_tx_supposes_and_submits_nothing(node):
+    """Without this, a constraint could only be checked by breaking it."""
+    node.submit_tx([named("a", "A"), named("b", "B")])
+    db = node.db()
+    supposed = db.with_tx([named("a", "AA"), delete("b"), named("c", "C")])
+    assert sorted(supposed.q(NAMES)) == [("a", "AA"), ("c", "C")]
+    assert supposed.entity("a")["name"] == "AA" and supposed.entity("b") is None
+    assert supposed.tx_id == 2
+    assert sorted(db.q(NAMES)) == sorted(node.db().q(NAMES)) == [("a", "A"), ("b", "B")]
+    assert node.latest_tx.tx_id == 1
+
+
+def test_with_tx_is_none_when_the_operations_abort(node):
+    """Without this, the unique check would be silent."""
+    node.submit_tx([named("a", "A")])
+    assert node.db().with_tx([match("a", None)]) is None
+    assert node.db().with_tx([call("there is no such function")]) is None
+    assert node.db().with_tx([match("a", {"xt/id": "a", "name": "A"})]) is not None
+    assert node.db().with_tx([]).q(NAMES) == [("a", "A")]
+
+
+def test_suppositions_stack_and_evict(node):
+    """Without this, one could only suppose one thing at a time."""
+    node.submit_tx([named("a", "A")])
+    one = node.db().with_tx([named("b", "B")])
+    two = one.with_tx([match("b", {"xt/id": "b", "name": "B"}), named("c", "C"), named("b", "BB")])
+    assert sorted(one.q(NAMES)) == [("a", "A"), ("b", "B")]
+    assert sorted(two.q(NAMES)) == [("a", "A"), ("b", "BB"), ("c", "C")]
+    gone = two.with_tx([evict("a"), evict("b")])
+    assert gone.q(NAMES) == [("c", "C")] and gone.history("a") == []
+    assert sorted(node.db().q(NAMES)) == [("a", "A")]
+
+
+def test_a_supposition_is_a_value(node):
+    """Without this, it would change under the hands of whoever checks it."""
+    node.submit_tx([named("a", "A")])
+    supposed = node.db().with_tx([named("b", "B")])
+    node.submit_tx([named("c", "C"), named("b", "other")])
+    assert sorted(supposed.q(NAMES)) == [("a", "A"), ("b", "B")]
+
+
+def test_suppositions_join_with_what_is_stored(node):
+    """Without this, a rule or a negation might look only at one half."""
+    ann, bob, cat = (uuid.UUID(int=n) for n in (1, 2, 3))
+    node.submit_tx([put({"xt/id": ann, "name": "Ann"}), put({"xt/id": bob, "name": "Bob", "boss": ann})])
+    db = node.db().with_tx([put({"xt/id": cat, "name": "Cat", "boss": bob})])
+    rules = [[("above", "?a", "?b"), ["?b", "boss", "?a"]], [("above", "?a", "?b"), ["?c", "boss", "?a"], ("above", "?c", "?b")]]
+    assert sorted(db.q({"find": "?n", "in": ["?a"], "where": [("above", "?a", "?b"), ["?b", "name", "?n"]], "rules": rules}, ann)) == ["Bob", "Cat"]
+    assert db.q({"find": "?n", "where": [["?e", "name", "?n"], ("not-join", ["?e"], ["_", "boss", "?e"])]}) == ["Cat"]
+    assert db.q({"find": [("count", "?e")], "where": [["?e", "name"]]}) == [(3,)]
+    assert db.pull([{"boss": ["name"]}], cat) == {"boss": {"name": "Bob"}}

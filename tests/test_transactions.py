@@ -1,0 +1,341 @@
+"""Operations: all or nothing, one after the other, each seeing those before it."""
+import asyncio
+import contextlib
+import datetime as dt
+import glob
+import random
+import threading
+import uuid
+
+import pytest
+
+import store
+from store import call, delete, evict, match, put
+
+UTC = dt.timezone.utc
+DAY = dt.timedelta(days=1)
+A, B = {"xt/id": "a", "v": 1}, {"xt/id": "a", "v": 2}
+
+
+def holding(functions):
+    return contextlib.closing(store.open(":memory:", functions=functions))
+
+
+# ── Numbers and times ────────────────────────────────────────────────────────────────────────────────────────
+
+def test_transactions_are_numbered_from_one_without_gaps(node):
+    """Without this, a follower could not know that it has missed nothing."""
+    assert node.latest_tx is None
+    told = [node.submit_tx([put(A)]), node.submit_tx([match("a", None)]), node.submit_tx([]), node.submit_tx([delete("a")])]
+    assert [tx.tx_id for tx in told] == [1, 2, 3, 4]
+    assert [tx.committed for tx in told] == [True, False, True, True]
+    assert node.latest_tx[:3] == told[-1][:3]
+    assert told[0].tx_time < told[1].tx_time < told[2].tx_time < told[3].tx_time
+    assert all(tx.tx_time.tzinfo is UTC for tx in told)
+
+
+def test_time_never_goes_back_whatever_the_clock_does(size, say):
+    """Without this, a server whose clock is set back would write before what is written (A10)."""
+    now = [dt.datetime(2030, 1, 1, tzinfo=UTC)]
+    with contextlib.closing(store.open(":memory:", clock=lambda: now[0])) as node:
+        count, last, bad = size(2_000, 10_000), None, 0
+        for number in range(count):
+            if number == count // 2:
+                now[0] -= dt.timedelta(hours=1)                             # set back
+            if number == count // 2 + 100:
+                now[0] += dt.timedelta(days=3650)                           # far ahead
+            if number == count // 2 + 200:
+                now[0] -= dt.timedelta(days=3650)                           # and back
+            tx = node.submit_tx([put({"xt/id": number})])
+            bad += last is not None and tx.tx_time <= last
+            last = tx.tx_time
+            assert node.db().entity(number), "one reads what one wrote, though the clock lags"
+        assert bad == 0
+        assert [tx.tx_id for tx in node.tx_log()] == list(range(1, count + 1))
+        with pytest.raises(store.NotIndexedError):
+            node.db(tx_time=last + DAY)
+    say(f"0 of {count:,} transaction times went back (asked: 0 of 10,000)")
+
+
+# ── One after the other (C7) ─────────────────────────────────────────────────────────────────────────────────
+
+INSIDE = [
+    ("put then match", [put(A), match("a", A)], True, A),
+    ("put then match of nothing", [put(A), match("a", None)], False, None),
+    ("match then put", [match("a", None), put(A)], True, A),
+    ("put then put", [put(A), put(B)], True, B),
+    ("put then delete", [put(A), delete("a")], True, None),
+    ("delete then put", [put(A), delete("a"), put(B)], True, B),
+    ("delete then match of nothing", [put(A), delete("a"), match("a", None)], True, None),
+    ("put then evict", [put(A), evict("a")], True, None),
+    ("evict then put: the put wins", [evict("a"), put(B)], True, B),
+    ("match of another document", [put(A), match("a", B)], False, None),
+    ("one failure undoes all", [put(A), match("b", A), put(B)], False, None),
+    ("delete of nothing is no error", [delete("nobody"), evict("nobody")], True, None),
+]
+
+
+@pytest.mark.parametrize("name, ops, committed, visible", INSIDE, ids=[row[0] for row in INSIDE])
+def test_each_operation_sees_those_before_it(node, name, ops, committed, visible):
+    """Without this, the rule would be whatever the code happens to do; it was the one finding of Jepsen in Datomic (C7)."""
+    assert node.submit_tx(ops).committed is committed
+    assert node.db().entity("a") == visible
+    node.reindex()
+    assert node.db().entity("a") == visible, "and the replay agrees"
+
+
+def test_overlapping_valid_times_in_one_transaction(node):
+    """Without this, two puts on one entity would depend on the order in which an index is written (C7)."""
+    start = dt.datetime(2020, 1, 1, tzinfo=UTC)
+    node.submit_tx([put(A, start, start + 10 * DAY), put(B, start + 3 * DAY, start + 5 * DAY), match("a", B, start + 4 * DAY)])
+    seen = [node.db(valid_time=start + n * DAY).entity("a") for n in (0, 3, 4, 5, 9, 10)]
+    assert seen == [A, B, B, A, A, None]
+
+
+def test_match_compares_whole_documents_of_equal_types(node):
+    """Without this, True would match 1."""
+    node.submit_tx([put({"xt/id": "a", "v": 1, "w": [1, 2]})])
+    tried = [{"v": True, "w": [1, 2]}, {"v": 1.0, "w": [1, 2]}, {"v": 1, "w": (1, 2)}, {"v": 1, "w": [2, 1]}, {"v": 1}, {"v": 1, "w": [1, 2], "x": None}]
+    assert [node.submit_tx([match("a", {"xt/id": "a"} | rest)]).committed for rest in tried] == [False] * 6
+    assert node.submit_tx([match("a", {"w": [1, 2], "v": 1, "xt/id": "a"})]).committed
+
+
+# ── Aborted leaves no trace (C9) ─────────────────────────────────────────────────────────────────────────────
+
+def trace(node):
+    db = node.db()
+    return (db.q({"find": ["?e", "?v"], "where": [["?e", "v", "?v"]], "order-by": [["?v"]]}), db.entity("a"), db.history("a"), node.attribute_stats(),
+            node.status()["documents"], [tx.tx_id for tx in node.tx_log()])
+
+
+def test_an_aborted_transaction_leaves_no_trace(node):
+    """Without this, a lost race would leave half a message (C9)."""
+    node.submit_tx([put(A)])
+    before, heard = trace(node), []
+    listener = node.on_tx(heard.append)
+    for abort in match("b", B), call("nobody"):
+        ops = [put(B), put({"xt/id": uuid.uuid4(), "new-attribute": uuid.uuid4()}), evict("a"), delete("a"), abort]
+        assert not node.submit_tx(ops).committed
+    assert trace(node) == before
+    assert node.latest_tx.tx_id == 3
+    node.reindex()
+    assert trace(node) == before
+    assert node.submit_tx([put({"xt/id": "b", "v": 3})]).tx_id == 4
+    node.await_tx(4, 5)
+    for _ in range(200):
+        if heard:
+            break
+        threading.Event().wait(0.01)
+    listener.close()
+    assert [tx.tx_id for tx in heard] == [4]
+    assert node.verify() == 4
+
+
+MALFORMED = [
+    ("put", [("put",)]), ("no id", [("put", {"v": 1})]), ("not a document", [("put", 3)]), ("an id of None", [put({"xt/id": None})]),
+    ("a list for id", [put({"xt/id": [1]})]), ("a set for id", [put({"xt/id": {1}})]), ("key not a string", [put({"xt/id": 1, 2: 3})]),
+    ("unknown operation", [("insert", {"xt/id": 1})]), ("a naive time", [put(A, dt.datetime(2020, 1, 1))]), ("a date", [put(A, dt.date(2020, 1, 1))]),
+    ("end before start", [put(A, dt.datetime(2021, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 1, tzinfo=UTC))]),
+    ("evict with a time", [("evict", 1, dt.datetime(2020, 1, 1, tzinfo=UTC))]), ("too many", [("delete", 1, None, None, None)]),
+    ("a function of no name", [("call", 3)]), ("no operation", [()]), ("None", [None]), ("text", "put"), ("a number", 3), ("a document", {"xt/id": 1}),
+    ("a match of no document", [("match", "a")]), ("the second", [put(A), ("put", 3)]),
+]
+
+
+@pytest.mark.parametrize("name, ops", MALFORMED, ids=[row[0] for row in MALFORMED])
+def test_a_malformed_operation_is_refused_before_anything_is_written(node, name, ops):
+    """Without this, a typing mistake would take a tx_id, or worse."""
+    with pytest.raises(store.OperationError):
+        node.submit_tx(ops)
+    assert node.latest_tx is None
+    with pytest.raises(store.OperationError):
+        node.db().with_tx(ops)
+
+
+def test_the_sentence_says_which_operation_and_that_nothing_was_written(node):
+    """Without this, one would search a transaction of a thousand operations by hand."""
+    with pytest.raises(store.OperationError, match=r"operation 2 of 2\). Nothing was written"):
+        node.submit_tx([put(A), put({"xt/id": "b", "v": float("nan")})])
+
+
+# ── Functions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+def increment(ctx, id):
+    document = ctx.db.entity(id) or {"xt/id": id, "v": 0}
+    return [put(document | {"v": document["v"] + 1})]
+
+
+def test_a_function_sees_what_the_transaction_did_so_far(node):
+    """Without this, two calls in one transaction would lose one of their effects."""
+    with holding({"inc": increment}) as node:
+        tx = node.submit_tx([put({"xt/id": "a", "v": 5}), call("inc", "a"), call("inc", "a"), call("inc", "b")])
+        assert tx.committed
+        assert (node.db().entity("a")["v"], node.db().entity("b")["v"]) == (7, 1)
+
+
+def test_what_a_function_returns(node):
+    """Without this, nobody would know how to say no."""
+    seen = []
+
+    def fails(ctx):
+        raise ValueError("no")
+
+    def looks(ctx, *args):
+        seen.append((ctx.tx_id, ctx.tx_time, args, ctx.db.q({"find": "?e", "where": [["?e", "v"]]})))
+    functions = {"nothing": lambda ctx: None, "empty": lambda ctx: [], "no": lambda ctx: False, "fails": fails, "looks": looks,
+                 "malformed": lambda ctx: [("put", 3)], "nested": lambda ctx: [call("inc", "a"), call("inc", "a")], "inc": increment,
+                 "endless": lambda ctx: [call("endless")]}
+    with holding(functions) as node:
+        for name, committed in [("nothing", True), ("empty", True), ("no", False), ("fails", False), ("malformed", False), ("nested", True),
+                                ("endless", False), ("unknown", False)]:
+            assert node.submit_tx([put({"xt/id": name}), call(name)]).committed is committed, name
+            assert (node.db().entity(name) is not None) is committed, name
+        assert node.db().entity("a")["v"] == 2
+        tx = node.submit_tx([put({"xt/id": "x", "v": 1}), call("looks", 1, {"k": [2]})])
+        assert seen == [(tx.tx_id, tx.tx_time, (1, {"k": [2]}), seen[0][3])] and sorted(seen[0][3]) == ["a", "x"]
+
+
+def test_a_call_is_recorded_and_replayed_never_repeated(tmp_path):
+    """Without this, a function that looks at the clock would change the past when the index is rebuilt."""
+    path, calls = tmp_path / "s.db", []
+
+    def roll(ctx):
+        calls.append(1)
+        return [put({"xt/id": "dice", "v": random.random()})]
+    with contextlib.closing(store.open(path, functions={"roll": roll})) as node:
+        node.submit_tx([call("roll")])
+        rolled, log = node.db().entity("dice"), list(node.tx_log())
+        assert log[0].ops == [("put", rolled)]
+        node.reindex()
+        assert node.db().entity("dice") == rolled
+    with contextlib.closing(store.open(path)) as node:
+        node.reindex()
+        assert node.db().entity("dice") == rolled and list(node.tx_log()) == log
+        assert node.verify() == 1
+    assert calls == [1]
+
+
+# ── Together (C6) ────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_match_is_atomic(size, say):
+    """Without this, two people could take the last seat (C6)."""
+    threads, each = 8, size(60, 500)
+    with contextlib.closing(store.open(":memory:")) as node:
+        node.submit_tx([put({"xt/id": "n", "v": 0, "by": []})])
+        committed, tries = [], []
+
+        def work(number):
+            for _ in range(each):
+                while True:
+                    tries.append(1)
+                    before = node.db().entity("n")
+                    after = before | {"v": before["v"] + 1, "by": (before["by"] + [number])[-3:]}
+                    if node.submit_tx([match("n", before), put(after)]).committed:
+                        break
+                committed.append(number)
+        running = [threading.Thread(target=work, args=[number]) for number in range(threads)]
+        [thread.start() for thread in running], [thread.join() for thread in running]
+        assert node.db().entity("n")["v"] == len(committed) == threads * each
+        versions = [tx.ops[-1][1] for tx in node.tx_log()]
+        assert [version["v"] for version in versions] == list(range(threads * each + 1))
+        assert all(before["by"] == after["by"][:-1] or before["by"][-2:] == after["by"][:-1] for before, after in zip(versions, versions[1:]))
+    say(f"{len(committed):,} increments, {len(tries):,} tries, 0 lost (asked: 0 lost)")
+
+
+def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size):
+    """Without this, a group commit could give one number twice."""
+    with contextlib.closing(store.open(":memory:")) as node:
+        told = []
+
+        def work(number):
+            for turn in range(100):
+                tx = node.submit_tx([put({"xt/id": (number, turn)})])
+                assert node.db().entity((number, turn)) and node.db(tx.tx_id - 1).entity((number, turn)) is None
+                told.append(tx.tx_id)
+        running = [threading.Thread(target=work, args=[number]) for number in range(8)]
+        [thread.start() for thread in running], [thread.join() for thread in running]
+        assert sorted(told) == list(range(1, 801))
+
+
+# ── Forgetting (A13) ─────────────────────────────────────────────────────────────────────────────────────────
+
+def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say):
+    """Without this, the right to be forgotten would be a promise on paper (A13)."""
+    secrets = [f"secret-{n}-{uuid.uuid4().hex}" for n in range(20)]
+    with contextlib.closing(store.open(tmp_path / "s.db", functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:
+        node.submit_tx([put({"xt/id": "other", "v": 1})])
+        for n, secret in enumerate(secrets[:16]):
+            node.submit_tx([put({"xt/id": f"p{n}", "text": secret, "long": secret * 9, "tags": [secret, 1], "inside": {"k": secret}}), put({"xt/id": "other", "v": n})])
+        node.submit_tx([put({"xt/id": "p0", "text": secrets[16]}, dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2021, 1, 1, tzinfo=UTC))])
+        node.submit_tx([put({"xt/id": "p1", "text": secrets[17]}), match("nobody", {"xt/id": "nobody", "s": secrets[17]})])
+        node.submit_tx([call("keep", secrets[18])])
+        node.submit_tx([put({"xt/id": "p2", "text": secrets[19]}), put({"xt/id": "p2", "text": "replaced at once"})])
+        other, held = node.db().history("other", corrections=True), node.db()
+        node.db().q({"find": "?t", "where": [["?e", "text", "?t"]]})
+        node.submit_tx([evict("called"), *(evict(f"p{n}") for n in range(16))])
+        assert held.entity("p0") is None and node.db(5).entity("p0") is None, "snapshots of the past forget as well"
+        assert node.db(5).q({"find": "?t", "where": [["?e", "text", "?t"]]}) == []
+        assert node.db().history("other", corrections=True) == other
+        count = node.verify()
+        found = [(path, secret) for path in glob.glob(str(tmp_path / "*")) for secret in secrets if secret.encode() in open(path, "rb").read()]
+        assert found == []
+        evicted = [op for tx in node.tx_log() for op in tx.ops if op[0] == "put" and op[1].get("xt/evicted?")]
+        assert len(evicted) >= 16, "the log keeps the operation"
+        node.reindex()
+        assert node.db().history("other", corrections=True) == other and node.verify() == count
+    say(f"0 of {len(secrets)} evicted secrets found in {len(glob.glob(str(tmp_path / '*')))} files (asked: 0)")
+
+
+def test_an_evicted_id_comes_back_without_a_past(node):
+    """Without this, an address could never be used again, or its old owner would shine through."""
+    node.submit_tx([put(A)])
+    node.submit_tx([evict("a")])
+    tx = node.submit_tx([put(B)])
+    assert node.db().entity("a") == B
+    assert [entry.tx_id for entry in node.db().history("a", corrections=True)] == [tx.tx_id]
+    assert node.db(1).entity("a") is None
+
+
+# ── The log, and waiting ─────────────────────────────────────────────────────────────────────────────────────
+
+def test_the_log_tells_operations_with_whole_documents(node):
+    """Without this, a listener could not say what was said."""
+    start, end = dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2021, 1, 1, tzinfo=UTC)
+    node.submit_tx([put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)])
+    node.submit_tx([match("a", A)])
+    node.submit_tx([evict("x")])
+    one, three = node.tx_log()
+    assert one.ops == [put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)]
+    assert (three.tx_id, three.ops) == (3, [evict("x")])
+    assert [tx.tx_id for tx in node.tx_log(after=1)] == [3] and list(node.tx_log(after=3)) == []
+
+
+def test_await_tx_returns_when_it_is_there(node):
+    """Without this, a script could only sleep and hope."""
+    waiting = threading.Thread(target=lambda: node.submit_tx([put(A)]))
+    waiting.start()
+    assert node.await_tx(1, timeout_s=10).tx_id == 1
+    waiting.join()
+    with pytest.raises(TimeoutError):
+        node.await_tx(2, timeout_s=0.01)
+
+
+def test_a_closed_node_refuses_everything(node):
+    """Without this, a request during shutdown would hang or lie."""
+    node.submit_tx([put(A)])
+    db = node.db()
+    node.close()
+    node.close()
+    for ask in (lambda: node.submit_tx([put(A)]), node.db, lambda: db.entity("a"), lambda: db.q({"find": "?e", "where": [["?e", "v"]]}),
+                lambda: node.latest_tx, lambda: list(node.tx_log()), lambda: node.await_tx(9, 0.1), lambda: node.on_tx(print)):
+        with pytest.raises(store.ClosedError):
+            ask()
+
+
+async def test_submit_in_a_loop_is_the_same(node):
+    """Without this, a chat server would wait for its disk."""
+    told = await asyncio.gather(*(node.submit([put({"xt/id": n})]) for n in range(50)))
+    assert sorted(tx.tx_id for tx in told) == list(range(1, 51)) and all(tx.committed for tx in told)
+    assert not (await node.submit([match(1, None)])).committed
+    with pytest.raises(store.OperationError):
+        await node.submit([("put", 3)])
