@@ -716,7 +716,7 @@ class _Index:
         try:
             self.writer = _Reader(self, self._connect_writer())
             self._load()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:      # a damaged file gives values of any type
             os.close(self._lock)
             raise CorruptError(f"{self.path} cannot be opened as a store: {error}.") from error
         except BaseException:
@@ -864,6 +864,10 @@ class _Index:
         reader = self.borrow()
         try:
             yield reader
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError and not str(error).startswith("no such "):
+                raise       # the leaves below it are not about the file, but for tables and columns that it lost
+            raise CorruptError(f"{self.path} cannot be read: {error}.") from error
         finally:
             self.give_back(reader)
 
@@ -960,10 +964,13 @@ class _Index:
     def transactions(self, after, count) -> list[Tx]:
         """The next transactions in the log, with operations, aborted ones without."""
         with self.reading() as reader:
-            rows = reader.execute("select tx_id, tx_time, committed, ops, results, n from log where tx_id > ? and tx_id <= ? "
-                                  "order by tx_id limit ?", (max(after, 0), self.latest.tx_id, count)).fetchall()
+            previous, *rows = reader.execute("select * from log where tx_id between ? and ? order by tx_id limit ?",
+                                             (max(after, 0), self.latest.tx_id, count + 1)).fetchall() or [None]
+            for row in rows:
+                _check_link(row, previous)
+                previous = row
             return [Tx(tx_id, _moment(at), committed == 1, self._ops(ops, results, n, reader) if committed else None)
-                    for tx_id, at, committed, ops, results, n in rows]
+                    for tx_id, at, ops, _, committed, results, _, n in rows]
 
     def _ops(self, ops, results, n, reader):
         records = _expanded(unpack(ops), unpack(results) if results else ())
@@ -1016,37 +1023,38 @@ class _Index:
             self._may_read.set()
 
     def verify(self, progress):
-        hash = state = None
-        total, n = self.latest.tx_id, 0
+        previous, n, missing, total = None, 0, {}, self.latest.tx_id
         with self.reading() as reader:
             for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
-                hash, state, n = self._verified(row, hash, state, n)
+                previous, n = row, self._verified(row, previous, n, missing)
                 if progress:
                     progress(row[0], total)
+        if missing:
+            tx_id = min(missing.values())
+            raise CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.", tx_id)
         return total
 
-    def _verified(self, row, hash, state, n):
-        tx_id, tx_time, ops, row_hash, committed, results, row_state, last = row
-        if tx_id == 0:
-            hash, state = digest(ops), digest(b"state" + ops)
-        else:
-            hash = _chained(hash, tx_id, tx_time, ops)
-            state = _state(state, hash, committed, results)
-        if (hash, state) != (row_hash, row_state):
-            raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
+    def _verified(self, row, previous, n, missing):
+        tx_id, _, ops, _, committed, results, _, last = row
+        _check_link(row, previous)
         if tx_id and committed:
-            n = self._verified_documents(tx_id, ops, results, n)
+            n = self._verified_documents(tx_id, _expanded(unpack(ops), unpack(results) if results else ()), n, missing)
         if n != last:
             raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
-        return hash, state, n
+        return n
 
-    def _verified_documents(self, tx_id, ops, results, n):
+    def _verified_documents(self, tx_id, records, n, missing):
+        """Compares documents with their hashes in the log; `missing`: of ids not evicted yet, who put what is not there."""
         with self.reading() as reader:
-            for record in _expanded(unpack(ops), unpack(results) if results else ()):
-                if record[0] == _PUT:
+            for record in records:
+                if record[0] == _EVICT:
+                    missing.pop(pack(record[1]), None)
+                elif record[0] == _PUT:
                     n += 1
                     row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
-                    if row and digest(row[0]) != record[4]:
+                    if row is None:
+                        missing.setdefault(pack(record[1]), tx_id)
+                    elif digest(row[0]) != record[4]:
                         raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
         return n
 
@@ -1204,6 +1212,19 @@ def _chained(hash, tx_id, tx_time, ops):
 
 def _state(state, hash, committed, results):
     return digest(state + hash + (b"\1" if committed else b"\0") + (results or b""))
+
+
+def _check_link(row, previous):
+    """Refuses a transaction of the log that is not the next one after `previous`, byte for byte as it was written."""
+    tx_id, tx_time, ops, hash, committed, results, state, _ = row
+    with contextlib.suppress(TypeError, struct.error):      # a damaged file may give values of any type
+        if previous is None:
+            made = digest(ops), digest(b"state" + ops)
+        else:
+            made = _chained(previous[3], previous[0] + 1, tx_time, ops), _state(previous[6], hash, committed, results)
+        if made == (hash, state) and (previous is None or tx_id == previous[0] + 1):
+            return
+    raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
 
 
 def _expanded(records, results) -> list:
@@ -2028,7 +2049,10 @@ class Db:
         else:
             row = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone()
             n = row and row[0]
-        return None if n is None else self._content(n, reader)
+        document = None if n is None else self._content(n, reader)
+        if document is not None and document["xt/id"] != id:
+            raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
+        return document
 
     def _document_of(self, id, reader, mode):
         return self._document(id, reader, mode) if type(id) in _ID_TYPES else None

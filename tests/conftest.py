@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -34,6 +35,16 @@ hypothesis.settings.load_profile("ci" if IS_CI else "here")
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the sizes of a release instead of those of every run: hours")
+    parser.addoption("--seed", type=int, help="the seed of random tests, as a failing one printed it")
+
+
+@pytest.fixture
+def seed(request):
+    """The seed of a random test, printed with its figure: of one's own choice, in CI always the same, else another each time."""
+    given = request.config.getoption("--seed")
+    number = given if given is not None else 2026 if IS_CI else random.randrange(2**32)
+    print(f"repeat with --seed {number}")
+    return number
 
 
 @pytest.fixture
