@@ -9,7 +9,8 @@ import uuid
 import pytest
 
 import store
-from store import put
+from people import chat, person      # noqa: F401
+from store import delete, evict, put
 
 SHOTS = os.environ.get("SHOTS")       # a folder: the tests leave screenshots there, for eyes
 
@@ -68,7 +69,7 @@ async def two_in_a_channel(server, ann, bob):
     return ann.url
 
 
-RECONNECTING = [r"WebSocket connection to .* failed", r"ERR_CONNECTION_REFUSED", r"htmx:error: Failed to fetch"]
+RECONNECTING = [r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED", r"htmx:error: Failed to fetch"]
 
 
 async def test_what_one_writes_appears_in_the_others_window_once_and_in_order(server, window):
@@ -151,6 +152,109 @@ async def test_enter_sends_but_not_while_an_input_method_composes_and_shift_ente
     await ann.type("#text", "two")
     await ann.press("#text", "Enter")
     await until_texts(bob, ["one\ntwo"])
+
+
+async def same_process(chat, person, window, email, channel=None, **options):    # noqa: F811
+    """A window of somebody signed in, on a channel of a chat that runs in the test's own process."""
+    one = await person(email)
+    page = await window(**options)
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": one.base} for cookie in one.browser.cookie_jar])
+    if channel is None:
+        _, channel = await one.new_channel()
+    else:
+        await one.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+    await page.goto(one.base + channel)
+    await until_live(page)
+    return page, channel
+
+
+def a_message(chat, channel, text):      # noqa: F811
+    mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
+    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
+            "msg/created-at": dt.datetime.now(dt.timezone.utc)}
+
+
+LIST = "() => document.querySelector('#messages').innerHTML.replace(/\\s+/g, ' ').replace(/ class=\"\"/g, '').trim()"
+
+
+async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(chat, person, window):      # noqa: F811
+    """It is the log that drives the pages: by whoever's hand, an open window and a reloaded one show the same."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com", allow=RECONNECTING)
+    bob, _ = await same_process(chat, person, window, "bob@example.com", channel, allow=RECONNECTING)
+    node, messages = chat["biff/node"], [a_message(chat, channel, f"message {n}") for n in range(6)]
+    for message in messages:
+        await node.submit([put(message)])
+    await node.submit([put(messages[2] | {"msg/text": "edited <b>once</b>"})])
+    await node.submit([delete(messages[4]["xt/id"])])
+    await node.submit([evict(messages[0]["xt/id"])])
+    await node.submit([delete(messages[1]["xt/id"])])
+    await node.submit([put(messages[1])])
+    wanted = ["message 1", "edited <b>once</b>", "message 3", "message 5"]
+    for page in ann, bob:
+        await until_texts(page, wanted)
+        assert await page.evaluate("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size === document.querySelectorAll('[id]').length")
+        live = await page.evaluate(LIST)
+        await page.reload()
+        await until_live(page)
+        assert await page.evaluate(LIST) == live
+
+
+async def test_what_comes_again_after_a_reconnect_is_not_shown_twice(chat, person, window):      # noqa: F811
+    """A connection may end while a frame is being shown: the page then asks for it once more."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com", allow=RECONNECTING)
+    node = chat["biff/node"]
+    cursor = node.latest_tx.tx_id
+    await node.submit([put(a_message(chat, channel, "one"))])
+    await node.submit([put(a_message(chat, channel, "two"))])
+    await until_texts(ann, ["one", "two"])
+    await ann.eval_on_selector("#cursor", "(one, cursor) => { one.value = cursor }", str(cursor))
+    client, = chat["chat_clients"][uuid.UUID(channel.rpartition("/")[2])]
+    client.transport.abort()
+    await ann.wait_for_selector("#messages:not([data-live])", state="attached")
+    await until_live(ann)
+    await node.submit([put(a_message(chat, channel, "three"))])
+    await until_texts(ann, ["one", "two", "three"])
+
+
+async def test_a_session_that_ends_keeps_what_was_typed(chat, person, window):      # noqa: F811
+    """Signing in again must not cost the paragraph that was being written."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    session = chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
+    await chat["biff/node"].submit([evict(session)])
+    await ann.wait_for_selector("text=You have signed out.")
+    await write(ann, "a long paragraph")
+    await ann.wait_for_url("**/signin?**")
+    kept = await ann.evaluate("path => sessionStorage.getItem('draft ' + path)", channel)
+    assert kept == "a long paragraph"
+
+
+async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window):      # noqa: F811
+    """A list that jumps while one reads is the second oldest complaint about chats."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    node = chat["biff/node"]
+    for n in range(120):
+        await node.submit([put(a_message(chat, channel, f"message {n}"))])
+    await ann.goto(chat["biff/base-url"] + channel)
+    await until_live(ann)
+    assert await ann.eval_on_selector("#messages", "list => list.scrollHeight - list.scrollTop - list.clientHeight < 2")
+    await ann.eval_on_selector("#messages", "list => { list.scrollTop -= 500 }")
+    at = await ann.eval_on_selector("#messages", "list => list.scrollTop")
+    await ann.wait_for_timeout(50)      # the scroll event comes with the next frame
+    for n in range(20):
+        await node.submit([put(a_message(chat, channel, f"later {n}"))])
+    await ann.wait_for_selector("text=20 new messages")
+    assert await ann.eval_on_selector("#messages", "list => list.scrollTop") == at
+    await ann.eval_on_selector("#messages", "list => { list.scrollTop = 0 }")
+    await ann.wait_for_timeout(50)
+    first = await ann.eval_on_selector("#messages .message", "one => one.id")
+    top = await ann.eval_on_selector("#messages .message p", "one => one.getBoundingClientRect().top")
+    await ann.click("text=Older messages")
+    await ann.wait_for_function("() => document.querySelectorAll('#messages .message').length === 120")
+    moved = await ann.evaluate("id => document.getElementById(id).querySelector('p').getBoundingClientRect().top", first) - top
+    assert abs(moved) < 3, f"the first visible message moved by {moved} px"
+    assert (await texts(ann))[:1] == ["message 20"]
+    await ann.click("text=20 new messages")
+    assert (await texts(ann))[-1] == "later 19"
 
 
 async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(server, window):
