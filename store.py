@@ -865,8 +865,8 @@ class _Index:
         try:
             yield reader
         except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError and not str(error).startswith("no such "):
-                raise       # the leaves below it are not about the file, but for tables and columns that it lost
+            if type(error) is not sqlite3.DatabaseError and not str(error).startswith(("no such ", "Could not decode")):
+                raise       # the leaves below it are not about the file, but for what it lost or garbled
             raise CorruptError(f"{self.path} cannot be read: {error}.") from error
         finally:
             self.give_back(reader)

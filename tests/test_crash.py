@@ -109,7 +109,8 @@ KILLS_PER_FILE = 10     # then a fresh one: the comparison reads the whole log
 
 def killed(path, writers, choose):
     """Starts a child and kills it: every fifth while it starts or recovers, the others at some moment of their writing."""
-    child = subprocess.Popen([*APPENDER, str(path), str(writers), "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen([*APPENDER, str(path), str(writers), "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             bufsize=0)     # else reading its first line may take acknowledgements away with it
     text = b""
     if choose.random() < 0.2:
         time.sleep(choose.uniform(0.05, 0.3))
