@@ -922,7 +922,7 @@ class _Index:
         return document
 
     def _keep(self, n, data, checksum):
-        if _checksum(digest(data)) != checksum:
+        if type(data) is not bytes or _checksum(digest(data)) != checksum:
             raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log has.")
         document = unpack(data)
         self.documents.put(n, document, len(data))
@@ -1054,7 +1054,7 @@ class _Index:
                     row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
                     if row is None:
                         missing.setdefault(pack(record[1]), tx_id)
-                    elif digest(row[0]) != record[4]:
+                    elif type(row[0]) is not bytes or digest(row[0]) != record[4]:
                         raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
         return n
 
