@@ -1539,6 +1539,7 @@ class _Batch:
             self._next_id += 1
             self._numbers[value.int] = n
             self._execute("insert into ids values (?, ?)", (n, value.bytes))
+            self._index.unknown.discard(value.int)      # the next transaction of the group may match it
         return n
 
     def attribute(self, name):
