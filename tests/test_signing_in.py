@@ -1,0 +1,332 @@
+"""Signing in by link and by code, sessions, and the mail that carries them."""
+import asyncio
+import datetime as dt
+import email
+import email.policy
+import re
+import secrets
+
+import pytest
+import yarl
+from aiosmtpd.controller import Controller
+
+import biff
+import eelchat
+from conftest import free_port
+from people import Person, chat, person      # noqa: F401
+
+MAIL_LOG = re.compile(r"/auth/verify-link/(\S+)")
+
+
+@pytest.fixture
+def later(chat, monkeypatch):                # noqa: F811
+    """`later(minutes=10)` moves the clock that sessions and sign-in are told by."""
+    def move(**delta):
+        chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(**delta)
+    return move
+
+
+def documents(chat, attribute):              # noqa: F811
+    return chat["biff/node"].db().q({"find": ("pull", "?e", ["*"]), "where": [["?e", attribute]]})
+
+
+async def asked(one, address="ann@example.com", path="/auth/send-link"):
+    answer = await one.post(path, {"email": address})
+    return answer.url.path, answer.url.query.get("error")
+
+
+async def redeem(one, token, **fields):
+    answer = await one.post("/auth/verify-link", {"token": token} | fields)
+    return answer.url.path, answer.url.query.get("error")
+
+
+# ── Links ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_link_signs_in_once_in_the_browser_that_asked_after_a_press_of_a_button(chat, person):      # noqa: F811
+    """Mail scanners open links: what a GET redeems is gone before its owner clicks."""
+    ann = await person()
+    assert await asked(ann, " Ann@Example.com ") == ("/link-sent", None)
+    token, before = ann.last_token(), chat["biff/node"].latest_tx.tx_id
+    for method in ("GET", "HEAD", "GET"):
+        async with ann.browser.request(method, f"{ann.base}/auth/verify-link/{token}") as page:
+            assert page.status == 200 and (method == "HEAD" or "Sign in as ann@example.com" in await page.text())
+    assert chat["biff/node"].latest_tx.tx_id == before
+    assert await redeem(ann, token) == ("/app", None)
+    assert await redeem(ann, token) == ("/signin", "invalid-link")
+    assert [user["user/email"] for user in documents(chat, "user/email")] == ["ann@example.com"]
+
+
+async def test_another_browser_is_asked_for_the_address(chat, person):      # noqa: F811
+    """A link slipped to somebody would sign them in as somebody else, and they would write as them."""
+    ann, other = await person(), await person()
+    await asked(ann)
+    token = ann.last_token()
+    page = await other.get(f"/auth/verify-link/{token}")
+    assert "ann@example.com" not in page.body_text and 'name="email"' in page.body_text
+    assert await redeem(other, token) == (f"/auth/verify-link/{token}", "incorrect-email")
+    assert await redeem(other, token, email="eve@example.com") == (f"/auth/verify-link/{token}", "incorrect-email")
+    assert await redeem(other, token, email=" ANN@example.com") == ("/app", None)
+
+
+async def test_of_fifty_who_redeem_one_link_at_once_one_is_signed_in(chat, person, say):      # noqa: F811
+    """A link would be worth as many sessions as there are fingers quick enough."""
+    ann = await person()
+    await asked(ann)
+    fields = {"token": ann.last_token(), "__anti-forgery-token": await ann.token("/signin")}
+
+    async def press():
+        async with ann.browser.post(f"{ann.base}/auth/verify-link", data=fields, headers={"Origin": ann.base}, allow_redirects=False) as answer:
+            return answer.headers["Location"]
+    answers = await asyncio.gather(*(press() for _ in range(50)))
+    say(f"{answers.count('/app')} of 50 signed in, {len(documents(chat, 'session/hash'))} session; asked 1 and 1")
+    assert answers.count("/app") == 1 and len(documents(chat, "session/hash")) == 1
+
+
+@pytest.mark.parametrize("path", ["/auth/send-link", "/auth/send-code"])
+async def test_links_and_codes_live_ten_minutes(chat, person, later, path):      # noqa: F811
+    """Mail lies about: what opens a door for an hour is a password sent by mail."""
+    ann = await person()
+
+    async def used():
+        if path == "/auth/send-link":
+            return (await redeem(ann, ann.last_token()))[0]
+        return (await ann.post("/auth/verify-code", {"email": "ann@example.com", "code": ann.last_code()})).url.path
+    await asked(ann, path=path)
+    later(minutes=10, seconds=2)
+    assert await used() != "/app"
+    later(seconds=0)
+    await asked(ann, path=path)
+    later(minutes=10, seconds=-2)
+    assert await used() == "/app"
+
+
+async def test_what_is_not_a_link_of_ours_signs_nobody_in(chat, person):      # noqa: F811
+    """An altered token, one cut short by a mail program, or a code's hash would do."""
+    ann = await person()
+    await asked(ann), await asked(ann, path="/auth/send-code")
+    token = re.search(MAIL_LOG, chat["mails"][0][1]).group(1)
+    for wrong in (token[:-1], token + "x", token.swapcase(), "", "x" * 5000, biff._hash(token), ann.last_code(), "é"):
+        assert (await redeem(ann, wrong))[1] == "invalid-link"
+    assert documents(chat, "session/hash") == []
+
+
+# ── Codes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def guess(one, code, address="ann@example.com"):
+    answer = await one.post("/auth/verify-code", {"email": address, "code": code})
+    return answer.url.path
+
+
+async def test_a_code_signs_in_once_and_three_wrong_tries_end_it(chat, person):      # noqa: F811
+    """A million codes are soon tried."""
+    ann = await person()
+    await asked(ann, path="/auth/send-code")
+    code = ann.last_code()
+    wrong = f"{(int(code) + 1) % 10 ** 6:06}"
+    assert [await guess(ann, code) for code in (wrong, wrong, code, code)] == ["/verify-code", "/verify-code", "/app", "/verify-code"]
+    bob = await person()
+    await asked(bob, "bob@example.com", "/auth/send-code")
+    code = bob.last_code()
+    wrong = f"{(int(code) + 1) % 10 ** 6:06}"
+    assert [await guess(bob, code, "bob@example.com") for code in (wrong, wrong, wrong, code)] == ["/verify-code"] * 4
+
+
+async def test_guesses_in_parallel_are_three_guesses(chat, person):      # noqa: F811
+    """Fifty requests at once would each be the first."""
+    ann = await person()
+    await asked(ann, path="/auth/send-code")
+    token = await ann.token("/signin")
+
+    async def press(code):
+        fields = {"email": "ann@example.com", "code": code, "__anti-forgery-token": token}
+        async with ann.browser.post(f"{ann.base}/auth/verify-code", data=fields, headers={"Origin": ann.base}, allow_redirects=False) as answer:
+            return answer.headers["Location"]
+    wrong = [f"{(int(ann.last_code()) + n) % 10 ** 6:06}" for n in range(1, 20)]
+    assert "/app" not in await asyncio.gather(*map(press, wrong))
+    assert documents(chat, "token/tries")[0]["token/tries"] == 3
+    assert await guess(ann, ann.last_code()) == "/verify-code"
+
+
+async def test_nobody_uses_up_or_uses_another_browsers_code(chat, person):      # noqa: F811
+    """Whoever knows an address could keep its owner out, or guess from a thousand machines."""
+    ann, eve = await person(), await person()
+    await asked(ann, path="/auth/send-code")
+    code = ann.last_code()
+    assert [await guess(eve, guessed) for guessed in ("000000", "000001", "000002", "000003", code)] == ["/verify-code"] * 5
+    assert await guess(ann, code) == "/app"
+
+
+# ── Mail ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_known_and_an_unknown_address_are_answered_alike(chat, person):      # noqa: F811
+    """Anyone could ask who is here."""
+    await person("known@example.com")
+    one = await person()
+    answers = [await one.post("/auth/send-link", {"email": address}) for address in ("known@example.com", "stranger@example.com")]
+    known, unknown = [re.sub("known@|stranger@", "", re.sub(r'value="\w+"', "", answer.body_text)) for answer in answers]
+    assert known == unknown and [answer.status for answer in answers] == [200, 200]
+
+
+async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # noqa: F811
+    """A sign-in form is a machine that sends mail to strangers."""
+    one = await person()
+    errors = [(await asked(one, "victim@example.com"))[1] for _ in range(6)]
+    assert errors == [None] * 3 + ["too-many"] * 3
+    more = [(await asked(one, f"v{n}@example.com"))[1] for n in range(25)]
+    say(f"{len(chat['mails'])} mails for one client, {errors.count(None)} to one address; asked at most 20 and 3 an hour")
+    assert more.count(None) == 17 and len(chat["mails"]) == 20
+    forged = await one.post("/auth/send-link", {"email": "w@example.com"}, headers={"X-Forwarded-For": "9.9.9.9"})
+    assert forged.url.query["error"] == "too-many"
+
+
+def test_limits_forget_after_their_window_and_count_all_or_nothing():
+    """A limit that is never lifted locks people out; one that counts refusals never lifts."""
+    moment = [0.0]
+    limits = biff.Limits(lambda: moment[0])
+    assert [limits.take(("a", 2, 10), ("all", 3, 60)) for _ in range(4)] == [True, True, False, False]
+    assert limits.take(("b", 2, 10), ("all", 3, 60)) and not limits.take(("b", 2, 10), ("all", 3, 60))
+    moment[0] = 10.0
+    assert not limits.take(("a", 2, 10), ("all", 3, 60)) and limits.take(("a", 2, 10))
+    moment[0] = 60.0
+    assert limits.take(("a", 2, 10), ("all", 3, 60))
+
+
+@pytest.mark.parametrize("address", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com", "ann@example.com\nBcc: eve@example.com",
+                                     "ann@example.com,eve@example.com", "ann,eve@example.com", "<ann@example.com>", "ann@example.com;x@y.z",
+                                     "ann\r\n@example.com", "ann\u202e@example.com", "x" * 250 + "@example.com", '"a"@example.com'])
+async def test_what_is_not_one_address_gets_no_mail(chat, person, address):      # noqa: F811
+    """A line break in an address is another recipient."""
+    assert await asked(await person(), address) == ("/signin", "invalid-email") and chat["mails"] == []
+
+
+class Mailbox:
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, server, session, envelope):
+        self.mails.append((envelope.rcpt_tos, email.message_from_bytes(envelope.content, policy=email.policy.default)))
+        return "550 no such mailbox" if "full@" in envelope.rcpt_tos[0] else "250 OK"
+
+
+@pytest.fixture
+async def mail_server(tmp_path):
+    """The chat with a real mail server on loopback: `(system, mailbox)`."""
+    mailbox = Mailbox()
+    port = free_port()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=port)
+    controller.start()
+    (tmp_path / "config.env").write_text(f"EELCHAT_MAIL_HOST=127.0.0.1\nEELCHAT_MAIL_PORT={port}\nEELCHAT_MAIL_FROM=Eel <eel@example.org>\n")
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
+    yield system, mailbox
+    await biff.stop_system(system)
+    controller.stop()
+
+
+async def test_mail_goes_out_by_smtp_in_text_and_html_to_one_recipient(mail_server):
+    """The day a mail server is configured would be the first on which anybody tries it."""
+    system, mailbox = mail_server
+    one = Person(system)
+    assert await asked(one) == ("/link-sent", None)
+    recipients, mail = mailbox.mails[0]
+    token = re.search(MAIL_LOG, mail.get_body(["plain"]).get_content()).group(1)
+    assert recipients == ["ann@example.com"] == [mail["To"]] and mail["From"] == "Eel <eel@example.org>" and mail["Date"] and mail["Message-ID"]
+    assert f'href="{system["biff/base-url"]}/auth/verify-link/{token}"' in mail.get_body(["html"]).get_content()
+    assert await redeem(one, token) == ("/app", None)
+    assert await asked(one, "full@example.com") == ("/signin", "send-failed")
+    await one.browser.close()
+
+
+# ── Sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def is_in(one):
+    return (await one.get("/app")).url.path == "/app"
+
+
+async def test_signing_in_changes_the_cookie_and_signing_out_ends_it_for_whoever_has_a_copy(chat, person):      # noqa: F811
+    """A cookie planted before, or copied after, would be a key for ever."""
+    ann, thief = await person(), await person()
+    await ann.get("/signin")
+    planted = [cookie.value for cookie in ann.browser.cookie_jar]
+    await ann.sign_in("ann@example.com")
+    mine = [cookie.value for cookie in ann.browser.cookie_jar]
+    assert len(planted) == len(mine) == 1 and planted != mine
+    thief.browser.cookie_jar.update_cookies({"eelchat": mine[0]}, yarl.URL(ann.base))
+    assert await is_in(thief)
+    await ann.post("/auth/signout")
+    assert not await is_in(ann) and not await is_in(thief) and documents(chat, "session/hash") == []
+
+
+async def test_a_thousand_forged_cookies_sign_nobody_in(chat, person):      # noqa: F811
+    """The whole house hangs on this one value."""
+    await person("ann@example.com")
+    hashed = documents(chat, "session/hash")[0]["session/hash"]
+    forged = [hashed, hashed[:43], "", "x", "é" * 43, str(documents(chat, "session/hash")[0]["xt/id"]), *(secrets.token_urlsafe(32) for _ in range(1000))]
+    one, accepted = await person(), 0
+    for cookie in forged:
+        async with one.browser.get(f"{one.base}/app", headers={"Cookie": f"eelchat={cookie}"}, allow_redirects=False) as answer:
+            accepted += answer.status == 200
+    assert accepted == 0
+
+
+async def test_a_session_ends_sixty_days_after_signing_in_or_thirty_without_use(chat, person, later):      # noqa: F811
+    """A browser sold with a drawer full of cookies."""
+    ann = await person("ann@example.com")
+    for days in (29, 57):
+        later(days=days)
+        assert await is_in(ann)
+        await biff.keep_sessions(biff.assoc_db(chat))
+    later(days=60)
+    assert not await is_in(ann)
+    await biff.keep_sessions(biff.assoc_db(chat))
+    assert documents(chat, "session/hash") == []
+    bob = await person()
+    later(days=0)
+    await bob.sign_in("bob@example.com")
+    later(days=31)
+    assert not await is_in(bob)
+
+
+async def test_what_has_expired_is_gone_from_the_past_too(chat, person, later):      # noqa: F811
+    """A store that forgets nothing would keep every address that was ever typed into the form."""
+    ann = await person()
+    await asked(ann)
+    before, (token,) = chat["biff/node"].latest_tx.tx_id, documents(chat, "token/hash")
+    later(minutes=11)
+    await biff.keep_sessions(biff.assoc_db(chat))
+    assert chat["biff/node"].db(before).entity(token["xt/id"]) is None and documents(chat, "token/hash") == []
+
+
+async def test_sessions_are_listed_to_their_owner_who_ends_them_and_nobody_else_does(chat, person):      # noqa: F811
+    """Whoever leaves a browser signed in at the library must be able to end it from home."""
+    home, library, eve = await person("ann@example.com"), await person("ann@example.com"), await person("eve@example.com")
+    page = (await home.get("/sessions")).body_text
+    (other,) = re.findall(r"/sessions/([0-9a-f-]{36})/revoke", page)
+    await eve.post(f"/sessions/{other}/revoke")
+    assert await is_in(library) and (await eve.get("/sessions")).body_text.count("/revoke") == 0
+    await home.post(f"/sessions/{other}/revoke")
+    assert await is_in(home) and not await is_in(library) and await is_in(eve)
+    third = await person("ann@example.com")
+    await home.post("/sessions/others/revoke")
+    assert await is_in(home) and not await is_in(third) and await is_in(eve)
+
+
+async def test_whoever_is_no_user_any_more_is_signed_out_without_a_loop(chat, person):      # noqa: F811
+    """A page that redirects to a page that redirects back."""
+    ann = await person("ann@example.com")
+    await chat["biff/node"].submit([biff.store.evict(documents(chat, "user/email")[0]["xt/id"])])
+    assert (await ann.get("/app")).url.path == "/signin"
+
+
+async def test_the_store_holds_no_token_no_code_and_no_cookie(chat, person, tmp_path):      # noqa: F811
+    """Whoever reads a backup could sign in as everybody."""
+    ann = await person()
+    await asked(ann)
+    await asked(ann, path="/auth/send-code")
+    token, code = re.search(MAIL_LOG, chat["mails"][0][1]).group(1), ann.last_code()
+    await redeem(ann, token)
+    cookie = next(iter(ann.browser.cookie_jar)).value
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("eelchat.db*"))
+    assert b"ann@example.com" in kept
+    assert not any(value.encode() in kept for value in (token, cookie))
+    hashes = [document["token/hash"] for document in documents(chat, "token/hash")]
+    assert biff._hash(code) not in hashes and biff._hash("ann@example.com" + code) not in hashes
