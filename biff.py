@@ -850,7 +850,8 @@ async def use_web(system):
         await web.TCPSite(runner, config["host"], config["port"]).start()
     except OSError as failure:
         raise StartError(_cannot_listen(config, failure)) from None
-    system["biff/base-url"] = config["base_url"] or _address(config["host"], runner.addresses[0][1])
+    system["biff/port"] = runner.addresses[0][1]
+    system["biff/base-url"] = config["base_url"] or _address(config["host"], system["biff/port"])
     _say_where(system)
     return system
 

@@ -1,0 +1,313 @@
+"""The walls of the web face: whose requests these are, what every answer bears, what is bounded, what the log may hold."""
+import asyncio
+import http.cookies
+import logging
+import re
+import time
+import uuid
+from types import SimpleNamespace
+
+import hypothesis
+import multidict
+import pytest
+from hypothesis import strategies as st
+
+import biff
+import eelchat
+from people import Person, chat, person      # noqa: F401
+
+ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
+UNSAFE = [route for route in ROUTES if route[0] != "GET"]
+READING = [route for route in ROUTES if route[0] == "GET" and not route[1].endswith("/connect")]
+CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+       "base-uri 'none'; frame-ancestors 'none'")
+
+
+async def paths_of(one):
+    """How to fill in a route: this person's own community, channel and session."""
+    community, channel = await one.new_channel()
+    session = one.chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
+    ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2], "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
+
+    def fill(path):
+        for hole, value in ids.items():
+            path = path.replace(hole, value)
+        return path
+    return fill
+
+
+# ── Requests are ours ────────────────────────────────────────────────────────────────────────────────────────
+
+FROM_ELSEWHERE = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": "https://HOST"},
+                  {"Origin": "http://HOST.evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
+                  {"Sec-Fetch-Site": "cross-site", "Origin": "OURS"}]
+
+
+async def test_every_unsafe_route_refuses_what_does_not_come_from_a_page_of_ours(chat, person, say):      # noqa: F811
+    """Any page that a member opens could write in their name."""
+    ann, eve = await person("ann@example.com"), await person("eve@example.com")
+    fill, right, others = await paths_of(ann), await ann.token(), await eve.token("/signin")
+    host, before, tried = ann.base.removeprefix("http://"), chat["biff/node"].latest_tx.tx_id, 0
+    elsewhere = [{key: value.replace("HOST", host).replace("OURS", ann.base) for key, value in headers.items()} for headers in FROM_ELSEWHERE]
+    ours = [{"Origin": ann.base}, {"Sec-Fetch-Site": "same-origin"}]
+    cases = [(headers, right) for headers in elsewhere] + [(headers, wrong) for headers in ours for wrong in (None, "", "x", others, right[:-1], "é" * 64)]
+    for method, path in UNSAFE:
+        for headers, token in cases:
+            fields = {"email": "v@example.com", "text": "hi", "post": str(uuid.uuid4())} | ({biff.TOKEN_FIELD: token} if token is not None else {})
+            async with ann.browser.request(method, ann.base + fill(path), data=fields, headers=headers, allow_redirects=False) as answer:
+                assert answer.status == 403, (method, path, headers, token)
+            tried += 1
+    say(f"{tried} requests over {len(UNSAFE)} unsafe routes: all 403, {chat['biff/node'].latest_tx.tx_id - before} transactions; asked 0")
+    assert tried > 100 and chat["biff/node"].latest_tx.tx_id == before and chat["mails"][2:] == []
+
+
+@pytest.mark.parametrize("wall", ["is_ours", "_has_token"])
+async def test_each_of_the_two_walls_stands_alone(chat, person, monkeypatch, wall):      # noqa: F811
+    """A wall that nothing needs is one that nobody notices falling."""
+    ann = await person("ann@example.com")
+    monkeypatch.setattr(biff, wall, lambda *_: True)
+    assert (await ann.post("/community", headers={"Origin": "http://evil.example"})).status == (200 if wall == "is_ours" else 403)
+    assert (await ann.post("/community", {biff.TOKEN_FIELD: "x"})).status == (200 if wall == "_has_token" else 403)
+
+
+async def test_reading_writes_nothing(chat, person, say):      # noqa: F811
+    """A picture in a message could change things; and a crawler would fill the log."""
+    ann = await person("ann@example.com")
+    fill, before = await paths_of(ann), chat["biff/node"].latest_tx.tx_id
+    for method in ("GET", "HEAD"):
+        for _, path in READING:
+            async with ann.browser.request(method, ann.base + fill(path)) as answer:
+                assert answer.status == 200, (method, path)
+    say(f"{2 * len(READING)} requests, {chat['biff/node'].latest_tx.tx_id - before} transactions; asked 0")
+    assert chat["biff/node"].latest_tx.tx_id == before
+
+
+async def test_sockets_open_to_pages_of_ours_only(chat, person):      # noqa: F811
+    """Another site's page could read along with its visitor's cookie."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}):
+        with pytest.raises(biff.aiohttp.WSServerHandshakeError, match="403"):
+            await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0", headers=origin)
+    socket = await ann.listen(channel)
+    assert not socket.closed
+    await socket.close()
+
+
+def test_a_rule_for_every_route_or_no_start():
+    """A page without a rule is a page for everyone."""
+    assert all(len(route) == 4 and all(map(callable, route[2:])) for plugin in eelchat.PLUGINS for route in plugin["routes"])
+
+
+async def test_a_route_without_a_rule_does_not_start(tmp_path):
+    """It would be found by whoever looks for it."""
+    plugins = [*eelchat.PLUGINS, {"routes": [("GET", "/hidden", eelchat.app)]}]
+    with pytest.raises(biff.StartError, match="does not state who may use it"):
+        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": plugins})
+
+
+# ── Cookies and headers ──────────────────────────────────────────────────────────────────────────────────────
+
+async def cookie_under(base_url, tmp_path):
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": base_url}))
+    one = Person(system | {"biff/base-url": f"http://127.0.0.1:{system['biff/port']}"})
+    answer = await one.get("/signin")
+    await one.browser.close()
+    await biff.stop_system(system)
+    return http.cookies.SimpleCookie(answer.headers["Set-Cookie"]), answer.headers
+
+
+async def test_cookies_under_https_cannot_be_planted_and_under_http_are_kept(tmp_path):
+    """A subdomain could plant its own cookie; or nobody could sign in on a server without TLS."""
+    secure, headers = await cookie_under("https://chat.example.org", tmp_path / "a")
+    plain, plain_headers = await cookie_under("http://chat.example.org", tmp_path / "b")
+    assert list(secure) == ["__Host-eelchat"] and list(plain) == ["eelchat"]
+    for cookies in (secure, plain):
+        (cookie,) = cookies.values()
+        assert cookie["httponly"] and cookie["samesite"] == "Lax" and cookie["path"] == "/" and not cookie["domain"] and len(cookie.value) == 43
+    assert secure["__Host-eelchat"]["secure"] and not plain["eelchat"]["secure"]
+    assert "max-age=31536000" in headers["Strict-Transport-Security"] and "Strict-Transport-Security" not in plain_headers
+
+
+async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
+    """The one page without them is the one that is put into a frame."""
+    ann = await person("ann@example.com")
+    fill = await paths_of(ann)
+    asked = [("GET", fill(path)) for _, path in READING] + [("GET", "/nowhere"), ("PATCH", "/app"), ("GET", "/static/eelchat.css"), ("GET", "/static/none"),
+                                                            ("POST", "/community"), ("GET", "/app/"), ("GET", "/community/x"), ("GET", "/sessions?x=%ff")]
+    statuses = set()
+    for method, path in asked:
+        async with ann.browser.request(method, ann.base + path, allow_redirects=False) as answer:
+            statuses.add(answer.status)
+            assert answer.headers["Content-Security-Policy"] == CSP and answer.headers["X-Content-Type-Options"] == "nosniff", path
+            assert answer.headers["Referrer-Policy"] == "same-origin" and "Server" not in answer.headers
+            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css" else "no-store"), path
+    assert {200, 303, 308, 403, 404, 405} <= statuses
+
+
+async def test_static_files_are_named_by_their_content_and_packed(chat, person):      # noqa: F811
+    """After an update, browsers would run yesterday's script on today's page."""
+    one = await person()
+    path = biff._asset_url(chat["biff/assets"], "htmx.js")
+    answer = await one.get(path)
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable" and answer.headers["Content-Encoding"] == "gzip"
+    assert answer.body_text.encode() == (biff.ROOT / "node_modules" / biff.SCRIPTS["htmx.js"]).read_bytes()
+    assert (await one.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
+    for wrong in ("/static/../biff.py", "/static/%2e%2e/biff.py", "/static/..%2fbiff.py", "/static/", "/static//etc/passwd"):
+        assert (await one.get(wrong)).status == 404
+
+
+async def test_redirects_stay_here():
+    """A link to us would be a link to wherever someone likes."""
+    away = ["//evil", "/\\evil", "\\\\evil", "https:evil", "https://evil", "", "evil", "/\t/evil", "/ /evil", "/\n/evil", "javascript:x", "/a\r\nX: y", "/\u2028", "/é"]
+    assert not any(map(biff.is_local, away))
+    assert all(map(biff.is_local, ["/", "/app", "/a?b=%2F%2Fevil", "/community/1#x", "/@evil"]))
+
+
+async def test_on_error_leads_to_our_two_forms_only(chat, person):      # noqa: F811
+    """The sign-in form would send people anywhere."""
+    one = await person()
+    for value in ("//evil", "https://evil", "/\\evil", "/app", "/auth/signout", "/%0a/evil", ""):
+        answer = await one.post("/auth/send-link", {"email": "no", "on-error": value})
+        assert (answer.url.path, answer.url.host) == ("/signin", "127.0.0.1")
+    assert (await one.post("/auth/send-link", {"email": "no", "on-error": "/"})).url.path == "/"
+
+
+def asking(remote, *forwarded, proxies="10.0.0.0/8, 127.0.0.1"):
+    headers = multidict.CIMultiDict([("X-Forwarded-For", line) for line in forwarded])
+    return biff.client_of({"request": SimpleNamespace(remote=remote, headers=headers), "biff/config": {"proxies": biff._networks(proxies)}})
+
+
+def test_forwarded_headers_are_believed_from_named_proxies_only():
+    """Whoever may name their own address has no limits."""
+    assert asking("9.9.9.9", "1.1.1.1") == "9.9.9.9" and asking("127.0.0.1", "1.1.1.1", proxies="") == "127.0.0.1"
+    assert asking("127.0.0.1", "6.6.6.6, 1.1.1.1, 10.1.1.1") == "1.1.1.1" == asking("127.0.0.1", "6.6.6.6", "1.1.1.1")
+    assert asking("127.0.0.1", "nonsense\n") == "unknown" and asking("127.0.0.1") == "127.0.0.1"
+    assert asking("2001:db8::1") == asking("2001:db8::ffff") == "2001:db8::/64" and asking("::ffff:9.9.9.9") == "9.9.9.9"
+
+
+# ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_bodies_are_bounded_forms(chat, person):      # noqa: F811
+    """One request could fill the memory."""
+    ann = await person("ann@example.com")
+    token, before = await ann.token(), chat["biff/node"].latest_tx.tx_id
+    headers = {"Origin": ann.base, biff.TOKEN_HEADER: token}
+    form = headers | {"Content-Type": "application/x-www-form-urlencoded"}
+    cases = [(b"x" * (biff.BODY_BYTES_MAX + 1), form, 413), (b"a=1", headers | {"Content-Type": "application/json"}, 415),
+             (b"--x\r\n", headers | {"Content-Type": "multipart/form-data; boundary=x"}, 415), (b"a=%ff", form, 400), (b"\xff=1", form, 400),
+             (b"&".join(b"a=1" for _ in range(60)), form, 400), (b"nonsense", form | {"Content-Encoding": "gzip"}, 400)]
+    for body, given, status in cases:
+        async with ann.browser.post(ann.base + "/community", data=body, headers=given, skip_auto_headers=["Content-Encoding"]) as answer:
+            assert answer.status == status, (body[:20], answer.status)
+    assert chat["biff/node"].latest_tx.tx_id == before
+
+
+async def raw(chat, *pieces, wait_s=5):      # noqa: F811
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(chat["biff/base-url"].rpartition(":")[2]))
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), wait_s)
+    finally:
+        writer.close()
+
+
+async def test_heads_are_bounded(chat):      # noqa: F811
+    """A header of a megabyte costs nothing to send."""
+    for head in (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 10_000, b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n",
+                 b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(200))):
+        assert b" 400 " in (await raw(chat, head, b"\r\nConnection: close\r\n\r\n")).split(b"\r\n")[0]
+
+
+async def test_a_head_or_body_that_drips_is_cut(tmp_path, monkeypatch, say):
+    """Two hundred of them would hold the door."""
+    monkeypatch.setattr(biff, "IDLE_S_MAX", 0.3)
+    monkeypatch.setattr(biff, "REQUEST_S_MAX", 0.3)
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
+    ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
+    begun = time.monotonic()
+    half = await asyncio.gather(*(raw(system, b"GET / HTTP/1.1\r\nHost:") for _ in range(50)))
+    body = await raw(system, b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 10\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nab")
+    took = time.monotonic() - begun
+    await biff.stop_system(system)
+    say(f"50 half heads and a half body, limits of 0.3 s each: all closed after {took:.1f} s")
+    assert half == [b""] * 50 and b" 408 " in body
+
+
+# ── Errors and the log ───────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_has_both(chat, person, monkeypatch, caplog):      # noqa: F811
+    """A trace tells strangers how we are built, and a page without a mark tells us nothing."""
+    ann = await person("ann@example.com")
+    monkeypatch.setattr(biff, "sessions_of", lambda *_: 1 / 0)
+    answer = await ann.get("/sessions")
+    mark = re.search(r"mark (\w{8})", answer.body_text).group(1)
+    assert answer.status == 500 and "Traceback" not in answer.body_text and "ZeroDivision" not in answer.body_text
+    assert len([one for one in caplog.records if mark in one.getMessage() and one.exc_info]) == 1
+    assert (await ann.get("/sessions", headers={"HX-Request": "true"})).body_text == "Something went wrong."
+
+
+async def test_the_log_holds_no_secret_no_address_and_no_forged_line(chat, person, caplog):      # noqa: F811
+    """Logs are copied, mailed and kept by people who should not be able to sign in as anybody."""
+    caplog.set_level(logging.INFO)
+    ann = await person("ann@example.com")
+    token, cookie = ann.last_token(), next(iter(ann.browser.cookie_jar)).value
+    _, channel = await ann.new_channel()
+    await ann.say(channel, "a private word")
+    for path in (f"/auth/verify-link/{token}", f"/auth/verify-link/{token}/", f"/auth/verify-link/{token}.", f"/x%0a2026 ERROR {token}", "/\x1b[31m", "/é"):
+        await ann.get(path)
+    formatter = biff.LineFormatter("%(levelname)s %(message)s")
+    lines = "\n".join(formatter.format(record) for record in caplog.records)
+    assert lines.count("GET /auth/verify-link/…") >= 3
+    for secret in (token, cookie, await ann.token(), "ann@example.com", "private word", "\x1b"):
+        assert secret not in lines
+    forged = formatter.format(logging.LogRecord("x", logging.INFO, "", 0, "one\n2026 ERROR two\r\n\x1b[0mthree\u2028four", (), None))
+    assert all(line.startswith("    ") for line in forged.splitlines()[1:]) and "\x1b" not in forged and "\u2028" not in forged
+
+
+async def test_unknown_pages_and_slashes(chat, person):      # noqa: F811
+    """People mistype, and old links end in a slash."""
+    one = await person()
+    assert "Page not found." in (await one.get("/nowhere")).body_text
+    assert (await one.get("/signin/")).url.path == "/signin"
+    async with one.browser.get(one.base + "//evil.example/signin/", allow_redirects=False) as answer:
+        assert answer.status == 404
+    async with one.browser.request("PUT", one.base + "/signin") as answer:
+        assert answer.status == 405 and "GET" in answer.headers["Allow"]
+
+
+async def test_random_requests_never_make_an_error_of_ours(chat, person, size, say):      # noqa: F811
+    """What breaks a handler is found by people with time."""
+    ann = await person("ann@example.com")
+    fill, token, loop = await paths_of(ann), await ann.token(), asyncio.get_running_loop()
+    odd = st.one_of(st.text(max_size=20), st.sampled_from(["", "\0", "%00", "../..", "é" * 50, str(uuid.UUID(int=0)), "-1", "9" * 30, "{{7*7}}"]))
+    parts = st.sampled_from(sorted({part for _, path in ROUTES for part in fill(path).split("/") if part}) + ["static", "x", "%ff", "%0a", "..", "a" * 300])
+    requests = st.tuples(
+        st.sampled_from(["GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE"]),
+        st.one_of(st.sampled_from([fill(path) for _, path in ROUTES]), st.lists(parts, max_size=5).map(lambda parts: "/" + "/".join(parts))),
+        st.dictionaries(st.sampled_from(["email", "code", "token", "text", "post", "after", "before", "error", "on-error", "id"]), odd, max_size=4),
+        st.dictionaries(st.sampled_from(["Cookie", "Accept-Encoding", "Content-Type", "X-Forwarded-For", "HX-Request", "Range", "Upgrade", "Expect"]),
+                        st.text("abc=;,/ \"\\é1", max_size=20), max_size=2), st.booleans())
+    seen = []
+
+    @hypothesis.settings(max_examples=size(150, 10_000), suppress_health_check=list(hypothesis.HealthCheck), database=None)
+    @hypothesis.given(requests)
+    def ask(request):
+        method, path, fields, headers, is_query = request
+        fields = {key: value.encode("utf-8", "replace").decode() for key, value in fields.items()}
+        sent = {"params": fields} if is_query else {"data": fields | {biff.TOKEN_FIELD: token}}
+
+        async def go():
+            try:
+                async with ann.browser.request(method, ann.base + path, headers={"Origin": ann.base} | headers, allow_redirects=False, **sent) as answer:
+                    return answer.status, await answer.text(errors="replace")
+            except (ValueError, biff.aiohttp.ClientError, UnicodeError):
+                return 0, ""
+        status, text = asyncio.run_coroutine_threadsafe(asyncio.wait_for(go(), 20), loop).result()
+        seen.append(status)
+        assert status < 500 and "Traceback" not in text, request
+    await asyncio.to_thread(ask)
+    say(f"{len(seen)} random requests, statuses {sorted(set(seen))}; asked none of 500")
+    assert len([status for status in seen if status]) > len(seen) / 2
