@@ -70,7 +70,7 @@ function followMessages(list) {
       pill.hidden = false;
     } else if (added.length && anchor?.isConnected) list.scrollTop += topOf(anchor) - anchorTop;      // older ones came above: what is read stays put
     remember();
-    if (isNew && !last.classList.contains("mine")) $("heard").textContent = added.length === 1 ? last.textContent : `${added.length} new messages`;
+    if (isNew && !last.classList.contains("mine")) $("heard").textContent = added.length === 1 ? `${last.querySelector("b").textContent}: ${last.querySelector("p").textContent}` : `${added.length} new messages`;
   }).observe(list, {childList: true, subtree: true});
   new ResizeObserver(() => { if (atEnd) toEnd(); }).observe(list);
   $("compose").addEventListener("submit", toEnd);

@@ -1,0 +1,207 @@
+"""The chat's pages and handlers: who may do what, what changes, where to next; the tutorial's promises and those beyond it."""
+import html
+import html.parser
+import re
+import uuid
+
+import pytest
+
+import biff
+import eelchat
+from people import chat, person, texts     # noqa: F401
+from store import delete, put
+
+HTMX = {"HX-Request": "true"}
+
+
+def id_of(path):
+    return uuid.UUID(path.rpartition("/")[2])
+
+
+def newest(chat):
+    return chat["biff/node"].latest_tx.tx_id
+
+
+async def test_a_new_community_has_its_founder_as_admin(chat, person):
+    """Nobody could ever create a channel in it."""
+    ann = await person("ann@example.com")
+    community, _ = await ann.new_channel()
+    mem, = chat["biff/node"].db().q({"find": ("pull", "?m", ["*"]), "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]}, id_of(community))
+    assert mem["mem/roles"] == {"admin"}
+    assert re.fullmatch(r"Community #\d{1,3}", chat["biff/node"].db().entity(id_of(community))["comm/title"])
+
+
+async def test_joining_twice_is_joining_once_and_an_admin_stays_one(chat, person):
+    """A second press of the button would make two members of one, or take the founder's role."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, _ = await ann.new_channel()
+    for one in ann, bob, bob:
+        assert (await one.post(f"{community}/join", page=community)).url.path == community
+    db = chat["biff/node"].db()
+    roles = [db.entity(mem)["mem/roles"] for mem in db.q({"find": "?m", "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]}, id_of(community))]
+    assert sorted(map(sorted, roles)) == [[], ["admin"]]
+
+
+async def test_each_route_answers_who_may(chat, person):
+    """A route that forgot to ask would be an open door; here all of them are tried by everyone who may not."""
+    ann, bob, eve, nobody = await person("ann@example.com"), await person("bob@example.com"), await person("eve@example.com"), await person()
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    before = newest(chat)
+    refused = [
+        (nobody, "GET", "/app", "/signin"), (nobody, "POST", "/community", "/signin"), (nobody, "GET", community, "/signin"),
+        (nobody, "POST", f"{community}/join", "/signin"), (nobody, "POST", f"{community}/channel", "/signin"), (nobody, "GET", channel, "/signin"),
+        (nobody, "POST", channel, "/signin"), (nobody, "DELETE", channel, "/signin"),
+        (eve, "GET", channel, community), (eve, "POST", channel, community), (eve, "DELETE", channel, community), (eve, "POST", f"{community}/channel", 403),
+        (bob, "POST", f"{community}/channel", 403), (bob, "DELETE", channel, 403),
+    ]
+    for one, method, path, answer_wanted in refused:
+        fields = {"text": "let me in", "post": str(uuid.uuid4())}
+        answer = await one.get(path) if method == "GET" else await one.post(path, fields, method=method)
+        assert answer_wanted in (answer.status, answer.url.path), (method, path, answer.status, answer.url)
+    assert newest(chat) == before
+    stated = {(method, path) for method, path, _, _ in eelchat.ROUTES} - {("GET", "/"), ("GET", eelchat.CHANNEL + "/connect")}
+    tried = {(method, path.replace(channel, eelchat.CHANNEL).replace(community, "/community/{id}")) for _, method, path, _ in refused}
+    assert stated == tried, "a route that this test does not know"
+
+
+async def test_an_id_of_another_kind_leads_nowhere(chat, person):
+    """One could join a channel as if it were a community, or read a channel through a community that one founded oneself."""
+    ann, eve = await person("ann@example.com"), await person("eve@example.com")
+    community, channel = await ann.new_channel()
+    own, _ = await eve.new_channel()
+    user = chat["biff/node"].db().q({"find": "?u", "where": [["?u", "user/email", "ann@example.com"]]})[0]
+    for id in id_of(channel), user, uuid.uuid4(), "not-an-id":
+        assert (await eve.get(f"/community/{id}")).url.path == "/app"
+        assert (await eve.post(f"/community/{id}/join")).url.path == "/app"
+    for id in id_of(channel), id_of(community), user, "%00":
+        assert (await eve.get(f"{own}/channel/{id}")).url.path == own
+
+
+async def test_a_message_has_one_to_ten_thousand_characters(chat, person):
+    """An empty line in everyone's window, or a book in it; and a refusal must say why."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    for text in "", "  \n\t ", "x" * (eelchat.MESSAGE_CHARS_MAX + 1):
+        before = newest(chat)
+        answer = await ann.say(channel, text)
+        assert answer.status == 422 and "1 to 10,000 characters" in answer.body_text and "<" not in answer.body_text
+        assert newest(chat) == before
+    assert (await ann.say(channel, "  " + "é" * eelchat.MESSAGE_CHARS_MAX + "\n")).status == 204
+    assert texts((await ann.get(channel)).body_text) == ["é" * eelchat.MESSAGE_CHARS_MAX]
+
+
+async def test_posting_and_reading_work_without_a_script(chat, person):
+    """A browser that blocks scripts, or has not loaded them yet, would show a blank page."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    post = re.search(r'name="post" value="([\w-]+)"', (await ann.get(channel)).body_text).group(1)
+    for _ in range(2):
+        answer = await ann.post(channel, {"text": "two\r\nlines", "post": post}, channel)
+        assert answer.status == 200 and answer.url.path == channel and texts(answer.body_text) == ["two\nlines"]
+
+
+async def test_another_ones_message_id_cannot_be_taken(chat, person):
+    """Whoever saw an id in a page could otherwise put words under it."""
+    ann, eve = await person("ann@example.com"), await person("eve@example.com")
+    community, channel = await ann.new_channel()
+    await eve.post(f"{community}/join", page=community)
+    post = uuid.uuid4()
+    assert (await ann.say(channel, "mine", post)).status == 204
+    for id in post, id_of(channel), id_of(community):
+        assert (await eve.say(channel, "stolen", id)).status == 409
+    assert texts((await ann.get(channel)).body_text) == ["mine"]
+
+
+async def test_what_people_write_is_text_on_the_page(chat, person):
+    """Markup in a message or a title would run in everyone's browser, and so would an htmx or hyperscript attribute."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    clean = (await ann.get(channel)).body_text
+    hostile = '<img src=x onerror=alert(1)> </p><b _="on load call alert(1)" hx-get="/x" hx-trigger="load">\'"`{{ 7 * 7 }}<hx-partial></textarea><script>'
+    await ann.say(channel, hostile)
+    document = chat["biff/node"].db().entity(id_of(channel))
+    await chat["biff/node"].submit([put(document | {"chan/title": hostile})])
+    page = (await ann.get(channel)).body_text
+    assert html.unescape(texts(page)[0]) == hostile
+    assert markup(page) <= markup(clean) | {("article", "class id data-mem"), ("header", ""), ("i", "class aria-hidden"), ("b", ""), ("time", "datetime"),
+                                            ("p", "dir hx-ignore data-disable-scripting")}
+    assert page.count("<script") == clean.count("<script")
+
+
+def markup(page):
+    """Each element of a page as (tag, names of its attributes)."""
+    found = set()
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.add((tag, " ".join(name for name, _ in attributes)))
+    parser.feed(page)
+    return found
+
+
+async def test_channels_stand_in_the_order_of_their_numbers(chat, person):
+    """Nobody looks for #10 before #2."""
+    ann = await person("ann@example.com")
+    community, channel = await ann.new_channel()
+    titles = ["Channel #10", "channel #2", "Channel #1", "Änderungen"]
+    await chat["biff/node"].submit([delete(id_of(channel))])
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "chan/title": title, "chan/comm": id_of(community)}) for title in titles])
+    page = (await ann.get(community)).body_text
+    assert re.findall(r'channel/[\w-]+" dir="auto">([^<]+)</a>', page) == ["Channel #1", "channel #2", "Channel #10", "Änderungen"]
+
+
+async def test_older_messages_come_page_by_page_without_gap_or_repeat(chat, person):
+    """A channel of years must open as fast as one of today, and still show every word."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
+    said = [f"message {n}" for n in range(120)]
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": id_of(channel),
+                                         "msg/created-at": biff.now(chat)}) for text in said])
+    for headers in {}, HTMX:
+        page, pages = (await ann.get(channel)).body_text, []
+        while True:
+            pages.append(texts(page))
+            if not (older := re.search(r'href="([^"]+\?before=[^"]+)"', page)):
+                break
+            page = (await ann.get(html.unescape(older.group(1)), headers=headers)).body_text
+            assert ("<html" in page) == (not headers)
+        assert [len(one) for one in pages] == [50, 50, 20]
+        assert [text for one in reversed(pages) for text in one] == said
+    assert (await ann.get(f"{channel}?before=nonsense")).url.query_string == ""
+
+
+async def test_a_deleted_channel_takes_its_messages_with_it(chat, person):
+    """Messages without a channel could never be found again, nor be erased."""
+    ann = await person("ann@example.com")
+    community, channel = await ann.new_channel()
+    await ann.say(channel, "one"), await ann.say(channel, "two")
+    before = chat["biff/node"].db()
+    answer = await ann.post(channel, page=channel, method="DELETE", headers=HTMX)
+    assert answer.status == 204 and answer.headers["HX-Redirect"] == community
+    everything = {"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]]}
+    assert len(before.q(everything, id_of(channel))) == 2 and chat["biff/node"].db().q(everything, id_of(channel)) == []
+    answer = await ann.say(channel, "into nothing")
+    assert answer.status == 204 and answer.headers["HX-Redirect"] == community
+
+
+@pytest.mark.parametrize("document", [
+    {"db/doc-type": "message", "msg/mem": uuid.uuid4(), "msg/text": "", "msg/channel": uuid.uuid4(), "msg/created-at": biff.NOW},
+    {"db/doc-type": "message", "msg/mem": "someone", "msg/text": "hi", "msg/channel": uuid.uuid4(), "msg/created-at": biff.NOW},
+    {"db/doc-type": "channel", "chan/title": "x"},
+    {"db/doc-type": "community", "comm/title": "x", "comm/colour": "red"},
+    {"db/doc-type": "membership", "mem/user": uuid.uuid4(), "mem/comm": uuid.uuid4(), "mem/roles": {"owner"}},
+])
+async def test_documents_are_closed(chat, document):
+    """A misspelt attribute would be stored, and missed for ever."""
+    before = newest(chat) if chat["biff/node"].latest_tx else 0
+    with pytest.raises(biff.SchemaError):
+        await biff.submit_tx(chat, [document])
+    assert (newest(chat) if chat["biff/node"].latest_tx else 0) == before
+
+
+async def test_who_is_signed_in_lands_in_the_chat(chat, person):
+    """And who is not finds the promise, the form and the way in."""
+    ann, nobody = await person("ann@example.com"), await person()
+    assert (await ann.get("/")).url.path == "/app"
+    page = (await nobody.get("/")).body_text
+    assert 'action="/auth/send-link"' in page and 'href="/signin"' in page and page.count("<h1>") == 1
