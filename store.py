@@ -2311,6 +2311,8 @@ def _parse_find_element(element) -> _Find:
                 raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
             return _Find("pull", element[1], element, _parse_pull(element[2]))
         term = _find_term(element)
+        if any(_is_aggregate(part) and any(_is_aggregate(inner) for arg in part.args for inner in _parts(arg)) for part in _parts(term)):
+            raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the inner one.")
         return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
     if type(element) in (list, dict, set):
         return _Find("expression", _find_term(element), element)
@@ -2370,7 +2372,7 @@ def _parse_binding(binding, where) -> _Binding:
         if binding == "_":
             return _Binding("scalar", (_fresh(),))
     if type(binding) in (list, tuple) and binding:
-        if len(binding) == 2 and binding[1] is ...:
+        if len(binding) == 2 and binding[1] is ... and type(binding[0]) is str:
             return _Binding("collection", _binding_vars(binding[:1], binding, where))
         if type(binding[0]) in (list, tuple):
             if len(binding) == 1 or (len(binding) == 2 and binding[1] is ...):
@@ -2480,9 +2482,6 @@ def _parse_or(clause, rules):
 def _parse_or_join(clause, rules):
     required, shared = _join_vars(clause)
     branches = tuple(_localised(branch, shared) for branch in _branches(clause[2:], rules, clause))
-    for branch in branches:
-        if absent := shared - required - _mentioned(branch):
-            raise UnknownVariableError(f"{_short(clause)}: a branch has no {min(absent)}; every branch must bind it.")
     return (_Or(branches, frozenset(required), clause),)
 
 
@@ -2835,6 +2834,9 @@ class _Plan(NamedTuple):
     notes: list                       # the clauses in their order
 
 
+_SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit"))       # parameters that a statement has once
+
+
 class _Compiler:
     """Makes a plan of a query for one mode of asking."""
 
@@ -2863,15 +2865,13 @@ class _Compiler:
         return f"{stem}{next(self.names)}"
 
     def param(self, *spec) -> str:
-        try:
-            place = self._seen_specs.get(spec) if spec[0] != "value" else None
-        except TypeError:
-            place = None
+        shared = spec if spec[0] in _SHARED else None        # never a constant: Python thinks that 1, 1.0 and True are one
+        place = self._seen_specs.get(shared)
         if place is None:
             self.specs.append(spec)
             place = f"?{4 + len(self.specs)}"
-            if spec[0] != "value":
-                self._seen_specs[spec] = place
+            if shared:
+                self._seen_specs[shared] = place
         return place
 
     def statement(self, sql) -> _Statement:
@@ -3108,7 +3108,7 @@ class _Compiler:
         block.froms.append(f"facts {f}")
         if owner:
             p, k, n = owner
-            block.wheres.append(f"{f}.p = {p} and {f}.e = {block.bound[clause.e]} and {f}.a = {a} and {f}.k = {k} and {f}.n = {n}")
+            block.wheres.append(f"{f}.p = {p} and {f}.e = {self.expr(clause.e, block)} and {f}.a = {a} and {f}.k = {k} and {f}.n = {n}")
         else:
             block.wheres.append(f"{f}.a = {a} and {_seen(f, self.mode)}")
             self._place(block, clause.e, f"{f}.e")
@@ -3189,9 +3189,10 @@ class _Compiler:
             return block
         block = self.stage(block, needed | _clause_vars(clause), numbered=True)
         stage = block.froms[0]
-        inner = self.join(_Block([stage], block.bound, block.owners), clause.clauses, set())
+        row = _fresh("row")             # a variable, since a rule inside makes a stage of its own
+        inner = self.join(_Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners), clause.clauses, {row})
         name = self.name("n")
-        self.ctes.append(f"{name}(id) as materialized ({inner.sql([f'{stage}.id'])})")
+        self.ctes.append(f"{name}(id) as materialized ({inner.sql([inner.bound[row]])})")
         block.wheres.append(f"{stage}.id not in (select id from {name})")
         return block
 
@@ -3201,15 +3202,16 @@ class _Compiler:
             block.wheres.append(f"({' or '.join(self._exists(block, branch) for branch in clause.branches)})")
             return block
         before = self.stage(block, needed | _clause_vars(clause), numbered=self.is_bag)
-        stage = before.froms[0]
+        stage, row = before.froms[0], _fresh("row")
         kept = [var for var in before.bound if var in needed]
         columns = kept + [var for var in fresh if var in needed or self.is_bag]
         owned = [var for var in kept if var in before.owners]
         selects = []
         for branch in clause.branches:
-            inner = self.join(_Block([stage], before.bound, before.owners), branch, set(columns))
-            exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in before.owners[var]]
-            selects.append(inner.sql(exprs + ([f"{stage}.id"] if self.is_bag else [])))
+            start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
+            inner = self.join(_Block([stage], start, before.owners), branch, {*columns, row})
+            exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
+            selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
         return self._staged(" union ".join(selects), columns, owned, self.is_bag)
 
     def _exists(self, block, branch) -> str:
@@ -3340,7 +3342,7 @@ class _Compiler:
         for head, clauses in bases:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
             block = self.child_block(block, clauses, set(head))
-            selects.append(block.sql([f"{x}.s{i}" if i in bound else self.expr(head[i], block) for i in range(width)]))
+            selects.append(block.sql([f"{x}.s{i}" if i in bound else self.expr(head[i], block) for i in range(width)], distinct=True))
         self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as materialized ({' union '.join(selects)})")
         return table
 
@@ -3390,8 +3392,7 @@ class _Compiler:
         for definition in self.parsed.rules[name]:
             for clauses in _without_or(self.expand(definition.clauses), self.adorned["group"], _short(name)):
                 calls = sum(type(c) is _RuleCall and c.name in self.adorned["group"] for c in clauses)
-                first = 0 if asked else 1
-                for delta in range(first, calls + 1) if asked or calls else [None]:
+                for delta in range(calls + 1) if asked else [None, *range(1, calls + 1)]:
                     self._derive_one(definition.head, bound, table, asked, clauses, delta)
 
     def _derive_one(self, head, bound, table, asked, clauses, delta):
@@ -4127,9 +4128,11 @@ class _Run:
         return lambda values, place=vars.index(arg): values[place]
 
     def _subquery(self, call, vars):
-        query = call.args[0].value
+        query, outer = call.args[0].value, self.parsed.source.get("rules")
+        if outer:
+            query = query | {"rules": [*query.get("rules", []), *outer]}
         getters = [self._getter(arg, vars) for arg in call.args[1:]]
-        return lambda values: self.db.q(query, *[get(values) for get in getters])
+        return lambda values: self.db.q(query, *[get(values) for get in getters]) or None
 
     def _get_attr(self, call, vars):
         if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
@@ -4173,7 +4176,7 @@ class _Run:
         if binding.shape == "scalar":
             return [(result,)]
         if result is None:
-            return []
+            return [(None,) * width] if binding.shape == "tuple" else []
         if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
             raise QueryError(f"{_short(self.plan.calls[number][0].head)} gave {_short(result)}; {_shown(binding)} wants a collection.")
         if binding.shape == "tuple":
@@ -4492,7 +4495,7 @@ FUNCTIONS: dict[str, Callable] = {
     "uuid?": lambda v: type(v) is uuid.UUID, "inst?": lambda v: type(v) in (dt.datetime, dt.date), "map?": lambda v: type(v) is dict,
     "set?": lambda v: type(v) in (set, frozenset), "vector?": lambda v: type(v) in (list, tuple), "coll?": lambda v: type(v) in (list, tuple, dict, set, frozenset),
     "identity": lambda v: v, "ground": lambda v: v, "constantly": lambda v: lambda *_: v,
-    "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
+    "double": float, "float": float, "long": int, "int": int, "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
     "starts-with?": str.startswith, "ends-with?": str.endswith, "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(),
     "trim": str.strip, "join": lambda *a: a[0].join(map(_text, a[1])) if len(a) == 2 else "".join(map(_text, a[0])),
     "split": lambda text, pattern: re.split(pattern, text), "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),

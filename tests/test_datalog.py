@@ -1,0 +1,751 @@
+"""Questions: what each part of a query means, and random ones beside an evaluator too simple to be wrong."""
+import asyncio
+import collections
+import contextlib
+import datetime as dt
+import itertools
+import os
+import random
+import time
+import uuid
+
+import pytest
+
+import store
+from store import delete, put
+
+PAST = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
+FAR = dt.datetime(2100, 1, 1, tzinfo=dt.timezone.utc)
+LATER = dt.datetime(2021, 1, 1, tzinfo=dt.timezone.utc)
+ANN, BOB, CAT = uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3)
+
+
+def holding(node, *documents):
+    """The snapshot after these documents were put."""
+    node.submit_tx([put(document) for document in documents])
+    return node.db()
+
+
+def people(node):
+    return holding(
+        node,
+        {"xt/id": ANN, "name": "Ann", "age": 30, "likes": {"tea", "eels"}, "boss": CAT},
+        {"xt/id": BOB, "name": "Bob", "age": 25, "likes": {"tea"}, "boss": CAT},
+        {"xt/id": CAT, "name": "Cat", "age": 40})
+
+
+def answers(db, where, find=("?n",), **rest):
+    """What a query finds, sorted, one-tuples bare."""
+    args = rest.pop("args", ())
+    found = db.q({"find": list(find), "where": where, **rest}, *args)
+    return sorted(row[0] if len(row) == 1 else row for row in found)
+
+
+# ── Find ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_list_gives_rows_and_a_bare_element_gives_bare_values(node):
+    """Without this, every caller would have to take one-tuples apart."""
+    db = people(node)
+    assert sorted(db.q({"find": ["?n"], "where": [["?e", "name", "?n"]]})) == [("Ann",), ("Bob",), ("Cat",)]
+    assert sorted(db.q({"find": "?n", "where": [["?e", "name", "?n"]]})) == ["Ann", "Bob", "Cat"]
+    assert db.q({"find": ["?n", "?a"], "in": ["?e"], "where": [["?e", "name", "?n"], ["?e", "age", "?a"]]}, BOB) == [("Bob", 25)]
+
+
+def test_an_answer_is_a_set_unless_ordered_or_limited(node):
+    """Without this, a join would show a person as often as they have friends, or a page would lose rows."""
+    db = people(node)
+    assert answers(db, [["?e", "likes", "?n"]]) == ["eels", "tea"]
+    assert db.q({"find": "?n", "where": [["?e", "likes", "?n"]], "order-by": [["?n"]]}) == ["eels", "tea", "tea"]
+    assert len(db.q({"find": "?n", "where": [["?e", "likes", "?n"]], "limit": 9})) == 3
+
+
+def test_rows_become_dicts(node):
+    """Without this, `keys`, `strs` and `syms` would be lost to those who come from XTDB."""
+    db = people(node)
+    query = {"find": ["?n", "?a"], "where": [["?e", "name", "?n"], ["?e", "age", "?a"], ["?e", "name", "Bob"]]}
+    for kind in ("keys", "strs", "syms"):
+        assert db.q(query | {kind: ["name", "age"]}) == [{"name": "Bob", "age": 25}]
+    with pytest.raises(store.QueryError, match="names"):
+        db.q(query | {"keys": ["name"]})
+
+
+def test_aggregates_count_bindings_and_group_by_what_stands_outside(node):
+    """Without this, two people of one age would weigh as one."""
+    db = holding(node, *({"xt/id": n, "team": team, "pay": pay} for n, (team, pay) in enumerate([("a", 1), ("a", 1), ("a", 4), ("b", 5)])))
+    where = [["?e", "team", "?t"], ["?e", "pay", "?p"]]
+    assert answers(db, where, ["?t", ("sum", "?p"), ("count", "?p"), ("count-distinct", "?p")]) == [("a", 6, 3, 2), ("b", 5, 1, 1)]
+    assert answers(db, where, [("min", "?p"), ("max", "?p"), ("avg", "?p"), ("median", "?p")]) == [(1, 5, 2.75, 2.5)]
+    assert db.q({"find": [("min", 2, "?p"), ("max", 2, "?p")], "where": where}) == [([1, 4], [4, 5])]
+    assert db.q({"find": ("distinct", "?p"), "where": where}) == [{1, 4, 5}]
+    (variance, stddev), = db.q({"find": [("variance", "?p"), ("stddev", "?p")], "where": [*where, ["?e", "team", "a"]]})
+    assert (variance, round(stddev, 6)) == (2.0, 1.414214)
+    (picked, seen), = db.q({"find": [("rand", 9, "?p"), ("sample", 9, "?p")], "where": where})
+    assert len(picked) == 9 and set(picked) <= {1, 4, 5} and sorted(seen) == [1, 4, 5]
+
+
+def test_an_aggregate_over_nothing_has_no_row(node):
+    """Without this, (count ?x) would disagree with XTDB's."""
+    assert people(node).q({"find": ("count", "?e"), "where": [["?e", "nobody-has-this"]]}) == []
+
+
+def test_expressions_in_find_are_computed(node):
+    """Without this, arithmetic would need a clause for each step."""
+    db = people(node)
+    assert answers(db, [["?e", "age", "?a"]], [("+", "?a", ("*", 2, "?a"))]) == [75, 90, 120]
+    assert answers(db, [["?e", "age", "?a"]], [("/", ("sum", "?a"), ("count", "?a"))]) == [95 / 3]
+    with pytest.raises(store.QueryError):
+        db.q({"find": ("sum", ("count", "?a")), "where": [["?e", "age", "?a"]]})
+
+
+# ── In ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_arguments_bind_scalars_collections_tuples_and_relations(node):
+    """Without this, what people type would have to be pasted into queries."""
+    db, named = people(node), [["?e", "name", "?n"]]
+    assert answers(db, named, **{"in": ["?e"]}, args=[ANN]) == ["Ann"]
+    assert answers(db, named, **{"in": [["?e", ...]]}, args=[[ANN, CAT, CAT]]) == ["Ann", "Cat"]
+    assert answers(db, named, ["?e2", "?n"], **{"in": [["?e", "?e2"]]}, args=[(BOB, "b")]) == [("b", "Bob")]
+    assert answers(db, named, ["?n", "?x"], **{"in": [[["?e", "?x"]]]}, args=[[(ANN, 1), (BOB, 2)]]) == [("Ann", 1), ("Bob", 2)]
+    assert answers(db, named, **{"in": [["?e", ...]]}, args=[[]]) == []
+    assert answers(db, [["?e", "name"]], ["?x"], **{"in": [["?e", "?x"]]}, args=[(ANN,)]) == [None]
+    assert answers(db, named, ["?x"], **{"in": ["?x"]}, args=[False]) == [False]
+
+
+def test_arguments_are_never_interpreted(node):
+    """Without this, someone whose name is ?e would be a hole in the wall."""
+    db = holding(node, {"xt/id": "?e", "name": "_"}, {"xt/id": "a", "name": "?x"})
+    assert answers(db, [["?e", "name", "?n"]], ["?e"], **{"in": ["?n"]}, args=["?x"]) == ["a"]
+    assert answers(db, [["?e", "name", "?n"]], ["?e"], **{"in": ["?n"]}, args=["_"]) == ["?e"]
+    assert answers(db, [["?e", "name", "?n"]], ["?n"], **{"in": ["?e"]}, args=["?e"]) == ["_"]
+
+
+def test_the_number_of_arguments_must_fit(node):
+    """Without this, a forgotten argument would find nothing, in silence."""
+    db, query = people(node), {"find": "?n", "in": ["?e"], "where": [["?e", "name", "?n"]]}
+    for args in [], [ANN, BOB]:
+        with pytest.raises(store.QueryError, match="argument"):
+            db.q(query, *args)
+
+
+# ── Where ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_triples_take_variables_literals_sets_and_blanks(node):
+    """Without this, there is no query at all."""
+    db = people(node)
+    assert answers(db, [["?e", "name", "?n"], ["?e", "boss", CAT]]) == ["Ann", "Bob"]
+    assert answers(db, [[ANN, "likes", "?n"]]) == ["eels", "tea"]
+    assert answers(db, [["?e", "name", "?n"], ["?e", "likes", "_"]]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "?n"], ["?e", "boss"]]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "?n"], ["?e", "age", {25, 40, 7}]]) == ["Bob", "Cat"]
+    assert answers(db, [[{ANN, CAT}, "name", "?n"]]) == ["Ann", "Cat"]
+    assert answers(db, [["?e", "xt/id"], ["?e", "name", "?n"]]) == ["Ann", "Bob", "Cat"]
+    assert answers(db, [["?e", "boss", "?b"], ["?b", "name", "?n"]]) == ["Cat"]
+    assert answers(db, [[None, "name", "?n"]]) == []
+
+
+def test_the_same_variable_twice_must_be_equal(node):
+    """Without this, "who is their own boss" would be everyone."""
+    db = holding(node, {"xt/id": "a", "boss": "a"}, {"xt/id": "b", "boss": "a"})
+    assert answers(db, [["?n", "boss", "?n"]]) == ["a"]
+    assert answers(db, [["?x", "boss", "?y"], ["?y", "boss", "?x"]], ["?x", "?y"]) == [("a", "a")]
+
+
+def test_lists_and_sets_are_several_values_and_other_collections_one(node):
+    """Without this, a tag among tags could not be found."""
+    db = holding(node, {"xt/id": "a", "v": [1, 1, 2]}, {"xt/id": "b", "v": {3}}, {"xt/id": "c", "v": (1, 2)},
+                 {"xt/id": "d", "v": {"k": 1}}, {"xt/id": "e", "v": []}, {"xt/id": "f", "v": None})
+    bag = db.q({"find": ["?e", "?v"], "where": [["?e", "v", "?v"]], "limit": 99})
+    assert sorted(bag, key=str) == [("a", 1), ("a", 2), ("b", 3), ("c", (1, 2)), ("d", {"k": 1}), ("f", None)]
+    assert answers(db, [["?n", "v", (1, 2)]]) == ["c"]
+    assert answers(db, [["?n", "v", {"k": 1}]]) == ["d"]
+    assert answers(db, [["?n", "v", None]]) == ["f"]
+    assert db.entity("a")["v"] == [1, 1, 2] and db.entity("e")["v"] == []
+
+
+def test_types_never_join(node):
+    """Without this, True would be somebody's age."""
+    values = {"int": 1, "float": 1.0, "bool": True, "text": "1"}
+    db = holding(node, *({"xt/id": name, "v": value} for name, value in values.items()))
+    for name, value in values.items():
+        assert answers(db, [["?n", "v", "?v"]], **{"in": ["?v"]}, args=[value]) == [name]
+        assert answers(db, [["?n", "v", value]]) == [name]
+    assert answers(db, [["?a", "v", "?v"], ["?n", "v", "?v"], [("!=", "?a", "?n")]]) == []
+
+
+def test_ranges_compare_values_of_one_type_only(node):
+    """Without this, a text would be older than a number."""
+    db = holding(node, *({"xt/id": str(n), "v": v} for n, v in enumerate([1, 2, 3, 2.5, "2", "b", PAST, LATER, None, True])))
+    ranged = lambda *call: answers(db, [["?n", "v", "?v"], [call]])
+    assert ranged("<", "?v", 3) == ["0", "1"]
+    assert ranged("<=", 2, "?v") == ["1", "2"]
+    assert ranged(">", "?v", "3") == ["5"]
+    assert ranged(">=", "?v", LATER) == ["7"]
+    assert ranged("<", "?v", 3.0) == ["3"]
+    assert answers(db, [["?a", "v", "?v"], ["?n", "v", "?w"], [("<", "?v", "?w")]], ["?a", "?n"]) == [
+        ("0", "1"), ("0", "2"), ("1", "2"), ("4", "5"), ("6", "7")]
+
+
+def test_predicates_keep_what_is_neither_none_nor_false(node):
+    """Without this, a function that finds 0 would throw its row away."""
+    db = people(node)
+    test = lambda function: answers(db, [["?e", "age", "?a"], ["?e", "name", "?n"], [(function, "?a")]])
+    assert test(lambda age: age > 26) == ["Ann", "Cat"]
+    assert test(lambda age: 0) == ["Ann", "Bob", "Cat"]
+    assert test(lambda age: None) == []
+    assert answers(db, [["?e", "age", "?a"], ["?e", "name", "?n"], [("even?", "?a")]]) == ["Ann", "Cat"]
+    assert answers(db, [["?e", "age", "?a"], ["?e", "name", "?n"], [("?f", "?a")]], **{"in": ["?f"]}, args=[lambda a: a < 30]) == ["Bob"]
+
+
+def test_an_exception_of_a_function_passes_through(node):
+    """Without this, a fault in a predicate would look like an empty answer."""
+    db = people(node)
+    with pytest.raises(ZeroDivisionError):
+        db.q({"find": "?e", "where": [["?e", "age", "?a"], [(lambda age: 1 // 0, "?a")]]})
+    assert len(db.q({"find": "?e", "where": [["?e", "age"]]})) == 3
+
+
+def test_functions_bind_in_every_form(node):
+    """Without this, half of what can be computed could not be used."""
+    db = people(node)
+    bind = lambda result, binding, find: answers(db, [[BOB, "age", "?a"], [(lambda age: result, "?a"), binding]], find)
+    assert bind(7, "?n", ["?n"]) == [7]
+    assert bind(None, "?n", ["?n"]) == [None] and bind(False, "?n", ["?n"]) == [False]
+    assert bind((1, 2), ["?n", "?m"], ["?n", "?m"]) == [(1, 2)]
+    assert bind((1,), ["?n", "?m"], ["?n", "?m"]) == [(1, None)]
+    assert bind([1, 2, 2], ["?n", ...], ["?n"]) == [1, 2]
+    assert bind([], ["?n", ...], ["?n"]) == []
+    assert bind([(1, 2), (3, 4)], [["?n", "?m"]], ["?n", "?m"]) == [(1, 2), (3, 4)]
+    assert bind([(1, 2), (3, 4)], [["_", "?m"]], ["?m"]) == [2, 4]
+    assert answers(db, [["?e", "age", "?a"], [("+", "?a", 5), "?b"], ["?o", "age", "?b"], ["?o", "name", "?n"]]) == ["Ann"]
+
+
+def test_equal_and_different_take_sets(node):
+    """Without this, "one of these" would need an `or` for each."""
+    db, rest = people(node), [["?e", "name", "?n"]]
+    assert answers(db, [*rest, [("==", "?n", {"Ann", "Bob", 3})]]) == ["Ann", "Bob"]
+    assert answers(db, [*rest, [("!=", "?n", {"Ann", "Bob", 3})]]) == ["Cat"]
+    assert answers(db, [*rest, [("==", "?n", set())]]) == []
+    assert answers(db, [*rest, [("!=", "?n", set())]]) == ["Ann", "Bob", "Cat"]
+    assert answers(db, [*rest, [("!=", "?n", "Ann")]]) == ["Bob", "Cat"]
+
+
+def test_get_attr_is_a_left_join(node):
+    """Without this, a feed never fetched would never be due."""
+    db = people(node)
+    where = lambda call, binding: [["?e", "name", "?n"], [call, binding]]
+    assert answers(db, where(("get-attr", "?e", "likes"), ["?l", ...]), ["?n", "?l"]) == [("Ann", "eels"), ("Ann", "tea"), ("Bob", "tea")]
+    assert answers(db, where(("get-attr", "?e", "likes", "none"), ["?l", ...]), ["?n", "?l"]) == [
+        ("Ann", "eels"), ("Ann", "tea"), ("Bob", "tea"), ("Cat", "none")]
+    assert answers(db, [["?e", "name", "?n"], [("get-attr", "?e", "boss")]]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "Cat"], [("get-attr", "?e", "likes"), "?n"]]) == [None]
+
+
+def test_not_and_not_join(node):
+    """Without this, nobody could be found by what they lack."""
+    db = people(node)
+    assert answers(db, [["?e", "name", "?n"], ("not", ["?e", "boss"])]) == ["Cat"]
+    assert answers(db, [["?e", "name", "?n"], ("not", ["?e", "likes", "tea"], ["?e", "age", 25])]) == ["Ann", "Cat"]
+    assert answers(db, [["?e", "name", "?n"], ("not-join", ["?e"], ["?o", "boss", "?e"], ["?o", "age", 25])]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "?n"], ("not", ("not", ["?e", "boss"]))]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "?n"], ("not", ("or", ["?e", "age", 25], ["?e", "age", 40]))]) == ["Ann"]
+    assert answers(db, [("not", ["?e", "boss"]), ["?e", "name", "?n"]]) == ["Cat"], "the order of clauses must not matter"
+
+
+def test_or_and_or_join(node):
+    """Without this, two ways to be meant would need two queries."""
+    db = people(node)
+    assert answers(db, [["?e", "name", "?n"], ("or", ["?e", "age", 25], ["?e", "likes", "eels"])]) == ["Ann", "Bob"]
+    assert answers(db, [["?e", "name", "?n"], ("or", ["?e", "age", 40], ("and", ["?e", "age", 30], ["?e", "likes", "tea"]))]) == ["Ann", "Cat"]
+    assert answers(db, [("or-join", ["?n"], ["_", "likes", "?n"], ("and", ["?x", "age", 25], ["?x", "name", "?n"]))]) == ["Bob", "eels", "tea"]
+    assert answers(db, [["?e", "name", "?n"], ("or-join", ["?e"], ["?o", "boss", "?e"], ["?e", "age", 25])]) == ["Bob", "Cat"]
+    assert answers(db, [["?e", "age", "?a"], ("or-join", [["?a"], "?n"], [("+", "?a", 1), "?n"], [("-", "?a", 1), "?n"])]) == [24, 26, 29, 31, 39, 41]
+
+
+def test_an_or_join_need_not_mention_what_is_bound_outside(node):
+    """Without this, a branch about something else would have to pretend to be about this."""
+    db = people(node)
+    either = ("or-join", ["?e", "?a"], [("==", "?a", 25)], [("==", "?e", CAT)])
+    assert answers(db, [["?e", "age", "?a"], either, ["?e", "name", "?n"]]) == ["Bob", "Cat"]
+    assert answers(db, [("or-join", ["?e", "?a"], ["?e", "age", "?a"], ["?e", "name", "Ann"]), ["?e", "name", "?n"]], **{"in": ["?a"]}, args=[25]) == ["Ann", "Bob"]
+
+
+def test_constants_that_python_calls_equal_stay_apart(node):
+    """Once 1 and 1.0 shared one parameter of a statement, and a query with both compared with the first of them."""
+    db = holding(node, {"xt/id": "a", "v": 1, "w": 1.5}, {"xt/id": "b", "v": 0, "w": 0.5})
+    assert answers(db, [["?n", "v", "?x"], ["?n", "w", "?y"], [("<", "?x", 1)], [("<", "?y", 1.0)]]) == ["b"]
+    assert answers(db, [["?n", "v", {1.0, True, 0}], ["?n", "v", {1, 0}]]) == ["b"]
+    assert answers(db, [["?n", "v", "?x"], [("<", "?x", {"k": 1})]]) == []
+
+
+def test_subqueries_see_only_their_arguments(node):
+    """Without this, "older than the average" would take two trips."""
+    db = people(node)
+    average = {"find": ["?x", "?a"], "where": [["?e", "age", "?a"], ["?e", "name", "?n"], [("q", {"find": [("avg", "?b")], "where": [["_", "age", "?b"]]}), [["?m"]]],
+                                                [(">", ("*", 1.0, "?a"), "?m")]]} | {"find": "?n"}
+    assert sorted(db.q(average)) == ["Cat"]
+    mine = {"find": ["?l"], "in": ["?e"], "where": [["?e", "likes", "?l"]]}
+    assert answers(db, [["?p", "name", "?n"], [("q", mine, "?p")]]) == ["Ann", "Bob"]
+    assert answers(db, [["?p", "name", "Cat"], [("q", mine, "?p"), "?n"]]) == [None]
+    assert answers(db, [["?p", "name", "Cat"], [("q", mine, "?p"), ["?n"]]]) == [None]
+    bosses = {"find": ["?b"], "in": ["?e"], "where": [("boss", "?e", "?b")]}
+    assert answers(db, [["?p", "name", "?n"], [("q", bosses, "?p")]], rules=[[("boss", "?e", "?b"), ["?e", "boss", "?b"]]]) == ["Ann", "Bob"], "and the outer rules"
+    assert answers(db, [["?p", "name", "?n"], [("q", mine, "?p"), [["?l"]]]], ["?n", "?l"]) == [("Ann", "eels"), ("Ann", "tea"), ("Bob", "tea")]
+
+
+def test_the_time_of_a_fact_can_be_asked(node):
+    """Without this, "since when" would need the history of each entity."""
+    node.submit_tx([put({"xt/id": "a", "v": 1}, PAST, LATER)])
+    db = node.db(valid_time=PAST + dt.timedelta(days=3))
+    where = [["?e", "v"], [("get-start-valid-time", "?e"), "?from"], [("get-end-valid-time", "?e"), "?to"]]
+    assert db.q({"find": ["?from", "?to"], "where": where}) == [(PAST, LATER)]
+
+
+# ── Rules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ABOVE = [[("above", "?x", "?y"), ["?y", "boss", "?x"]],
+         [("above", "?x", "?y"), ["?z", "boss", "?x"], ("above", "?z", "?y")]]
+
+
+def chain(node):
+    """d works for c, c for b, b for a, and a for nobody."""
+    return holding(node, {"xt/id": "a"}, {"xt/id": "b", "boss": "a"}, {"xt/id": "c", "boss": "b"}, {"xt/id": "d", "boss": "c"})
+
+
+def test_rules_recurse(node):
+    """Without this, "everyone under her" would be a loop of queries."""
+    db = chain(node)
+    assert answers(db, [("above", "b", "?n")], rules=ABOVE) == ["c", "d"]
+    assert answers(db, [("above", "?n", "d")], rules=ABOVE) == ["a", "b", "c"]
+    assert answers(db, [("above", "?x", "?n")], ["?x", "?n"], rules=ABOVE) == [(x, y) for x, y in itertools.combinations("abcd", 2)]
+    assert answers(db, [("above", "?x", "?n"), ["?n", "boss", "c"]], ["?x"], **{"in": ["?n"]}, rules=ABOVE, args=["d"]) == ["a", "b", "c"]
+    assert answers(db, [["?n", "xt/id"], ("not", ("above", "?n", "d"))], rules=ABOVE) == ["d"]
+
+
+def test_rules_recurse_in_any_position_and_through_each_other(node):
+    """Without this, a rule would have to be written in the one way that SQL likes."""
+    db = chain(node)
+    twice = [ABOVE[0], [("above", "?x", "?y"), ("above", "?x", "?z"), ("above", "?z", "?y")]]
+    assert answers(db, [("above", "a", "?n")], rules=twice) == ["b", "c", "d"]
+    mutual = [[("odd", "?x", "?y"), ["?y", "boss", "?x"]],
+              [("odd", "?x", "?y"), ["?z", "boss", "?x"], ("even", "?z", "?y")],
+              [("even", "?x", "?y"), ["?z", "boss", "?x"], ("odd", "?z", "?y")]]
+    assert answers(db, [("odd", "a", "?n")], rules=mutual) == ["b", "d"]
+    assert answers(db, [("even", "?x", "?n")], ["?x", "?n"], rules=mutual) == [("a", "c"), ("b", "d")]
+
+
+def test_rules_keep_their_variables_to_themselves(node):
+    """Without this, a rule would mean something else beside another clause."""
+    db = chain(node)
+    rules = [[("works-for", "?x", "?y"), ["?x", "boss", "?z"], [("identity", "?z"), "?y"]]]
+    assert answers(db, [["?z", "boss", "c"], ("works-for", "?x", "?y")], ["?z", "?x", "?y"], rules=rules) == [("d", "b", "a"), ("d", "c", "b"), ("d", "d", "c")]
+
+
+# ── Order and pages ──────────────────────────────────────────────────────────────────────────────────────────
+
+def test_order_limit_and_offset(node):
+    """Without this, there is no page."""
+    db = holding(node, *({"xt/id": n, "v": v} for n, v in enumerate([3, 1, None, 2])))
+    page = lambda **rest: db.q({"find": "?v", "where": [["?e", "v", "?v"]], **rest})
+    assert page(**{"order-by": [["?v"]]}) == [None, 1, 2, 3]
+    assert page(**{"order-by": [["?v", "desc"]]}) == [3, 2, 1, None]
+    assert page(**{"order-by": [["?v", "asc"]], "limit": 2, "offset": 1}) == [1, 2]
+    assert page(limit=0) == []
+    assert len(page(limit=2)) == 2
+    assert page(**{"order-by": [["?v"]], "offset": 9}) == []
+    rows = db.q({"find": ["?v", ("count", "?e")], "where": [["?e", "v", "?v"]], "order-by": [[("count", "?e")], ["?v", "desc"]]})
+    assert rows == [(3, 1), (2, 1), (1, 1), (None, 1)]
+
+
+def test_the_newest_by_creation_and_the_page_before(node):
+    """Without this, a channel would have to be sorted whole to show its last screen."""
+    ids = [node.new_id() for _ in range(10)]
+    for id in ids:
+        node.submit_tx([put({"xt/id": id, "channel": "c"})])
+    query = {"find": "?m", "where": [["?m", "channel", "c"]], "order-by": [[("created", "?m"), "desc"]], "limit": 3}
+    db = node.db()
+    first = db.q(query)
+    assert first == ids[:6:-1]
+    older = query | {"in": ["?last"], "where": [*query["where"], [("created-before", "?m", "?last")]]}
+    assert db.q(older, first[-1]) == ids[6:3:-1]
+    assert db.q(older | {"limit": 99}, first[-1]) == ids[6::-1]
+    assert node.db(5).q(query) == ids[4:1:-1]
+
+
+# ── Refusals ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+T = ["?e", "name", "?n"]
+REFUSED = [
+    ({"where": [T]}, "nothing to find"),
+    ({"find": [], "where": [T]}, "nothing to find"),
+    ({"find": "?n", "where": []}, "at least one clause"),
+    ({"find": "?x", "where": [T]}, r"find asks for \?x, but no clause binds it"),
+    ({"find": "?n", "where": [T, [("<", "?x", 3)]]}, r"uses \?x"),
+    ({"find": "?n", "where": [T, [("even?", "?x")]]}, r"uses \?x"),
+    ({"find": "?n", "where": [["?e", "?a", "?n"]]}, "attribute"),
+    ({"find": "?n", "where": [["?e"]]}, "places"),
+    ({"find": "?n", "where": [["?e", "name", "?n", "?t"]]}, "places"),
+    ({"find": "?n", "where": [["?e", "name", ["a"]]]}, "wanted one value"),
+    ({"find": "?n", "where": [T, ("or", ["?e", "name", "?x"], ["?e", "age", "?y"])]}, "branch"),
+    ({"find": "?n", "where": [T, ("or-join", ["?e", "?z"], ["?e", "age", "?z"], ["?e", "age", 3])]}, "branch"),
+    ({"find": "?n", "where": [T, ("above", "?e", "?n")]}, "does not define"),
+    ({"find": "?n", "where": [T, ("above", "?e")], "rules": ABOVE}, "takes 2 arguments"),
+    ({"find": "?n", "where": [T], "rules": [*ABOVE, [("above", "?x"), ["?x", "a"]]]}, "with 2 and with 1"),
+    ({"find": "?n", "where": [T], "order-by": [["?e"]]}, "find does not have"),
+    ({"find": "?n", "where": [T], "order-by": [["?n", "up"]]}, "order-by"),
+    ({"find": "?n", "where": [T], "limit": -1}, "limit"),
+    ({"find": "?n", "where": [T], "limit": "3"}, "limit"),
+    ({"find": "?n", "in": [["?e", "?e"]], "where": [T]}, "twice"),
+    ({"find": "?n", "where": [T], "colour": "red"}, "no 'colour'"),
+    ({"find": ("pull", "?n"), "where": [T]}, "pull"),
+    ("?n", "not a query"),
+]
+
+
+@pytest.mark.parametrize("query, sentence", REFUSED)
+def test_a_query_that_does_not_fit_is_refused_before_anything_is_read(node, query, sentence):
+    """Without this, a typing mistake would be an empty page on some days and an error on others."""
+    with pytest.raises(store.QueryError, match=sentence):
+        node.db().q(query, *([(1, 2)] if type(query) is dict and query.get("in") else []))
+
+
+def test_mixed_types_have_no_order(node):
+    """Without this, a page sorted by a mixed attribute would depend on how the index stores it."""
+    db = holding(node, {"xt/id": 1, "v": 1}, {"xt/id": 2, "v": "b"})
+    with pytest.raises(store.QueryError, match="type"):
+        db.q({"find": "?v", "where": [["?e", "v", "?v"]], "order-by": [["?v"]]})
+
+
+def test_explain_shows_clauses_sql_and_plan(node):
+    """Without this, a slow query could only be guessed at."""
+    told = people(node).explain({"find": "?n", "in": ["?b"], "where": [["?e", "boss", "?b"], ["?e", "name", "?n"]]})
+    assert "boss" in told and "select" in told and "facts" in told
+
+
+def test_lazy_answers_are_a_bag_read_as_they_are_found(node):
+    """Without this, a large answer would have to fit into memory."""
+    with people(node).lazy_q({"find": "?l", "where": [["?e", "likes", "?l"]]}) as rows:
+        assert iter(rows) is rows
+        assert sorted(rows) == ["eels", "tea", "tea"]
+
+
+# ── Against a brute-force evaluator (C3) ─────────────────────────────────────────────────────────────────────
+#
+# An answer is found by trying: every fact for every triple, in the order written, filters when their variables are bound.
+# A binding of all variables is a row of the bag; blanks are variables too.
+
+def cell(value):
+    """A value that is equal exactly to what the store calls equal."""
+    return type(value).__name__, value
+
+
+class Brute:
+    def __init__(self, documents, rules=()):
+        several = lambda value: value if type(value) in (list, set) else [value]
+        self.facts = {(cell(d["xt/id"]), a, cell(v)) for d in documents for a in d for v in several(d[a])}
+        self.by_attribute = collections.defaultdict(set)
+        for e, a, v in self.facts:
+            self.by_attribute[a].add((e, v))
+        self.rules, self.relations = rules, {rule[0][0]: set() for rule in rules}
+        before = None
+        while before != (before := {name: len(rows) for name, rows in self.relations.items()}):
+            for (name, *head), *clauses in rules:
+                self.relations[name] |= {tuple(env[var] for var in head) for env in self.solve(clauses, [{}])}
+
+    def bag(self, query, args):
+        env = dict(zip(query.get("in", []), map(cell, args)))
+        return self.solve(query["where"], [env])
+
+    def solve(self, clauses, envs):
+        """Clauses that only filter or compute come after those that bind."""
+        late = lambda clause: type(clause) is tuple and clause[0] in ("not", "not-join") or type(clause[0]) is tuple
+        for clause in sorted(clauses, key=lambda clause: (late(clause), type(clause) is tuple and clause[0] in ("or", "or-join"))):
+            envs = [found for env in envs for found in self.step(clause, env)]
+        return list({tuple(sorted(env.items(), key=str)): env for env in envs}.values())
+
+    def step(self, clause, env):
+        if type(clause) is list and type(clause[0]) is tuple:
+            return self.call(clause, env)
+        if type(clause) is list:
+            return self.match(clause[0::2] if len(clause) == 3 else [clause[0], "_"], self.by_attribute[clause[1]], env)
+        kind, *rest = clause
+        if kind == "not":
+            return [] if self.solve(rest, [env]) else [env]
+        if kind == "not-join":
+            return [] if self.solve(rest[1:], [{var: env[var] for var in rest[0]}]) else [env]
+        if kind in ("or", "or-join"):
+            return self.either(rest[1:] if kind == "or-join" else rest, env, rest[0] if kind == "or-join" else None)
+        return self.match(rest, self.relations[kind], {**env})
+
+    def either(self, branches, env, shared):
+        inner = env if shared is None else {var: env[var] for var in shared if var in env}
+        found = {}
+        for branch in branches:
+            for made in self.solve(branch[1:] if branch[0] == "and" else [branch], [inner]):
+                made = {var: value for var, value in made.items() if var[0] == "?" and (shared is None or var in shared)}
+                found[tuple(sorted(made.items()))] = {**env, **made}
+        return found.values()
+
+    def match(self, terms, rows, env):
+        for row in rows:
+            made = dict(env)
+            for place, (term, value) in enumerate(zip(terms, row)):
+                if term == "_" and type(term) is str:
+                    made[f"_{len(made)}"] = value
+                elif type(term) is str and term[0] == "?":
+                    if made.setdefault(term, value) != value:
+                        break
+                elif type(term) is set:
+                    if value not in map(cell, term):
+                        break
+                    made[f"_{len(made)}"] = value
+                elif cell(term) != value:
+                    break
+            else:
+                yield made
+
+    def call(self, clause, env):
+        (name, *args), *binding = clause
+        args = [env[arg] if type(arg) is str and arg[0] == "?" else cell(arg) for arg in args]
+        if binding:
+            result = cell(args[0][1] + args[1][1])
+            return [env | {binding[0]: result}] if env.get(binding[0], result) == result else []
+        (kind, one), (other_kind, other) = args
+        if name in ("==", "!="):
+            return [env] * ((args[0] == args[1]) == (name == "=="))
+        if any(kind == "str" and len(text.encode()) > store.TEXT_BYTES_MAX for kind, text in args):
+            return []                                       # long texts are indexed by their hash: equal or not, never less
+        return [env] * (kind == other_kind and {"<": one < other, "<=": one <= other, ">": one > other, ">=": one >= other}[name]) \
+            if kind == other_kind else []
+
+
+RULES = [
+    [("linked", "?a", "?b"), ["?a", "ref", "?b"]],
+    [("linked", "?a", "?b"), ["?a", "ref", "?c"], ("linked", "?c", "?b")],
+    [("near", "?a", "?b"), ["?a", "ref", "?b"]],
+    [("near", "?a", "?b"), ["?b", "ref", "?a"]],
+    [("reach", "?a", "?b"), ["?a", "ref", "?b"]],
+    [("reach", "?a", "?b"), ("reach", "?a", "?c"), ("reach", "?c", "?b")],
+    [("even", "?a", "?b"), ["?a", "ref", "?c"], ("uneven", "?c", "?b")],
+    [("uneven", "?a", "?b"), ["?a", "ref", "?b"]],
+    [("uneven", "?a", "?b"), ["?a", "ref", "?c"], ("even", "?c", "?b")],
+]
+
+
+class Asker:
+    """Random documents and random questions, small enough to be tried out by hand."""
+
+    IDS = ["a", "b", 1, 2, uuid.UUID(int=7), uuid.UUID(int=8), uuid.UUID(int=9)]
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def document(self, id):
+        rng = self.rng
+        document = {"xt/id": id, "num": rng.randrange(4)}
+        if rng.random() < 0.7:
+            document["ref"] = rng.choice([set, list])(rng.sample(self.IDS, rng.randrange(4)))
+        if rng.random() < 0.6:
+            document["mix"] = rng.choice([0, 1, 2, 1.0, "a", "b", True, None, uuid.UUID(int=7), (1, "a"), "long " * 30])
+        return document
+
+    def documents(self):
+        return [self.document(id) for id in self.rng.sample(self.IDS, self.rng.randrange(3, 8))]
+
+    def value(self, a):
+        return self.rng.choice(self.IDS) if a == "ref" else self.rng.randrange(4) if a == "num" else self.rng.choice([1, 1.0, "a", True])
+
+    def triple(self, vars, fresh=True):
+        rng, a = self.rng, self.rng.choice(["num", "ref", "ref", "mix", "xt/id"])
+        e = rng.choice(vars) if rng.random() < 0.93 else rng.choice(self.IDS)
+        v = rng.choice(["_", self.value(a), {self.value(a), self.value(a)}] + 5 * vars) if fresh else rng.choice(["_", self.value(a), *vars])
+        return ["%s" % e if type(e) is str else e, a, v] if rng.random() < 0.93 else [e, a]
+
+    def query(self):
+        rng, vars = self.rng, ["?x", "?y", "?z"][:self.rng.randrange(2, 4)]
+        where = [self.triple(vars) for _ in range(rng.randrange(1, 4))]
+        given = rng.random() < 0.3
+        if rng.random() < 0.35:
+            where.append((rng.choice(["linked", "near", "reach", "even", "uneven"]), rng.choice(vars + [rng.choice(self.IDS)]), rng.choice(vars + ["_"])))
+        if rng.random() < 0.3:
+            where.append(self.either(vars))
+        bound = sorted(self.bound(where) | ({"?x"} if given else set()))
+        if not bound:
+            return self.query()
+        for chance, make in (0.3, self.negated), (0.3, self.compared), (0.15, self.computed):
+            if rng.random() < chance:
+                where.append(make(bound))
+        if any(type(c) is list and type(c[0]) is tuple and len(c) == 2 for c in where):
+            where = [c for c in where if not (type(c) is list and type(c[0]) is tuple and len(c) == 2)] + [["?s", "num", "?n"], [("+", "?n", 1), "?r"]]
+        rng.shuffle(where)
+        bound = sorted(self.bound(where) | ({"?x"} if given else set()))
+        query = {"find": rng.sample(bound, rng.randrange(1, len(bound) + 1)), "where": where, "rules": RULES}
+        return query | ({"in": ["?x"]} if given else {}), [rng.choice([*self.IDS, 1, 2])] if given else []
+
+    @staticmethod
+    def bound(where):
+        found = set()
+        for clause in where:
+            if type(clause) is list and type(clause[0]) is not tuple:
+                found |= {term for term in (clause[0], *clause[2:]) if type(term) is str and term[0] == "?"}
+            elif type(clause) is list:
+                found |= {binding for binding in clause[1:]}
+            elif clause[0] == "or-join":
+                found |= set(clause[1])
+            elif clause[0] == "or":
+                found |= {"?x"}
+            elif clause[0] not in ("not", "not-join"):
+                found |= {term for term in clause[1:] if type(term) is str and term[0] == "?"}
+        return found
+
+    def either(self, vars):
+        x = ["?x", self.rng.choice(["num", "mix"]), self.rng.choice([0, 1, "a"])]
+        y = ["?x", "ref", self.rng.choice(["_", *self.IDS])]
+        deep = ("and", y, ["?x", "num", self.rng.choice([1, 2, "_"])])
+        if self.rng.random() < 0.5:
+            return ("or", x, self.rng.choice([y, deep]))
+        return ("or-join", ["?x", "?y"], ["?x", "ref", "?y"], ("and", ["?y", "ref", "?q"], ["?q", "num", self.rng.randrange(4)], ["?x", "num", "_"]))
+
+    def negated(self, bound):
+        var = self.rng.choice(bound)
+        kinds = [("not", [var, "num", self.rng.randrange(4)]), ("not", [var, "ref", "_"]), ("not", [var, "ref", self.rng.choice(bound)]),
+                 ("not-join", [var], [var, "ref", "?q"], ["?q", "num", self.rng.randrange(4)]), ("not", ("linked", var, self.rng.choice(bound))),
+                 ("not", [var, "ref"], [var, "num", self.rng.randrange(4)]), ("not", ("or", [var, "num", 1], [var, "ref", "a"]))]
+        return self.rng.choice(kinds)
+
+    def compared(self, bound):
+        if self.rng.random() < 0.4:
+            return [(self.rng.choice(["==", "!="]), self.rng.choice(bound), self.rng.choice([*bound, 1, "a"]))]
+        return [(self.rng.choice(["<", "<=", ">", ">="]), self.rng.choice(bound), self.rng.choice([1, 2, "a", "b", 1.0]))]
+
+    def computed(self, bound):
+        return [("+", "?n", 1), "?r"]
+
+
+def snapshots(node, rng, documents):
+    """The same documents as now, as of the past, before corrections, and half of them only supposed: four ways to ask."""
+    def puts(part):
+        return [put(document, PAST) for document in part]
+    half = rng.randrange(len(documents) + 1)
+    yield "now", node.db()
+    told = node.submit_tx(puts(documents))
+    yield "now", node.db()
+    node.submit_tx([put({"xt/id": id, "num": 3, "ref": ["a", 2]}) for id in rng.sample(Asker.IDS, 3)])
+    node.submit_tx([delete(id) for id in rng.sample(Asker.IDS, 2)])
+    yield "as of", node.db(told.tx_id)
+    yield "valid before", node.db(told.tx_id, valid_time=LATER)
+    yield "valid before, known now", node.db(valid_time=LATER)
+    node.submit_tx([delete(id, PAST, FAR) for id in Asker.IDS] + puts(documents[:half]))
+    yield "supposed", node.db().with_tx(puts(documents[half:]))
+
+
+def compare(db, mode, brute, query, args):
+    bag = brute.bag(query, args)
+    wanted = {tuple(env[var] for var in query["find"]) for env in bag}
+    got = db.q(query, *args)
+    as_cells = [tuple(map(cell, row)) for row in got]
+    told = f"{mode}: {query} {args}"
+    assert len(as_cells) == len(set(as_cells)), f"{told} gives a row twice: {got}"
+    assert set(as_cells) == wanted, f"{told}\n  missing {wanted - set(as_cells)}\n  invented {set(as_cells) - wanted}"
+    streamed = db.q(query | {"limit": 10 ** 6}, *args)
+    bagged = collections.Counter(tuple(env[var] for var in query["find"]) for env in bag)
+    got = collections.Counter(tuple(map(cell, row)) for row in streamed)
+    assert got == bagged, f"{told}, as a bag\n  missing {bagged - got}\n  too many {got - bagged}"
+    first = query["find"][0]
+    counts = collections.Counter(env[first] for env in bag)
+    counted = {cell(value): count for value, count in db.q(query | {"find": [first, ("count", first)]}, *args)}
+    assert counted == counts, f"{told}, counted\n  wanted {counts}\n  got {counted}"
+
+
+def test_random_queries_answer_as_brute_force_does(size, say):
+    """Without this, a query that nobody thought of could be wrong in silence (C3)."""
+    seed = int(os.environ.get("EELCHAT_SEED", 1 if os.environ.get("CI") else random.SystemRandom().randrange(10 ** 9)))
+    print(f"EELCHAT_SEED={seed}")
+    rng, wanted, asked = random.Random(seed), size(5_000, 200_000), 0
+    while asked < wanted:
+        asker = Asker(rng)
+        documents = asker.documents()
+        queries = [asker.query() for _ in range(20)]
+        with contextlib.closing(store.open(":memory:")) as node:
+            modes = list(snapshots(node, rng, documents))
+            empty, brute = Brute([], RULES), Brute(documents, RULES)
+            for query, args in queries:
+                mode, db = rng.choice(modes[2:4] + modes[5:])
+                compare(db, mode, brute, query, args)
+                asked += 1
+    say(f"0 differences in {asked:,} queries, seed {seed} (asked: 0 in 5,000)")
+
+
+# ── Recursion ends (C4) ──────────────────────────────────────────────────────────────────────────────────────
+
+def closure(count, edges):
+    """Warshall's: which node leads to which."""
+    reach = [0] * count
+    for one, other in edges:
+        reach[one] |= 1 << other
+    for middle in range(count):
+        for one in range(count):
+            if reach[one] >> middle & 1:
+                reach[one] |= reach[middle]
+    return reach
+
+
+LEADS = {
+    "linear": [[("leads", "?a", "?b"), ["?a", "to", "?b"]], [("leads", "?a", "?b"), ["?a", "to", "?c"], ("leads", "?c", "?b")]],
+    "left": [[("leads", "?a", "?b"), ["?a", "to", "?b"]], [("leads", "?a", "?b"), ("leads", "?a", "?c"), ["?c", "to", "?b"]]],
+    "doubling": [[("leads", "?a", "?b"), ["?a", "to", "?b"]], [("leads", "?a", "?b"), ("leads", "?a", "?c"), ("leads", "?c", "?b")]],
+    "mutual": [[("leads", "?a", "?b"), ["?a", "to", "?b"]], [("leads", "?a", "?b"), ["?a", "to", "?c"], ("goes", "?c", "?b")],
+               [("goes", "?a", "?b"), ("leads", "?a", "?b")]],
+}
+
+
+@pytest.mark.parametrize("form", LEADS)
+def test_recursion_over_cyclic_graphs_ends_with_the_closure(form, say):
+    """Without this, two people who follow each other would hang the server (C4)."""
+    seed, count, slowest = random.randrange(10 ** 9), 300, 0
+    rng = random.Random(seed)
+    edges = {(rng.randrange(count), rng.randrange(count)) for _ in range(360)}
+    with contextlib.closing(store.open(":memory:")) as node:
+        db = holding(node, *({"xt/id": n, "to": [other for one, other in edges if one == n]} for n in range(count)))
+        reach = closure(count, edges)
+        for start in rng.sample(range(count), 5):
+            begun = time.monotonic()
+            found = db.q({"find": "?b", "in": ["?a"], "where": [("leads", "?a", "?b")], "rules": LEADS[form]}, start)
+            slowest = max(slowest, time.monotonic() - begun)
+            assert sorted(found) == [n for n in range(count) if reach[start] >> n & 1], f"seed {seed}, from {start}"
+        ends = db.q({"find": "?a", "in": ["?b"], "where": [("leads", "?a", "?b")], "rules": LEADS[form]}, 7)
+        assert sorted(ends) == [n for n in range(count) if reach[n] >> 7 & 1], f"seed {seed}, to 7"
+    say(f"slowest closure over {count} nodes: {slowest:.3f} s (asked: 1 s)")
+    assert slowest < 10
+
+
+# ── Budgets (C5) ─────────────────────────────────────────────────────────────────────────────────────────────
+
+HOSTILE = {
+    "cross join": {"find": ("count", "?a"), "where": [["?a", "v"], ["?b", "v"], ["?c", "v"], ["?d", "v"]]},
+    "python": {"find": "?a", "where": [["?a", "v", "?x"], ["?b", "v", "?y"], ["?c", "v", "?z"], [(lambda *_: False, "?x", "?y", "?z")]]},
+    "rule": {"find": ("count", "?a"), "where": [("any", "?a", "?b"), ("any", "?c", "?d")],
+             "rules": [[("any", "?a", "?b"), ["?a", "v"], ["?b", "v"]], [("any", "?a", "?b"), ("any", "?a", "?c"), ("any", "?c", "?b")]]},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+async def test_a_hostile_query_ends_at_its_timeout_and_does_not_hold_the_loop(node, kind, say):
+    """Without this, one question could hold the server (C5)."""
+    db = holding(node, *({"xt/id": n, "v": n} for n in range(400)))
+    lags, running = [], True
+
+    async def tick():
+        while running:
+            begun = time.monotonic()
+            await asyncio.sleep(0.01)
+            lags.append(time.monotonic() - begun - 0.01)
+    ticker = asyncio.create_task(tick())
+    begun = time.monotonic()
+    with pytest.raises(store.QueryLimitError, match="timeout"):
+        await asyncio.to_thread(db.q, HOSTILE[kind] | {"timeout": 300})
+    took, running = time.monotonic() - begun, False
+    await ticker
+    lag = sorted(lags)[int(len(lags) * 0.99)]
+    say(f"stopped after {took * 1000:.0f} ms of 300 (asked: 330); loop lag p99 {lag * 1000:.0f} ms (asked: 50)")
+    assert took < 3.3 and lag < 0.5
+    assert db.q({"find": ("count", "?a"), "where": [["?a", "v"]]}) == [400], "the store answers as before"
