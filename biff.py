@@ -412,7 +412,8 @@ def operations_of(ctx: dict, tx) -> list:
     tx = _resolved(tx, functools.partial(_without_ids_and_now, ctx, {}))
     tx = [made for part in tx for made in _without_upsert(ctx, part)]
     tx = [made for part in tx for made in _without_unique(part)]
-    operations = [made for number, part in enumerate(tx, 1) for made in _operations(ctx, part, f"operation {number} of {len(tx)}")]
+    places = [f"operation {number} of {len(tx)}" for number in range(1, len(tx) + 1)]
+    operations = [made for part, where in zip(tx, places) for made in _operations(ctx, part, where)]
     if any(op[0] == "call" for op in operations) and ctx["biff/db"].with_tx(operations) is None:
         raise ConstraintError("The transaction violated a constraint: what must be unique is not. Nothing was written.")
     return operations
@@ -472,10 +473,9 @@ def _operations(ctx, part, where):
     if kind == "delete":
         return [store.delete(id)]
     before = None if kind == "put" else ctx["biff/db"].entity(id)
-    if kind == "create" and before is not None:
-        raise TransactionError(f"Attempted to create a {part['db/doc-type']} that exists ({where}). Nothing was written.")
-    if kind == "update" and before is None:
-        raise TransactionError(f"Attempted to update a {part['db/doc-type']} that does not exist ({where}). Nothing was written.")
+    if (kind, before is None) in (("create", False), ("update", True)):
+        state = "does not exist" if before is None else "exists"
+        raise TransactionError(f"Attempted to {kind} a {part['db/doc-type']} that {state} ({where}). Nothing was written.")
     document = given if kind in ("put", "create") else _merged(before or {}, given)
     _check(ctx, part["db/doc-type"], document, where)
     return [store.put(document)] if kind == "put" else [store.match(id, before), store.put(document)]
@@ -530,7 +530,8 @@ def _check(ctx, doc_type, document, where):
     except voluptuous.Invalid as invalid:
         first = invalid.errors[0] if isinstance(invalid, voluptuous.MultipleInvalid) else invalid
         attribute = str(first.path[0]) if first.path else "the document"
-        raise SchemaError(f"{doc_type}: {attribute}: {first.msg} ({where}). Nothing was written.", doc_type, attribute) from None
+        message = f"{doc_type}: {attribute}: {first.msg} ({where}). Nothing was written."
+        raise SchemaError(message, doc_type, attribute) from None
 
 
 def ensure_unique(ctx, pairs: dict):
@@ -615,11 +616,12 @@ def _name(function):
 
 
 async def use_queues(system):
-    """One worker or more for each plugin's queue {"id", "consumer", "workers": 1}: `await consumer(ctx)`, ctx["biff/job"]."""
-    queues = system["biff/queues"] = {queue["id"]: asyncio.PriorityQueue(QUEUE_JOBS_MAX) for queue in parts(system, "queues")}
+    """Runs the workers of each plugin's queue {"id", "consumer", "workers": 1}: `await consumer(ctx)`, with ctx["biff/job"]."""
+    given = parts(system, "queues")
+    queues = system["biff/queues"] = {queue["id"]: asyncio.PriorityQueue(QUEUE_JOBS_MAX) for queue in given}
     system["biff/job-numbers"] = itertools.count()
     workers = [asyncio.create_task(_work(system, queues[queue["id"]], queue["consumer"]))
-               for queue in parts(system, "queues") for _ in range(queue.get("workers", 1))]
+               for queue in given for _ in range(queue.get("workers", 1))]
     system["biff/stop"].append(functools.partial(_drain, queues.values(), workers))
     return system
 
@@ -663,7 +665,8 @@ async def _drain(queues, workers):
     try:
         await asyncio.wait_for(asyncio.gather(*(queue.join() for queue in queues)), DRAIN_S_MAX)
     except TimeoutError:
-        log.warning("%d queued jobs were not done after %d s and are lost", sum(queue.qsize() for queue in queues), DRAIN_S_MAX)
+        waiting = sum(queue.qsize() for queue in queues)
+        log.warning("After %d s jobs are cut off and %d are lost", DRAIN_S_MAX, waiting)
     await _end_tasks(workers)
 
 
@@ -724,7 +727,8 @@ async def use_jinja(system):
 
 
 def _assets(root):
-    files = {path.relative_to(root / "static").as_posix(): path for path in sorted((root / "static").rglob("*")) if path.is_file()}
+    ours = root / "static"
+    files = {path.relative_to(ours).as_posix(): path for path in sorted(ours.rglob("*")) if path.is_file()}
     files |= {name: root / "node_modules" / path for name, path in SCRIPTS.items()}
     try:
         return {name: _asset(name, path.read_bytes()) for name, path in files.items()}
@@ -758,8 +762,8 @@ async def static(ctx):
     is_gzipped = asset.gzipped and "gzip" in request.headers.get("Accept-Encoding", "")
     if is_gzipped:
         headers["Content-Encoding"] = "gzip"
-    charset = "utf-8" if asset.type.startswith("text/") else None
-    return web.Response(body=asset.gzipped if is_gzipped else asset.body, headers=headers, content_type=asset.type, charset=charset)
+    return web.Response(body=asset.gzipped if is_gzipped else asset.body, headers=headers, content_type=asset.type,
+                        charset="utf-8" if asset.type.startswith("text/") else None)
 
 
 def render(ctx: dict, template: str, status: int = 200, **values) -> web.Response:
@@ -866,9 +870,11 @@ def _say_where(system):
     name, base = system["biff/name"], system["biff/base-url"]
     print(f"{name} is at {base} (Ctrl-C stops it).")
     if not system["biff/config"]["mail_host"]:
-        print(f"Sign-in links are printed here until {name.upper()}_MAIL_HOST stands in {system['biff/config']['data']}/config.env.")
+        file = system["biff/config"]["data"] / "config.env"
+        print(f"Sign-in links are printed here until {name.upper()}_MAIL_HOST stands in {file}.")
     if not is_secure(system):
-        print("Over http, cookies cross the network readably: away from this machine, put a TLS proxy in front and set --base-url.")
+        print("Over http, cookies cross the network readably: away from this machine, put a TLS proxy in front and "
+              "name its https address with --base-url.")
     sys.stdout.flush()
 
 
@@ -1118,17 +1124,17 @@ def sessions_of(db, uid) -> list[dict]:
 
 async def keep_sessions(ctx):
     """Writes when sessions were last used, and evicts what has expired: a store that forgets nothing keeps no secrets."""
-    seen, ctx["biff/seen"] = dict(ctx["biff/seen"]), ctx["biff/seen"]
+    seen = dict(ctx["biff/seen"])
     await submit_tx(ctx, lambda ctx: [
         {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
         for id, used_at in seen.items() if ctx["biff/db"].entity(id)])
     for id in seen:
-        ctx["biff/seen"].pop(id, None)
+        del ctx["biff/seen"][id]
     moment = now(ctx)
     ends = [("token/expires-at", moment), ("session/created-at", moment - dt.timedelta(days=SESSION_DAYS)),
             ("session/used-at", moment - dt.timedelta(days=SESSION_IDLE_DAYS))]
     for attribute, end in ends:
-        over = {"find": "?e", "in": ["?end"], "where": [["?e", attribute, "?at"], [("<", "?at", "?end")]], "limit": EVICT_MAX}
+        over = {"find": "?e", "in": ["?end"], "limit": EVICT_MAX, "where": [["?e", attribute, "?at"], [("<=", "?at", "?end")]]}
         await submit_tx(ctx, [store.evict(id) for id in set(ctx["biff/db"].q(over, end))])
 
 
@@ -1151,7 +1157,8 @@ ERRORS = {
 }
 AUTH_SCHEMA = {
     "token": {"xt/id": uuid.UUID, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
-              "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int, voluptuous.Optional("token/used-at"): dt.datetime},
+              "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int,
+              voluptuous.Optional("token/used-at"): dt.datetime},
     "session": {"xt/id": uuid.UUID, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
                 "session/created-at": dt.datetime, "session/used-at": dt.datetime},
 }
@@ -1174,7 +1181,7 @@ def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx=None) 
 
 
 def _new_user_tx(ctx, uid, email):
-    return [{"db/doc-type": "user", "db/op": "create", "xt/id": uid, "user/email": ("db/unique", email), "user/joined-at": NOW}]
+    return [{"db/doc-type": "user", "xt/id": uid, "user/email": ("db/unique", email), "user/joined-at": NOW}]
 
 
 def error_text(params: dict) -> str | None:
@@ -1191,7 +1198,8 @@ def signin_page(ctx):
 
 
 def link_sent_page(ctx):
-    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed=not ctx["biff/config"]["mail_host"])
+    is_printed = not ctx["biff/config"]["mail_host"]
+    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed=is_printed)
 
 
 async def send_link(ctx):
@@ -1334,7 +1342,8 @@ def _sign_in_tx(ctx, token_id, hashed):
 def _agent(text):
     """A browser and its system, in words that its owner knows again."""
     browsers = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}
-    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "Mac OS": "macOS", "Linux": "Linux"}
+    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "Mac OS": "macOS",
+               "Linux": "Linux"}
     browser = next((name for mark, name in browsers.items() if mark in text), "A browser")
     return browser + next((f" on {name}" for mark, name in systems.items() if mark in text), "")
 
@@ -1377,7 +1386,8 @@ async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | Non
         return True
     mail = email.message.EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject
-    mail["Date"], mail["Message-ID"] = email.utils.localtime(), f"<{uuid.uuid4()}@{config['mail_from'].rpartition('@')[2].rstrip('>')}>"
+    domain = config["mail_from"].rpartition("@")[2].rstrip(">")
+    mail["Date"], mail["Message-ID"] = email.utils.localtime(), email.utils.make_msgid(domain=domain)
     mail.set_content(text)
     if html:
         mail.add_alternative(html, subtype="html")

@@ -311,3 +311,15 @@ async def test_random_requests_never_make_an_error_of_ours(chat, person, size, s
     await asyncio.to_thread(ask)
     say(f"{len(seen)} random requests, statuses {sorted(set(seen))}; asked none of 500")
     assert len([status for status in seen if status]) > len(seen) / 2
+
+
+async def test_a_store_that_stopped_ends_the_server_instead_of_apologizing_for_ever(tmp_path):
+    """After a failed write nothing is stored any more; a supervisor starts anew what ends, and nothing else."""
+    system, ended = eelchat.initial_system({"data": str(tmp_path), "port": 0}), asyncio.Event()
+    system = await biff.start_system(eelchat.COMPONENTS, system | {"biff/end": ended.set})
+    one = Person(system)
+    await one.get("/signin")
+    system["biff/node"].close()
+    assert (await one.get("/signin")).status == 500 and ended.is_set() and system["biff/failure"]
+    await one.browser.close()
+    await biff.stop_system(system)
