@@ -272,7 +272,7 @@ async def test_the_pages_in_light_and_dark_wide_and_narrow(server, window):
     ann, bob = await window(viewport={"width": 1280, "height": 800}), await window(viewport={"width": 1280, "height": 800})
     url = await two_in_a_channel(server, ann, bob)
     for n, (page, text) in enumerate([(ann, "Has anyone seen the tide table for Saturday?"), (bob, "High water at 6:12, if the harbour office is right."),
-                                      (ann, "Then we meet at five.\nBring boots."), (bob, "https://example.org/a/" + "very-long-" * 12), (ann, "🐟 👍")]):
+                                      (ann, "Then we meet at five.\nBring boots."), (bob, "https://example.org/a/" + "very-long-" * 12), (ann, "🐟 👍"), (ann, "See you there!")]):
         await write(page, text)
         await page.wait_for_function("n => document.querySelectorAll('.message').length === n", arg=n + 1)
     for scheme in "light", "dark":

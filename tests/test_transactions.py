@@ -257,6 +257,14 @@ def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size):
         assert sorted(told) == list(range(1, 801))
 
 
+async def test_of_equal_posts_in_one_group_commit_one_wins(node):
+    """An id that one transaction had looked for in vain was unknown to all of its group: a post sent five times was put five times."""
+    id = uuid.uuid4()
+    told = await asyncio.gather(*(node.submit([match(id, None), put({"xt/id": id, "n": n})]) for n in range(5)))
+    assert [tx.committed for tx in told] == [True, False, False, False, False]
+    assert node.db().entity(id)["n"] == 0 and len(node.db().history(id)) == 1
+
+
 # ── Forgetting (A13) ─────────────────────────────────────────────────────────────────────────────────────────
 
 def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say):
