@@ -2828,6 +2828,7 @@ class _Plan(NamedTuple):
     calls: list
     attributes: tuple                 # where the hashed values may come from
     places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
+    width: int                        # of SQL's rows; the late values stand behind them
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
     is_limited: bool                  # and limited them
@@ -2957,9 +2958,10 @@ class _Compiler:
         arms = self._arms(block, exprs, order, limit) if is_ordered else ()
         main = self.statement(block.sql(exprs, distinct) + order + limit)
         is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in self.parsed.find)
-        places = None if late or is_grouped else self._places(columns, numbers, is_ordered, limit)
+        width = len(exprs)
+        places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
-                     self.attributes, places, is_grouped, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, width, is_grouped, is_ordered, bool(limit), self.notes)
 
     def _places(self, columns, numbers, is_ordered, limit):
         parsed = self.parsed
@@ -3706,13 +3708,19 @@ class _Run:
             rows = list(dict.fromkeys(rows)) if len(rows) > 1 else rows
         elif parsed.offset:
             rows = rows[parsed.offset:]
+        if plan.late:
+            rows = list(self._late(rows))
         columns = [self._column(find, place, rows) for find, place in zip(parsed.find, plan.places)]
+        if plan.late and not parsed.is_bag:
+            return _finished(_unique(zip(*columns)), parsed)
         if parsed.is_bare and not parsed.names:
             return columns[0]
         return _finished(list(zip(*columns)), parsed)
 
     def _column(self, find, place, rows) -> list:
         cells = [row[place] for row in rows]
+        if place >= self.plan.width:
+            return [value if type(value) is str else _copied(value) for value in cells]
         if find.kind == "var":
             return self._values(cells)
         puller = _Puller(self.db, self.reader, self.mode)
@@ -3826,18 +3834,22 @@ class _Run:
 
     def _late_batch(self, batch, places):
         self._learn({row[place] for row in batch for place, _ in places})
-        content = self.db._content
+        content, reader = self.db._content, self.reader
         for row in batch:
-            values = []
+            values, is_several = [], False
             for place, a in places:
-                document = content(row[place], self.reader)
+                document = content(row[place], reader)
                 if document is None or a not in document:
                     break
                 value = document[a]
-                values.append(_distinct(value) if type(value) in _SEVERAL else (value,))
+                is_several |= type(value) in _SEVERAL
+                values.append(value)
             else:
-                for found in itertools.product(*values):
-                    yield row, found
+                if is_several:
+                    several = (_distinct(value) if type(value) in _SEVERAL else (value,) for value in values)
+                    yield from ((*row, *found) for found in itertools.product(*several))
+                else:
+                    yield (*row, *values)
 
     def _learn(self, numbers):
         self.db._learn(numbers, self.reader)
@@ -3847,8 +3859,8 @@ class _Run:
         columns, decode = list(self.plan.columns.items()), self.value
         names = [clause.v for clause in self.plan.late]
         if names:
-            for row, found in self._late(rows):
-                yield {var: decode(row[place]) for var, place in columns} | dict(zip(names, found)), row
+            for row in self._late(rows):
+                yield {var: decode(row[place]) for var, place in columns} | dict(zip(names, row[self.plan.width:])), row
         else:
             for row in rows:
                 yield {var: decode(row[place]) for var, place in columns}, row
