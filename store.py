@@ -800,6 +800,7 @@ class _Index:
         self.kinds = {a: kinds for a, _, _, kinds in rows}
         self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
+        self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
         self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
@@ -897,6 +898,13 @@ class _Index:
             elif reader is self.writer:
                 self.unknown.add(id.int)
         return n
+
+    def attribute(self, name, reader):
+        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
+        n = self.attributes.get(name)
+        if n is None and reader is self.writer and self.batch is not None:
+            n = self.batch.attributes.get(name)
+        return name if n is None else n
 
     def uuid_of(self, n: int, reader) -> uuid.UUID:
         id = self.uuids.get(n)
@@ -1438,7 +1446,8 @@ class _SqliteLog:
         self._node._announce()
 
     def _write(self, group):
-        index, batch = self._index, _Batch(self._index)
+        index = self._index
+        batch = index.batch = _Batch(index)
         try:
             index.writer.execute("begin immediate")
             for pending in group:
@@ -1448,6 +1457,8 @@ class _SqliteLog:
             index.writer.execute("commit")
         except BaseException as error:
             self._fail(error)
+        finally:
+            index.batch = None
         batch.publish()
         self._commits += 1
         if batch.evicted or self._commits % 256 == 0 and _size(index.path + "-wal") > WAL_BYTES_MAX:
@@ -1508,7 +1519,7 @@ class _Batch:
         self._many = index.writer.connection.executemany
         self.latest, self._hash, self._state = index.latest, index.hash, index.state
         self._numbers: dict = {}
-        self._attributes: dict = {}
+        self.attributes: dict = {}
         self._puts: dict = {}
         self._kinds: dict = {}
         self._next_id = index.next_id
@@ -1543,10 +1554,10 @@ class _Batch:
         return n
 
     def attribute(self, name):
-        a = self._attributes.get(name) or self._index.attributes.get(name)
+        a = self.attributes.get(name) or self._index.attributes.get(name)
         if a is None:
-            a = len(self._index.attributes) + len(self._attributes) + 1
-            self._attributes[name] = a
+            a = len(self._index.attributes) + len(self.attributes) + 1
+            self.attributes[name] = a
             self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
         return a
 
@@ -1627,7 +1638,7 @@ class _Batch:
     def publish(self):
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
         index = self._index
-        index.attributes.update(self._attributes)
+        index.attributes.update(self.attributes)
         self.count()
         for number, n in self._numbers.items():
             index.numbers.put(number, n)
@@ -2982,6 +2993,8 @@ class _Compiler:
         return (f" order by {', '.join(parts)}", True) if parts else ("", False)
 
     def _sorts(self, var) -> bool:
+        if self.is_over:
+            return False              # what is supposed may be of types that the statistics do not know
         kinds = 0
         for a in _attributes_of(var, self.parsed.where):
             kinds |= self.index.kinds.get(self.index.attributes.get(a), 0)
@@ -3759,11 +3772,10 @@ class _Run:
                 self._fill_version(e, n)
 
     def _fill_version(self, e, n):
-        number = self.index.attributes
         for name, cell in _facts(self.db._content(n, self.reader)):
             if type(cell) is uuid.UUID:
                 cell = self.cell(cell)
-            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (number.get(name, name), cell, e, n))
+            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.index.attribute(name, self.reader), cell, e, n))
 
     def _drop_tables(self):
         self.reader.run = None
@@ -4042,7 +4054,7 @@ class _Run:
 
     def _carriers(self, cell):
         for a in self.plan.attributes:
-            number = self.index.attributes.get(a)
+            number = self.index.attribute(a, self.reader)
             if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
                 document = self.db._content(row[0], self.reader)
                 if document is not None:
@@ -4083,7 +4095,7 @@ class _Run:
         return json.dumps([_json_cell(self.cell(value)) for value in values])
 
     def _attribute(self, name):
-        return self.index.attributes.get(name, name)
+        return self.index.attribute(name, self.reader)
 
     def _ordered_cell(self, spec):
         cell = self._parameter(spec)
@@ -4745,7 +4757,7 @@ class _Puller:
     def _referring(self, a, documents) -> list:
         """For each document those that refer to it by an attribute."""
         cells = [None if document is None else self.run.cell(document["xt/id"]) for document in documents]
-        parameters = (*self.db._bindings(self.mode), self._json(cells), self.db._index.attributes.get(a, a))
+        parameters = (*self.db._bindings(self.mode), self._json(cells), self.db._index.attribute(a, self.reader))
         rows = self.reader.execute(_BY_VALUES[self.mode], parameters).fetchall()
         over = self.db._over
         if over is not None:

@@ -149,3 +149,12 @@ def test_suppositions_join_with_what_is_stored(node):
     assert db.q({"find": "?n", "where": [["?e", "name", "?n"], ("not-join", ["?e"], ["_", "boss", "?e"])]}) == ["Cat"]
     assert db.q({"find": [("count", "?e")], "where": [["?e", "name"]]}) == [(3,)]
     assert db.pull([{"boss": ["name"]}], cat) == {"boss": {"name": "Bob"}}
+
+
+def test_a_supposition_of_another_type_is_not_ordered_by_the_old_one(node):
+    """SQL orders by cells; only where all values are of one type is that the order of the values."""
+    node.submit_tx([put({"xt/id": n, "n": n}) for n in (3, 1, 2)])
+    query = {"find": "?n", "where": [["?e", "n", "?n"]], "order-by": [["?n", "desc"]], "limit": 2}
+    assert node.db().q(query) == [3, 2]
+    supposed = node.db().with_tx([put({"xt/id": 9, "n": 2.5})])
+    assert supposed.q(query) == [3, 2.5]

@@ -347,3 +347,16 @@ async def test_submit_in_a_loop_is_the_same(node):
     assert not (await node.submit([match(1, None)])).committed
     with pytest.raises(store.OperationError):
         await node.submit([("put", 3)])
+
+
+async def test_a_call_sees_what_its_own_group_was_the_first_to_mention():
+    """Ten equal upserts at once into a new store all committed: none saw the attribute that the first had made."""
+    def unique(ctx, attribute, value):
+        found = ctx.db.q({"find": "?e", "in": ["?v"], "where": [["?e", attribute, "?v"]]}, value)
+        return None if len(found) < 2 else False
+
+    with contextlib.closing(store.open(":memory:", {"unique": unique})) as node:
+        names = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/name": "Zoe"}), call("unique", "user/name", "Zoe")]) for _ in range(10)))
+        friend = uuid.uuid4()
+        ids = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/friend": friend}), call("unique", "user/friend", friend)]) for _ in range(10)))
+    assert sum(tx.committed for tx in names) == sum(tx.committed for tx in ids) == 1
