@@ -369,8 +369,12 @@ _ID_TYPES = (uuid.UUID, str, int, bool, float, bytes, dt.datetime, dt.date, dict
 
 def check_id(id):
     """Nothing, or ValueTypeError if this cannot name an entity."""
-    if type(id) not in _ID_TYPES:
+    kind = type(id)
+    if kind is uuid.UUID or kind is str and id.isascii():
+        return
+    if kind not in _ID_TYPES:
         raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single value.")
+    pack(id)
 
 
 _IMMUTABLE = frozenset((type(None), bool, int, float, str, bytes, uuid.UUID, dt.datetime, dt.date))
@@ -379,7 +383,7 @@ _IMMUTABLE = frozenset((type(None), bool, int, float, str, bytes, uuid.UUID, dt.
 def _copied(value):
     """The value, sharing nothing that can be changed."""
     kind = type(value)
-    if kind in _IMMUTABLE or kind is frozenset:
+    if kind in _IMMUTABLE or kind not in (dict, list, tuple, set):      # the last: a function's own object, on its way
         return value
     if kind is dict:
         return {key: _copied(item) for key, item in value.items()}
@@ -479,10 +483,10 @@ _OF_CELL: dict[int, Callable] = {
 
 
 def _bounds_of_type(cell):
-    """The least cell of this cell's type and the first beyond: values of different types never compare."""
+    """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at all."""
     if type(cell) is str:
         return "", b""
-    return cell[:1], bytes((cell[0] + 1,))
+    return (cell[:1], bytes((cell[0] + 1,))) if cell[0] < _LONG else (cell, cell)
 
 
 def _json_cell(cell):
@@ -2933,7 +2937,7 @@ class _Compiler:
         ordered = {var for var, _ in self.parsed.order if type(var) is str}
         pulled = {find.term for find in self.parsed.find if find.kind == "pull"}
         chosen = [c for c in candidates if c.v not in ordered | pulled]
-        kept = {c.e for c in where if type(c) is _Triple and c not in chosen}
+        kept = {c.e for c in where if type(c) is _Triple and _is_var(c.e) and c not in chosen}
         if self._sql_order(chosen):
             return ()
         return tuple(c for c in chosen if c.e in kept)
@@ -4012,11 +4016,13 @@ class _Run:
         convert = _CELL.get(kind)
         if convert is None:
             return self._private(value)
+        if kind is float and value != value or kind is dt.datetime and value.tzinfo is None:
+            return self._private(value)
         try:
+            if kind is str and not value.isascii():
+                value.encode()
             cell = convert(value)
         except (StoreError, UnicodeEncodeError):      # NaN, or text or a collection that no document could hold
-            return self._private(value)
-        if kind is float and value != value or kind is dt.datetime and value.tzinfo is None:
             return self._private(value)
         if type(cell) is bytes and cell[0] >= _LONG:
             self.values[cell] = value

@@ -134,6 +134,29 @@ def test_cells_sort_as_their_values_do(node):
                 assert sorted(above) == [value for value in values if value >= bound]
 
 
+UNASKABLE = [math.nan, "\ud800", dt.datetime(2000, 1, 1), (math.nan,), {"k": math.nan}, {"k": "\ud800"}, None, [1], {1}, object(), print]
+QUESTIONS = {
+    "entity": lambda db, v: db.entity(v), "history": lambda db, v: db.history(v), "entity_tx": lambda db, v: db.entity_tx(v), "pull": lambda db, v: db.pull(["*"], v),
+    "an argument as entity": lambda db, v: db.q({"find": "?x", "in": ["?e"], "where": [["?e", "v", "?x"]]}, v),
+    "an argument among others": lambda db, v: db.q({"find": "?x", "in": [["?e", ...]], "where": [["?e", "v", "?x"]]}, [v]),
+    "an argument as value": lambda db, v: db.q({"find": "?e", "in": ["?x"], "where": [["?e", "v", "?x"]]}, v),
+    "a literal": lambda db, v: db.q({"find": "?x", "where": [[v, "v", "?x"]]}),
+    "a bound": lambda db, v: db.q({"find": "?x", "in": ["?b"], "where": [["?e", "v", "?x"], [("<", "?x", "?b")]]}, v),
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+@pytest.mark.parametrize("value", UNASKABLE, ids=lambda value: repr(value)[:20])
+def test_what_no_document_can_hold_is_never_found_and_never_breaks_a_question(node, value, kind):
+    """A naive time once raised TypeError deep inside, and half a surrogate UnicodeEncodeError."""
+    node.submit_tx([put({"xt/id": "a", "v": 1})])
+    try:
+        found = QUESTIONS[kind](node.db(), value)
+    except store.StoreError:
+        return
+    assert found in (None, [])
+
+
 # ── Hostile documents and queries (A11) ──────────────────────────────────────────────────────────────────────
 
 SCALARS = st.one_of(st.sampled_from([value for value in [*PLAIN, *REFUSED] if type(value) not in (list, set, dict, memoryview)]), st.integers(), st.floats(), st.text(max_size=80),
@@ -152,7 +175,8 @@ CLAUSES = st.recursive(st.one_of(TRIPLES, TRIPLES, TRIPLES, CALLS, CALLS.map(lam
                        lambda inner: st.one_of(st.tuples(st.sampled_from(["not", "or", "and"]), inner, inner),
                                                st.tuples(st.sampled_from(["not-join", "or-join"]), st.just(["?e"]), inner, inner)), max_leaves=5)
 WHERES = st.lists(CLAUSES, max_size=3).map(lambda clauses: [["?e", "v", "?x"], *clauses])
-TAME = st.fixed_dictionaries({"find": st.one_of(VARIABLES, st.lists(VARIABLES, min_size=1, max_size=2)), "where": WHERES}, optional={"limit": st.integers(0, 9)})
+TAME = st.fixed_dictionaries({"find": st.one_of(VARIABLES, st.lists(VARIABLES, min_size=1, max_size=2)), "where": st.lists(st.one_of(TRIPLES, CALLS.map(lambda call: [call])), max_size=2).map(
+    lambda clauses: [["?e", "v", "?x"], ["?e", "w", "?y"], *clauses])}, optional={"limit": st.integers(0, 9)})
 QUERIES = st.one_of(TAME, TAME, ODD, st.fixed_dictionaries({"find": st.one_of(VARIABLES, TERMS, st.lists(st.one_of(VARIABLES, CALLS), max_size=3)), "where": WHERES}, optional={
     "in": st.lists(st.one_of(VARIABLES, st.lists(TERMS, max_size=2)), max_size=2), "limit": st.one_of(st.integers(0, 9), ODD), "offset": st.one_of(st.integers(0, 9), ODD),
     "order-by": st.lists(st.lists(TERMS, max_size=2), max_size=2), "rules": st.lists(st.lists(st.one_of(CALLS, CLAUSES), max_size=3), max_size=2),
@@ -161,7 +185,7 @@ QUERIES = st.one_of(TAME, TAME, ODD, st.fixed_dictionaries({"find": st.one_of(VA
 
 def test_no_document_breaks_the_store(size, say):
     """Without this, someone's message could stop the server, or be written and never be read (A11)."""
-    counts, count = {"stored": 0, "refused": 0}, size(3_000, 500_000)
+    counts, count = {"stored": 0, "refused": 0}, size(2_500, 500_000)
     with contextlib.closing(store.open(":memory:")) as node:
         @hypothesis.settings(max_examples=count, suppress_health_check=list(hypothesis.HealthCheck))
         @hypothesis.given(DOCUMENTS, st.one_of(st.uuids(), VALUES))
@@ -188,7 +212,7 @@ def test_no_document_breaks_the_store(size, say):
 
 def test_no_query_breaks_the_store(size, say):
     """Without this, a query that a program composed wrongly would fail deep inside, or hang (A11)."""
-    counts, count = {"answered": 0, "refused": 0}, size(3_000, 500_000)
+    counts, count = {"answered": 0, "refused": 0}, size(2_500, 500_000)
     with contextlib.closing(store.open(":memory:")) as node:
         node.submit_tx([put({"xt/id": n, "v": value, "w": [value, n]}) for n, value in enumerate(PLAIN)])
         db = node.db()
