@@ -4636,13 +4636,13 @@ class _Puller:
         self.run = _PullCells(db, reader)
 
     def pull_ids(self, pattern, ids) -> list:
-        return self._pull_all(pattern, self._documents(ids), None)
+        return self._pull_from_top(pattern, self._documents(ids))
 
     def pull_numbers(self, pattern, numbers) -> list:
         content, reader = self.db._content, self.reader
         if len(numbers) > 1:
             self.db._learn(numbers, reader)
-        return self._pull_all(pattern, [content(n, reader) for n in numbers], None)
+        return self._pull_from_top(pattern, [content(n, reader) for n in numbers])
 
     def pull_found(self, pattern, found) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
@@ -4651,7 +4651,13 @@ class _Puller:
         missing = [one.id for one in found if one.n is None]
         others = iter(self._documents(missing))
         documents = [content(one.n, self.reader) if one.n is not None else next(others) for one in found]
-        return self._pull_all(pattern, documents, None)
+        return self._pull_from_top(pattern, documents)
+
+    def _pull_from_top(self, pattern, documents) -> list:
+        try:
+            return self._pull_all(pattern, documents, None)
+        except RecursionError:
+            raise QueryError("The pull goes deeper than Python can nest what it found, about 150 levels; bound it: {\"attribute\": 100}.") from None
 
     def _pull_all(self, pattern, documents, trails) -> list:
         """The pattern applied to many documents (None: no such entity) at once."""

@@ -129,3 +129,14 @@ def test_a_pattern_that_does_not_fit_is_refused(db, pattern):
     """Without this, a typing mistake would be an empty page."""
     with pytest.raises(store.QueryError):
         db.pull(pattern, "ann")
+
+
+def test_a_pull_deeper_than_python_nests_is_refused_in_a_sentence(node):
+    """A long chain must not end in an error that is none of ours."""
+    node.submit_tx([put({"xt/id": n, "up": n + 1}) for n in range(400)])
+    with pytest.raises(store.QueryError, match="bound it"):
+        node.db().pull(["xt/id", {"up": ...}], 0)
+    pulled, levels = node.db().pull(["xt/id", {"up": 100}], 0), 0
+    while "up" in pulled and type(pulled["up"]) is dict:
+        pulled, levels = pulled["up"], levels + 1
+    assert levels == 100
