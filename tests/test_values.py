@@ -185,7 +185,7 @@ QUERIES = st.one_of(TAME, TAME, ODD, st.fixed_dictionaries({"find": st.one_of(VA
 
 def test_no_document_breaks_the_store(size, say):
     """Without this, someone's message could stop the server, or be written and never be read (A11)."""
-    counts, count = {"stored": 0, "refused": 0}, size(2_500, 500_000)
+    counts, count = {"stored": 0, "refused": 0}, size(5_000, 500_000)
     with contextlib.closing(store.open(":memory:")) as node:
         @hypothesis.settings(max_examples=count, suppress_health_check=list(hypothesis.HealthCheck))
         @hypothesis.given(DOCUMENTS, st.one_of(st.uuids(), VALUES))
@@ -212,7 +212,7 @@ def test_no_document_breaks_the_store(size, say):
 
 def test_no_query_breaks_the_store(size, say):
     """Without this, a query that a program composed wrongly would fail deep inside, or hang (A11)."""
-    counts, count = {"answered": 0, "refused": 0}, size(2_500, 500_000)
+    counts, count = {"answered": 0, "refused": 0}, size(5_000, 500_000)
     with contextlib.closing(store.open(":memory:")) as node:
         node.submit_tx([put({"xt/id": n, "v": value, "w": [value, n]}) for n, value in enumerate(PLAIN)])
         db = node.db()
