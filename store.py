@@ -43,7 +43,6 @@ import logging
 import marshal
 import math
 import os
-import pathlib
 import random
 import re
 import shutil
@@ -3059,7 +3058,7 @@ class _Compiler:
         if kind is _Triple:
             return self._triple_cost(clause, block)
         if kind is _Test or kind is _Bind:
-            ready = all(self.is_bound(var, block) for var in _call_vars(clause.call)) and self._get_attr_ready(clause, block)
+            ready = all(self.is_bound(var, block) for var in _call_vars(clause.call))
             return math.inf if not ready else 0 if kind is _Test or clause.binding.shape in ("scalar", "tuple") else 3
         if kind is _RuleCall:
             return self._rule_cost(clause, block)
@@ -3077,9 +3076,6 @@ class _Compiler:
         """Whether a branch of an `or` computes with something that neither the branch nor what was joined binds."""
         return any(var not in _bound_by(branch) and not self.is_bound(var, block)
                    for branch in clause.branches for part in branch if type(part) in (_Test, _Bind) for var in _call_vars(part.call))
-
-    def _get_attr_ready(self, clause, block):
-        return True
 
     def _triple_cost(self, clause, block) -> float:
         e, v = self.is_bound(clause.e, block), self.is_bound(clause.v, block) or clause.v == clause.e
@@ -3884,25 +3880,16 @@ class _Run:
     def _plain(self, found) -> Iterator | list:
         """One value a find element for each row; a pull is a _ToPull until the page is cut."""
         makers = [self._maker(find) for find in self.parsed.find]
-        if self._is_streamed():
-            return self._made(found, makers)
+        if self.plan.late and self.parsed.limit is not None:
+            return self._made(found, makers)          # read no further than the page needs: values may be missing, or several
         if not self.parsed.is_bag:
-            found = list(dict.fromkeys(found))
-        elif self.plan.is_ordered or not self.parsed.order:
-            found = self._cut(found)
-        rows = found if isinstance(found, list) else found.fetchall()
+            found = dict.fromkeys(found)
+        elif self.parsed.limit is not None and (self.plan.is_ordered or not self.parsed.order):
+            found = itertools.islice(found, self._limit())
+        rows = list(found)
         places = self.plan.columns.values()
         self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int}, self.reader)
         return self._made(rows, makers)
-
-    def _is_streamed(self) -> bool:
-        return bool(self.plan.late) and self.parsed.limit is not None
-
-    def _cut(self, found):
-        """Ends reading once a limit is reached that SQL does not know."""
-        if self.plan.is_limited or self.parsed.limit is None or self.plan.late:
-            return found if isinstance(found, list) else found.fetchall()
-        return list(itertools.islice(found, self._limit()))
 
     def _made(self, rows, makers) -> Iterator[tuple]:
         for number, (values, row) in enumerate(self._environments(rows)):
@@ -4172,7 +4159,7 @@ class _Run:
 
         def values_of(values):
             document = self.db._document_of(entity(values), self.reader, self.mode)
-            found = _distinct(document[a]) if document and a in document else ()
+            found = _distinct(_several(document[a])) if document and a in document else ()
             return list(found) if found else None if default is None else [default(values)]
         return values_of
 
@@ -4287,9 +4274,7 @@ def _unique(rows) -> list:
 
 
 def _distinct(values) -> list:
-    """The values of an attribute or a collection, each once."""
-    values = values if isinstance(values, Iterable) and type(values) not in (str, bytes, dict, tuple) or type(values) is dict and False else \
-        list(values) if type(values) is tuple else [values]
+    """The values of a collection, each once."""
     return list({_key_of(value): value for value in values}.values())
 
 
@@ -4608,7 +4593,7 @@ def _parse_pattern(pattern):
 
 
 def _with_options(name, options) -> _Pull:
-    if type(name) is not str or type(options) is not dict or (unknown := set(options) - _PULL_OPTIONS):
+    if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
         known = ", ".join(sorted(_PULL_OPTIONS))
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
     limit = options.get("limit")
@@ -4785,7 +4770,7 @@ class _Puller:
         for entity in self.db._over.entities.values():
             n = _visible_n(entity.rects, self.db._vt)
             document = None if n is None else self.db._content(n, self.reader)
-            for value in _distinct(document[a]) if document and a in document else ():
+            for value in _distinct(_several(document[a])) if document and a in document else ():
                 if (cell := self.run.cell(value)) in cells:
                     yield cell, self.run.cell(entity.id), n
 

@@ -6,7 +6,6 @@ import pathlib
 import re
 import uuid
 
-import pytest
 
 import store
 from people import chat, person      # noqa: F401
