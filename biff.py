@@ -226,7 +226,7 @@ def parts(system: dict, key: str) -> list:
 
 def dicts(system: dict, key: str) -> dict:
     """All schemas or transaction functions of all plugins, by name. Raises: StartError if two plugins claim a name."""
-    found = {}
+    found: dict = {}
     for plugin in system["biff/plugins"]:
         if taken := found.keys() & plugin.get(key, {}).keys():
             raise StartError(f"Two plugins have a {key} named {min(taken)}.")

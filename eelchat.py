@@ -45,7 +45,8 @@ SOCKET_FRAME_BYTES_MAX = 4 * 1024     # browsers send nothing over the socket
 PING_S = 25                           # proxies cut a socket that is silent for a minute
 CLOSE_S = 0.8                         # for all sockets together, at shutdown
 
-NO_ROLES, ADMIN = set(), {"admin"}    # the only sets that a membership may have
+NO_ROLES: set[str] = set()
+ADMIN = {"admin"}                     # the only sets that a membership may have
 
 # ── Schema ───────────────────────────────────────────────────────────────────────────────────────────────────
 

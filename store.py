@@ -56,7 +56,8 @@ import types
 import urllib.parse
 import uuid
 import weakref
-from typing import Any, Callable, Iterable, Iterator, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import msgpack
 
@@ -89,7 +90,11 @@ STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-NOTHING = types.MappingProxyType({})
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+Document = dict[str, Any]             # an entity's state, under "xt/id"
+Operation = tuple[Any, ...]           # as `put` and its neighbours make them
+Progress = Callable[[int, int], None] # told (done, of) as work goes on
 
 
 def _micros(moment: dt.datetime) -> int:
@@ -102,13 +107,13 @@ def _moment(micros: int) -> dt.datetime:
     return EPOCH + dt.timedelta(microseconds=micros)
 
 
-def _given_micros(moment, what: str) -> int:
+def _given_micros(moment: Any, what: str) -> int:
     if type(moment) is not dt.datetime or moment.tzinfo is None:
         raise ValueTypeError(f"{what} is {_short(moment)}; wanted an aware datetime, such as datetime.now(timezone.utc).")
     return _micros(moment)
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     """A value for an error message: one line, never more than a piece of someone's text."""
     try:
         text = repr(value)
@@ -126,7 +131,7 @@ class Tx(NamedTuple):
     tx_id: int
     tx_time: dt.datetime
     committed: bool = True
-    ops: list | None = None
+    ops: list[Operation] | None = None
 
 
 class Version(NamedTuple):
@@ -134,7 +139,7 @@ class Version(NamedTuple):
     valid_from: dt.datetime
     valid_to: dt.datetime | None
     tx_id: int
-    document: dict | None
+    document: Document | None
 
 
 class EntityTx(NamedTuple):
@@ -166,7 +171,7 @@ class LockedError(StoreError):
 class CorruptError(StoreError):
     """What is on the disk is not what was written. `tx_id` is the first transaction in doubt, if known."""
 
-    def __init__(self, message, tx_id=None):
+    def __init__(self, message: str, tx_id: int | None = None):
         super().__init__(message)
         self.tx_id = tx_id
 
@@ -204,32 +209,32 @@ class _Abort(Exception):
 # Plain tuples, so that a transaction is data. These functions only spell them.
 
 
-def put(document: dict, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> tuple:
+def put(document: Document, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> Operation:
     """The document holds from valid_from (default: the transaction's time) until valid_to, or until what is known next."""
     return _timed("put", document, valid_from, valid_to)
 
 
-def delete(id, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> tuple:
+def delete(id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> Operation:
     """Nothing holds for the entity over that span of valid time; like put, of nothing."""
     return _timed("delete", id, valid_from, valid_to)
 
 
-def match(id, document: dict | None, valid_time: dt.datetime | None = None) -> tuple:
+def match(id: Any, document: Document | None, valid_time: dt.datetime | None = None) -> Operation:
     """The transaction aborts unless exactly this document (None: nothing) is visible at valid_time."""
     return ("match", id, document) if valid_time is None else ("match", id, document, valid_time)
 
 
-def evict(id) -> tuple:
+def evict(id: Any) -> Operation:
     """Every version and all content of the entity go, for ever and from every snapshot, past ones too."""
     return ("evict", id)
 
 
-def call(name: str, *args) -> tuple:
+def call(name: str, *args: Any) -> Operation:
     """Calls a function given to `open` as f(ctx, *args): it returns operations, None for none, or False to abort."""
     return ("call", name, *args)
 
 
-def _timed(kind, what, start, end):
+def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | None) -> Operation:
     if end is not None:
         return kind, what, start, end
     return (kind, what) if start is None else (kind, what, start)
@@ -245,7 +250,7 @@ _pack_raw = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Pyth
 _array_header = msgpack.Packer().pack_array_header
 
 
-def pack(value) -> bytes:
+def pack(value: Any) -> bytes:
     """The canonical bytes of a value. Raises: ValueTypeError if it cannot be stored."""
     try:
         return _pack_raw(_plain(value, 0))
@@ -255,7 +260,7 @@ def pack(value) -> bytes:
         raise ValueTypeError(f"{_short(value)} cannot be stored: {error}.") from None
 
 
-def unpack(data: bytes):
+def unpack(data: bytes) -> Any:
     """The value that `pack` made these bytes of."""
     return msgpack.unpackb(data, ext_hook=_unpack_ext, strict_map_key=False)
 
@@ -336,7 +341,7 @@ def _unpack_ext(code, data):
     return _UNPACK_EXT[code](data)
 
 
-def pack_document(document) -> bytes:
+def pack_document(document: Any) -> bytes:
     """The canonical bytes of a document. Raises: ValueTypeError naming the attribute that cannot be stored."""
     if type(document) is not dict:
         raise OperationError(f"{_short(document)} is not a document; wanted a dict with \"xt/id\".")
@@ -366,7 +371,7 @@ def _attribute_at_fault(document):
 _ID_TYPES = (uuid.UUID, str, int, bool, float, bytes, dt.datetime, dt.date, dict, tuple)
 
 
-def check_id(id):
+def check_id(id: Any) -> None:
     """Nothing, or ValueTypeError if this cannot name an entity."""
     kind = type(id)
     if kind is uuid.UUID or kind is str and id.isascii():
@@ -508,7 +513,7 @@ def _cell(value):
 
 def _facts(document) -> list:
     """The (attribute, cell) pairs of a document, each once, in an order that does not depend on the process."""
-    pairs = []
+    pairs: list[tuple[str, Any]] = []
     for a in sorted(document):
         value = document[a]
         if type(value) in _SEVERAL:
@@ -523,7 +528,7 @@ def _facts(document) -> list:
 # The open store: it submits, follows and listens. Everything a user touches is here or in `Db`; the work is below.
 
 
-def open(path, functions: dict[str, Callable] = NOTHING, *, clock: Callable[[], dt.datetime] | None = None,
+def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *, clock: Callable[[], dt.datetime] | None = None,
          ids: Callable[[], uuid.UUID] = uuid.uuid4) -> "Node":
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
@@ -536,7 +541,8 @@ def open(path, functions: dict[str, Callable] = NOTHING, *, clock: Callable[[], 
 class Node:
     """An open store. All methods may be called from any thread."""
 
-    def __init__(self, path, functions, clock, ids):
+    def __init__(self, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]],
+                 clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID]):
         self.functions = dict(functions)
         self.new_id = ids
         self._clock = (lambda: _given_micros(clock(), "The clock")) if clock else (lambda: time.time_ns() // 1000)
@@ -547,13 +553,13 @@ class Node:
         self._moved = threading.Condition()
         _NODES.add(self)
 
-    def __enter__(self) -> "Node":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit_tx(self, ops: Iterable[tuple]) -> Tx:
+    def submit_tx(self, ops: Iterable[Operation]) -> Tx:
         """The transaction, once it is durable and indexed. If it aborted, `committed` is False and nothing has changed.
 
         Operations apply in order, each sees those before it, and one that fails undoes all.
@@ -561,7 +567,7 @@ class Node:
         """
         return self._log.submit(_prepare(ops))
 
-    async def submit(self, ops: Iterable[tuple]) -> Tx:
+    async def submit(self, ops: Iterable[Operation]) -> Tx:
         """`submit_tx` without blocking the event loop."""
         return await self._log.submit_async(_prepare(ops))
 
@@ -614,7 +620,7 @@ class Node:
         """What became of a transaction, without its operations; None if there is none of this number."""
         return self._index.transaction(tx_id)
 
-    def await_tx(self, tx_id: int, timeout_s: float | None = None) -> Tx:
+    def await_tx(self, tx_id: int, timeout_s: float | None = None) -> Tx | None:
         """The newest transaction, as soon as one at or past tx_id is indexed. Raises: TimeoutError, ClosedError."""
         with self._moved:
             if not self._moved.wait_for(lambda: self._index.latest.tx_id >= tx_id or self._index.closed, timeout_s):
@@ -622,7 +628,7 @@ class Node:
         self._index.check_open()
         return self.latest_tx
 
-    def status(self) -> dict:
+    def status(self) -> dict[str, Any]:
         """Sizes and positions, for people who watch over the store."""
         return self._index.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
 
@@ -630,23 +636,23 @@ class Node:
         """How many facts of each attribute were ever put."""
         return self._index.attribute_stats()
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> int:
+    def verify(self, progress: Progress | None = None) -> int:
         """Checks the chain of hashes and every document against it; the number of transactions checked.
 
         Raises: CorruptError naming the first transaction that is not what was written.
         """
         return self._index.verify(progress)
 
-    def reindex(self, progress: Callable[[int, int], None] | None = None):
+    def reindex(self, progress: Progress | None = None) -> None:
         """Throws the index away and derives it again from the log, calling no function. Nobody may write meanwhile."""
         self._log.alone(lambda: self._index.reindex(progress))
         self._plans.clear()
 
-    def backup(self, path, progress: Callable[[int, int], None] | None = None) -> int:
+    def backup(self, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
         """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it."""
         return self._index.backup(path, progress)
 
-    def close(self):
+    def close(self) -> None:
         """Ends the listeners and releases the file. Every later call raises ClosedError."""
         for listener in list(self._listeners):
             listener.close()
@@ -654,7 +660,7 @@ class Node:
         self._index.close()
         self._announce()
 
-    def _announce(self):
+    def _announce(self) -> None:
         """Wakes those who wait for transactions."""
         with self._moved:
             self._moved.notify_all()
@@ -665,7 +671,7 @@ class Node:
 _NODES: "weakref.WeakSet[Node]" = weakref.WeakSet()
 
 
-def _forked():
+def _forked() -> None:
     """A child process has no part in the store: it lets go of the lock and refuses every call."""
     for node in list(_NODES):
         node._index.abandon()
@@ -1313,8 +1319,8 @@ def _micros_or_none(moment, what):
     return None if moment is None else _given_micros(moment, what)
 
 
-_PREPARE = {"put": _prepare_put, "delete": _prepare_delete, "match": _prepare_match, "evict": _prepare_evict,
-            "call": _prepare_call}
+_PREPARE: dict[str, Callable[..., _Op]] = {"put": _prepare_put, "delete": _prepare_delete, "match": _prepare_match,
+                                           "evict": _prepare_evict, "call": _prepare_call}
 _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, valid_from and valid_to",
               "match": "an id, a document or None, and a time", "evict": "an id alone",
               "call": "a function's name and its arguments"}
@@ -1922,18 +1928,18 @@ class Db:
         return _moment(self._vt)
 
     @property
-    def basis(self) -> dict:
+    def basis(self) -> dict[str, Any]:
         """The arguments with which `node.db` gives this snapshot again."""
         return {"tx_id": self._point.tx_id, "valid_time": self.valid_time}
 
     # What people ask
 
-    def entity(self, id) -> dict | None:
+    def entity(self, id: Any) -> Document | None:
         """The document of an entity, or None if nothing is visible."""
         check_id(id)
         return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
 
-    def entity_tx(self, id) -> EntityTx | None:
+    def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
         check_id(id)
         rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
@@ -1946,8 +1952,9 @@ class Db:
             at, = self._one("select tx_time from log where tx_id = ?", (rect.tx,))
         return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), hash.hex())
 
-    def history(self, id, valid_from=None, valid_to=None, *, order: str = "asc", corrections: bool = False,
-                documents: bool = True, tx_from: int | None = None, tx_to: int | None = None) -> list[Version]:
+    def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
+                order: str = "asc", corrections: bool = False, documents: bool = True,
+                tx_from: int | None = None, tx_to: int | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
         Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes; they and
@@ -1968,21 +1975,21 @@ class Db:
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
         return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
 
-    def pull(self, pattern, id) -> dict | None:
+    def pull(self, pattern: list[Any], id: Any) -> dict[Any, Any] | None:
         """The data around an entity in the shape of the pattern, or None if nothing is visible.
 
         Raises: QueryError if the pattern is malformed. Source: XTDB 1.x, pull (EQL).
         """
         return self.pull_many(pattern, [id])[0]
 
-    def pull_many(self, pattern, ids: Iterable) -> list[dict | None]:
+    def pull_many(self, pattern: list[Any], ids: Iterable[Any]) -> list[dict[Any, Any] | None]:
         """`pull` for each of the ids, in their order."""
         parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
         for id in ids:
             check_id(id)
         return self._answer(lambda reader, mode: _Puller(self, reader, mode).pull_ids(parsed, ids))
 
-    def q(self, query: dict, *args) -> list:
+    def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
         """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
         Without order, limit or offset no answer comes twice and their order means nothing.
@@ -1993,16 +2000,16 @@ class Db:
         parsed = _parsed(query, args, self._node)
         return self._answer(lambda reader, mode: _Run(self, reader, mode, parsed, args).answer())
 
-    def lazy_q(self, query: dict, *args) -> "contextlib.AbstractContextManager[Iterator]":
+    def lazy_q(self, query: dict[str, Any], *args: Any) -> contextlib.AbstractContextManager[Iterator[Any]]:
         """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
         return _lazy(self, _parsed(query, args, self._node), args)
 
-    def explain(self, query: dict, *args) -> str:
+    def explain(self, query: dict[str, Any], *args: Any) -> str:
         """How a query would be answered: the clauses in their order, the SQL, and SQLite's plan of it."""
         parsed = _parsed(query, args, self._node, check_arity=False)
         return self._answer(lambda reader, mode: _explained(self, reader, mode, parsed, args))
 
-    def with_tx(self, ops: Iterable[tuple]) -> "Db | None":
+    def with_tx(self, ops: Iterable[Operation]) -> "Db | None":
         """The snapshot as it would be after these operations, which are not submitted; None if they abort. It may be stacked."""
         last = self._over.tx_id if self._over else self._index.latest.tx_id
         transaction = _Transaction(self, last + 1, self._vt, self._over.n if self._over else 2 ** 60)
@@ -2814,7 +2821,7 @@ class _Block:
 
 class _In(NamedTuple):
     """An argument that brings several rows, as a clause among the others."""
-    index: int
+    place: int
     binding: _Binding
     source: Any
 
@@ -2953,7 +2960,9 @@ class _Compiler:
         return (wanted - {c.v for c in late}) | {c.e for c in late}
 
     def _finish(self, block, late) -> _Plan:
-        columns, numbers, exprs = {}, {}, []
+        columns: dict[str, int] = {}
+        numbers: dict[str, int] = {}
+        exprs: list[str] = []
         pulled = {find.term for find in self.parsed.find if find.kind == "pull"} | {c.e for c in late}
         plain = {var for find in self.parsed.find if find.kind != "pull" for var in _find_vars(find)} - {c.v for c in late}
         plain |= {var for var, _ in self.parsed.order if type(var) is str}
@@ -3100,7 +3109,7 @@ class _Compiler:
 
     def _join_in(self, block, clause, needed):
         name, width = self.name("i"), len(clause.binding.vars)
-        source = self.param("rows", clause.index, clause.binding.shape, width)
+        source = self.param("rows", clause.place, clause.binding.shape, width)
         places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
         self.ctes.append(f"{name}({', '.join(f'c{i}' for i in range(width))}) as materialized (select {', '.join(places)} from json_each({source}))")
         block.froms.append(name)
@@ -3575,10 +3584,10 @@ def _without_or(clauses, group, name) -> list[tuple]:
 def _native_equal(compiler, call, block):
     if len(call.args) < 2:
         return None
-    sets = [arg for arg in call.args if compiler.is_set(arg)]
+    sets = [arg for arg in call.args if _is_set(compiler, arg)]
     if sets and len(call.args) == 2:
         other = next((arg for arg in call.args if arg is not sets[0]), None)
-        return f"{compiler.expr(other, block)} in ({compiler.members(sets[0])})"
+        return f"{compiler.expr(other, block)} in ({_members(compiler, sets[0])})"
     if sets:
         return None
     return " and ".join(f"{compiler.expr(one, block)} = {compiler.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
@@ -3587,12 +3596,12 @@ def _native_equal(compiler, call, block):
 def _native_different(compiler, call, block):
     if len(call.args) != 2:
         return None
-    sets = [arg for arg in call.args if compiler.is_set(arg)]
+    sets = [arg for arg in call.args if _is_set(compiler, arg)]
     if len(sets) == 2:
         return None
     if sets:
         other = next(arg for arg in call.args if arg is not sets[0])
-        return f"{compiler.expr(other, block)} not in ({compiler.members(sets[0])})"
+        return f"{compiler.expr(other, block)} not in ({_members(compiler, sets[0])})"
     return f"{compiler.expr(call.args[0], block)} <> {compiler.expr(call.args[1], block)}"
 
 
@@ -3607,8 +3616,8 @@ _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 def _compared(operator, compiler, one, other, block) -> str:
     """Values of one type only: against something known, two bounds that an index can serve."""
-    known = compiler.known(other)
-    if known is None and (known := compiler.known(one)):
+    known = _known_spec(compiler, other)
+    if known is None and (known := _known_spec(compiler, one)):
         one, operator = other, _MIRRORED[operator]
     if known is None:
         x, y = compiler.expr(one, block), compiler.expr(other, block)
@@ -3649,9 +3658,6 @@ def _members(compiler, arg) -> str:
 def _known_spec(compiler, arg):
     """What an argument is bound to before the query runs, or None."""
     return ("value", arg) if type(arg) is _Const else compiler.scalars.get(arg)
-
-
-_Compiler.is_set, _Compiler.members, _Compiler.known = _is_set, _members, _known_spec
 
 
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
@@ -3786,7 +3792,7 @@ class _Run:
         if self.db._over is not None and not (self.outer is not None and self.outer.db._over is self.db._over):
             self.reader.execute("delete from temp.touched"), self.reader.execute("delete from temp.over_facts")
 
-    def _found(self) -> Iterator[tuple]:
+    def _found(self) -> Iterable[tuple]:
         """Rows of cells, after the rules' tables are full."""
         plan = self.plan
         if plan.tables:
@@ -3798,7 +3804,7 @@ class _Run:
     def _execute(self, statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
 
-    def _bound(self, statement) -> tuple:
+    def _bound(self, statement) -> list:
         parameters = [*self.db._bindings(self.mode), *[self._parameter(spec) for spec in statement.specs]]
         return parameters[:statement.highest]
 
@@ -4355,9 +4361,9 @@ def _is_true(value) -> bool:
     return value is not None and value is not False
 
 
-def aggregate(function: Callable) -> Callable:
+def aggregate(function: Callable[..., Any]) -> Callable[..., Any]:
     """Marks f(values) as an aggregate, so that find may name it."""
-    function.is_aggregate = True
+    function.is_aggregate = True          # type: ignore[attr-defined]
     return function
 
 
@@ -4650,7 +4656,7 @@ class _Puller:
             return [_copied(document) for document in documents]
         if not pattern:
             return [None] * len(documents)
-        made = [None if document is None else {} for document in documents]
+        made: list[dict | None] = [None if document is None else {} for document in documents]
         trails = trails or [frozenset() for _ in documents]
         for element in sorted(pattern, key=_is_specific):
             self._pull_element(element, pattern, documents, made, trails)
@@ -4742,7 +4748,7 @@ class _Puller:
 
     def _referred(self, element, documents) -> list:
         """For each document the documents that its attribute refers to, None where there is none; None if it lacks it."""
-        lists = []
+        lists: list[list | None] = []
         for document in documents:
             if document is None or element.a not in document:
                 lists.append(None)
@@ -4832,11 +4838,13 @@ def _poured(value, element):
 class Listener:
     """What `on_tx` returns. `tx_id` is the last transaction that it has heard."""
 
-    def __init__(self, node, callback, after):
+    def __init__(self, node: Node, callback: Callable[[Tx], Any], after: int):
         self._node, self._callback, self.tx_id = node, callback, after
         self._closed = False
         node._index.check_open()
         node._listeners.add(self)
+        self._loop: asyncio.AbstractEventLoop | None
+        self._event: Any                 # the loop's or the thread's
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -4851,7 +4859,7 @@ class Listener:
             self._thread = threading.Thread(target=self._listen, name="store-listener", daemon=True)
             self._thread.start()
 
-    def wake(self):
+    def wake(self) -> None:
         if self._loop is None:
             self._event.set()
         elif not self._woken:
@@ -4865,7 +4873,7 @@ class Listener:
         self._woken = False
         self._event.set()
 
-    def close(self):
+    def close(self) -> None:
         """After this no call begins. A running one is waited for, unless it is the caller, or one of an event loop."""
         self._closed = True
         self._node._listeners.discard(self)
