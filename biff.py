@@ -91,6 +91,7 @@ MAILS_AN_ADDRESS = 3, 3_600           # per hour: nobody's mailbox is flooded th
 MAILS_A_CLIENT = 20, 3_600            # per hour: a classroom behind one address signs in, a machine gun does not
 MAILS_A_SERVER = 60, 60               # per minute: what a small mail relay takes from one sender
 MAIL_S_MAX = 10                       # below REQUEST_S_MAX, so that a slow relay is told as "not sent"
+WRITES_A_PERSON = 120, 60             # unsafe requests per minute: more than hands do, less than what fills a disk unnoticed
 LIMIT_KEYS_MAX = 100_000              # remembered for rate limits, about 30 MB; then those that are over are forgotten
 EVICT_MAX = 500                       # expired documents in one transaction
 PATH_CHARS_LOGGED = 200
@@ -143,7 +144,7 @@ class SchemaError(TransactionError):
 
 
 class ConstraintError(TransactionError):
-    """A transaction function refused: a value that must be unique is taken."""
+    """A transaction function refused: a value that must be unique is taken, or there are as many as there may be."""
 
 
 class ContentionError(TransactionError):
@@ -415,7 +416,7 @@ def operations_of(ctx: dict, tx) -> list:
     places = [f"operation {number} of {len(tx)}" for number in range(1, len(tx) + 1)]
     operations = [made for part, where in zip(tx, places) for made in _operations(ctx, part, where)]
     if any(op[0] == "call" for op in operations) and ctx["biff/db"].with_tx(operations) is None:
-        raise ConstraintError("The transaction violated a constraint: what must be unique is not. Nothing was written.")
+        raise ConstraintError("The transaction violated a constraint: what must be unique is not, or there would be too many. Nothing was written.")
     return operations
 
 
@@ -536,13 +537,28 @@ def _check(ctx, doc_type, document, where):
 
 def ensure_unique(ctx, pairs: dict):
     """A transaction function: aborts if more than one document has all these pairs, after the writes so far."""
-    ids = ctx.db.q({**_lookup(pairs), "find": "?e", "limit": 2}, *pairs.values())
-    return False if len(ids) > 1 else None
+    return ensure_at_most(ctx, pairs, 1)
+
+
+def ensure_at_most(ctx, pairs: dict, count_max: int):
+    """The same for more than `count_max` documents."""
+    counted = ctx.db.q({**_lookup(pairs), "find": ("count", "?e")}, *pairs.values())
+    return False if counted and counted[0] > count_max else None
+
+
+def at_most(count_max: int, pairs: dict) -> tuple:
+    """A part of a transaction: with it, no more than this many documents have all these pairs, whoever else adds one now."""
+    return store.call("biff/ensure-at-most", pairs, count_max)
+
+
+def unchanged(ctx: dict, *ids) -> list:
+    """Parts of a transaction: it commits only if these documents are as they are in ctx's snapshot, and so are the rights that they give."""
+    return [store.match(id, ctx["biff/db"].entity(id)) for id in ids]
 
 
 async def use_store(system):
     system["biff/schema"] = {name: _schema(given) for name, given in dicts(system, "schema").items()}
-    functions = {"biff/ensure-unique": ensure_unique} | dicts(system, "tx-fns")
+    functions = {"biff/ensure-unique": ensure_unique, "biff/ensure-at-most": ensure_at_most} | dicts(system, "tx-fns")
     path = system["biff/config"]["data"] / f"{system['biff/name']}.db"
     try:
         system["biff/node"] = store.open(system.get("biff/database", path), functions)
@@ -802,6 +818,7 @@ SENTENCES = {
     404: "Page not found.",
     405: "This address cannot be used that way.",
     408: "The request took too long to arrive.",
+    409: "Others changed the same things meanwhile. Reload the page and try again.",
     413: "That is more than we take at once.",
     415: "We take forms only, no files.",
     429: "Too many requests. Wait a little and try again.",
@@ -911,6 +928,8 @@ def _every_request(system):
             response.headers.extend({"Allow": found.headers["Allow"]} if "Allow" in found.headers else {})
         except ConnectionError:
             raise
+        except ContentionError:
+            response = error({**system, "request": request}, 409)
         except Exception as failure:
             response = error({**system, "request": request}, 503 if isinstance(failure, TimeoutError) else 500)
             log.exception("Error %s in %s", response[ERROR_ID], _shown(request))
@@ -941,6 +960,8 @@ def _answering(system, rule, handler):
         ctx = await _ctx(system, request)
         if request.method in UNSAFE and not _has_token(ctx):
             raise web.HTTPForbidden()
+        if request.method in UNSAFE and ctx["uid"] and not is_allowed(ctx, (("writes", ctx["uid"]), *WRITES_A_PERSON)):
+            raise web.HTTPTooManyRequests()
         async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
             refusal = await _called(rule, ctx)
             return await _called(handler, ctx) if refusal is None else refusal

@@ -31,11 +31,16 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from voluptuous import All, Any, In, Length, Schema
 
 import biff
-from store import call, delete, match
+from store import call, delete
 
 log = logging.getLogger("eelchat")
 
 MESSAGE_CHARS_MAX = 10_000            # the original has no limit; this is four pages of a book
+POSTS_A_PERSON = 10, 10               # in ten seconds: faster than anyone reads
+COMMUNITIES_MAX = 20                  # founded by one person
+MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
+MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
+CHANNELS_MAX = 200                    # of a community; the page lists them all
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is: a short cut is a short replay
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; more are found by one query
@@ -173,19 +178,27 @@ async def app(ctx):
 
 async def new_community(ctx):
     community_id = ctx["biff/node"].new_id()
-    await biff.submit_tx(ctx, [
-        {"db/doc-type": "community", "xt/id": community_id, "comm/title": f"Community #{random.randrange(1000)}"},
-        {"db/doc-type": "membership", "mem/user": ctx["uid"], "mem/comm": community_id, "mem/roles": ADMIN},
-    ])
+    try:
+        await biff.submit_tx(ctx, [
+            {"db/doc-type": "community", "xt/id": community_id, "comm/title": f"Community #{random.randrange(1000)}"},
+            {"db/doc-type": "membership", "mem/user": ctx["uid"], "mem/comm": community_id, "mem/roles": ADMIN},
+            biff.at_most(COMMUNITIES_MAX, {"mem/user": ctx["uid"], "mem/roles": "admin"}),
+            biff.at_most(MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]}),
+        ])
+    except biff.ConstraintError:
+        return biff.error(ctx, 422, f"One person founds at most {COMMUNITIES_MAX} communities and is in at most {MEMBERSHIPS_MAX}.")
     return biff.redirect(ctx, f"/community/{community_id}")
 
 
 async def join_community(ctx):
-    await biff.submit_tx(ctx, [{
-        "db/doc-type": "membership",
-        "db.op/upsert": {"mem/user": ctx["uid"], "mem/comm": ctx["community"]["xt/id"]},
-        "mem/roles": ("db/default", NO_ROLES),
-    }])
+    try:
+        await biff.submit_tx(ctx, [{
+            "db/doc-type": "membership",
+            "db.op/upsert": {"mem/user": ctx["uid"], "mem/comm": ctx["community"]["xt/id"]},
+            "mem/roles": ("db/default", NO_ROLES),
+        }, biff.at_most(MEMBERS_MAX, {"mem/comm": ctx["community"]["xt/id"]}), biff.at_most(MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]})])
+    except biff.ConstraintError:
+        return biff.error(ctx, 422, f"A community has at most {MEMBERS_MAX:,} members, and one person is in at most {MEMBERSHIPS_MAX} communities.")
     return biff.redirect(ctx, community_path(ctx["community"]))
 
 
@@ -219,13 +232,17 @@ def channels_of(ctx):
 
 async def new_channel(ctx):
     channel = {"xt/id": ctx["biff/node"].new_id(), "chan/comm": ctx["community"]["xt/id"], "chan/title": f"Channel #{random.randrange(1000)}"}
-    await biff.submit_tx(ctx, [channel | {"db/doc-type": "channel"}])
+    try:
+        await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]), channel | {"db/doc-type": "channel"},
+                                   biff.at_most(CHANNELS_MAX, {"chan/comm": channel["chan/comm"]})])
+    except biff.ConstraintError:
+        return biff.error(ctx, 422, f"A community has at most {CHANNELS_MAX} channels. Delete one that nobody needs.")
     return biff.redirect(ctx, channel_path(channel))
 
 
 async def delete_channel(ctx):
     """The channel and all its messages go in one transaction. They stay in the history, as everything does."""
-    await biff.submit_tx(ctx, [call("delete-channel", ctx["channel"]["xt/id"])], retry=False)
+    await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]), call("delete-channel", ctx["channel"]["xt/id"])], retry=False)
     return biff.redirect(ctx, community_path(ctx["community"]))
 
 
@@ -276,10 +293,14 @@ async def new_message(ctx):
         id = uuid.UUID(ctx["params"].get("post", ""))
     except ValueError:
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
+    is_first = not ctx["biff/db"].history(id)              # of a deleted message the place stays empty: nobody puts other words there
+    if is_first and not biff.is_allowed(ctx, (("posts", ctx["uid"]), *POSTS_A_PERSON)):
+        return biff.error(ctx, 429, "That was fast: {} messages in {} seconds are the limit. Send it again in a moment.".format(*POSTS_A_PERSON))
     message = {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
                "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}
-    with contextlib.suppress(biff.TransactionError):       # it is there already: the same post came twice
-        await biff.submit_tx(ctx, [match(ctx["channel"]["xt/id"], ctx["channel"]), message], retry=False)
+    if is_first:
+        with contextlib.suppress(biff.TransactionError):   # it is there by now: the same post came twice at once
+            await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]), message], retry=False)
     stored = ctx["biff/node"].db().entity(id)
     if stored is None or stored.get("msg/mem") != message["msg/mem"] or stored.get("msg/channel") != message["msg/channel"]:
         return biff.error(ctx, 409, "The message could not be stored. Reload the page and send it again.")

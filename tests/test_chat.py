@@ -1,4 +1,5 @@
 """The chat's pages and handlers: who may do what, what changes, where to next; the tutorial's promises and those beyond it."""
+import asyncio
 import html
 import html.parser
 import re
@@ -108,7 +109,10 @@ async def test_another_ones_message_id_cannot_be_taken(chat, person):
     await eve.post(f"{community}/join", page=community)
     post = uuid.uuid4()
     assert (await ann.say(channel, "mine", post)).status == 204
-    for id in post, id_of(channel), id_of(community):
+    gone = uuid.uuid4()
+    await ann.say(channel, "deleted", gone)
+    await chat["biff/node"].submit([delete(gone)])
+    for id in post, gone, id_of(channel), id_of(community):
         assert (await eve.say(channel, "stolen", id)).status == 409
     assert texts((await ann.get(channel)).body_text) == ["mine"]
 
@@ -205,3 +209,95 @@ async def test_who_is_signed_in_lands_in_the_chat(chat, person):
     assert (await ann.get("/")).url.path == "/app"
     page = (await nobody.get("/")).body_text
     assert 'action="/auth/send-link"' in page and 'href="/signin"' in page and page.count("<h1>") == 1
+
+
+# ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def at_its_limit(chat, fill, act, say, what):
+    """Fills up to the limit by `fill`, then `act` is refused with the reason, and nothing is written."""
+    for document in fill:
+        await chat["biff/node"].submit([put(document)])
+    before = newest(chat)
+    answer = await act()
+    say(f"{what}: limit + 1 refused with {answer.status}, {newest(chat) - before} written; asked 0")
+    assert newest(chat) == before and answer.status == 422
+    return answer.body_text
+
+
+async def test_one_person_cannot_fill_the_store_with_communities_or_channels(chat, person, say, monkeypatch):
+    """Each is a line in somebody's page and a document for ever."""
+    monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3), monkeypatch.setattr(eelchat, "CHANNELS_MAX", 3)
+    ann = await person("ann@example.com")
+    community, _ = await ann.new_channel()
+    for _ in range(2):
+        await ann.post("/community", page="/app")
+        await ann.post(f"{community}/channel", page=community)
+    assert "founds at most 3 communities" in await at_its_limit(chat, [], lambda: ann.post("/community", page="/app"), say, "communities of a person")
+    channels = await at_its_limit(chat, [], lambda: ann.post(f"{community}/channel", page=community), say, "channels of a community")
+    assert "at most 3 channels" in channels
+
+
+async def test_members_of_a_community_and_communities_of_a_member_are_bounded(chat, person, say, monkeypatch):
+    """A crowd made by a script would fill the page of everybody in it."""
+    monkeypatch.setattr(eelchat, "MEMBERS_MAX", 5), monkeypatch.setattr(eelchat, "MEMBERSHIPS_MAX", 2)
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, _ = await ann.new_channel()
+    crowd = [{"xt/id": uuid.uuid4(), "mem/user": uuid.uuid4(), "mem/comm": id_of(community), "mem/roles": set()} for _ in range(4)]
+    full = await at_its_limit(chat, crowd, lambda: bob.post(f"{community}/join", page="/app"), say, "members of a community")
+    assert "at most 5 members" in full
+    assert (await ann.post(f"{community}/join", page=community)).url.path == community
+    joined = (await bob.post("/community", page="/app")).url.path
+    await bob.post("/community", page="/app")
+    await chat["biff/node"].submit([delete(crowd[0]["xt/id"])])
+    assert "at most 2 communities" in await at_its_limit(chat, [], lambda: bob.post(f"{community}/join", page=joined), say, "communities of a member")
+
+
+async def test_of_many_who_take_the_last_place_at_once_one_gets_it(chat, person, monkeypatch):
+    """A limit that is looked at and then passed by all who looked is none."""
+    monkeypatch.setattr(eelchat, "CHANNELS_MAX", 2)
+    ann = await person("ann@example.com")
+    community, _ = await ann.new_channel()
+    answers = await asyncio.gather(*(ann.post(f"{community}/channel", page=community) for _ in range(6)))
+    assert sorted(answer.status for answer in answers)[1:] == [422] * 5
+    assert len(chat["biff/node"].db().q({"find": "?c", "where": [["?c", "chan/comm"]]})) == 2
+
+
+async def test_ten_messages_in_ten_seconds_and_no_more(chat, person, say):
+    """A script would talk everyone else out of the channel; and who is stopped must be told why, and keeps the text."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    first = uuid.uuid4()
+    assert [(await ann.say(channel, "hi", first if n == 0 else None)).status for n in range(10)] == [204] * 10
+    before = newest(chat)
+    refused = await ann.say(channel, "one too many")
+    say(f"the eleventh message in ten seconds: {refused.status}, {newest(chat) - before} written; asked 0")
+    assert refused.status == 429 and "10 messages in 10 seconds" in refused.body_text and "again in a moment" in refused.body_text and newest(chat) == before
+    assert (await ann.say(channel, "hi", first)).status == 204, "what was stored is stored, however often it is asked"
+    assert (await bob.say(channel, "others go on")).status == 204
+
+
+async def test_a_session_that_writes_faster_than_hands_do_is_slowed(chat, person, monkeypatch):
+    """Channels made and deleted in a loop pass every other bound, and the log keeps them all."""
+    monkeypatch.setattr(biff, "WRITES_A_PERSON", (6, 60))
+    ann = await person("ann@example.com")
+    community, _ = await ann.new_channel()
+    statuses = [(await ann.post(f"{community}/channel", page=community)).status for _ in range(6)]
+    assert statuses == [200] * 4 + [429] * 2
+
+
+async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(chat, person, monkeypatch):
+    """Whoever was put out could still write what was on its way."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    mem, = chat["biff/node"].db().q({"find": "?m", "in": ["?c"], "where": [["?m", "mem/comm", "?c"], ("not", ["?m", "mem/roles", "admin"])]}, id_of(community))
+    submit_tx = biff.submit_tx
+
+    async def put_out_just_before(ctx, tx, **options):
+        await chat["biff/node"].submit([delete(mem)])
+        return await submit_tx(ctx, tx, **options)
+    token = await bob.token(channel)
+    monkeypatch.setattr(biff, "submit_tx", put_out_just_before)
+    refused = await bob.post(channel, {"text": "a last word", "post": str(uuid.uuid4()), "__anti-forgery-token": token}, headers={"HX-Request": "true"})
+    assert refused.status == 409 and texts((await ann.get(channel)).body_text) == []
