@@ -1,318 +1,317 @@
-"""The store beside hand-written SQL on a relational schema: the same messages, in one run, one table.
+"""The store beside hand-written SQL and beside its peers: the same data and questions, in one run, one table.
 
-    python bench/store.py [--messages 10000 200000] [--rounds 5]
+    python bench/store.py [--size 10000 100000 people] [--peers sql cozo_mem …] [--rows newest join …] [--rounds 5] [--keep FILE]
 
-× is the store's median to the median of the SQL of the same run, taken in alternating rounds; at least two runs agree before a
-ratio means anything on a noisy machine. Both keep their files in the same folder with synchronous=FULL and a write-ahead
-log; every answer of the store is compared with the SQL's before anything is timed.
+Each side works in a process of its own (`peer.py`), in the same folder. Its first answer to every question is compared with the truth that
+the data was made from (`world.py`). Sides are timed in turns, round after round, so that a noisy minute hits all alike; a figure is
+the median of the rounds' medians, × is the store's to that of the side in the same round. The store and the SQL keep their files
+with synchronous=FULL and a write-ahead log. A side that takes longer than five minutes over something is stopped and shown as "> 5 min".
+With --keep the figures are added to a file, and the table shows all that is in it: a full table takes several commands.
+
+The peers come from PyPI and npm, and only this program needs them: `pip install -e '.[bench]'`, `npm install --prefix bench`.
 """
 
 import argparse
-import datetime as dt
-import gc
+import json
 import pathlib
-import random
-import sqlite3
+import select
 import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-import uuid
+from typing import NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import store                                     # noqa: E402
-from store import put                            # noqa: E402
+from world import Chat, People, plain, same
 
-USERS, COMMUNITIES, CHANNELS, SMALL = 1_000, 50, 500, 20
-NOW = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
-
-
-class World:
-    """A chat's worth of documents, the same for both sides: 40 % of the messages in one hot channel, 20 channels of fifty."""
-
-    def __init__(self, messages, seed=1):
-        rng = random.Random(seed)
-        new = lambda: uuid.UUID(int=rng.getrandbits(128), version=4)
-        self.users = [{"xt/id": new(), "user/email": f"user{n}@example.com", "user/joined-at": NOW} for n in range(USERS)]
-        self.communities = [{"xt/id": new(), "comm/title": f"Community #{n}"} for n in range(COMMUNITIES)]
-        self.mems = [{"xt/id": new(), "mem/user": user["xt/id"], "mem/comm": comm["xt/id"], "mem/roles": set()}
-                     for user in self.users for comm in rng.sample(self.communities, 5)]
-        self.channels = [{"xt/id": new(), "chan/title": f"Channel #{n}", "chan/comm": rng.choice(self.communities)["xt/id"]}
-                         for n in range(CHANNELS)]
-        ids = [channel["xt/id"] for channel in self.channels]
-        self.hot, self.small = ids[0], ids[1:1 + SMALL]
-        places = [id for id in self.small for _ in range(50)] + [self.hot] * (messages * 4 // 10)
-        places += rng.choices(ids[1 + SMALL:], k=max(0, messages - len(places)))
-        rng.shuffle(places)
-        words = "the quick brown eel swims past a lazy heron while everybody else is still asleep".split()
-        self.messages = [{"xt/id": new(), "msg/mem": rng.choice(self.mems)["xt/id"], "msg/channel": place,
-                          "msg/text": " ".join(rng.choices(words, k=15)), "msg/created-at": NOW + dt.timedelta(seconds=n)}
-                         for n, place in enumerate(places)]
-
-    def everything(self):
-        return self.users + self.communities + self.mems + self.channels + self.messages
+HERE = pathlib.Path(__file__).resolve().parent
+LIMIT_S = 300                         # for one command to one side: what takes longer is no peer at that size
+STORE, SQL = "store", "sql"
+SIDES = {STORE: [sys.executable, "eelchat.py"], SQL: [sys.executable, "sql.py"]}
 
 
-class ByHand:
-    """What one would write without the store: integer keys, an index for each question, no history."""
-
-    def __init__(self, folder):
-        self.db = sqlite3.connect(folder / "hand.db", isolation_level=None, check_same_thread=False, cached_statements=256)
-        self.db.execute("pragma journal_mode = wal")
-        self.db.execute("pragma synchronous = full")
-        self.db.executescript("""
-            create table users(n integer primary key, id blob unique, email text unique, joined_at integer);
-            create table communities(n integer primary key, id blob unique, title text);
-            create table mems(n integer primary key, id blob unique, user integer, comm integer, roles text);
-            create index mems_user on mems(user);
-            create table channels(n integer primary key, id blob unique, title text, comm integer);
-            create table messages(n integer primary key, id blob unique, mem integer, channel integer, text text, created_at integer);
-            create index messages_channel on messages(channel, created_at);
-        """)
-
-    def load(self, world):
-        self.db.execute("begin")
-        self.numbers = {}
-        for kind in (world.users, world.communities, world.mems, world.channels):
-            self.numbers.update({document["xt/id"]: n for n, document in enumerate(kind, 1)})
-        n = self.numbers
-        self.db.executemany("insert into users(id, email, joined_at) values (?, ?, ?)",
-                            [(d["xt/id"].bytes, d["user/email"], micros(d["user/joined-at"])) for d in world.users])
-        self.db.executemany("insert into communities(id, title) values (?, ?)", [(d["xt/id"].bytes, d["comm/title"]) for d in world.communities])
-        self.db.executemany("insert into mems(id, user, comm, roles) values (?, ?, ?, '')",
-                            [(d["xt/id"].bytes, n[d["mem/user"]], n[d["mem/comm"]]) for d in world.mems])
-        self.db.executemany("insert into channels(id, title, comm) values (?, ?, ?)",
-                            [(d["xt/id"].bytes, d["chan/title"], n[d["chan/comm"]]) for d in world.channels])
-        self.db.executemany("insert into messages(id, mem, channel, text, created_at) values (?, ?, ?, ?, ?)", map(self.row, world.messages))
-        self.db.execute("commit")
-
-    def row(self, d):
-        return d["xt/id"].bytes, self.numbers[d["msg/mem"]], self.numbers[d["msg/channel"]], d["msg/text"], micros(d["msg/created-at"])
-
-    def put(self, document):
-        self.db.execute("insert into messages(id, mem, channel, text, created_at) values (?, ?, ?, ?, ?)", self.row(document))
-
-    def entity(self, id):
-        row = self.db.execute("select m.id, e.id, c.id, m.text, m.created_at from messages m join mems e on e.n = m.mem "
-                              "join channels c on c.n = m.channel where m.id = ?", (id.bytes,)).fetchone()
-        return message(row)
-
-    def newest(self, channel):
-        rows = self.db.execute("select m.id, e.id, c.id, m.text, m.created_at from channels c join messages m on m.channel = c.n "
-                               "join mems e on e.n = m.mem where c.id = ? order by m.created_at desc limit 50", (channel.bytes,))
-        return [message(row) for row in rows]
-
-    def channel(self, channel):
-        rows = self.db.execute("select m.id, e.id, c.id, m.text, m.created_at from channels c join messages m on m.channel = c.n "
-                               "join mems e on e.n = m.mem where c.id = ?", (channel.bytes,))
-        return [message(row) for row in rows]
-
-    def email(self, email):
-        return [uuid.UUID(bytes=row[0]) for row in self.db.execute("select id from users where email = ?", (email,))]
-
-    def join(self, channel):
-        rows = self.db.execute("select m.text, u.email from channels c join messages m on m.channel = c.n join mems e on e.n = m.mem "
-                               "join users u on u.n = e.user where c.id = ?", (channel.bytes,))
-        return rows.fetchall()
-
-    def nested(self, user):
-        user_row = self.db.execute("select n, id, email, joined_at from users where id = ?", (user.bytes,)).fetchone()
-        rows = self.db.execute("select e.id, c.id, c.title from mems e join communities c on c.n = e.comm where e.user = ?", (user_row[0],))
-        return {"xt/id": uuid.UUID(bytes=user_row[1]), "user/email": user_row[2], "user/joined-at": moment(user_row[3]),
-                "mems": [{"xt/id": uuid.UUID(bytes=m), "mem/user": user, "mem/roles": set(),
-                          "mem/comm": {"xt/id": uuid.UUID(bytes=c), "comm/title": title}} for m, c, title in rows]}
+class Row(NamedTuple):
+    """A line of the table. `asked`: the store's time at most this many times the SQL's; `of`: the row that is compared with instead."""
+    title: str
+    calls: int = 100
+    asked: float | None = 1.5
+    of: str | None = None
 
 
-def micros(at):
-    return int(at.timestamp() * 1_000_000)
+READS = {
+    "message": Row("a message by its id", 200), "user_by_email": Row("a user by email", 200), "id_by_email": Row("a user's id by email", 200),
+    "channel": Row("a channel of 50 messages"), "newest": Row("newest 50 of the hot channel"),
+    "join": Row("a channel's texts with their authors' emails", asked=2), "nested": Row("a user with memberships and communities", asked=2),
+}
+THEN = {
+    "user_then": Row("as of the load: a user renamed since", 200, of="user"),
+    "channel_then": Row("as of the load: a channel edited since", of="channel"),
+    "newest_then": Row("as of the load: newest 50", of="newest"),
+}
+PEOPLE = {
+    "q1": Row("DataScript q1, 2,500 rows", 10), "q2": Row("DataScript q2, 2,500 rows", 10, 4), "q3": Row("DataScript q3, 1,250 rows", 10, 4),
+    "q4": Row("DataScript q4, 1,250 rows", 10, 4), "qpred1": Row("DataScript qpred1, 10,000 rows", 5), "qpred2": Row("DataScript qpred2, 10,000 rows", 5),
+    "reach": Row("a chain of 1,000 from its start, by a rule", 10), "ancestors": Row("all ancestors in a tree of 1,000, by a rule", 5),
+}
 
 
-def moment(at):
-    return dt.datetime.fromtimestamp(at / 1_000_000, dt.timezone.utc)
+class Lost(Exception):
+    """A side that failed or took too long; the text says which."""
 
 
-def message(row):
-    return {"xt/id": uuid.UUID(bytes=row[0]), "msg/mem": uuid.UUID(bytes=row[1]), "msg/channel": uuid.UUID(bytes=row[2]),
-            "msg/text": row[3], "msg/created-at": moment(row[4])}
+class Side:
+    """A process that answers commands."""
+
+    def __init__(self, name, folder, size):
+        command, script = SIDES[name]
+        self.name, self.folder = name, folder
+        folder.mkdir(exist_ok=True)
+        self.errors = open(folder / "errors", "a+")
+        self.process = subprocess.Popen([command, str(HERE / "peers" / script), str(folder), str(size)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.errors, text=True)
+
+    def __getattr__(self, command):
+        return lambda **options: self.ask({"do": command} | options)
+
+    def ask(self, command):
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise Lost("ended") from None
+        if not select.select([self.process.stdout], [], [], LIMIT_S)[0]:
+            raise Lost("> 5 min")
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise Lost("ended: " + self.errors.read()[-500:])
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Lost(answer["error"])
+        return answer["is"]
+
+    def end(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
-CHANNEL = {"find": ("pull", "?m", ["*"]), "in": ["?c"], "where": [["?m", "msg/channel", "?c"]]}
-NEWEST = CHANNEL | {"order-by": [[("created", "?m"), "desc"]], "limit": 50}
-EMAIL = {"find": "?u", "in": ["?email"], "where": [["?u", "user/email", "?email"]]}
-JOIN = {"find": ["?text", "?email"], "in": ["?c"], "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"],
-                                                            ["?m", "msg/mem", "?e"], ["?e", "mem/user", "?u"], ["?u", "user/email", "?email"]]}
-NESTED = ["*", ("mem/_user", {"as": "mems"}, ["*", {"mem/comm": ["*"]}])]
+class Figures:
+    """size → row → side → figure; a ratio in `times`, where it was taken round by round."""
+
+    def __init__(self, path):
+        self.path = path
+        self.all = json.loads(path.read_text()) if path and path.exists() else {}
+
+    def add(self, size, row, side, figure, times=None):
+        self.all.setdefault(str(size), {}).setdefault(row, {})[side] = [figure, times]
+
+    def keep(self):
+        if self.path:
+            self.path.write_text(json.dumps(self.all, indent=1))
 
 
-class Ours:
-    def __init__(self, folder):
-        self.node = store.open(folder / "store.db")
+class Run:
+    """All the sides on one size."""
 
-    def load(self, world):
-        everything = world.everything()
-        for start in range(0, len(everything), 10_000):
-            self.node.submit_tx([put(document) for document in everything[start:start + 10_000]])
-        self.past = self.node.latest_tx.tx_id
+    def __init__(self, size, options, figures, folder):
+        self.size, self.options, self.figures = size, options, figures
+        self.world = People() if size == "people" else Chat(int(size))
+        self.sides = {name: Side(name, folder / name, size) for name in (STORE, *options.peers)}
 
-    def change(self, world):
-        """Some history, after what the as-of rows ask for: edits, deletions and renamed users."""
-        for channel in world.small:
-            messages = self.channel(channel)
-            for document in messages[:10]:
-                self.node.submit_tx([put(document | {"msg/text": "edited"})])
-        for user in world.users[:20]:
-            for n in range(10):
-                self.node.submit_tx([put(user | {"user/email": f"renamed{n}-{user['user/email']}"})])
-        for user in world.users[:20]:
-            self.node.submit_tx([put(user)])
+    def wants(self, row):
+        return not self.options.rows or row in self.options.rows
 
-    def put(self, document):
-        self.node.submit_tx([put(document)])
+    def each(self, work, sides=None):
+        """Does something with every side that is still there; one that fails leaves the run and says so."""
+        for name in list(sides or self.sides):
+            try:
+                work(name, self.sides[name])
+            except Lost as why:
+                print(f"{name} at {self.size}: {why}", file=sys.stderr)
+                self.sides.pop(name).end()
 
-    def entity(self, id):
-        return self.node.db().entity(id)
+    def chat(self):
+        self.each(lambda name, side: self.add("load", name, side.load()))
+        self.reads(READS)
+        self.each(lambda name, side: side.has(question="channel_then") and side.change())
+        self.world.is_changed = True
+        if any(map(self.wants, THEN)):
+            self.reads(THEN)
+        if self.wants("put"):
+            self.puts()
+        self.each(lambda name, side: side.close())
+        self.each(self.rest)
 
-    def newest(self, channel):
-        return self.node.db().q(NEWEST, channel)
+    def people(self):
+        self.each(lambda name, side: side.load())
+        self.reads(PEOPLE)
 
-    def channel(self, channel):
-        return self.node.db().q(CHANNEL, channel)
+    def add(self, row, name, figure, times=None):
+        self.figures.add(self.size, row, name, figure, times)
 
-    def email(self, email):
-        return self.node.db().q(EMAIL, email)
+    def reads(self, rows):
+        for question, row in rows.items():
+            if not self.wants(question):
+                continue
+            able = [name for name, side in self.sides.items() if side.has(question=question)]
+            self.each(lambda name, side: self.check(name, side, question), able)
+            able = [name for name in able if name in self.sides]
+            taken = self.rounds([(name, asked) for name in able for asked in (question, row.of) if asked], row.calls)
+            for name in able:
+                base = taken.get((name, row.of) if row.of else (SQL, question))
+                self.add(question, name, statistics.median(taken[name, question]), base and ratio(taken[name, question], base))
 
-    def join(self, channel):
-        return self.node.db().q(JOIN, channel)
+    def check(self, name, side, question):
+        argument, = self.world.arguments(question, 1)
+        truth, answer = plain(self.world.ask(question, argument)), side.answer(question=question)
+        if not same(question, truth, answer):
+            raise Lost(f"{question} answered {str(answer)[:300]}, the truth is {str(truth)[:300]}")
 
-    def nested(self, user):
-        return self.node.db().pull(NESTED, user)
+    def rounds(self, asked, calls) -> dict:
+        """Of each (side, question) the median of each round, all in turns; a slow one is asked less often."""
+        taken, calls = {one: [] for one in asked}, {one: calls for one in asked}
+        for _ in range(self.options.rounds):
+            for name, question in asked:
+                begin = time.monotonic()
+                taken[name, question].append(self.sides[name].time(question=question, count=calls[name, question]))
+                calls[name, question] = max(1, min(calls[name, question], int(calls[name, question] / (time.monotonic() - begin))))
+        return taken
 
+    def puts(self):
+        """Durable puts: alone, from 16 threads, from 64 tasks; the rates beside that of one writer in the same round."""
+        alone: dict = {name: [] for name in self.sides}
+        rates: dict = {"threads": {}, "tasks": {}}
+        for _ in range(self.options.rounds):
+            for name, side in self.sides.items():
+                alone[name].append(side.put(count=100))
+                if name != "datascript":
+                    rates["threads"].setdefault(name, []).append(side.put_from_threads(count=1600))
+                if name == STORE:
+                    rates["tasks"].setdefault(name, []).append(side.put_from_tasks(count=3200))
+        for name, taken in alone.items():
+            self.add("put", name, statistics.median(taken), ratio(taken, alone[SQL]) if SQL in alone else None)
+        for how, sides in rates.items():
+            for name, taken in sides.items():
+                times = statistics.median(rate * one / 1_000_000 for rate, one in zip(taken, alone[name]))
+                self.add(how, name, statistics.median(taken), times)
 
-class AsOf:
-    """The store as of the end of the load, beside the store now."""
+    def rest(self, name, side):
+        """Opens what was closed in a new process."""
+        side.end()
+        size = sum(file.stat().st_size for file in side.folder.rglob("*") if file.is_file() and file.name != "errors")
+        self.add("file", name, size / 2 ** 20)
+        opened = []
+        for _ in range(3):
+            again = Side(name, side.folder, "rest")
+            opened.append(again.rest())
+            again.end()
+        self.add("open", name, min(ms for ms, _ in opened))
+        self.add("memory", name, statistics.median(mb for _, mb in opened))
 
-    def __init__(self, ours):
-        self.db = ours.node.db(ours.past)
-
-    def entity(self, id):
-        return self.db.entity(id)
-
-    def channel(self, channel):
-        return self.db.q(CHANNEL, channel)
-
-    def newest(self, channel):
-        return self.db.q(NEWEST, channel)
-
-
-def timed(work, arguments):
-    """Microseconds a call, the median over the arguments."""
-    times = []
-    for argument in arguments:
-        begin = time.perf_counter_ns()
-        work(argument)
-        times.append((time.perf_counter_ns() - begin) / 1000)
-    return statistics.median(times)
-
-
-def compare(one, other, arguments, rounds):
-    """The medians of both, in alternating rounds, so that a noisy minute hits both alike."""
-    pairs = [(timed(one, arguments), timed(other, arguments)) for _ in range(rounds)]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
-
-
-def threads(work, documents, count=16):
-    """Puts a second, from many threads at once."""
-    chunks = [documents[n::count] for n in range(count)]
-    workers = [threading.Thread(target=lambda chunk=chunk: [work(document) for document in chunk]) for chunk in chunks]
-    begin = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return len(documents) / (time.perf_counter() - begin)
-
-
-def same(ours, hand, world):
-    """The answers agree, or the table would compare different things."""
-    some = world.messages[-1]["xt/id"]
-    assert ours.entity(some) == hand.entity(some)
-    assert ours.newest(world.hot) == hand.newest(world.hot)
-    by_id = lambda documents: sorted(documents, key=lambda document: document["xt/id"].int)
-    assert by_id(ours.channel(world.small[0])) == by_id(hand.channel(world.small[0]))
-    assert sorted(ours.join(world.small[0])) == sorted(set(hand.join(world.small[0])))
-    assert ours.email("user7@example.com") == hand.email("user7@example.com")
-    user = world.users[3]["xt/id"]
-    one, other = ours.nested(user), hand.nested(user)
-    assert by_id(one.pop("mems")) == by_id(other.pop("mems")) and one == other
-
-
-def run(count, rounds, table):
-    world = World(count)
-    with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as folder:
-        folder = pathlib.Path(folder)
-        hand, ours = ByHand(folder), Ours(folder)
-        loads = []
-        for side in hand, ours:
-            begin = time.perf_counter()
-            side.load(world)
-            loads.append(len(world.everything()) / (time.perf_counter() - begin))
-        table.append((count, "bulk load, documents/s", loads[1], loads[0], loads[0] / loads[1]))
-        same(ours, hand, world)
-        gc.collect(), gc.freeze()
-        rng = random.Random(2)
-        ids = [document["xt/id"] for document in rng.sample(world.messages, 200)]
-        users = [document["xt/id"] for document in rng.sample(world.users, 200)]
-        emails = [document["user/email"] for document in rng.sample(world.users, 200)]
-        small = world.small * 5
-        for name, work, other, arguments in [
-                ("entity by id", ours.entity, hand.entity, ids), ("user by email", ours.email, hand.email, emails),
-                ("a small channel, 50 documents", ours.channel, hand.channel, small),
-                ("newest 50 of the hot channel", ours.newest, hand.newest, [world.hot] * 100),
-                ("messages with their author's email", ours.join, hand.join, small),
-                ("nested pull of a user", ours.nested, hand.nested, users)]:
-            table.append((count, name, *compare(work, other, arguments, rounds)))
-        ours.change(world)
-        past = AsOf(ours)
-        for name, work, other, arguments in [
-                ("as of, an entity (× to now)", past.entity, ours.entity, ids), ("as of, a small channel (× to now)", past.channel, ours.channel, small),
-                ("as of, newest 50 (× to now)", past.newest, ours.newest, [world.hot] * 50)]:
-            table.append((count, name, *compare(work, other, arguments, rounds)))
-        puts(world, ours, hand, table, count, rounds)
-        ours.node.close()
-        begin = time.perf_counter()
-        node = store.open(folder / "store.db")
-        table.append((count, "opening, ms (hand-written: its file in MB)", (time.perf_counter() - begin) * 1000, 0, 0))
-        node.close()
-        size = lambda name: (folder / name).stat().st_size / 2 ** 20
-        table.append((count, "file, MB", size("store.db"), size("hand.db"), size("store.db") / size("hand.db")))
+    def end(self):
+        for side in self.sides.values():
+            side.end()
 
 
-def puts(world, ours, hand, table, count, rounds):
-    """Durable puts: one after the other, then from 16 threads at once."""
-    rng = random.Random(3)
-    fresh = lambda: world.messages[rng.randrange(len(world.messages))] | {"xt/id": uuid.uuid4(), "msg/created-at": NOW + dt.timedelta(days=9)}
-    pairs = []
-    for _ in range(rounds):
-        pairs.append((timed(ours.put, [fresh() for _ in range(100)]), timed(hand.put, [fresh() for _ in range(100)])))
-    one, other = (statistics.median(side) for side in zip(*pairs))
-    table.append((count, "durable put", one, other, statistics.median(a / b for a, b in pairs)))
-    rate = threads(ours.put, [fresh() for _ in range(3200)])
-    table.append((count, "durable puts/s, 16 threads (beside one)", rate, 1_000_000 / one, rate * one / 1_000_000))
+def ratio(taken, base) -> float:
+    return statistics.median(a / b for a, b in zip(taken, base))
+
+
+def asked(row):
+    """What the issue of speed asks of the store in a row, as text, and whether its figure and ratio hold it."""
+    if row == "load":
+        return "≥ 0.25 ×", lambda figure, times: times is not None and times >= 0.25
+    if row == "put":
+        return "≤ 1.3 ×", lambda figure, times: times is not None and times <= 1.3
+    if row in ("threads", "tasks"):
+        least = 2.5 if row == "threads" else 5
+        return f"≥ {least:g} × one", lambda figure, times: times >= least
+    if row == "open":
+        return "≤ 100 ms", lambda figure, times: figure <= 100
+    if row == "memory":
+        return "≤ 100 MB", lambda figure, times: figure <= 100
+    most = (READS | THEN | PEOPLE).get(row)
+    if most is None or most.asked is None:
+        return "", lambda figure, times: True
+    return f"≤ {most.asked:g} ×" + (" now" if most.of else ""), lambda figure, times: times is not None and times <= most.asked
+
+
+TITLES = {"load": "bulk load, documents/s", "put": "a durable put", "threads": "durable puts/s, 16 threads", "tasks": "durable puts/s, 64 tasks",
+          "open": "opening, ms", "memory": "memory at rest, MB", "file": "files, MB"}
+RATES = {"load", "threads", "tasks"}
+PLAIN = RATES | {"open", "memory", "file"}
+ORDER = ["load", "put", "threads", "tasks", *READS, *THEN, *PEOPLE, "open", "memory", "file"]
+
+
+def table(figures):
+    for size, rows in figures.all.items():
+        names = [name for name in SIDES if any(name in sides for sides in rows.values())]
+        title = "people, chain and tree" if size == "people" else f"{int(size):,} messages"
+        print(f"\n{title:46} {'asked':>10}" + "".join(f"{name:>20}" for name in names))
+        for row in ORDER:
+            if row in rows:
+                print(line(row, rows[row], names))
+    grown(figures.all)
+
+
+def line(row, sides, names):
+    want, holds = asked(row)
+    title = TITLES.get(row) or (READS | THEN | PEOPLE)[row].title
+    cells, mark = [], ""
+    for name in names:
+        figure, times = sides.get(name, (None, None))
+        if row == "load" and figure and SQL in sides:
+            times = figure / sides[SQL][0]
+        if name == STORE and figure is not None and want and not holds(figure, times):
+            mark = "  misses"
+        cells.append(f"{shown(row, figure, times, name, row in THEN or row in ('threads', 'tasks')):>20}")
+    return f"{title:46} {want:>10}" + "".join(cells) + mark
+
+
+def shown(row, figure, times, name, always):
+    if figure is None:
+        return "–"
+    text = f"{figure:,.0f}" if row in PLAIN and figure >= 10 else f"{figure:,.1f}" if row in PLAIN else duration(figure)
+    return text if times is None or (name == SQL and not always) else f"{text} {times:8.2f} ×"
+
+
+def duration(us):
+    return f"{us:,.1f} µs" if us < 100 else f"{us:,.0f} µs" if us < 10_000 else f"{us / 1000:,.1f} ms" if us < 1e6 else f"{us / 1e6:,.1f} s"
+
+
+def grown(all):
+    """How much the store's reads grow from a hundred thousand messages to a million."""
+    few, many = all.get("100000", {}), all.get("1000000", {})
+    rows = [row for row in [*READS, *THEN] if STORE in few.get(row, {}) and STORE in many.get(row, {})]
+    if rows:
+        print(f"\n{'the store from 100,000 to 1,000,000':46} {'asked':>10}")
+    for row in rows:
+        times = many[row][STORE][0] / few[row][STORE][0]
+        print(f"{(READS | THEN)[row].title:46} {'≤ 1.3 ×':>10}{times:18.2f} ×" + ("  misses" if times > 1.3 else ""))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--messages", type=int, nargs="+", default=[10_000, 200_000])
+    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people"], help="numbers of messages, or \"people\"; none: only show what is kept")
+    parser.add_argument("--peers", nargs="*", default=[SQL], choices=[name for name in SIDES if name != STORE])
+    parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ORDER)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", type=pathlib.Path, help="a JSON file to which this run's figures are added")
     options = parser.parse_args()
-    table = []
-    for count in options.messages:
-        run(count, options.rounds, table)
-    print(f"{'messages':>9}  {'':42}  {'store':>10}  {'beside':>10}  {'×':>6}")
-    for count, name, one, other, ratio in table:
-        print(f"{count:>9,}  {name:42}  {one:>10,.1f}  {other:>10,.1f}  {ratio:>6.2f}")
-    print("times in µs; beside: hand-written SQL of the same run, unless the row says otherwise; bulk load: × is how much slower")
+    figures = Figures(options.keep)
+    for size in options.size:
+        with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as folder:
+            run = Run(size, options, figures, pathlib.Path(folder))
+            try:
+                run.people() if size == "people" else run.chat()
+            finally:
+                run.end()
+        figures.keep()
+    table(figures)
 
 
 if __name__ == "__main__":

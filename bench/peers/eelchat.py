@@ -1,0 +1,121 @@
+"""The store itself."""
+
+import pathlib
+import sys
+
+BENCH = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(BENCH.parent), str(BENCH)]
+import peer                                       # noqa: E402
+import store                                      # noqa: E402
+from store import delete, put                     # noqa: E402
+
+A_TRANSACTION = 10_000                            # documents in one, when many are loaded
+
+CHANNEL = {"find": ("pull", "?m", ["*"]), "in": ["?c"], "where": [["?m", "msg/channel", "?c"]]}
+NEWEST = CHANNEL | {"order-by": [[("created", "?m"), "desc"]], "limit": 50}
+USER = {"find": ("pull", "?u", ["*"]), "in": ["?email"], "where": [["?u", "user/email", "?email"]]}
+USER_ID = USER | {"find": "?u"}
+JOIN = {"find": ["?text", "?email"], "in": ["?c"],
+        "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"], ["?m", "msg/mem", "?e"], ["?e", "mem/user", "?u"],
+                  ["?u", "user/email", "?email"]]}
+NESTED = ["*", ("mem/_user", {"as": "mems"}, ["*", {"mem/comm": ["*"]}])]
+REACH = {"find": "?n", "in": ["?start"], "where": [("reach", "?start", "?n")],
+         "rules": [[("reach", "?a", "?b"), ["?a", "node/next", "?b"]],
+                   [("reach", "?a", "?b"), ("reach", "?a", "?m"), ["?m", "node/next", "?b"]]]}
+ANCESTORS = {"find": ["?n", "?a"], "where": [("above", "?n", "?a")],
+             "rules": [[("above", "?n", "?a"), ["?n", "node/parent", "?a"]],
+                       [("above", "?n", "?a"), ("above", "?n", "?m"), ["?m", "node/parent", "?a"]]]}
+Q1 = {"find": "?e", "where": [["?e", "name", "Ivan"]]}
+Q2 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"]]}
+Q3 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
+Q4 = {"find": ["?e", "?l", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "last-name", "?l"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
+QPRED1 = {"find": ["?e", "?s"], "where": [["?e", "salary", "?s"], [(">", "?s", 50_000)]]}
+QPRED2 = {"find": ["?e", "?s"], "in": ["?least"], "where": [["?e", "salary", "?s"], [(">", "?s", "?least")]]}
+
+
+class Side:
+    def __init__(self, folder):
+        self.node = store.open(folder / "store.db")
+
+    def load(self, world):
+        documents = world.documents()
+        for start in range(0, len(documents), A_TRANSACTION):
+            self.node.submit_tx([put(document) for document in documents[start:start + A_TRANSACTION]])
+        self.past = self.node.db(self.node.latest_tx.tx_id)
+
+    def change(self, world):
+        for document in world.puts:
+            self.node.submit_tx([put(document)])
+        for id in world.deletes:
+            self.node.submit_tx([delete(id)])
+
+    def put(self, document):
+        self.node.submit_tx([put(document)])
+
+    async def put_async(self, document):
+        await self.node.submit([put(document)])
+
+    def close(self):
+        self.node.close()
+
+    # The questions
+
+    def message(self, id):
+        return self.node.db().entity(id)
+
+    user = message
+
+    def user_then(self, id):
+        return self.past.entity(id)
+
+    def user_by_email(self, email):
+        return self.node.db().q(USER, email)
+
+    def id_by_email(self, email):
+        return self.node.db().q(USER_ID, email)
+
+    def channel(self, channel):
+        return self.node.db().q(CHANNEL, channel)
+
+    def channel_then(self, channel):
+        return self.past.q(CHANNEL, channel)
+
+    def newest(self, channel):
+        return self.node.db().q(NEWEST, channel)
+
+    def newest_then(self, channel):
+        return self.past.q(NEWEST, channel)
+
+    def join(self, channel):
+        return self.node.db().q(JOIN, channel)
+
+    def nested(self, user):
+        return self.node.db().pull(NESTED, user)
+
+    def reach(self, start):
+        return self.node.db().q(REACH, start)
+
+    def ancestors(self, _):
+        return self.node.db().q(ANCESTORS)
+
+    def q1(self, _):
+        return self.node.db().q(Q1)
+
+    def q2(self, _):
+        return self.node.db().q(Q2)
+
+    def q3(self, _):
+        return self.node.db().q(Q3)
+
+    def q4(self, _):
+        return self.node.db().q(Q4)
+
+    def qpred1(self, _):
+        return self.node.db().q(QPRED1)
+
+    def qpred2(self, least):
+        return self.node.db().q(QPRED2, least)
+
+
+if __name__ == "__main__":
+    peer.serve(Side)
