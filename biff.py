@@ -69,7 +69,8 @@ FIELDS_MAX = 50                       # in a form; ours have at most five
 HEADER_BYTES_MAX = 8190               # of a line or a field; a cookie and a referrer are far below
 HEADERS_MAX = 64                      # browsers send some twenty, proxies add a few
 IDLE_S_MAX = 15                       # until a request's head is there, and between two requests on one connection
-REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made and taken
+REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
+ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
 STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
@@ -823,14 +824,15 @@ SENTENCES = {
     415: "We take forms only, no files.",
     429: "Too many requests. Wait a little and try again.",
 }
+UNKNOWN = "Something went wrong."
 
 
 def error(ctx: dict, status: int, sentence: str | None = None) -> web.Response:
-    """A page that says no more than a sentence and an id, which stands in the log too. For htmx, only the sentence."""
-    id, sentence = secrets.token_hex(4), sentence or SENTENCES.get(status, "Something went wrong.")
+    """A page that says no more than a sentence and an id, which stands in the log too. For htmx, only the text."""
+    id, sentence = secrets.token_hex(4), sentence or SENTENCES.get(status, UNKNOWN)
     try:
         if "HX-Request" in ctx["request"].headers:
-            response = web.Response(status=status, text=sentence)
+            response = web.Response(status=status, text=sentence if status < 500 else f"{sentence} If you report this, name the mark {id}.")
         else:
             response = render(ctx, "error.html", status, sentence=sentence, id=id)
     except Exception:
@@ -854,6 +856,23 @@ def signed_in(ctx):
     return None if ctx["uid"] else redirect(ctx, url("/signin", error="not-signed-in"))
 
 
+class Connection(web.RequestHandler):
+    """One connection. What is no HTTP gets a sentence, and one line in the log: aiohttp would show it in both, cookies and all."""
+
+    __slots__ = ()
+
+    def handle_error(self, request, status=500, exc=None, message=None):
+        if request.writer.output_size:
+            raise ConnectionError("the answer has begun, and cannot become another one")
+        id = secrets.token_hex(4)
+        log.log(*(logging.INFO, "Error %s: %d, what came is no request (%s)") if status < 500 else (logging.ERROR, "Error %s: %d (%s)"),
+                id, status, type(exc).__name__, exc_info=exc if status >= 500 else None)
+        headers = SECURITY_HEADERS | {"Cache-Control": "no-store", "Server": "eelchat"}
+        response = web.Response(status=status, text=f"{SENTENCES.get(status, UNKNOWN)} ({id})\n", headers=headers)
+        response.force_close()
+        return response
+
+
 async def use_web(system):
     app, config = system["biff/app"], system["biff/config"]
     app.on_response_prepare.append(functools.partial(_prepare, system))
@@ -863,15 +882,19 @@ async def use_web(system):
         method, path, rule, handler = route
         add = app.router.add_get if method == "GET" else functools.partial(app.router.add_route, method)
         add(path, _answering(system, rule, handler))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S_MAX, keepalive_timeout=IDLE_S_MAX, lingering_time=1,
-                           max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
+    runner = web.AppRunner(app, shutdown_timeout=STOP_S_MAX)
     await runner.setup()
     system["biff/stop"].append(runner.cleanup)
+    loop = asyncio.get_running_loop()
+    # No lingering: what follows a refused head, a gigabyte perhaps, is not read. keepalive_timeout is also the only deadline of a head.
+    connection = functools.partial(Connection, runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
+                                   max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
-        await web.TCPSite(runner, config["host"], config["port"]).start()
+        listening = await loop.create_server(connection, config["host"], config["port"])
     except OSError as failure:
         raise StartError(_cannot_listen(config, failure)) from None
-    system["biff/port"] = runner.addresses[0][1]
+    system["biff/stop"].append(listening.close)
+    system["biff/port"] = listening.sockets[0].getsockname()[1]
     system["biff/base-url"] = config["base_url"] or _address(config["host"], system["biff/port"])
     _say_where(system)
     return system
@@ -936,13 +959,32 @@ def _every_request(system):
             _end_if_closed(system, failure)
         mark = f" error {response[ERROR_ID]}" if ERROR_ID in response else ""
         log.info("%.0f ms %d %s%s", (time.perf_counter() - begun) * 1000, response.status, _shown(request), mark)
+        await _send(request, response)
         return response
     return answer
 
 
+async def _send(request, response):
+    """Writes the answer here and not in aiohttp, where a browser that does not read would hold it, and its connection, for ever."""
+    if isinstance(response, web.WebSocketResponse):
+        return
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            request.transport and request.transport.set_write_buffer_limits(0)      # sent is what the kernel has
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        log.info("an answer to %s is not taken: cut", _shown(request))
+        request.transport and request.transport.abort()
+
+
 def _shown(request):
-    """A request in the log: never its query, where addresses of people stand."""
-    return f"{request.method} {request.raw_path.partition('?')[0][:PATH_CHARS_LOGGED]}"
+    """A request in the log: never its query, where addresses of people stand, and nothing that may be a token."""
+    return f"{request.method} {_masked(request.raw_path.partition('?')[0])[:PATH_CHARS_LOGGED]}"
+
+
+def _masked(text):
+    return re.sub(r"(?<![\w-])[\w-]{43,}(?![\w-])", "…", text)
 
 
 def _end_if_closed(system, failure):
@@ -1064,8 +1106,7 @@ class LineFormatter(logging.Formatter):
     """One record never looks like two, whatever a user wrote, and what is long enough to be a token is not shown."""
 
     def format(self, record):
-        text = re.sub(r"(?<![\w-])[\w-]{43,}(?![\w-])", "…", super().format(record))
-        text = text.replace("\r", "").replace("\n", "\n    ")
+        text = _masked(super().format(record)).replace("\r", "").replace("\n", "\n    ")
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 

@@ -1,8 +1,10 @@
 """The walls of the web face: whose requests these are, what every answer bears, what is bounded, what the log may hold."""
 import asyncio
+import contextlib
 import http.cookies
 import logging
 import re
+import socket
 import time
 import uuid
 from types import SimpleNamespace
@@ -21,6 +23,17 @@ UNSAFE = [route for route in ROUTES if route[0] != "GET"]
 READING = [route for route in ROUTES if route[0] == "GET" and not route[1].endswith("/connect")]
 CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
        "base-uri 'none'; frame-ancestors 'none'")
+
+
+@contextlib.asynccontextmanager
+async def running(data, *plugins, **arguments):
+    """The chat, with more plugins or settings than the usual one."""
+    given = eelchat.initial_system({"data": str(data), "port": 0} | arguments)
+    system = await biff.start_system(eelchat.COMPONENTS, given | {"biff/plugins": [*eelchat.PLUGINS, *plugins]})
+    try:
+        yield system
+    finally:
+        await biff.stop_system(system)
 
 
 async def paths_of(one):
@@ -221,19 +234,107 @@ async def test_heads_are_bounded(chat):      # noqa: F811
         assert b" 400 " in (await raw(chat, head, b"\r\nConnection: close\r\n\r\n")).split(b"\r\n")[0]
 
 
-async def test_a_head_or_body_that_drips_is_cut(tmp_path, monkeypatch, say):
-    """Two hundred of them would hold the door."""
-    monkeypatch.setattr(biff, "IDLE_S_MAX", 0.3)
-    monkeypatch.setattr(biff, "REQUEST_S_MAX", 0.3)
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
-    ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
-    begun = time.monotonic()
-    half = await asyncio.gather(*(raw(system, b"GET / HTTP/1.1\r\nHost:") for _ in range(50)))
-    body = await raw(system, b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 10\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nab")
-    took = time.monotonic() - begun
-    await biff.stop_system(system)
-    say(f"50 half heads and a half body, limits of 0.3 s each: all closed after {took:.1f} s")
-    assert half == [b""] * 50 and b" 408 " in body
+async def test_what_is_no_request_is_neither_shown_nor_logged(chat, caplog):      # noqa: F811
+    """The server would say back, and write down, whatever was in a broken request: a cookie, or a script."""
+    caplog.set_level(logging.DEBUG)
+    secret = "k" * 30 + "<script>"
+    broken = [f"GET /{secret} HTTP/9.1", f"{secret}", f"GET / HTTP/1.1\r\nHost: x\r\nCookie {secret}", f"GET / HTTP/1.1\r\nX: {secret}",
+              f"GET / HTTP/1.1\r\nHost: x\r\nCookie: {secret}{'x' * 9000}", f"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nX: {secret}"]
+    for one in broken:
+        head, _, body = (await raw(chat, one.encode() + b"\r\n\r\n")).partition(b"\r\n\r\n")
+        assert b" 400 " in head and b"nosniff" in head and CSP.encode() in head and b"aiohttp" not in head and b"Python" not in head
+        mark = re.fullmatch(rb"That request could not be read. \((\w{8})\)\n", body).group(1).decode()
+        assert mark in caplog.text
+    assert secret not in caplog.text and "Traceback" not in caplog.text
+
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+
+def send_gigabyte(chat):      # noqa: F811
+    """How many bytes of a form of a gigabyte are taken before the door closes, and what is said."""
+    with socket.create_connection(("127.0.0.1", chat["biff/port"])) as client:
+        client.sendall(f"POST /auth/send-link HTTP/1.1\r\nHost: x\r\nOrigin: {chat['biff/base-url']}\r\nContent-Length: {10 ** 9}\r\n".encode())
+        client.sendall(b"Content-Type: application/x-www-form-urlencoded\r\n\r\n")
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 10 ** 9:
+                sent += client.send(b"x" * 65_536)
+        return sent, client.recv(1000)
+
+
+async def test_a_body_of_a_gigabyte_is_stopped_at_the_limit(chat, say):      # noqa: F811
+    """One request could fill the memory, or keep the server reading what it throws away."""
+    before = resident_mb()
+    sent, answer = await asyncio.to_thread(send_gigabyte, chat)
+    say(f"a form of 1 GB: cut after {sent / 1e6:.1f} MB, nearly all in the kernel's buffers; memory + {resident_mb() - before:.0f} MB; asked: stopped at the limit")
+    assert b" 413 " in answer and sent < 10 ** 8 and resident_mb() - before < 30
+
+
+async def drip(port, head, pieces_s, ends):
+    """Sends `head`, and then a byte every now and then, until it is cut; notes when that was."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionError):
+        writer.write(head)
+        while not reader.at_eof() and not writer.is_closing():
+            writer.write(b"a")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1000), pieces_s)
+    ends.append(time.monotonic())
+    writer.close()
+
+
+async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cut(tmp_path, monkeypatch, say, size):
+    """Whoever sends a byte a second through a few hundred connections would hold the door for everyone."""
+    limit_s = size(1, 15)
+    monkeypatch.setattr(biff, "IDLE_S_MAX", limit_s), monkeypatch.setattr(biff, "REQUEST_S_MAX", limit_s)
+    async with running(tmp_path) as system:
+        ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
+        head, body = b"GET / HTTP/1.1\r\nX: ", b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 60000\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
+        begun, ends, times = time.monotonic(), [], []
+        dripping = [asyncio.create_task(drip(system["biff/port"], part, 0.05, ends)) for part in [head, body] * 100]
+        async with biff.aiohttp.ClientSession() as session:
+            await asyncio.sleep(limit_s / 4)
+            assert not ends
+            for _ in range(100):
+                asked_at = time.monotonic()
+                async with session.get(system["biff/base-url"] + "/signin") as answer:
+                    assert answer.status == 200
+                times.append((time.monotonic() - asked_at) * 1000)
+        await asyncio.wait(dripping, timeout=limit_s * 4)
+    p99, longest = sorted(times)[98], max(ends) - begun
+    say(f"200 connections drip: the next is answered in {p99:.0f} ms (p99 of 100), asked 100; all cut after {longest:.1f} s, limits {limit_s} s, asked 15")
+    assert len(ends) == 200 and longest < limit_s + 10 and p99 < 1000
+
+
+async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, caplog, say):
+    """Whoever asks for long pages and reads none of them would fill the memory with answers."""
+    monkeypatch.setattr(biff, "ANSWER_S_MAX", 0.3)
+    caplog.set_level(logging.INFO)
+
+    async def book(ctx):
+        return biff.web.Response(text="x" * 8_000_000)
+    async with running(tmp_path, {"routes": [("GET", "/book", biff.anyone, book)]}) as system:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", system["biff/port"]))
+            begun = time.monotonic()
+            await asyncio.get_running_loop().sock_sendall(client, b"GET /book HTTP/1.1\r\nHost: x\r\n\r\n")
+            while (cut := [one for one in caplog.records if "is not taken" in one.getMessage()]) == [] and time.monotonic() < begun + 5:
+                await asyncio.sleep(0.02)
+            say(f"a page of 8 MB that nobody reads: cut after {time.monotonic() - begun:.1f} s; the limit is 0.3 s here, else 60")
+            assert cut
+            client.setblocking(True)
+            taken = 0
+            with contextlib.suppress(ConnectionError):
+                while piece := await asyncio.to_thread(client.recv, 1_000_000):
+                    taken += len(piece)
+            assert taken < 8_000_000
+        async with biff.aiohttp.ClientSession() as session, session.get(system["biff/base-url"] + "/book") as answer:
+            assert len(await answer.text()) == 8_000_000, "whoever reads gets it"
 
 
 # ── Errors and the log ───────────────────────────────────────────────────────────────────────────────────────
@@ -246,7 +347,8 @@ async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_
     mark = re.search(r"mark (\w{8})", answer.body_text).group(1)
     assert answer.status == 500 and "Traceback" not in answer.body_text and "ZeroDivision" not in answer.body_text
     assert len([one for one in caplog.records if mark in one.getMessage() and one.exc_info]) == 1
-    assert (await ann.get("/sessions", headers={"HX-Request": "true"})).body_text == "Something went wrong."
+    told = (await ann.get("/sessions", headers={"HX-Request": "true"})).body_text
+    assert re.fullmatch(r"Something went wrong. If you report this, name the mark \w{8}.", told) and told[-9:-1] in caplog.text
 
 
 async def test_the_log_holds_no_secret_no_address_and_no_forged_line(chat, person, caplog):      # noqa: F811
