@@ -84,6 +84,7 @@ IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either 
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
+LATE_ROWS = 512                       # of an answer whose documents are held at once, while values are read from them
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
@@ -384,9 +385,16 @@ def check_id(id: Any) -> None:
 _IMMUTABLE = frozenset((type(None), bool, int, float, str, bytes, uuid.UUID, dt.datetime, dt.date))
 
 
+class _Flat(dict):
+    """A cached document that holds nothing which can be changed, as most do: one call copies it."""
+    __slots__ = ()
+
+
 def _copied(value):
     """The value, sharing nothing that can be changed."""
     kind = type(value)
+    if kind is _Flat:
+        return dict.copy(value)
     if kind in _IMMUTABLE or kind not in (dict, list, tuple, set):      # the last: a function's own object, on its way
         return value
     if kind is dict:
@@ -922,6 +930,14 @@ class _Index:
             self.uuids.put(n, id)
         return id
 
+    def uuids_of(self, numbers, reader) -> list:
+        young = self.uuids.young
+        try:
+            return [young[n] for n in numbers]
+        except KeyError:
+            self.learn_uuids(set(numbers), reader)
+            return [self.uuid_of(n, reader) for n in numbers]
+
     def learn_uuids(self, numbers, reader):
         """Brings these numbers' UUIDs into memory with one statement."""
         missing = [n for n in numbers if self.uuids.get(n) is None]
@@ -942,8 +958,19 @@ class _Index:
         if type(data) is not bytes or _checksum(digest(data)) != checksum:
             raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log has.")
         document = unpack(data)
+        if _IMMUTABLE.issuperset(map(type, document.values())):
+            document = _Flat(document)
         self.documents.put(n, document, len(data))
         return document
+
+    def documents_of(self, numbers, reader) -> list:
+        """The cached documents of these numbers, in one pass where the cache has them all; None for an evicted one."""
+        young = self.documents.young
+        try:
+            return [young[n][0] for n in numbers]
+        except KeyError:
+            self.learn_documents(numbers, reader)
+            return [self.document(n, reader) for n in numbers]
 
     def learn_documents(self, numbers, reader):
         """Brings these documents into memory with one statement."""
@@ -1121,10 +1148,10 @@ class _TwoDicts:
     """A bounded map that forgets what was not asked for lately: when the young dict is full it becomes the old one."""
 
     def __init__(self, size):
-        self._size, self._young, self._old = size // 2, {}, {}
+        self._size, self.young, self._old = size // 2, {}, {}
 
     def get(self, key):
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None:
             value = self._old.get(key)
             if value is not None:
@@ -1132,9 +1159,9 @@ class _TwoDicts:
         return value
 
     def put(self, key, value):
-        self._young[key] = value
-        if len(self._young) > self._size:
-            self._young, self._old = {}, self._young
+        self.young[key] = value
+        if len(self.young) > self._size:
+            self.young, self._old = {}, self.young
 
 
 class _DocumentCache:
@@ -1144,10 +1171,10 @@ class _DocumentCache:
         self.clear()
 
     def clear(self):
-        self._young, self._old, self._bytes = {}, {}, 0
+        self.young, self._old, self._bytes = {}, {}, 0
 
     def get(self, n):
-        found = self._young.get(n)
+        found = self.young.get(n)
         if found is None:
             found = self._old.get(n)
             if found is None:
@@ -1156,13 +1183,13 @@ class _DocumentCache:
         return found[0]
 
     def put(self, n, document, size):
-        self._young[n] = document, size
+        self.young[n] = document, size
         self._bytes += size
         if self._bytes > CACHE_BYTES // 2:
-            self._young, self._old, self._bytes = {}, self._young, 0
+            self.young, self._old, self._bytes = {}, self.young, 0
 
     def drop(self, n):
-        self._young.pop(n, None)
+        self.young.pop(n, None)
         self._old.pop(n, None)
 
 
@@ -2095,13 +2122,17 @@ class Db:
 
     def _equal(self, one, other) -> bool:
         return one.n == other.n or self._answer(
-            lambda reader, mode: pack_document(self._content(one.n, reader)) == pack_document(self._content(other.n, reader)))
+            lambda reader, mode: pack(dict(self._content(one.n, reader))) == pack(dict(self._content(other.n, reader))))
 
     def _content(self, n, reader):
         return self._over.document(n) if self._is_ours(n) else self._index.document(n, reader)
 
-    def _learn(self, numbers, reader):
+    def _contents(self, numbers, reader) -> list:
+        """`_content` of many, read with one statement where they are not in memory."""
+        if self._over is None:
+            return self._index.documents_of(numbers, reader)
         self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
+        return [self._content(n, reader) for n in numbers]
 
     def _open_rects(self, id) -> tuple[_Rect, ...]:
         """The rectangles of an entity that this snapshot's transaction sees, by valid time."""
@@ -3727,11 +3758,13 @@ class _Run:
             rows = list(dict.fromkeys(rows)) if len(rows) > 1 else rows
         elif parsed.offset:
             rows = rows[parsed.offset:]
-        if plan.late:
-            rows = list(self._late(rows))
-        columns = [self._column(find, place, rows) for find, place in zip(parsed.find, plan.places)]
+        late = self._late_columns(rows) if plan.late else ()
+        if late is None:
+            rows, late = list(self._late(rows)), ()
+        columns = [late[place - plan.width] if late and place >= plan.width else self._column(find, place, rows)
+                   for find, place in zip(parsed.find, plan.places)]
         if plan.late and not parsed.is_bag:
-            return _finished(_unique(zip(*columns)), parsed)
+            return _finished(_unique_rows(columns), parsed)
         if parsed.is_bare and not parsed.names:
             return columns[0]
         return _finished(list(zip(*columns)), parsed)
@@ -3739,7 +3772,7 @@ class _Run:
     def _column(self, find, place, rows) -> list:
         cells = [row[place] for row in rows]
         if place >= self.plan.width:
-            return [value if type(value) is str else _copied(value) for value in cells]
+            return [_copied(value) for value in cells]
         if find.kind == "var":
             return self._values(cells)
         puller = _Puller(self.db, self.reader, self.mode)
@@ -3748,10 +3781,13 @@ class _Run:
         return puller.pull_ids(find.pattern, self._values(cells))
 
     def _values(self, cells) -> list:
-        if len(cells) > 2:
-            numbers = {cell for cell in cells if type(cell) is int}
-            if numbers:
-                self.index.learn_uuids(numbers, self.reader)
+        kinds = set(map(type, cells))
+        if kinds == {str}:
+            return cells
+        if kinds == {int}:
+            return self.index.uuids_of(cells, self.reader)
+        if int in kinds:
+            self.index.learn_uuids({cell for cell in cells if type(cell) is int}, self.reader)
         value = self.value
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
@@ -3845,18 +3881,18 @@ class _Run:
         batch: list = []
         for row in rows:
             batch.append(row)
-            if len(batch) == 512:
+            if len(batch) == LATE_ROWS:
                 yield from self._late_batch(batch, places)
                 batch = []
         yield from self._late_batch(batch, places)
 
     def _late_batch(self, batch, places):
-        self._learn({row[place] for row in batch for place, _ in places})
-        content, reader = self.db._content, self.reader
+        documents = {place: iter(self._documents_at(batch, place)) for place, _ in places}
         for row in batch:
             values, is_several = [], False
+            of_row = {place: next(several) for place, several in documents.items()}
             for place, a in places:
-                document = content(row[place], reader)
+                document = of_row[place]
                 if document is None or a not in document:
                     break
                 value = document[a]
@@ -3869,8 +3905,23 @@ class _Run:
                 else:
                     yield (*row, *values)
 
-    def _learn(self, numbers):
-        self.db._learn(numbers, self.reader)
+    def _documents_at(self, rows, place) -> list:
+        return self.db._contents([row[place] for row in rows], self.reader)
+
+    def _late_columns(self, rows) -> list | None:
+        """The late values as columns, if each row's document has one that needs no copy: then no row is touched."""
+        columns: list[list] = [[] for _ in self.plan.late]
+        for start in range(0, len(rows), LATE_ROWS):
+            part, documents = rows[start:start + LATE_ROWS], {}
+            for clause, column in zip(self.plan.late, columns):
+                place = self.plan.numbers[clause.e]
+                if place not in documents:
+                    documents[place] = self._documents_at(part, place)
+                try:
+                    column += [document[clause.a] for document in documents[place]]
+                except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
+                    return None
+        return columns if all(_IMMUTABLE.issuperset(map(type, column)) for column in columns) else None
 
     def _environments(self, rows) -> Iterator[tuple[dict, tuple]]:
         """Each row as variable → value, with the row itself."""
@@ -4279,6 +4330,13 @@ def _unique(rows) -> list:
     return list(found.values())
 
 
+def _unique_rows(columns) -> list:
+    """The rows of some columns, each once. Where a column has one type, Python's equality is the store's."""
+    if all(len(kinds) < 2 and _IMMUTABLE >= kinds for kinds in (set(map(type, column)) for column in columns)):
+        return list(dict.fromkeys(zip(*columns)))
+    return _unique(zip(*columns))
+
+
 def _distinct(values) -> list:
     """The values of a collection, each once."""
     return list({_key_of(value): value for value in values}.values())
@@ -4630,19 +4688,13 @@ class _Puller:
         return self._pull_from_top(pattern, self._documents(ids))
 
     def pull_numbers(self, pattern, numbers) -> list:
-        content, reader = self.db._content, self.reader
-        if len(numbers) > 1:
-            self.db._learn(numbers, reader)
-        return self._pull_from_top(pattern, [content(n, reader) for n in numbers])
+        return self._pull_from_top(pattern, self.db._contents(numbers, self.reader))
 
     def pull_found(self, pattern, found) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
-        content = self.db._content
-        self.db._learn([one.n for one in found if one.n is not None], self.reader)
-        missing = [one.id for one in found if one.n is None]
-        others = iter(self._documents(missing))
-        documents = [content(one.n, self.reader) if one.n is not None else next(others) for one in found]
-        return self._pull_from_top(pattern, documents)
+        known = iter(self.db._contents([one.n for one in found if one.n is not None], self.reader))
+        others = iter(self._documents([one.id for one in found if one.n is None]))
+        return self._pull_from_top(pattern, [next(others if one.n is None else known) for one in found])
 
     def _pull_from_top(self, pattern, documents) -> list:
         try:
@@ -4766,10 +4818,10 @@ class _Puller:
         if over is not None:
             touched = {self.run.cell(entity.id) for entity in over.entities.values()}
             rows = [row for row in rows if row[1] not in touched] + list(self._over_rows(a, set(cells)))
-        self.db._learn([n for _, _, n in rows], self.reader)
+        rows.sort(key=lambda row: _cell_order(row[1]))
         by_cell: dict = {}
-        for v, _, n in sorted(rows, key=lambda row: _cell_order(row[1])):
-            by_cell.setdefault(v, []).append(self.db._content(n, self.reader))
+        for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], self.reader)):
+            by_cell.setdefault(v, []).append(document)
         return [None if document is None else by_cell.get(cell, ()) for document, cell in zip(documents, cells)]
 
     def _over_rows(self, a, cells):
@@ -4788,8 +4840,8 @@ class _Puller:
         cells = [self.run.cell(id) for id in ids]
         rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells)))
         numbers = dict(rows.fetchall())
-        db._learn(list(numbers.values()), self.reader)
-        return [db._content(numbers[cell], self.reader) if cell in numbers else None for cell in cells]
+        documents = dict(zip(numbers, db._contents(numbers.values(), self.reader)))
+        return list(map(documents.get, cells))
 
     def _one(self, id):
         return self.db._document(id, self.reader, self.mode) if type(id) in _ID_TYPES else None
