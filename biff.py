@@ -23,6 +23,7 @@ and "uid". This file knows documents, requests and people who sign in; it knows 
 
 import argparse
 import asyncio
+import contextlib
 import datetime as dt
 import email.message
 import email.utils
@@ -40,6 +41,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import secrets
 import signal
 import sys
@@ -56,6 +58,7 @@ import jinja2
 import voluptuous
 from aiohttp import web
 
+import metrics
 import store
 
 log = logging.getLogger("biff")
@@ -71,6 +74,7 @@ HEADERS_MAX = 64                      # browsers send some twenty, proxies add a
 IDLE_S_MAX = 15                       # until a request's head is there, and between two requests on one connection
 REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
 ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
+FILES_KEPT = 64                       # of those that the process may open, not for connections: the store, its readers, feeds, mail
 STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
@@ -272,6 +276,7 @@ SETTINGS = {
     "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
     "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
     "proxies": Setting([], _networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
+    "metrics": Setting(None, _port, "a loopback port for /metrics in the Prometheus format"),
     "mail_host": Setting(None, str, "the mail server; without one, mail is printed to the console", False),
     "mail_port": Setting(587, _port, "its port; 465 speaks TLS from the first byte", False),
     "mail_user": Setting(None, str, "the name to sign in there with", False),
@@ -301,8 +306,36 @@ async def use_config(system):
         raise StartError(f"{prefix}MAIL_HOST is set but {prefix}MAIL_FROM is not; mail needs an address that it comes from.")
     system["biff/secret"] = _secret(folder / "secret")
     system["biff/limits"], system["biff/seen"] = Limits(), {}
+    system["biff/connections-max"] = max(files_max() - FILES_KEPT, 16)
+    await _use_metrics(system)
     system["biff/base-url"] = config["base_url"] or _address(config["host"], config["port"])
     return system
+
+
+def files_max() -> int:
+    """How many files the process may have open, after the soft limit, 1,024 on most machines, was raised to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+async def _use_metrics(system):
+    """Figures are always kept, and told where a port is named for them."""
+    figures, port = metrics.Metrics(system["biff/name"]), system["biff/config"]["metrics"]
+    system["biff/metrics"] = figures
+    system["biff/commit-seconds"] = figures.histogram("commit_seconds", "From a transaction's submission to its acknowledgement.")
+    if port is None:
+        return
+    watching = asyncio.create_task(metrics.watch_loop(figures.histogram("loop_lag_seconds", "How late the event loop was.")))
+    system["biff/stop"].append(functools.partial(_end_tasks, [watching]))
+    try:
+        runner = await metrics.serve(figures, port)
+    except OSError as failure:
+        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics ({os.strerror(failure.errno or 0)}): name another one with --metrics.") from None
+    system["biff/stop"].append(runner.cleanup)
+    print(f"Metrics are at http://{metrics.HOST}:{runner.addresses[0][1]}/metrics.", flush=True)
 
 
 def _setting(key, sources, prefix):
@@ -402,7 +435,9 @@ async def submit_tx(ctx: dict, tx, retry: bool = True):
         operations = operations_of({**assoc_db(ctx), "biff/now": now(ctx)}, tx)
         if not operations:
             return None
+        begun = time.perf_counter()
         submitted = await ctx["biff/node"].submit(operations)
+        ctx["biff/commit-seconds"].observe(time.perf_counter() - begun)
         if submitted.committed or not retry:
             return submitted
     raise ContentionError(f"Others changed the same documents at each of {ATTEMPTS_MAX} attempts. Nothing was written.")
@@ -624,7 +659,10 @@ async def use_tx_listener(system):
             except Exception:
                 log.exception("%s failed at transaction %d", _name(on_tx), tx.tx_id)
 
-    system["biff/stop"].append(system["biff/node"].on_tx(hear).close)
+    node = system["biff/node"]
+    listener = node.on_tx(hear)
+    system["biff/stop"].append(listener.close)
+    system["biff/metrics"].gauge("tx_lag", "Committed transactions that no listener has heard yet.", lambda: node.db().tx_id - listener.tx_id)
     return system
 
 
