@@ -16,21 +16,26 @@ The tutorial has had two editions. We keep the first one's short names throughou
 
 Three laws hold beyond the tutorial. Nothing is missed and nothing comes twice, across page load, reconnect and restart: a page
 knows the transaction that it was rendered from, and its socket asks for what the log holds since. Order is the log's. And
-only the listener, `on_new_message`, touches sockets: what is put into the store by anyone appears in every browser.
+only the listener, `on_new_message`, tells rooms anything: what is put into the store by anyone appears in every browser.
 """
 
-import asyncio
+import collections
 import contextlib
 import datetime as dt
+import functools
 import logging
 import random
 import re
+import sys
 import uuid
 
-from aiohttp import WSCloseCode, WSMsgType, web
+import markupsafe
+from aiohttp import WSCloseCode, web
 from voluptuous import All, Any, In, Length, Schema
 
 import biff
+import sockets
+from sockets import text_frame
 from store import call, delete
 
 log = logging.getLogger("eelchat")
@@ -42,13 +47,11 @@ MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
 CHANNELS_MAX = 200                    # of a community; the page lists them all
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
+VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some 20,000, all that people have open
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is: a short cut is a short replay
-LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; more are found by one query
+LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
-SOCKET_BYTES_MAX = 256 * 1024         # waiting for one socket; a browser this far behind is dropped, comes back and catches up
-SOCKET_FRAME_BYTES_MAX = 4 * 1024     # browsers send nothing over the socket
-PING_S = 25                           # proxies cut a socket that is silent for a minute
-CLOSE_S = 0.8                         # for all sockets together, at shutdown
+REPLAY_BYTES_MAX = 16 * 1024 * 1024   # of what they changed, kept for those who come back
 
 NO_ROLES: set[str] = set()
 ADMIN = {"admin"}                     # the only sets that a membership may have
@@ -225,8 +228,12 @@ def by_title(attribute):
 def channels_of(ctx):
     if not ctx.get("mem"):
         return []
-    channels = biff.q(ctx["biff/db"], {"find": ("pull", "?channel", ["*"]), "in": ["?community"],
-                                       "where": [["?channel", "chan/comm", "?community"]]}, ctx["community"]["xt/id"])
+    return channels_in(ctx["biff/db"], ctx["community"]["xt/id"])
+
+
+def channels_in(db, community_id):
+    channels = biff.q(db, {"find": ("pull", "?channel", ["*"]), "in": ["?community"],
+                           "where": [["?channel", "chan/comm", "?community"]]}, community_id)
     return sorted(channels, key=by_title("chan/title"))
 
 
@@ -311,84 +318,53 @@ async def new_message(ctx):
 
 # ── Realtime updates ─────────────────────────────────────────────────────────────────────────────────────────
 #
-# A socket is registered first, then it is sent what the log holds since its page, then it is live: all in one turn of the loop,
-# so that no transaction falls between. A transaction is one frame a channel, built once, in live and replayed pages alike.
+# A room is a channel, its number a tx_id: what a transaction changed there is one frame, built once, in live and replayed pages alike.
+# A socket is sent what the log holds since its page and enters the room in one turn of the loop, so that no transaction falls between.
 
 
-class Client:
-    """One socket. What is written to it waits in its transport, never in us."""
+class Client(sockets.Socket):
+    """One browser on a channel, and what its place there rests on."""
+
+    __slots__ = ("channel_id", "mem_id", "session_id")
 
     def __init__(self, ctx, ws):
-        self.ws, self.transport = ws, ctx["request"].transport
+        super().__init__(ws, ctx["request"].transport, ctx["uid"])
         self.channel_id, self.mem_id, self.session_id = ctx["channel"]["xt/id"], ctx["mem"]["xt/id"], ctx["session"]["xt/id"]
-        self.seen = 0
 
-    def send(self, frame, tx_id):
-        """Writes a finished frame past aiohttp's writer, so that no client is ever waited for.
-
-        What the writer guarantees is kept here: frames are whole and in order (one write each), nothing follows a close (a closing client
-        is no longer in `chat_clients`), and what waits is bounded: a browser that does not read is dropped, and catches up later.
-        """
-        if tx_id <= self.seen or self.transport.is_closing():
-            return
-        self.seen = tx_id
-        if self.transport.get_write_buffer_size() + len(frame) > SOCKET_BYTES_MAX:
-            log.info("a socket of channel %s is dropped: %d bytes wait for it", self.channel_id, self.transport.get_write_buffer_size())
-            self.transport.abort()
-        else:
-            self.transport.write(frame)
-
-
-def text_frame(text):
-    """An unmasked, uncompressed text frame. Source: RFC 6455, section 5.2."""
-    data = text.encode()
-    size = len(data)
-    if size < 126:
-        return b"\x81" + bytes((size,)) + data
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + data
-    return b"\x81\x7f" + size.to_bytes(8, "big") + data
+    @property
+    def grounds(self):
+        return self.channel_id, self.mem_id, self.session_id, self.person
 
 
 async def connect(ctx):
-    ws = web.WebSocketResponse(compress=False, heartbeat=PING_S, max_msg_size=SOCKET_FRAME_BYTES_MAX)
+    ws = sockets.response()
     await ws.prepare(ctx["request"])
-    client = Client(ctx, ws)
-    clients = ctx["chat_clients"].setdefault(client.channel_id, set())
-    clients.add(client)
+    client, rooms = Client(ctx, ws), ctx["chat_clients"]
     try:
-        catch_up(ctx, client)
-        async for message in ws:
-            if message.type is WSMsgType.ERROR:
-                break
+        await catch_up(ctx, client)
+        if code := await sockets.hear(ws):
+            dismiss(ctx, client, "This browser sent what browsers do not send.", code)
     finally:
-        forget(ctx, client)
+        rooms.leave(client)
     return ws
 
 
-def forget(ctx, client):
-    clients = ctx["chat_clients"].get(client.channel_id, set())
-    clients.discard(client)
-    if not clients:
-        ctx["chat_clients"].pop(client.channel_id, None)
-
-
-def catch_up(ctx, client):
-    """Sends what the log holds since the transaction that the page has seen."""
-    node = ctx["biff/node"]
-    after, now = cursor_of(ctx), node.db()
-    if not still_allowed(now, client):
-        return dismiss(ctx, client, "This channel is no longer open to you.")
-    if after > now.tx_id or now.tx_id - after > REPLAY_TRANSACTIONS_MAX:
-        client.send(text_frame(list_view(ctx, now, client.channel_id)), now.tx_id)
-    else:
-        client.seen = after
-        for tx in node.tx_log(after=after):
-            if tx.tx_id > now.tx_id:
-                break
-            if fragment := fragments(ctx, tx, [client.channel_id]).get(client.channel_id):
-                client.send(text_frame(fragment), tx.tx_id)
-    client.seen = now.tx_id
+async def catch_up(ctx, client):
+    """Sends what the log holds since the transaction that the page has seen, and enters the room."""
+    node, rooms, lately, after = ctx["biff/node"], ctx["chat_clients"], ctx["chat_lately"], cursor_of(ctx)
+    await lately.reach(after, node.db().tx_id)
+    db = node.db()                                     # from here on nothing waits
+    lately.read_up(db.tx_id)
+    replay = lately.catch_up(client.channel_id, after, lambda: text_frame(list_view(ctx, db, client.channel_id)))
+    rooms.enter(client, client.channel_id, db.tx_id)
+    if reason := why_not(db, client):
+        return dismiss(ctx, client, reason)
+    if one := rooms.one_too_many(client.person):
+        dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
+    log.info("connect channel=%s person=%s sockets=%d", client.channel_id, client.person, rooms.count)
+    if replay:
+        client.write(replay, db.tx_id)
+        log.info("replay channel=%s person=%s after=%d to=%d bytes=%d", client.channel_id, client.person, after, db.tx_id, len(replay))
 
 
 def cursor_of(ctx):
@@ -396,118 +372,214 @@ def cursor_of(ctx):
     return int(after) if after.isascii() and after.isdigit() and len(after) < 16 else 2 ** 60
 
 
-def still_allowed(db, client):
-    """Whether session, membership and channel are still there. Authority is read from the newest snapshot."""
-    return all(db.entity(id) for id in (client.session_id, client.mem_id, client.channel_id))
-
-
-def list_view(ctx, db, channel_id):
-    """The whole list of a channel, for a browser too far behind for fragments."""
-    channel = db.entity(channel_id)
-    messages, has_older = messages_of(db, channel)
-    return biff.fragment(ctx, "list_fragment.html", messages=messages, has_older=has_older, path=channel_path(channel), tx_id=db.tx_id)
+def why_not(db, client):
+    """Why somebody may not hear a channel, in words; None if they may. Authority is read from the newest snapshot."""
+    channel, mem = db.entity(client.channel_id), db.entity(client.mem_id)
+    if channel is None or "chan/comm" not in channel:
+        return "This channel was deleted."
+    if mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != (client.person, channel["chan/comm"]):
+        return "You are no longer a member of this community."
+    if db.entity(client.session_id) is None or db.entity(client.person) is None:
+        return "You have signed out."
+    return None
 
 
 def on_new_message(ctx, tx):
-    """Sends each channel what a transaction changed in it, and dismisses whoever lost their place by it."""
-    for channel_id, fragment in fragments(ctx, tx, ctx["chat_clients"]).items():
-        send_all(ctx["chat_clients"][channel_id], fragment, tx.tx_id)
+    """Tells each channel what a transaction changed in it, once it has dismissed whoever lost their place by it."""
+    rooms, lately = ctx["chat_clients"], ctx["chat_lately"]
+    changes = lately.hear(tx.tx_id, lambda: changes_of(ctx, tx))
+    if changes.others:
+        dismiss_those_who_lost(ctx, changes.others)
+    if changes.forgotten:
+        forget(ctx, changes.forgotten)
+    frames = {channel_id: changes.frame(channel_id) for channel_id in changes.channels(rooms)}
     if tx.tx_id % CURSOR_TRANSACTIONS == 0:
-        for clients in ctx["chat_clients"].values():
-            send_all(clients, biff.fragment(ctx, "cursor.html", tx_id=tx.tx_id), tx.tx_id)
-    if gone := {op[1] for op in tx.ops if op[0] in ("delete", "evict")}:
-        dismiss_those_without(ctx, gone)
+        cursor = text_frame(biff.fragment(ctx, "cursor.html", tx_id=tx.tx_id))
+        frames = {channel_id: frames.get(channel_id) or cursor for channel_id in rooms}
+    for channel_id, frame in frames.items():
+        if frame:
+            rooms.send(channel_id, tx.tx_id, frame, tx.tx_time.timestamp())
 
 
-def send_all(clients, fragment, tx_id):
-    frame = text_frame(fragment)
-    for client in list(clients):
-        client.send(frame, tx_id)
+def dismiss_those_who_lost(ctx, touched):
+    """Whoever stands on a session, membership, channel or user that was touched is looked at again."""
+    db = ctx["biff/node"].db()
+    for client in ctx["chat_clients"].sockets():
+        if not touched.isdisjoint(client.grounds) and (reason := why_not(db, client)):
+            dismiss(ctx, client, reason)
 
 
-def fragments(ctx, tx, channel_ids):
-    """Channel id → what a transaction changed on a page of it, for those of `channel_ids` that it touched and left in place.
+def dismiss(ctx, client, reason, code=WSCloseCode.POLICY_VIOLATION):
+    """Tells a browser why in its page, and closes so that it does not come back: htmx takes 1008 as final."""
+    log.info("dismiss channel=%s person=%s: %s", client.channel_id, client.person, reason)
+    ctx["chat_clients"].close(client, code, text_frame(biff.fragment(ctx, "notice.html", reason=reason)))
 
-    Live pages and replays are told the same. Of each message only the net effect counts: what it was before, what it is after.
-    """
+
+def forget(ctx, ids):
+    """What was evicted is in no frame and no view that is kept."""
+    ctx["chat_views"].forget(ids)
+    if any(not changes.ids.isdisjoint(ids) for changes in ctx["chat_lately"]):
+        ctx["chat_lately"].forget()
+
+
+class Changes:
+    """What a transaction changed on the pages of channels. Of each message only the net effect counts: what was before, what is after."""
+
+    def __init__(self, ctx, db):
+        self._ctx, self._db, self._frames = ctx, db, {}
+        self.messages = {}            # channel id → [(kind, document)]; kind is "new", "edited", "deleted"
+        self.anew = set()             # channels whose list is sent as a whole
+        self.titled = set()           # communities in which a title or the list of channels changed
+        self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
+        self.ids, self.others = set(), set()          # of messages, and of everything else that was written
+        self.size = 0
+
+    def channels(self, rooms):
+        """Those of the rooms that have something to hear."""
+        return list(rooms) if self.titled or self.forgotten else [id for id in self.messages.keys() | self.anew if id in rooms]
+
+    def frame(self, channel_id):
+        """What the pages of a channel are told, with the tx_id; None if nothing there changed, or it is gone."""
+        if channel_id not in self._frames:
+            text = self._text(channel_id)
+            if not text or channel_id in self.anew:    # not kept: a list is large
+                return text and text_frame(text)
+            self._frames[channel_id] = text_frame(text)
+        return self._frames[channel_id]
+
+    def _text(self, channel_id):
+        is_here = channel_id in self.messages or channel_id in self.anew
+        channel = self._db.entity(channel_id) if is_here or self.titled or self.forgotten else None
+        is_titled = channel is not None and channel.get("chan/comm") in self.titled
+        if channel is None or not (is_here or is_titled or self.forgotten):
+            return None
+        if channel_id in self.anew:
+            return list_view(self._ctx, self._db, channel_id, is_titled)
+        return biff.fragment(self._ctx, "changes.html", changes=self.messages.get(channel_id, ()), forgotten=self.forgotten,
+                             tx_id=self._db.tx_id, **titles_of(self._db, channel, is_titled))
+
+
+def changes_of(ctx, tx):
+    """Worked out from the snapshots before and after. What a transaction writes and takes back is touched, and no more."""
     before, after = ctx["biff/node"].db(tx.tx_id - 1), ctx["biff/node"].db(tx.tx_id)
-    changes = {channel_id: [] for channel_id in channel_ids if after.entity(channel_id)}
-    for id in touched_by(tx, before, after, list(changes)):
-        for channel_id, kind, message in message_changes(before, after, id):
-            if channel_id in changes:
-                changes[channel_id].append((kind, message))
-    for op in tx.ops:
-        for made in changes.values() if op[0] == "evict" else ():         # it is in no snapshot any more: whoever shows it drops it
-            made.append(("deleted", {"xt/id": op[1]}))
-    return {channel_id: changes_view(ctx, after, channel_id, made) for channel_id, made in changes.items() if made}
-
-
-def touched_by(tx, before, after, channel_ids):
-    """The ids that a transaction writes, in its order. Of very many, as when a channel goes, only those that matter here."""
-    ids = dict.fromkeys(op[1]["xt/id"] if op[0] == "put" else op[1] for op in tx.ops if op[0] in ("put", "delete"))
-    if len(ids) <= LOOKUPS_MAX:
-        return ids
-    query = {"find": "?message", "in": [["?message", ...], ["?channel", ...]], "where": [["?message", "msg/channel", "?channel"]]}
-    here = {id for db in (before, after) for id in db.q(query, list(ids), channel_ids)} if channel_ids else set()
-    return [id for id in ids if id in here]
-
-
-def message_changes(before, after, id):
-    """What became of one message, as (channel id, "new" | "edited" | "deleted" | "anew", document); "anew" asks for the whole list."""
-    old, new = (document if document and "msg/text" in document else None for document in (before.entity(id), after.entity(id)))
-    if new and old and new["msg/channel"] == old["msg/channel"]:
-        return [(new["msg/channel"], "edited", new)]
-    changes = [(old["msg/channel"], "deleted", old)] if old else []
-    if new:                                            # one that was there before goes back to its old place, not to the end
-        is_first = len(after.history(id)) == 1
-        changes.append((new["msg/channel"], "new" if is_first else "anew", new))
+    changes = Changes(ctx, after)
+    written = {op[1]["xt/id"]: op[1] for op in tx.ops if op[0] == "put"} | {op[1]: {} for op in tx.ops if op[0] == "delete"}
+    if len(written) > LOOKUPS_MAX:
+        note_many(changes, before, after, written)
+    else:
+        for id, document in written.items():
+            note(changes, id, before.entity(id), after.entity(id), document)
+    changes.forgotten = [op[1] for op in tx.ops if op[0] == "evict" and type(op[1]) is uuid.UUID]
+    changes.others.update(changes.forgotten)
+    changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
+    changes.size = 500 + 100 * len(changes.ids) + 2 * sum(len(message["msg/text"]) for made in changes.messages.values() for _, message in made)
     return changes
 
 
-def changes_view(ctx, db, channel_id, changes):
-    if any(kind == "anew" for kind, _ in changes):
-        return list_view(ctx, db, channel_id)
-    return biff.fragment(ctx, "changes.html", changes=changes, tx_id=db.tx_id)
+def note(changes, id, old, new, written):
+    """What became of one document."""
+    if not any("msg/channel" in document for document in (old or {}, new or {}, written)):
+        changes.others.add(id)
+        changes.titled.update(document.get("chan/comm", id) for document in (old, new)
+                              if document and ("chan/title" in document or "comm/title" in document))
+        return
+    changes.ids.add(id)
+    if "msg/channel" in written:
+        changes.messages.setdefault(written["msg/channel"], [])
+    old, new = (document if document and "msg/text" in document else None for document in (old, new))
+    is_edit = old and new and old["msg/channel"] == new["msg/channel"]
+    if old and not is_edit:
+        changes.messages.setdefault(old["msg/channel"], []).append(("deleted", old))
+    if new:
+        changes.messages.setdefault(new["msg/channel"], []).append(("edited" if is_edit else "new", new))
 
 
-def dismiss_those_without(ctx, gone):
-    """Whose channel, membership or session is among the ids that are gone, hears no more."""
-    for client in [client for clients in ctx["chat_clients"].values() for client in clients]:
-        if client.channel_id in gone:
-            dismiss(ctx, client, "This channel was deleted.")
-        elif client.mem_id in gone:
-            dismiss(ctx, client, "You are no longer a member of this community.")
-        elif client.session_id in gone:
-            dismiss(ctx, client, "You have signed out.")
+def note_many(changes, before, after, written):
+    """Of very many documents, as when a channel goes, only where the messages are: those lists are sent anew."""
+    places = {"find": ["?message", "?channel"], "in": [["?message", ...]], "where": [["?message", "msg/channel", "?channel"]]}
+    for db in before, after:
+        for id, channel_id in db.q(places, list(written)):
+            changes.ids.add(id)
+            changes.anew.add(channel_id)
+    for id in written.keys() - changes.ids:
+        note(changes, id, before.entity(id), after.entity(id), written[id])
 
 
-def dismiss(ctx, client, reason):
-    """Tells a browser why in its page, and closes so that it does not come back: htmx takes 1008 as final."""
-    forget(ctx, client)
-    if not client.transport.is_closing():
-        client.transport.write(text_frame(biff.fragment(ctx, "notice.html", reason=reason)))
-    close_later(ctx, client, WSCloseCode.POLICY_VIOLATION)
+def is_at_the_end(db, channel_id, made):
+    """Whether the new messages are the channel's newest: one that was there before goes back to its old place."""
+    new = [message["xt/id"] for kind, message in made if kind == "new"]
+    newest = {"find": "?message", "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
+              "order-by": [[("created", "?message"), "desc"]], "limit": len(new)}
+    return not new or biff.q(db, newest, channel_id) == new[::-1]
 
 
-def close_later(ctx, client, code):
-    task = asyncio.ensure_future(client.ws.close(code=code, drain=False))
-    ctx["chat_closing"].add(task)
-    task.add_done_callback(ctx["chat_closing"].discard)
+def list_view(ctx, db, channel_id, is_titled=True):
+    """The whole list of a channel, for a browser too far behind for fragments."""
+    channel = db.entity(channel_id)
+    if channel is None:
+        return ""
+    messages, has_older = messages_of(db, channel)
+    return biff.fragment(ctx, "list_fragment.html", messages=messages, has_older=has_older, path=channel_path(channel), tx_id=db.tx_id,
+                         **titles_of(db, channel, is_titled))
+
+
+def titles_of(db, channel, is_titled):
+    """What stands around the messages, for a fragment: the titles of channel and community, and the channels beside it."""
+    if not is_titled:
+        return {"channel": None}
+    return {"channel": channel, "community": db.entity(channel["chan/comm"]), "channels": channels_in(db, channel["chan/comm"]),
+            "path_of": channel_path}
+
+
+class Views:
+    """The HTML of messages, kept for those that were shown last. One that has changed is rendered anew."""
+
+    def __init__(self, template):
+        self._template, self._kept, self._bytes = template, collections.OrderedDict(), 0
+
+    def __call__(self, message, oob=None):
+        if oob:
+            return markupsafe.Markup(self._template.render(message=message, oob=oob))
+        known, html = self._kept.get(message["xt/id"], (None, None))
+        if known == message:
+            self._kept.move_to_end(message["xt/id"])
+            return html
+        return self._keep(message, markupsafe.Markup(self._template.render(message=message, oob=None)))
+
+    def _keep(self, message, html):
+        self.forget([message["xt/id"]])
+        self._kept[message["xt/id"]] = message, html
+        self._bytes += self._size(html)
+        while self._bytes > VIEWS_BYTES_MAX:
+            self._bytes -= self._size(self._kept.popitem(last=False)[1][1])
+        return html
+
+    def _size(self, html):
+        return 2 * sys.getsizeof(html) + 500           # the document beside it, and their places
+
+    def forget(self, ids):
+        for id in ids:
+            if kept := self._kept.pop(id, None):
+                self._bytes -= self._size(kept[1])
 
 
 async def use_chat_clients(system):
-    """At the end all sockets are closed with 1012, so that browsers come back by themselves; this is before the server stops."""
-    async def stop():
-        clients = [client for clients in system["chat_clients"].values() for client in clients]
-        system["chat_clients"].clear()
-        for client in clients:
-            close_later(system, client, WSCloseCode.SERVICE_RESTART)
-        if system["chat_closing"]:
-            await asyncio.wait(set(system["chat_closing"]), timeout=CLOSE_S)
-        for client in clients:
-            client.transport.abort()
-
-    system["biff/stop"].append(stop)
+    """The rooms, and what was said in them lately. At the end all are closed with 1012, so that browsers come back by themselves."""
+    node, metrics = system["biff/node"], system["biff/metrics"]
+    delivered = metrics.histogram("delivery_seconds", "From a transaction's time to its frame written to the last socket of a channel.")
+    rooms = system["chat_clients"] = sockets.Rooms(min(sockets.SOCKETS_MAX, system["biff/connections-max"] * 3 // 4), delivered.observe)
+    lately = system["chat_lately"] = sockets.Lately(
+        lambda after: ((tx.tx_id, changes_of(system, tx)) for tx in node.tx_log(after=after)), REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
+    system["chat_views"] = system["biff/jinja"].globals["message_view"] = Views(system["biff/jinja"].get_template("message.html"))
+    system["biff/app"].on_shutdown.append(lambda app: rooms.close_all())
+    metrics.gauge("sockets", "Open sockets.", lambda: rooms.count)
+    metrics.gauge("channels", "Channels with an open socket.", lambda: len(rooms))
+    metrics.gauge("waiting_bytes", "Bytes that wait for browsers to read.", rooms.waiting_bytes)
+    metrics.counter("messages_total", "Messages ever put into the store.", lambda: node.attribute_stats().get("msg/text", 0))
+    metrics.counter("frames_total", "Frames written to sockets.", lambda: rooms.frames)
+    metrics.counter("replays_total", "Browsers that were sent what they had missed.", lambda: lately.replays)
+    metrics.counter("cut_total", "Sockets cut because too much waited for them.", lambda: rooms.cut)
+    metrics.counter("refused_total", "Handshakes refused because there were too many.", lambda: rooms.refused)
     return system
 
 
@@ -515,11 +587,20 @@ async def use_chat_clients(system):
 
 
 def socket(rule):
-    """A rule for a socket: a refused handshake would be tried again for ever, so it is accepted, told, and closed for good."""
+    """A rule for a socket. Who may not connect is let in, told, and closed for good: a refused handshake is tried again for ever.
+
+    That is right for those who come too often, or when the server is full: they come again, each time a little later.
+    """
     async def accepted_or_told(ctx):
+        try:
+            await ctx["chat_clients"].admit()
+        except sockets.FullError:
+            return biff.error(ctx, 503, "There are too many connections. Try again a little later.")
+        if not biff.is_allowed(ctx, (("connect", ctx["uid"] or biff.client_of(ctx)), *sockets.CONNECTS_A_PERSON)):
+            return biff.error(ctx, 429)
         if rule(ctx) is None:
             return None
-        ws = web.WebSocketResponse(compress=False, max_msg_size=SOCKET_FRAME_BYTES_MAX)
+        ws = sockets.response()
         await ws.prepare(ctx["request"])
         await ws.send_str(biff.fragment(ctx, "notice.html", reason="This channel is not open to you. Reload the page."))
         await ws.close(code=WSCloseCode.POLICY_VIOLATION)
@@ -545,12 +626,11 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns":
 
 
 PLUGINS = [biff.auth_plugin(), PLUGIN]
-COMPONENTS = [*biff.COMPONENTS, use_chat_clients]
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, biff.use_queues, biff.use_tx_listener, biff.use_web, biff.use_tasks]
 
 
 def initial_system(arguments):
-    """`chat_clients`: channel id → its open sockets."""
-    return {"biff/name": "eelchat", "biff/plugins": PLUGINS, "biff/arguments": arguments, "chat_clients": {}, "chat_closing": set()}
+    return {"biff/name": "eelchat", "biff/plugins": PLUGINS, "biff/arguments": arguments}
 
 
 def main():

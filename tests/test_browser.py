@@ -207,7 +207,7 @@ async def test_what_comes_again_after_a_reconnect_is_not_shown_twice(chat, perso
     await node.submit([put(a_message(chat, channel, "two"))])
     await until_texts(ann, ["one", "two"])
     await ann.eval_on_selector("#cursor", "(one, cursor) => { one.value = cursor }", str(cursor))
-    client, = chat["chat_clients"][uuid.UUID(channel.rpartition("/")[2])]
+    client, = chat["chat_clients"].sockets(uuid.UUID(channel.rpartition("/")[2]))
     client.transport.abort()
     await ann.wait_for_selector("#messages:not([data-live])", state="attached")
     await until_live(ann)

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 import eelchat
+import sockets
 from people import chat, person, texts     # noqa: F401
 from store import delete, evict, put
 
@@ -63,9 +64,9 @@ async def test_between_page_and_socket_nothing_is_missed_and_nothing_comes_twice
     assert [int(re.search(r'id="cursor" value="(\d+)"', frame).group(1)) for frame in heard] == sorted({*map(int, re.findall(r'id="cursor" value="(\d+)"', "".join(heard)))})
 
 
-async def test_far_behind_the_list_is_replaced_as_a_whole(chat, person, monkeypatch):
+async def test_far_behind_the_list_is_replaced_as_a_whole(chat, person):
     """A browser that slept for a week must not replay the week."""
-    monkeypatch.setattr(eelchat, "REPLAY_TRANSACTIONS_MAX", 5)
+    chat["chat_lately"].count_max = 5
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     cursor = chat["biff/node"].latest_tx.tx_id
@@ -187,7 +188,7 @@ async def test_who_loses_access_is_told_why_and_closed_for_good(chat, person, lo
     frames, code = await closed_with(socket)
     assert code == 1008 and "not for Bob" not in "".join(frames)
     assert {"membership": "no longer a member", "session": "signed out", "channel": "deleted"}[loss] in "".join(frames)
-    assert not any(client.mem_id == gone for clients in chat["chat_clients"].values() for client in clients)
+    assert not any(gone in client.grounds for client in chat["chat_clients"].sockets())
 
 
 async def test_who_may_not_connect_is_told_and_closed_with_1008(chat, person):
@@ -228,17 +229,17 @@ async def test_an_emptied_channel_is_forgotten(chat, person):
     assert len(chat["chat_clients"]) == 1
     await socket.close()
     async with asyncio.timeout(5):
-        while chat["chat_clients"]:
+        while len(chat["chat_clients"]):
             await asyncio.sleep(0.01)
 
 
 async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(chat, person, monkeypatch):
     """One dead browser must not stop a channel, nor eat the memory."""
-    monkeypatch.setattr(eelchat, "SOCKET_BYTES_MAX", 20_000)
+    monkeypatch.setattr(sockets, "WAITING_BYTES_MAX", 20_000)
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     slow, quick = await ann.listen(channel), await ann.listen(channel)
-    slow_client = next(client for client in next(iter(chat["chat_clients"].values())) if client.transport.get_extra_info("peername") == slow._response.connection.transport.get_extra_info("sockname"))
+    slow_client = next(client for client in chat["chat_clients"].sockets() if client.transport.get_extra_info("peername") == slow._response.connection.transport.get_extra_info("sockname"))
     slow._response.connection.transport.pause_reading()
     heard, count = [], 0
     while not slow_client.transport.is_closing() and count < 3000:
@@ -249,10 +250,10 @@ async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(
     assert [int(text.split()[0]) for text in heard] == list(range(count))
 
 
-def test_only_the_listener_writes_to_sockets():
+def test_only_the_listener_tells_rooms_anything():
     """A handler that sends for itself would be deaf to other servers and to replays."""
     functions = {node.name: ast.unparse(node) for node in ast.parse(pathlib.Path(eelchat.__file__).read_text()).body
                  if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    senders = {name for name, text in functions.items() if re.search(r"client\.send\(|transport\.write\(", text)}
-    assert senders == {"send_all", "catch_up", "dismiss"}
-    assert {name for name, text in functions.items() if "send_all(" in text} == {"send_all", "on_new_message"}
+    assert {name for name, text in functions.items() if "rooms.send(" in text} == {"on_new_message"}
+    assert {name for name, text in functions.items() if "client.write(" in text} == {"catch_up"}
+    assert not any("transport" in text for text in functions.values())

@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: MIT
+"""Rooms of sockets: one frame goes to thousands of browsers, and nobody waits for anybody.
+
+    rooms = Rooms(sockets_max=10_000)
+    socket = Socket(ws, request.transport, person="ann")
+    rooms.enter(socket, "eels", seen=6)
+    rooms.send("eels", 7, text_frame("hello"))         # what the room is told under number 7
+
+What a room is told is numbered, and the numbers rise. A frame is built once and written as it is to every socket of its room; what
+has come together is joined, so that under load one system call carries several frames. A pass over a room is cut into slices with a turn of the loop
+between, and the next pass begins where the last one has ended: each socket gets every number once, in order, or is closed.
+
+This file knows frames, transports and numbers. It knows no store, no message and no page, and imports nothing of ours.
+"""
+
+import asyncio
+import collections
+import itertools
+import logging
+import time
+from typing import Any, Callable, Hashable, NamedTuple
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+log = logging.getLogger("sockets")
+
+# ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+SOCKETS_MAX = 50_000                  # one core writes some 100,000 frames a second: half a second for a message to all
+SOCKETS_A_PERSON = 50                 # windows, tabs and phones; beyond, the one opened first gives way: it may well be dead
+CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fast as browsers do, on each of two devices
+CONNECTS_A_TURN = 4                   # handshakes and replays done before the loop serves others again: 2 to 4 ms
+CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
+WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
+JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
+SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
+REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
+REPLAYS_KEPT = 256                    # for those who ask the same; each is at most about WAITING_BYTES_MAX
+FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
+FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
+PING_S = 25                           # proxies cut a socket that is silent for a minute; no answer for 12.5 s: it is dead
+CLOSE_S = 0.8                         # for a close frame to be taken; then the connection is cut
+
+CLOSED = 2 ** 62                      # the number that a closed socket has seen: nothing is newer
+
+
+class FullError(Exception):
+    """There are as many sockets, or as many in line, as there may be."""
+
+
+# ── Frames ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+def text_frame(text: str) -> bytes:
+    """An unmasked, uncompressed text frame. Source: RFC 6455, section 5.2."""
+    data = text.encode()
+    size = len(data)
+    if size < 126:
+        return b"\x81" + bytes((size,)) + data
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + data
+    return b"\x81\x7f" + size.to_bytes(8, "big") + data
+
+
+def response() -> web.WebSocketResponse:
+    """Uncompressed: a deflated frame belongs to one connection. Pings are answered in `hear`, where they are counted."""
+    return web.WebSocketResponse(compress=False, heartbeat=PING_S, autoping=False, max_msg_size=FRAME_BYTES_MAX, timeout=CLOSE_S)
+
+
+async def hear(ws: web.WebSocketResponse) -> WSCloseCode | None:
+    """Waits until the socket ends. What browsers do not send closes it: the code, else None."""
+    heard, since = 0, time.monotonic()
+    async for message in ws:
+        if time.monotonic() - since > 60:
+            heard, since = 0, time.monotonic()
+        heard += 1
+        if message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
+            return None if message.type is WSMsgType.ERROR else WSCloseCode.POLICY_VIOLATION
+        if message.type is WSMsgType.PING:
+            await ws.pong(message.data)
+    return None
+
+
+class Socket:
+    """One connection. Frames are written past aiohttp's writer to the transport, so that no client is ever waited for.
+
+    What the writer guarantees is kept here. Frames are whole and in order: one write each. Nothing follows a close frame: a socket
+    that closes has seen `CLOSED`. What waits is bounded: by WAITING_BYTES_MAX and the one write that went beyond it. Handshake, pings and closing stay aiohttp's.
+    """
+
+    __slots__ = ("ws", "transport", "person", "room", "seen")
+
+    def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport, person: Hashable):
+        self.ws, self.transport, self.person = ws, transport, person
+        self.room: Room | None = None
+        self.seen = 0
+
+    def write(self, data: bytes, number: int) -> bool:
+        """Writes frames of which `number` is the last. False if too much waits already: the connection is cut."""
+        self.seen = number
+        transport = self.transport
+        if transport.is_closing():
+            return True
+        if transport.get_write_buffer_size() > WAITING_BYTES_MAX:
+            transport.abort()
+            return False
+        transport.write(data)
+        return True
+
+
+# ── Rooms ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+class Said(NamedTuple):
+    """What a room was told: its number, the frame, and when it became true, in seconds since 1970."""
+    number: int
+    frame: bytes
+    since: float
+
+
+class Room:
+    """The sockets of one key, what they are still to be told, and the pass that is under way."""
+
+    __slots__ = ("key", "sockets", "due", "telling", "joined", "left")
+
+    def __init__(self, key):
+        self.key = key
+        self.sockets: dict[Socket, None] = {}
+        self.due: collections.deque[Said] = collections.deque()
+        self.telling: list[Said] = []
+        self.joined, self.left = b"", iter(())
+
+    def begin(self):
+        """Joins what is due, up to a bound, for a pass over those who are here now: who comes later has been told by then."""
+        self.telling, size = [self.due.popleft()], 0
+        while self.due and (size := size + len(self.telling[-1].frame)) < JOINED_BYTES_MAX:
+            self.telling.append(self.due.popleft())
+        self.joined = b"".join(said.frame for said in self.telling)
+        self.left = iter(tuple(self.sockets))
+
+    def newer_than(self, seen: int) -> bytes:
+        """The part of the pass that a socket has not seen: it came in the middle of what was joined."""
+        return b"".join(said.frame for said in self.telling if said.number > seen)
+
+
+class Rooms:
+    """All open sockets, by room and by person. A mapping of keys to rooms that have someone in them."""
+
+    def __init__(self, sockets_max: int = SOCKETS_MAX, delivered: Callable[[float], Any] = lambda seconds: None):
+        self.sockets_max, self._delivered = sockets_max, delivered
+        self._rooms: dict[Hashable, Room] = {}
+        self._people: dict[Hashable, dict[Socket, None]] = {}
+        self._due: collections.deque[Room] = collections.deque()
+        self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
+        self._line: collections.deque[asyncio.Future] = collections.deque()
+        self._closing: set[asyncio.Task] = set()
+        self._is_turning = self._is_admitting = self._is_ended = False
+        self.count = self.frames = self.cut = self.refused = 0
+
+    def __contains__(self, key):
+        return key in self._rooms
+
+    def __iter__(self):
+        return iter(tuple(self._rooms))
+
+    def __len__(self):
+        return len(self._rooms)
+
+    def sockets(self, key=None) -> list[Socket]:
+        """Those in a room; without a key, all."""
+        rooms = self._rooms.values() if key is None else filter(None, [self._rooms.get(key)])
+        return [socket for room in rooms for socket in room.sockets]
+
+    def waiting_bytes(self) -> int:
+        return sum(socket.transport.get_write_buffer_size() for socket in self.sockets())
+
+    # Coming and going
+
+    async def admit(self):
+        """Waits for one's turn to connect: a thousand who come back at once do not starve those who post. Raises: FullError."""
+        if self._is_ended or self.count + len(self._line) >= self.sockets_max or len(self._line) >= CONNECTS_WAITING_MAX:
+            self.refused += 1
+            raise FullError
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._line.append(turn)
+        if not self._is_admitting:
+            self._is_admitting = True
+            loop.call_soon(self._admit, loop)
+        await turn
+
+    def _admit(self, loop):
+        for _ in range(min(len(self._line), CONNECTS_A_TURN)):
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        self._is_admitting = bool(self._line)
+        if self._line:
+            loop.call_soon(self._admit, loop)
+
+    def enter(self, socket: Socket, key: Hashable, seen: int):
+        """From now on the socket is told what the room is told under numbers above `seen`."""
+        socket.seen = seen
+        socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key))
+        socket.room.sockets[socket] = None
+        self._people.setdefault(socket.person, {})[socket] = None
+        self.count += 1
+
+    def one_too_many(self, person: Hashable) -> Socket | None:
+        """The socket that has to give way, if a person has more than they may."""
+        theirs = self._people.get(person, {})
+        return next(iter(theirs)) if len(theirs) > SOCKETS_A_PERSON else None
+
+    def leave(self, socket: Socket) -> bool:
+        """Whether it was there. It is told nothing any more, and an emptied room is forgotten."""
+        room, socket.room, socket.seen = socket.room, None, CLOSED
+        if room is None:
+            return False
+        for group, key, members in (self._rooms, room.key, room.sockets), (self._people, socket.person, self._people[socket.person]):
+            del members[socket]
+            if not members:
+                del group[key]
+        self.count -= 1
+        return True
+
+    # Telling
+
+    def send(self, key: Hashable, number: int, frame: bytes, since: float = 0.0):
+        """Tells a room, soon: behind what it was told before, together with what it will be told in this turn of the loop."""
+        if (room := self._rooms.get(key)) is None:
+            return
+        if not room.due and not room.telling:
+            self._due.append(room)
+        room.due.append(Said(number, frame, since))
+        self._turn_soon()
+
+    def close(self, socket: Socket, code: int, frame: bytes = b""):
+        """Says a last word, and closes. From this moment on the socket is told nothing else."""
+        if self.leave(socket):
+            self._leaving.append((socket, code, frame))
+            self._turn_soon()
+
+    def _turn_soon(self):
+        if not self._is_turning:
+            self._is_turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self):
+        """A slice of what there is to do. Rooms take turns, so that a full one does not hold up the others."""
+        budget = SLICE_SOCKETS
+        while self._leaving and budget > 0:
+            self._see_off(*self._leaving.popleft())
+            budget -= 1
+        while self._due and budget > 0:
+            room = self._due.popleft()
+            budget -= self._tell(room, budget)
+            if room.telling or room.due:
+                self._due.append(room)
+        self._is_turning = False
+        if self._due or self._leaving:
+            self._turn_soon()
+
+    def _tell(self, room, budget) -> int:
+        """Goes on with the room's pass, for at most `budget` sockets; how many there were."""
+        if not room.telling:
+            room.begin()
+        first, last, joined = room.telling[0].number, room.telling[-1].number, room.joined
+        told = list(itertools.islice(room.left, budget))
+        for socket in told:
+            seen = socket.seen
+            if seen < last and not socket.write(joined if seen < first else room.newer_than(seen), last):
+                self._cut(socket, room)
+        self.frames += len(told) * len(room.telling)
+        if len(told) < budget:
+            self._told(room)
+        return len(told) + 1
+
+    def _told(self, room):
+        now = time.time()
+        for said in room.telling:
+            self._delivered(now - said.since)
+        room.telling, room.joined = [], b""
+
+    def _cut(self, socket, room):
+        self.cut += 1
+        log.info("cut room=%s person=%s waiting=%d", room.key, socket.person, socket.transport.get_write_buffer_size())
+        self.leave(socket)
+
+    # Closing
+
+    def _see_off(self, socket, code, frame):
+        loop = asyncio.get_running_loop()
+        if frame and not socket.transport.is_closing():
+            socket.transport.write(frame)
+        task = loop.create_task(socket.ws.close(code=code, drain=False))        # with drain it would wait for one that does not read
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        loop.call_later(CLOSE_S, socket.transport.abort)
+
+    async def close_all(self, code: int = WSCloseCode.SERVICE_RESTART):
+        """Closes every socket, lets nobody in any more, and waits until all have gone: at most a little longer than CLOSE_S."""
+        self._is_ended = True
+        going = self.sockets()
+        for socket in going:
+            self.close(socket, code)
+        while self._leaving:
+            await asyncio.sleep(0)
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=CLOSE_S)
+        for socket in going:
+            socket.transport.abort()
+
+
+# ── What was said lately ─────────────────────────────────────────────────────────────────────────────────────
+#
+# Who comes back asks for what was said since a number. A thousand who ask together cost one reading of the log and one joining.
+
+class Lately:
+    """What was said last, to all rooms, in order and without a gap: under the numbers above `low`, up to `high`.
+
+    `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's frame, or None, and
+    `words.size` about how many bytes they hold.
+    """
+
+    def __init__(self, read: Callable, count_max: int, bytes_max: int):
+        self._read, self.count_max, self.bytes_max = read, count_max, bytes_max
+        self._said: collections.deque = collections.deque()
+        self._replays: collections.OrderedDict = collections.OrderedDict()
+        self._reading = asyncio.Lock()
+        self._size, self.low, self.high = 0, CLOSED, 0
+        self.reads = self.replays = 0                  # readings of the log; pages that were sent something
+
+    def __iter__(self):
+        return (words for _, words in self._said)
+
+    def hear(self, number: int, make: Callable[[], Any]):
+        """The words under the next number; a replay may have made them already."""
+        if number <= self.high:
+            for known, words in reversed(self._said):
+                if known == number:
+                    return words
+        words = make()
+        if number > self.high:
+            self._begin(number - 1)
+            self._append(number, words)
+        return words
+
+    def _begin(self, number):
+        if self.low == CLOSED:
+            self.low = self.high = number
+
+    def _append(self, number, words):
+        self._said.append((number, words))
+        self._size += words.size
+        self.high = number
+        self._trim()
+
+    def _trim(self):
+        while len(self._said) > self.count_max or self._size > self.bytes_max and self._said:
+            self.low, words = self._said.popleft()
+            self._size -= words.size
+
+    def forget(self):
+        """Drops everything, because something in it must not be said again; it is read anew when somebody asks."""
+        self._said.clear()
+        self._replays.clear()
+        self._size, self.low = 0, self.high
+
+    async def reach(self, after: int, newest: int):
+        """Reads from the log what is missing back to `after`, unless that is too far back, in slices. `newest` is the newest number."""
+        async with self._reading:
+            self._begin(newest)
+            if 0 <= self.low - after <= self.count_max and self.low > after:
+                await self._read_back(after)
+
+    async def _read_back(self, after):
+        end, found = self.low, []
+        for number, words in self._read(after):
+            if number > end:
+                break
+            found.append((number, words))
+            if len(found) % REPLAYED_A_TURN == 0:
+                await asyncio.sleep(0)
+        self.reads += 1
+        if self.low == end:                            # else it was forgotten meanwhile: the page is replaced as a whole
+            self._said.extendleft(reversed(found))
+            self._size, self.low = self._size + sum(words.size for _, words in found), after
+            self._trim()
+
+    def read_up(self, newest: int):
+        """Reads from the log what was committed, and not heard of yet."""
+        if newest <= self.high:
+            return
+        for number, words in self._read(self.high):
+            if number > newest:
+                break
+            self._append(number, words)
+        self.high = newest
+
+    def catch_up(self, key: Hashable, after: int, whole: Callable[[], bytes]) -> bytes:
+        """What brings a page from `after` up to `high`: the frames since, joined, or, if that is too far or too much, `whole()`.
+
+        It is kept for those who ask the same, and when they come a little later only what was said meanwhile is added.
+        """
+        start = after if self.low <= after <= self.high else None
+        upto, data = self._replays.pop((key, start), (None, b""))
+        if upto is not None and upto >= self.low:
+            data += self._since(key, upto)
+        else:
+            data = whole() if start is None else self._since(key, start)
+        if len(data) > WAITING_BYTES_MAX:
+            data = whole()
+        self._replays[key, start] = self.high, data
+        if len(self._replays) > REPLAYS_KEPT:
+            self._replays.popitem(last=False)
+        self.replays += bool(data)
+        return data
+
+    def _since(self, key, after):
+        frames = []
+        for number, words in reversed(self._said):
+            if number <= after:
+                break
+            if frame := words.frame(key):
+                frames.append(frame)
+        return b"".join(reversed(frames))
