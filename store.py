@@ -1050,11 +1050,14 @@ class _Index:
             raise StoreError(f"{path} exists already; a backup is a new file.")
         with self.reading() as reader:
             target = sqlite3.connect(path)
+            reader.execute("begin")
+            reader.execute("select 1 from log").fetchone()       # one state: else each write beside it begins the copy anew
             try:
                 step = None if progress is None else lambda _, left, total: progress(total - left, total)
                 reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
                 return target.execute("select max(tx_id) from log").fetchone()[0]
             finally:
+                reader.execute("rollback")
                 target.close()
 
     def empty_wal(self):

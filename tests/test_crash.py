@@ -379,6 +379,21 @@ def test_a_backup_made_while_writing_is_a_true_past_state(tmp_path, size, say):
     say(f"{count} backups while {states[-1]:,} transactions were written: each opens, verifies and is its own past state")
 
 
+def test_a_backup_comes_to_its_end_although_each_step_of_it_sees_a_write(tmp_path):
+    """A backup with a progress bar began anew with every transaction beside it: on a busy store it never ended."""
+    steps = []
+    with contextlib.closing(store.open(tmp_path / "live.db")) as node:
+        node.submit_tx([store.put({"xt/id": n, "text": "x" * 4000}) for n in range(2_500)])
+
+        def step(done, total):
+            steps.append(done)
+            assert steps == sorted(set(steps)), "the copy went back to its beginning"
+            node.submit_tx([store.put({"xt/id": f"beside {done}"})])
+        assert node.backup(tmp_path / "backup.db", step) == 1 and len(steps) > 1
+    with contextlib.closing(store.open(tmp_path / "backup.db")) as copy:
+        assert copy.verify() == 1
+
+
 def checked_backup(node, path):
     everything = {"find": ["?d", "?text"], "where": [["?d", "doc/text", "?text"]]}
     tx_id = node.backup(path)
