@@ -1049,7 +1049,10 @@ class _Index:
         if os.path.exists(path):
             raise StoreError(f"{path} exists already; a backup is a new file.")
         with self.reading() as reader:
-            target = sqlite3.connect(path)
+            try:
+                target = sqlite3.connect(path)
+            except sqlite3.OperationalError as error:
+                raise StoreError(f"{path} cannot be written: {error}.") from None
             reader.execute("begin")
             reader.execute("select 1 from log").fetchone()       # one state: else each write beside it begins the copy anew
             try:

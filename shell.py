@@ -1,0 +1,921 @@
+# SPDX-License-Identifier: MIT
+"""A shell at the terminal for a store: Datalog in, a table out.
+
+    python shell.py chat.db                                        # at the terminal
+    python shell.py chat.db '{"find": ["?e"], …}' .status          # each argument is a line; so is each line of a pipe
+    python shell.py chat.db export > chat.jsonl                    # the whole history; `export now`: what is visible
+    python shell.py new.db import < chat.jsonl
+    python shell.py --copy chat.db                                 # beside a running chat, on a copy as of now
+
+A line is a command, which begins with a dot (`.help` lists them), or a query in Python data as `Db.q` takes it, its
+arguments after it; it goes on until its brackets close:
+
+    {"find": ["?text"], "in": ["?c"], "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"]]}, "eels"
+
+Beyond Python's literals and `...`, values are written UUID("…"), datetime("2026-05-01T12:00Z"), date("2026-05-01"), set(),
+frozenset({…}) and inf, or as Python's `repr` writes them. Nothing is executed. A time without a zone is in UTC.
+
+Nothing is written but by `import`, `.import`, `.put`, `.delete` and `.tx`, and no file is made but by `import` and `--new`.
+Exit status: 0; 1 after the first line that fails, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of a pipe left.
+"""
+
+import argparse
+import ast
+import asyncio
+import base64
+import bisect
+import codeop
+import contextlib
+import datetime as dt
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import unicodedata
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+import store
+
+try:
+    import readline
+except ImportError:                   # a Python without it reads lines all the same
+    readline = None                   # type: ignore[assignment]
+
+INPUT_CHARS_MAX = 1_000_000           # of one line at the prompt, brackets closed or not
+ROWS_SHOWN = 500                      # at a terminal; more scroll past, and a pipe gets all
+COLUMN_MIN = 5                        # characters that a column keeps on a narrow terminal
+LOG_SHOWN = 10                        # transactions that `.log` shows when not told how many
+HISTORY_FILE = "~/.store_history"     # lines typed, for the arrow keys; readable by its owner alone
+HISTORY_LINES = 1_000
+BAR_S = 0.1                           # between two drawings of a progress bar
+BAR_CHARS = 30
+COPY_PAGES = 1_000                    # of a copy between two looks at its progress bar
+LINE_BYTES_MAX = 64 * 2 ** 20         # of an export; a document has 8 MB, which JSON can write six times as long
+BATCH_OPERATIONS = 1_000              # of an import on their way at once, and in a transaction where lines name none
+BATCH_BYTES = 8 * 2 ** 20
+EXPORT_TIMEOUT_MS = 24 * 3_600_000    # of what is visible: all of it, so no ordinary query's budget
+
+Operation = tuple[Any, ...]
+Write = Callable[[str], Any]
+
+
+class ShellError(Exception):
+    """A line, a file or an argument that the shell cannot do anything with: one sentence for people."""
+
+
+# ── Notation ─────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Values as queries have them: Python data, never Python. What `shown` writes, `parsed` reads again.
+
+
+def parsed(text: str) -> Any:
+    """The value that a text spells. Raises: ShellError naming what is not data."""
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except SyntaxError as error:
+        raise ShellError(f"{_short(text)} is not Python data: {error.msg}"
+                         f"{f', at character {error.offset}' if error.offset else ''}.") from None
+    except (RecursionError, MemoryError):
+        raise ShellError(f"{_short(text)} is nested too deep.") from None
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ShellError(f"{_short(text)} is not a value: {error}.") from None
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=value) if type(value) is not complex:
+            return value
+        case ast.List(elts=elements):
+            return [_value(element) for element in elements]
+        case ast.Tuple(elts=elements):
+            return tuple(_value(element) for element in elements)
+        case ast.Set(elts=elements):
+            return {_value(element) for element in elements}
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_value(key): _value(value) for key, value in zip(keys, values) if key is not None}
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if type(number := _value(operand)) in (int, float):
+            return -number
+        case ast.Name(id="inf"):
+            return float("inf")
+        case ast.Attribute() | ast.Name() if ast.unparse(node) in _ZONES:
+            return dt.timezone.utc
+        case ast.Call(func=function, args=args, keywords=keywords) if ast.unparse(function) in _MAKERS:
+            return _MAKERS[ast.unparse(function)](*map(_value, args), **{str(word.arg): _value(word.value) for word in keywords})
+    raise ShellError(f"{_short(ast.unparse(node))} is not data; wanted literals, UUID(\"…\"), datetime(\"…\") or date(\"…\").")
+
+
+def moment(*args: Any, tzinfo: dt.tzinfo = dt.timezone.utc) -> dt.datetime:
+    """An aware datetime of its ISO text, or of the numbers that `repr` shows; in UTC if it names no zone."""
+    if len(args) == 1 and type(args[0]) is str:
+        at = dt.datetime.fromisoformat(args[0].strip())
+    else:
+        at = dt.datetime(*args).replace(tzinfo=tzinfo)
+    return at.astimezone(dt.timezone.utc) if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)
+
+
+def _date(*args: Any) -> dt.date:
+    return dt.date.fromisoformat(*args) if len(args) == 1 else dt.date(*args)
+
+
+_ZONES = {"UTC", "timezone.utc", "datetime.timezone.utc", "dt.timezone.utc"}
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "UUID": uuid.UUID, "uuid.UUID": uuid.UUID, "datetime": moment, "datetime.datetime": moment, "dt.datetime": moment,
+    "date": _date, "datetime.date": _date, "dt.date": _date, "set": set, "frozenset": frozenset,
+}
+
+
+def shown(value: Any) -> str:
+    """A value in this notation, on one line, without anything that could move a terminal's cursor."""
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{shown(key)}: {shown(item)}' for key, item in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(shown, value))}]"
+        case tuple():
+            return f"({', '.join(map(shown, value))}{',' if len(value) == 1 else ''})"
+        case set() if value:
+            return f"{{{', '.join(sorted(map(shown, value)))}}}"
+        case frozenset():
+            return f"frozenset({shown(set(value)) if value else ''})"
+        case uuid.UUID() | dt.date():
+            return f"{type(value).__name__}(\"{_bare(value)}\")"
+    return "..." if value is ... else repr(value)
+
+
+def _bare(value: Any) -> str:
+    """A value as a table shows it: text, ids and times without their quotes."""
+    match value:
+        case str():
+            return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+        case dt.datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case uuid.UUID() | dt.date():
+            return str(value)
+    return shown(value)
+
+
+def _short(text: str) -> str:
+    return _bare(text if len(text) <= 80 else text[:77] + "…")
+
+
+def is_whole(text: str) -> bool:
+    """Whether a line is complete: the brackets and long strings of its data are closed, or never will be."""
+    word, _, rest = text.partition(" ") if text.startswith(".") else ("", "", text)
+    if len(text) > INPUT_CHARS_MAX or not rest.strip() or rest.startswith("#") or word and word not in _WITH_DATA:
+        return True
+    try:
+        return codeop.compile_command(rest.lstrip(), symbol="eval") is not None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return True
+
+
+# ── Tables ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(text: str) -> int:
+    """The columns that a printable text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fitted(text: str, width: int, is_number: bool) -> str:
+    """The text in exactly this many columns, cut with an ellipsis if it is longer."""
+    room = width - _columns(text)
+    if room < 0:
+        widths = itertools.accumulate(map(_columns, text))
+        text = text[:sum(1 for taken in itertools.takewhile(lambda taken: taken < width, widths))] + "…"
+        room = width - _columns(text)
+    return " " * room + text if is_number else text + " " * room
+
+
+def table(names: list[str], rows: list[tuple], width: int | None) -> Iterator[str]:
+    """Lines: the names, a rule, the rows; in columns that together fit the width (None: as wide as they are)."""
+    cells = [[_bare(value) for value in row] for row in rows]
+    widths = [max(map(_columns, column)) for column in zip(names, *cells)]
+    if width is not None:
+        room = width - 2 * (len(widths) - 1)
+        cap = bisect.bisect_right(range(width + 1), room, key=lambda cap: sum(min(cap, wide) for wide in widths)) - 1
+        widths = [min(wide, max(cap, COLUMN_MIN)) for wide in widths]
+    numbers = [all(type(value) in (int, float) for value in column) for column in zip(*rows)] or [False] * len(names)
+    for line in [names, ["-" * wide for wide in widths], *cells]:
+        yield "  ".join(map(_fitted, line, widths, numbers)).rstrip()
+
+
+def _tabled(query: dict, answers: list) -> tuple[list[str], list[tuple]]:
+    """The columns of a query's answers and their rows."""
+    find = query.get("find")
+    if answers and type(answers[0]) is dict and any(key in query for key in ("keys", "strs", "syms")):
+        return [_bare(key) for key in answers[0]], [tuple(answer.values()) for answer in answers]
+    if type(find) is list:
+        return [_bare(element) for element in find], answers
+    return [_bare(find)], [(answer,) for answer in answers]
+
+
+class Bar:
+    """A progress bar on the standard error, where that is a terminal: `bar(done, total)`, and gone at the block's end."""
+
+    def __init__(self, what: str):
+        self._what, self._drawn_at, self._is_seen = what, 0.0, sys.stderr.isatty()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._is_seen and time.monotonic() - self._drawn_at >= BAR_S:
+            self._drawn_at = time.monotonic()
+            part = done / total if total else 1.0
+            full = round(part * BAR_CHARS)
+            print(f"\r{self._what} [{'#' * full}{'.' * (BAR_CHARS - full)}] {part:4.0%} of {total:,}", end="\x1b[K",
+                  file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawn_at:
+            print("\r", end="\x1b[K", file=sys.stderr, flush=True)
+
+
+# ── JSON lines ───────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A line is an operation: {"put": document, "from": time, "to": time, "tx": number}, {"delete": id, …} or {"evict": id, …}.
+# Times are ISO text. Lines of one "tx" are one transaction; without it, batches. What JSON has no word for is an object
+# with one key that begins with "~". So values, ids and valid times come back as they were; the time at which a store learned
+# of them is its own.
+
+_OF_TEXT: dict[str, Callable[[str], Any]] = {
+    "~uuid": uuid.UUID, "~datetime": moment, "~date": dt.date.fromisoformat, "~int": lambda text: int(text, 16), "~float": float,
+    "~bytes": lambda text: base64.b64decode(text, validate=True),
+}
+_OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": lambda pairs: _pairs(pairs)}
+
+
+def _jsonable(value: Any) -> Any:
+    """A value in JSON's own types, the others tagged."""
+    match value:
+        case dict() if all(type(key) is str and key[:1] != "~" for key in value):
+            return {key: _jsonable(item) for key, item in value.items()}
+        case dict():
+            return {"~map": [[_jsonable(key), _jsonable(item)] for key, item in value.items()]}
+        case list():
+            return [_jsonable(item) for item in value]
+        case tuple():
+            return {"~tuple": [_jsonable(item) for item in value]}
+        case set() | frozenset():
+            return {f"~{type(value).__name__}": [_jsonable(item) for item in sorted(value, key=store.pack)]}
+        case uuid.UUID() | dt.date():
+            return {f"~{type(value).__name__.lower()}": _bare(value)}
+        case bytes():
+            return {"~bytes": base64.b64encode(value).decode()}
+        case int() if not -2 ** 63 <= value < 2 ** 63:
+            return {"~int": hex(value)}              # decimal has a limit of digits in Python, and of sense elsewhere
+        case float() if value in (float("inf"), float("-inf")):
+            return {"~float": str(value)}
+    return value
+
+
+def _untagged(pairs: list[tuple[str, Any]]) -> Any:
+    """The value of a JSON object. Raises: ValueError if a key comes twice, or begins with "~" and is no tag."""
+    tag, content = pairs[0] if len(pairs) == 1 else ("", None)
+    if type(content) is str and tag in _OF_TEXT:
+        return _OF_TEXT[tag](content)
+    if type(content) is list and tag in _OF_LIST:
+        return _OF_LIST[tag](content)
+    if strange := [key for key, _ in pairs if key[:1] == "~"]:
+        raise ValueError(f"{_short(strange[0])} is not one of {', '.join(_OF_TEXT)} with a string or {', '.join(_OF_LIST)} with a list")
+    return _pairs(pairs)
+
+
+def _pairs(pairs: list) -> dict:
+    made = {key: value for key, value in pairs}
+    if len(made) < len(pairs):
+        raise ValueError("a key comes twice")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_untagged, parse_constant=_no_constant)
+
+
+def exported_log(node: store.Node, tx_id: int, progress: store.Progress) -> Iterator[str]:
+    """A line for each operation of each committed transaction up to tx_id. Matches have done their work, and are left out."""
+    for tx in node.tx_log():
+        if tx.tx_id > tx_id:
+            return
+        for kind, what, *times in tx.ops or ():
+            if kind != "match":
+                valid_from, valid_to = [*times, None, None][:2]
+                yield _line(kind, what, valid_from or tx.tx_time, valid_to, tx.tx_id)
+        progress(tx.tx_id, tx_id)
+
+
+def exported_now(db: store.Db, progress: store.Progress) -> Iterator[str]:
+    """A line for each document that the snapshot sees, in order of creation, with the valid time over which it holds."""
+    query = {"find": [("pull", "?e", ["*"]), "?from", "?to"], "timeout": EXPORT_TIMEOUT_MS, "order-by": [[("created", "?e")]],
+             "where": [["?e", "xt/id"], [("get-start-valid-time", "?e"), "?from"], [("get-end-valid-time", "?e"), "?to"]]}
+    total = (db.q({"find": ("count", "?e"), "where": [["?e", "xt/id"]], "timeout": EXPORT_TIMEOUT_MS}) or [0])[0]
+    with db.lazy_q(query) as rows:
+        for done, (document, valid_from, valid_to) in enumerate(rows, 1):
+            yield _line("put", document, valid_from, valid_to, None)
+            progress(done, total)
+
+
+def _line(kind: str, what: Any, valid_from: dt.datetime, valid_to: dt.datetime | None, tx_id: int | None) -> str:
+    line = {kind: _jsonable(what)}
+    if kind != "evict":
+        line["from"] = _bare(valid_from)
+    if valid_to is not None:
+        line["to"] = _bare(valid_to)
+    if tx_id is not None:
+        line["tx"] = tx_id
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _operation(line: bytes) -> tuple[int | None, Operation]:
+    """A line's transaction, if it names one, and its operation. Raises: ValueError or StoreError saying what is wrong."""
+    if len(line) > LINE_BYTES_MAX:
+        raise ValueError(f"it is longer than {LINE_BYTES_MAX:,} bytes")
+    try:
+        said = _decoder.decode(line.decode().strip())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at character {error.colno}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if type(said) is not dict or len(kinds := said.keys() & {"put", "delete", "evict"}) != 1:
+        raise ValueError("wanted an object with one of put, delete and evict")
+    kind, = kinds
+    if strange := said.keys() - {kind, "tx"} - ({"from", "to"} if kind != "evict" else set()):
+        raise ValueError(f"it has {_short(min(strange))}, which {kind} does not take")
+    if type(tx := said.get("tx")) is not int and tx is not None:
+        raise ValueError("its tx is not a number")
+    start, end = _said_time(said, "from"), _said_time(said, "to")
+    if end is not None and end < (start or end):
+        raise ValueError("it ends before it begins")
+    return tx, _made(kind, said[kind], start, end)
+
+
+def _said_time(said: dict[str, Any], word: str) -> dt.datetime | None:
+    if (text := said.get(word)) is None:
+        return None
+    if type(text) is not str:
+        raise ValueError(f"its {word} is not a time")
+    return moment(text)
+
+
+def _made(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | None) -> Operation:
+    if kind == "put":
+        store.pack_document(what)
+        return store.put(what, start, end)
+    store.check_id(what)
+    store.pack(what)
+    return store.evict(what) if kind == "evict" else store.delete(what, start, end)
+
+
+def _operations(source: IO[bytes]) -> Iterator[tuple[int | None, Operation, int]]:
+    """Each line's transaction, operation and size. Raises: ShellError naming the first line that cannot be imported."""
+    newest = 0
+    for number in itertools.count(1):
+        if not (line := source.readline(LINE_BYTES_MAX + 1)):
+            return
+        if line.isspace():
+            continue
+        try:
+            tx, op = _operation(line)
+            if tx is not None and tx < newest:
+                raise ValueError(f"it is of transaction {tx}, after one of {newest}")
+        except (ValueError, TypeError, OverflowError, store.StoreError) as error:
+            raise ShellError(f"Line {number:,} cannot be imported: {str(error).rstrip('.')}. Nothing was written.") from None
+        newest = newest if tx is None else tx
+        yield tx, op, len(line)
+
+
+def _transactions(source: IO[bytes]) -> Iterator[tuple[list[Operation], int]]:
+    """The transactions that the lines make, each with the bytes of its lines."""
+    ops: list[Operation] = []
+    size, current = 0, None
+    ids: set[bytes] = set()
+    for tx, op, length in _operations(source):
+        id = store.pack(op[1]["xt/id"] if op[0] == "put" else op[1])
+        is_full = tx is None and (len(ops) >= BATCH_OPERATIONS or size > BATCH_BYTES or id in ids)
+        if ops and (tx != current or is_full):
+            yield ops, size
+            ops, size, ids = [], 0, set()
+        if len(ops) >= store.OPERATIONS_MAX:
+            raise ShellError(f"Transaction {tx} has more than {store.OPERATIONS_MAX:,} operations. Nothing was written.")
+        ops.append(op)
+        ids.add(id)
+        size, current = size + length, tx
+    if ops:
+        yield ops, size
+
+
+class Import:
+    """Lines that can be submitted: every one of them was looked at. Raises: ShellError naming the first that is bad."""
+
+    def __init__(self, source: IO[bytes]):
+        self._source = source if source.seekable() else _spooled(source)
+        self._start = self._source.tell()
+        self._bytes = self.operations = self.transactions = 0
+        for ops, size in _transactions(self._source):
+            self._bytes, self.operations, self.transactions = self._bytes + size, self.operations + len(ops), self.transactions + 1
+
+    def submit(self, node: store.Node) -> None:
+        """Submits them in their order. Raises: StoreError, saying how far it came."""
+        self._source.seek(self._start)
+        with Bar("importing bytes") as bar:
+            asyncio.run(_submitted(node, _transactions(self._source), bar, self._bytes))
+
+
+def _spooled(source: IO[bytes]) -> IO[bytes]:
+    """A copy of what can be read only once, since it is read twice: to be checked, and to be written."""
+    copy = tempfile.TemporaryFile(prefix="store-import-")
+    shutil.copyfileobj(source, copy)
+    copy.seek(0)
+    return copy
+
+
+async def _submitted(node: store.Node, transactions: Iterable[tuple[list[Operation], int]], bar: Bar, total: int) -> None:
+    """Submits the transactions in order, a bounded number at once so that they share their syncs."""
+    done = count = 0
+    for group in _groups(transactions):
+        try:
+            await asyncio.gather(*(node.submit(ops) for ops, _ in group))
+        except store.StoreError as error:
+            raise ShellError(f"{error} The first {count:,} transactions are in the store, of the next {len(group):,} some.") from error
+        done, count = done + sum(size for _, size in group), count + len(group)
+        bar(done, total)
+
+
+def _groups(transactions: Iterable[tuple[list[Operation], int]]) -> Iterator[list[tuple[list[Operation], int]]]:
+    group: list[tuple[list[Operation], int]] = []
+    operations = size = 0
+    for transaction in transactions:
+        group.append(transaction)
+        operations, size = operations + len(transaction[0]), size + transaction[1]
+        if operations >= BATCH_OPERATIONS or size >= BATCH_BYTES:
+            yield group
+            group, operations, size = [], 0, 0
+    if group:
+        yield group
+
+
+# ── The shell ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Shell:
+    """A store, and the moment of it that is looked at."""
+
+    def __init__(self, node: store.Node, name: str, is_copy: bool = False):
+        self.node, self.name, self.is_copy = node, name, is_copy
+        self.at: dict[str, Any] = {}         # the arguments of node.db
+        self.is_over = False
+
+    @property
+    def db(self) -> store.Db:
+        return self.node.db(**self.at)
+
+    def run(self, line: str) -> None:
+        """Does what a line says. Raises: ShellError, StoreError."""
+        line = line.strip()
+        if not line or line.startswith("#"):
+            return
+        if not line.startswith("."):
+            return self._query(line)
+        word, _, rest = line.partition(" ")
+        if word not in COMMANDS:
+            raise ShellError(f"There is no {_short(word)}; .help lists what there is.")
+        COMMANDS[word][0](self, rest.strip())
+
+    def _query(self, line: str) -> None:
+        query, args = _query_of(line)
+        begun = time.perf_counter()
+        answers = self.db.q(query, *args)
+        took_ms = (time.perf_counter() - begun) * 1000
+        self._show(*_tabled(query, answers), took_ms)
+
+    def _show(self, names: list[str], rows: list[tuple], took_ms: float | None = None) -> None:
+        is_seen = sys.stdout.isatty()
+        shown_rows = rows[:ROWS_SHOWN] if is_seen else rows
+        if rows:
+            for line in table(names, shown_rows, shutil.get_terminal_size().columns if is_seen else None):
+                print(line)
+        hidden = len(rows) - len(shown_rows)
+        if took_ms is not None:
+            print(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {took_ms:.1f} ms"
+                  + (f"; the last {hidden:,} are not shown: limit the query, or send it through a pipe" if hidden else ""),
+                  file=sys.stdout if is_seen else sys.stderr)
+
+    # Time
+
+    def as_of(self, rest: str) -> None:
+        at = {key: value for key, value in self.at.items() if key == "valid_time"}
+        if rest.isdecimal():
+            at["tx_id"] = int(rest)
+        elif rest != "now":
+            at["tx_time"] = _time(rest)
+        self._look(at if rest != "now" else {})
+
+    def valid(self, rest: str) -> None:
+        at = {key: value for key, value in self.at.items() if key != "valid_time"}
+        self._look(at if rest == "now" else at | {"valid_time": _time(rest)})
+
+    def _look(self, at: dict[str, Any]) -> None:
+        db = self.node.db(**at)
+        self.at = at
+        print(f"as of transaction {db.tx_id}, valid at {_bare(db.valid_time)}")
+
+    # Looking
+
+    def entity(self, rest: str) -> None:
+        document = self.db.entity(_id(rest))
+        if document is None:
+            raise ShellError(f"Nothing is visible of {_short(rest)} here.")
+        self._show(["attribute", "value"], list(document.items()))
+
+    def history(self, rest: str) -> None:
+        versions = self.db.history(_id(rest))
+        self._show(["valid from", "valid to", "tx_id", "document"], [tuple(version) for version in versions])
+        if not versions:
+            raise ShellError(f"{_short(rest)} has no history here.")
+
+    def log(self, rest: str) -> None:
+        count = _count(rest, LOG_SHOWN)
+        newest = self.db.tx_id
+        committed = itertools.takewhile(lambda tx: tx.tx_id <= newest, self.node.tx_log(max(newest - count, 0)))
+        told = {tx.tx_id: tx for tx in committed}
+        rows: list[tuple] = []
+        for tx_id in range(max(newest - count, 0) + 1, newest + 1):
+            tx = told.get(tx_id) or self.node.tx(tx_id)
+            if tx is not None:
+                shown_ops: list[Any] = tx.ops or ["nothing" if tx.committed else "aborted"]
+                rows += [(tx_id, tx.tx_time, op) for op in shown_ops]
+        self._show(["tx_id", "tx_time", "operation"], rows)
+
+    def explain(self, rest: str) -> None:
+        query, args = _query_of(rest)
+        print(self.db.explain(query, *args))
+
+    def attributes(self, rest: str) -> None:
+        self._show(["attribute", "facts put"], sorted(self.node.attribute_stats().items()))
+
+    def status(self, rest: str) -> None:
+        self._show(["", "status"], list(self.node.status().items()))
+
+    # Keeping
+
+    def verify(self, rest: str) -> None:
+        with Bar("verifying") as bar:
+            count = self.node.verify(bar)
+        print(f"The chain of hashes holds over {count:,} transactions, and every document has its own.")
+
+    def reindex(self, rest: str) -> None:
+        with Bar("reindexing") as bar:
+            self.node.reindex(bar)
+        print(f"The index is made anew from {self.node.status()['tx_id']:,} transactions.")
+
+    def backup(self, rest: str) -> None:
+        path = os.path.expanduser(_needed(rest, "a path"))
+        with Bar("copying pages") as bar:
+            tx_id = self.node.backup(path, bar)
+        print(f"{_bare(path)} holds the store up to transaction {tx_id:,}.")
+
+    # Moving
+
+    def export(self, rest: str) -> None:
+        *path, what = rest.split() if rest.endswith(" now") else (rest, "log")
+        name = os.path.expanduser(_needed(" ".join(path), "a path"))
+        try:
+            with open(name, "x", encoding="utf-8", newline="\n") as file:
+                try:
+                    count = self.export_to(file.write, what)
+                except BaseException:
+                    os.unlink(name)
+                    raise
+        except OSError as error:
+            raise ShellError(f"{_short(name)} cannot be written: {error.strerror}.") from None
+        print(f"{count:,} lines are in {_bare(name)}.")
+
+    def export_to(self, write: Write, what: str) -> int:
+        """Writes the lines of the log, or of what is visible "now"; how many there were."""
+        count = 0
+        with Bar("exporting") as bar:
+            for line in exported_now(self.db, bar) if what == "now" else exported_log(self.node, self.db.tx_id, bar):
+                write(line)
+                count += 1
+        return count
+
+    def import_(self, rest: str) -> None:
+        path = os.path.expanduser(_needed(rest, "a path"))
+        try:
+            with open(path, "rb") as file:
+                self.import_lines(Import(file))
+        except OSError as error:
+            raise ShellError(f"{_short(path)} cannot be read: {error.strerror}.") from None
+
+    def import_lines(self, lines: Import) -> None:
+        self._check_ours("import")
+        lines.submit(self.node)
+        print(f"{lines.operations:,} operations are in, in {lines.transactions:,} transactions.", file=sys.stderr)
+
+    # Writing
+
+    def put(self, rest: str) -> None:
+        self._submit([("put", *_parts(_needed(rest, "a document")))])
+
+    def delete(self, rest: str) -> None:
+        self._submit([("delete", *_parts(_needed(rest, "an id")))])
+
+    def tx(self, rest: str) -> None:
+        ops = parsed(_needed(rest, "a list of operations, such as [(\"put\", {…}), (\"delete\", \"ann\")]"))
+        self._submit(ops if type(ops) is list else [ops])
+
+    def _submit(self, ops: list) -> None:
+        self._check_ours("write")
+        tx = self.node.submit_tx(ops)
+        print(f"transaction {tx.tx_id:,} {'committed' if tx.committed else 'aborted: nothing has changed'}")
+
+    def _check_ours(self, what: str) -> None:
+        if self.is_copy:
+            raise ShellError(f"This is a copy, which goes at the end: to {what}, open the store itself.")
+
+    # Leaving
+
+    def help(self, rest: str) -> None:
+        for word, (_, argument, does) in COMMANDS.items():
+            print(f"{word + ' ' + argument:24}{does}")
+        print("\nAnything else is a query in Python data, and its arguments after a comma:\n"
+              '  {"find": ["?e"], "in": ["?name"], "where": [["?e", "user/name", "?name"]]}, "Ann"')
+
+    def quit(self, rest: str) -> None:
+        self.is_over = True
+
+
+COMMANDS: dict[str, tuple[Callable[[Shell, str], None], str, str]] = {
+    ".as-of": (Shell.as_of, "TX_ID|TIME|now", "looks at the store as it was then, and valid then"),
+    ".valid": (Shell.valid, "TIME|now", "looks at another valid time"),
+    ".entity": (Shell.entity, "ID", "the document of an entity"),
+    ".history": (Shell.history, "ID", "its versions over valid time, as known at the moment that is looked at"),
+    ".log": (Shell.log, "[N]", f"the last N transactions, {LOG_SHOWN} if not told"),
+    ".attributes": (Shell.attributes, "", "every attribute, and how many facts of it were put"),
+    ".explain": (Shell.explain, "QUERY", "the clauses in their order, the SQL, and SQLite's plan of it"),
+    ".status": (Shell.status, "", "sizes and positions"),
+    ".verify": (Shell.verify, "", "checks the chain of hashes, and every document against it"),
+    ".reindex": (Shell.reindex, "", "derives the index again from the log"),
+    ".backup": (Shell.backup, "PATH", "writes a copy of the store to a new file"),
+    ".export": (Shell.export, "PATH [now]", "the whole history as JSON lines; now: only what is visible"),
+    ".import": (Shell.import_, "PATH", "submits what such lines say; all of them, or none if one is bad"),
+    ".put": (Shell.put, "DOCUMENT[, FROM[, TO]]", "submits a put"),
+    ".delete": (Shell.delete, "ID[, FROM[, TO]]", "submits a delete"),
+    ".tx": (Shell.tx, "[OPERATION, …]", "submits operations as one transaction"),
+    ".help": (Shell.help, "", "this"),
+    ".quit": (Shell.quit, "", "leaves, as Ctrl-D does"),
+}
+
+
+_WITH_DATA = {".entity", ".history", ".explain", ".put", ".delete", ".tx"}      # which may go on over several lines
+
+
+def _query_of(line: str) -> tuple[dict, tuple]:
+    said = parsed(_needed(line, "a query"))
+    query, *args = said if type(said) is tuple and said else (said,)
+    if type(query) is not dict:
+        raise ShellError(f"{_short(shown(query))} is not a query; wanted {{\"find\": …, \"where\": …}}, or .help.")
+    return query, tuple(args)
+
+
+def _parts(text: str) -> tuple:
+    """A value with the times after it, or an id in bare words."""
+    said = _id(text)
+    return said if type(said) is tuple and 1 < len(said) < 4 and all(type(part) is dt.datetime for part in said[1:]) else (said,)
+
+
+def _id(text: str) -> Any:
+    """An id as it is written in data; bare words are a string, and what looks like a UUID is one."""
+    text = _needed(text, "an id")
+    with contextlib.suppress(ValueError):
+        return uuid.UUID(text)
+    try:
+        return parsed(text)
+    except ShellError:
+        if text[0].isalnum() and "(" not in text:
+            return text
+        raise
+
+
+def _time(text: str) -> dt.datetime:
+    try:
+        return moment(_needed(text, "a time").strip("\"'"))
+    except ValueError:
+        raise ShellError(f"{_short(text)} is not a time; wanted one such as 2026-05-01 or 2026-05-01T12:30Z, or now.") from None
+
+
+def _count(text: str, default: int) -> int:
+    if text and not text.isdecimal():
+        raise ShellError(f"{_short(text)} is not a number.")
+    return int(text or default)
+
+
+def _needed(text: str, what: str) -> str:
+    if not text:
+        raise ShellError(f"Wanted {what} after it.")
+    return text
+
+
+# ── At the terminal ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _lines(source: Iterable[str]) -> Iterator[str]:
+    """Lines, each with those that follow it until its brackets close."""
+    held = ""
+    for line in source:
+        held += line if held or line.strip() else ""
+        if held and is_whole(held):
+            yield held
+            held = ""
+    if held:
+        yield held
+
+
+def _prompted(shell: Shell) -> Iterator[str]:
+    """What is typed, until Ctrl-D or `.quit`. Ctrl-C drops what was typed so far."""
+    held = ""
+    while not shell.is_over:
+        try:
+            held += input("   ...> " if held else "store> ") + "\n"
+        except KeyboardInterrupt:
+            print()
+            held = ""
+        except EOFError:
+            print()
+            return
+        if held and is_whole(held):
+            yield held
+            held = ""
+
+
+def _completing(shell: Shell) -> Callable[[str, int], str | None]:
+    """Completes commands at the start of a line, and attributes in strings."""
+    def complete(text: str, state: int) -> str | None:
+        words = [*COMMANDS, *shell.node.attribute_stats()] if readline.get_begidx() == 0 else shell.node.attribute_stats()
+        return next(itertools.islice((word for word in words if word.startswith(text)), state, None), None)
+    return complete
+
+
+@contextlib.contextmanager
+def _line_editing(shell: Shell) -> Iterator[None]:
+    """Arrow keys, Tab and the lines of earlier sessions, where Python has `readline`."""
+    if readline is None:
+        yield
+        return
+    path = os.path.expanduser(HISTORY_FILE)
+    readline.set_completer(_completing(shell))
+    readline.set_completer_delims(" \t\n\"'[](){},")
+    readline.parse_and_bind("tab: complete")
+    readline.set_history_length(HISTORY_LINES)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            readline.write_history_file(path)
+
+
+def _talk(shell: Shell) -> int:
+    """A session at the terminal: what goes wrong is said, and the next line is asked for."""
+    print(f"{_bare(shell.name)}: {shell.db.tx_id:,} transactions{', a copy' if shell.is_copy else ''}. .help lists what can be asked.")
+    with _line_editing(shell):
+        for line in _prompted(shell):
+            try:
+                _run(shell, line)
+            except KeyboardInterrupt:
+                print("Interrupted.")
+            except (ShellError, store.StoreError) as error:
+                print(error)
+    return 0
+
+
+def _run(shell: Shell, line: str) -> None:
+    """Does what a line says; Ctrl-C is KeyboardInterrupt although SQLite swallows what is raised while it asks whether to go on."""
+    interrupts: list[object] = []
+
+    def interrupt(*signalled: object) -> None:
+        interrupts.append(signalled)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        shell.run(line)
+    except store.StoreError:
+        if interrupts:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _obey(shell: Shell, lines: Iterable[str]) -> int:
+    """Lines that were given: the first that fails is the last."""
+    for line in lines:
+        try:
+            _run(shell, line)
+        except (ShellError, store.StoreError) as error:
+            sys.stdout.flush()
+            print(error, file=sys.stderr)
+            return 1
+        if shell.is_over:
+            break
+    return 0
+
+
+@contextlib.contextmanager
+def _copy(path: str) -> Iterator[str]:
+    """The path of a copy of a store as of now, made through SQLite while its owner goes on; it goes with the block."""
+    with tempfile.TemporaryDirectory(prefix="store-copy-") as folder, Bar("copying pages") as bar:
+        copy = os.path.join(folder, os.path.basename(path))
+        source = sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro", uri=True, isolation_level=None)
+        with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
+            source.execute("begin")
+            source.execute("select 1 from sqlite_schema").fetchone()      # from here on one state, whatever is written beside
+            source.backup(target, pages=COPY_PAGES, progress=lambda _, left, total: bar(total - left, total))
+        yield copy
+
+
+@contextlib.contextmanager
+def _opened(address: str, is_new: bool, is_copy: bool) -> Iterator[store.Node]:
+    """The store at an address. Raises: ShellError if there is none and none is to be made; StoreError."""
+    is_file = "://" not in address and address != ":memory:"
+    if is_file and not is_new and not os.path.exists(address):
+        raise ShellError(f"There is no store at {_short(address)}; `import` makes one, or --new.")
+    with contextlib.ExitStack() as stack:
+        if is_copy:
+            try:
+                address = stack.enter_context(_copy(address))
+            except sqlite3.Error as error:
+                raise ShellError(f"{_short(address)} cannot be copied: {error}.") from None
+        try:
+            node = store.open(address)
+        except store.LockedError as error:
+            raise ShellError(f"{error} Or look at a copy as of now: python shell.py --copy {_short(address)}") from None
+        stack.callback(node.close)
+        yield node
+
+
+def _do(shell: Shell, lines: list[str]) -> int:
+    if lines in (["export"], ["export", "now"]):
+        shell.export_to(sys.stdout.write, lines[-1])
+    elif lines:
+        return _obey(shell, lines)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        return _talk(shell)
+    else:
+        return _obey(shell, _lines(sys.stdin))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status, after the store is closed."""
+    about, _, details = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="shell.py", description=about, epilog=details,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--new", action="store_true", help="make the store if there is none")
+    parser.add_argument("--copy", action="store_true", help="look at a copy as of now, whoever owns the store; the copy goes at the end")
+    parser.add_argument("store", help="the store's file, or its address")
+    parser.add_argument("line", nargs="*", help="a query or command, several in order; or `export`, `export now`, `import`")
+    said = parser.parse_intermixed_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        lines = Import(sys.stdin.buffer) if said.line == ["import"] else None      # a store is not made for a bad line
+        with _opened(said.store, said.new or lines is not None, said.copy) as node:
+            shell = Shell(node, said.store, said.copy)
+            if lines is None:
+                status = _do(shell, said.line)
+            else:
+                shell.import_lines(lines)
+                status = 0
+            sys.stdout.flush()
+            return status
+    except (ShellError, store.StoreError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # or Python complains once more as it ends
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())
