@@ -44,7 +44,8 @@ class Metrics:
     """Named figures, told in the order in which they were named."""
 
     def __init__(self, prefix: str):
-        self._prefix, self._figures = prefix, {}
+        self._prefix = prefix
+        self._figures: dict = {}
 
     def gauge(self, name: str, help: str, read: Callable[[], float]):
         self._add("gauge", name, help, lambda full: [f"{full} {read()}"])
