@@ -45,7 +45,9 @@ import math
 import os
 import random
 import re
+import select
 import shutil
+import socket
 import sqlite3
 import statistics
 import struct
@@ -62,7 +64,7 @@ from typing import Any, NamedTuple, Self
 import msgpack
 
 __all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
-           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "OperationError",
+           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError", "OperationError",
            "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
@@ -89,6 +91,14 @@ PLANS_CACHED = 512                    # compiled queries; an application has som
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
+POLL_S = 1                            # a follower looks at the log so often even if no bell rings
+BELL_S_MAX = 2                        # for the first bell to be heard; through a proxy that pools transactions it never is
+HOLD_S_MAX = 4                        # a transaction waits so long for a log that is out of reach; people are told within 5 s
+REPLY_S_MAX = 3                       # for PostgreSQL to answer; an append then looks for its token on a new connection
+FROZEN_S_MAX = 2                      # PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
+RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: the first wait, doubled up to the last
+FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
+CALL_PARTS = 2 ** 20                  # more than the operations that one call may become: places in a transaction are numbers
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -179,6 +189,14 @@ class CorruptError(StoreError):
 
 class NotIndexedError(StoreError):
     """A transaction was asked for that this node has not indexed (yet)."""
+
+
+class UnreachableError(StoreError):
+    """The log does not answer. `in_doubt` is whether the transaction may have been written all the same; reads go on."""
+
+    def __init__(self, message: str, in_doubt: bool = False):
+        super().__init__(message)
+        self.in_doubt = in_doubt
 
 
 class OperationError(StoreError):
@@ -536,29 +554,39 @@ def _facts(document) -> list:
 # The open store: it submits, follows and listens. Everything a user touches is here or in `Db`; the work is below.
 
 
-def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *, clock: Callable[[], dt.datetime] | None = None,
-         ids: Callable[[], uuid.UUID] = uuid.uuid4) -> "Node":
+def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *,
+         index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
+         clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4) -> "Node":
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
+    If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows the
+    log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
-    Raises: LockedError if another process or node owns the file; CorruptError if it is not a store of this format.
+    Raises: LockedError if another process or node owns the file; CorruptError if it is not a store of this format, or not of
+    this log; UnreachableError if PostgreSQL does not answer.
     """
-    return Node(path, functions, clock, ids)
+    return Node(path, functions, index, progress, clock, ids)
 
 
 class Node:
     """An open store. All methods may be called from any thread."""
 
     def __init__(self, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]],
+                 index: str | os.PathLike[str] | None, progress: Progress | None,
                  clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID]):
         self.functions = dict(functions)
         self.new_id = ids
-        self._clock = (lambda: _given_micros(clock(), "The clock")) if clock else (lambda: time.time_ns() // 1000)
-        self._index = _Index(path)
-        self._log = _SqliteLog(self._index, self)
+        self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
+        self._clock = self._given_clock or (lambda: time.time_ns() // 1000)
         self._plans = _PlanCache()
         self._listeners: set[Listener] = set()
         self._moved = threading.Condition()
+        self._index, self._log = _opened(path, index, self)
+        try:
+            self._log.begin(progress)
+        except BaseException:
+            self._log.close(), self._index.close()
+            raise
         _NODES.add(self)
 
     def __enter__(self) -> Self:
@@ -660,6 +688,11 @@ class Node:
         """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it."""
         return self._index.backup(path, progress)
 
+    @property
+    def cut_off(self) -> str | None:
+        """Why transactions wait, while the log is out of reach; else None."""
+        return self._log.cut_off
+
     def close(self) -> None:
         """Ends the listeners and releases the file. Every later call raises ClosedError."""
         for listener in list(self._listeners):
@@ -674,6 +707,19 @@ class Node:
             self._moved.notify_all()
         for listener in list(self._listeners):
             listener.wake()
+
+
+def _opened(path, index, node):
+    """The file and the log of a node."""
+    if not str(path).startswith(("postgresql://", "postgres://")):
+        if index is not None:
+            raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL has one.")
+        file = _Index(path)
+        return file, _SqliteLog(file, node)
+    if index is None:
+        raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, index=\"path\").")
+    file = _opened_postgres(path, index)
+    return file, _PostgresLog(file, node, path)
 
 
 _NODES: "weakref.WeakSet[Node]" = weakref.WeakSet()
@@ -724,8 +770,10 @@ class Point(NamedTuple):
 class _Index:
     """The file: its connections, its numbers, and what is kept of it in memory."""
 
-    def __init__(self, path):
+    def __init__(self, path, about=None):
+        """`about` is the first row of a log that is elsewhere, of which this file is only a copy."""
         self.closed = self.failed = None
+        self.about = about
         self._folder = tempfile.mkdtemp(prefix="store-") if path == ":memory:" else None
         self.path = os.path.join(self._folder, "store.db") if self._folder else os.path.realpath(path)
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True) if self._folder else None
@@ -764,7 +812,7 @@ class _Index:
     def _connect_writer(self):
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {'off' if self._folder else 'full'}")
+        connection.execute(f"pragma synchronous = {'off' if self._folder else 'normal' if self.about else 'full'}")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma cache_size = -32000")
         connection.execute("pragma wal_autocheckpoint = 4000")
@@ -790,6 +838,9 @@ class _Index:
         if about.get("format") != FORMAT:
             raise CorruptError(f"{self.path} has format {_short(about.get('format'))}; this is format {FORMAT}.")
         self.store_id = about["store"]
+        if self.about and self.about != ops:
+            raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store {unpack(self.about)['store']}. "
+                               "Name another index, or remove this one: it is made again from the log.")
         tx_id, tx_time, n, self.hash, self.state = execute(
             "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
         self.latest = Point(tx_id, tx_time, n)
@@ -799,7 +850,7 @@ class _Index:
         self._catch_up_statistics()
 
     def _create(self):
-        about = pack({"store": uuid.uuid4(), "format": FORMAT})
+        about = self.about or _about_new_store()
         execute = self.writer.execute
         execute("begin immediate")
         for statement in (_TRUTH + _DERIVED).split(";"):
@@ -998,6 +1049,17 @@ class _Index:
                 low, high = (middle, high) if at <= micros else (low, middle - 1)
             return low
 
+    def logged_hash(self, n, reader) -> bytes:
+        """The hash of a document as the log has it, for one that an evict to come has taken away already."""
+        low, high = 1, reader.execute("select max(tx_id) from log").fetchone()[0]
+        while low < high:
+            middle = (low + high) // 2
+            last, = reader.execute("select n from log where tx_id = ?", (middle,)).fetchone()
+            low, high = (low, middle) if last >= n else (middle + 1, high)
+        ops, results, last = reader.execute("select ops, results, n from log where tx_id = ?", (low,)).fetchone()
+        puts = [record for record in _expanded(unpack(ops), unpack(results) if results else ()) if record[0] == _PUT]
+        return puts[n - last - 1][4]
+
     def transaction(self, tx_id) -> Tx | None:
         if not tx_id:
             return None
@@ -1144,6 +1206,10 @@ class _Index:
     def writer_db(self, point, node) -> "Db":
         """The state right after `point`, read on the writing connection."""
         return Db(node, point.time, point, reader=self.writer)
+
+
+def _about_new_store() -> bytes:
+    return pack({"store": uuid.uuid4(), "format": FORMAT})
 
 
 def _checksum(hash: bytes) -> int:
@@ -1385,6 +1451,10 @@ class _SqliteLog:
         self._queue: collections.deque[_Pending] = collections.deque()
         self._thread: threading.Thread | None = None
         self._commits = 0
+        self.cut_off = None              # a file is always within reach
+
+    def begin(self, progress):
+        """A log in the node's own file is never behind."""
 
     def submit(self, ops) -> Tx:
         pending = _Pending(ops)
@@ -1484,7 +1554,7 @@ class _SqliteLog:
         except BaseException as error:
             for pending in group:
                 pending.tx, pending.error = None, error
-        self._tell(group)
+        _tell(group)
         self._node._announce()
 
     def _write(self, group):
@@ -1530,17 +1600,18 @@ class _SqliteLog:
         batch.record(transaction, pending.ops, committed)
         return Tx(tx_id, _moment(tx_time), committed)
 
-    @staticmethod
-    def _tell(group):
-        loops: dict = {}
-        for pending in group:
-            if pending.lock:
-                pending.lock.release()
-            elif pending.future:
-                loops.setdefault(pending.future.get_loop(), []).append(pending.future)
-        for loop, futures in loops.items():
-            with contextlib.suppress(RuntimeError):        # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(_resolve, futures)
+
+def _tell(group):
+    """Wakes those who wait for these transactions."""
+    loops: dict = {}
+    for pending in group:
+        if pending.lock:
+            pending.lock.release()
+        elif pending.future:
+            loops.setdefault(pending.future.get_loop(), []).append(pending.future)
+    for loop, futures in loops.items():
+        with contextlib.suppress(RuntimeError):        # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, futures)
 
 
 def _resolve(futures):
@@ -1551,6 +1622,719 @@ def _resolve(futures):
 
 def _size(path):
     return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+# ── The log on PostgreSQL ────────────────────────────────────────────────────────────────────────────────────
+#
+# The same for several servers: the log and the documents live in PostgreSQL, and each server copies and indexes both in a
+# file of its own. What a transaction does is decided by the log alone, so that all servers decide alike: a match compares
+# hashes, which the log keeps; what a call became is recorded in the log before anybody's index has it, and what was recorded
+# first is the truth, whatever code the others run. A notification is a doorbell: whoever follows reads on from the last
+# transaction it has, when the bell rings and every second besides.
+#
+# Contents lie apart from the log and can go: of an aborted transaction, the arguments of a call whose outcome is recorded,
+# and of an evicted entity, all up to the evict. Whoever indexes one of these deletes them first, so none is forgotten, and
+# who finds a content missing knows that an evict is to come.
+
+_TABLES = """
+    create table store_log(tx_id bigint primary key, tx_time bigint not null, ops bytea not null, hash bytea not null,
+                           bytes bigint not null, token uuid);
+    create table store_documents(tx_id bigint, position bigint, owner bytea, doc bytea not null, primary key (tx_id, position));
+    create index store_documents_owner on store_documents(owner) where owner is not null;
+    create table store_outcomes(tx_id bigint primary key, results bytea)
+"""
+_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING = range(0x73746F72, 0x73746F75)      # classes of advisory locks: "stor" and on
+
+_SESSION = """
+    select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
+           set_config('idle_in_transaction_session_timeout', %(frozen)s, false)
+"""
+_BEGIN = "begin isolation level read committed"      # the lock is a statement of its own: what is read after it is the newest
+_LOCK = "select pg_advisory_xact_lock(%s, %s)"
+_LAST = """
+    select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint
+    from store_log order by tx_id desc limit 1
+"""
+_BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
+_APPEND = """
+    insert into store_log select t.*, %b::uuid
+    from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bigint[]) t
+"""
+_APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
+# Transactions and their contents, as many as fit, in one snapshot: a transaction's row has position −1.
+_NEXT = """
+    with next as (select * from store_log where tx_id > %(after)s order by tx_id limit %(count)s),
+         part as materialized (select * from (select *, sum(bytes) over (order by tx_id) as total from next) n
+                               where total <= %(bytes)s or tx_id = %(after)s + 1)
+    select p.tx_id, -1::bigint as position, p.ops, p.tx_time, p.hash, o.tx_id is not null, o.results, (select max(tx_id) from store_log)
+    from part p left join store_outcomes o using (tx_id)
+    union all
+    select d.tx_id, d.position, d.doc, null, null, null, null, null
+    from store_documents d where d.tx_id > %(after)s and d.tx_id <= (select max(tx_id) from part)
+    order by 1, 2
+"""
+_OUTCOMES = "select tx_id, results from store_outcomes where tx_id = any(%b::bigint[])"
+_CONTENTS = "select tx_id, position, doc from store_documents where tx_id = any(%b::bigint[])"
+_RECORD = "insert into store_outcomes select * from unnest(%b::bigint[], %b::bytea[])"
+_FORGET_ARGUMENTS = "delete from store_documents where tx_id = any(%b::bigint[]) and owner is null"
+_FORGET_ABORTED = "delete from store_documents where tx_id = any(%b::bigint[])"
+_FORGET_EVICTED = """
+    delete from store_documents d using unnest(%b::bytea[], %b::bigint[], %b::bigint[]) as e(owner, tx_id, position)
+    where d.owner = e.owner and (d.tx_id, d.position) < (e.tx_id, e.position)
+"""
+
+
+def _driver():
+    """psycopg, which nobody needs who has no log on PostgreSQL."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise StoreError(f"A log on PostgreSQL needs the driver psycopg, version 3 ({error}): pip install 'psycopg[binary]'.") from None
+    return psycopg
+
+
+class _Link:
+    """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is lost."""
+
+    def __init__(self, url, prepare):
+        self._url, self._prepare, self._connection = url, prepare, None
+
+    def use(self):
+        if self._connection is None:
+            connection = self._connected()
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _connected(self):
+        """Settings in the address win over ours."""
+        psycopg = _driver()
+        ours = {"connect_timeout": 2, "tcp_user_timeout": REPLY_S_MAX * 1000, "keepalives_idle": 2, "keepalives_interval": 1,
+                "keepalives_count": 3, "target_session_attrs": "read-write", "application_name": f"store {os.getpid()}"}
+        connection = psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url), autocommit=True)
+        connection.wait = functools.partial(connection.wait, timeout=REPLY_S_MAX)
+        connection.execute(_SESSION, {"reply": f"{REPLY_S_MAX}s", "frozen": f"{FROZEN_S_MAX}s"})
+        return connection
+
+    def drop(self):
+        """Lets go of a connection that may be broken; whether what it was doing is done, nobody knows yet."""
+        connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
+
+
+def _owner(id) -> bytes:
+    """What the content of an entity is found by, to be deleted: no id is readable there, and a long one is short."""
+    return hashlib.blake2b(pack(id), digest_size=16).digest()
+
+
+def _placed(records, results) -> Iterator[tuple[int, list]]:
+    """The records of a transaction with calls replaced by what they became, each with its position, as contents have it."""
+    results = iter(results)
+    for place, record in enumerate(records):
+        if record[0] == _CALL:
+            yield from enumerate(next(results), place * CALL_PARTS + 1)
+        else:
+            yield place * CALL_PARTS, record
+
+
+class _Submitted(_Pending):
+    """A transaction on its way to PostgreSQL: the log's operations, and its contents as (position, owner, bytes)."""
+    __slots__ = "data", "contents", "since"
+
+    def __init__(self, ops):
+        super().__init__(ops)
+        self.since = time.monotonic()
+        self.data = pack([op.record() for op in ops])
+        self.contents = [(place * CALL_PARTS, *((None, pack(list(op.args))) if op.kind == _CALL else (_owner(op.id), op.data)))
+                         for place, op in enumerate(ops) if op.kind in (_PUT, _CALL)]
+
+    @property
+    def bytes(self):
+        return len(self.data) + sum(len(data) for _, _, data in self.contents)
+
+    def acknowledge(self, tx):
+        """Tells whoever waits, unless they were told before that it takes too long."""
+        if not self.error:
+            self.tx = tx
+            _tell([self])
+
+    def refuse(self, error):
+        if not self.error:
+            self.error = error
+            _tell([self])
+
+
+class _Entry:
+    """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is recorded."""
+    __slots__ = "tx_id", "tx_time", "hash", "ops", "contents", "outcome", "pending", "tx"
+
+    def __init__(self, tx_id, tx_time, hash, ops, contents, outcome, pending=None):
+        self.tx_id, self.tx_time, self.hash, self.ops = tx_id, tx_time, hash, ops
+        self.contents, self.outcome, self.pending, self.tx = contents, outcome, pending, None
+
+
+_OPEN_OUTCOME = object()              # nobody has recorded what the calls of a transaction became
+
+
+def _placed_results(entry) -> Iterator[list]:
+    """Of each call what it became, as (record, content)."""
+    places = (place for place, op in enumerate(entry.ops) if op.kind == _CALL)
+    for place, records in zip(places, entry.outcome):
+        yield [(record, entry.contents.get(position)) for position, record in enumerate(records, place * CALL_PARTS + 1)]
+
+
+def _logged_op(record, data) -> _Op:
+    """An operation of the log with its content. Content that is missing belongs to an entity evicted later."""
+    kind, id = record[:2]
+    if kind == _PUT:
+        if data is not None and digest(data) != record[4]:
+            raise CorruptError(f"A document of {_short(id)} in PostgreSQL does not have the hash that the log has.")
+        return _Op(kind, id, record[2], record[3], data, record[4], _facts(unpack(data)) if data else [])
+    if kind == _CALL:
+        return _Op(kind, id, hash=record[3], args=tuple(unpack(data)) if data else ())
+    return _Op(kind, id, record[2], hash=record[3]) if kind == _MATCH else _Op(kind, id, *record[2:])
+
+
+class _Chores:
+    """What is to be done in PostgreSQL before a group of transactions is committed to the index."""
+
+    def __init__(self):
+        self.outcomes: dict[int, bytes | None] = {}
+        self.contents: list = []
+        self.evicted: list = []
+        self.aborted: list = []
+
+    def __bool__(self):
+        return bool(self.outcomes or self.evicted or self.aborted)
+
+    def note(self, entry, transaction, committed):
+        records = [op.record() for op in entry.ops]
+        if entry.outcome is _OPEN_OUTCOME and any(op.kind == _CALL for op in entry.ops):
+            self.outcomes[entry.tx_id] = pack(transaction.results) if committed else None
+            if committed:
+                self.contents += self._made(entry.tx_id, records, transaction)
+        if not committed:
+            self.aborted.append(entry.tx_id)
+        elif any(entity.evicted for entity in transaction.entities.values()):
+            self.evicted += [(_owner(record[1]), entry.tx_id, position)
+                             for position, record in _placed(records, transaction.results) if record[0] == _EVICT]
+
+    def _made(self, tx_id, records, transaction):
+        """The contents that calls made."""
+        n = transaction.first_n
+        for position, record in _placed(records, transaction.results):
+            if record[0] == _PUT:
+                n += 1
+                if position % CALL_PARTS and n in transaction.contents:
+                    yield tx_id, position, _owner(record[1]), transaction.contents[n].data
+
+
+class _Decided(Exception):
+    """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id, position, bytes)."""
+
+    def __init__(self, outcomes, contents):
+        self.outcomes, self.contents = outcomes, contents
+
+    def tell(self, entries):
+        entries = {entry.tx_id: entry for entry in entries}
+        for tx_id, results in self.outcomes:
+            entries[tx_id].outcome = results and unpack(results)
+        for tx_id, position, data in self.contents:
+            entries[tx_id].contents[position] = data
+
+
+class _PostgresLog:
+    """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
+
+    def __init__(self, index, node, url):
+        self._index, self._node, self._psycopg = index, node, _driver()
+        self._mutex = threading.Condition()
+        self._queue: collections.deque[_Submitted] = collections.deque()
+        self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
+        self._ending = self._ended = False
+        self._indexing = threading.Lock()
+        self._behind = True              # the log may have what the index has not
+        self._newest = index.latest.tx_id
+        self._bell, self._rope = socket.socketpair()
+        self._bell.setblocking(False), self._rope.setblocking(False)
+        self._troubles: dict[str, str] = {}
+        self._appending, self._following = _Link(url, self._ring), _Link(url, self._listen)
+        self._threads = [threading.Thread(target=work, name=name, daemon=True)
+                         for name, work in (("store-appender", self._appender), ("store-follower", self._follower))]
+
+    def submit(self, ops) -> Tx:
+        pending = _Submitted(ops)
+        pending.lock = threading.Lock()
+        pending.lock.acquire()
+        self._enter(pending)
+        pending.lock.acquire()
+        return pending.result()
+
+    def _enter(self, pending):
+        with self._mutex:
+            self._refuse()
+            self._queue.append(pending)
+            self._mutex.notify_all()
+
+    async def submit_async(self, ops) -> Tx:
+        pending = _Submitted(ops)
+        pending.future = asyncio.get_running_loop().create_future()
+        self._enter(pending)
+        await asyncio.shield(pending.future)
+        return pending.result()
+
+    def alone(self, work):
+        """Runs some work while nothing is indexed."""
+        self._refuse()
+        with self._indexing:
+            work()
+
+    def close(self):
+        with self._mutex:
+            self._ending = True
+            self._mutex.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+            self._ended = True           # once nothing is appended any more, the follower indexes what is left and ends
+            self._wake()
+        self._appending.drop(), self._following.drop()
+        self._bell.close(), self._rope.close()
+
+    def _refuse(self):
+        self._index.check_open()
+        if self._ending:
+            raise ClosedError(f"The store {self._index.path} is closing.")
+        self._refuse_if_failed()
+
+    def _refuse_if_failed(self):
+        if self._index.failed:
+            raise ClosedError(self._index.failed)
+
+    # Opening
+
+    def begin(self, progress):
+        """Checks server and log, catches up, and starts the two threads."""
+        self._check_server()
+        self._follow(progress)
+        for thread in self._threads:
+            thread.start()
+
+    def _check_server(self):
+        """Warns of settings that break promises; refuses a proxy behind which no bell is heard."""
+        connection, listening = self._appending.use(), self._following.use()
+        off = connection.execute("select name from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit') "
+                                 "and setting = 'off'")
+        for name, in off.fetchall():
+            log.warning("PostgreSQL runs with %s = off: what was acknowledged may be lost when its machine fails", name)
+        self._behind, self._ringer, end = False, None, time.monotonic() + BELL_S_MAX
+        connection.execute(f"notify {self._channel}")
+        while not self._is_behind(listening):
+            if time.monotonic() > end:
+                raise StoreError("A notification that was sent through PostgreSQL did not come back: a proxy that pools transactions "
+                                 "stands in between. Connect to PostgreSQL itself, or let the proxy pool sessions.")
+            time.sleep(0.001)
+        self._ringer = connection.info.backend_pid
+
+    def _check(self, connection):
+        """The log behind a new connection is still this index's log."""
+        index = self._index
+        self._lock_id, = connection.execute("select 'store_log'::regclass::oid::bigint").fetchone()
+        self._channel = f"store_{self._lock_id}"
+        self._lock_id -= 2 ** 32 if self._lock_id >= 2 ** 31 else 0
+        tx_id, hash = index.latest.tx_id, index.hash
+        rows = dict(connection.execute("select tx_id, case tx_id when 0 then ops else hash end from store_log where tx_id in (0, %s)",
+                                       (tx_id,)).fetchall())
+        newest, = connection.execute("select max(tx_id) from store_log").fetchone()
+        if rows.get(0) != index.about:
+            theirs = unpack(rows[0])["store"] if 0 in rows else "none"
+            raise CorruptError(f"{index.path} is an index of store {index.store_id}, the log is of store {theirs}. Name another "
+                               "index, or remove this one: it is made again from the log.")
+        if tx_id and rows.get(tx_id) != hash:
+            raise CorruptError(f"{index.path} is an index of store {index.store_id} up to transaction {tx_id}, which is not in the "
+                               f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of another "
+                               "copy. Put the right log back, or remove the index: it is made again from the log.", tx_id)
+
+    def _ring(self, connection):
+        self._check(connection)
+        self._ringer = connection.info.backend_pid
+
+    def _listen(self, connection):
+        self._check(connection)
+        connection.add_notify_handler(lambda notice: self._heard(notice.pid))
+        connection.execute(f"listen {self._channel}")
+        self._behind = True              # listen first, then read: the other order has a gap
+
+    # Appending
+
+    def _appender(self):
+        while group := self._taken():
+            try:
+                self._append(group)
+            except Exception as error:
+                self._fail(error, group)
+
+    def _taken(self):
+        with self._mutex:
+            self._mutex.wait_for(lambda: self._queue or self._ending)
+            return _Group(self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX)))
+
+    def _append(self, group):
+        """Appends a group, on a new connection if the old one is lost, until it is there or all who wait were told."""
+        retry_s = RETRY_S[0]
+        while group:
+            try:
+                entries = self._appended(self._appending.use(), group)
+            except self._psycopg.Error as error:
+                self._appending.drop()
+                self._complain("appending", error)
+                self._tell_late(group)
+                time.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_S[1])
+            else:
+                self._take_back("appending")
+                return self._hand_over(entries)
+
+    def _appended(self, connection, group) -> list[_Entry]:
+        """The group as it is in the log: found there under its token, or else appended under the lock."""
+        with connection.pipeline():
+            connection.execute(_BEGIN)
+            connection.execute(_LOCK, (_LOCK_APPENDING, self._lock_id))
+            last = connection.execute(_LAST, binary=True)
+            found = None if group.before is None else connection.execute(_BY_TOKEN, (group.before, group.token), binary=True)
+        last = last.fetchone()
+        if found and (rows := found.fetchall()):
+            connection.execute("rollback")
+            return [_own_entry(pending, *row) for pending, row in zip(group, rows, strict=True)]
+        entries = self._numbered(group, *last)
+        group.before = last[0]
+        self._insert(connection, entries, group.token)
+        return entries
+
+    def _numbered(self, group, tx_id, tx_time, hash, now):
+        """The next numbers, rising times and chained hashes for a group."""
+        entries = []
+        for pending in group:
+            tx_id, tx_time = tx_id + 1, max(self._node._given_clock() if self._node._given_clock else now, tx_time + 1)
+            hash = _chained(hash, tx_id, tx_time, pending.data)
+            entries.append(_own_entry(pending, tx_id, tx_time, hash))
+        return entries
+
+    def _tell_late(self, group):
+        group.tell_late(self.cut_off)
+        with self._mutex:
+            waiting = _Group(self._queue)
+            waiting.tell_late(self.cut_off)
+            self._queue = collections.deque(waiting)
+
+    def _insert(self, connection, entries, token):
+        columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
+        contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
+        with connection.pipeline():
+            connection.execute(_APPEND, (token, *map(list, columns)))
+            for lot in _lots(contents):
+                connection.execute(_APPEND_DOCUMENTS, tuple(map(list, zip(*lot))))
+            connection.execute("commit")
+            connection.execute(f"notify {self._channel}")      # after the commit and apart from it: a bell inside would cost the group commit
+
+    def _hand_over(self, entries):
+        with self._mutex:
+            self._own.extend(entries)
+            self._refuse_if_failed()
+        self._wake()
+
+    # Following
+
+    def _follower(self):
+        retry_s = RETRY_S[0]
+        while not self._ended or self._own:
+            try:
+                self._follow()
+                self._await_bell()
+                retry_s = RETRY_S[0]
+            except self._psycopg.Error as error:
+                self._following.drop()
+                self._complain("following", error)
+                self._tell_unindexed()
+                time.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_S[1])
+            except Exception as error:
+                return self._fail(error)
+
+    def _follow(self, progress=None):
+        """Indexes what the log has and the index has not; what was appended here is in memory."""
+        while entries := self._own_next() or self._fetched():
+            try:
+                self._index_all(entries)
+            except BaseException:
+                with self._mutex:
+                    self._own.extendleft(entry for entry in reversed(entries) if entry.pending)
+                raise
+            for entry in entries:
+                if entry.pending:
+                    entry.pending.acknowledge(entry.tx)
+            self._node._announce()
+            if progress:
+                progress(entries[-1].tx_id, max(self._newest, entries[-1].tx_id))
+
+    def _own_next(self) -> list[_Entry]:
+        """Of the transactions that were appended here, those that are next; the log has others if there is a gap before them."""
+        latest = self._index.latest.tx_id
+        known: list[_Entry] = []
+        entries: list[_Entry] = []
+        with self._mutex:
+            while self._own and self._own[0].tx_id <= latest:
+                known.append(self._own.popleft())
+            while self._own and self._own[0].tx_id == latest + len(entries) + 1 and len(entries) < GROUP_MAX:
+                entries.append(self._own.popleft())
+            self._behind |= bool(self._own and not entries)
+        for entry in known:
+            entry.pending.acknowledge(self._index.transaction(entry.tx_id))
+        return entries
+
+    def _fetched(self) -> list[_Entry]:
+        """The next transactions as PostgreSQL has them, with their contents."""
+        connection = self._following.use()
+        if not self._behind:
+            return []
+        self._behind = False
+        after = self._index.latest.tx_id
+        rows = connection.execute(_NEXT, {"after": after, "count": GROUP_MAX, "bytes": FOLLOW_BYTES}, binary=True, prepare=True)
+        entries: list[_Entry] = []
+        contents: dict[int, bytes] = {}
+        for tx_id, position, data, tx_time, hash, is_decided, results, newest in rows:
+            if position == -1:
+                contents, self._newest = {}, newest
+                outcome = (results and unpack(results)) if is_decided else _OPEN_OUTCOME
+                entries.append(_Entry(tx_id, tx_time, hash, data, contents, outcome))
+            else:
+                contents[position] = data
+        for entry in entries:            # a transaction's contents follow it
+            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place, record in enumerate(unpack(entry.ops))]
+        self._behind |= bool(entries) and self._newest > entries[-1].tx_id
+        return entries
+
+    def _index_all(self, entries):
+        """Indexes a group; again, with what others recorded first, if they did."""
+        with self._indexing:
+            while decided := self._try_to_index(entries):
+                decided.tell(entries)
+
+    def _try_to_index(self, entries) -> _Decided | None:
+        index = self._index
+        batch, chores = _Batch(index), _Chores()
+        index.batch = batch
+        try:
+            index.writer.execute("begin immediate")
+            for entry in entries:
+                self._apply(entry, batch, chores)
+            batch.finish()
+            if chores:
+                self._record(self._following.use(), chores)
+            index.committing = batch.latest.tx_id
+            index.writer.execute("commit")
+        except _Decided as decided:
+            self._undo()
+            return decided
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            index.batch = None
+        batch.publish()
+        if batch.evicted or batch.latest.tx_id % 256 < len(entries) and _size(index.path + "-wal") > WAL_BYTES_MAX:
+            index.empty_wal()
+        return None
+
+    def _apply(self, entry, batch, chores):
+        previous = batch.latest
+        transaction = _LoggedTransaction(self._index.writer_db(previous._replace(time=entry.tx_time), self._node),
+                                         entry.tx_id, entry.tx_time, previous.n)
+        committed = transaction.follow(entry)
+        if committed:
+            batch.write(transaction)
+        batch.record(transaction, entry.ops, committed)
+        if batch._hash != entry.hash or entry.tx_id != previous.tx_id + 1:
+            raise CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents make.", entry.tx_id)
+        chores.note(entry, transaction, committed)
+        entry.tx = Tx(entry.tx_id, _moment(entry.tx_time), committed)
+
+    def _undo(self):
+        """Nothing of a group was indexed: what was remembered meanwhile may not be so."""
+        index = self._index
+        index.writer.execute("rollback")
+        index.committing = index.latest.tx_id
+        index.documents.clear()
+        index._load_derived()
+
+    def _record(self, connection, chores):
+        """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
+        with connection.pipeline():
+            connection.execute(_BEGIN)
+            connection.execute(_LOCK, (_LOCK_RECORDING, self._lock_id))
+            known = connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True)
+        known = dict(known.fetchall())
+        if any(chores.outcomes[tx_id] != results for tx_id, results in known.items()):
+            made = connection.execute(_CONTENTS, (list(known),), binary=True).fetchall()
+            connection.execute("rollback")
+            raise _Decided(known.items(), made)
+        new = {tx_id: results for tx_id, results in chores.outcomes.items() if tx_id not in known}
+        with connection.pipeline():
+            if new:
+                connection.execute(_RECORD, (list(new), list(new.values())))
+                connection.execute(_FORGET_ARGUMENTS, (list(new),))
+            for lot in _lots([content for content in chores.contents if content[0] in new]):
+                connection.execute(_APPEND_DOCUMENTS, tuple(map(list, zip(*lot))))
+            if chores.evicted:
+                connection.execute(_FORGET_EVICTED, tuple(map(list, zip(*chores.evicted))))
+            if chores.aborted:
+                connection.execute(_FORGET_ABORTED, (chores.aborted,))
+            connection.execute("commit")
+
+    # The bell
+
+    def _await_bell(self):
+        """Returns when somebody appended, here or elsewhere, or after a second."""
+        connection = self._following.use()
+        if not (self._is_behind(connection) or self._own):
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLIN), poll.register(self._bell, select.POLLIN)
+            self._behind = not poll.poll(POLL_S * 1000)
+            self._is_behind(connection)
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+
+    def _is_behind(self, connection) -> bool:
+        connection.pgconn.consume_input()
+        while notice := connection.pgconn.notifies():
+            self._heard(notice.be_pid)
+        return self._behind
+
+    def _heard(self, pid):
+        """A bell that we rang ourselves says nothing new."""
+        self._behind |= pid != self._ringer
+
+    def _wake(self):
+        with contextlib.suppress(BlockingIOError):      # so many are waiting that it will wake
+            self._rope.send(b"!")
+
+    # Trouble
+
+    @property
+    def cut_off(self):
+        return next(iter(list(self._troubles.values())), None)
+
+    def _complain(self, what, error):
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if not self._troubles:
+            log.warning("PostgreSQL is out of reach, transactions wait, reads go on (%s: %s)", what, reason)
+            self._since = time.monotonic()
+        self._troubles[what] = f"PostgreSQL cannot be reached ({reason})"
+
+    def _take_back(self, what):
+        if self._troubles.pop(what, None) and not self._troubles:
+            log.warning("PostgreSQL is back, after %.1f s", time.monotonic() - self._since)
+
+    def _tell_unindexed(self):
+        """Those whose transaction is in the log, but cannot be indexed here as long as the log is out of reach."""
+        with self._mutex:
+            _refuse_late([entry.pending for entry in self._own],
+                         UnreachableError(f"{self.cut_off}. The transaction is in the log, and will appear.", True))
+
+    def _fail(self, error, waiting=()):
+        """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
+        with self._mutex:
+            self._index.failed = self._index.failed or f"{error} The store takes no more until it is opened again; reads go on."
+            waiting = [*waiting, *self._queue, *(entry.pending for entry in self._own)]
+            self._queue.clear(), self._own.clear()
+        log.error("%s", self._index.failed, exc_info=error)
+        for pending in waiting:
+            pending.refuse(ClosedError(self._index.failed))
+        self._node._announce()
+
+
+class _Group(list):
+    """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the newest then."""
+
+    def __init__(self, pendings):
+        super().__init__(pendings)
+        self.token, self.before = uuid.uuid4(), None
+
+    def tell_late(self, reason):
+        """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their order."""
+        if self.before is None:
+            _refuse_late(self, UnreachableError(f"{reason}. Nothing was written; try again later."))
+            self[:] = [pending for pending in self if not pending.error]
+        else:
+            _refuse_late(self, UnreachableError(f"{reason}. Whether the transaction was written is not known; if it was, it will appear.", True))
+            if all(pending.error for pending in self):
+                self.clear()
+
+
+def _refuse_late(pendings, error):
+    for pending in pendings:
+        if time.monotonic() - pending.since > HOLD_S_MAX:
+            pending.refuse(error)
+
+
+def _own_entry(pending, tx_id, tx_time, hash, *_) -> _Entry:
+    contents = {position: data for position, _, data in pending.contents}
+    return _Entry(tx_id, tx_time, hash, pending.ops, contents, _OPEN_OUTCOME, pending)
+
+
+def _lots(contents) -> Iterator[list]:
+    """Rows of contents in lots of so many bytes as are sent at once."""
+    lot, size = [], 0
+    for row in contents:
+        lot.append(row)
+        size += len(row[-1])
+        if size > FOLLOW_BYTES:
+            yield lot
+            lot, size = [], 0
+    if lot:
+        yield lot
+
+
+def _opened_postgres(url, path):
+    """The first row of a log, which names the store, and the index at `path` that belongs to it."""
+    psycopg = _driver()
+    link = _Link(url, lambda connection: None)
+    try:
+        about = _first_row(link.use()) or _made(link.use(), path)
+    except psycopg.Error as error:
+        raise UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}") from error
+    finally:
+        link.drop()
+    return _Index(path, about)
+
+
+def _first_row(connection) -> bytes | None:
+    if connection.execute("select to_regclass('store_log') is null").fetchone()[0]:
+        return None
+    row = connection.execute("select ops from store_log where tx_id = 0", binary=True).fetchone()
+    return row and row[0]
+
+
+def _made(connection, path) -> bytes:
+    """Makes the tables of a new log and its first row; of servers that start together, one does."""
+    if path != ":memory:" and _size(path):
+        with contextlib.closing(_Index(path)) as old:
+            raise CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
+                               "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
+    with connection.transaction():
+        connection.execute(_LOCK, (_LOCK_MAKING, 0))
+        about = _first_row(connection)
+        if about is None:
+            about = _about_new_store()
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            connection.execute("insert into store_log values (0, 0, %b, %b, %b, null)", (about, digest(about), len(about)))
+    return about
 
 
 class _Batch:
@@ -1578,7 +2362,8 @@ class _Batch:
                       (self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
         if committed:
             for n, op in transaction.contents.items():
-                self._execute("insert into documents values (?, ?, ?)", (n, op.data, _checksum(op.hash)))
+                if op.data is not None:      # an evict to come has taken it from the log already
+                    self._execute("insert into documents values (?, ?, ?)", (n, op.data, _checksum(op.hash)))
 
     def cell_of(self, value):
         """The cell of an id that is being written."""
@@ -1815,7 +2600,7 @@ class _Transaction:
         if n in self.contents:
             return self.contents[n].hash
         row = self._db._one("select doc from documents where n = ?", (n,))
-        return row and digest(row[0])
+        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._index.logged_hash(n, reader))
 
     def _call(self, op, depth) -> list:
         """The records of what a call became, its nested calls too."""
@@ -1873,6 +2658,26 @@ class _Transaction:
 
 
 _APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
+
+
+class _LoggedTransaction(_Transaction):
+    """A transaction as the log has it: a call becomes what was recorded of it, if something was."""
+
+    def follow(self, entry) -> bool:
+        """Whether it commits."""
+        if entry.outcome is None:
+            return False
+        self._recorded = None if entry.outcome is _OPEN_OUTCOME else _placed_results(entry)
+        return self.run(entry.ops)
+
+    def _call(self, op, depth):
+        if self._recorded is None:
+            return super()._call(op, depth)
+        records = []
+        for record, data in next(self._recorded):
+            self._apply(_logged_op(record, data))
+            records.append(record)
+        return records
 
 
 def _visible_n(rects, vt) -> int | None:

@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 import chromium
+import postgres
 
 ROOT = pathlib.Path(__file__).parent.parent
 IS_CI = bool(os.environ.get("CI"))
@@ -72,6 +73,39 @@ def node():
     import store
     with contextlib.closing(store.open(":memory:")) as opened:
         yield opened
+
+
+# ── PostgreSQL ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One PostgreSQL for the whole run; without its programs a promise goes untested: with CI set that is an error, else a skip."""
+    try:
+        postgres.found()
+    except LookupError as error:
+        if IS_CI:
+            raise
+        pytest.skip(str(error))
+    with postgres.Postgres(fsync="off") as running:         # what must survive a crash has a cluster of its own
+        yield running
+
+
+@pytest.fixture
+def log_url(cluster):
+    """The address of an empty log: a schema of its own in the run's cluster."""
+    return postgres.empty_schema(cluster.url)
+
+
+@pytest.fixture
+def join(log_url, tmp_path):
+    """`join()` opens another server on this test's log, each with an index of its own; all are closed after the test."""
+    import store
+    with contextlib.ExitStack() as opened:
+        def open_server(functions={}, url=log_url, **options):
+            number = len(list(tmp_path.glob("server*.db")))
+            options = {"index": tmp_path / f"server{number}.db"} | options
+            return opened.enter_context(contextlib.closing(store.open(url, functions, **options)))
+        yield open_server
 
 
 # ── The real server ────────────────────────────────────────────────────────────────────────────────────────────
