@@ -74,7 +74,7 @@ HEADERS_MAX = 64                      # browsers send some twenty, proxies add a
 IDLE_S_MAX = 15                       # until a request's head is there, and between two requests on one connection
 REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
 ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
-FILES_KEPT = 64                       # of those that the process may open, not for connections: the store, its readers, feeds, mail
+FILES_KEPT = 192                      # not for connections: the store, feeds and mail, and a hundred that are accepted in one go
 STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
@@ -306,7 +306,7 @@ async def use_config(system):
         raise StartError(f"{prefix}MAIL_HOST is set but {prefix}MAIL_FROM is not; mail needs an address that it comes from.")
     system["biff/secret"] = _secret(folder / "secret")
     system["biff/limits"], system["biff/seen"] = Limits(), {}
-    system["biff/connections-max"] = max(files_max() - FILES_KEPT, 16)
+    system["biff/connections-max"] = max(files_max() - FILES_KEPT, files_max() // 4)
     await _use_metrics(system)
     system["biff/base-url"] = config["base_url"] or _address(config["host"], config["port"])
     return system
@@ -911,6 +911,26 @@ class Connection(web.RequestHandler):
         return response
 
 
+class Refused(asyncio.Protocol):
+    """A connection beyond those that there may be."""
+
+    def connection_made(self, transport):
+        transport.abort()
+
+
+def _bounded(connection, server, connections_max):
+    """Makes connections up to a bound, and cuts the others at once: had they all files, the store could open none."""
+    left = connections_max
+
+    def make():
+        nonlocal left
+        if left <= 0:
+            left = connections_max - len(server.connections)          # asked only here: it copies a list
+        left -= 1
+        return connection() if left >= 0 else Refused()
+    return make
+
+
 async def use_web(system):
     app, config = system["biff/app"], system["biff/config"]
     app.on_response_prepare.append(functools.partial(_prepare, system))
@@ -928,7 +948,8 @@ async def use_web(system):
     connection = functools.partial(Connection, runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
                                    max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
-        listening = await loop.create_server(connection, config["host"], config["port"])
+        bounded = _bounded(connection, runner.server, system["biff/connections-max"])
+        listening = await loop.create_server(bounded, config["host"], config["port"])
     except OSError as failure:
         raise StartError(_cannot_listen(config, failure)) from None
     system["biff/stop"].append(listening.close)
