@@ -110,9 +110,8 @@ def signed_in(ctx):
 
 
 def user_of(ctx):
-    """The user with their memberships, each with its community; None if the session's user is gone."""
-    pattern = ["*", ("mem/_user", {"as": "user/mems"}, ["*", {"mem/comm": ["*"]}])]
-    user = ctx["biff/db"].pull(pattern, ctx["uid"]) if ctx["uid"] else None
+    """The user's document; None if the session's user is gone."""
+    user = ctx["biff/db"].entity(ctx["uid"]) if ctx["uid"] else None
     return user if user and "user/email" in user else None
 
 
@@ -124,7 +123,7 @@ def in_community(ctx):
     if community is None:
         return biff.redirect(ctx, "/app")
     ctx["community"] = community
-    ctx["mem"] = next((mem for mem in mems_of(ctx) if mem["mem/comm"]["xt/id"] == community["xt/id"]), None)
+    ctx["mem"] = biff.lookup(ctx["biff/db"], "mem/user", ctx["uid"], "mem/comm", community["xt/id"])
     ctx["roles"] = ctx["mem"]["mem/roles"] if ctx["mem"] else None
 
 
@@ -158,10 +157,6 @@ def entity_of(ctx, text, attribute):
     except ValueError:
         return None
     return document if document and attribute in document else None
-
-
-def mems_of(ctx):
-    return [mem for mem in ctx["user"].get("user/mems", []) if type(mem["mem/comm"]) is dict]
 
 
 def community_path(community):
@@ -211,8 +206,9 @@ async def community(ctx):
 
 def app_page(ctx, template, **values):
     """A page with the communities and channels of whoever is signed in beside it."""
-    communities = sorted((mem["mem/comm"] for mem in mems_of(ctx)), key=by_title("comm/title"))
-    return biff.render(ctx, template, user=ctx["user"], communities=communities, community=ctx.get("community"), mem=ctx.get("mem"),
+    user = ctx["biff/db"].pull(["*", ("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], ctx["uid"])
+    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem["mem/comm"]) is dict]
+    return biff.render(ctx, template, user=user, communities=sorted(communities, key=by_title("comm/title")), community=ctx.get("community"), mem=ctx.get("mem"),
                        channel=ctx.get("channel"), channels=channels_of(ctx), is_admin="admin" in (ctx.get("roles") or ()),
                        path_of=channel_path, **values)
 
@@ -342,8 +338,9 @@ async def connect(ctx):
     client, rooms = Client(ctx, ws), ctx["chat_clients"]
     try:
         await catch_up(ctx, client)
+        ctx.clear()                                    # a socket lives for days: what its request knew does not
         if code := await sockets.hear(ws):
-            dismiss(ctx, client, "This browser sent what browsers do not send.", code)
+            rooms.close(client, code)
     finally:
         rooms.leave(client)
     return ws
@@ -409,10 +406,10 @@ def dismiss_those_who_lost(ctx, touched):
             dismiss(ctx, client, reason)
 
 
-def dismiss(ctx, client, reason, code=WSCloseCode.POLICY_VIOLATION):
+def dismiss(ctx, client, reason):
     """Tells a browser why in its page, and closes so that it does not come back: htmx takes 1008 as final."""
     log.info("dismiss channel=%s person=%s: %s", client.channel_id, client.person, reason)
-    ctx["chat_clients"].close(client, code, text_frame(biff.fragment(ctx, "notice.html", reason=reason)))
+    ctx["chat_clients"].close(client, WSCloseCode.POLICY_VIOLATION, text_frame(biff.fragment(ctx, "notice.html", reason=reason)))
 
 
 def forget(ctx, ids):
