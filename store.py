@@ -3670,12 +3670,22 @@ class _In(NamedTuple):
 
 class _Statement(NamedTuple):
     sql: str
-    specs: list
+    binders: tuple                    # what gives each parameter from the fifth on, of a run
     highest: int                      # of its parameters; SQLite takes as many, and no more
 
 
-def _statement(sql, specs) -> _Statement:
-    return _Statement(sql, specs, max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
+def _statement(sql, specs, index) -> _Statement:
+    return _Statement(sql, tuple(_binder(spec, index) for spec in specs), max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
+
+
+def _binder(spec, index) -> Callable:
+    """What gives a parameter's value of a run. The number of an attribute never changes, once it has one."""
+    kind, *rest = spec
+    if kind == "attribute" and rest[0] in index.attributes:
+        return lambda run, a=index.attributes[rest[0]]: a
+    if kind == "in" and len(rest) == 1:
+        return lambda run, place=rest[0]: run.cell(run.args[place])
+    return lambda run, bind=_PARAMETER[kind]: bind(run, *rest)
 
 
 class _Plan(NamedTuple):
@@ -3692,6 +3702,8 @@ class _Plan(NamedTuple):
     attributes: tuple                 # where the hashed values may come from
     places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
     width: int                        # of SQL's rows; the late values stand behind them
+    repeats: bool                     # a row may come twice where none should
+    late_repeats: bool                # the same, once the late values stand there
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
     is_limited: bool                  # and limited them
@@ -3740,7 +3752,7 @@ class _Compiler:
 
     def statement(self, sql) -> _Statement:
         ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
-        return _statement(ctes + sql, self.specs)
+        return _statement(ctes + sql, self.specs, self.index)
 
     def expr(self, term, block) -> str:
         if type(term) is _Const:
@@ -3761,8 +3773,8 @@ class _Compiler:
         ins = self._given()
         late = () if self.is_over else self._late(where)
         wanted = self._wanted(late)
-        block = self.join(_Block(), ins + [clause for clause in where if clause not in late], wanted)
-        return self._finish(block, late)
+        joined = ins + [clause for clause in where if clause not in late]
+        return self._finish(self.join(_Block(), joined, wanted), late, joined)
 
     def _given(self) -> list:
         """Scalars and tuples become parameters; collections and relations become clauses."""
@@ -3801,13 +3813,14 @@ class _Compiler:
         wanted |= {var for var, _ in self.parsed.order if type(var) is str}
         return (wanted - {c.v for c in late}) | {c.e for c in late}
 
-    def _finish(self, block, late) -> _Plan:
+    def _finish(self, block, late, joined) -> _Plan:
+        parsed = self.parsed
         columns: dict[str, int] = {}
         numbers: dict[str, int] = {}
         exprs: list[str] = []
-        pulled = {find.term for find in self.parsed.find if find.kind == "pull"} | {c.e for c in late}
-        plain = {var for find in self.parsed.find if find.kind != "pull" for var in _find_vars(find)} - {c.v for c in late}
-        plain |= {var for var, _ in self.parsed.order if type(var) is str}
+        pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}
+        plain = {var for find in parsed.find if find.kind != "pull" for var in _find_vars(find)} - {c.v for c in late}
+        plain |= {var for var, _ in parsed.order if type(var) is str}
         for var in sorted(pulled):
             if var in block.owners:
                 numbers[var] = len(exprs)
@@ -3819,14 +3832,31 @@ class _Compiler:
             exprs.append(self.expr(var, block))
         order, is_ordered = self._order(block, late)
         limit = self._limit(late, is_ordered)
-        distinct = not self.is_bag and len(block.froms) > 1
+        repeats = not (self.is_bag or self._is_one_each(joined, columns.keys() | numbers.keys()))
+        distinct = repeats and len(block.froms) > 1
+        shown = {find.term for find in parsed.find if find.kind == "var"}
+        late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | {c.v for c in late})
         arms = self._arms(block, exprs, order, limit) if is_ordered else ()
         main = self.statement(block.sql(exprs, distinct) + order + limit)
-        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in self.parsed.find)
+        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
         width = len(exprs)
         places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
-                     self.attributes, places, width, is_grouped, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, width,
+                     repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+
+    def _is_one_each(self, joined, found) -> bool:
+        """Whether no two rows can be equal: only triples and rules were joined, and each of their variables is found or given.
+
+        An entity has one visible version, which has each value once, and the rows of a rule's table are different.
+        """
+        for clause in joined:
+            terms = (clause.e, clause.v) if type(clause) is _Triple else clause.args if type(clause) is _RuleCall else None
+            if terms is None and type(clause) not in (_Test, _Not):
+                return False
+            if any(type(term) is _AnyOf or _is_var(term) and term not in found and term not in self.scalars for term in terms or ()):
+                return False
+        return not self.is_over
 
     def _places(self, columns, numbers, is_ordered, limit):
         parsed = self.parsed
@@ -3871,7 +3901,8 @@ class _Compiler:
         live.wheres = [condition.replace(both, f"{f}.p = 0 and {f}.k = 0") for condition in block.wheres]
         closed = _Block(block.froms)
         closed.wheres = [condition.replace(both, f"{f}.p = 1 and {f}.k > ?3") for condition in block.wheres]
-        return tuple(self.statement(arm.sql([*exprs, key]) + order + limit) for arm in (live, closed))
+        by_sorting = f" order by +{key}" + " desc" * order.endswith(" desc")        # else SQLite walks all that ever ceased
+        return tuple(self.statement(arm.sql([*exprs, key]) + by + limit) for arm, by in ((live, order), (closed, by_sorting)))
 
     # Clauses in their order
 
@@ -4238,7 +4269,7 @@ class _Compiler:
         return f"temp.{table}"
 
     def _copy_statement(self, sql) -> _Statement:
-        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, list(self.specs))
+        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, self.specs, self.index)
 
     def _adorn(self, name, bound):
         """The tables of a rule called with these arguments bound: what holds, and what is asked."""
@@ -4508,30 +4539,40 @@ def _known_spec(compiler, arg):
 # aggregates and expressions, an order that SQL cannot make, pulls.
 
 
+_SETS, _NO_SETS = frozenset((set, frozenset)), frozenset()
+
+
+def _set_arguments(args) -> frozenset:
+    """The places of arguments that are sets, in which a test of equality looks."""
+    if _SETS.isdisjoint(map(type, args)):
+        return _NO_SETS
+    return frozenset(("in", i) for i, arg in enumerate(args) if type(arg) in _SETS)
+
+
 class _Run:
     """One execution of a query on a reader."""
+    error: BaseException | None = None        # of a function, which SQLite swallows
+    rounds = 0                                # of the rules that were derived so far
 
     def __init__(self, db, reader, mode, parsed, args):
-        self.db, self.reader, self.parsed, self.args = db, reader, parsed, args
-        self.index = db._index
+        self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
+        self.index, self.outer = db._index, reader.run
         self.values: dict = {}                # hashed cells that came in, or were computed
         self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
-        self.error = None
-        self.outer, self.mode, self.rounds = reader.run, mode, 0
         self.deadline = time.monotonic() + parsed.timeout_s
-        self.plan = plan = self._plan(parsed, mode)
+        self.plan = plan = self._plan()
         self.functions = [self._closure(call, vars) for call, vars, _ in plan.calls] if plan.calls else ()
 
-    def _plan(self, parsed, mode) -> _Plan:
+    def _plan(self) -> _Plan:
         """The compiled query, from memory unless the statistics have changed since: a plan for an empty store is not one for a full one."""
-        is_over, args = self.db._over is not None, self.args
-        sets = frozenset(("in", i) for i, arg in enumerate(args) if type(arg) in (set, frozenset))
-        key = mode, is_over, sets
-        found = parsed.plans.get(key)
-        if found is None or found[0] is not self.index.generation:
-            plan = _Compiler(parsed, mode, self.index, is_over, sets).plan()
-            found = parsed.plans[key] = self.index.generation, plan
-        return found[1]
+        is_over, sets = self.db._over is not None, _set_arguments(self.args)
+        key = self.mode, is_over, sets
+        generation, plan = self.parsed.plans.get(key, (None, None))
+        if generation is not self.index.generation:
+            generation = self.index.generation
+            plan = _Compiler(self.parsed, self.mode, self.index, is_over, sets).plan()
+            self.parsed.plans[key] = generation, plan
+        return plan
 
     # Rows
 
@@ -4565,8 +4606,8 @@ class _Run:
         """Where find has only variables and pulls that SQL brings, and SQL has ordered and cut them: column by column."""
         parsed = self.parsed
         rows = rows if type(rows) is list else rows.fetchall()
-        if not parsed.is_bag:
-            rows = list(dict.fromkeys(rows)) if len(rows) > 1 else rows
+        if plan.repeats:
+            rows = list(dict.fromkeys(rows))
         elif parsed.offset:
             rows = rows[parsed.offset:]
         late = self._late_columns(rows) if plan.late else ()
@@ -4574,7 +4615,7 @@ class _Run:
             rows, late = list(self._late(rows)), ()
         columns = [late[place - plan.width] if late and place >= plan.width else self._column(find, place, rows)
                    for find, place in zip(parsed.find, plan.places)]
-        if plan.late and not parsed.is_bag:
+        if plan.late and plan.late_repeats:
             return _finished(_unique_rows(columns), parsed)
         if parsed.is_bare and not parsed.names:
             return columns[0]
@@ -4652,8 +4693,7 @@ class _Run:
         return self.reader.execute(statement.sql, self._bound(statement))
 
     def _bound(self, statement) -> list:
-        parameters = [*self.db._bindings(self.mode), *[self._parameter(spec) for spec in statement.specs]]
-        return parameters[:statement.highest]
+        return (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])[:statement.highest]
 
     def _derive(self):
         """Fills the rules' tables: round by round, until a round brings nothing new."""
@@ -4863,6 +4903,8 @@ class _Run:
     def cell(self, value):
         """The cell of a value that came in or was computed."""
         kind = type(value)
+        if kind is str and len(value) <= TEXT_BYTES_MAX and value.isascii():
+            return value
         if kind is uuid.UUID:
             found = self.cells.get(value)
             if found is None:
