@@ -4956,7 +4956,7 @@ class _Run:
         raise CorruptError(f"{self.index.path}: the index holds a value that no document has; reindex.")
 
     def _carriers(self, cell):
-        for a in self.plan.attributes:
+        for a in (*self.plan.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
             number = self.index.attribute(a, self.reader)
             if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
                 document = self.db._content(row[0], self.reader)

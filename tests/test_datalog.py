@@ -760,3 +760,12 @@ def test_a_tuple_is_one_value_however_it_is_asked_for(node):
     node.submit_tx([put({"xt/id": "e", "at": (1, 2), "tags": [3, 4]})])
     ask = lambda a: node.db().q({"find": "?v", "where": [["?e", "xt/id", "e"], [("get-attr", "?e", a), ["?v", ...]]]})
     assert ask("at") == [(1, 2)] and sorted(ask("tags")) == [3, 4]
+
+
+@pytest.mark.parametrize("id", [("sale", 1), {"sale": 1}, "s" * 65, b"s" * 65, -2 ** 999], ids=lambda id: type(id).__name__)
+def test_an_entity_of_any_id_is_found_without_a_clause_that_names_its_id(node, id):
+    """An id that is indexed by its hash was called corruption, unless the query happened to mention "xt/id"."""
+    node.submit_tx([put({"xt/id": id, "n": 5})])
+    for db in node.db(), node.db().with_tx([put({"xt/id": "other"})]):
+        assert db.q({"find": ["?e", "?n"], "where": [["?e", "n", "?n"]]}) == [(id, 5)]
+        assert db.q({"find": ["?n", ("count", "?e")], "where": [["?e", "n", "?n"]]}) == [(5, 1)]
