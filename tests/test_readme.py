@@ -1,8 +1,11 @@
-"""The README is run as it is printed."""
+"""The README and the documents are run as they are printed."""
+import json
 import os
 import re
 import subprocess
 import sys
+
+import pytest
 
 from conftest import ROOT
 
@@ -10,13 +13,27 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
 
 
-def test_the_readmes_example_prints_what_stands_beneath_it(tmp_path):
+DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if "```python" in path.read_text())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_example_prints_what_stands_beneath_it(path, tmp_path):
     """Without this, the first thing that a newcomer tries could be the first that fails."""
-    program, output = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    assert done.stdout == output
+    for name in "store.py", "shell.py":
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, str(ROOT / "tests" / "printed.py"), str(path)], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    examples = json.loads(done.stdout)
+    assert examples
+    for line, wanted, got in examples:
+        assert got == wanted, f"{path.name}, line {line}"
+
+
+def test_the_documents_are_found():
+    """Without this, a moved document would no longer be run, and nobody would notice."""
+    assert {"README.md", "store.md"} <= {path.name for path in DOCUMENTS}
 
 
 def test_what_checks_every_change_is_the_readmes_second_command():
