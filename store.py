@@ -4539,7 +4539,8 @@ def _known_spec(compiler, arg):
 # aggregates and expressions, an order that SQL cannot make, pulls.
 
 
-_SETS, _NO_SETS = frozenset((set, frozenset)), frozenset()
+_SETS = frozenset((set, frozenset))
+_NO_SETS: frozenset = frozenset()
 
 
 def _set_arguments(args) -> frozenset:
@@ -4692,7 +4693,7 @@ class _Run:
     def _execute(self, statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
 
-    def _bound(self, statement) -> list:
+    def _bound(self, statement) -> tuple:
         return (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])[:statement.highest]
 
     def _derive(self):
