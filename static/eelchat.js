@@ -145,6 +145,8 @@ function openDrawer() {
 
 addEventListener("pageshow", event => { if (event.persisted) location.reload(); });      // its socket was closed for good when it was left
 
+document.querySelector("form.me")?.addEventListener("submit", () => sessionStorage.clear());       // whoever signs out leaves no drafts behind
+
 tellTimes(document);
 openDrawer();
 if ($("messages")) { followMessages($("messages")); sayConnection($("messages")); }
