@@ -137,7 +137,8 @@ class Tx(NamedTuple):
     """A transaction: its place in the log, its time, whether it committed, and for listeners and `tx_log` its operations.
 
     `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
-    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("match", id, …), ("evict", id).
+    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id), and ("match", id, content_hash[, valid_time]),
+    since of a document to match only the hash is kept, or None. An evicted one reads {"xt/id": id, "xt/evicted?": True}.
     """
     tx_id: int
     tx_time: dt.datetime
@@ -1090,10 +1091,12 @@ class _Index:
         if kind == _EVICT:
             return evict(id)
         times = [None if micros is None else _moment(micros) for micros in record[2:3 if kind == _MATCH else 4]]
+        if kind == _MATCH:
+            return match(id, record[3] and record[3].hex(), *times)
         if kind == _PUT:
             document = self.document(next(numbers), reader)
             return put({"xt/id": id, "xt/evicted?": True} if document is None else _copied(document), *times)
-        return delete(id, *times) if kind == _DELETE else ("match", id, *times[:1])
+        return delete(id, *times)
 
     def status(self):
         size = sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))

@@ -311,10 +311,11 @@ def test_the_log_tells_operations_with_whole_documents(node):
     start, end = dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2021, 1, 1, tzinfo=UTC)
     node.submit_tx([put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)])
     node.submit_tx([match("a", A)])
-    node.submit_tx([evict("x")])
+    node.submit_tx([match("a", None, start), evict("x"), put({"xt/id": "b"}), match("b", {"xt/id": "b"})])
     one, three = node.tx_log()
     assert one.ops == [put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)]
-    assert (three.tx_id, three.ops) == (3, [evict("x")])
+    hash = node.db().entity_tx("b").content_hash
+    assert (three.tx_id, three.ops) == (3, [match("a", None, start), evict("x"), put({"xt/id": "b"}), match("b", hash)]), "of a document to match its hash"
     assert [tx.tx_id for tx in node.tx_log(after=1)] == [3] and list(node.tx_log(after=3)) == []
 
 
