@@ -124,6 +124,15 @@ def _given_micros(moment: Any, what: str) -> int:
     return _micros(moment)
 
 
+def _tx_id(tx: "int | Tx") -> int:
+    """The number of a transaction, which may be given as `submit_tx` returned it."""
+    if type(tx) is int:
+        return tx
+    if type(tx) is Tx:
+        return tx.tx_id
+    raise StoreError(f"{_short(tx)} is not a transaction; wanted its tx_id, or what submit_tx returned.")
+
+
 def _short(value: Any) -> str:
     """A value for an error message: one line, never more than a piece of someone's text."""
     try:
@@ -608,17 +617,17 @@ class Node:
         """`submit_tx` without blocking the event loop."""
         return await self._log.submit_async(_prepare(ops))
 
-    def db(self, tx_id: int | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> "Db":
+    def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> "Db":
         """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
 
-        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed.
+        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong together.
         """
         self._index.check_open()
         latest = self._index.latest
         if tx_id is None and tx_time is None:
             vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
             return Db(self, vt, latest)
-        point, vt = self._point(tx_id, tx_time, latest)
+        point, vt = self._point(None if tx_id is None else _tx_id(tx_id), tx_time, latest)
         return Db(self, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
     def _point(self, tx_id, tx_time, latest):
@@ -627,41 +636,42 @@ class Node:
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
         if micros is not None and micros > latest.time:
             raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
-        if tx_id is None:
-            tx_id = self._index.newest_at(micros)
-        point = self._index.point(max(tx_id, 0))
-        if micros is not None and point.time > micros:
-            raise NotIndexedError(f"Transaction {tx_id} is of {_moment(point.time)}, later than the tx_time {tx_time} asked for.")
+        newest = tx_id if micros is None else self._index.newest_at(micros)
+        if tx_id not in (None, newest):
+            raise NotIndexedError(f"Transaction {tx_id} was asked for with the tx_time {tx_time}, when the newest was {newest}.")
+        point = self._index.point(max(newest, 0))
         return point, point.time if micros is None else micros
 
-    def on_tx(self, callback: Callable[[Tx], Any], after: int | None = None) -> "Listener":
+    def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> "Listener":
         """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once indexed.
 
         Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its own.
         A callback that raises is logged, and the next transaction follows.
         """
-        return Listener(self, callback, self._index.latest.tx_id if after is None else after)
+        return Listener(self, callback, self._index.latest.tx_id if after is None else _tx_id(after))
 
-    def tx_log(self, after: int = 0) -> Iterator[Tx]:
-        """The committed transactions with a greater tx_id, in order, with their operations; read as they are asked for."""
-        while batch := self._index.transactions(after, LISTEN_BATCH):
+    def tx_log(self, after: int | Tx | None = None) -> Iterator[Tx]:
+        """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they are asked for."""
+        last = 0 if after is None else _tx_id(after)
+        while batch := self._index.transactions(last, LISTEN_BATCH):
             yield from (tx for tx in batch if tx.committed)
-            after = batch[-1].tx_id
+            last = batch[-1].tx_id
 
     @property
     def latest_tx(self) -> Tx | None:
         """The newest indexed transaction, or None."""
         return self._index.transaction(self._index.latest.tx_id)
 
-    def tx(self, tx_id: int) -> Tx | None:
+    def tx(self, tx_id: int | Tx) -> Tx | None:
         """What became of a transaction, without its operations; None if there is none of this number."""
-        return self._index.transaction(tx_id)
+        return self._index.transaction(_tx_id(tx_id))
 
-    def await_tx(self, tx_id: int, timeout_s: float | None = None) -> Tx | None:
+    def await_tx(self, tx_id: int | Tx, timeout_s: float | None = None) -> Tx | None:
         """The newest transaction, as soon as one at or past tx_id is indexed. Raises: TimeoutError, ClosedError."""
+        awaited = _tx_id(tx_id)
         with self._moved:
-            if not self._moved.wait_for(lambda: self._index.latest.tx_id >= tx_id or self._index.closed, timeout_s):
-                raise TimeoutError(f"Transaction {tx_id} was not indexed within {timeout_s} s; the newest is {self._index.latest.tx_id}.")
+            if not self._moved.wait_for(lambda: self._index.latest.tx_id >= awaited or self._index.closed, timeout_s):
+                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is {self._index.latest.tx_id}.")
         self._index.check_open()
         return self.latest_tx
 
@@ -2795,12 +2805,13 @@ class Db:
 
     def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
                 order: str = "asc", corrections: bool = False, documents: bool = True,
-                tx_from: int | None = None, tx_to: int | None = None) -> list[Version]:
+                tx_from: int | Tx | None = None, tx_to: int | Tx | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
-        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes; they and
-        `tx_from`, `tx_to` bound where a version begins; None leaves a side open. A deleted span has document None; an
-        entity never put gives []. With `corrections` what was corrected later comes too; `order` may be "desc".
+        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so are
+        `tx_from` and `tx_to`, in either order; they bound where a version begins and who put it, as known before `tx_to`;
+        None leaves a side open. A deleted span has document None; an entity never put gives []. With `corrections` what was
+        corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
@@ -2810,9 +2821,9 @@ class Db:
             raise QueryError(f"order is {_short(order)}; wanted \"asc\" or \"desc\".")
         low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
         high = OPEN if valid_to is None else _given_micros(valid_to, "valid_to")
-        spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id))
-        spans = [rect for rect in spans if rect.vt_from <= self._vt and low <= rect.vt_from < high
-                 and (tx_from or 0) <= rect.tx < (OPEN if tx_to is None else tx_to)]
+        first, beyond = 0 if tx_from is None else _tx_id(tx_from), OPEN if tx_to is None else _tx_id(tx_to)
+        spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id, beyond))
+        spans = [rect for rect in spans if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
         return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
 
@@ -2948,11 +2959,15 @@ class Db:
         self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
         return [self._content(n, reader) for n in numbers]
 
-    def _open_rects(self, id) -> tuple[_Rect, ...]:
-        """The rectangles of an entity that this snapshot's transaction sees, by valid time."""
-        if self._over is not None and (entity := self._over.entities.get(_key(id))):
-            return tuple(entity.rects)
-        T = self._point.tx_id
+    def _open_rects(self, id, before=OPEN) -> tuple[_Rect, ...]:
+        """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""
+        if self._over is not None:
+            entity = self._over.entities.get(_key(id))
+            if entity and (entity.evicted or self._over.tx_id < before):
+                return tuple(entity.rects)
+            if self._over.tx_id >= before:
+                return self._over._db._open_rects(id, before)
+        T = min(self._point.tx_id, before - 1)
         return tuple(sorted(rect for rect, tx_to in self._stored_rects(id, T) if rect.tx_from <= T))
 
     def _all_rects(self, id) -> list[_Rect]:

@@ -210,7 +210,7 @@ def test_history_comes_in_both_directions_and_within_bounds(node):
     assert db.history("x", valid_to=day(5)) == entries[:2]
     assert db.history("x", day(3), day(5)) == entries[1:2]
     assert db.history("x", tx_from=two.tx_id) == entries[1:]
-    assert db.history("x", tx_to=three.tx_id) == entries[:2]
+    assert db.history("x", tx_to=three.tx_id) == [entries[0], (day(3), None, two.tx_id, letter("B"))], "as known before it"
     assert [entry.document for entry in db.history("x", documents=False)] == [None, None, None]
 
 
@@ -221,6 +221,18 @@ def test_history_with_corrections_tells_what_was_believed(node):
     assert node.db().history("x") == [(day(1), None, two.tx_id, letter("B"))]
     told = [(v.valid_from, v.tx_id, v.document) for v in node.db().history("x", corrections=True)]
     assert told == [(day(1), one.tx_id, letter("A")), (day(1), two.tx_id, letter("B"))]
+
+
+def test_a_history_bounded_by_a_transaction_is_what_was_known_before_it(node):
+    """A corrected entry was missing from it altogether, as if nothing had been known for that time."""
+    one, two, three = node.submit_tx([span("A", 1)]), node.submit_tx([span("B", 1), span("C", 3)]), node.submit_tx([span("D", 3)])
+    told = lambda db, **bounds: [(v.valid_from, v.tx_id, v.document["letter"]) for v in db.history("x", **bounds)]
+    db = node.db()
+    assert told(db, tx_to=two) == [(day(1), one.tx_id, "A")]
+    assert told(db, tx_to=three) == told(db.with_tx([span("E", 1)]), tx_to=three) == [(day(1), two.tx_id, "B"), (day(3), two.tx_id, "C")]
+    assert told(db.with_tx([span("E", 1)]), tx_to=4) == told(db) == [(day(1), two.tx_id, "B"), (day(3), three.tx_id, "D")]
+    assert told(db, tx_from=three) == [(day(3), three.tx_id, "D")]
+    assert db.with_tx([evict("x")]).history("x", tx_to=two) == [], "evicted is evicted from the past as well"
 
 
 def test_history_of_the_unknown_and_the_evicted_is_empty(node):

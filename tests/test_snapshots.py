@@ -76,6 +76,18 @@ def test_a_snapshot_ahead_of_the_node_is_refused(node):
             ask()
 
 
+def test_a_transaction_stands_for_its_own_number(node):
+    """Without this, XTDB's way of handing on what submit-tx returned would be refused, or believed to lie in the future."""
+    one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
+    assert node.db(one).tx_id == 1 and node.db(one).entity("b") is None
+    assert node.await_tx(two) == node.tx(two) == two
+    assert [tx.tx_id for tx in node.tx_log(one)] == [2] and [tx.tx_id for tx in node.tx_log(None)] == [1, 2]
+    assert node.db().history("b", tx_from=two) and not node.db().history("b", tx_to=two)
+    for ask in (node.db, node.tx, node.await_tx, lambda tx: list(node.tx_log(tx)), lambda tx: node.on_tx(print, after=tx)):
+        with pytest.raises(store.StoreError, match="'1' is not a transaction"):
+            ask("1")
+
+
 def test_a_tx_time_is_the_newest_transaction_up_to_it(node):
     """Without this, a report of last Friday would need Friday's tx_id."""
     one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
@@ -84,8 +96,10 @@ def test_a_tx_time_is_the_newest_transaction_up_to_it(node):
     assert node.db(tx_time=two.tx_time - dt.timedelta(microseconds=1)).tx_id == 1
     assert node.db(tx_time=one.tx_time - DAY).tx_id == 0
     assert node.db(tx_time=one.tx_time - DAY).q(NAMES) == []
-    with pytest.raises(store.NotIndexedError):
-        node.db(tx_id=2, tx_time=one.tx_time)
+    assert node.db(1, tx_time=one.tx_time).q(NAMES) == [("a", "A")]
+    for tx_id, tx_time in (2, one.tx_time), (1, two.tx_time), (0, one.tx_time):
+        with pytest.raises(store.NotIndexedError, match="newest"):
+            node.db(tx_id, tx_time=tx_time)
 
 
 def test_a_snapshot_of_an_empty_store_stays_empty(node):
