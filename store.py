@@ -5783,6 +5783,12 @@ class Listener:
             self._thread = threading.Thread(target=self._listen, name="store-listener", daemon=True)
             self._thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def wake(self) -> None:
         if self._loop is None:
             self._event.set()

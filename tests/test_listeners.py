@@ -110,6 +110,16 @@ def test_after_close_no_call_begins(node):
     listener.close()
 
 
+def test_a_listener_ends_with_its_block(node):
+    """Without this, a script that fails half-way would leave its listener behind."""
+    heard = []
+    with node.on_tx(heard.append):
+        node.submit_tx([put({"xt/id": 1})])
+        settle(lambda: heard)
+    node.submit_tx([put({"xt/id": 2})])
+    assert node.status()["listeners"] == 0 and [tx.tx_id for tx in heard] == [1]
+
+
 def test_a_listener_may_close_itself_and_submit(node):
     """Without this, a plugin that answers a command would deadlock."""
     heard = []
