@@ -3089,6 +3089,7 @@ class _Find(NamedTuple):
     term: Any
     source: Any
     pattern: Any = None
+    is_telling: bool = True           # whether different entities always give different answers
 
 
 class _Parsed(NamedTuple):
@@ -3103,7 +3104,8 @@ class _Parsed(NamedTuple):
     limit: int | None
     offset: int
     timeout_s: float
-    is_bag: bool
+    is_page: bool                     # ordered or cut: answers may come twice
+    is_bag: bool                      # it takes one row a binding, not one an answer, to find them
     source: dict
     plans: dict                       # what was compiled of it, by the mode of asking
 
@@ -3144,9 +3146,10 @@ def _parse(query) -> _Parsed:
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
     limit, offset = _whole(query, "limit"), _whole(query, "offset")
     timeout = _whole(query, "timeout")
-    is_bag = bool(order) or limit is not None or offset is not None or any(f.kind == "aggregate" or _aggregates(f) for f in find)
+    is_page = bool(order) or limit is not None or offset is not None
+    is_bag = is_page or any(f.kind == "aggregate" or _aggregates(f) for f in find)
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_bag, query, {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query, {})
     _check_variables(parsed)
     return parsed
 
@@ -3190,8 +3193,9 @@ def _parse_find_element(element) -> _Find:
         if element[0] == "pull":
             if len(element) != 3 or not _is_var(element[1]):
                 raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
-            return _Find("pull", element[1], element, _parse_pull(element[2]))
-        term = _find_term(element)
+            pattern = _parse_pull(element[2])
+            return _Find("pull", element[1], element, pattern, any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern))
+        term = _find_term(element, functions)
         if any(_is_aggregate(part) and any(_is_aggregate(inner) for arg in part.args for inner in _parts(arg)) for part in _parts(term)):
             raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the inner one.")
         return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
@@ -3836,8 +3840,9 @@ class _Compiler:
         columns: dict[str, int] = {}
         numbers: dict[str, int] = {}
         exprs: list[str] = []
+        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
         pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}
-        plain = {var for find in parsed.find if find.kind != "pull" for var in _find_vars(find)} - {c.v for c in late}
+        plain = {var for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)} - {c.v for c in late}
         plain |= {var for var, _ in parsed.order if type(var) is str}
         for var in sorted(pulled):
             if var in block.owners:
@@ -3856,7 +3861,6 @@ class _Compiler:
         late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | {c.v for c in late})
         arms = self._arms(block, exprs, order, limit) if is_ordered else ()
         main = self.statement(block.sql(exprs, distinct) + order + limit)
-        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
         width = len(exprs)
         places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
@@ -4606,7 +4610,8 @@ class _Run:
             if plan.places is not None:
                 return self._direct(found, plan)
             rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
-            return _finished(self._pulled(self._paged(rows)), self.parsed)
+            answers = self._pulled(self._paged(rows))
+            return _finished(_unique(answers) if self._may_repeat(zip(*answers)) else answers, self.parsed)
         except sqlite3.Error:
             if self.error is not None:
                 raise self.error from None
@@ -4634,11 +4639,16 @@ class _Run:
             rows, late = list(self._late(rows)), ()
         columns = [late[place - plan.width] if late and place >= plan.width else self._column(find, place, rows)
                    for find, place in zip(parsed.find, plan.places)]
-        if plan.late and plan.late_repeats:
+        if plan.late and plan.late_repeats or self._may_repeat(columns):
             return _finished(_unique_rows(columns), parsed)
         if parsed.is_bare and not parsed.names:
             return columns[0]
         return _finished(list(zip(*columns)), parsed)
+
+    def _may_repeat(self, columns) -> bool:
+        """Whether answers that should differ may be equal, since of different entities the same was pulled."""
+        return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
+                                              for find, column in zip(self.parsed.find, columns))
 
     def _column(self, find, place, rows) -> list:
         cells = [row[place] for row in rows]
@@ -4894,7 +4904,7 @@ class _Run:
     def _paged(self, rows):
         """Distinct, ordered and cut, as the query says."""
         parsed = self.parsed
-        if not parsed.is_bag:
+        if not parsed.is_page:
             return _unique(rows)
         if parsed.order and not self.plan.is_ordered:
             rows = self._sorted(list(rows))
@@ -5496,6 +5506,10 @@ def _parse_pull(pattern) -> tuple:
         pattern = [pattern]
     return tuple(part for element in pattern for part in _parse_pull_element(element))
 
+    @property
+    def is_followed(self) -> bool:
+        return self.pattern is not None or self.union is not None
+
 
 def _parse_pull_element(element) -> list:
     if type(element) is str:
@@ -5518,12 +5532,12 @@ def _parse_join(name, pattern) -> _Pull:
     if made is None:
         raise QueryError(f"{_short(name)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
     if type(pattern) is dict:
-        return made._replace(union={key: _parse_pull(part) for key, part in pattern.items()})
+        return made._replace(union={_key_of(key): _parse_pull(part) for key, part in pattern.items()})
     return made._replace(pattern=_parse_pattern(pattern))
 
 
 def _parse_pattern(pattern):
-    if pattern is ... or type(pattern) is int and pattern >= 0:
+    if pattern is ... or type(pattern) is int and pattern > 0:
         return pattern
     return _parse_pull(pattern)
 
@@ -5613,8 +5627,8 @@ class _Puller:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
-                if type(value) is str and value in element.union:
-                    pulled, = self._pull_all(element.union[value], [document], [trails[place]])
+                if (key := _key_of(value)) in element.union:
+                    pulled, = self._pull_all(element.union[key], [document], [trails[place]])
                     made[place].update(pulled or {})
 
     def _pull_join(self, element, pattern, documents, made, trails):

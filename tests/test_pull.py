@@ -100,6 +100,9 @@ def test_a_union_chooses_by_the_value(node):
     node.submit_tx([put({"xt/id": 1, "type": "film", "title": "E", "year": 3}), put({"xt/id": 2, "type": "book", "title": "B", "pages": 4})])
     pattern = [{"type": {"film": ["year"], "book": ["pages", "title"]}}]
     assert node.db().pull_many(pattern, [1, 2]) == [{"year": 3}, {"pages": 4, "title": "B"}]
+    node.submit_tx([put({"xt/id": 3, "type": 7, "n": 1}), put({"xt/id": 4, "type": True, "n": 2}), put({"xt/id": 5, "type": [7, "book"], "pages": 9})])
+    assert node.db().pull_many([{"type": {7: ["n", "type"], True: ["xt/id"], "book": ["pages"]}}], [3, 4, 5]) == [
+        {"n": 1, "type": 7}, {"xt/id": 4}, {"type": [7, "book"], "pages": 9}], "whatever the type of the value"
 
 
 def test_pull_in_a_query(db):
@@ -108,6 +111,26 @@ def test_pull_in_a_query(db):
     assert sorted(db.q(query), key=str) == [("Bob", {"name": "Ann"}), ("Cat", {"name": "Bob"})]
     assert db.q({"find": ("pull", "?e", ["*"]), "where": [["?e", "name", "Ann"]]}) == [PEOPLE[0]]
     assert db.q({"find": ("pull", "?c", ["*"]), "where": [["m2", "mem/comm", "?c"]]}) == [None], "the row stays, with None"
+
+
+def test_equal_pulls_of_different_entities_are_one_answer(db):
+    """What no answer should do, come twice, pulled answers did: a list of first names held each as often as it is borne."""
+    who = [["?e", "name"]]
+    pulled = lambda pattern, **rest: db.q({"find": ("pull", "?e", pattern), "where": who, **rest})
+    assert pulled(["age"]) == [{}] and pulled([]) == [None]
+    assert pulled([("name", {"as": "n"}), ("age", {"default": 1})]) != pulled(["age"]) and len(pulled(["name"])) == 3
+    assert len(pulled(["age"], limit=9)) == 3 and len(pulled(["xt/id", "age"])) == 3, "a bag keeps them; ids tell them apart"
+    assert sorted(db.q({"find": ["?n", ("pull", "?e", ["age"])], "where": [["?e", "name", "?n"]]}), key=str) == [("Ann", {}), ("Bob", {}), ("Cat", {})]
+    assert db.q({"find": ("pull", "?c", ["*"]), "in": [["?c", ...]]}, ["nobody", "none"]) == [None]
+    assert db.q({"find": [("pull", "?e", ["age"]), ("count", "?n")], "where": [["?e", "name", "?n"]]}) == [({}, 1)]
+
+
+def test_a_pull_stands_beside_an_aggregate(db):
+    """It was an error where the entity is only the subject of its clauses: each author with the number of their messages."""
+    tags = {"find": [("pull", "?e", ["name"]), ("count", "?t")], "where": [["?e", "tags", "?t"]]}
+    assert db.q(tags) == [({"name": "Cat"}, 3)]
+    bosses = {"find": [("count", "?e"), ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?b", "name"]], "order-by": [[("count", "?e")]]}
+    assert sorted(db.q(bosses), key=str) == [(1, {"name": "Ann"}), (1, {"name": "Bob"})]
 
 
 def test_lookups_use_the_snapshot(node):
@@ -124,7 +147,7 @@ def test_lookups_use_the_snapshot(node):
     assert node.db(one.tx_id).pull(pattern, "bob") == {}
 
 
-@pytest.mark.parametrize("pattern", ["name", 3, [3], [("name", {"colour": 1})], [("name", {"limit": -1})], [{"name": "x"}], [{3: ["*"]}]])
+@pytest.mark.parametrize("pattern", ["name", 3, [3], [("name", {"colour": 1})], [("name", {"limit": -1})], [{"name": "x"}], [{"name": 0}], [{3: ["*"]}]])
 def test_a_pattern_that_does_not_fit_is_refused(db, pattern):
     """Without this, a typing mistake would be an empty page."""
     with pytest.raises(store.QueryError):
