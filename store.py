@@ -589,6 +589,7 @@ class Node:
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
         self._clock = self._given_clock or (lambda: time.time_ns() // 1000)
         self._plans = _PlanCache()
+        self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
         self._moved = threading.Condition()
         self._index, self._log = _opened(path, index, self)
@@ -631,8 +632,8 @@ class Node:
         return Db(self, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
     def _point(self, tx_id, tx_time, latest):
-        if tx_id is not None and (type(tx_id) is not int or tx_id > latest.tx_id):
-            raise NotIndexedError(f"Transaction {_short(tx_id)} was asked for; the newest here is {latest.tx_id}.")
+        if tx_id is not None and tx_id > latest.tx_id:
+            raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
         if micros is not None and micros > latest.time:
             raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
@@ -3070,6 +3071,7 @@ class _Or(NamedTuple):
 class _RuleCall(NamedTuple):
     name: str
     args: tuple
+    needs: frozenset                  # variables that must be bound before
     source: Any
 
 
@@ -3080,7 +3082,6 @@ class _Binding(NamedTuple):
 
 class _Definition(NamedTuple):
     head: tuple                       # variables, in order
-    required: frozenset               # positions that must be bound before the call
     clauses: tuple
 
 
@@ -3125,22 +3126,23 @@ def _fresh(stem="_") -> str:
 
 def _parsed(query, args, node, check_arity=True) -> _Parsed:
     """The parsed query, from memory if it was asked before. Raises: QueryError."""
-    parsed = node._plans.parsed(query, _parse)
+    parsed = node._plans.parsed(query, node._parse)
     if check_arity and len(args) != len(parsed.ins):
         wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
         raise QueryError(f"The query takes {len(parsed.ins)} arguments ({wanted}), got {len(args)}.")
     return parsed
 
 
-def _parse(query) -> _Parsed:
+def _parse(query, functions) -> _Parsed:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
         raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}.")
-    find, is_bare = _parse_find(query)
+    find, is_bare = _parse_find(query, functions)
     ins = tuple(_parse_binding(binding, "in") for binding in _listed(query, "in") if binding != "$")
-    rules = _parse_rules(_listed(query, "rules"))
-    where = _clauses(_listed(query, "where"), rules)
+    heads = _rule_heads(_listed(query, "rules"))
+    rules = _parse_rules(_listed(query, "rules"), heads)
+    where = _clauses(_listed(query, "where"), heads)
     if "where" in query and not where:
         raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
@@ -3178,15 +3180,15 @@ def _parse_names(query, find):
     return tuple(names)
 
 
-def _parse_find(query):
+def _parse_find(query, functions):
     if "find" not in query or query["find"] in ([], ()):
         raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of these.")
     find = query["find"]
     is_bare = type(find) is not list
-    return tuple(_parse_find_element(element) for element in ([find] if is_bare else find)), is_bare
+    return tuple(_parse_find_element(element, functions) for element in ([find] if is_bare else find)), is_bare
 
 
-def _parse_find_element(element) -> _Find:
+def _parse_find_element(element, functions) -> _Find:
     if _is_var(element):
         return _Find("var", element, element)
     if type(element) is tuple and element:
@@ -3200,7 +3202,7 @@ def _parse_find_element(element) -> _Find:
             raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the inner one.")
         return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
     if type(element) in (list, dict, set):
-        return _Find("expression", _find_term(element), element)
+        return _Find("expression", _find_term(element, functions), element)
     raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or (\"count\", \"?x\").")
 
 
@@ -3210,16 +3212,19 @@ class _Made(NamedTuple):
     parts: tuple
 
 
-def _find_term(term):
+def _find_term(term, functions):
+    """An expression of find; the names of registered aggregates are replaced by these."""
+    part_of = functools.partial(_find_term, functions=functions)
     if type(term) is tuple and term:
         head = term[0]
         if not (type(head) is str or callable(head)):
             raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
-        return _Call(head, tuple(_find_term(part) for part in term[1:]))
+        registered = functions.get(head) if type(head) is str else None
+        return _Call(registered if getattr(registered, "is_aggregate", False) else head, tuple(map(part_of, term[1:])))
     if type(term) is dict:
-        return _Made(dict, tuple((_find_term(key), _find_term(value)) for key, value in term.items()))
+        return _Made(dict, tuple((part_of(key), part_of(value)) for key, value in term.items()))
     if type(term) in (list, set):
-        return _Made(type(term), tuple(_find_term(part) for part in term))
+        return _Made(type(term), tuple(map(part_of, term)))
     return term if _is_var(term) else _Const(term)
 
 
@@ -3400,31 +3405,39 @@ def _parse_rule_call(clause, rules) -> _RuleCall:
     if name not in rules:
         known = ", ".join(sorted(map(str, rules))) or "none"
         raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. Defined: {known}.")
-    head = rules[name] if type(rules[name]) is int else len(rules[name][0].head)
-    if len(args) != head:
-        raise QueryError(f"{_short(clause)}: the rule {name} takes {head} arguments, got {len(args)}.")
-    return _RuleCall(name, tuple(_term(arg, clause) for arg in args), clause)
+    count, required = rules[name]
+    if len(args) != count:
+        raise QueryError(f"{_short(clause)}: the rule {name} takes {count} arguments, got {len(args)}.")
+    terms = tuple(_term(arg, clause) for arg in args)
+    return _RuleCall(name, terms, frozenset(terms[i] for i in required if _is_var(terms[i])), clause)
 
 
-def _parse_rules(rules) -> dict:
-    """Name → definitions. Arities are read first, since rules may call each other."""
-    arities: dict = {}
+def _rule_heads(rules) -> dict:
+    """Name → how many arguments a rule takes, and the positions of those that must be bound before. Rules may call each other."""
+    heads: dict = {}
     for rule in rules:
-        name, head = _rule_head(rule)
-        if arities.setdefault(name, len(head[1])) != len(head[1]):
-            raise QueryError(f"The rule {name} is defined with {arities[name]} and with {len(head[1])} arguments.")
+        name, required, head = _rule_head(rule)
+        count, positions = heads.get(name, (len(head), frozenset()))
+        if count != len(head):
+            raise QueryError(f"The rule {name} is defined with {count} and with {len(head)} arguments.")
+        heads[name] = count, positions | {i for i, var in enumerate(head) if var in required}
+    return heads
+
+
+def _parse_rules(rules, heads) -> dict:
+    """Name → definitions."""
     defined: dict = {}
     for rule in rules:
-        name, (required, head) = _rule_head(rule)
-        clauses = _clauses(rule[1:], arities)
+        name, required, head = _rule_head(rule)
+        clauses = _clauses(rule[1:], heads)
         if unbound := set(head) - required - _mentioned(clauses):
             raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses binds it.")
-        positions = frozenset(i for i, var in enumerate(head) if var in required)
-        defined.setdefault(name, []).append(_Definition(head, positions, clauses))
+        defined.setdefault(name, []).append(_Definition(head, clauses))
     return defined
 
 
 def _rule_head(rule):
+    """(name, the variables that must be bound before a call, all of them in order)"""
     if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 or type(rule[0][0]) is not str:
         raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
     name, *args = rule[0]
@@ -3432,7 +3445,7 @@ def _rule_head(rule):
     head = tuple(part for arg in args for part in (arg if type(arg) is list else [arg]))
     if not all(_is_var(var) for var in head) or len(set(head)) != len(head):
         raise QueryError(f"The head {_short(rule[0])} of a rule must have different variables as arguments.")
-    return name, (required, head)
+    return name, required, head
 
 
 # Variables of clauses: which there are, which are bound, how to rename them.
@@ -3471,8 +3484,10 @@ def _mentioned(clauses) -> set:
 def _binds(clause) -> set:
     """The variables that a clause can bind."""
     kind = type(clause)
-    if kind is _Triple or kind is _RuleCall:
+    if kind is _Triple:
         return _clause_vars(clause)
+    if kind is _RuleCall:
+        return _clause_vars(clause) - clause.needs
     if kind is _Bind:
         return set(clause.binding.vars)
     if kind is _Or:
@@ -3501,12 +3516,12 @@ def _renamed(clause, names):
     if kind is _Bind:
         binding = clause.binding._replace(vars=tuple(names.get(var, var) for var in clause.binding.vars))
         return clause._replace(call=_renamed_term(clause.call, names), binding=binding)
-    if kind is _RuleCall:
-        return clause._replace(args=tuple(_renamed_term(arg, names) for arg in clause.args))
     if kind is _Not:
         return clause._replace(clauses=tuple(_renamed(part, names) for part in clause.clauses))
-    branches = tuple(tuple(_renamed(part, names) for part in branch) for branch in clause.branches)
     needs = frozenset(new for var in clause.needs if _is_var(new := names.get(var, var)))
+    if kind is _RuleCall:
+        return clause._replace(args=tuple(_renamed_term(arg, names) for arg in clause.args), needs=needs)
+    branches = tuple(tuple(_renamed(part, names) for part in branch) for branch in clause.branches)
     return clause._replace(branches=branches, needs=needs)
 
 
@@ -3522,13 +3537,13 @@ def _check_variables(parsed):
     names = [var for binding in parsed.ins for var in binding.vars]
     if len(given) != len(names):
         raise QueryError(f"\"in\" names a variable twice: {', '.join(_shown(binding) for binding in parsed.ins)}.")
+    _check_clauses(parsed.where, given)
     bound = given | _bound_by(parsed.where)
     wanted = [(var, "find") for find in parsed.find for var in _find_vars(find)]
     wanted += [(var, "order-by") for var, _ in parsed.order if type(var) is str]
     for var, where in wanted:
         if var not in bound:
             raise _unknown(var, f"{where} asks for {var}", bound)
-    _check_clauses(parsed.where, given)
     for name, definitions in parsed.rules.items():
         for definition in definitions:
             _check_clauses(definition.clauses, set(definition.head))
@@ -3543,14 +3558,15 @@ def _check_clauses(clauses, given):
                     raise _unknown(var, f"{_short(clause.source)} uses {var}", bound)
         elif type(clause) is _Not:
             _check_clauses(clause.clauses, bound)
-        elif type(clause) is _Or:
-            _check_or(clause, bound, clauses, given)
+        elif type(clause) in (_RuleCall, _Or):
+            outside = given | _bound_by([other for other in clauses if other is not clause])
+            if missing := clause.needs - outside:
+                raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
+            if type(clause) is _Or:
+                _check_or(clause, outside)
 
 
-def _check_or(clause, bound, clauses, given):
-    outside = given | _bound_by([other for other in clauses if other is not clause])
-    if missing := clause.needs - outside:
-        raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
+def _check_or(clause, outside):
     fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
     if any(names != fresh[0] for names in fresh):
         odd = min(set.union(*fresh) - set.intersection(*fresh))
@@ -4173,13 +4189,11 @@ class _Compiler:
         branches = [self.expand(_called(definition, clause), trail) for definition in self.parsed.rules[clause.name]]
         if len(branches) == 1 and not self.is_bag:
             return branches[0]
-        needs = {clause.args[i] for d in self.parsed.rules[clause.name] for i in d.required if _is_var(clause.args[i])}
-        return (_Or(tuple(branches), frozenset(needs), clause.source),)
+        return (_Or(tuple(branches), clause.needs, clause.source),)
 
     def _rule_cost(self, clause, block) -> float:
-        definitions = self.parsed.rules[clause.name]
-        required = set().union(*(d.required for d in definitions)) | self._unbindable(clause.name)
-        if any(not self.is_bound(clause.args[i], block) for i in required):
+        required = [*clause.needs, *(clause.args[i] for i in self._unbindable(clause.name))]
+        if any(not self.is_bound(arg, block) for arg in required):
             return math.inf
         return 8 if any(self.is_bound(arg, block) for arg in clause.args) else 2_000
 
@@ -5114,9 +5128,10 @@ class _Run:
         return self._guarded(lambda: json.dumps([[_json_cell(self.cell(value)) for value in row] for row in self._taken_apart(number, cells)]))
 
     def _called(self, number, cells):
+        result = self.functions[number]([_copied(self.value(cell)) for cell in cells])
         if time.monotonic() > self.deadline:
             self._look_at_clock()
-        return self.functions[number]([_copied(self.value(cell)) for cell in cells])
+        return result
 
     def _guarded(self, work):
         """SQLite swallows exceptions of functions: the first is kept, and raised when the statement has ended."""
@@ -5302,9 +5317,10 @@ def _is_true(value) -> bool:
 
 
 def aggregate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks f(values) as an aggregate, so that find may name it."""
-    function.is_aggregate = True          # type: ignore[attr-defined]
-    return function
+    """f(values) as an aggregate, which find may hold, or name if `open` was given it by that name."""
+    marked = functools.partial(function)          # a built-in function takes no marks itself
+    marked.is_aggregate = True                    # type: ignore[attr-defined]
+    return marked
 
 
 def _is_aggregate(term) -> bool:
@@ -5495,6 +5511,10 @@ class _Pull(NamedTuple):
     is_one: bool = False
     union: dict | None = None
 
+    @property
+    def is_followed(self) -> bool:
+        return self.pattern is not None or self.union is not None
+
 
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
@@ -5505,10 +5525,6 @@ def _parse_pull(pattern) -> tuple:
     if type(pattern) is tuple:
         pattern = [pattern]
     return tuple(part for element in pattern for part in _parse_pull_element(element))
-
-    @property
-    def is_followed(self) -> bool:
-        return self.pattern is not None or self.union is not None
 
 
 def _parse_pull_element(element) -> list:
