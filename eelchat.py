@@ -354,7 +354,8 @@ async def catch_up(ctx, client):
     lately.read_up(db.tx_id)
     replay = lately.catch_up(client.channel_id, after, lambda: text_frame(list_view(ctx, db, client.channel_id)))
     rooms.enter(client, client.channel_id, db.tx_id)
-    if reason := why_not(db, client):
+    is_settled = db.tx_id == ctx["biff/db"].tx_id      # nothing was committed since the rule looked
+    if not is_settled and (reason := why_not(db, client)):
         return dismiss(ctx, client, reason)
     if one := rooms.one_too_many(client.person):
         dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
