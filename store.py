@@ -80,9 +80,12 @@ TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by 
 DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
+GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
+SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
+ROWS_A_STATEMENT = 64, 8, 1           # how many rows one INSERT takes, and how many UUIDs one look-up
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
@@ -275,14 +278,15 @@ def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | N
 # 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused.
 
 _EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
-_pack_raw = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
-_array_header = msgpack.Packer().pack_array_header
+_UUID_HEAD, _DATETIME_HEAD, _DATE_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME)), bytes((0xd6, _EXT_DATE))
+_msgpack = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
+_array_header, _map_header = msgpack.Packer().pack_array_header, msgpack.Packer().pack_map_header
 
 
 def pack(value: Any) -> bytes:
     """The canonical bytes of a value. Raises: ValueTypeError if it cannot be stored."""
     try:
-        return _pack_raw(_plain(value, 0))
+        return _packed(value, 0)
     except UnicodeEncodeError:
         raise ValueTypeError(f"A string holds half a surrogate pair, which is not text: {_short(value)}.") from None
     except (ValueError, OverflowError) as error:
@@ -294,65 +298,78 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, ext_hook=_unpack_ext, strict_map_key=False)
 
 
-def _plain(value, depth):
-    """The value in msgpack's own types. Plain floats and strings pass; the rest goes by exact type."""
+def _packed(value, depth) -> bytes:
+    """The bytes of a value that lies so many levels deep, by its exact type."""
     kind = type(value)
-    if kind is str or value is None or kind is bool or kind is bytes:
-        return value
-    convert = _PLAIN.get(kind)
+    if kind is str:
+        return _msgpack(value)
+    convert = _PACKED.get(kind)
     if convert is None:
         raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, str, "
                              "bytes, UUID, aware datetime, date, or a list, tuple, set or dict of these.")
-    if depth > DEPTH_MAX:
-        raise ValueTypeError(f"A value is nested deeper than {DEPTH_MAX} levels.")
     return convert(value, depth + 1)
 
 
-def _plain_float(value, depth):
+def _packed_float(value, depth):
     if value != value:
         raise ValueTypeError("NaN equals nothing, not even itself, and cannot be stored; leave the attribute out.")
-    return value
+    return _msgpack(value)
 
 
-def _plain_int(value, depth):
+def _packed_int(value, depth):
     if -2 ** 63 <= value < 2 ** 64:
-        return value
-    return msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+        return _msgpack(value)
+    return _msgpack(msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)))
 
 
-def _plain_datetime(value, depth):
+def _packed_uuid(value, depth):
+    return _UUID_HEAD + value.int.to_bytes(16, "big")
+
+
+def _packed_datetime(value, depth):
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueTypeError(f"{value!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).")
-    return msgpack.ExtType(_EXT_DATETIME, struct.pack(">q", _micros(value)))
+    return _DATETIME_HEAD + _micros(value).to_bytes(8, "big", signed=True)
 
 
-def _plain_dict(value, depth):
-    pairs = [(_plain_key(key, depth), _plain(item, depth)) for key, item in value.items()]
-    pairs.sort(key=lambda pair: _pack_raw(pair[0]))
-    return dict(pairs)
+def _packed_items(values, depth):
+    if depth > DEPTH_MAX + 1:
+        raise ValueTypeError(f"A value is nested deeper than {DEPTH_MAX} levels.")
+    return [_packed(value, depth) for value in values]
 
 
-def _plain_key(key, depth):
-    if type(key) in (list, set, dict):
-        raise ValueTypeError(f"{_short(key)} cannot be a key.")
-    return _plain(key, depth)
+def _packed_list(value, depth):
+    return _array_header(len(value)) + b"".join(_packed_items(value, depth))
 
 
-def _packed_elements(values, depth):
-    return _array_header(len(values)) + b"".join(sorted(_pack_raw(_plain(value, depth)) for value in values))
+def _packed_set(value, depth):
+    return _array_header(len(value)) + b"".join(sorted(_packed_items(value, depth)))
 
 
-_PLAIN: dict[type, Callable] = {
-    int: _plain_int,
-    float: _plain_float,
-    uuid.UUID: lambda value, depth: msgpack.ExtType(_EXT_UUID, value.bytes),
-    dt.datetime: _plain_datetime,
-    dt.date: lambda value, depth: msgpack.ExtType(_EXT_DATE, struct.pack(">i", value.toordinal())),
-    list: lambda value, depth: [_plain(item, depth) for item in value],
-    tuple: lambda value, depth: msgpack.ExtType(_EXT_TUPLE, _pack_raw([_plain(item, depth) for item in value])),
-    set: lambda value, depth: msgpack.ExtType(_EXT_SET, _packed_elements(value, depth)),
-    frozenset: lambda value, depth: msgpack.ExtType(_EXT_FROZENSET, _packed_elements(value, depth)),
-    dict: _plain_dict,
+def _packed_dict(value, depth):
+    pairs = sorted(zip(_packed_items(value, depth), _packed_items(value.values(), depth)))
+    return _map_header(len(pairs)) + b"".join(part for pair in pairs for part in pair)
+
+
+def _packed_ext(code, inner):
+    return lambda value, depth: _msgpack(msgpack.ExtType(code, inner(value, depth)))
+
+
+_PACKED: dict[type, Callable] = {
+    type(None): lambda value, depth: b"\xc0",
+    bool: lambda value, depth: b"\xc3" if value else b"\xc2",
+    int: _packed_int,
+    float: _packed_float,
+    str: lambda value, depth: _msgpack(value),
+    bytes: lambda value, depth: _msgpack(value),
+    uuid.UUID: _packed_uuid,
+    dt.datetime: _packed_datetime,
+    dt.date: lambda value, depth: _DATE_HEAD + value.toordinal().to_bytes(4, "big"),
+    list: _packed_list,
+    tuple: _packed_ext(_EXT_TUPLE, _packed_list),
+    set: _packed_ext(_EXT_SET, _packed_set),
+    frozenset: _packed_ext(_EXT_FROZENSET, _packed_set),
+    dict: _packed_dict,
 }
 
 _UNPACK_EXT: dict[int, Callable] = {
@@ -372,18 +389,7 @@ def _unpack_ext(code, data):
 
 def pack_document(document: Any) -> bytes:
     """The canonical bytes of a document. Raises: ValueTypeError naming the attribute that cannot be stored."""
-    if type(document) is not dict:
-        raise OperationError(f"{_short(document)} is not a document; wanted a dict with \"xt/id\".")
-    if "xt/id" not in document:
-        raise OperationError(f"The document {_short(document)} has no \"xt/id\"; every document needs one.")
-    check_id(document["xt/id"])
-    try:
-        data = _pack_raw({a: _plain(document[a], 1) for a in sorted(document)})
-    except (TypeError, ValueError, OverflowError, OperationError):
-        raise _attribute_at_fault(document) from None
-    if len(data) > DOCUMENT_BYTES_MAX:
-        raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is {DOCUMENT_BYTES_MAX:,}.")
-    return data
+    return _encoded(document)[0]
 
 
 def _attribute_at_fault(document):
@@ -454,16 +460,16 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def _hashed_cell(value):
-    if type(value) is frozenset:
-        value = set(value)
-    return _HASHED[type(value)] + hashlib.blake2b(pack(value), digest_size=16).digest()
+def _hashed_cell(value, data):
+    """The cell of a value that is long or composed, from its bytes; a frozenset is the set that it equals."""
+    kind = type(value)
+    return _HASHED[kind] + hashlib.blake2b(pack(set(value)) if kind is frozenset else data, digest_size=16).digest()
 
 
 def _str_cell(value):
     if len(value) <= TEXT_BYTES_MAX // 4 or len(value.encode()) <= TEXT_BYTES_MAX:
         return value
-    return _hashed_cell(value)
+    return _hashed_cell(value, _msgpack(value))
 
 
 def _int_cell(value):
@@ -504,11 +510,10 @@ _CELL: dict[type, Callable] = {
     int: _int_cell,
     float: _float_cell,
     str: _str_cell,
-    bytes: lambda value: _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value),
+    bytes: lambda value: _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value, _msgpack(value)),
     dt.datetime: lambda value: _DATETIME + struct.pack(">Q", _micros(value) + 2 ** 63),
     dt.date: lambda value: _DATE + struct.pack(">I", value.toordinal()),
-    tuple: _hashed_cell, dict: _hashed_cell, list: _hashed_cell, set: _hashed_cell, frozenset: _hashed_cell,
-}
+} | dict.fromkeys((tuple, dict, list, set, frozenset), lambda value: _hashed_cell(value, pack(value)))
 
 _OF_CELL: dict[int, Callable] = {
     _NONE[0]: lambda cell: None,
@@ -547,16 +552,66 @@ def _cell(value):
     return value if type(value) is uuid.UUID else _CELL[type(value)](value)
 
 
+def _cells(value) -> tuple:
+    """The cells of what an attribute holds, each once, in an order that does not depend on the process."""
+    if type(value) in _SEVERAL:
+        return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
+    return (_cell(value),)
+
+
+# A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of a document's
+# attributes and their bytes are kept for each set of attributes, since an application has few of these.
+
+
+def _encoded(document) -> tuple[bytes, list]:
+    """The canonical bytes of a document and its facts: pairs of an attribute and the cell of one value.
+
+    Raises: ValueTypeError naming the attribute that cannot be stored.
+    """
+    if type(document) is not dict:
+        raise OperationError(f"{_short(document)} is not a document; wanted a dict with \"xt/id\".")
+    if "xt/id" not in document:
+        raise OperationError(f"The document {_short(document)} has no \"xt/id\"; every document needs one.")
+    check_id(document["xt/id"])
+    try:
+        head, names = _shape(tuple(document))
+        parts, facts = [head], []
+        for name, packed_name in names:
+            data, cell = _encoded_value(document[name])
+            parts += packed_name, data
+            if type(cell) is tuple:
+                facts += [(name, one) for one in cell]
+            else:
+                facts.append((name, cell))
+    except (TypeError, ValueError, OverflowError, OperationError):
+        raise _attribute_at_fault(document) from None
+    data = b"".join(parts)
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is {DOCUMENT_BYTES_MAX:,}.")
+    return data, facts
+
+
+@functools.lru_cache(SHAPES_CACHED)
+def _shape(attributes) -> tuple[bytes, tuple]:
+    """How a document with these attributes begins, and they in their order, each with its bytes."""
+    if any(type(name) is not str for name in attributes):
+        raise TypeError
+    return _map_header(len(attributes)), tuple((name, _msgpack(name)) for name in sorted(attributes))
+
+
+def _encoded_value(value) -> tuple:
+    """The bytes of what an attribute holds, and its cell; a tuple of cells if these are several values."""
+    kind = type(value)
+    if kind is str:
+        data = _msgpack(value)
+        return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
+    data = _packed(value, 1)
+    return data, value if kind is uuid.UUID else _cells(value) if kind in _SEVERAL else _CELL[kind](value)
+
+
 def _facts(document) -> list:
-    """The (attribute, cell) pairs of a document, each once, in an order that does not depend on the process."""
-    pairs: list[tuple[str, Any]] = []
-    for a in sorted(document):
-        value = document[a]
-        if type(value) in _SEVERAL:
-            pairs.extend((a, cell) for cell in dict.fromkeys(map(_cell, sorted(value, key=pack))))
-        else:
-            pairs.append((a, _cell(value)))
-    return pairs
+    """The (attribute, cell) pairs of a document."""
+    return _encoded(document)[1]
 
 
 # ── The node ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -970,6 +1025,8 @@ class _Index:
     def number(self, id: uuid.UUID, reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
         n = self.numbers.get(id.int)
+        if n is None and reader is self.writer:
+            n = self.batch.numbers.get(id.int) if self.batch else None
         if n is None and (reader is not self.writer or id.int not in self.unknown):
             row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
             if row:
@@ -978,6 +1035,21 @@ class _Index:
             elif reader is self.writer:
                 self.unknown.add(id.int)
         return n
+
+    def learn_numbers(self, ids):
+        """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
+        found = {}
+        if len(ids) > 1:
+            rows = self.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
+            found = {int.from_bytes(data, "big"): n for data, n in rows}
+            for id, n in found.items():
+                self.numbers.put(id, n)
+            self.unknown.update(id for id in ids if id not in found)
+
+    def flush(self):
+        """Before the writer reads: what its group has put so far goes into the tables."""
+        if self.batch is not None:
+            self.batch.flush()
 
     def attribute(self, name, reader):
         """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
@@ -1204,7 +1276,8 @@ class _Index:
 
     def _replay(self, progress):
         self.unknown = set()
-        batch, n = _Batch(self), 0
+        self.batch = batch = _Batch(self)
+        n = 0
         cursor = self.writer.connection.cursor()
         for tx_id, tx_time, ops, results in cursor.execute(
                 "select tx_id, tx_time, ops, results from log where tx_id > 0 and committed = 1 order by tx_id"):
@@ -1214,6 +1287,8 @@ class _Index:
             n = transaction.n
             if progress:
                 progress(tx_id, self.latest.tx_id)
+        self.batch = None
+        batch.flush()
         batch.count()
         self.write_statistics(self.latest.n)
 
@@ -1315,7 +1390,10 @@ _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
 
 
 class _Op(NamedTuple):
-    """An operation, checked: times in microseconds; of a document its bytes, their hash and its facts."""
+    """An operation, checked: times in microseconds; of a document its bytes, their hash and its facts.
+
+    `record` is what the log keeps of it: hashes, never contents.
+    """
     kind: int
     id: Any
     start: int | None = None
@@ -1324,16 +1402,16 @@ class _Op(NamedTuple):
     hash: bytes | None = None
     facts: list = []
     args: tuple = ()
+    record: bytes = b""
 
-    def record(self) -> list:
-        """What the log keeps of it: hashes, never contents."""
-        if self.kind == _PUT:
-            return [_PUT, self.id, self.start, self.end, self.hash]
-        if self.kind == _DELETE:
-            return [_DELETE, self.id, self.start, self.end]
-        if self.kind == _EVICT:
-            return [_EVICT, self.id]
-        return [self.kind, self.id, self.start, self.hash]
+
+def _record(kind, id, *rest) -> bytes:
+    return _array_header(2 + len(rest)) + bytes((kind,)) + pack(id) + b"".join(map(_msgpack, rest))
+
+
+def _records(ops) -> bytes:
+    """What the log keeps of operations."""
+    return _array_header(len(ops)) + b"".join([op.record for op in ops])
 
 
 def _chained(hash, tx_id, tx_time, ops):
@@ -1392,27 +1470,29 @@ def _prepare_one(op) -> _Op:
 
 
 def _prepare_put(document, start=None, end=None):
-    data = pack_document(document)
-    return _Op(_PUT, document["xt/id"], *_span(start, end), data, digest(data), _facts(document))
+    data, facts = _encoded(document)
+    (start, end), hash, id = _span(start, end), digest(data), document["xt/id"]
+    return _Op(_PUT, id, start, end, data, hash, facts, (), _record(_PUT, id, start, end, hash))
 
 
 def _prepare_delete(id, start=None, end=None):
-    return _Op(_DELETE, _checked_id(id), *_span(start, end))
+    start, end = _span(start, end)
+    return _Op(_DELETE, _checked_id(id), start, end, record=_record(_DELETE, id, start, end))
 
 
 def _prepare_match(id, document, at=None):
-    hash = None if document is None else digest(pack_document(document))
-    return _Op(_MATCH, _checked_id(id), _micros_or_none(at, "The time of a match"), hash=hash)
+    hash, at = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match")
+    return _Op(_MATCH, _checked_id(id), at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
 def _prepare_evict(id):
-    return _Op(_EVICT, _checked_id(id))
+    return _Op(_EVICT, _checked_id(id), record=_record(_EVICT, id))
 
 
 def _prepare_call(name, *args):
     if type(name) is not str:
         raise OperationError(f"call of {_short(name)}; wanted the name of a function given to open()")
-    return _Op(_CALL, name, hash=digest(pack(list(args))), args=args)
+    return _Op(_CALL, name, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
 
 
 def _checked_id(id):
@@ -1455,7 +1535,9 @@ class _Pending:
 class _SqliteLog:
     """The log in the node's own file. Whoever finds the writer free commits at once; what comes meanwhile is the next group.
 
-    `_busy` is held by whoever writes: a submitting thread for its own transaction, or the committer for a group.
+    Where several threads submit at once, a group waits a moment for those whom the last one has just set free: else one of
+    them commits alone each time while the others wait. `_crowd` is how many there were. `_busy` is held by whoever writes: a
+    submitting thread for its own transaction, or the committer for a group.
     """
 
     def __init__(self, index, node):
@@ -1464,7 +1546,7 @@ class _SqliteLog:
         self._busy = self._handed = self._ending = self._ended = False
         self._queue: collections.deque[_Pending] = collections.deque()
         self._thread: threading.Thread | None = None
-        self._commits = 0
+        self._commits = self._crowd = 0
         self.cut_off = None              # a file is always within reach
 
     def begin(self, progress):
@@ -1484,23 +1566,32 @@ class _SqliteLog:
     def _enter(self, pending) -> bool:
         with self._mutex:
             self._refuse()
-            if not self._busy:
+            if not self._busy and self._crowd <= 1:
                 self._busy = True
                 return True
             pending.lock = threading.Lock()
             pending.lock.acquire()
-            self._queue.append(pending)
+            self._join(pending)
             return False
+
+    def _join(self, pending):
+        self._queue.append(pending)
+        if not self._busy:
+            self._busy = True
+            self._hand_over()
+        elif self._are_all_here():
+            self._mutex.notify_all()
+
+    def _are_all_here(self) -> bool:
+        """Whether as many wait as did at the last commit: then nobody else is worth waiting for."""
+        return len(self._queue) >= self._crowd
 
     async def submit_async(self, ops) -> Tx:
         pending = _Pending(ops)
         pending.future = asyncio.get_running_loop().create_future()
         with self._mutex:
             self._refuse()
-            self._queue.append(pending)
-            if not self._busy:
-                self._busy = True
-                self._hand_over()
+            self._join(pending)
         await asyncio.shield(pending.future)
         return pending.result()
 
@@ -1553,6 +1644,7 @@ class _SqliteLog:
                 if not self._handed:
                     return
                 self._handed = False
+                self._mutex.wait_for(self._are_all_here, GATHER_S)
                 group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
             try:
                 self._commit(group)
@@ -1568,6 +1660,7 @@ class _SqliteLog:
         except BaseException as error:
             for pending in group:
                 pending.tx, pending.error = None, error
+        self._crowd = len(group) + len(self._queue)
         _tell(group)
         self._node._announce()
 
@@ -1576,6 +1669,7 @@ class _SqliteLog:
         batch = index.batch = _Batch(index)
         try:
             index.writer.execute("begin immediate")
+            batch.learn([op.id for pending in group for op in pending.ops])
             for pending in group:
                 pending.tx = self._append(pending, batch)
             batch.finish()
@@ -1603,7 +1697,8 @@ class _SqliteLog:
     def _append(self, pending, batch) -> Tx | None:
         previous = batch.latest
         tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
-        transaction = _Transaction(self._index.writer_db(previous._replace(time=tx_time), self._node), tx_id, tx_time, previous.n)
+        db = self._index.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
+        transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
             committed = transaction.run(pending.ops)
         except Exception as error:        # a fault of ours or of the disk while reading; nothing of it was written
@@ -1746,14 +1841,14 @@ def _owner(id) -> bytes:
     return hashlib.blake2b(pack(id), digest_size=16).digest()
 
 
-def _placed(records, results) -> Iterator[tuple[int, list]]:
-    """The records of a transaction with calls replaced by what they became, each with its position, as contents have it."""
+def _placed(ops, results) -> Iterator[tuple[int, _Op]]:
+    """The operations of a transaction with calls replaced by what they became, each with its position, as contents have it."""
     results = iter(results)
-    for place, record in enumerate(records):
-        if record[0] == _CALL:
+    for place, op in enumerate(ops):
+        if op.kind == _CALL:
             yield from enumerate(next(results), place * CALL_PARTS + 1)
         else:
-            yield place * CALL_PARTS, record
+            yield place * CALL_PARTS, op
 
 
 class _Submitted(_Pending):
@@ -1763,7 +1858,7 @@ class _Submitted(_Pending):
     def __init__(self, ops):
         super().__init__(ops)
         self.since = time.monotonic()
-        self.data = pack([op.record() for op in ops])
+        self.data = _records(ops)
         self.contents = [(place * CALL_PARTS, *((None, pack(list(op.args))) if op.kind == _CALL else (_owner(op.id), op.data)))
                          for place, op in enumerate(ops) if op.kind in (_PUT, _CALL)]
 
@@ -1804,14 +1899,17 @@ def _placed_results(entry) -> Iterator[list]:
 
 def _logged_op(record, data) -> _Op:
     """An operation of the log with its content. Content that is missing belongs to an entity evicted later."""
-    kind, id = record[:2]
+    kind, id, *rest = record
+    op = _Op(kind, id, record=_record(*record))
     if kind == _PUT:
-        if data is not None and digest(data) != record[4]:
+        if data is not None and digest(data) != rest[2]:
             raise CorruptError(f"A document of {_short(id)} in PostgreSQL does not have the hash that the log has.")
-        return _Op(kind, id, record[2], record[3], data, record[4], _facts(unpack(data)) if data else [])
+        return op._replace(start=rest[0], end=rest[1], data=data, hash=rest[2], facts=_facts(unpack(data)) if data else [])
     if kind == _CALL:
-        return _Op(kind, id, hash=record[3], args=tuple(unpack(data)) if data else ())
-    return _Op(kind, id, record[2], hash=record[3]) if kind == _MATCH else _Op(kind, id, *record[2:])
+        return op._replace(hash=rest[1], args=tuple(unpack(data)) if data else ())
+    if kind == _MATCH:
+        return op._replace(start=rest[0], hash=rest[1])
+    return op._replace(start=rest[0], end=rest[1]) if kind == _DELETE else op
 
 
 class _Chores:
@@ -1827,25 +1925,24 @@ class _Chores:
         return bool(self.outcomes or self.evicted or self.aborted)
 
     def note(self, entry, transaction, committed):
-        records = [op.record() for op in entry.ops]
         if entry.outcome is _OPEN_OUTCOME and any(op.kind == _CALL for op in entry.ops):
-            self.outcomes[entry.tx_id] = pack(transaction.results) if committed else None
+            self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
             if committed:
-                self.contents += self._made(entry.tx_id, records, transaction)
+                self.contents += self._made(entry, transaction)
         if not committed:
             self.aborted.append(entry.tx_id)
         elif any(entity.evicted for entity in transaction.entities.values()):
-            self.evicted += [(_owner(record[1]), entry.tx_id, position)
-                             for position, record in _placed(records, transaction.results) if record[0] == _EVICT]
+            self.evicted += [(_owner(op.id), entry.tx_id, position)
+                             for position, op in _placed(entry.ops, transaction.results) if op.kind == _EVICT]
 
-    def _made(self, tx_id, records, transaction):
+    def _made(self, entry, transaction):
         """The contents that calls made."""
         n = transaction.first_n
-        for position, record in _placed(records, transaction.results):
-            if record[0] == _PUT:
+        for position, op in _placed(entry.ops, transaction.results):
+            if op.kind == _PUT:
                 n += 1
                 if position % CALL_PARTS and n in transaction.contents:
-                    yield tx_id, position, _owner(record[1]), transaction.contents[n].data
+                    yield entry.tx_id, position, _owner(op.id), op.data
 
 
 class _Decided(Exception):
@@ -2145,6 +2242,7 @@ class _PostgresLog:
         index.batch = batch
         try:
             index.writer.execute("begin immediate")
+            batch.learn([op.id for entry in entries for op in entry.ops])
             for entry in entries:
                 self._apply(entry, batch, chores)
             batch.finish()
@@ -2167,8 +2265,8 @@ class _PostgresLog:
 
     def _apply(self, entry, batch, chores):
         previous = batch.latest
-        transaction = _LoggedTransaction(self._index.writer_db(previous._replace(time=entry.tx_time), self._node),
-                                         entry.tx_id, entry.tx_time, previous.n)
+        db = self._index.writer_db(Point(previous.tx_id, entry.tx_time, previous.n), self._node)
+        transaction = _LoggedTransaction(db, entry.tx_id, entry.tx_time, previous.n)
         committed = transaction.follow(entry)
         if committed:
             batch.write(transaction)
@@ -2352,32 +2450,51 @@ def _made(connection, path) -> bytes:
 
 
 class _Batch:
-    """What a group of transactions writes, and the numbers that it will leave in memory once it is committed."""
+    """What a group of transactions writes, and the numbers that it will leave in memory once it is committed.
+
+    New rows are kept back and written together, before anything is read or changed that they could matter to.
+    """
 
     def __init__(self, index):
         self._index, self._execute = index, index.writer.execute
         self._many = index.writer.connection.executemany
         self.latest, self._hash, self._state = index.latest, index.hash, index.state
-        self._numbers: dict = {}
+        self.numbers: dict = {}
         self.attributes: dict = {}
-        self._puts: dict = {}
-        self._kinds: dict = {}
+        self._puts: collections.Counter = collections.Counter()
+        self._kinds: collections.Counter = collections.Counter()
         self._next_id = index.next_id
         self.evicted: list = []
+        self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
+        self._log_rows, self._documents, self._ids, self._rects, self._facts = self._new.values()
+
+    def learn(self, ids):
+        """Looks the UUIDs among some entities' ids up, together."""
+        index = self._index
+        wanted = [id.int for id in ids if type(id) is uuid.UUID and index.numbers.get(id.int) is None]
+        for start, count in _chunks(len(wanted)):
+            index.learn_numbers(wanted[start:start + count])
 
     def record(self, transaction, ops, committed):
         """The log's row, and the documents in the log's order."""
-        data = pack([op.record() for op in ops])
-        results = pack(transaction.results) if committed and transaction.results else None
+        data = _records(ops)
+        results = transaction.recorded_results() if committed else None
         self._hash = _chained(self._hash, transaction.tx_id, transaction.tx_time, data)
         self._state = _state(self._state, self._hash, committed, results)
         self.latest = Point(transaction.tx_id, transaction.tx_time, transaction.n if committed else self.latest.n)
-        self._execute("insert into log values (?, ?, ?, ?, ?, ?, ?, ?)",
-                      (self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
+        self._log_rows.append((self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
         if committed:
-            for n, op in transaction.contents.items():
-                if op.data is not None:      # an evict to come has taken it from the log already
-                    self._execute("insert into documents values (?, ?, ?)", (n, op.data, _checksum(op.hash)))
+            self._documents += [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()
+                                if op.data is not None]      # else an evict to come has taken it from the log already
+
+    def flush(self):
+        """Writes the new rows that were kept back."""
+        self._count()
+        for table, rows in self._new.items():
+            if rows:
+                for start, count in _chunks(len(rows)):
+                    self._execute(_insert(table, len(rows[0]), count), [*itertools.chain.from_iterable(rows[start:start + count])])
+                rows.clear()
 
     def cell_of(self, value):
         """The cell of an id that is being written."""
@@ -2385,51 +2502,48 @@ class _Batch:
 
     def number(self, value: uuid.UUID) -> int:
         """The number of a UUID; one not known yet gets the next."""
-        n = self._numbers.get(value.int) or self._index.number(value, self._index.writer)
+        n = self._index.number(value, self._index.writer)
         if n is None:
-            n = self._next_id
+            n = self.numbers[value.int] = self._next_id
             self._next_id += 1
-            self._numbers[value.int] = n
-            self._execute("insert into ids values (?, ?)", (n, value.bytes))
-            self._index.unknown.discard(value.int)      # the next transaction of the group may match it
+            self._ids.append((n, value.bytes))
         return n
 
-    def attribute(self, name):
-        a = self.attributes.get(name) or self._index.attributes.get(name)
+    def _attribute(self, name):
+        """The number of an attribute that was not known before this group."""
+        a = self.attributes.get(name)
         if a is None:
-            a = len(self._index.attributes) + len(self.attributes) + 1
-            self.attributes[name] = a
+            a = self.attributes[name] = len(self._index.attributes) + len(self.attributes) + 1
             self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
         return a
 
     def write(self, transaction):
         """Draws a transaction's rectangles and keeps the facts of its versions."""
-        rows: list = []
         for entity in transaction.entities.values():
             e = self.cell_of(entity.id)
             if entity.evicted:
                 self._evict(e, entity.id)
-            rows += self._draw(e, entity, transaction)
-        if rows:
-            self._many("insert into facts values (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._draw(e, entity, transaction)
 
-    def _draw(self, e, entity, transaction) -> list:
-        """The facts to be inserted for an entity, its rectangles closed and drawn."""
-        tx_id, now = transaction.tx_id, transaction.tx_time
-        before, after = set(entity.before), set(entity.rects)
-        if closed := before - after:
-            self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?",
-                       [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
-        drawn = after - before
-        for r in drawn:
-            self._execute("insert into rects values (?, ?, ?, ?, ?, ?, ?)", (e, OPEN, r.vt_from, r.n, r.tx_from, r.vt_to, r.tx))
-        live = {rect.n for rect in after if rect.n > 0 and rect.vt_to > now}
+    def _draw(self, e, entity, transaction):
+        """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
+        drawn = entity.rects
         if entity.before:
-            self._move(e, live, {rect.n for rect in closed}, tx_id)
-        new = sorted(rect.n for rect in drawn if rect.n > transaction.first_n)
-        plain = {rect.n for rect in drawn if rect.vt_from <= now and rect.vt_to == OPEN}
-        self._traceless(e, entity, transaction, set(new))
-        return [row for n in dict.fromkeys(new) for row in self._rows(e, n, n in live, n in plain, transaction)]
+            before, after = set(entity.before), set(entity.rects)
+            self._close(e, before - after, after, transaction)
+            drawn = after - before
+        self._rects += [(e, OPEN, vt_from, n, tx_from, vt_to, tx) for vt_from, vt_to, n, tx_from, tx in drawn]
+        for n in entity.numbers:
+            if rects := [rect for rect in drawn if rect.n == n]:
+                self._keep_facts(e, n, rects, transaction)
+            else:
+                self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
+
+    def _close(self, e, closed, after, transaction):
+        self.flush()
+        tx_id = transaction.tx_id
+        self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?", [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
+        self._move(e, {rect.n for rect in after if rect.n > 0 and rect.vt_to > transaction.tx_time}, {rect.n for rect in closed}, tx_id)
 
     def _move(self, e, live, cut, tx_id):
         """Versions that ceased to be live go to the closed part; those that were cut and live on are asked by rectangle."""
@@ -2440,26 +2554,25 @@ class _Batch:
             elif n in cut:
                 self._execute("update facts set d = 1 where p = 0 and e = ? and n = ?", (e, n))
 
-    def _traceless(self, e, entity, transaction, drawn):
-        """Documents that their own transaction replaced: no rectangle leads to them, evict must."""
-        gone = [(e, n) for n in entity.numbers if n not in drawn]
-        if gone:
-            self._many("insert or ignore into unseen values (?, ?)", gone)
-
-    def _rows(self, e, n, is_live, is_plain, transaction):
-        p, k = (0, 0) if is_live else (1, transaction.tx_id - PAST)
-        d = None if is_plain and is_live else 1
-        rows = []
+    def _keep_facts(self, e, n, rects, transaction):
+        """The facts of a new version: among the live ones unless it is over already, plain if nothing bounds it."""
+        now = transaction.tx_time
+        p, k = (0, 0) if max([rect.vt_to for rect in rects]) > now else (1, transaction.tx_id - PAST)
+        d = None if [rect for rect in rects if rect.vt_from <= now and rect.vt_to == OPEN] else 1
+        attributes, facts = self._index.attributes, self._facts
         for name, cell in transaction.contents[n].facts:
             if type(cell) is uuid.UUID:
                 cell = self.number(cell)
-            a = self.attribute(name)
-            self._puts[a] = self._puts.get(a, 0) + 1
-            self._kinds[a] = self._kinds.get(a, 0) | _kind_bit(cell)
-            rows.append((p, a, cell, k, e, n, d))
-        return rows
+            facts.append((p, attributes.get(name) or self._attribute(name), cell, k, e, n, d))
+
+    def _count(self):
+        """Counts the new facts for the statistics."""
+        for _, a, cell, *_ in self._facts:
+            self._puts[a] += 1
+            self._kinds[a] |= 1 if type(cell) is int else 2 if type(cell) is str else _kind_bit(cell)
 
     def _evict(self, e, id):
+        self.flush()
         numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?", (e, e))}
         self._many("delete from documents where n = ?", [(n,) for n in numbers])
         for statement in ("delete from facts where p in (0, 1) and e = ?", "delete from rects where e = ?",
@@ -2468,7 +2581,8 @@ class _Batch:
         self.evicted.extend(numbers)
 
     def finish(self):
-        """The last statements before COMMIT: statistics, from time to time, as they were before this group."""
+        """The last statements before COMMIT: rows kept back, and from time to time the statistics, as they were before this group."""
+        self.flush()
         if self._index.latest.n - self._index.counted > STATISTICS_EVERY:
             self._index.write_statistics(self._index.latest.n)
 
@@ -2481,13 +2595,38 @@ class _Batch:
         index = self._index
         index.attributes.update(self.attributes)
         self.count()
-        for number, n in self._numbers.items():
+        for number, n in self.numbers.items():
             index.numbers.put(number, n)
         index.unknown.clear()
         for n in self.evicted:
             index.documents.drop(n)
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
         index.latest = self.latest
+
+
+_KEPT_BACK = "log", "documents", "ids", "rects", "facts"
+
+
+@functools.lru_cache(None)
+def _insert(table, columns, rows) -> str:
+    return f"insert into {table} values {', '.join([f'({_places(columns)})'] * rows)}"
+
+
+def _places(count) -> str:
+    return ", ".join("?" * count)
+
+
+def _chunks(count) -> Iterator[tuple[int, int]]:
+    """(start, length) of the pieces in which so many rows go through SQLite.
+
+    Each statement lets go of the interpreter and must get it back, from whoever prepares the next transaction: a few large ones
+    are worth more than the bytes of their text. Few lengths are few statements to keep.
+    """
+    start = 0
+    for length in ROWS_A_STATEMENT:
+        while count - start >= length:
+            yield start, length
+            start += length
 
 
 def _kind_bit(cell) -> int:
@@ -2616,21 +2755,24 @@ class _Transaction:
         row = self._db._one("select doc from documents where n = ?", (n,))
         return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._index.logged_hash(n, reader))
 
-    def _call(self, op, depth) -> list:
-        """The records of what a call became, its nested calls too."""
-        made = self._evaluate(op)
-        records = []
-        for part in made:
+    def recorded_results(self) -> bytes | None:
+        """What the log keeps of the calls: of each the records of what it became."""
+        return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
+
+    def _call(self, op, depth) -> list[_Op]:
+        """What a call became, its nested calls too."""
+        became = []
+        for part in self._evaluate(op):
             self._count += 1
             if depth > DEPTH_MAX or self._count > OPERATIONS_MAX:
                 log.warning("transaction %d aborts: call of %s goes on without end", self.tx_id, op.id)
                 raise _Abort
             if part.kind == _CALL:
-                records += self._call(part, depth + 1)
+                became += self._call(part, depth + 1)
             else:
                 self._apply(part)
-                records.append(part.record())
-        return records
+                became.append(part)
+        return became
 
     def _evaluate(self, op) -> list[_Op]:
         function = self._db._node.functions.get(op.id)
@@ -2657,6 +2799,8 @@ class _Transaction:
 
     def _extent(self, rects, start) -> int:
         """Where a span without end ends: with what holds at its start, or else where something else begins."""
+        if not rects:
+            return OPEN
         end = min((rect.vt_from for rect in rects if rect.vt_from > start), default=OPEN)
         holding = next((rect for rect in rects if rect.vt_from <= start < rect.vt_to), None)
         while holding:
@@ -2687,11 +2831,10 @@ class _LoggedTransaction(_Transaction):
     def _call(self, op, depth):
         if self._recorded is None:
             return super()._call(op, depth)
-        records = []
-        for record, data in next(self._recorded):
-            self._apply(_logged_op(record, data))
-            records.append(record)
-        return records
+        became = [_logged_op(record, data) for record, data in next(self._recorded)]
+        for part in became:
+            self._apply(part)
+        return became
 
 
 def _visible_n(rects, vt) -> int | None:
@@ -2701,6 +2844,8 @@ def _visible_n(rects, vt) -> int | None:
 
 def _drawn(rects, new: _Rect) -> list[_Rect]:
     """The rectangles after one more is drawn over them, by valid time."""
+    if not rects and new.vt_to == OPEN:
+        return [new]
     after = [new]
     known_at_end = new.vt_to == OPEN
     for rect in rects:
@@ -2877,6 +3022,7 @@ class Db:
         """What ask(reader, mode) gives, asked in the cheapest mode that is right for this snapshot."""
         index, is_recent = self._index, self._vt >= self._point.time
         if self._reader is not None:
+            index.flush()
             return ask(self._reader, _NOW)
         reader = index.borrow()
         try:
@@ -2980,13 +3126,10 @@ class Db:
         return stored + [rect for rect in over.rects if rect not in stored] if over else stored
 
     def _stored_rects(self, id, after) -> list:
-        def ask(reader, mode):
-            e = self._cell(id, reader)
-            if type(e) is bytes and e[0] == _UUID[0]:
-                return []
-            rows = reader.execute("select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (e, after))
-            return [(_Rect(*row[:5]), row[5]) for row in rows]
-        return self._answer(ask)
+        if type(id) is uuid.UUID and self._reader is not None and self._index.number(id, self._reader) is None:
+            return []                 # the writer puts an entity for the first time: there is nothing to flush and to read
+        return self._answer(lambda reader, mode: [(_Rect(*row[:5]), row[5]) for row in reader.execute(
+            "select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (self._cell(id, reader), after))])
 
     def _version(self, rect, documents, reader) -> Version:
         document = self._content(rect.n, reader) if documents and rect.n > 0 else None
