@@ -432,8 +432,8 @@ def _copied(value):
     if kind in _IMMUTABLE or kind not in (dict, list, tuple, set):      # the last: a function's own object, on its way
         return value
     if kind is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    return kind(_copied(item) for item in value)
+        return {key: item if type(item) in _IMMUTABLE else _copied(item) for key, item in value.items()}
+    return kind([item if type(item) in _IMMUTABLE else _copied(item) for item in value])
 
 
 _SEVERAL = frozenset((list, set, frozenset))
@@ -678,8 +678,10 @@ class Node:
 
         Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong together.
         """
-        self._index.check_open()
-        latest = self._index.latest
+        index = self._index
+        if index.closed:
+            raise ClosedError(index.closed)
+        latest = index.latest
         if tx_id is None and tx_time is None:
             vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
             return Db(self, vt, latest)
@@ -855,7 +857,7 @@ class _Index:
             os.close(self._lock)
             raise
         self._readers: collections.deque[_Reader] = collections.deque()
-        self._may_read = threading.Event()
+        self._may_read, self._is_emptying = threading.Event(), False
         self._may_read.set()
 
     # Opening and closing
@@ -1008,8 +1010,9 @@ class _Index:
             self.give_back(reader)
 
     def borrow(self) -> "_Reader":
-        self.check_open()
-        if not self._may_read.is_set():
+        if self.closed:
+            raise ClosedError(self.closed)
+        if self._is_emptying:
             self._may_read.wait(1)
         try:
             return self._readers.pop()
@@ -1214,10 +1217,12 @@ class _Index:
     def empty_wal(self):
         """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it."""
         self._may_read.clear()
+        self._is_emptying = True
         try:
             self.writer.execute("pragma busy_timeout = 500")
             self.writer.execute("pragma wal_checkpoint(truncate)").fetchall()
         finally:
+            self._is_emptying = False
             self._may_read.set()
 
     def verify(self, progress):
@@ -1360,6 +1365,7 @@ class _Reader:
     def __init__(self, index, connection):
         self.index, self.connection, self.execute = index, connection, connection.execute
         self.run = None
+        self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
         connection.create_function("py", -1, self._py)
         connection.create_function("py_test", -1, self._py_test)
         connection.create_function("py_json", -1, self._py_json)
@@ -2894,7 +2900,8 @@ _J = _FROM_JSON.format("j.value")
 _BY_ID = {mode: f"select f.n from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
 _BY_IDS = {mode: f"select f.e, f.n from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
            for mode in (_NOW, _AS_OF, _BEFORE)}
-_BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f where f.v = {_J} and f.a = ?6 and {_seen('f', mode)}"
+_BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e" for mode in (_NOW, _AS_OF, _BEFORE)}
+_BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f where f.v = {_J} and f.a = ?6 and {_seen('f', mode)} order by f.e"
               for mode in (_NOW, _AS_OF, _BEFORE)}
 
 
@@ -3882,6 +3889,8 @@ class _Plan(NamedTuple):
     calls: list
     attributes: tuple                 # where the hashed values may come from
     places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
+    is_column: bool                   # and there is only one, which is the answer as it comes
+    is_simple: bool                   # and one statement brings them, which calls nothing
     width: int                        # of SQL's rows; the late values stand behind them
     repeats: bool                     # a row may come twice where none should
     late_repeats: bool                # the same, once the late values stand there
@@ -4022,9 +4031,11 @@ class _Compiler:
         main = self.statement(block.sql(exprs, distinct) + order + limit)
         width = len(exprs)
         places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
+        is_column = places is not None and parsed.is_bare and not (parsed.names or late) and \
+            (parsed.find[0].kind == "var" or parsed.find[0].is_telling and parsed.find[0].term in numbers)
+        is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
-                     self.attributes, places, width,
-                     repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, is_column, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
 
     def _is_one_each(self, joined, found) -> bool:
         """Whether no two rows can be equal: only triples and rules were joined, and each of their variables is found or given.
@@ -4719,14 +4730,7 @@ def _known_spec(compiler, arg):
 
 
 _SETS = frozenset((set, frozenset))
-_NO_SETS: frozenset = frozenset()
-
-
-def _set_arguments(args) -> frozenset:
-    """The places of arguments that are sets, in which a test of equality looks."""
-    if _SETS.isdisjoint(map(type, args)):
-        return _NO_SETS
-    return frozenset(("in", i) for i, arg in enumerate(args) if type(arg) in _SETS)
+_NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that are sets, in which a test of equality looks
 
 
 class _Run:
@@ -4745,14 +4749,15 @@ class _Run:
 
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless the statistics have changed since: a plan for an empty store is not one for a full one."""
-        is_over, sets = self.db._over is not None, _set_arguments(self.args)
+        is_over, sets = self.db._over is not None, _NO_SETS
+        if not _SETS.isdisjoint(map(type, self.args)):
+            sets = frozenset(("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS)
         key = self.mode, is_over, sets
-        generation, plan = self.parsed.plans.get(key, (None, None))
-        if generation is not self.index.generation:
+        found = self.parsed.plans.get(key)
+        if found is None or found[0] is not self.index.generation:
             generation = self.index.generation
-            plan = _Compiler(self.parsed, self.mode, self.index, is_over, sets).plan()
-            self.parsed.plans[key] = generation, plan
-        return plan
+            found = self.parsed.plans[key] = generation, _Compiler(self.parsed, self.mode, self.index, is_over, sets).plan()
+        return found[1]
 
     # Rows
 
@@ -4761,11 +4766,14 @@ class _Run:
         plan, reader = self.plan, self.reader
         reader.run = self
         try:
+            if plan.is_simple:
+                statement = plan.main
+                return self._direct(reader.cursor.execute(statement.sql, self._bound(statement)).fetchall())
             if self.db._over is not None:
                 self._fill_over()
             found = self._found()
             if plan.places is not None:
-                return self._direct(found, plan)
+                return self._direct(list(found))
             rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
             answers = self._pulled(self._paged(rows))
             return _finished(_unique(answers) if self._may_repeat(zip(*answers)) else answers, self.parsed)
@@ -4774,7 +4782,10 @@ class _Run:
                 raise self.error from None
             raise
         finally:
-            self.clean()
+            if plan.is_simple:
+                reader.run = self.outer
+            else:
+                self.clean()
 
     def start(self):
         """For rows that are read one by one: the caller ends with `clean`."""
@@ -4783,14 +4794,15 @@ class _Run:
             self._fill_over()
         return self._found()
 
-    def _direct(self, rows, plan) -> list:
+    def _direct(self, rows) -> list:
         """Where find has only variables and pulls that SQL brings, and SQL has ordered and cut them: column by column."""
-        parsed = self.parsed
-        rows = rows if type(rows) is list else rows.fetchall()
+        plan, parsed = self.plan, self.parsed
         if plan.repeats:
             rows = list(dict.fromkeys(rows))
         elif parsed.offset:
             rows = rows[parsed.offset:]
+        if plan.is_column:
+            return self._column(parsed.find[0], plan.places[0], rows)
         late = self._late_columns(rows) if plan.late else ()
         if late is None:
             rows, late = list(self._late(rows)), ()
@@ -4813,12 +4825,17 @@ class _Run:
             return [_copied(value) for value in cells]
         if find.kind == "var":
             return self._values(cells)
-        puller = _Puller(self.db, self.reader, self.mode)
-        if find.term in self.plan.numbers:
-            return puller.pull_numbers(find.pattern, cells)
-        return puller.pull_ids(find.pattern, self._values(cells))
+        if find.term not in self.plan.numbers:
+            return _Puller(self.db, self.reader, self.mode).pull_ids(find.pattern, self._values(cells))
+        documents = self.db._contents(cells, self.reader)
+        if find.pattern is _EVERYTHING:
+            return list(map(_copied, documents))
+        return _Puller(self.db, self.reader, self.mode).pull_documents(find.pattern, documents)
 
     def _values(self, cells) -> list:
+        value = self.value
+        if len(cells) < 2:
+            return [_copied(value(cell)) for cell in cells]
         kinds = set(map(type, cells))
         if kinds == {str}:
             return cells
@@ -4826,7 +4843,6 @@ class _Run:
             return self.index.uuids_of(cells, self.reader)
         if int in kinds:
             self.index.learn_uuids({cell for cell in cells if type(cell) is int}, self.reader)
-        value = self.value
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def clean(self):
@@ -4879,7 +4895,8 @@ class _Run:
         return self.reader.execute(statement.sql, self._bound(statement))
 
     def _bound(self, statement) -> tuple:
-        return (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])[:statement.highest]
+        parameters = (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])
+        return parameters if len(parameters) == statement.highest else parameters[:statement.highest]
 
     def _derive(self):
         """Fills the rules' tables: round by round, until a round brings nothing new."""
@@ -5653,6 +5670,7 @@ class _Pull(NamedTuple):
     into: Any = None
     is_one: bool = False
     union: dict | None = None
+    recurs: bool = False              # here or below; then what was passed on the way matters
 
     @property
     def is_followed(self) -> bool:
@@ -5667,7 +5685,19 @@ def _parse_pull(pattern) -> tuple:
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
     if type(pattern) is tuple:
         pattern = [pattern]
-    return tuple(part for element in pattern for part in _parse_pull_element(element))
+    parsed = [part._replace(recurs=_recurs(part)) for element in pattern for part in _parse_pull_element(element)]
+    parsed.sort(key=_is_specific)
+    return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
+
+
+def _is_specific(element) -> bool:
+    """Joins and renames override what "*" brings, wherever it stands."""
+    return element.a != "*"
+
+
+def _recurs(element) -> bool:
+    below = element.union.values() if element.union is not None else [element.pattern] if type(element.pattern) is tuple else ()
+    return element.pattern is ... or type(element.pattern) is int or any(part.recurs for pattern in below for part in pattern)
 
 
 def _parse_pull_element(element) -> list:
@@ -5727,21 +5757,18 @@ class _Puller:
 
     def __init__(self, db, reader, mode):
         self.db, self.reader, self.mode = db, reader, mode
-        self.run = _PullCells(db, reader)
 
     def pull_ids(self, pattern, ids) -> list:
-        return self._pull_from_top(pattern, self._documents(ids))
-
-    def pull_numbers(self, pattern, numbers) -> list:
-        return self._pull_from_top(pattern, self.db._contents(numbers, self.reader))
+        return self.pull_documents(pattern, self._documents(ids))
 
     def pull_found(self, pattern, found) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
         known = iter(self.db._contents([one.n for one in found if one.n is not None], self.reader))
         others = iter(self._documents([one.id for one in found if one.n is None]))
-        return self._pull_from_top(pattern, [next(others if one.n is None else known) for one in found])
+        return self.pull_documents(pattern, [next(others if one.n is None else known) for one in found])
 
-    def _pull_from_top(self, pattern, documents) -> list:
+    def pull_documents(self, pattern, documents) -> list:
+        """The pattern applied to documents as the cache has them."""
         try:
             return self._pull_all(pattern, documents, None)
         except RecursionError:
@@ -5749,13 +5776,13 @@ class _Puller:
 
     def _pull_all(self, pattern, documents, trails) -> list:
         """The pattern applied to many documents (None: no such entity) at once."""
-        if pattern == _EVERYTHING:
+        if pattern is _EVERYTHING:
             return [_copied(document) for document in documents]
         if not pattern:
             return [None] * len(documents)
-        made: list[dict | None] = [None if document is None else {} for document in documents]
-        trails = trails or [frozenset() for _ in documents]
-        for element in sorted(pattern, key=_is_specific):
+        first, *others = pattern if pattern[0] == _EVERYTHING[0] else (None, *pattern)
+        made: list[dict | None] = [None if document is None else {} if first is None else _copied(document) for document in documents]
+        for element in others:
             self._pull_element(element, pattern, documents, made, trails)
         return made
 
@@ -5787,7 +5814,7 @@ class _Puller:
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
                 if (key := _key_of(value)) in element.union:
-                    pulled, = self._pull_all(element.union[key], [document], [trails[place]])
+                    pulled, = self._pull_all(element.union[key], [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
     def _pull_join(self, element, pattern, documents, made, trails):
@@ -5802,11 +5829,17 @@ class _Puller:
             found = self._referred(element, documents)
         below, again = self._level_below(element, pattern)
         flat = [(place, document) for place, several in enumerate(found) for document in several or ()]
-        paths = [trails[place] | {_key(documents[place]["xt/id"])} if documents[place] is not None else trails[place] for place, _ in flat]
+        paths = self._paths(documents, trails, [place for place, _ in flat]) if element.recurs else None
         pulled = iter(self._pull_below(below, again, [document for _, document in flat], paths))
         for place, several in enumerate(found):
             if several is not None:
-                self._set_joined(element, documents[place], made[place], [next(pulled) for _ in several])
+                self._set_joined(element, documents[place], made[place], list(itertools.islice(pulled, len(several))))
+
+    @staticmethod
+    def _paths(documents, trails, places) -> list:
+        """For each document below, the keys of the entities that lead to it."""
+        trails = trails or [frozenset()] * len(documents)
+        return [trails[place] | {_key(documents[place]["xt/id"])} if documents[place] is not None else trails[place] for place in places]
 
     def _level_below(self, element, pattern):
         """The pattern of the next level, and whether it is this one again."""
@@ -5856,14 +5889,15 @@ class _Puller:
 
     def _referring(self, a, documents) -> list:
         """For each document those that refer to it by an attribute."""
-        cells = [None if document is None else self.run.cell(document["xt/id"]) for document in documents]
-        parameters = (*self.db._bindings(self.mode), self._json(cells), self.db._index.attribute(a, self.reader))
-        rows = self.reader.execute(_BY_VALUES[self.mode], parameters).fetchall()
+        cells = [None if document is None else self._cell(document["xt/id"]) for document in documents]
+        wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (self._json(cells), _BY_VALUES)
+        parameters = (*self.db._bindings(self.mode), wanted, self.db._index.attribute(a, self.reader))
+        rows = self.reader.execute(sql[self.mode], parameters).fetchall()
         over = self.db._over
         if over is not None:
-            touched = {self.run.cell(entity.id) for entity in over.entities.values()}
+            touched = {self._cell(entity.id) for entity in over.entities.values()}
             rows = [row for row in rows if row[1] not in touched] + list(self._over_rows(a, set(cells)))
-        rows.sort(key=lambda row: _cell_order(row[1]))
+            rows.sort(key=lambda row: _cell_order(row[1]))
         by_cell: dict = {}
         for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], self.reader)):
             by_cell.setdefault(v, []).append(document)
@@ -5874,19 +5908,22 @@ class _Puller:
             n = _visible_n(entity.rects, self.db._vt)
             document = None if n is None else self.db._content(n, self.reader)
             for value in _distinct(_several(document[a])) if document and a in document else ():
-                if (cell := self.run.cell(value)) in cells:
-                    yield cell, self.run.cell(entity.id), n
+                if (cell := self._cell(value)) in cells:
+                    yield cell, self._cell(entity.id), n
 
     def _documents(self, ids) -> list:
         """The visible documents of many entities, in order; None for what is no entity."""
         db, over = self.db, self.db._over
         if len(ids) < 3 or over is not None:
             return [self._one(id) for id in ids]
-        cells = [self.run.cell(id) for id in ids]
+        cells = [self._cell(id) for id in ids]
         rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells)))
         numbers = dict(rows.fetchall())
         documents = dict(zip(numbers, db._contents(numbers.values(), self.reader)))
         return list(map(documents.get, cells))
+
+    def _cell(self, value):
+        return self.db._cell(value, self.reader)
 
     def _one(self, id):
         return self.db._document(id, self.reader, self.mode) if type(id) in _ID_TYPES else None
@@ -5896,22 +5933,7 @@ class _Puller:
         return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
 
 
-class _PullCells:
-    """Cells of the ids that a pull follows; what cannot be an id has one that matches nothing."""
-
-    def __init__(self, db, reader):
-        self._db, self._reader = db, reader
-
-    def cell(self, value):
-        return self._db._cell(value, self._reader)
-
-
 _EVERYTHING = (_Pull("*", key="*"),)
-
-
-def _is_specific(element) -> bool:
-    """Joins and renames override what "*" brings, wherever it stands."""
-    return element.a != "*"
 
 
 def _poured(value, element):
