@@ -436,6 +436,17 @@ class Changes:
         """Those of the rooms that have something to hear."""
         return list(rooms) if self.titled or self.forgotten else [id for id in self.messages.keys() | self.anew if id in rooms]
 
+    def shown(self, channel_id):
+        """The ids of messages whose text the pages of a channel are told; None if it is the whole list."""
+        return None if channel_id in self.anew else self._told(channel_id, "new", "edited")
+
+    def changed(self, channel_id):
+        """The ids of those whose former text nobody is to see any more; None for any."""
+        return None if channel_id in self.anew else self._told(channel_id, "edited", "deleted")
+
+    def _told(self, channel_id, *kinds):
+        return {message["xt/id"] for kind, message in self.messages.get(channel_id, ()) if kind in kinds}
+
     def frame(self, channel_id):
         """What the pages of a channel are told, with the tx_id; None if nothing there changed, or it is gone."""
         if channel_id not in self._frames:

@@ -316,8 +316,9 @@ class Rooms:
 class Lately:
     """What was said last, to all rooms, in order and without a gap: under the numbers above `low`, up to `high`.
 
-    `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's frame, or None, and
-    `words.size` about how many bytes they hold.
+    `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's frame, or None;
+    `words.shown(key)` the ids of what it shows and `words.changed(key)` of what it changes or takes back, None for everything; `words.size` about
+    how many bytes they hold.
     """
 
     def __init__(self, read: Callable, count_max: int, bytes_max: int):
@@ -398,21 +399,39 @@ class Lately:
     def catch_up(self, key: Hashable, after: int, whole: Callable[[], bytes]) -> bytes:
         """What brings a page from `after` up to `high`: the frames since, joined, or, if that is too far or too much, `whole()`.
 
-        It is kept for those who ask the same, and when they come a little later only what was said meanwhile is added.
+        Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is kept for those
+        who ask the same, and when they come a little later only what was said meanwhile is added.
         """
         start = after if self.low <= after <= self.high else None
-        upto, data = self._replays.pop((key, start), (None, b""))
-        if upto is not None and upto >= self.low:
-            data += self._since(key, upto)
+        upto, data, is_whole = self._replays.pop((key, start), (None, b"", False))
+        if upto is None or upto < self.low or self._takes_back(key, None if is_whole else start, upto):
+            is_whole = start is None or self._takes_back(key, start, start)
+            data = whole() if is_whole else self._since(key, start)
         else:
-            data = whole() if start is None else self._since(key, start)
+            data += self._since(key, upto)
         if len(data) > WAITING_BYTES_MAX:
-            data = whole()
-        self._replays[key, start] = self.high, data
+            data, is_whole = whole(), True
+        self._replays[key, start] = self.high, data, is_whole
         if len(self._replays) > REPLAYS_KEPT:
             self._replays.popitem(last=False)
         self.replays += bool(data)
         return data
+
+    def _takes_back(self, key, start, upto):
+        """Whether words above `upto` change what a room was shown above `start`, or at any time (None)."""
+        if upto == self.high:
+            return False
+        shown, is_all = set(), start is None
+        for number, words in self._said:
+            if number <= (upto if is_all else start):
+                continue
+            changed = words.changed(key)
+            if number > upto and (changed is None or changed and (is_all or not shown.isdisjoint(changed))):
+                return True
+            new = words.shown(key)
+            is_all = is_all or new is None
+            shown |= new or set()
+        return False
 
     def _since(self, key, after):
         frames = []

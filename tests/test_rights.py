@@ -1,0 +1,196 @@
+"""Who may what: every route of the table asked by everybody, and whatever was once seen by those who may not see it now."""
+import asyncio
+import re
+import secrets
+import uuid
+
+import pytest
+
+import biff
+import eelchat
+from people import Person, chat, person      # noqa: F401
+from store import delete, evict, put
+
+PEOPLE = ["nobody", "outsider", "admin elsewhere", "ex-member", "ex-admin", "member", "admin"]
+SIGNED_IN = set(PEOPLE) - {"nobody"}
+MAY = {                                       # the rules of the route table, by name, and whom each lets through
+    "anyone": set(PEOPLE),
+    "signed_in": SIGNED_IN,
+    "in_community": SIGNED_IN,
+    "in_channel": {"member", "admin"},
+    "community_admin": {"admin"},
+    "channel_admin": {"admin"},
+    "accepted_or_told": {"member", "admin"},
+}
+
+
+async def reached(ctx):
+    return biff.web.Response(text="reached")
+
+
+def with_handlers(handler):
+    """The plugins with their own rules, and one handler in the place of each."""
+    return [plugin | {"routes": [(method, path, rule, handler) for method, path, rule, _ in plugin.get("routes", ())]} for plugin in eelchat.PLUGINS]
+
+
+class Somebody:
+    """A person put into the store with a session and, where there is one, a membership."""
+
+    def __init__(self, system, email):
+        self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
+        self.id, now = uuid.uuid4(), biff.now(system)
+        self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
+                          {"xt/id": uuid.uuid4(), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
+                           "session/created-at": now, "session/used-at": now}]
+
+    async def ask(self, session, method, path):
+        headers = {"Cookie": f"{biff.cookie_name(self.system)}={self.cookie}", "Origin": self.base,
+                   biff.TOKEN_HEADER: biff._hmac(self.system, "anti-forgery", self.cookie)}
+        async with session.request(method, self.base + path, headers=headers, allow_redirects=False) as answer:
+            return answer.status, await answer.text()
+
+
+def membership(user, community, roles=frozenset()):
+    return {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": community, "mem/roles": set(roles)}
+
+
+async def settle(system):
+    """Two communities, a channel in each, and one person of each kind."""
+    node, ours, theirs = system["biff/node"], uuid.uuid4(), uuid.uuid4()
+    channel, elsewhere = ({"xt/id": uuid.uuid4(), "chan/title": "Channel #1", "chan/comm": comm} for comm in (ours, theirs))
+    people = {name: Somebody(system, f"{name.replace(' ', '-')}@example.com") for name in PEOPLE}
+    mems = {"admin elsewhere": membership(people["admin elsewhere"].id, theirs, {"admin"}), "member": membership(people["member"].id, ours),
+            "admin": membership(people["admin"].id, ours, {"admin"}), "ex-member": membership(people["ex-member"].id, ours),
+            "ex-admin": membership(people["ex-admin"].id, ours, {"admin"})}
+    documents = [document for name, one in people.items() for document in (one.documents if name != "nobody" else [])]
+    communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]
+    await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values()]])
+    await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
+    return people, {"{id}": ours, "{channel_id}": channel["xt/id"], "{token}": "x" * 43}, theirs
+
+
+def filled(path, ids):
+    for hole, value in ids.items():
+        path = path.replace(hole, str(value))
+    return path
+
+
+async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(tmp_path, say):
+    """One route that forgot to ask is an open door, and the one who finds it is not a friend."""
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": with_handlers(reached)})
+    people, ids, theirs = await settle(system)
+    asked, wrong, through = 0, [], 0
+    async with biff.aiohttp.ClientSession() as session:
+        for method, path, rule, _ in biff.parts(system, "routes"):
+            for name, one in people.items():
+                status, text = await one.ask(session, method, filled(path, ids))
+                asked, through = asked + 1, through + (text == "reached")
+                if (text == "reached") != (name in MAY[rule.__name__]):
+                    wrong.append((name, method, path, status))
+        for method, path, rule, _ in biff.parts(system, "routes"):
+            if "{channel_id}" in path:                    # their own community's path with a channel of ours behind it
+                status, text = await people["admin elsewhere"].ask(session, method, filled(path, ids | {"{id}": theirs}))
+                asked, wrong = asked + 1, wrong + [("through a community of one's own", method, path, status)] * (text == "reached")
+    await biff.stop_system(system)
+    say(f"{asked} requests: {len(biff.parts(system, 'routes'))} routes × {len(PEOPLE)} kinds of people, {through} let through; {len(wrong)} wrongly; asked 0")
+    assert not wrong and through > 50
+
+
+@pytest.mark.parametrize("rule", ["signed_in", "in_channel", "channel_admin"])
+async def test_without_a_right_asked_for_the_matrix_fails(tmp_path, rule):
+    """A matrix that everything passes would be green on the day a rule is lost."""
+    plugins = [plugin | {"routes": [(method, path, biff.anyone if asked.__name__ == rule else asked, reached) for method, path, asked, _ in plugin.get("routes", ())]}
+               for plugin in eelchat.PLUGINS]
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": plugins})
+    people, ids, _ = await settle(system)
+    lost = [(method, path) for plugin in eelchat.PLUGINS for method, path, asked, _ in plugin.get("routes", ()) if asked.__name__ == rule]
+    async with biff.aiohttp.ClientSession() as session:
+        answers = [await people["nobody"].ask(session, method, filled(path, ids)) for method, path in lost]
+    await biff.stop_system(system)
+    assert answers and {text for _, text in answers} == {"reached"}
+
+
+async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, person):      # noqa: F811
+    """Rights are read from the newest snapshot; a copy kept for a minute is a minute in which the wrong one rules."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, _ = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    node = chat["biff/node"]
+    mem = next(node.db().entity(id) for id in node.db().q({"find": "?m", "where": [["?m", "mem/comm"], ("not", ["?m", "mem/roles", "admin"])]}))
+    statuses = []
+    for roles in {"admin"}, set(), {"admin"}:
+        await node.submit([put(mem | {"mem/roles": roles})])
+        statuses.append((await bob.post(f"{community}/channel", page=community)).status)
+    assert statuses == [200, 403, 200]
+
+
+# ── The past ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def all_that_is_shown(one, channel, secret):
+    """On which pages and sockets somebody sees a text: every readable route, older pages, and replays from every moment."""
+    community, seen, tried = channel.partition("/channel")[0], [], 0
+    newest = one.chat["biff/node"].latest_tx.tx_id
+    ids = {"{id}": community.rpartition("/")[2], "{channel_id}": channel.rpartition("/")[2], "{token}": "x" * 43}
+    paths = [filled(path, ids) for plugin in eelchat.PLUGINS for method, path, *_ in plugin["routes"] if method == "GET"]
+    paths += [f"{channel}?before={uuid.uuid4()}", f"{channel}?tx_id=5", f"{channel}?as_of=5&valid_time=2020-01-01"]
+    for path in paths:
+        if not path.endswith("/connect"):
+            tried += 1
+            seen += [path] * (secret in (await one.get(path)).body_text)
+    for cursor in range(0, newest + 2):
+        tried += 1
+        socket = await one.listen(channel, cursor)
+        frames = ""
+        try:
+            while (message := await socket.receive(timeout=0.05)).type is biff.aiohttp.WSMsgType.TEXT:
+                frames += message.data
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+        await socket.close()
+        seen += [f"a socket after {cursor}"] * (secret in frames)
+    return seen, tried
+
+
+async def lose_membership(node, ids):
+    await node.submit([delete(ids["mem"])])
+
+
+async def lose_account(node, ids):
+    await node.submit([evict(ids["user"])])
+
+
+async def lose_channel(node, ids):
+    await node.submit([delete(ids["channel"])])
+
+
+async def lose_message(node, ids):
+    await node.submit([delete(ids["message"])])
+
+
+async def lose_many(node, ids):
+    """So many at once that they are not told one by one."""
+    mine = node.db().entity(ids["message"])
+    others = [mine | {"xt/id": uuid.uuid4(), "msg/text": "one of many"} for _ in range(150)]
+    await node.submit([put(one) for one in others])
+    await node.submit([delete(one["xt/id"]) for one in [mine, *others]])
+
+
+async def lose_words(node, ids):
+    await node.submit([put(node.db().entity(ids["message"]) | {"msg/text": "better words"})])
+
+
+@pytest.mark.parametrize("lose", [lose_membership, lose_account, lose_channel, lose_message, lose_many, lose_words])
+async def test_what_may_not_be_seen_any_more_is_not_seen_as_it_was_either(chat, person, say, lose):      # noqa: F811
+    """A store that forgets nothing would show to everybody what was deleted, and to those who left what they may not read."""
+    ann, bob, secret = await person("ann@example.com"), await person("bob@example.com"), "a word between us"
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    post, node = uuid.uuid4(), chat["biff/node"]
+    await ann.say(channel, "before"), await ann.say(channel, secret, post), await ann.say(channel, "after")
+    assert (await all_that_is_shown(bob, channel, secret))[0], "there was something to be seen"
+    user = node.db().q({"find": "?u", "where": [["?u", "user/email", "bob@example.com"]]})[0]
+    mem = node.db().q({"find": "?m", "in": ["?u"], "where": [["?m", "mem/user", "?u"]]}, user)[0]
+    await lose(node, {"user": user, "mem": mem, "channel": uuid.UUID(re.search(r"[^/]+$", channel)[0]), "message": post})
+    seen, tried = await all_that_is_shown(bob, channel, secret)
+    say(f"{lose.__name__}: {tried} pages and replays, {len(seen)} show more than is allowed now; asked 0")
+    assert seen == []
