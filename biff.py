@@ -1057,15 +1057,20 @@ def _answering(system, rule, handler):
     async def answer(request):
         is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
         if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
+            log.info("Refused, for it comes from no page of ours: %s", _shown(request))
             raise web.HTTPForbidden()
         ctx = await _ctx(system, request)
         if request.method in UNSAFE and not _has_token(ctx):
+            log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
             raise web.HTTPForbidden()
         if request.method in UNSAFE and ctx["uid"] and not is_allowed(ctx, (("writes", ctx["uid"]), *WRITES_A_PERSON)):
             raise web.HTTPTooManyRequests()
         async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
             refusal = await _called(rule, ctx)
-            return await _called(handler, ctx) if refusal is None else refusal
+            if refusal is None:
+                return await _called(handler, ctx)
+            log.info("Refused by %s: %s by user %s", _name(rule), _shown(request), ctx["uid"])
+            return refusal
     answer.rule = rule
     return answer
 
@@ -1158,7 +1163,10 @@ class Limits:
 
 def is_allowed(ctx: dict, *limits) -> bool:
     """Whether each (key, count_max, window_s) has room, and then counts it: (("post", uid), 10, 10) is ten in ten seconds."""
-    return ctx["biff/limits"].take(*limits)
+    if is_taken := ctx["biff/limits"].take(*limits):
+        return is_taken
+    log.info("Refused by a limit: %s", " or ".join(key[0] if type(key) is tuple else key for key, _, _ in limits))
+    return False
 
 
 class LineFormatter(logging.Formatter):
@@ -1404,12 +1412,12 @@ def verify_link_page(ctx):
 async def verify_link(ctx):
     token = _link(ctx)
     if token is None:
-        return redirect(ctx, url("/signin", error="invalid-link"))
+        return _no_sign_in(ctx, "link", url("/signin", error="invalid-link"))
     is_same = token["token/browser"] == _browser(ctx)
     if not is_same and normalized_email(ctx["params"].get("email", "")) != token["token/email"]:
-        return redirect(ctx, url(f"/auth/verify-link/{ctx['params']['token']}", error="incorrect-email"))
+        return _no_sign_in(ctx, "address", url(f"/auth/verify-link/{ctx['params']['token']}", error="incorrect-email"))
     signed = await _sign_in(ctx, token)
-    return redirect(ctx, url("/signin", error="invalid-link")) if signed is None else signed
+    return _no_sign_in(ctx, "link", url("/signin", error="invalid-link")) if signed is None else signed
 
 
 def verify_code_page(ctx):
@@ -1422,7 +1430,12 @@ async def verify_code(ctx):
     if token and hmac.compare_digest(token["token/hash"], _code_hash(ctx, email, code)):
         if (signed := await _sign_in(ctx, token)) is not None:
             return signed
-    return redirect(ctx, url("/verify-code", error="invalid-code", email=email))
+    return _no_sign_in(ctx, "code", url("/verify-code", error="invalid-code", email=email))
+
+
+def _no_sign_in(ctx, wrong, path):
+    log.info("Not signed in, wrong or used %s, client %s", wrong, client_of(ctx))
+    return redirect(ctx, path)
 
 
 async def _tried(ctx, email):
@@ -1449,6 +1462,8 @@ async def _sign_in(ctx, token):
         tx = None
     if tx is None:
         return None
+    session = lookup(ctx["biff/node"].db(), "session/hash", _hash(value)) or {}         # it may be over by now
+    log.info("Signed in: user %s, session %s, by %s, client %s", session.get("session/user"), session.get("xt/id"), token["token/purpose"], client_of(ctx))
     _set_cookie(ctx, value)
     return redirect(ctx, ctx["biff/app-path"])
 
@@ -1479,7 +1494,7 @@ def _agent(text):
 
 async def signout(ctx):
     if ctx["session"]:
-        await submit_tx(ctx, [store.evict(ctx["session"]["xt/id"])])
+        await _end_sessions(ctx, [ctx["session"]["xt/id"]])
     ctx["request"][COOKIE] = secrets.token_urlsafe(32), None
     return redirect(ctx, ctx["biff/home-path"])
 
@@ -1494,14 +1509,20 @@ async def revoke(ctx):
     if ctx["params"]["id"] == str(ctx["session"]["xt/id"]):
         return await signout(ctx)
     if ctx["params"]["id"] in mine:
-        await submit_tx(ctx, [store.evict(mine[ctx["params"]["id"]])])
+        await _end_sessions(ctx, [mine[ctx["params"]["id"]]])
     return redirect(ctx, "/sessions")
 
 
 async def revoke_others(ctx):
     others = [session["xt/id"] for session in sessions_of(ctx["biff/db"], ctx["uid"]) if session != ctx["session"]]
-    await submit_tx(ctx, [store.evict(id) for id in others])
+    await _end_sessions(ctx, others)
     return redirect(ctx, "/sessions")
+
+
+async def _end_sessions(ctx, ids):
+    """Evicted, not deleted: nobody asks which browsers somebody had two years ago. Their sockets close with this transaction."""
+    await submit_tx(ctx, [store.evict(id) for id in ids])
+    log.info("Signed out: user %s, sessions %s", ctx["uid"], ", ".join(map(str, ids)))
 
 
 # ── Mail ─────────────────────────────────────────────────────────────────────────────────────────────────────

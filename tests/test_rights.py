@@ -40,7 +40,7 @@ class Somebody:
         self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
         self.id, now = uuid.uuid4(), biff.now(system)
         self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
-                          {"xt/id": uuid.uuid4(), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
+                          {"xt/id": biff._session_id(biff._hash(self.cookie)), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
                            "session/created-at": now, "session/used-at": now}]
 
     async def ask(self, session, method, path):

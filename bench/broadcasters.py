@@ -1,0 +1,108 @@
+"""The peers of bench/fanout.py, each the least that its kind can do: take a POST, write one prebuilt frame to every open socket.
+
+    python bench/broadcasters.py bare|uwebsockets|aiohttp PORT FRAME_BYTES
+
+No sign-in, no store, no templates: what they cost beside the chat is what the chat's own work costs. `bare` is an asyncio
+protocol under uvloop that knows of HTTP only where a request ends and which key it carries; `uwebsockets` is uWebSockets
+through socketify; `aiohttp` is the usual loop over `send_str`, here for the rate at which it opens sockets.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+import sys
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"       # RFC 6455, section 1.3
+POSTED = b"HTTP/1.1 204 No Content\r\n\r\n"
+BEGIN, END = "<article class='message'>", "</article>"     # the crowd counts messages by "<article "
+
+
+def payload(frame_bytes):
+    """A text that makes a frame of that size, with one message in it."""
+    return BEGIN.ljust(frame_bytes - 4 - len(END), "x") + END
+
+
+def text_frame(text):
+    data = text.encode()
+    return b"\x81\x7e" + len(data).to_bytes(2, "big") + data
+
+
+class Bare(asyncio.Protocol):
+    sockets, frame = {}, b""
+
+    def connection_made(self, transport):
+        self.transport, self.is_open = transport, False
+
+    def data_received(self, data):
+        if self.is_open:
+            return                                   # a browser's pongs
+        if key := re.search(rb"(?i)sec-websocket-key: (\S+)", data):
+            accept = base64.b64encode(hashlib.sha1(key[1] + GUID).digest())
+            self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+            self.sockets[self], self.is_open = self.transport.write, True
+        else:
+            for write in self.sockets.values():
+                write(self.frame)
+            self.transport.write(POSTED)
+
+    def connection_lost(self, error):
+        self.sockets.pop(self, None)
+
+
+async def bare(port, text):
+    Bare.frame = text_frame(text)
+    server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+def uwebsockets(port, text):
+    import socketify
+    app = socketify.App()
+
+    def post(answer, request):
+        app.publish("channel", text, socketify.OpCode.TEXT)
+        answer.write_status(204).end_without_body()
+
+    app.ws("/*", {"compression": socketify.CompressOptions.DISABLED, "max_backpressure": 64 * 1024 * 1024, "idle_timeout": 0,
+                  "open": lambda ws: ws.subscribe("channel"), "message": lambda ws, message, code: None})
+    app.post("/*", post)
+    app.listen(socketify.AppListenOptions(port=port, host="127.0.0.1"), lambda config: None)
+    app.run()
+
+
+def aiohttp(port, text):
+    from aiohttp import web
+    sockets = set()
+
+    async def connect(request):
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        sockets.add(ws)
+        async for _ in ws:
+            pass
+        sockets.discard(ws)
+        return ws
+
+    async def post(request):
+        for ws in sockets:
+            await ws.send_str(text)
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", connect), web.post("/{path:.*}", post)])
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None, backlog=1024)
+
+
+def main():
+    kind, port, frame_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if kind == "bare":
+        import uvloop
+        uvloop.run(bare(port, payload(frame_bytes)))
+    else:
+        {"uwebsockets": uwebsockets, "aiohttp": aiohttp}[kind](port, payload(frame_bytes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""One message to many browsers: what it costs the server, and how long it takes, beside the least that a server can do.
+
+    pip install -e '.[bench]' && python bench/fanout.py [--sockets 100 1000 5000] [--rounds 5] [--seconds 1]
+
+The chat is posted to as a browser posts, with its store committing; the peers (bench/broadcasters.py) take an empty POST and write one
+prebuilt frame to each socket, which is as large as the chat's own. Servers share one core, the client has the other. CPU is
+the server process's own, from /proc, for it survives a busy machine: (a message to N sockets - a message to one) / (N - 1) is a
+frame's, and a message to one is told apart as the cost of posting. Ratios are medians of rounds in which all servers took
+their turn, the bare server's figure divided by the other's: above 1 is cheaper than the bare server. Latency is measured at half of each
+server's own rate with one message in flight. A machine that reads ±10 % from one run to the next says no more than that.
+"""
+
+import argparse
+import contextlib
+import datetime as dt
+import functools
+import gc
+import hashlib
+import hmac
+import http.client
+import itertools
+import os
+import pathlib
+import re
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import uuid
+
+import crowd
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import store                                     # noqa: E402
+from store import put                            # noqa: E402
+
+FRAME_BYTES = 400                     # the frame of a message; more, if the markup alone is more
+TEXT_CHARS_MIN = 20
+PEOPLE = 5_000                        # who open the sockets and post in turn
+READY_S = 20
+WARM_S = 0.3
+CORES = sorted(os.sched_getaffinity(0))
+
+
+class Server:
+    """A server process on the first core."""
+
+    def __init__(self, name, *argv):
+        self.name, self.log = name, tempfile.TemporaryFile()
+        self.process = subprocess.Popen([sys.executable, "-u", *map(str, argv)], stdout=self.log, stderr=self.log, cwd=ROOT,
+                                        preexec_fn=lambda: os.sched_setaffinity(0, CORES[:1]))
+
+    def wait(self, port):
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return
+            time.sleep(0.02)
+        self.log.seek(0)
+        raise SystemExit(f"{self.name} did not start: {self.log.read().decode()[-2000:]}")
+
+    def cpu_us(self):
+        """Of all its threads, since they began."""
+        return sum(int(path.read_text().split()[0]) for path in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")) / 1000
+
+    def memory_kib(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{self.process.pid}/status").read_text()).group(1))
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def free_port():
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
+
+
+class Peer:
+    committed = None
+
+    def __init__(self, name, kind, frame_bytes):
+        self.name, self.port = name, free_port()
+        self.process = Server(name, ROOT / "bench/broadcasters.py", kind, self.port, frame_bytes)
+        self.process.wait(self.port)
+
+    def upgrades(self, count):
+        return [crowd.upgrade(self.port) for _ in range(count)]
+
+    def post(self):
+        return b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", None
+
+    def close(self):
+        self.process.stop()
+
+
+class Chat:
+    """The chat itself: a file with people who are signed in, one community, one channel.
+
+    Once it is closed, `order` and `committed` are by message id the place in the log and the time of the transaction, in ns.
+    """
+    name = "eelchat"
+
+    def __init__(self, text="x" * TEXT_CHARS_MIN, people=PEOPLE):
+        self.folder, self.port, self.text = tempfile.TemporaryDirectory(), free_port(), text
+        self.path = pathlib.Path(self.folder.name) / "eelchat.db"
+        self.cookies = [secrets.token_urlsafe(32) for _ in range(people)]
+        self.channel = self._fill()
+        self.process = Server(self.name, ROOT / "eelchat.py", "--port", self.port, "--data", self.folder.name)
+        self.process.wait(self.port)
+        secret = (self.path.parent / "secret").read_bytes()
+        tokens = [hmac.new(secret, f"anti-forgery\0{cookie}".encode(), "sha256").hexdigest() for cookie in self.cookies]
+        self.posters = itertools.cycle(list(zip(self.cookies, tokens)))
+
+    def _fill(self):
+        now = dt.datetime.now(dt.timezone.utc)
+        comm, chan = uuid.uuid4(), uuid.uuid4()
+        node = store.open(self.path)
+        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}), put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm})])
+        for start in range(0, len(self.cookies), 1_000):
+            node.submit_tx([put(document) for number, cookie in enumerate(self.cookies[start:start + 1_000], start)
+                            for document in person(comm, number, cookie, now)])
+        self._fill_channel(node, chan, node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0], now)
+        self.tx_id = node.db().tx_id
+        node.close()
+        return f"/community/{comm}/channel/{chan}"
+
+    def _fill_channel(self, node, channel, mem, now):
+        """What the channel holds from the beginning."""
+
+    def headers(self, cookie):
+        return [f"Cookie: eelchat={cookie}"]
+
+    def upgrades(self, count, after=None):
+        path = f"{self.channel}/connect?after={after or self.newest()}"
+        return [crowd.upgrade(self.port, path, *self.headers(cookie)) for cookie in itertools.islice(itertools.cycle(self.cookies), count)]
+
+    def newest(self):
+        """The transaction that a page loaded now has seen."""
+        return int(re.search(r'id="cursor" value="(\d+)"', self.page()).group(1))
+
+    def page(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request("GET", self.channel, headers={"Cookie": f"eelchat={self.cookies[0]}"})
+        return connection.getresponse().read().decode()
+
+    def post(self):
+        id, (cookie, token) = uuid.uuid4(), next(self.posters)
+        body = urllib.parse.urlencode({"text": self.text, "post": id, "__anti-forgery-token": token})
+        head = [f"POST {self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Sec-Fetch-Site: same-origin", "HX-Request: true",
+                "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}", *self.headers(cookie)]
+        return "\r\n".join([*head, "", body]).encode(), id
+
+    def close(self):
+        self.process.stop()
+        node = store.open(self.path)
+        posted = [(op[1]["xt/id"], tx.tx_time) for tx in node.tx_log(after=self.tx_id) for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
+        node.close()
+        self.order = {id: number for number, (id, _) in enumerate(posted)}
+        self.committed = {id: round(tx_time.timestamp() * 1e6) * 1000 for id, tx_time in posted}
+        self.folder.cleanup()
+
+
+def person(comm, number, cookie, now):
+    user, hashed = uuid.uuid4(), hashlib.sha256(cookie.encode()).hexdigest()
+    return [{"xt/id": user, "user/email": f"user{number}@example.com", "user/joined-at": now},
+            {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": comm, "mem/roles": set()},
+            {"xt/id": uuid.UUID(hashed[:32]), "session/hash": hashed, "session/user": user, "session/agent": "bench",
+             "session/created-at": now, "session/used-at": now}]
+
+
+# ── Measuring ────────────────────────────────────────────────────────────────────────────────────────────────
+
+WIDTHS = 1, 8                         # messages in flight
+HANDSHAKES = 500                      # opened and closed in a round
+DEAD, FLOOD_SOCKETS, FLOOD_MESSAGES, FLOOD_CHARS = 10, 100, 1_500, 4_000
+SOCKET_BYTES_MAX = 256 * 1024         # what the chat lets wait for one socket
+
+
+class Figures:
+    """What was measured: lists by (server, size, what), one value a round, in the same order for every server."""
+
+    def __init__(self):
+        self.values = {}
+
+    def add(self, server, size, what, value):
+        self.values.setdefault((server, size, what), []).append(value)
+
+    def of(self, server, size, what):
+        return statistics.median(self.values[server, size, what])
+
+    def ratio(self, over, under, size, what):
+        """The median of one server's figures divided by another's of the same round."""
+        return statistics.median(a / b for a, b in zip(self.values[over, size, what], self.values[under, size, what], strict=True))
+
+
+def at_one_size(figures, size, frame_bytes, text, options):
+    """All servers with so many sockets each, in turn."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(contextlib.closing(made)) for made in
+                   (Chat(text), Peer("bare", "bare", frame_bytes), Peer("uWebSockets", "uwebsockets", frame_bytes))]
+        crowds = {server: measured_crowd(figures, server, size) for server in servers}
+        for width, server, _ in itertools.product(WIDTHS, servers, range(2)):
+            crowds[server].flight(width, WARM_S)
+        for _, width, server in itertools.product(range(options.rounds), WIDTHS, servers):
+            one_flight(figures, server, crowds[server], size, width, options.seconds)
+        if size == 1:
+            return
+        seen = [(server, one_drizzle(figures, server, crowds[server], size, options.seconds))
+                for _ in range(options.rounds) for server in servers]
+        stack.close()
+    for server, window in seen:
+        add_latencies(figures, server, size, *window)
+
+
+def measured_crowd(figures, server, size):
+    """A crowd of a server that has had a few sockets before, and what its memory grew by for each."""
+    crowd.Crowd(server.port, server.upgrades(20), server.post).close()
+    before = server.process.memory_kib()
+    many = crowd.Crowd(server.port, server.upgrades(size), server.post)
+    figures.add(server.name, size, "KiB", (server.process.memory_kib() - before) / size)
+    return many
+
+
+def one_flight(figures, server, many, size, width, seconds):
+    """CPU of a message to so many, and messages a second."""
+    gc.collect()
+    begun = server.process.cpu_us()
+    messages, wall_s = many.flight(width, seconds)
+    figures.add(server.name, size, f"us {width}", (server.process.cpu_us() - begun) / messages)
+    figures.add(server.name, size, f"messages {width}", messages / wall_s)
+
+
+def one_drizzle(figures, server, many, size, seconds):
+    many.drizzle(figures.of(server.name, size, "messages 1") / 2, max(seconds, 2))
+    return many.sent, many.arrivals()
+
+
+def add_latencies(figures, server, size, sent, arrivals):
+    """From when a post was due, and from its commit, until each socket had its frame. The peers commit nothing: theirs are the same."""
+    posted = [due for _, due in sent]
+    if server.committed:
+        dues = dict(sent)
+        sent = sorted(dues, key=server.order.__getitem__)
+        posted, committed = [dues[id] for id in sent], [server.committed[id] for id in sent]
+    else:
+        committed = posted
+    for what, begins in ("post", posted), ("commit", committed):
+        waits = [(moment - begin) / 1e6 for begin, moments in zip(begins, arrivals, strict=True) for moment in moments]
+        for share in (50, 99):
+            figures.add(server.name, size, f"{what} p{share}", crowd.percentile(waits, share / 100))
+
+
+def handshakes(figures, rounds, frame_bytes):
+    """Server CPU of opening a socket, in batches that are closed again; the chat's are with a session and a membership."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(contextlib.closing(made)) for made in
+                   (Chat(), *(Peer(*names, frame_bytes) for names in (("bare", "bare"), ("uWebSockets", "uwebsockets"), ("aiohttp", "aiohttp"))))]
+        for round, server in itertools.product(range(rounds + 1), servers):
+            requests, begun = server.upgrades(HANDSHAKES), server.process.cpu_us()
+            for sock, _ in crowd.open_sockets(server.port, requests):
+                sock.close()
+            if round:                            # the first one warms up
+                figures.add(server.name, 1, "handshake us", (server.process.cpu_us() - begun) / HANDSHAKES)
+
+
+# ── The table ────────────────────────────────────────────────────────────────────────────────────────────────
+
+SERVERS = "eelchat", "bare", "uWebSockets"
+
+
+def show(label, values, relation="", asked="", beside=""):
+    print(f"{label:44}" + "".join(f"{value:>12}" for value in values) + f"{relation:>10}{asked:>8}{beside:>10}")
+
+
+def show_size(figures, size):
+    print(f"\n{size:,} sockets")
+    for width in WIDTHS:
+        for name in SERVERS:
+            alone = figures.of(name, 1, f"us {width}")
+            for value in figures.values[name, size, f"us {width}"]:
+                figures.add(name, size, f"frame {width}", (value - alone) / (size - 1))
+        show(f"  CPU a frame, {width} in flight, us", [f"{figures.of(name, size, f'frame {width}'):.2f}" for name in SERVERS],
+             f"{figures.ratio('bare', 'eelchat', size, f'frame {width}'):.2f}", {1: "0.8", 8: "3.5"}[width],
+             f"{figures.ratio('uWebSockets', 'eelchat', size, f'frame {width}'):.2f}")
+    for width in WIDTHS:
+        show(f"  frames a second, {width} in flight, thousands",
+             [f"{figures.of(name, size, f'messages {width}') * size / 1000:,.0f}" for name in SERVERS])
+    for what, label, asked in ("commit", "  commit to frame", "1.5"), ("post", "  POST to frame", ""):
+        show(f"{label}, p50 / p99, ms", [f"{figures.of(name, size, f'{what} p50'):.1f} / {figures.of(name, size, f'{what} p99'):.1f}" for name in SERVERS],
+             f"{figures.ratio('eelchat', 'bare', size, f'{what} p99'):.2f}", asked if size >= 1_000 else "")
+    show("  memory an idle socket, KiB", [f"{figures.of(name, size, 'KiB'):.1f}" for name in SERVERS], "", "20")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sockets", type=int, nargs="+", default=[100, 1_000, 5_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1)
+    options = parser.parse_args()
+    if len(CORES) < 2:
+        raise SystemExit("two cores are needed, one for the servers and one for the client")
+    os.sched_setaffinity(0, CORES[-1:])
+    text, frame_bytes = text_of_a_frame()
+    figures = Figures()
+    for size in [1, *options.sockets]:
+        at_one_size(figures, size, frame_bytes, text, options)
+    handshakes(figures, options.rounds, frame_bytes)
+    print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷ is the bare server's figure by eelchat's (CPU) or eelchat's by the bare server's (p99)")
+    show("", SERVERS, "÷ bare", "asked", "÷ uWS")
+    for size in options.sockets:
+        show_size(figures, size)
+    print()
+    for width in WIDTHS:
+        show(f"posting to one socket, {width} in flight, us of CPU", [f"{figures.of(name, 1, f'us {width}'):,.0f}" for name in SERVERS])
+    names = *SERVERS, "aiohttp"
+    show("handshakes a second of CPU", [f"{1e6 / figures.of(name, 1, 'handshake us'):,.0f}" for name in names])
+    print(f"eelchat's handshakes to plain aiohttp's: {figures.ratio('aiohttp', 'eelchat', 1, 'handshake us'):.2f}, asked 0.5")
+
+
+def text_of_a_frame():
+    """A message that makes a frame of FRAME_BYTES, or a short one if the markup alone is longer; and the frame's size."""
+    with contextlib.closing(Chat()) as chat:
+        one = crowd.Crowd(chat.port, chat.upgrades(1), chat.post)
+        one.flight(1, messages=1)
+        frame_bytes = one.total
+        one.close()
+    spare = max(0, FRAME_BYTES - frame_bytes)
+    return "x" * (TEXT_CHARS_MIN + spare), frame_bytes + spare
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""A channel's page and a post, with a hundred messages in the channel and with a million: server time, and requests a second.
+
+    pip install -e '.[bench]' && npm ci --prefix bench && python bench/pages.py [--messages 100 1000000] [--rounds 5] [--seconds 2]
+
+The load comes from autocannon (bench/load.js), on a core of its own; the servers share the other one, and take turns. Server time is
+the process's CPU, from /proc, divided by the requests that were answered; it survives a busy machine, where requests a second do not.
+Posts come from thousands of people in turn, each with an id of its own, and are committed and synced before they are answered.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import urllib.parse
+
+from fanout import CORES, ROOT, Chat, put
+
+CONNECTIONS = 8
+LOADED = 5_000                        # messages in one transaction, while a channel is filled
+WARM_S = 1
+KINDS = {"page": "the newest page", "older": "a page from the middle", "post": "a post"}
+
+
+class Filled(Chat):
+    """The chat with so many messages in its channel."""
+
+    def __init__(self, messages):
+        self.messages = messages
+        super().__init__()
+
+    def _fill_channel(self, node, channel, mem, now):
+        self.middle = None
+        for start in range(0, self.messages, LOADED):
+            ids = [node.new_id() for _ in range(min(LOADED, self.messages - start))]
+            node.submit_tx([put({"xt/id": id, "msg/mem": mem, "msg/channel": channel, "msg/created-at": now,
+                                 "msg/text": f"message {start + number} of many, about as long as people write them in a chat"})
+                            for number, id in enumerate(ids)])
+            if start + len(ids) > self.messages // 2 and self.middle is None:
+                self.middle = ids[self.messages // 2 - start]
+
+
+def load(chat, kind, seconds):
+    """Requests a second, and CPU of one in ms."""
+    people = [{"headers": {"cookie": f"eelchat={cookie}"}, "body": post_body(chat, token)} if kind == "post" else
+              {"headers": {"cookie": f"eelchat={cookie}"}} for cookie, token in itertools.islice(chat.posters, len(chat.cookies))]
+    path = chat.channel + (f"?before={chat.middle}" if kind == "older" else "")
+    given = {"url": f"http://127.0.0.1:{chat.port}{path}", "method": "POST" if kind == "post" else "GET", "seconds": seconds,
+             "connections": CONNECTIONS, "people": people,
+             "headers": {"sec-fetch-site": "same-origin", "hx-request": "true", "content-type": "application/x-www-form-urlencoded"}
+             if kind == "post" else {}}
+    begun = chat.process.cpu_us()
+    made = subprocess.run(["node", str(ROOT / "bench/load.js")], input=json.dumps(given), capture_output=True, text=True, check=True)
+    result = json.loads(made.stdout)
+    if result["failures"] or result["redirects"] or not result["answers"]:
+        raise SystemExit(f"{kind}: {result}")
+    return result["answers"] / result["seconds"], (chat.process.cpu_us() - begun) / 1000 / result["answers"]
+
+
+def post_body(chat, token):
+    return urllib.parse.urlencode({"text": chat.text, "__anti-forgery-token": token}) + "&post={id}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--messages", type=int, nargs=2, default=[100, 1_000_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2)
+    options = parser.parse_args()
+    os.sched_setaffinity(0, CORES[-1:])
+    with contextlib.ExitStack() as stack:
+        chats = [stack.enter_context(contextlib.closing(Filled(messages))) for messages in options.messages]
+        for chat, kind in itertools.product(chats, KINDS):
+            load(chat, kind, WARM_S)
+        measured = {(chat, kind): [] for chat in chats for kind in KINDS}
+        for _, kind, chat in itertools.product(range(options.rounds), KINDS, chats):
+            measured[chat, kind].append(load(chat, kind, options.seconds))
+        memory = [chat.process.memory_kib() / 1024 for chat in chats]
+    small, large = chats
+    print(f"medians of {options.rounds} rounds" + "".join(f"{f'{messages:,} messages':>34}" for messages in options.messages) + f"{'×':>8}   asked")
+    for kind, label in KINDS.items():
+        ratio = statistics.median(b[1] / a[1] for a, b in zip(measured[small, kind], measured[large, kind]))
+        cells = [[statistics.median(values) for values in zip(*measured[chat, kind])] for chat in chats]
+        print(f"{label:24}" + "".join(f"{f'{rate:,.0f}/s, {cpu:.2f} ms of CPU':>32}" for rate, cpu in cells)
+              + f"{ratio:10.2f}   {'1.3' if kind == 'page' else ''}")
+    print(f"{'memory':24}" + "".join(f"{f'{mb:.0f} MB':>32}" for mb in memory))
+
+
+if __name__ == "__main__":
+    main()
