@@ -1,0 +1,403 @@
+"""Commands and feeds in the chat: who may, what is answered and where, what is posted, once, in order, and what happens when it cannot be."""
+import asyncio
+import datetime as dt
+import html
+import random
+import re
+import uuid
+
+import pytest
+from aiohttp import web
+
+import biff
+import eelchat
+import feeds
+from door import Door
+from hosts import fixed, host, rss      # noqa: F401
+from people import chat, person, texts     # noqa: F401
+from store import delete, put
+
+
+@pytest.fixture
+async def ann(chat, host, person, monkeypatch):      # noqa: F811
+    """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`; `ann.later(hours)` moves the clock and fetches what is due."""
+    chat["door"] = host.door
+    monkeypatch.setattr(feeds, "read", read_here)
+    one = await person("ann@example.com")
+    one.community, one.channel = await one.new_channel()
+    one.feed, one.hours = f"{host.url}/feed", 0
+
+    async def fetched():
+        """Returns when every new subscription has been heard of, and every job is done."""
+        async with asyncio.timeout(20):
+            while any("sub/seen" not in sub and not claimed(sub["sub/url"]) for sub in documents(chat, "sub/url")):
+                await asyncio.sleep(0.005)
+            await chat["biff/queues"]["fetch-rss"].join()
+
+    def claimed(url):
+        feed = biff.lookup(chat["biff/node"].db(), "feed/url", url)
+        return feed and feed["feed/due-at"] > biff.now(chat)
+
+    async def later(hours=1):
+        one.hours += hours
+        chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=one.hours)
+        await eelchat.fetch_rss(biff.assoc_db(chat))
+        await fetched()
+
+    async def command(text, channel=None):
+        answer = await one.say(channel or one.channel, text)
+        assert answer.status == 204, answer.body_text
+        await fetched()
+        return await said(channel)
+
+    async def said(channel=None):
+        return [html.unescape(text) for text in texts((await one.get(channel or one.channel)).body_text)]
+    one.later, one.command, one.said, one.fetched = later, command, said, fetched
+    return one
+
+
+async def read_here(*arguments):
+    """Without a process for each: `test_feeds.py` has those."""
+    return feeds.entries_of(*arguments)
+
+
+def id_of(path):
+    return uuid.UUID(path.rpartition("/")[2])
+
+
+def documents(chat, attribute):      # noqa: F811
+    return chat["biff/node"].db().q({"find": ("pull", "?e", ["*"]), "where": [["?e", attribute]]})
+
+
+def newest(chat):      # noqa: F811
+    return list(chat["biff/node"].tx_log(after=chat["biff/node"].latest_tx.tx_id - 1))[-1]
+
+
+# ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_each_command_is_answered_in_its_own_transaction_right_after_the_message(chat, host, ann):      # noqa: F811
+    """A command without its answer, or an answer among other people's words, would be a riddle."""
+    host.pages["/feed"] = rss("a")
+    assert await ann.command(f"/subscribe {ann.feed}") == [f"/subscribe {ann.feed}", f"Subscribed to {ann.feed}", "Entry a"]
+    assert (await ann.command("/list"))[-2:] == ["/list", f"Subscriptions:\n - {ann.feed}"]
+    assert (await ann.command(f"/unsubscribe {ann.feed} and thank you"))[-1] == f"Unsubscribed from {ann.feed}"
+    assert (await ann.command("/list"))[-2:] == ["/list", "Subscriptions:"]
+    assert (await ann.command("/help"))[-1] == eelchat.HELP and "/subscribe" in eelchat.HELP
+    put_texts = [op[1].get("msg/text") for op in newest(chat).ops if op[0] == "put"]
+    assert put_texts == ["/help", eelchat.HELP] and documents(chat, "sub/url") == []
+    answers = [one for one in documents(chat, "msg/text") if one["msg/mem"] == "system"]
+    assert len(answers) == 6
+
+
+@pytest.mark.parametrize("text", ["/lists", "/list now", " x /list", "/LIST", "/subscribe", "/subscribe  http://127.0.0.1/", "please /subscribe http://127.0.0.1/",
+                                  "/subscribe\thttp://127.0.0.1/", "/subscribed http://127.0.0.1/", "/unsubscribe\nhttp://127.0.0.1/", "//list", "/ help"])
+async def test_what_is_not_exactly_a_command_is_a_message(ann, text):
+    """People write about commands, and nothing must happen then."""
+    assert await ann.command(text) == [text.strip()]
+
+
+async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, ann, person):      # noqa: F811
+    """Any member could fill a channel; and one who may not would wait in vain."""
+    bob = await person("bob@example.com")
+    await bob.post(f"{ann.community}/join", page=ann.community)
+    for text in (f"/subscribe {ann.feed}", f"/unsubscribe {ann.feed}"):
+        assert (await bob.say(ann.channel, text)).status == 204
+        assert (await ann.said())[-2:] == [text, "Only an admin of this community may do that."]
+    await bob.say(ann.channel, "/list")
+    assert (await ann.said())[-1] == "Subscriptions:" and documents(chat, "sub/url") == [] and host.asked == []
+
+
+@pytest.mark.parametrize("url, sentence", [
+    ("http://127.0.0.1/", "That address is not public."), ("http://[::1]/feed", "That address is not public."), ("http://inside.example/", "That address is not public."),
+    ("http://169.254.169.254/latest/meta-data/", "That address is not public."), ("http://2130706433/", "That address is not public."),
+    ("http://nowhere.invalid/", "There is no such address."), ("http://8.8.8.8:22/", "Only the usual ports, 80 and 443, are asked."),
+    ("nonsense", "That is not an address that begins with http:// or https:// and names a host."),
+    ("ftp://8.8.8.8/", "That is not an address that begins with http:// or https:// and names a host."),
+    ("http://8.8.8.8/" + "x" * 450, "The address of a feed has at most 450 characters; this one has 465."),
+])
+async def test_a_command_that_cannot_be_done_stays_a_message_and_is_told_why(chat, ann, url, sentence):      # noqa: F811
+    """The author would not know whether it was heard; and the reason must not be a map of our network."""
+    chat["door"] = Door(resolver=fixed(inside_example=["10.1.2.3"])) if "inside" in url else Door()
+    assert await ann.command(f"/subscribe {url}") == [f"/subscribe {url}", sentence]
+    assert documents(chat, "sub/url") == documents(chat, "feed/url") == []
+
+
+async def test_subscribing_twice_is_subscribing_once_even_at_once(chat, host, ann, person):      # noqa: F811
+    """Each entry would come twice; and of two who did it at once one would lose the message."""
+    host.pages["/feed"] = rss("a")
+    command = f"/subscribe {ann.feed}"
+    answers = await asyncio.gather(*(ann.say(ann.channel, command) for _ in range(4)))
+    await ann.fetched()
+    said = await ann.said()
+    assert [one.status for one in answers] == [204] * 4 and len(documents(chat, "sub/url")) == len(documents(chat, "feed/url")) == 1
+    assert said.count(command) == said.count(f"Subscribed to {ann.feed}") == 4 and said.count("Entry a") == 1
+    pairs = [text for text in said if text != "Entry a"]
+    assert pairs == [command, f"Subscribed to {ann.feed}"] * 4, "each answer stands right after its command"
+
+
+async def test_a_command_that_is_posted_twice_is_done_once(chat, host, ann):      # noqa: F811
+    """A browser that tries again after a lost answer would subscribe anew after an /unsubscribe."""
+    post = uuid.uuid4()
+    for _ in range(2):
+        assert (await ann.say(ann.channel, "/list", post)).status == 204
+    assert await ann.said() == ["/list", "Subscriptions:"]
+
+
+async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host, ann, monkeypatch):      # noqa: F811
+    """One person could make us a crowd at somebody's door, and /list would not fit."""
+    monkeypatch.setattr(eelchat, "SUBSCRIPTIONS_MAX", 2)
+    monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (100, 1))
+    host.pages |= {f"/{n}": rss("a") for n in range(4)}
+    await asyncio.gather(*(ann.say(ann.channel, f"/subscribe {host.url}/{n}") for n in range(4)))
+    await ann.fetched()
+    said = await ann.said()
+    assert len(documents(chat, "sub/url")) == 2 and sum("at most 2 subscriptions" in text for text in said) == 2 and said.count("Entry a") == 2
+    chat["biff/limits"] = biff.Limits()
+    monkeypatch.setattr(eelchat, "SUBSCRIBES_A_PERSON", (1, 3_600))
+    await ann.command(f"/unsubscribe {documents(chat, 'sub/url')[0]['sub/url']}")
+    await ann.command(f"/subscribe {host.url}/0")
+    assert (await ann.command(f"/subscribe {host.url}/0"))[-1] == "One person subscribes at most 1 times an hour."
+    assert len(eelchat.HELP) < 10_000 and eelchat.SUBSCRIPTIONS_MAX * (eelchat.FEED_URL_CHARS_MAX + 4) < eelchat.MESSAGE_CHARS_MAX
+
+
+async def test_a_full_list_fits_into_a_message():
+    """/list would fail in the very channel that needs it."""
+    assert 20 * (eelchat.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX and eelchat.SUBSCRIPTIONS_MAX == 20
+
+
+async def test_a_deleted_channel_takes_its_subscriptions_with_it(chat, host, ann):      # noqa: F811
+    """The feed would go on writing messages into nowhere."""
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    await ann.post(ann.channel, page=ann.channel, method="DELETE")
+    assert documents(chat, "sub/url") == documents(chat, "msg/text") == []
+    assert {op[0] for op in newest(chat).ops} <= {"match", "delete"}
+    host.pages["/feed"] = rss("a", "b")
+    await ann.later()
+    await ann.later()
+    assert documents(chat, "msg/text") == documents(chat, "feed/url") == [] and len(host.asked) == 1
+
+
+# ── Feeds ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_new_subscription_posts_the_newest_entry_and_later_all_new_ones_oldest_first(ann, host):      # noqa: F811
+    """A channel would be flooded with a feed's whole past, or miss what came between two looks."""
+    host.pages["/feed"] = rss("a", "b", "c")
+    said = await ann.command(f"/subscribe {ann.feed}")
+    assert said[2:] == ["Entry c"]
+    host.pages["/feed"] = rss("b", "c", "d", "e", "f")
+    await ann.later()
+    assert (await ann.said())[2:] == ["Entry c", "Entry d", "Entry e", "Entry f"]
+    await ann.later()
+    assert len(await ann.said()) == 6 and len(host.asked) == 3
+
+
+async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, host, ann, seed, size, say):      # noqa: F811
+    """Feeds are sorted anew, edited, cut short and lengthened; a bot that repeats itself is thrown out."""
+    chance, entries, shown = random.Random(seed), ["0"], ["0"]
+    host.pages["/feed"] = lambda request: rss(*[(id, f"E{id} v{chance.randrange(9)}") for id in shown])
+    await ann.command(f"/subscribe {ann.feed}")
+    for _ in range(size(30, 1_000)):
+        fresh = [str(n) for n in range(len(entries), len(entries) + chance.choice([0, 0, 1, 3, 7, 25]))]
+        entries += fresh
+        newest_first = chance.choice([list, reversed, lambda all: chance.sample(all, len(all))])
+        shown = list(newest_first(entries[-chance.choice([len(fresh), 30, 60]) or None:]))
+        await ann.later()
+    for _ in range(30):
+        await ann.later()
+    posted = [re.match(r"E(\d+) ", one["msg/text"]).group(1) for one in documents(chat, "msg/text") if one["msg/text"].startswith("E")]
+    say(f"{len(entries)} entries over {len(host.asked)} fetches, sorted anew, edited, cut: {len(posted) - len(set(posted))} twice, "
+        f"{len(set(entries) - set(posted))} skipped; asked 0 and 0")
+    assert sorted(posted, key=int) == entries and len(entries) > 50
+
+
+async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_feed_has_dropped_them(chat, host, ann):      # noqa: F811
+    """Thirty posts at once bury a conversation; those that wait must not be lost to a feed that moves on, nor to a "not modified"."""
+    now = {"entries": ["0"], "tag": "0"}
+
+    def page(request):
+        if request.headers.get("If-None-Match") == now["tag"]:
+            return web.Response(status=304)
+        return web.Response(body=rss(*now["entries"]), headers={"ETag": now["tag"]})
+    host.pages["/feed"] = page
+    await ann.command(f"/subscribe {ann.feed}")
+    now |= {"entries": [str(n) for n in range(24)], "tag": "1"}
+    for wanted, shown in (10, ["24"]), (20, ["25"]), (25, ["25"]), (25, []):
+        await ann.later()
+        assert (await ann.said())[3:] == [f"Entry {n}" for n in range(1, wanted + 1)]
+        now |= {"entries": shown, "tag": "".join(shown)}
+    assert "sub/waiting" not in documents(chat, "sub/url")[0] and [one.headers.get("If-None-Match") for one in host.asked] == [None, "0", "1", "24", "25"]
+
+
+async def test_more_than_can_wait_is_asked_for_again(chat, host, ann, monkeypatch):      # noqa: F811
+    """Those over the bound would be lost, since the feed, unchanged, says nothing any more."""
+    monkeypatch.setattr(eelchat, "WAITING_MAX", 15)
+    host.pages["/feed"] = lambda request: web.Response(status=304) if "If-None-Match" in request.headers else web.Response(body=rss(*entries), headers={"ETag": "1"})
+    entries = ["0"]
+    await ann.command(f"/subscribe {ann.feed}")
+    await chat["biff/node"].submit([put({key: value for key, value in documents(chat, "feed/url")[0].items() if key != "feed/known"})])
+    entries = [str(n) for n in range(41)]
+    for _ in range(4):
+        await ann.later()
+    assert (await ann.said())[3:] == [f"Entry {n}" for n in range(1, 41)]
+
+
+async def test_what_a_feed_says_is_never_an_instruction(chat, host, ann, monkeypatch):      # noqa: F811
+    """Documents with instructions are built from what strangers write: an entry named like one must stay an entry."""
+    monkeypatch.setattr(eelchat, "POSTS_MAX", 1)
+    names = sorted(biff.IN_ANY_OP | biff.IN_MERGE | biff.INSTRUCTIONS)
+    host.pages["/feed"] = rss(("0", "first"))
+    await ann.command(f"/subscribe {ann.feed}")
+    host.pages["/feed"] = rss(("0", "first"), *((str(n), name) for n, name in enumerate(names, 1)))
+    for _ in names:
+        await ann.later()
+    assert (await ann.said())[3:] == names
+
+
+async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat, host, ann):      # noqa: F811
+    """A feed of a hundred channels would be asked a hundred times; and a channel that comes later would get the past of another."""
+    second = (await ann.post(f"{ann.community}/channel", page=ann.community)).url.path
+    host.pages["/feed"] = lambda request: web.Response(body=rss(*entries), headers={"ETag": str(len(entries))}) \
+        if request.headers.get("If-None-Match") != str(len(entries)) else web.Response(status=304)
+    entries = ["a", "b"]
+    assert (await ann.command(f"/subscribe {ann.feed}"))[2:] == ["Entry b"]
+    entries = ["a", "b", "c"]
+    assert (await ann.command(f"/subscribe {ann.feed}", second))[2:] == ["Entry c"]
+    assert (await ann.said())[2:] == ["Entry b", "Entry c"]
+    entries = ["a", "b", "c", "d"]
+    await ann.later()
+    assert (await ann.said())[2:] == ["Entry b", "Entry c", "Entry d"] and (await ann.said(second))[2:] == ["Entry c", "Entry d"]
+    assert len(host.asked) == 3 and len(documents(chat, "feed/url")) == 1
+
+
+async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):      # noqa: F811
+    """Several servers, and one that is slow, all find the same feed due."""
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    host.pages["/feed"] = rss("a", "b")
+    chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
+    for _ in range(20):
+        await eelchat.fetch_rss(biff.assoc_db(chat))
+    await ann.fetched()
+    assert (await ann.said())[2:] == ["Entry a", "Entry b"] and len(host.asked) == 2
+
+
+async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann):      # noqa: F811
+    """What is seen is decided inside the transaction: a job carries an old copy of the world."""
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    sub, = documents(chat, "sub/url")
+    entries = feeds.entries_of(rss("a", *"bcdef"), ann.feed)
+    await asyncio.gather(*(biff.submit_tx(chat, lambda ctx: eelchat.sub_tx(ctx, sub["xt/id"], entries)) for _ in range(4)))
+    assert (await ann.said())[2:] == [f"Entry {id}" for id in "abcdef"]
+
+
+async def test_an_unsubscribed_channel_hears_no_more_even_of_a_fetch_under_way(chat, host, ann):      # noqa: F811
+    """The feed would come back after it was sent away."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    door_get = chat["door"].get
+
+    async def get(*arguments):
+        begun.set()
+        await may_end.wait()
+        return await door_get(*arguments)
+    chat["door"].get = get
+    host.pages["/feed"] = rss("a", "b")
+    chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
+    await eelchat.fetch_rss(biff.assoc_db(chat))
+    await asyncio.wait_for(begun.wait(), 5)
+    await ann.say(ann.channel, f"/unsubscribe {ann.feed}")
+    may_end.set()
+    await ann.fetched()
+    assert (await ann.said())[-1] == f"Unsubscribed from {ann.feed}" and "Entry b" not in await ann.said()
+
+
+async def test_a_feed_that_fails_is_asked_less_often_and_the_channel_is_told_twice(chat, host, ann, say):      # noqa: F811
+    """A dead feed would be asked for ever at full speed, or be silent without a word, or be the only thing the channel talks about."""
+    host.pages["/feed"] = 500
+    assert (await ann.command(f"/subscribe {ann.feed}"))[2:] == [f"{ann.feed} could not be fetched. It answered with status 500."]
+    for _ in range(4 * 24 * 7):
+        await ann.later(0.25)
+    said = await ann.said()
+    say(f"a feed that fails for a week: asked {len(host.asked)} times, told {len(said) - 2} times; at full speed it would be 336")
+    assert said[3:] == [f"{ann.feed} could not be fetched 5 times in a row. It answered with status 500."] and 10 <= len(host.asked) <= 14
+    host.pages["/feed"] = rss("a", "b")
+    await ann.later(30)
+    assert (await ann.said())[4:] == ["Entry b"]
+    host.pages["/feed"] = rss("a", "b", "c")
+    await ann.later(1)
+    assert (await ann.said())[4:] == ["Entry b", "Entry c"] and documents(chat, "feed/url")[0]["feed/failures"] == 0
+
+
+async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(chat, host, ann):      # noqa: F811
+    """A feed's owner could learn by errors what stands on our network."""
+    chat["door"] = Door(resolver=fixed(x_example=["93.184.216.34", "192.168.0.1"]))
+    assert (await ann.command("/subscribe http://x.example/"))[1:] == ["Subscribed to http://x.example/",
+                                                                      "http://x.example/ could not be fetched. That address is not public."]
+
+
+async def test_what_a_feed_says_is_text(host, ann):      # noqa: F811
+    """A feed's owner could run anything in every browser of the channel."""
+    evil = "<script>alert(1)</script><b _='on load alert(1)' hx-get='/x'>"
+    host.pages["/feed"] = rss(("a", html.escape(evil, quote=False)))
+    await ann.command(f"/subscribe {ann.feed}")
+    page = (await ann.get(ann.channel)).body_text
+    assert "<script>alert" not in page and "<b _" not in page and texts(page)[-1].startswith("&lt;script&gt;alert")
+
+
+async def test_a_subscription_put_by_anyone_is_fetched(chat, host, ann):      # noqa: F811
+    """The listener drives it, not the handler: another server's subscription is fetched too."""
+    host.pages["/feed"] = rss("a")
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": ann.feed, "sub/chan": id_of(ann.channel)})])
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if await ann.said():
+            break
+    assert await ann.said() == ["Entry a"]
+
+
+async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, ann, caplog):      # noqa: F811
+    """One odd feed would end the fetching of all."""
+    host.pages |= {"/feed": rss("a"), "/other": rss("o")}
+    await ann.command(f"/subscribe {ann.feed}")
+    await ann.command(f"/subscribe {host.url}/other")
+    host.pages |= {"/feed": rss("a", "b"), "/other": rss("o", "p")}
+    get = chat["door"].get
+
+    async def broken(url, *rest):
+        if url == ann.feed:
+            raise ZeroDivisionError
+        return await get(url, *rest)
+    chat["door"].get = broken
+    await ann.later()
+    assert (await ann.said())[-1] == "Entry p" and "Entry b" not in await ann.said() and "fetch_rss_consumer failed at a job" in caplog.text
+    chat["door"].get = get
+    await ann.later()
+    assert (await ann.said())[-1] == "Entry b"
+
+
+async def test_jobs_that_wait_are_done_when_the_server_stops(tmp_path, host):      # noqa: F811
+    """A deploy would lose the answer to a command that was just given."""
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}, host.door))
+    channel = uuid.uuid4()
+    await system["biff/node"].submit([put({"xt/id": channel, "chan/title": "x", "chan/comm": uuid.uuid4()})])
+    await system["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": f"{host.url}/{n}", "sub/chan": channel}) for n in range(6)])
+    host.pages |= {f"/{n}": rss(str(n)) for n in range(6)}
+    await asyncio.sleep(0.05)
+    await biff.stop_system(system)
+    again = await biff.start_system(biff.COMPONENTS[:2], eelchat.initial_system({"data": str(tmp_path), "port": 0}))
+    posted = {one["msg/text"] for one in documents(again, "msg/text")}
+    await biff.stop_system(again)
+    assert posted == {f"Entry {n}" for n in range(6)}
+
+
+async def test_a_raw_deletion_of_a_feed_is_mended_at_the_next_look(chat, host, ann):      # noqa: F811
+    """An unsubscription and a subscription that cross each other would leave a channel without news for ever."""
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    await chat["biff/node"].submit([delete(documents(chat, "feed/url")[0]["xt/id"])])
+    host.pages["/feed"] = rss("a", "b")
+    await ann.later(0)
+    assert (await ann.said())[2:] == ["Entry a", "Entry b"] and len(documents(chat, "feed/url")) == 1
