@@ -14,7 +14,7 @@ The tutorial has had two editions. We keep the first one's short names throughou
     msg/mem  msg/channel     message/membership  message/channel
     msg/text  msg/created-at message/text  message/created-at
     sub/url  sub/chan        subscription/url  subscription/channel
-    feed/etag …              subscription/etag …
+    feed/known  feed/due-at  subscription/etag, last-modified  subscription/fetched-at
 
 What the tutorial keeps in each subscription about fetching stands in one "feed" a URL, because many channels may listen to one feed;
 and `sub/last-post-uri` became `sub/seen`, because the last one alone repeats and skips when a feed is sorted anew.
