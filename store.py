@@ -4868,7 +4868,7 @@ class _Run:
                 self._fill_version(e, n)
 
     def _fill_version(self, e, n):
-        for name, cell in _facts(self.db._content(n, self.reader)):
+        for name, cell in _facts(_copied(self.db._content(n, self.reader))):
             if type(cell) is uuid.UUID:
                 cell = self.cell(cell)
             self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.index.attribute(name, self.reader), cell, e, n))

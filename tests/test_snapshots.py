@@ -124,6 +124,13 @@ def test_with_tx_supposes_and_submits_nothing(node):
     assert node.latest_tx.tx_id == 1
 
 
+def test_with_tx_answers_about_documents_that_were_read_before(node):
+    """A command of the chat matches its channel, which it has just read, and asks what would be: it was refused as "not a document"."""
+    node.submit_tx([named("a", "A")])
+    assert node.db().entity("a") == {"xt/id": "a", "name": "A"}
+    assert sorted(node.db().with_tx([match("a", node.db().entity("a")), named("b", "B")]).q(NAMES)) == [("a", "A"), ("b", "B")]
+
+
 def test_with_tx_is_none_when_the_operations_abort(node):
     """Without this, the unique check would be silent."""
     node.submit_tx([named("a", "A")])
