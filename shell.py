@@ -6,6 +6,7 @@
     python shell.py chat.db export > chat.jsonl                    # the whole history; `export now`: what is visible
     python shell.py new.db import < chat.jsonl
     python shell.py --copy chat.db                                 # beside a running chat, on a copy as of now
+    python shell.py --index mine.db --functions my_app:FUNCTIONS postgresql://…
 
 A line is a command, which begins with a dot (`.help` lists them), or a query in Python data as `Db.q` takes it, its
 arguments after it; it goes on until its brackets close:
@@ -27,6 +28,7 @@ import bisect
 import codeop
 import contextlib
 import datetime as dt
+import importlib
 import io
 import itertools
 import json
@@ -852,22 +854,37 @@ def _copy(path: str) -> Iterator[str]:
         yield copy
 
 
+def _functions(name: str | None) -> dict[str, Callable[..., Any]]:
+    """The functions that a module has under a name, for queries and calls to name."""
+    if name is None:
+        return {}
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        return dict(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ShellError(f"{_short(name)} is not a dict of functions, written MODULE:NAME: {error}.") from None
+
+
 @contextlib.contextmanager
-def _opened(address: str, is_new: bool, is_copy: bool) -> Iterator[store.Node]:
-    """The store at an address. Raises: ShellError if there is none and none is to be made; StoreError."""
-    is_file = "://" not in address and address != ":memory:"
+def _opened(said: argparse.Namespace, is_new: bool) -> Iterator[store.Node]:
+    """The store that was named. Raises: ShellError if there is none and none is to be made; StoreError."""
+    address, is_file = said.store, "://" not in said.store and said.store != ":memory:"
     if is_file and not is_new and not os.path.exists(address):
         raise ShellError(f"There is no store at {_short(address)}; `import` makes one, or --new.")
+    if not is_file and said.copy:
+        raise ShellError("Only a file can be copied: of a log on PostgreSQL, that in which a server has its index.")
     with contextlib.ExitStack() as stack:
-        if is_copy:
+        if said.copy:
             try:
                 address = stack.enter_context(_copy(address))
             except sqlite3.Error as error:
                 raise ShellError(f"{_short(address)} cannot be copied: {error}.") from None
-        try:
-            node = store.open(address)
-        except store.LockedError as error:
-            raise ShellError(f"{error} Or look at a copy as of now: python shell.py --copy {_short(address)}") from None
+        with Bar("catching up") as bar:
+            try:
+                node = store.open(address, _functions(said.functions), index=said.index, progress=bar)
+            except store.LockedError as error:
+                raise ShellError(f"{error} Or look at a copy as of now: python shell.py --copy {_short(address)}") from None
         stack.callback(node.close)
         yield node
 
@@ -891,6 +908,9 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new", action="store_true", help="make the store if there is none")
     parser.add_argument("--copy", action="store_true", help="look at a copy as of now, whoever owns the store; the copy goes at the end")
+    parser.add_argument("--functions", metavar="MODULE:NAME", help="a dict of the functions that queries and calls may name")
+    parser.add_argument("--index", metavar="FILE", help="of a log on PostgreSQL: the shell's own index of it; give --functions too if the "
+                        "servers have any, since whoever comes first decides what a call becomes")
     parser.add_argument("store", help="the store's file, or its address")
     parser.add_argument("line", nargs="*", help="a query or command, several in order; or `export`, `export now`, `import`")
     said = parser.parse_intermixed_args(arguments)
@@ -898,7 +918,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         lines = Import(sys.stdin.buffer) if said.line == ["import"] else None      # a store is not made for a bad line
-        with _opened(said.store, said.new or lines is not None, said.copy) as node:
+        with _opened(said, said.new or lines is not None) as node:
             shell = Shell(node, said.store, said.copy)
             if lines is None:
                 status = _do(shell, said.line)

@@ -2012,6 +2012,8 @@ class _PostgresLog:
             work()
 
     def close(self):
+        if self._rope.fileno() < 0:
+            return                       # closed already
         with self._mutex:
             self._ending = True
             self._mutex.notify_all()

@@ -135,3 +135,12 @@ def test_a_log_on_postgres_needs_an_index(log_url):
         store.open(log_url)
     with pytest.raises(store.StoreError, match="is a file"):
         store.open(":memory:", index="x")
+
+
+def test_closing_twice_is_closing_once(join):
+    """A second close raised OSError, where that of a store in a file does nothing."""
+    node = join()
+    node.close()
+    node.close()
+    with pytest.raises(store.ClosedError):
+        node.db()

@@ -320,6 +320,19 @@ def test_a_store_that_somebody_owns_is_refused_and_can_be_looked_at_as_a_copy(pa
         assert node.submit_tx([put({"xt/id": "still ours"})]).committed
 
 
+def test_a_log_on_postgresql_is_looked_at_through_an_index_of_the_shells_own(join, log_url, tmp_path):
+    """Without this, the shell would be of no use where it is needed most, with several servers."""
+    (tmp_path / "app.py").write_text("FUNCTIONS = {'twice': lambda ctx, id: [('put', {'xt/id': id, 'n': 2 * ctx.db.entity(id)['n']})]}")
+    node = join({"twice": lambda ctx, id: [put({"xt/id": id, "n": 2 * ctx.db.entity(id)["n"]})]})
+    node.submit_tx([put({"xt/id": "ann", "name": "Ann", "n": 4})])
+    done = run("--index", tmp_path / "mine.db", "--functions", "app:FUNCTIONS", log_url, NAMES, '.tx ("call", "twice", "ann")', cwd=tmp_path, check=True)
+    assert done.stdout == "?e   ?n\n---  ---\nann  Ann\ntransaction 2 committed\n"
+    assert node.await_tx(2, 20).committed and node.db().entity("ann")["n"] == 8
+    assert "needs a file of this server's own" in run(log_url, ".status").stderr
+    assert "n          8\n" in run("--copy", tmp_path / "server0.db", ".entity ann", check=True).stdout
+    assert "is not a dict of functions, written MODULE:NAME" in run("--functions", "app:NOPE", log_url, ".status", cwd=tmp_path).stderr
+
+
 def test_damage_is_found_and_said_with_the_exit_status(path):
     """Without this, a nightly `.verify` would be green over a broken store."""
     import sqlite3
