@@ -748,21 +748,12 @@ def _lines(source: Iterable[str]) -> Iterator[str]:
         yield held
 
 
-def _prompted(shell: Shell) -> Iterator[str]:
-    """What is typed, until Ctrl-D or `.quit`. Ctrl-C drops what was typed so far."""
+def _typed() -> str:
+    """The next line at the prompt, with those that follow it until its brackets close. Raises: EOFError at Ctrl-D."""
     held = ""
-    while not shell.is_over:
-        try:
-            held += input("   ...> " if held else "store> ") + "\n"
-        except KeyboardInterrupt:
-            print()
-            held = ""
-        except EOFError:
-            print()
-            return
-        if held and is_whole(held):
-            yield held
-            held = ""
+    while not held or not is_whole(held):
+        held += input("   ...> " if held else "store> ") + "\n"
+    return held
 
 
 def _completing(shell: Shell) -> Callable[[str, int], str | None]:
@@ -798,11 +789,14 @@ def _talk(shell: Shell) -> int:
     """A session at the terminal: what goes wrong is said, and the next line is asked for."""
     print(f"{_bare(shell.name)}: {shell.db.tx_id:,} transactions{', a copy' if shell.is_copy else ''}. .help lists what can be asked.")
     with _line_editing(shell):
-        for line in _prompted(shell):
+        while not shell.is_over:
             try:
-                _run(shell, line)
+                _run(shell, _typed())
             except KeyboardInterrupt:
-                print("Interrupted.")
+                print("\nInterrupted.")
+            except EOFError:
+                print()
+                break
             except (ShellError, store.StoreError) as error:
                 print(error)
     return 0
