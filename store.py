@@ -1027,16 +1027,17 @@ class _Index:
 
     def number(self, id: uuid.UUID, reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
-        n = self.numbers.get(id.int)
-        if n is None and reader is self.writer:
-            n = self.batch.numbers.get(id.int) if self.batch else None
-        if n is None and (reader is not self.writer or id.int not in self.unknown):
-            row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
-            if row:
-                n = row[0]
-                self.numbers.put(id.int, n)
-            elif reader is self.writer:
-                self.unknown.add(id.int)
+        key, is_writer = id.int, reader is self.writer
+        n = self.batch.numbers.get(key) if is_writer and self.batch else None
+        if n is None and not (is_writer and key in self.unknown):
+            n = self.numbers.get(key)
+            if n is None:
+                row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
+                if row:
+                    n = row[0]
+                    self.numbers.put(key, n)
+                elif is_writer:
+                    self.unknown.add(key)
         return n
 
     def learn_numbers(self, ids):
@@ -2575,9 +2576,9 @@ class _Batch:
 
     def _count(self):
         """Counts the new facts for the statistics."""
-        for _, a, cell, *_ in self._facts:
-            self._puts[a] += 1
-            self._kinds[a] |= 1 if type(cell) is int else 2 if type(cell) is str else _kind_bit(cell)
+        self._puts.update([row[1] for row in self._facts])
+        for a, bit in {(row[1], _kind_bit(row[2])) for row in self._facts}:
+            self._kinds[a] |= bit
 
     def _evict(self, e, id):
         self.flush()
