@@ -97,7 +97,7 @@ STEPS = 10_000                        # of SQLite's machine between two looks at
 POLL_S = 1                            # a follower looks at the log so often even if no bell rings
 BELL_S_MAX = 2                        # for the first bell to be heard; through a proxy that pools transactions it never is
 HOLD_S_MAX = 4                        # a transaction waits so long for a log that is out of reach; people are told within 5 s
-REPLY_S_MAX = 3                       # for PostgreSQL to answer; an append then looks for its token on a new connection
+REPLY_S_MAX = 2.5                     # for PostgreSQL to answer; an append then looks for its token on a new connection
 FROZEN_S_MAX = 2                      # PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
 RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: the first wait, doubled up to the last
 FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
@@ -1765,18 +1765,19 @@ _SESSION = """
     select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
            set_config('idle_in_transaction_session_timeout', %(frozen)s, false)
 """
-_BEGIN = "begin isolation level read committed"      # the lock is a statement of its own: what is read after it is the newest
-_LOCK = "select pg_advisory_xact_lock(%s, %s)"
+# The lock is a statement of its own: what is read after it is the newest. No pipelines under a lock: PostgreSQL has no timeout
+# for a server that was frozen when half of one was sent (tried), and it would stop all others.
+_LOCK = "begin isolation level read committed; select pg_advisory_xact_lock({}, {})"
 _LAST = """
     select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint
     from store_log order by tx_id desc limit 1
 """
 _BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
-_APPEND = """
-    insert into store_log select t.*, %b::uuid
-    from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bigint[]) t
-"""
 _APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
+_APPEND = f"""
+    with documents as ({_APPEND_DOCUMENTS})
+    insert into store_log select t.*, %b::uuid from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bigint[]) t
+"""
 # Transactions and their contents, as many as fit, in one snapshot: a transaction's row has position −1.
 _NEXT = """
     with next as (select * from store_log where tx_id > %(after)s order by tx_id limit %(count)s),
@@ -1829,11 +1830,11 @@ class _Link:
     def _connected(self):
         """Settings in the address win over ours."""
         psycopg = _driver()
-        ours = {"connect_timeout": 2, "tcp_user_timeout": REPLY_S_MAX * 1000, "keepalives_idle": 2, "keepalives_interval": 1,
+        ours = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2, "keepalives_interval": 1,
                 "keepalives_count": 3, "target_session_attrs": "read-write", "application_name": f"store {os.getpid()}"}
         connection = psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url), autocommit=True)
         connection.wait = functools.partial(connection.wait, timeout=REPLY_S_MAX)
-        connection.execute(_SESSION, {"reply": f"{REPLY_S_MAX}s", "frozen": f"{FROZEN_S_MAX}s"})
+        connection.execute(_SESSION, {"reply": f"{int(REPLY_S_MAX * 1000)}ms", "frozen": f"{FROZEN_S_MAX}s"})
         return connection
 
     def drop(self):
@@ -2013,9 +2014,9 @@ class _PostgresLog:
             work()
 
     def close(self):
-        if self._rope.fileno() < 0:
-            return                       # closed already
         with self._mutex:
+            if self._ending:
+                return
             self._ending = True
             self._mutex.notify_all()
         for thread in self._threads:
@@ -2093,27 +2094,30 @@ class _PostgresLog:
     # Appending
 
     def _appender(self):
-        while group := self._taken():
+        while (group := self._taken()) or not self._ending:
             try:
                 self._append(group)
             except Exception as error:
                 self._fail(error, group)
 
     def _taken(self):
+        """The next group; an empty one at the end, and each second while the log is out of reach, to try it."""
         with self._mutex:
-            self._mutex.wait_for(lambda: self._queue or self._ending)
+            self._mutex.wait_for(lambda: self._queue or self._ending, POLL_S if self._troubles else None)
             return _Group(self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX)))
 
     def _append(self, group):
         """Appends a group, on a new connection if the old one is lost, until it is there or all who wait were told."""
         retry_s = RETRY_S[0]
-        while group:
+        is_left = True
+        while is_left:
             try:
                 entries = self._appended(self._appending.use(), group)
             except self._psycopg.Error as error:
                 self._appending.drop()
                 self._complain("appending", error)
                 self._tell_late(group)
+                is_left = bool(group)
                 time.sleep(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S[1])
             else:
@@ -2122,15 +2126,15 @@ class _PostgresLog:
 
     def _appended(self, connection, group) -> list[_Entry]:
         """The group as it is in the log: found there under its token, or else appended under the lock."""
-        with connection.pipeline():
-            connection.execute(_BEGIN)
-            connection.execute(_LOCK, (_LOCK_APPENDING, self._lock_id))
-            last = connection.execute(_LAST, binary=True)
-            found = None if group.before is None else connection.execute(_BY_TOKEN, (group.before, group.token), binary=True)
-        last = last.fetchone()
-        if found and (rows := found.fetchall()):
+        connection.execute(_LOCK.format(_LOCK_APPENDING, self._lock_id))
+        last = connection.execute(_LAST, binary=True).fetchone()
+        if group.before is not None:
+            if found := connection.execute(_BY_TOKEN, (group.before, group.token), binary=True).fetchall():
+                connection.execute("rollback")
+                return [_own_entry(pending, *row) for pending, row in zip(group, found, strict=True)]
+        if not group:
             connection.execute("rollback")
-            return [_own_entry(pending, *row) for pending, row in zip(group, rows, strict=True)]
+            return []
         entries = self._numbered(group, *last)
         group.before = last[0]
         self._insert(connection, entries, group.token)
@@ -2155,12 +2159,11 @@ class _PostgresLog:
     def _insert(self, connection, entries, token):
         columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
         contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
-        with connection.pipeline():
-            connection.execute(_APPEND, (token, *map(list, columns)))
-            for lot in _lots(contents):
-                connection.execute(_APPEND_DOCUMENTS, tuple(map(list, zip(*lot))))
-            connection.execute("commit")
-            connection.execute(f"notify {self._channel}")      # after the commit and apart from it: a bell inside would cost the group commit
+        *lots, last = _lots(contents)
+        for lot in lots:
+            connection.execute(_APPEND_DOCUMENTS, lot)
+        connection.execute(_APPEND, (*last, token, *map(list, columns)), prepare=True)
+        connection.execute(f"commit; notify {self._channel}")      # two transactions: a bell inside would cost the group commit
 
     def _hand_over(self, entries):
         with self._mutex:
@@ -2175,6 +2178,7 @@ class _PostgresLog:
         while not self._ended or self._own:
             try:
                 self._follow()
+                self._take_back("following")
                 self._await_bell()
                 retry_s = RETRY_S[0]
             except self._psycopg.Error as error:
@@ -2295,27 +2299,23 @@ class _PostgresLog:
 
     def _record(self, connection, chores):
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
-        with connection.pipeline():
-            connection.execute(_BEGIN)
-            connection.execute(_LOCK, (_LOCK_RECORDING, self._lock_id))
-            known = connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True)
-        known = dict(known.fetchall())
+        connection.execute(_LOCK.format(_LOCK_RECORDING, self._lock_id))
+        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall())
         if any(chores.outcomes[tx_id] != results for tx_id, results in known.items()):
             made = connection.execute(_CONTENTS, (list(known),), binary=True).fetchall()
             connection.execute("rollback")
             raise _Decided(known.items(), made)
         new = {tx_id: results for tx_id, results in chores.outcomes.items() if tx_id not in known}
-        with connection.pipeline():
-            if new:
-                connection.execute(_RECORD, (list(new), list(new.values())))
-                connection.execute(_FORGET_ARGUMENTS, (list(new),))
+        if new:
+            connection.execute(_RECORD, (list(new), list(new.values())))
+            connection.execute(_FORGET_ARGUMENTS, (list(new),))
             for lot in _lots([content for content in chores.contents if content[0] in new]):
-                connection.execute(_APPEND_DOCUMENTS, tuple(map(list, zip(*lot))))
-            if chores.evicted:
-                connection.execute(_FORGET_EVICTED, tuple(map(list, zip(*chores.evicted))))
-            if chores.aborted:
-                connection.execute(_FORGET_ABORTED, (chores.aborted,))
-            connection.execute("commit")
+                connection.execute(_APPEND_DOCUMENTS, lot)
+        if chores.evicted:
+            connection.execute(_FORGET_EVICTED, tuple(map(list, zip(*chores.evicted))))
+        if chores.aborted:
+            connection.execute(_FORGET_ABORTED, (chores.aborted,))
+        connection.execute("commit")
 
     # The bell
 
@@ -2355,7 +2355,7 @@ class _PostgresLog:
         if not self._troubles:
             log.warning("PostgreSQL is out of reach, transactions wait, reads go on (%s: %s)", what, reason)
             self._since = time.monotonic()
-        self._troubles[what] = f"PostgreSQL cannot be reached ({reason})"
+        self._troubles[what] = f"PostgreSQL takes no transactions at the moment ({reason})"
 
     def _take_back(self, what):
         if self._troubles.pop(what, None) and not self._troubles:
@@ -2408,17 +2408,16 @@ def _own_entry(pending, tx_id, tx_time, hash, *_) -> _Entry:
     return _Entry(tx_id, tx_time, hash, pending.ops, contents, _OPEN_OUTCOME, pending)
 
 
-def _lots(contents) -> Iterator[list]:
-    """Rows of contents in lots of so many bytes as are sent at once."""
+def _lots(contents) -> Iterator[tuple[list, ...]]:
+    """Rows of contents as columns, in lots of so many bytes as are sent at once; at least one lot."""
     lot, size = [], 0
     for row in contents:
         lot.append(row)
         size += len(row[-1])
         if size > FOLLOW_BYTES:
-            yield lot
+            yield tuple(map(list, zip(*lot)))
             lot, size = [], 0
-    if lot:
-        yield lot
+    yield tuple(map(list, zip(*lot))) or ([], [], [], [])
 
 
 def _opened_postgres(url, path):
@@ -2448,7 +2447,7 @@ def _made(connection, path) -> bytes:
             raise CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
                                "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
     with connection.transaction():
-        connection.execute(_LOCK, (_LOCK_MAKING, 0))
+        connection.execute("select pg_advisory_xact_lock(%s, 0)", (_LOCK_MAKING,))
         about = _first_row(connection)
         if about is None:
             about = _about_new_store()

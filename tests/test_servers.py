@@ -1,11 +1,31 @@
 """Several servers follow one log on PostgreSQL: the same transactions, in the same order, decided alike, and none missed."""
+import collections
+import contextlib
+import datetime as dt
+import os
+import pathlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
+import uuid
 
 import pytest
 
+import postgres
 import store
-from store import call, delete, evict, match, put
+from conftest import wait_until
+from store import EPOCH, call, delete, evict, match, put
+
+UTC = dt.timezone.utc
+PEER = str(pathlib.Path(__file__).with_name("peer.py"))
+
+
+def eventually(is_so, timeout_s=20, complaint=lambda: "it did not come true"):
+    wait_until(is_so, timeout_s, complaint)
 
 
 def settle(nodes, tx_id=None, timeout_s=20):
@@ -127,6 +147,347 @@ def test_two_servers_write_at_once(join):
     assert [tx.tx_id for tx in nodes[0].tx_log()] == list(range(1, 201))
 
 
+# ── Nothing is passed by (B1) ──────────────────────────────────────────────────────────────────────────────────
+
+def raw_append(connection, lock_id):
+    """What an append does by hand, up to its commit: the next row of the log, an empty transaction."""
+    connection.execute("begin")
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (store._LOCK_APPENDING, lock_id))
+    tx_id, tx_time, hash = connection.execute("select tx_id, tx_time, hash from store_log order by tx_id desc limit 1", binary=True).fetchone()
+    ops = store.pack([])
+    connection.execute("insert into store_log values (%s, %s, %s, %s, 0, null)",
+                       (tx_id + 1, tx_time + 1, ops, store._chained(hash, tx_id + 1, tx_time + 1, ops)))
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_writer_held_between_insert_and_commit_is_not_passed_by(join, log_url, say, end):
+    """With numbers from a sequence a follower would skip the row that commits late, for ever (B1)."""
+    import psycopg
+    one, two = join(), join()
+    one.submit_tx([put({"xt/id": "first"})])
+    with psycopg.connect(log_url, autocommit=True) as held:
+        raw_append(held, one._log._lock_id)
+        told = []
+        writer = threading.Thread(target=lambda: told.append(two.submit_tx([put({"xt/id": "second"})])))
+        writer.start()
+        time.sleep(0.3)
+        assert not told and one.latest_tx.tx_id == two.latest_tx.tx_id == 1, "nobody may go on past what may still come"
+        held.execute(end)
+        writer.join()
+    expected = 3 if end == "commit" else 2
+    assert told[0].tx_id == settle([one, two]) == expected
+    say(f"a writer held before its {end}: the next had to wait and got {expected}; 0 passed by (asked 0)")
+
+
+def test_six_writers_that_dawdle_and_four_followers(join, size, seed, say):
+    """Without this, a follower could apply what it saw and never learn of what it did not (B1)."""
+    each, choose = size(30, 2_000), random.Random(seed)
+
+    def dawdling():
+        time.sleep(choose.uniform(0, 0.02))
+        return dt.datetime.now(UTC)
+    followers = [join() for _ in range(4)]
+    heard = [[] for _ in followers]
+    for follower, ids in zip(followers, heard):
+        follower.on_tx(lambda tx, ids=ids: ids.append(tx.tx_id))
+    writers = [join(clock=dawdling) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: [writer.submit_tx([put({"xt/id": writer.new_id()})]) for _ in range(each)]) for writer in writers]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert settle(followers + writers) == 6 * each
+    eventually(lambda: all(len(ids) == 6 * each for ids in heard))
+    assert all(ids == list(range(1, 6 * each + 1)) for ids in heard)
+    times = [tx.tx_time for tx in followers[0].tx_log()]
+    assert all(a < b for a, b in zip(times, times[1:]))
+    say(f"6 writers of {each}, with up to 20 ms inside each append: each of 4 followers heard exactly 1…{6 * each} (asked: all of 6 × 2,000); seed {seed}")
+
+
+# ── Stuck, killed, cut off ─────────────────────────────────────────────────────────────────────────────────────
+
+class Peer:
+    """tests/peer.py as a process; `.lines()` what it said so far."""
+
+    def __init__(self, url, index, *words, **environment):
+        self.process = subprocess.Popen([sys.executable, PEER, url, str(index), *map(str, words)], text=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, env=os.environ | environment)
+        self.said = []
+        self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True)
+        self._reader.start()
+
+    def heard(self, word, timeout_s=20):
+        eventually(lambda: any(line.startswith(word) for line in self.said), timeout_s, lambda: "".join(self.said))
+
+    def acks(self):
+        """{id: (tx_id, seconds)}"""
+        lines = [line.split() for line in self.said if line.startswith("ack ")]
+        return {line[1]: (int(line[2]), float(line[3])) for line in lines}
+
+    def end(self, how=signal.SIGKILL):
+        self.process.send_signal(how)
+        self.process.wait(20)
+        self._reader.join(5)
+
+
+def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url, tmp_path, say):
+    """Without this, one machine that swaps would silence all (B2)."""
+    other = join()
+    frozen = Peer(log_url, tmp_path / "frozen.db", "append", "frozen", 1, 1, INSIDE_S="0.5")
+    try:
+        frozen.heard("inside")
+        frozen.process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        tx = other.submit_tx([put({"xt/id": "went on"})])
+        waited = time.monotonic() - begun
+        assert tx.tx_id == 1 and not frozen.acks()
+        frozen.process.send_signal(signal.SIGCONT)
+        frozen.heard("closed")
+    finally:
+        frozen.end()
+    acked = frozen.acks()["frozen/1"][0]
+    assert acked == settle([other]) == 2, "its commit was refused: it took the lock again"
+    assert waited < 10 * (store.FROZEN_S_MAX + 1)
+    say(f"the others went on after {waited:.1f} s (asked: the timeout of {store.FROZEN_S_MAX} s and 1); the late commit was refused, and done again as {acked}")
+
+
+def test_a_listening_connection_may_be_cut_at_any_time(join, log_url, size, say):
+    """A dead listener is silent: nobody would notice until somebody reloads (B3)."""
+    import psycopg
+    cuts, writer, follower = size(10, 100), join(), join()
+    heard, stopped = [], threading.Event()
+    follower.on_tx(lambda tx: heard.append(tx.tx_id))
+
+    def write():
+        while not stopped.is_set():
+            writer.submit_tx([put({"xt/id": writer.new_id()})])
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        with psycopg.connect(log_url, autocommit=True) as killer:
+            for _ in range(cuts):
+                eventually(lambda: killer.execute("select pg_terminate_backend(%s)", (listener_of(follower),)).fetchone()[0])
+                time.sleep(0.05)
+    finally:
+        stopped.set(), thread.join()
+    tx_id = settle([writer, follower])
+    eventually(lambda: len(heard) == tx_id)
+    assert heard == list(range(1, tx_id + 1))
+    say(f"the listening connection cut {cuts} times under {tx_id} transactions: 0 missed (asked 0)")
+
+
+def listener_of(node):
+    """The backend of a node's listening connection, 0 while there is none."""
+    connection = node._log._following._connection
+    return connection.info.backend_pid if connection and not connection.closed else 0
+
+
+def test_without_any_bell_followers_look_each_second(join, say):
+    """A notification is a doorbell, not a letter (B3)."""
+    writer, follower = join(), join()
+    follower._log._heard = lambda pid: None                       # from now on no bell is heard
+    lags = []
+    for number in range(3):
+        begun = time.monotonic()
+        follower.await_tx(writer.submit_tx([put({"xt/id": number})]).tx_id, 20)
+        lags.append(time.monotonic() - begun)
+    assert max(lags) < 10 * 1.5
+    say(f"3 transactions without a bell arrived within {max(lags):.2f} s (asked: 1.5)")
+
+
+def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(join, log_url, tmp_path, size, seed, say):
+    """Without this, a person who presses send again after a crash would say it twice, or never (B4)."""
+    kills, choose, watcher = size(8, 500), random.Random(seed), join()
+    acked, number = {}, 1
+    for life in range(kills):
+        peer = Peer(log_url, tmp_path / f"peer{life % 2}.db", "append", "post", number, 100_000)
+        peer.heard("ack")
+        time.sleep(choose.uniform(0, 0.05))
+        peer.end()
+        acked |= peer.acks()
+        number = 1 + max(int(id.partition("/")[2]) for id in acked)
+    last = Peer(log_url, tmp_path / "peer0.db", "append", "post", number, 1)
+    last.heard("closed"), last.end()
+    acked |= last.acks()
+    settle([watcher])
+    written = collections.Counter(op[1]["xt/id"] for tx in watcher.tx_log() for op in tx.ops if op[0] == "put")
+    assert set(acked) == {f"post/{n}" for n in range(1, number + 1)}
+    lost, doubled = set(acked) - set(written), [id for id, times in written.items() if times > 1]
+    assert not lost and not doubled and all(watcher.tx(tx_id).committed for tx_id, _ in acked.values())
+    assert watcher.verify() == watcher.latest_tx.tx_id
+    say(f"killed {kills} times: {len(acked)} acknowledged, {len(lost)} lost, {len(doubled)} applied twice (asked 0, 0); seed {seed}")
+
+
+def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, say):
+    """Without this, an update of the database would cost messages (B5)."""
+    crashes, delays, refused, answered = size(3, 20), [], [], [0]
+    acked, stopped = [[], []], threading.Event()
+    with postgres.Postgres() as cluster, contextlib.ExitStack() as opened:
+        nodes = [opened.enter_context(contextlib.closing(store.open(cluster.url, index=tmp_path / f"{n}.db"))) for n in range(2)]
+
+        def write(node, ids, name):
+            while not stopped.is_set():
+                id = f"{name}/{len(ids)}"
+                try:
+                    tx = node.submit_tx([match(id, None), put({"xt/id": id})])
+                    ids.append((id, time.monotonic()))
+                    if not tx.committed:
+                        assert node.db().entity(id), "the try before was in doubt, and is there"
+                except store.UnreachableError as error:
+                    refused.append(error)
+
+        def read():
+            while not stopped.is_set():
+                nodes[0].db().entity("0/0")
+                answered[0] += 1
+                time.sleep(0.005)
+        threads = [threading.Thread(target=write, args=(node, acked[n], n)) for n, node in enumerate(nodes)] + [threading.Thread(target=read)]
+        [thread.start() for thread in threads]
+        for _ in range(crashes):
+            time.sleep(0.4)
+            before = answered[0]
+            cluster.crash()
+            time.sleep(0.3)
+            assert answered[0] > before, "reads went on"
+            cluster.start()
+            back = time.monotonic()
+            eventually(lambda: all(ids and ids[-1][1] > back for ids in acked), 60)
+            delays.append(time.monotonic() - back)
+        stopped.set(), [thread.join() for thread in threads]
+        tx_id = settle(nodes)
+        written = collections.Counter(op[1]["xt/id"] for tx in nodes[1].tx_log() for op in tx.ops if op[0] == "put")
+        ids = {id for side in acked for id, _ in side}
+        lost, doubled = ids - set(written), [id for id, times in written.items() if times > 1]
+        assert not lost and not doubled and nodes[0].verify() == tx_id
+    assert max(delays) < 10 * 5
+    say(f"PostgreSQL crashed {crashes} times under {len(ids)} acknowledged transactions: {len(lost)} lost, {len(doubled)} doubled (asked 0, 0); "
+        f"both servers wrote again within {max(delays):.1f} s (asked 5); {answered[0]} reads answered meanwhile, {len(refused)} writes refused")
+
+
+def test_a_server_cut_off_reads_on_refuses_in_time_and_recovers(join, log_url, tcp, size, seed, say):
+    """Without this, a loose cable would stop a server for good, or make it promise what it cannot keep (B6)."""
+    gate, choose = tcp(), random.Random(seed)
+    cut, other = join(url=gate.url(log_url)), join()
+    cut.submit_tx([put({"xt/id": "before"})])
+    refusals, healings = [], []
+    for turn in range(size(2, 30)):
+        gate.cut()
+        begun, until = time.monotonic(), time.monotonic() + (6 if turn == 0 else choose.uniform(1, size(2, 60)))
+        missed = other.submit_tx([put({"xt/id": f"meanwhile {turn}"})])
+        while time.monotonic() < until:
+            assert cut.db().entity("before"), "reads go on"
+            try:
+                sent = time.monotonic()
+                cut.submit_tx([put({"xt/id": f"cut {turn}"})])
+            except store.UnreachableError as error:
+                refusals.append(time.monotonic() - sent)
+                assert "PostgreSQL takes no transactions" in str(error)
+                assert cut.cut_off and not other.cut_off
+        gate.heal()
+        healed = time.monotonic()
+        cut.await_tx(missed.tx_id, 30)
+        cut.submit_tx([put({"xt/id": f"after {turn}"})])
+        healings.append(time.monotonic() - healed)
+        settle([cut, other])
+        eventually(lambda: cut.cut_off is None)
+    assert refusals and max(refusals) < 10 * 5 and max(healings) < 10 * 3
+    say(f"cut off {len(healings)} times: {len(refusals)} writes refused after at most {max(refusals):.1f} s (asked 5), converged "
+        f"{max(healings):.1f} s after healing (asked 3), states equal; seed {seed}")
+
+
+# ── Alike ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def random_ops(choose, number):
+    ids = [f"e{n}" for n in range(20)]
+
+    def one():
+        id, moment = choose.choice(ids), EPOCH + choose.randrange(1000) * dt.timedelta(days=1)
+        kind = choose.randrange(10)
+        document = {"xt/id": id, "n": number, "set": {"b", "a", choose.random()}, "ref": uuid.UUID(int=choose.getrandbits(128)), "more": [1, 2.5, None]}
+        if kind < 6:
+            return put(document, *[(), (moment,), (moment, moment + dt.timedelta(days=9))][choose.randrange(3)])
+        return delete(id) if kind < 8 else evict(id) if kind == 8 else match(id, None)
+    return [one() for _ in range(choose.randint(1, 4))]
+
+
+def tables(path):
+    """All that an index file holds, but for its statistics and the numbers of UUIDs: who came after an evict never saw some."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        names = [name for name, in db.execute("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' order by name")]
+        held = {name: db.execute(f"select * from {name}").fetchall() for name in names if name not in ("attributes", "ids")}
+        attributes, ids = dict(db.execute("select a, name from attributes")), dict(db.execute("select * from ids"))
+    held["facts"] = sorted((p, attributes[a], repr(ids.get(v, v)), k, e, n, d) for p, a, v, k, e, n, d in held["facts"])
+    return held
+
+
+def test_two_servers_agree_byte_for_byte(join, log_url, tmp_path, size, seed, say):
+    """Sets, time zones and locales differ from process to process; what a server holds must not (B7)."""
+    count_, choose = size(600, 10_000), random.Random(seed)
+    worlds = [{"PYTHONHASHSEED": "1", "TZ": "America/St_Johns", "LC_ALL": "C"}, {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8"}]
+    writers = [join(), join()]
+    peers = [Peer(log_url, tmp_path / f"peer{n}.db", "follow", count_, **world) for n, world in enumerate(worlds)]
+    for number in range(count_):
+        writers[number % 2].submit_tx(random_ops(choose, number))
+    for peer in peers:
+        peer.heard("closed", 60)
+        peer.end()
+    settle(writers)
+    [writer.close() for writer in writers]
+    one, two, *others = [tables(tmp_path / name) for name in ("peer0.db", "peer1.db", "server0.db", "server1.db")]
+    assert len(one["log"]) == count_ + 1 and one["facts"] and one["log"] == two["log"]
+    differing = [name for name in one for other in (two, *others) if one[name] != other[name]]
+    assert not differing
+    states = sum(row[6] == other[6] for row, other in zip(one["log"][::100], two["log"][::100]))
+    say(f"{count_} random transactions by 2 servers, followed under two hash seeds, time zones and locales: {states} of {len(one['log'][::100])} "
+        f"states equal at every 100th, {len(one)} tables of 4 files equal byte for byte (asked: 10,000, all equal); seed {seed}")
+
+
+@pytest.mark.parametrize("ahead_s", [-5, 5])
+def test_one_reads_what_one_wrote_though_clocks_differ(join, size, say, ahead_s):
+    """A server five seconds behind its database would not see its own write (B8)."""
+    node, other, turns, found = join(), join(), size(60, 1_000), 0
+    node._clock = lambda: time.time_ns() // 1000 + ahead_s * 1_000_000
+    for number in range(turns):
+        node.submit_tx([put({"xt/id": number})])
+        other.submit_tx([put({"xt/id": f"other {number}"})])
+        found += node.db().entity(number) is not None and other.db().entity(f"other {number}") is not None
+    assert found == turns
+    say(f"clock {ahead_s:+} s against PostgreSQL: {found} of {turns} reads found what was just written (asked 1,000 of 1,000)")
+
+
+def test_the_bell_does_not_jam_the_house(join, cluster, size, say):
+    """A listener idle in a transaction would fill the queue of notifications, and then nobody could ring (B9)."""
+    import psycopg
+    one, two, took = join(), join(), []
+    for number in range(size(200, 100_000)):
+        begun = time.perf_counter()
+        one.submit_tx([put({"xt/id": number})])
+        took.append(time.perf_counter() - begun)
+    settle([one, two])
+    with psycopg.connect(cluster.url) as connection:
+        used, = connection.execute("select pg_notification_queue_usage()").fetchone()
+        idle, = connection.execute("select count(*) from pg_stat_activity where state = 'idle in transaction' and application_name like 'store %'").fetchone()
+    assert used < 0.01 and idle == 0
+    say(f"queue of notifications used to {used:.2%} after {len(took)} (asked: below 1 %); append p99 {sorted(took)[len(took) * 99 // 100] * 1000:.1f} ms")
+
+
+def test_increments_by_match_on_two_servers_lose_none(join, size, say):
+    """Without this, two people who press at once would count once (C6)."""
+    nodes, turns, aborts = [join(), join()], size(15, 125), [0]
+    nodes[0].submit_tx([put({"xt/id": "n", "n": 0})])
+    settle(nodes)
+
+    def work(node):
+        for _ in range(turns):
+            while True:
+                now = node.db().entity("n")
+                if node.submit_tx([match("n", now), put(now | {"n": now["n"] + 1})]).committed:
+                    break
+                aborts[0] += 1
+    threads = [threading.Thread(target=work, args=[node]) for node in nodes for _ in range(4)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    settle(nodes)
+    assert [node.db().entity("n")["n"] for node in nodes] == [8 * turns] * 2
+    say(f"{8 * turns} increments by 8 threads on 2 servers: {8 * turns} counted, 0 lost (asked 0), {aborts[0]} retries")
+
+
 # ── The wrong log ──────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_a_log_on_postgres_needs_an_index(log_url):
@@ -144,3 +505,70 @@ def test_closing_twice_is_closing_once(join):
     node.close()
     with pytest.raises(store.ClosedError):
         node.db()
+
+
+def test_a_foreign_an_emptied_and_an_older_log_are_refused_with_both_ids(join, log_url, cluster, tmp_path, say):
+    """Without this, a server pointed at the wrong database would mix two communities, or unsay what was said (B10)."""
+    import psycopg
+    node = join()
+    for number in range(5):
+        node.submit_tx([put({"xt/id": number})])
+    mine, path = node.status()["store"], tmp_path / "server0.db"
+    node.close()
+    foreign_url, empty_url = postgres.empty_schema(cluster.url), postgres.empty_schema(cluster.url)
+    foreign = join(url=foreign_url)
+    with pytest.raises(store.CorruptError, match=f"{mine}.*{foreign.status()['store']}"):
+        store.open(foreign_url, index=path)
+    with pytest.raises(store.CorruptError, match=f"{mine} up to transaction 5.*none"):
+        store.open(empty_url, index=path)
+    with psycopg.connect(empty_url) as connection:
+        assert connection.execute("select to_regclass('store_log')").fetchone()[0] is None, "nothing was written"
+    with psycopg.connect(log_url) as connection:
+        connection.execute("delete from store_log where tx_id > 3"), connection.execute("delete from store_documents where tx_id > 3")
+    with pytest.raises(store.CorruptError, match=f"{mine} up to transaction 5.*newest is 3"):
+        store.open(log_url, index=path)
+    other = join()
+    other.submit_tx([put({"xt/id": "instead"})]), other.submit_tx([]), other.submit_tx([])
+    with pytest.raises(store.CorruptError, match=f"{mine} up to transaction 5.*newest is 6"):
+        store.open(log_url, index=path)
+    assert other.latest_tx.tx_id == 6 and foreign.latest_tx is None
+    say("a foreign, an emptied, an older and another log: each refused with both ids, 0 rows written (asked 0)")
+
+
+def test_a_log_that_is_changed_under_a_running_server_stops_it(join, log_url):
+    """Without this, a server would go on with a history that the others do not have."""
+    import psycopg
+    node, other = join(), join()
+    node.submit_tx([put({"xt/id": 1})])
+    settle([node, other])
+    with psycopg.connect(log_url) as connection:
+        connection.execute("insert into store_log values (2, 9, %s, %s, 0, null)", (store.pack([]), b"no such hash"))
+    eventually(lambda: other.status()["failed"])
+    with pytest.raises(store.ClosedError, match="Transaction 2 of the log does not have the hash"):
+        other.submit_tx([put({"xt/id": 2})])
+    assert other.db().entity(1) and other.latest_tx.tx_id == 1
+
+
+def test_settings_that_break_promises_are_warned_of(cluster, log_url, tmp_path, caplog, say):
+    """Without this, somebody's fast database would turn out to be one that forgets (B11)."""
+    with contextlib.closing(store.open(log_url, index=tmp_path / "one.db")):
+        warned = [record.message for record in caplog.records if "fsync = off" in record.message]
+    assert len(warned) == 1
+    say(f"warned: {warned[0]}")
+
+
+def test_a_proxy_that_pools_transactions_is_refused(join, log_url, tcp, say):
+    """Behind one, LISTEN does nothing, and says nothing (B11)."""
+    begun = time.monotonic()
+    with pytest.raises(store.StoreError, match="pools transactions"):
+        join(url=tcp(is_deaf=True).url(log_url))
+    took = time.monotonic() - begun
+    assert took < 20
+    say(f"refused after {took:.1f} s (asked: 2)")
+
+
+def test_postgres_that_is_not_there_is_said_in_a_sentence_without_the_password(tmp_path):
+    """Without this, a typing mistake in an address would be a trace, with a secret in it."""
+    with pytest.raises(store.UnreachableError, match="cannot be opened") as refused:
+        store.open("postgresql://me:hush-hush@127.0.0.1:1/none", index=tmp_path / "x.db")
+    assert "hush-hush" not in str(refused.value)
