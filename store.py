@@ -85,7 +85,7 @@ GROUP_MAX = 1_000                     # transactions in one commit: bounds the w
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
 SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
-ROWS_A_STATEMENT = 64, 8, 1           # how many rows one INSERT takes, and how many UUIDs one look-up
+ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
@@ -1042,13 +1042,11 @@ class _Index:
 
     def learn_numbers(self, ids):
         """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
-        found = {}
-        if len(ids) > 1:
-            rows = self.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
-            found = {int.from_bytes(data, "big"): n for data, n in rows}
-            for id, n in found.items():
-                self.numbers.put(id, n)
-            self.unknown.update(id for id in ids if id not in found)
+        rows = self.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
+        found = {int.from_bytes(data, "big"): n for data, n in rows}
+        for id, n in found.items():
+            self.numbers.put(id, n)
+        self.unknown.update(id for id in ids if id not in found)
 
     def flush(self):
         """Before the writer reads: what its group has put so far goes into the tables."""
@@ -2469,8 +2467,8 @@ class _Batch:
         self.latest, self._hash, self._state = index.latest, index.hash, index.state
         self.numbers: dict = {}
         self.attributes: dict = {}
-        self._puts: collections.Counter = collections.Counter()
-        self._kinds: collections.Counter = collections.Counter()
+        self._puts: dict = {}
+        self._kinds: dict = {}
         self._next_id = index.next_id
         self.evicted: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
@@ -2480,8 +2478,8 @@ class _Batch:
         """Looks the UUIDs among some entities' ids up, together."""
         index = self._index
         wanted = [id.int for id in ids if type(id) is uuid.UUID and index.numbers.get(id.int) is None]
-        for start, count in _chunks(len(wanted)):
-            index.learn_numbers(wanted[start:start + count])
+        for chunk in _chunks(wanted)[0]:
+            index.learn_numbers(chunk)
 
     def record(self, transaction, ops, committed):
         """The log's row, and the documents in the log's order."""
@@ -2500,9 +2498,14 @@ class _Batch:
         self._count()
         for table, rows in self._new.items():
             if rows:
-                for start, count in _chunks(len(rows)):
-                    self._execute(_insert(table, len(rows[0]), count), [*itertools.chain.from_iterable(rows[start:start + count])])
+                self._insert(table, rows)
                 rows.clear()
+
+    def _insert(self, table, rows):
+        chunks, rest = _chunks(rows)
+        for chunk in chunks:
+            self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
+        self._many(_insert_sql(table, len(rows[0]), 1), rest)
 
     def cell_of(self, value):
         """The cell of an id that is being written."""
@@ -2575,9 +2578,11 @@ class _Batch:
 
     def _count(self):
         """Counts the new facts for the statistics."""
-        self._puts.update([row[1] for row in self._facts])
-        for a, bit in {(row[1], _kind_bit(row[2])) for row in self._facts}:
-            self._kinds[a] |= bit
+        puts, kinds = self._puts, self._kinds
+        for row in self._facts:
+            a = row[1]
+            puts[a] = puts.get(a, 0) + 1
+            kinds[a] = kinds.get(a, 0) | _kind_bit(row[2])
 
     def _evict(self, e, id):
         self.flush()
@@ -2616,7 +2621,7 @@ _KEPT_BACK = "log", "documents", "ids", "rects", "facts"
 
 
 @functools.lru_cache(None)
-def _insert(table, columns, rows) -> str:
+def _insert_sql(table, columns, rows) -> str:
     return f"insert into {table} values {', '.join([f'({_places(columns)})'] * rows)}"
 
 
@@ -2624,17 +2629,21 @@ def _places(count) -> str:
     return ", ".join("?" * count)
 
 
-def _chunks(count) -> Iterator[tuple[int, int]]:
-    """(start, length) of the pieces in which so many rows go through SQLite.
+def _chunks(rows) -> tuple[list, list]:
+    """The pieces in which rows go through SQLite, and the rest.
 
-    Each statement lets go of the interpreter and must get it back, from whoever prepares the next transaction: a few large ones
-    are worth more than the bytes of their text. Few lengths are few statements to keep.
+    With each row SQLite lets go of the interpreter and must get it back from whoever prepares the next transaction: a few
+    large statements are worth more than the bytes of their text. Few lengths are few statements to keep.
     """
+    chunks: list[list] = []
+    if len(rows) < ROWS_A_STATEMENT[-1]:
+        return chunks, rows
     start = 0
     for length in ROWS_A_STATEMENT:
-        while count - start >= length:
-            yield start, length
+        while len(rows) - start >= length:
+            chunks.append(rows[start:start + length])
             start += length
+    return chunks, rows[start:]
 
 
 def _kind_bit(cell) -> int:
