@@ -400,37 +400,29 @@ class Lately:
         """What brings a page from `after` up to `high`: the frames since, joined, or, if that is too far or too much, `whole()`.
 
         Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is kept for those
-        who ask the same, and when they come a little later only what was said meanwhile is added.
+        who ask the same, until something else is said to the room.
         """
         start = after if self.low <= after <= self.high else None
-        upto, data, is_whole = self._replays.pop((key, start), (None, b"", False))
-        if upto is None or upto < self.low or self._takes_back(key, None if is_whole else start, upto):
-            is_whole = start is None or self._takes_back(key, start, start)
-            data = whole() if is_whole else self._since(key, start)
-        else:
-            data += self._since(key, upto)
-        if len(data) > WAITING_BYTES_MAX:
-            data, is_whole = whole(), True
-        self._replays[key, start] = self.high, data, is_whole
+        upto, data = self._replays.pop((key, start), (-1, b""))
+        if upto < self.low or self._since(key, upto):
+            data = whole() if start is None or self._takes_back(key, start) else self._since(key, start)
+            data = whole() if len(data) > WAITING_BYTES_MAX else data
+        self._replays[key, start] = self.high, data
         if len(self._replays) > REPLAYS_KEPT:
             self._replays.popitem(last=False)
         self.replays += bool(data)
         return data
 
-    def _takes_back(self, key, start, upto):
-        """Whether words above `upto` change what a room was shown above `start`, or at any time (None)."""
-        if upto == self.high:
-            return False
-        shown, is_all = set(), start is None
+    def _takes_back(self, key, after):
+        """Whether something that a room was shown since `after` was changed later."""
+        shown: set | None = set()
         for number, words in self._said:
-            if number <= (upto if is_all else start):
+            if number <= after:
                 continue
-            changed = words.changed(key)
-            if number > upto and (changed is None or changed and (is_all or not shown.isdisjoint(changed))):
+            changed, new = words.changed(key), words.shown(key)
+            if changed is None or (changed if shown is None else not shown.isdisjoint(changed)):
                 return True
-            new = words.shown(key)
-            is_all = is_all or new is None
-            shown |= new or set()
+            shown = None if shown is None or new is None else shown | new
         return False
 
     def _since(self, key, after):

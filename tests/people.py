@@ -9,17 +9,27 @@ import biff
 import eelchat
 
 
-@pytest.fixture
-async def chat(tmp_path, monkeypatch):
-    """The whole system in the test's own loop, on a free port; `chat["mails"]` has the text of each mail."""
-    mails = []
+def kept_mails(monkeypatch):
+    """What would have been mailed from now on: (address, text) of each."""
+    sent = []
 
     async def keep(ctx, to, subject, text, html=None):
-        mails.append((to, text))
+        sent.append((to, text))
         return True
     monkeypatch.setattr(biff, "send_mail", keep)
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
+    return sent
+
+
+async def a_chat(data, mails, port=0):
+    """The whole system in the test's own loop; `chat["mails"]` has the text of each mail."""
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(data), "port": port}))
     system["mails"] = mails
+    return system
+
+
+@pytest.fixture
+async def chat(tmp_path, monkeypatch):
+    system = await a_chat(tmp_path, kept_mails(monkeypatch))
     yield system
     await biff.stop_system(system)
 

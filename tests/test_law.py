@@ -1,0 +1,347 @@
+"""The law: a page as it was loaded, plus what its socket brought since, is the page as it would load now. For every client, at any time."""
+import asyncio
+import contextlib
+import datetime as dt
+import html.parser
+import random
+import re
+import uuid
+
+import aiohttp
+import pytest
+
+import biff
+import eelchat
+from people import Person, a_chat, kept_mails
+from store import delete, evict, put
+
+NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
+
+
+# ── A page, and what htmx does to it ───────────────────────────────────────────────────────────────────────────
+
+class Element:
+    def __init__(self, tag, attributes=()):
+        self.tag, self.attributes, self.children, self.parent = tag, dict(attributes), [], None
+
+    def append(self, child):
+        if isinstance(child, Element):
+            child.parent = self
+        self.children.append(child)
+
+    def find(self, wanted):
+        return next((one for one in self.all() if one is not self and wanted(one)), None)
+
+    def by_id(self, id):
+        return self.find(lambda one: one.attributes.get("id") == id)
+
+    def all(self):
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child.all()
+
+    def inside(self):
+        return "".join(child if isinstance(child, str) else str(child) for child in self.children)
+
+    def __str__(self):
+        attributes = "".join(f" {key}" if value is None else f' {key}="{value}"' for key, value in self.attributes.items())
+        return f"<{self.tag}{attributes}>" + ("" if self.tag in NOTHING_INSIDE else f"{self.inside()}</{self.tag}>")
+
+
+class Parser(html.parser.HTMLParser):
+    """Keeps every byte: character references stay as they were written."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=False)
+        self.root = self.at = Element("root")
+
+    def handle_starttag(self, tag, attributes):
+        raw = dict(re.findall(r'([\w:@-]+)="([^"]*)"', self.get_starttag_text()))
+        element = Element(tag, {key: raw.get(key, value) for key, value in attributes})
+        self.at.append(element)
+        if tag not in NOTHING_INSIDE:
+            self.at = element
+
+    def handle_endtag(self, tag):
+        if tag not in NOTHING_INSIDE:
+            assert self.at.tag == tag, f"</{tag}> closes <{self.at.tag}>"
+            self.at = self.at.parent
+
+    def handle_data(self, data):
+        self.at.append(data)
+
+    def handle_entityref(self, name):
+        self.at.append(f"&{name};")
+
+    def handle_charref(self, name):
+        self.at.append(f"&#{name};")
+
+
+def parsed(text):
+    parser = Parser()
+    parser.feed(text)
+    parser.close()
+    return parser.root
+
+
+def apply(page, frame):
+    """What htmx 4 does with a frame, for the swap styles that our templates use. It adds what it is told to, even twice."""
+    fragment = parsed(frame)
+    for part in [child for child in fragment.children if isinstance(child, Element)]:
+        style, target = part.attributes.pop("hx-swap-oob", None), page.by_id(part.attributes.get("id"))
+        if part.tag == "title":
+            target, style = page.find(lambda one: one.tag == "title"), "innerHTML"
+        assert style in ("outerHTML", "innerHTML", "beforeend", "outerMorph", "delete"), part
+        if target is None:
+            continue
+        place = target.parent.children.index(target)
+        if style == "delete":
+            del target.parent.children[place]
+        elif style.startswith("outer"):
+            part.parent = target.parent
+            target.parent.children[place] = part
+        else:
+            target.children = [] if style == "innerHTML" else target.children
+            for child in part.children:
+                target.append(child)
+
+
+# ── A world in which things happen ─────────────────────────────────────────────────────────────────────────────
+
+class World:
+    """One community, a few channels, and a hand that writes into the log whatever it likes."""
+
+    def __init__(self, data, mails, random):
+        self.data, self.mails, self.random, self.port = data, mails, random, 0
+        self.messages, self.channels, self.gone = {}, {}, []
+
+    async def start(self):
+        self.chat = await a_chat(self.data, self.mails, self.port)
+        self.port, self.node = self.chat["biff/port"], self.chat["biff/node"]
+        self.chat["chat_lately"].count_max = 30
+
+    async def restart(self):
+        await biff.stop_system(self.chat)
+        await self.start()
+
+    async def begin(self):
+        await self.start()
+        self.ann = Person(self.chat)
+        await self.ann.sign_in("ann@example.com")
+        for _ in range(2):
+            path = (await self.ann.new_channel())[1] if not self.channels else await self.another_channel()
+            channel = self.node.db().entity(uuid.UUID(path.rpartition("/")[2]))
+            self.channels[channel["xt/id"]] = channel
+        self.community = channel["chan/comm"]
+        self.mem = biff.lookup(self.node.db(), "mem/comm", self.community)["xt/id"]
+
+    async def another_channel(self):
+        community = f"/community/{next(iter(self.channels.values()))['chan/comm']}"
+        return (await self.ann.post(f"{community}/channel", page=community)).url.path
+
+    def path(self, channel_id):
+        return f"/community/{self.community}/channel/{channel_id}"
+
+    def message(self, text=None):
+        message = {"xt/id": self.node.new_id(), "msg/mem": self.mem, "msg/channel": self.random.choice(list(self.channels)),
+                   "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï'])} {len(self.messages)}",
+                   "msg/created-at": dt.datetime.now(dt.timezone.utc)}
+        self.messages[message["xt/id"]] = message
+        return message
+
+    def any(self):
+        return self.random.choice(list(self.messages.values())) if self.messages else self.message()
+
+    def operations(self):
+        """What one transaction does."""
+        pick, change = self.any(), lambda old, **new: self.messages.__setitem__(old["xt/id"], old | new) or put(self.messages[old["xt/id"]])
+        match self.random.randrange(16):
+            case 0:
+                return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
+            case 1 | 2:
+                self.gone.append(self.messages.pop(pick["xt/id"], pick))
+                return [delete(pick["xt/id"])]
+            case 3:
+                self.messages.pop(pick["xt/id"], None)
+                return [evict(pick["xt/id"])]
+            case 4 if self.gone:
+                return [change(self.gone.pop())]
+            case 5:
+                return [change(pick, **{"msg/channel": self.random.choice(list(self.channels))})]
+            case 6:
+                message = self.message()
+                del self.messages[message["xt/id"]]
+                return [put(message), delete(message["xt/id"])]
+            case 7:
+                one = self.random.choice(list(self.channels))
+                self.channels[one] = self.channels[one] | {"chan/title": f"Renamed & {self.random.randrange(100)}"}
+                return [put(self.channels[one])]
+            case 8:
+                return [put({"xt/id": self.community, "comm/title": f"Community <{self.random.randrange(100)}>"}), put(self.message())]
+            case 9:
+                return [put({"xt/id": self.node.new_id(), "chan/title": f"Another {self.random.randrange(100)}", "chan/comm": self.community})]
+            case 10:
+                return [put(self.message()) for _ in range(self.random.choice([3, 12]))]
+            case 11:
+                return [put({"xt/id": self.node.new_id(), "note/text": "nothing that a page shows"})]
+            case 12:
+                return [put(self.message()), change(pick, **{"msg/text": "edited beside a new one"}), put(self.message())]
+        return [put(self.message())]
+
+    async def end(self):
+        await self.ann.browser.close()
+        await biff.stop_system(self.chat)
+
+
+class Window:
+    """A browser's page and socket, as far as the law goes."""
+
+    def __init__(self, world, channel_id):
+        self.world, self.channel_id, self.socket, self.reading, self.reason = world, channel_id, None, None, None
+
+    async def load(self):
+        self.page = parsed((await self.world.ann.get(self.world.path(self.channel_id))).body_text)
+
+    async def connect(self):
+        await self.cut()
+        cursor = self.page.by_id("cursor").attributes["value"]
+        self.socket = await self.world.ann.listen(self.world.path(self.channel_id), cursor)
+        self.reading = asyncio.create_task(self.read())
+
+    async def read(self):
+        async for frame in self.socket:
+            if frame.type is aiohttp.WSMsgType.TEXT:
+                before = int(self.page.by_id("cursor").attributes["value"])
+                apply(self.page, frame.data)
+                assert int(self.page.by_id("cursor").attributes["value"]) > before, "a fragment came twice, or without its tx_id"
+
+    async def cut(self):
+        """The connection ends in the middle of whatever is on its way; what the page has applied, it has."""
+        if self.socket:
+            if connection := self.socket._response.connection:
+                connection.transport.abort()
+            self.reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.reading
+            self.socket = None
+
+    async def until(self, text):
+        async with asyncio.timeout(10):
+            while text not in str(self.page):
+                if self.reading.done():
+                    self.reading.result()
+                await asyncio.sleep(0.005)
+
+    def shown(self, id):
+        return self.page.by_id(id).inside()
+
+
+async def happen(world, windows, steps):
+    """Random transactions, alone and together; windows open, lose their connections, come back; the server restarts."""
+    for _ in range(steps):
+        match world.random.randrange(12):
+            case 0 if len(windows) < 8:
+                windows.append(Window(world, world.random.choice(list(world.channels))))
+                await windows[-1].load()
+            case 1 | 2:
+                await world.random.choice(windows).cut()
+            case 3 | 4 | 5:
+                await world.random.choice(windows).connect()
+            case 6 if world.random.random() < 0.3:
+                await world.restart()
+            case 7:
+                await asyncio.gather(*(world.node.submit(world.operations()) for _ in range(world.random.randrange(2, 30))))
+            case _:
+                await world.node.submit(world.operations())
+    for window in windows:
+        if window.socket is None or window.reading.done():
+            await window.connect()
+    last = [world.message(f"the last {n}") | {"msg/channel": channel_id} for n, channel_id in enumerate(world.channels)]
+    await world.node.submit([put(message) for message in last])
+    for window in windows:
+        await window.until(f"the last {list(world.channels).index(window.channel_id)}<")
+
+
+@contextlib.asynccontextmanager
+async def a_world(data, mails, seed):
+    """Bounds are so low that every way of catching up is taken."""
+    world = World(data, mails, random.Random(seed))
+    await world.begin()
+    try:
+        yield world
+    finally:
+        await world.end()
+
+
+async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monkeypatch, seed, size, say):
+    """If they were not, somebody would see another conversation than the rest, and nobody would know."""
+    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
+    monkeypatch.setattr(eelchat, "LOOKUPS_MAX", 10)
+    compared = 0
+    for n in range(size(4, 300)):
+        async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
+            windows = [Window(world, channel_id) for channel_id in world.channels]
+            for window in windows:
+                await window.load()
+            await happen(world, windows, 150)
+            for window in windows:
+                fresh = Window(world, window.channel_id)
+                await fresh.load()
+                assert "the last" in fresh.shown("messages")
+                for id in "messages", "heading", "channels", "text-label", f"community-{world.community}":
+                    assert window.shown(id) == fresh.shown(id), f"{id} of sequence {n}"
+                assert str(window.page.find(lambda one: one.tag == "title")) == str(fresh.page.find(lambda one: one.tag == "title"))
+                compared += 1
+                await window.cut()
+    say(f"{compared} pages after {size(4, 300)} sequences of 150 events, byte for byte as loaded anew; asked all")
+
+
+async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, monkeypatch, seed, size):
+    """Pages begin with the newest messages and grow: what they show must be a stretch of the log up to now, without a hole."""
+    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 8)
+    for n in range(size(2, 100)):
+        async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
+            windows = [Window(world, channel_id) for channel_id in world.channels]
+            for window in windows:
+                await window.load()
+            await happen(world, windows, 150)
+            monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
+            for window in windows:
+                fresh = Window(world, window.channel_id)
+                await fresh.load()
+                shown, whole = ([str(one) for one in page.page.all() if one.tag == "article"] for page in (window, fresh))
+                assert shown and shown == whole[-len(shown):]
+                await window.cut()
+            monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 8)
+
+
+TIDY = """() => { const list = document.querySelector('#messages').cloneNode(true);
+  for (const one of list.querySelectorAll('[class=""]')) one.removeAttribute('class');
+  return [list.innerHTML, document.querySelector('#heading').innerHTML, document.querySelector('#text-label').innerHTML, document.title,
+          document.querySelector('#channels').innerText] }"""
+
+
+@pytest.mark.parametrize("n", [0, 1])
+async def test_in_a_real_browser_too(tmp_path, monkeypatch, window, seed, n):
+    """It is htmx that applies the fragments: this holds the applier above honest."""
+    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
+    async with a_world(tmp_path, kept_mails(monkeypatch), f"{seed} {n}") as world:
+        page = await window(allow=[r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED"])
+        await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": world.ann.base} for cookie in world.ann.browser.cookie_jar])
+        channel_id = next(iter(world.channels))
+        await page.goto(world.ann.base + world.path(channel_id))
+        await page.wait_for_selector("#messages[data-live]")
+        for step in range(60):
+            await world.node.submit(world.operations())
+            if step % 20 == 10:
+                world.chat["chat_clients"].sockets()[0].transport.abort()
+                await page.wait_for_selector("#messages:not([data-live])", state="attached")
+            if step % 20 == 15:
+                await page.wait_for_selector("#messages[data-live]")
+        await world.node.submit([put(world.message("the very last") | {"msg/channel": channel_id})])
+        await page.wait_for_selector("text=the very last")
+        live = await page.evaluate(TIDY)
+        await page.reload()
+        await page.wait_for_selector("#messages[data-live]")
+        assert await page.evaluate(TIDY) == live
