@@ -131,7 +131,7 @@ async def all_that_is_shown(one, channel, secret):
     community, seen, tried = channel.partition("/channel")[0], [], 0
     newest = one.chat["biff/node"].latest_tx.tx_id
     ids = {"{id}": community.rpartition("/")[2], "{channel_id}": channel.rpartition("/")[2], "{token}": "x" * 43}
-    paths = [filled(path, ids) for plugin in eelchat.PLUGINS for method, path, *_ in plugin["routes"] if method == "GET"]
+    paths = [filled(path, ids) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ()) if method == "GET"]
     paths += [f"{channel}?before={uuid.uuid4()}", f"{channel}?tx_id=5", f"{channel}?as_of=5&valid_time=2020-01-01"]
     for path in paths:
         if not path.endswith("/connect"):
