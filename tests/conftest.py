@@ -51,8 +51,9 @@ def seed(request):
 
 @pytest.fixture
 def size(request):
-    """`size(100, 10_000)` is 100 in every run and 10,000 with --long."""
-    return lambda every_run, release: release if request.config.getoption("--long") else every_run
+    """`size(100, 10_000)` is 100 in every run and 10,000 with --long; where one test runs on both logs, a tenth on PostgreSQL."""
+    is_long, less = request.config.getoption("--long"), 10 if log_of(request.node) == "postgres" else 1
+    return lambda every_run, release: max(1, (release if is_long else every_run) // less)
 
 
 @pytest.fixture
@@ -68,11 +69,31 @@ FIGURES = pytest.StashKey()
 
 # ── The store ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-@pytest.fixture
-def node():
-    """An empty store, closed after the test."""
+LOGS = "file", "postgres"             # a store test that is not about the file itself runs on both
+
+
+@pytest.fixture(params=LOGS)
+def open_store(request, tmp_path):
+    """`open_store(functions, clock=…)` opens an empty store on either log; with `at="name"` the one that had this name before."""
     import store
-    with contextlib.closing(store.open(":memory:")) as opened:
+    if request.param == "postgres":
+        cluster, urls = request.getfixturevalue("cluster"), {}
+
+        def opened(*args, at=None, **options):
+            url = urls.setdefault(at or len(urls), postgres.empty_schema(cluster.url) if at not in urls else None)
+            return store.open(url, *args, index=tmp_path / f"{at}.db" if at else ":memory:", **options)
+        return opened
+    return lambda *args, at=None, **options: store.open(tmp_path / f"{at}.db" if at else ":memory:", *args, **options)
+
+
+def log_of(item):
+    return getattr(item, "callspec", None) and item.callspec.params.get("open_store")
+
+
+@pytest.fixture
+def node(open_store):
+    """An empty store, closed after the test."""
+    with contextlib.closing(open_store()) as opened:
         yield opened
 
 
@@ -307,12 +328,22 @@ def tmpfs(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+COUNTED = pytest.StashKey()
+
+
+def pytest_collection_modifyitems(config, items):
+    config.stash[COUNTED] = collections.Counter(filter(None, map(log_of, items)))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """The figures beside the asked ones, and how many promises went untried for want of a right or a tool."""
     if figures := config.stash.get(FIGURES, []):
         terminalreporter.section("figures", sep="-")
         for name, line in figures:
             terminalreporter.write_line(f"{name}: {line}")
+    if counted := config.stash.get(COUNTED, {}):
+        terminalreporter.write_line(f"store tests on {' and on '.join(f'{log}: {counted[log]}' for log in LOGS)} "
+                                    f"(asked: a difference of 0; it is {counted[LOGS[0]] - counted[LOGS[1]]})")
     reasons = [skip_reason(report) for report in terminalreporter.stats.get("skipped", [])]
     wanting = collections.Counter(reason.removeprefix(NEEDS) for reason in reasons if reason.startswith(NEEDS))
     terminalreporter.write_line("promises not tried here for want of a right or a tool: " + (

@@ -88,10 +88,10 @@ def test_an_aggregate_over_nothing_has_no_row(node):
     assert people(node).q({"find": ("count", "?e"), "where": [["?e", "nobody-has-this"]]}) == []
 
 
-def test_an_aggregate_of_ones_own_is_given_by_name_or_as_it_is():
+def test_an_aggregate_of_ones_own_is_given_by_name_or_as_it_is(open_store):
     """Without this, what the built-in ones lack would have to be counted outside, row by row."""
     longest = store.aggregate(lambda names: max(names, key=len))
-    with contextlib.closing(store.open(":memory:", {"longest": longest, "total": store.aggregate(sum)})) as node:
+    with contextlib.closing(open_store({"longest": longest, "total": store.aggregate(sum)})) as node:
         db = holding(node, {"xt/id": 1, "name": "Al", "team": "a", "age": 3}, {"xt/id": 2, "name": "Bob", "team": "a", "age": 4}, {"xt/id": 3, "name": "Cleo", "team": "b", "age": 5})
         where = [["?e", "name", "?n"], ["?e", "team", "?t"], ["?e", "age", "?a"]]
         assert answers(db, where, ["?t", ("longest", "?n")]) == answers(db, where, ["?t", (longest, "?n")]) == [("a", "Bob"), ("b", "Cleo")]
@@ -675,7 +675,7 @@ def compare(db, mode, brute, query, args):
     assert counted == counts, f"{told}, counted\n  wanted {counts}\n  got {counted}"
 
 
-def test_random_queries_answer_as_brute_force_does(size, say):
+def test_random_queries_answer_as_brute_force_does(size, say, open_store):
     """Without this, a query that nobody thought of could be wrong in silence (C3)."""
     seed = int(os.environ.get("EELCHAT_SEED", 1 if os.environ.get("CI") else random.SystemRandom().randrange(10 ** 9)))
     print(f"EELCHAT_SEED={seed}")
@@ -684,7 +684,7 @@ def test_random_queries_answer_as_brute_force_does(size, say):
         asker = Asker(rng)
         documents = asker.documents()
         queries = [asker.query() for _ in range(20)]
-        with contextlib.closing(store.open(":memory:")) as node, contextlib.closing(store.open(":memory:")) as other:
+        with contextlib.closing(open_store()) as node, contextlib.closing(open_store()) as other:
             modes = [*snapshots(node, rng, documents), newest(other, rng, documents)]
             brute = Brute(documents, RULES)
             for query, args in queries:
@@ -717,12 +717,12 @@ LEADS = {
 
 
 @pytest.mark.parametrize("form", LEADS)
-def test_recursion_over_cyclic_graphs_ends_with_the_closure(form, say):
+def test_recursion_over_cyclic_graphs_ends_with_the_closure(form, say, open_store):
     """Without this, two people who follow each other would hang the server (C4)."""
     seed, count, slowest = random.randrange(10 ** 9), 300, 0
     rng = random.Random(seed)
     edges = {(rng.randrange(count), rng.randrange(count)) for _ in range(360)}
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         db = holding(node, *({"xt/id": n, "to": [other for one, other in edges if one == n]} for n in range(count)))
         reach = closure(count, edges)
         for start in rng.sample(range(count), 5):

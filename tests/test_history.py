@@ -35,8 +35,8 @@ def clock():
 
 
 @pytest.fixture
-def node(clock):
-    with contextlib.closing(store.open(":memory:", clock=clock)) as opened:
+def node(clock, open_store):
+    with contextlib.closing(open_store(clock=clock)) as opened:
         yield opened
 
 
@@ -433,14 +433,14 @@ def random_seed():
     return 1 if os.environ.get("CI") else random.SystemRandom().randrange(10 ** 9)
 
 
-def test_random_histories_answer_as_a_naive_model_does(size, say):
+def test_random_histories_answer_as_a_naive_model_does(size, say, open_store):
     """Without this, the rectangles might be right only in the cases somebody thought of (C1)."""
     seed, sequences, questions = random_seed(), size(5_000, 200_000), 20
     print(f"EELCHAT_SEED={seed}")
     rng, left = random.Random(seed), sequences
     while left:
         clock = Clock(day(1))
-        with contextlib.closing(store.open(":memory:", clock=clock)) as node:
+        with contextlib.closing(open_store(clock=clock)) as node:
             for name in range(min(left, 250)):
                 sequence = Sequence(rng, node, clock, str(name))
                 sequence.run()

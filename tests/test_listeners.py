@@ -15,10 +15,10 @@ def settle(is_so, timeout_s=20):
     assert is_so()
 
 
-def test_three_listeners_one_fails_one_is_slow_one_counts(size, say):
+def test_three_listeners_one_fails_one_is_slow_one_counts(size, say, open_store):
     """Without this, one broken plugin would silence the chat (C8)."""
     count = size(800, 2_000)
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         heard, slow = [], []
 
         def fail(tx):
@@ -50,9 +50,9 @@ def test_three_listeners_one_fails_one_is_slow_one_counts(size, say):
     say(f"heard 1…{count:,} in order; submit p99 {took['heard'] * 1000:.2f} ms, without listeners {took['alone'] * 1000:.2f} ms (asked: within 10 %)")
 
 
-def test_only_committed_transactions_are_heard_with_their_operations(node):
+def test_only_committed_transactions_are_heard_with_their_operations(open_store):
     """Without this, a message that lost its race would still be shown."""
-    with contextlib.closing(store.open(":memory:", functions={"twice": lambda ctx, d: [put(d), delete("z")]})) as node:
+    with contextlib.closing(open_store(functions={"twice": lambda ctx, d: [put(d), delete("z")]})) as node:
         heard = []
         listener = node.on_tx(heard.append)
         node.submit_tx([put({"xt/id": "a", "v": [1]})])
@@ -77,13 +77,13 @@ def test_a_listener_hears_after_it_can_be_seen(node):
     assert seen == [(True, {"xt/id": number}, None) for number in range(1, 51)]
 
 
-def test_after_resumes_without_gap_or_repeat(tmp_path):
+def test_after_resumes_without_gap_or_repeat(open_store):
     """Without this, a restart would lose or repeat messages."""
-    path, heard = tmp_path / "s.db", []
-    with contextlib.closing(store.open(path)) as node:
+    heard = []
+    with contextlib.closing(open_store(at="s")) as node:
         for number in range(10):
             node.submit_tx([put({"xt/id": number})])
-    with contextlib.closing(store.open(path)) as node:
+    with contextlib.closing(open_store(at="s")) as node:
         node.on_tx(heard.append, after=4)
         node.submit_tx([put({"xt/id": 10})])
         settle(lambda: len(heard) == 7)

@@ -17,10 +17,6 @@ DAY = dt.timedelta(days=1)
 A, B = {"xt/id": "a", "v": 1}, {"xt/id": "a", "v": 2}
 
 
-def holding(functions):
-    return contextlib.closing(store.open(":memory:", functions=functions))
-
-
 # ── Numbers and times ────────────────────────────────────────────────────────────────────────────────────────
 
 def test_transactions_are_numbered_from_one_without_gaps(node):
@@ -34,10 +30,10 @@ def test_transactions_are_numbered_from_one_without_gaps(node):
     assert all(tx.tx_time.tzinfo is UTC for tx in told)
 
 
-def test_time_never_goes_back_whatever_the_clock_does(size, say):
+def test_time_never_goes_back_whatever_the_clock_does(size, say, open_store):
     """Without this, a server whose clock is set back would write before what is written (A10)."""
     now = [dt.datetime(2030, 1, 1, tzinfo=UTC)]
-    with contextlib.closing(store.open(":memory:", clock=lambda: now[0])) as node:
+    with contextlib.closing(open_store(clock=lambda: now[0])) as node:
         count, last, bad = size(2_000, 10_000), None, 0
         for number in range(count):
             if number == count // 2:
@@ -165,15 +161,15 @@ def increment(ctx, id):
     return [put(document | {"v": document["v"] + 1})]
 
 
-def test_a_function_sees_what_the_transaction_did_so_far(node):
+def test_a_function_sees_what_the_transaction_did_so_far(open_store):
     """Without this, two calls in one transaction would lose one of their effects."""
-    with holding({"inc": increment}) as node:
+    with contextlib.closing(open_store({"inc": increment})) as node:
         tx = node.submit_tx([put({"xt/id": "a", "v": 5}), call("inc", "a"), call("inc", "a"), call("inc", "b")])
         assert tx.committed
         assert (node.db().entity("a")["v"], node.db().entity("b")["v"]) == (7, 1)
 
 
-def test_what_a_function_returns(node):
+def test_what_a_function_returns(open_store):
     """Without this, nobody would know how to say no."""
     seen = []
 
@@ -185,7 +181,7 @@ def test_what_a_function_returns(node):
     functions = {"nothing": lambda ctx: None, "empty": lambda ctx: [], "no": lambda ctx: False, "fails": fails, "looks": looks,
                  "malformed": lambda ctx: [("put", 3)], "nested": lambda ctx: [call("inc", "a"), call("inc", "a")], "inc": increment,
                  "endless": lambda ctx: [call("endless")]}
-    with holding(functions) as node:
+    with contextlib.closing(open_store(functions)) as node:
         for name, committed in [("nothing", True), ("empty", True), ("no", False), ("fails", False), ("malformed", False), ("nested", True),
                                 ("endless", False), ("unknown", False)]:
             assert node.submit_tx([put({"xt/id": name}), call(name)]).committed is committed, name
@@ -195,20 +191,20 @@ def test_what_a_function_returns(node):
         assert seen == [(tx.tx_id, tx.tx_time, (1, {"k": [2]}), seen[0][3])] and sorted(seen[0][3]) == ["a", "x"]
 
 
-def test_a_call_is_recorded_and_replayed_never_repeated(tmp_path):
+def test_a_call_is_recorded_and_replayed_never_repeated(open_store):
     """Without this, a function that looks at the clock would change the past when the index is rebuilt."""
-    path, calls = tmp_path / "s.db", []
+    calls = []
 
     def roll(ctx):
         calls.append(1)
         return [put({"xt/id": "dice", "v": random.random()})]
-    with contextlib.closing(store.open(path, functions={"roll": roll})) as node:
+    with contextlib.closing(open_store(at="s", functions={"roll": roll})) as node:
         node.submit_tx([call("roll")])
         rolled, log = node.db().entity("dice"), list(node.tx_log())
         assert log[0].ops == [("put", rolled)]
         node.reindex()
         assert node.db().entity("dice") == rolled
-    with contextlib.closing(store.open(path)) as node:
+    with contextlib.closing(open_store(at="s")) as node:
         node.reindex()
         assert node.db().entity("dice") == rolled and list(node.tx_log()) == log
         assert node.verify() == 1
@@ -217,10 +213,10 @@ def test_a_call_is_recorded_and_replayed_never_repeated(tmp_path):
 
 # ── Together (C6) ────────────────────────────────────────────────────────────────────────────────────────────
 
-def test_match_is_atomic(size, say):
+def test_match_is_atomic(size, say, open_store):
     """Without this, two people could take the last seat (C6)."""
     threads, each = 8, size(60, 500)
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": "n", "v": 0, "by": []})])
         committed, tries = [], []
 
@@ -242,9 +238,9 @@ def test_match_is_atomic(size, say):
     say(f"{len(committed):,} increments, {len(tries):,} tries, 0 lost (asked: 0 lost)")
 
 
-def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size):
+def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size, open_store):
     """Without this, a group commit could give one number twice."""
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         told = []
 
         def work(number):
@@ -267,10 +263,10 @@ async def test_of_equal_posts_in_one_group_commit_one_wins(node):
 
 # ── Forgetting (A13) ─────────────────────────────────────────────────────────────────────────────────────────
 
-def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say):
+def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say, open_store):
     """Without this, the right to be forgotten would be a promise on paper (A13)."""
     secrets = [f"secret-{n}-{uuid.uuid4().hex}" for n in range(20)]
-    with contextlib.closing(store.open(tmp_path / "s.db", functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:
+    with contextlib.closing(open_store(at="s", functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:
         node.submit_tx([put({"xt/id": "other", "v": 1})])
         for n, secret in enumerate(secrets[:16]):
             node.submit_tx([put({"xt/id": f"p{n}", "text": secret, "long": secret * 9, "tags": [secret, 1], "inside": {"k": secret}}), put({"xt/id": "other", "v": n})])
@@ -350,13 +346,13 @@ async def test_submit_in_a_loop_is_the_same(node):
         await node.submit([("put", 3)])
 
 
-async def test_a_call_sees_what_its_own_group_was_the_first_to_mention():
+async def test_a_call_sees_what_its_own_group_was_the_first_to_mention(open_store):
     """Ten equal upserts at once into a new store all committed: none saw the attribute that the first had made."""
     def unique(ctx, attribute, value):
         found = ctx.db.q({"find": "?e", "in": ["?v"], "where": [["?e", attribute, "?v"]]}, value)
         return None if len(found) < 2 else False
 
-    with contextlib.closing(store.open(":memory:", {"unique": unique})) as node:
+    with contextlib.closing(open_store({"unique": unique})) as node:
         names = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/name": "Zoe"}), call("unique", "user/name", "Zoe")]) for _ in range(10)))
         friend = uuid.uuid4()
         ids = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/friend": friend}), call("unique", "user/friend", friend)]) for _ in range(10)))

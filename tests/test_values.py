@@ -114,7 +114,7 @@ def test_every_kind_of_id_names_its_own_entity(node):
     assert len(db.q({"find": "?e", "where": [["?e", "xt/id"]]})) == len(IDS)
 
 
-def test_cells_sort_as_their_values_do(node):
+def test_cells_sort_as_their_values_do(open_store):
     """Without this, an index would give a page of the wrong messages."""
     ints = sorted({sign * (2 ** n + d) for n in range(0, 1100, 7) for d in (-1, 0, 1) for sign in (1, -1)})
     floats = sorted([-math.inf, -1e308, -1.5, -1e-300, -5e-324, 0.0, 5e-324, 0.1, 1.0, 1.5, 1e300, math.inf])
@@ -122,7 +122,7 @@ def test_cells_sort_as_their_values_do(node):
     times = sorted(dt.datetime(year, 1, 2, tzinfo=UTC) for year in (1, 1900, 1969, 1970, 2030, 9999))
     days = [dt.date(1, 1, 1), dt.date(1970, 1, 1), dt.date(9999, 12, 31)]
     for values in ints, floats, texts, times, days, [False, True], [b"", b"\0", b"a", b"ab", b"b"]:
-        with contextlib.closing(store.open(":memory:")) as one:
+        with contextlib.closing(open_store()) as one:
             one.submit_tx([put({"xt/id": n, "v": value}) for n, value in enumerate(values[::-1])])
             db, where = one.db(), [["?e", "v", "?v"]]
             assert db.q({"find": "?v", "where": where, "order-by": [["?v"]]}) == values
@@ -183,10 +183,10 @@ QUERIES = st.one_of(TAME, TAME, ODD, st.fixed_dictionaries({"find": st.one_of(VA
     "keys": st.lists(TERMS, max_size=2), "timeout": st.sampled_from([100, -1, "a", None])}))
 
 
-def test_no_document_breaks_the_store(size, say):
+def test_no_document_breaks_the_store(size, say, open_store):
     """Without this, someone's message could stop the server, or be written and never be read (A11)."""
     counts, count = {"stored": 0, "refused": 0}, size(5_000, 500_000)
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         @hypothesis.settings(max_examples=count, suppress_health_check=list(hypothesis.HealthCheck))
         @hypothesis.given(DOCUMENTS, st.one_of(st.uuids(), VALUES))
         def attempt(document, id):
@@ -210,10 +210,10 @@ def test_no_document_breaks_the_store(size, say):
     say(f"{counts['stored']:,} stored and read back equal, {counts['refused']:,} refused, 0 other exceptions (asked: of documents and queries 0 in 1,000,000)")
 
 
-def test_no_query_breaks_the_store(size, say):
+def test_no_query_breaks_the_store(size, say, open_store):
     """Without this, a query that a program composed wrongly would fail deep inside, or hang (A11)."""
     counts, count = {"answered": 0, "refused": 0}, size(5_000, 500_000)
-    with contextlib.closing(store.open(":memory:")) as node:
+    with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": n, "v": value, "w": [value, n]}) for n, value in enumerate(PLAIN)])
         db = node.db()
 
