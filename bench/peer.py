@@ -5,6 +5,7 @@ A side is a class: `Side(folder)` opens or makes its store, and has a method for
 """
 
 import asyncio
+import concurrent.futures
 import gc
 import json
 import os
@@ -12,7 +13,6 @@ import pathlib
 import random
 import statistics
 import sys
-import threading
 import time
 import traceback
 
@@ -84,13 +84,10 @@ class _Serving:
     def put_from_threads(self, count, threads=16):
         """Durable puts a second, from many threads at once."""
         documents, put = self._fresh(count), self.side.put
-        workers = [threading.Thread(target=lambda part=documents[n::threads]: [put(document) for document in part]) for n in range(threads)]
-        begin = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        return count / (time.perf_counter() - begin)
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            begin = time.perf_counter()
+            list(pool.map(lambda n: [put(document) for document in documents[n::threads]], range(threads)))
+            return count / (time.perf_counter() - begin)
 
     def put_from_tasks(self, count, tasks=64):
         """Durable puts a second, from many tasks of one event loop."""

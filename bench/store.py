@@ -13,6 +13,7 @@ The peers come from PyPI and npm, and only this program needs them: `pip install
 
 import argparse
 import json
+import os
 import pathlib
 import select
 import statistics
@@ -20,55 +21,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import NamedTuple
 
+from rows import PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
 from world import Chat, People, plain, same
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIMIT_S = 300                         # for one command to one side: what takes longer is no peer at that size
-STORE, SQL = "store", "sql"
-SIDES = {STORE: [sys.executable, "eelchat.py"], SQL: [sys.executable, "sql.py"]}
+SIDES = {STORE: [sys.executable, "eelchat.py"], SQL: [sys.executable, "sql.py"],
+         **{f"cozo_{engine}": [sys.executable, "cozo.py", engine] for engine in ("mem", "sqlite", "rocksdb")},
+         "datalevin": [sys.executable, "datalevin_jvm.py"], "datascript": ["node", "datascript.js"]}
+IN_MEMORY = {"cozo_mem", "datascript"}
 
 
-class Row(NamedTuple):
-    """A line of the table. `asked`: the store's time at most this many times the SQL's; `of`: the row that is compared with instead."""
-    title: str
-    calls: int = 100
-    asked: float | None = 1.5
-    of: str | None = None
+WAYS = {"put": ("put", 100, "put"), "threads": ("put_from_threads", 1600, "put"), "tasks": ("put_from_tasks", 3200, "put_async")}
 
 
-READS = {
-    "message": Row("a message by its id", 200), "user_by_email": Row("a user by email", 200), "id_by_email": Row("a user's id by email", 200),
-    "channel": Row("a channel of 50 messages"), "newest": Row("newest 50 of the hot channel"),
-    "join": Row("a channel's texts with their authors' emails", asked=2), "nested": Row("a user with memberships and communities", asked=2),
-}
-THEN = {
-    "user_then": Row("as of the load: a user renamed since", 200, of="user"),
-    "channel_then": Row("as of the load: a channel edited since", of="channel"),
-    "newest_then": Row("as of the load: newest 50", of="newest"),
-}
-PEOPLE = {
-    "q1": Row("DataScript q1, 2,500 rows", 10), "q2": Row("DataScript q2, 2,500 rows", 10, 4), "q3": Row("DataScript q3, 1,250 rows", 10, 4),
-    "q4": Row("DataScript q4, 1,250 rows", 10, 4), "qpred1": Row("DataScript qpred1, 10,000 rows", 5), "qpred2": Row("DataScript qpred2, 10,000 rows", 5),
-    "reach": Row("a chain of 1,000 from its start, by a rule", 10), "ancestors": Row("all ancestors in a tree of 1,000, by a rule", 5),
-}
+class Failed(Exception):
+    """A side cannot do one thing; the text says why."""
 
 
 class Lost(Exception):
-    """A side that failed or took too long; the text says which."""
+    """A side that ended or took too long; the text says which."""
 
 
 class Side:
     """A process that answers commands."""
 
     def __init__(self, name, folder, size):
-        command, script = SIDES[name]
+        command, script, *rest = SIDES[name]
         self.name, self.folder = name, folder
         folder.mkdir(exist_ok=True)
         self.errors = open(folder / "errors", "a+")
-        self.process = subprocess.Popen([command, str(HERE / "peers" / script), str(folder), str(size)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen([command, str(HERE / "peers" / script), str(folder), str(size), *rest], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.errors, text=True, env=os.environ | {"PYTHON": sys.executable})
 
     def __getattr__(self, command):
         return lambda **options: self.ask({"do": command} | options)
@@ -87,7 +72,7 @@ class Side:
             raise Lost("ended: " + self.errors.read()[-500:])
         answer = json.loads(line)
         if "error" in answer:
-            raise Lost(answer["error"])
+            raise Failed(answer["error"])
         return answer["is"]
 
     def end(self):
@@ -125,17 +110,26 @@ class Run:
     def wants(self, row):
         return not self.options.rows or row in self.options.rows
 
-    def each(self, work, sides=None):
-        """Does something with every side that is still there; one that fails leaves the run and says so."""
-        for name in list(sides or self.sides):
+    def each(self, work, sides=None) -> list:
+        """Does something with every side that is still there; the names of those that could. One that is lost leaves the run."""
+        able = []
+        for name in list(self.sides) if sides is None else sides:
             try:
                 work(name, self.sides[name])
-            except Lost as why:
+                able.append(name)
+            except (Failed, Lost) as why:
                 print(f"{name} at {self.size}: {why}", file=sys.stderr)
-                self.sides.pop(name).end()
+                if type(why) is Lost:
+                    self.sides.pop(name).end()
+        return able
 
     def chat(self):
-        self.each(lambda name, side: self.add("load", name, side.load()))
+        rates: dict = {}
+        self.each(lambda name, side: rates.update({name: side.load()}))
+        for name in self.sides.keys() - rates.keys():
+            self.sides.pop(name).end()
+        for name, rate in rates.items():
+            self.add("load", name, rate, rate / rates[SQL] if SQL in rates else None)
         self.reads(READS)
         self.each(lambda name, side: side.has(question="channel_then") and side.change())
         self.world.is_changed = True
@@ -157,19 +151,20 @@ class Run:
         for question, row in rows.items():
             if not self.wants(question):
                 continue
-            able = [name for name, side in self.sides.items() if side.has(question=question)]
-            self.each(lambda name, side: self.check(name, side, question), able)
-            able = [name for name in able if name in self.sides]
+            able = self.each(lambda name, side: self.check(name, side, question), [name for name in self.sides if self.has(name, question)])
             taken = self.rounds([(name, asked) for name in able for asked in (question, row.of) if asked], row.calls)
             for name in able:
                 base = taken.get((name, row.of) if row.of else (SQL, question))
                 self.add(question, name, statistics.median(taken[name, question]), base and ratio(taken[name, question], base))
 
+    def has(self, name, question):
+        return self.sides[name].has(question=question)
+
     def check(self, name, side, question):
         argument, = self.world.arguments(question, 1)
-        truth, answer = plain(self.world.ask(question, argument)), side.answer(question=question)
+        truth, answer = json.loads(json.dumps(plain(self.world.ask(question, argument)))), side.answer(question=question)
         if not same(question, truth, answer):
-            raise Lost(f"{question} answered {str(answer)[:300]}, the truth is {str(truth)[:300]}")
+            raise Failed(f"{question} answered {str(answer)[:300]}, the truth is {str(truth)[:300]}")
 
     def rounds(self, asked, calls) -> dict:
         """Of each (side, question) the median of each round, all in turns; a slow one is asked less often."""
@@ -183,29 +178,28 @@ class Run:
 
     def puts(self):
         """Durable puts: alone, from 16 threads, from 64 tasks; the rates beside that of one writer in the same round."""
-        alone: dict = {name: [] for name in self.sides}
-        rates: dict = {"threads": {}, "tasks": {}}
+        taken: dict = {how: {name: [] for name in self.sides} for how in WAYS}
         for _ in range(self.options.rounds):
-            for name, side in self.sides.items():
-                alone[name].append(side.put(count=100))
-                if name != "datascript":
-                    rates["threads"].setdefault(name, []).append(side.put_from_threads(count=1600))
-                if name == STORE:
-                    rates["tasks"].setdefault(name, []).append(side.put_from_tasks(count=3200))
-        for name, taken in alone.items():
-            self.add("put", name, statistics.median(taken), ratio(taken, alone[SQL]) if SQL in alone else None)
-        for how, sides in rates.items():
-            for name, taken in sides.items():
-                times = statistics.median(rate * one / 1_000_000 for rate, one in zip(taken, alone[name]))
-                self.add(how, name, statistics.median(taken), times)
+            for how, (method, count, question) in WAYS.items():
+                able = [name for name in taken[how] if name in self.sides and self.has(name, question)]
+                able = self.each(lambda name, side: taken[how][name].append(side.ask({"do": method, "count": count})), able)
+                taken[how] = {name: taken[how][name] for name in able}
+        for name, times in taken["put"].items():
+            self.add("put", name, statistics.median(times), ratio(times, taken["put"][SQL]) if SQL in taken["put"] else None)
+        for how in "threads", "tasks":
+            for name, rates in taken[how].items():
+                beside_one = statistics.median(rate * one / 1_000_000 for rate, one in zip(rates, taken["put"][name]))
+                self.add(how, name, statistics.median(rates), beside_one)
 
     def rest(self, name, side):
-        """Opens what was closed in a new process."""
+        """Opens what was closed in a new process; a side in memory has nothing to open."""
         side.end()
+        if name in IN_MEMORY:
+            return
         size = sum(file.stat().st_size for file in side.folder.rglob("*") if file.is_file() and file.name != "errors")
         self.add("file", name, size / 2 ** 20)
         opened = []
-        for _ in range(3):
+        for _ in range(1 if name == "datalevin" else 3):         # a Java machine takes its time
             again = Side(name, side.folder, "rest")
             opened.append(again.rest())
             again.end()
@@ -217,88 +211,11 @@ class Run:
             side.end()
 
 
-def ratio(taken, base) -> float:
-    return statistics.median(a / b for a, b in zip(taken, base))
-
-
-def asked(row):
-    """What the issue of speed asks of the store in a row, as text, and whether its figure and ratio hold it."""
-    if row == "load":
-        return "≥ 0.25 ×", lambda figure, times: times is not None and times >= 0.25
-    if row == "put":
-        return "≤ 1.3 ×", lambda figure, times: times is not None and times <= 1.3
-    if row in ("threads", "tasks"):
-        least = 2.5 if row == "threads" else 5
-        return f"≥ {least:g} × one", lambda figure, times: times >= least
-    if row == "open":
-        return "≤ 100 ms", lambda figure, times: figure <= 100
-    if row == "memory":
-        return "≤ 100 MB", lambda figure, times: figure <= 100
-    most = (READS | THEN | PEOPLE).get(row)
-    if most is None or most.asked is None:
-        return "", lambda figure, times: True
-    return f"≤ {most.asked:g} ×" + (" now" if most.of else ""), lambda figure, times: times is not None and times <= most.asked
-
-
-TITLES = {"load": "bulk load, documents/s", "put": "a durable put", "threads": "durable puts/s, 16 threads", "tasks": "durable puts/s, 64 tasks",
-          "open": "opening, ms", "memory": "memory at rest, MB", "file": "files, MB"}
-RATES = {"load", "threads", "tasks"}
-PLAIN = RATES | {"open", "memory", "file"}
-ORDER = ["load", "put", "threads", "tasks", *READS, *THEN, *PEOPLE, "open", "memory", "file"]
-
-
-def table(figures):
-    for size, rows in figures.all.items():
-        names = [name for name in SIDES if any(name in sides for sides in rows.values())]
-        title = "people, chain and tree" if size == "people" else f"{int(size):,} messages"
-        print(f"\n{title:46} {'asked':>10}" + "".join(f"{name:>20}" for name in names))
-        for row in ORDER:
-            if row in rows:
-                print(line(row, rows[row], names))
-    grown(figures.all)
-
-
-def line(row, sides, names):
-    want, holds = asked(row)
-    title = TITLES.get(row) or (READS | THEN | PEOPLE)[row].title
-    cells, mark = [], ""
-    for name in names:
-        figure, times = sides.get(name, (None, None))
-        if row == "load" and figure and SQL in sides:
-            times = figure / sides[SQL][0]
-        if name == STORE and figure is not None and want and not holds(figure, times):
-            mark = "  misses"
-        cells.append(f"{shown(row, figure, times, name, row in THEN or row in ('threads', 'tasks')):>20}")
-    return f"{title:46} {want:>10}" + "".join(cells) + mark
-
-
-def shown(row, figure, times, name, always):
-    if figure is None:
-        return "–"
-    text = f"{figure:,.0f}" if row in PLAIN and figure >= 10 else f"{figure:,.1f}" if row in PLAIN else duration(figure)
-    return text if times is None or (name == SQL and not always) else f"{text} {times:8.2f} ×"
-
-
-def duration(us):
-    return f"{us:,.1f} µs" if us < 100 else f"{us:,.0f} µs" if us < 10_000 else f"{us / 1000:,.1f} ms" if us < 1e6 else f"{us / 1e6:,.1f} s"
-
-
-def grown(all):
-    """How much the store's reads grow from a hundred thousand messages to a million."""
-    few, many = all.get("100000", {}), all.get("1000000", {})
-    rows = [row for row in [*READS, *THEN] if STORE in few.get(row, {}) and STORE in many.get(row, {})]
-    if rows:
-        print(f"\n{'the store from 100,000 to 1,000,000':46} {'asked':>10}")
-    for row in rows:
-        times = many[row][STORE][0] / few[row][STORE][0]
-        print(f"{(READS | THEN)[row].title:46} {'≤ 1.3 ×':>10}{times:18.2f} ×" + ("  misses" if times > 1.3 else ""))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", nargs="*", default=["10000", "100000", "people"], help="numbers of messages, or \"people\"; none: only show what is kept")
     parser.add_argument("--peers", nargs="*", default=[SQL], choices=[name for name in SIDES if name != STORE])
-    parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ORDER)}; default all")
+    parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ROWS)}; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", type=pathlib.Path, help="a JSON file to which this run's figures are added")
     options = parser.parse_args()
@@ -311,7 +228,7 @@ def main():
             finally:
                 run.end()
         figures.keep()
-    table(figures)
+    show(figures.all)
 
 
 if __name__ == "__main__":

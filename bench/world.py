@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import random
+import sys
 import uuid
 
 USERS, COMMUNITIES, MEMBERSHIPS, CHANNELS, SMALL, SMALL_MESSAGES = 1_000, 50, 5, 500, 20, 50
@@ -200,3 +201,15 @@ def _in_order(answer):
     if isinstance(answer, dict):
         return answer | {"mems": _in_order(answer["mems"])} if "mems" in answer else answer
     return sorted(answer, key=lambda item: json.dumps(item, sort_keys=True)) if isinstance(answer, list) else answer
+
+
+def main():
+    """The world as JSON, for a side in another language: documents, and of each question the arguments of two hundred calls."""
+    size = sys.argv[1]
+    world = People() if size == "people" else Chat(int(size))
+    asked = [name for name in vars(type(world)) if not name.startswith("_") and name not in ("documents", "arguments", "fresh")]
+    print(json.dumps({"documents": plain(world.documents()), "arguments": {name: plain(world.arguments(name, 200)) for name in asked}}))
+
+
+if __name__ == "__main__":
+    main()
