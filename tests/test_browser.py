@@ -7,7 +7,11 @@ import re
 import uuid
 
 
+import biff
+import eelchat
 import store
+from door import Door
+from hosts import host, rss      # noqa: F401
 from people import chat, person      # noqa: F401
 from store import delete, evict, put
 
@@ -254,6 +258,49 @@ async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window): 
     assert (await texts(ann))[:1] == ["message 20"]
     await ann.click("text=20 new messages")
     assert (await texts(ann))[-1] == "later 19"
+
+
+async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_unsubscribed(chat, person, host, window, tmp_path):      # noqa: F811
+    """The second thing the tutorial promises: what happens elsewhere is talked about here."""
+    chat["door"] = host.door
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    bob, _ = await same_process(chat, person, window, "bob@example.com", channel)
+    feed, said = f"{host.url}/feed", []
+
+    async def command(text, *answers):
+        said.extend([text, *answers])
+        await write(ann, text)
+        for page in ann, bob:
+            await until_texts(page, said)
+
+    async def fetched(hours, *entries):
+        said.extend(entries)
+        chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=hours)
+        await eelchat.fetch_rss(biff.assoc_db(chat))
+        await chat["biff/queues"]["fetch-rss"].join()
+        for page in ann, bob:
+            await until_texts(page, said)
+    host.pages["/feed"] = rss(("1", "The harbour opens"), ("2", "High water on Saturday"))
+    await command(f"/subscribe {feed}", f"Subscribed to {feed}", "High water on Saturday")
+    host.pages["/feed"] = rss(*((str(n), f"Report {n}") for n in range(2, 8)))
+    await fetched(1, *(f"Report {n}" for n in range(3, 8)))
+    await command("/list", f"Subscriptions:\n - {feed}")
+    await command("/help", eelchat.HELP)
+    await shots(ann, "commands")
+    await command(f"/unsubscribe {feed}", f"Unsubscribed from {feed}")
+    host.pages["/feed"] = rss("8")
+    await fetched(2)
+    chat["door"] = Door()
+    await command(f"/subscribe {host.url}", "Only the usual ports, 80 and 443, are asked.")
+    await command("/subscribe http://127.0.0.1/", "That address is not public.")
+
+
+async def shots(page, name):
+    for scheme in ("light", "dark") if SHOTS else ():
+        for width, height in (1280, 800), (390, 844):
+            await page.emulate_media(color_scheme=scheme)
+            await page.set_viewport_size({"width": width, "height": height})
+            await shot(page, f"{name}-{scheme}-{width}")
 
 
 async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(server, window):
