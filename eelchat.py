@@ -634,9 +634,9 @@ async def use_chat_clients(system):
 
 COMMAND = re.compile(r"/(subscribe|unsubscribe) (\S+)")
 HELP = """Commands:
- - /subscribe URL: this channel gets what is new in a feed (RSS, Atom or JSON Feed). Admins only
- - /unsubscribe URL: and no more. Admins only
- - /list: the feeds of this channel
+ - /subscribe URL: what is new in an RSS, Atom or JSON feed is posted here (admins)
+ - /unsubscribe URL: and no more (admins)
+ - /list: what this channel is subscribed to
  - /help: this list"""
 
 

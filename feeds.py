@@ -68,7 +68,7 @@ async def fetch(door, url: str, known: dict | None = None, user_agent: str = "ee
     charset = re.search(r"charset=[\"']?([\w.:-]+)", answer.headers.get("Content-Type", ""), re.I)
     entries = await read(answer.body, answer.url, charset.group(1) if charset else "")
     found = {"url": answer.url, "etag": answer.headers.get("ETag", ""), "last-modified": answer.headers.get("Last-Modified", "")}
-    return Fetched(entries, {key: value for key, value in found.items() if 0 < len(value) <= LINK_CHARS_MAX})
+    return Fetched(entries, {key: value for key, value in found.items() if 0 < len(value) <= LINK_CHARS_MAX and value.isascii()})
 
 
 def _conditions(known):

@@ -300,6 +300,7 @@ async def shots(page, name):
         for width, height in (1280, 800), (390, 844):
             await page.emulate_media(color_scheme=scheme)
             await page.set_viewport_size({"width": width, "height": height})
+            await page.wait_for_timeout(400)           # the drawer slides out of sight
             await shot(page, f"{name}-{scheme}-{width}")
 
 

@@ -16,6 +16,8 @@ from door import Door
 from hosts import fixed, host, rss      # noqa: F401
 from people import chat, person, texts     # noqa: F401
 from store import delete, put
+from test_chat import markup
+from test_escaping import payloads     # noqa: F401
 
 
 @pytest.fixture
@@ -282,6 +284,27 @@ async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):   
     assert (await ann.said())[2:] == ["Entry a", "Entry b"] and len(host.asked) == 2
 
 
+async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monkeypatch):      # noqa: F811
+    """Each server more would ask every feed once more, and post every entry once more."""
+    monkeypatch.setattr(feeds, "read", read_here)
+    functions, now = {"biff/ensure-unique": biff.ensure_unique, "biff/ensure-at-most": biff.ensure_at_most}, dt.datetime.now(dt.timezone.utc)
+    servers = [chat | {"biff/node": join(functions), "biff/clock": lambda: now, "door": host.door} for _ in range(3)]
+    url, channel = f"{host.url}/feed", uuid.uuid4()
+    await servers[0]["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": channel})])
+    for entries in "a", "abc", "abcde":
+        host.pages["/feed"] = rss(*entries)
+        for one in servers:
+            await asyncio.to_thread(one["biff/node"].await_tx, max(two["biff/node"].latest_tx.tx_id for two in servers if two["biff/node"].latest_tx), 10)
+        assert all(eelchat.feeds_to_update(biff.assoc_db(one)) == {url} for one in servers), "it is due for all of them"
+        await asyncio.gather(*(eelchat.fetch_rss_consumer(biff.assoc_db(one) | {"biff/job": url}) for one in servers for _ in range(2)))
+        now += dt.timedelta(hours=1)
+    newest_of_all = max(one["biff/node"].latest_tx.tx_id for one in servers)
+    for one in servers:
+        await asyncio.to_thread(one["biff/node"].await_tx, newest_of_all, 10)
+        assert sorted(message["msg/text"] for message in documents(one, "msg/text")) == [f"Entry {id}" for id in "abcde"]
+    assert len(host.asked) == 3
+
+
 async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann):      # noqa: F811
     """What is seen is decided inside the transaction: a job carries an old copy of the world."""
     host.pages["/feed"] = rss("a")
@@ -338,13 +361,28 @@ async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(c
                                                                       "http://x.example/ could not be fetched. That address is not public."]
 
 
-async def test_what_a_feed_says_is_text(host, ann):      # noqa: F811
+async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch, say):      # noqa: F811
     """A feed's owner could run anything in every browser of the channel."""
-    evil = "<script>alert(1)</script><b _='on load alert(1)' hx-get='/x'>"
-    host.pages["/feed"] = rss(("a", html.escape(evil, quote=False)))
+    monkeypatch.setattr(eelchat, "POSTS_MAX", 100)
+    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 200)
+    items = [{"id": "0", "title": "plain"}]
+    host.pages["/feed"] = lambda request: web.json_response({"version": "https://jsonfeed.org/version/1.1", "title": "t", "items": items})
     await ann.command(f"/subscribe {ann.feed}")
-    page = (await ann.get(ann.channel)).body_text
-    assert "<script>alert" not in page and "<b _" not in page and texts(page)[-1].startswith("&lt;script&gt;alert")
+    clean, listening = (await ann.get(ann.channel)).body_text, await ann.listen(ann.channel)
+    items += [{"id": title, "title": title, "authors": [{"name": author}], "content_text" if n % 2 else "content_html": text, "url": f"http://x.example/{link}"}
+              for n, (title, author, text, link) in enumerate(zip(*[iter(payloads)] * 4))]
+    await ann.later()
+    page, frames = (await ann.get(ann.channel)).body_text, ""
+    while len(texts(frames)) < len(items) - 1:
+        frames += (await listening.receive_str(timeout=10))
+    told = [feeds.told(feeds.entry_of(item | {"author": item["authors"][0]["name"], "link": item["url"], "content": [
+        {"value": item.get("content_html") or item["content_text"]}]}, ann.feed)) for item in reversed(items[1:])]
+    for shown in page, frames:
+        assert [html.unescape(text) for text in texts(shown)][-len(told):] == told
+    strange = (markup(page) | markup(frames)) - markup(clean) - {("div", "id hx-swap-oob"), ("input", "type id value hx-swap-oob")}
+    say(f"{len(payloads)} attacks as a feed's title, author, text and link, on the page and the socket: {len(strange)} elements or attributes beyond our own; asked 0")
+    assert not strange and len(told) == 75 and any("<script" in text for text in told)
+    await listening.close()
 
 
 async def test_a_subscription_put_by_anyone_is_fetched(chat, host, ann):      # noqa: F811

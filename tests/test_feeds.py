@@ -91,6 +91,8 @@ async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noq
     assert len(first.entries) == 1 and first.known == {"url": f"{host.url}/old", "etag": '"1"', "last-modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
     assert await feeds.fetch(host.door, f"{host.url}/feed", first.known) is None
     assert host.asked[-1].headers["If-Modified-Since"] == first.known["last-modified"]
+    host.pages["/odd"] = lambda request: web.Response(body=rss("a"), headers={"ETag": '"é"', "Last-Modified": "x" * 3_000})
+    assert (await feeds.fetch(host.door, f"{host.url}/odd")).known == {"url": f"{host.url}/odd"}, "what cannot be stored, or is too long, is not kept"
     host.pages["/feed"] = lambda request: web.Response(status=302, headers={"Location": "/new"})
     assert len((await feeds.fetch(host.door, f"{host.url}/feed", first.known)).entries) == 2
 
