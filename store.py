@@ -103,6 +103,8 @@ RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: t
 FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
 CALL_PARTS = 2 ** 20                  # more than the operations that one call may become: places in a transaction are numbers
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
+RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
+RECENT_BYTES = 4 * 2 ** 20            # of documents in these
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -915,6 +917,7 @@ class _Index:
         self.latest = Point(tx_id, tx_time, n)
         self.committing = tx_id
         self.documents = _DocumentCache()
+        self.recent = _Recent()
         self._load_derived()
         self._catch_up_statistics()
 
@@ -1165,23 +1168,8 @@ class _Index:
                     for tx_id, at, ops, _, committed, results, _, n in rows]
 
     def _ops(self, ops, results, n, reader):
-        records = _expanded(unpack(ops), unpack(results) if results else ())
-        n -= sum(record[0] == _PUT for record in records)
-        numbers = range(n + 1, n + 1 + len(records))
-        self.learn_documents(itertools.islice(numbers, sum(record[0] == _PUT for record in records)), reader)
-        return [self._op(record, numbers, reader) for numbers in [iter(numbers)] for record in records]
-
-    def _op(self, record, numbers, reader):
-        kind, id = record[0], record[1]
-        if kind == _EVICT:
-            return evict(id)
-        times = [None if micros is None else _moment(micros) for micros in record[2:3 if kind == _MATCH else 4]]
-        if kind == _MATCH:
-            return match(id, record[3] and record[3].hex(), *times)
-        if kind == _PUT:
-            document = self.document(next(numbers), reader)
-            return put({"xt/id": id, "xt/evicted?": True} if document is None else _copied(document), *times)
-        return delete(id, *times)
+        records = _became(ops, results)
+        return _told(records, map(_copied, self.documents_of(_numbers(records, n), reader)))
 
     def status(self):
         size = sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
@@ -1444,6 +1432,76 @@ def _expanded(records, results) -> list:
     """The records of a transaction with each call replaced by what it became."""
     results = iter(results)
     return [part for record in records for part in (next(results) if record[0] == _CALL else (record,))]
+
+
+def _became(ops, results) -> list:
+    """The records of a transaction as the log has them, calls replaced by what they became."""
+    return _expanded(unpack(ops), unpack(results) if results else ())
+
+
+def _numbers(records, n) -> range:
+    """The numbers of the documents that the records of a transaction put; n is the last."""
+    return range(n + 1 - sum(record[0] == _PUT for record in records), n + 1)
+
+
+def _told(records, documents) -> list[Operation]:
+    """The operations of a transaction as people see them, with the documents that it put in order; None is an evicted one."""
+    documents = iter(documents)
+    return [_told_op(record, documents) for record in records]
+
+
+def _told_op(record, documents) -> Operation:
+    kind, id = record[0], record[1]
+    if kind == _EVICT:
+        return evict(id)
+    times = [None if micros is None else _moment(micros) for micros in record[2:3 if kind == _MATCH else 4]]
+    if kind == _PUT:
+        return put(next(documents) or {"xt/id": id, "xt/evicted?": True}, *times)
+    return match(id, record[3] and record[3].hex(), *times) if kind == _MATCH else delete(id, *times)
+
+
+class _Committed(NamedTuple):
+    """A transaction as it was committed, from which each listener gets operations of its own."""
+    tx: Tx
+    ops: bytes
+    results: bytes | None
+    n: int                            # of its last document
+    contents: dict                    # number → the operation that put it
+
+    def told(self) -> Tx:
+        if not self.tx.committed:
+            return self.tx
+        records = _became(self.ops, self.results)
+        put = (self.contents.get(n) for n in _numbers(records, self.n))
+        return self.tx._replace(ops=_told(records, (op and op.data and unpack(op.data) for op in put)))
+
+
+class _Recent:
+    """The newest transactions, for listeners that keep up: these need not read the log. Kept once there is a listener."""
+
+    def __init__(self):
+        self.is_wanted = False
+        self.clear()
+
+    def clear(self):
+        self._kept: dict[int, tuple[_Committed, int]] = {}
+        self._bytes = 0
+
+    def extend(self, fresh):
+        for one in fresh:
+            size = sum(len(op.data or b"") for op in one.contents.values())
+            self._kept[one.tx.tx_id] = one, size
+            self._bytes += size
+        while len(self._kept) > RECENT_MAX or self._bytes > RECENT_BYTES:
+            self._bytes -= self._kept.pop(next(iter(self._kept)))[1]
+
+    def after(self, tx_id, count) -> list[Tx]:
+        """The next transactions, at most so many; none if the first of them is not here."""
+        kept = self._kept
+        found: list[Tx] = []
+        while len(found) < count and (one := kept.get(tx_id + len(found) + 1)):
+            found.append(one[0].told())
+        return found
 
 
 def _prepare(ops) -> list[_Op]:
@@ -2471,6 +2529,7 @@ class _Batch:
         self._kinds: dict = {}
         self._next_id = index.next_id
         self.evicted: list = []
+        self._fresh: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
         self._log_rows, self._documents, self._ids, self._rects, self._facts = self._new.values()
 
@@ -2492,6 +2551,9 @@ class _Batch:
         if committed:
             self._documents += [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()
                                 if op.data is not None]      # else an evict to come has taken it from the log already
+        if self._index.recent.is_wanted:
+            tx = Tx(transaction.tx_id, _moment(transaction.tx_time), committed)
+            self._fresh.append(_Committed(tx, data, results, self.latest.n, transaction.contents))
 
     def flush(self):
         """Writes the new rows that were kept back."""
@@ -2614,6 +2676,9 @@ class _Batch:
         for n in self.evicted:
             index.documents.drop(n)
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
+        index.recent.extend(self._fresh)
+        if self.evicted:
+            index.recent.clear()          # what is forgotten is told to no listener that lags
         index.latest = self.latest
 
 
@@ -5962,7 +6027,8 @@ def _poured(value, element):
 # ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and one that is slow or
-# fails harms nobody. It runs in the event loop that registered it, else on a thread of its own.
+# fails harms nobody. One that keeps up finds what was just committed in memory. It runs in the event loop that registered
+# it, else on a thread of its own.
 
 
 class Listener:
@@ -5971,7 +6037,9 @@ class Listener:
     def __init__(self, node: Node, callback: Callable[[Tx], Any], after: int):
         self._node, self._callback, self.tx_id = node, callback, after
         self._closed = False
+        self._failing: Any = None        # how it raised the last time
         node._index.check_open()
+        node._index.recent.is_wanted = True
         node._listeners.add(self)
         self._loop: asyncio.AbstractEventLoop | None
         self._event: Any                 # the loop's or the thread's
@@ -6023,16 +6091,21 @@ class Listener:
 
     def _batch(self) -> list[Tx]:
         """The next transactions; none once closed."""
-        if self._closed or self._node._index.closed or self.tx_id >= self._node._index.latest.tx_id:
+        index = self._node._index
+        count = min(LISTEN_BATCH, index.latest.tx_id - self.tx_id)
+        if self._closed or index.closed or count <= 0:
             return []
         try:
-            return self._node._index.transactions(self.tx_id, LISTEN_BATCH)
+            return index.recent.after(self.tx_id, count) or index.transactions(self.tx_id, count)
         except ClosedError:
             return []
 
-    def _failed(self, tx):
-        log.exception("the listener %s raised on transaction %d; the next follows",
-                      getattr(self._callback, "__qualname__", self._callback), tx.tx_id)
+    def _failed(self, tx, error):
+        """Told with a traceback, but for one that fails as the time before: that would take longer than the call."""
+        way = type(error), str(error)
+        log.error("the listener %s raised %r on transaction %d; the next follows",
+                  getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id, exc_info=way != self._failing and error)
+        self._failing = way
 
     def _listen(self):
         while not self._closed:
@@ -6048,8 +6121,8 @@ class Listener:
         try:
             if tx.committed:
                 self._callback(tx)
-        except Exception:
-            self._failed(tx)
+        except Exception as error:
+            self._failed(tx, error)
         self.tx_id = tx.tx_id
 
     async def _listen_in_loop(self):
@@ -6069,6 +6142,6 @@ class Listener:
                 result = self._callback(tx)
                 if inspect.isawaitable(result):
                     await result
-        except Exception:
-            self._failed(tx)
+        except Exception as error:
+            self._failed(tx, error)
         self.tx_id = tx.tx_id
