@@ -252,11 +252,18 @@ class Bar:
 # with one key that begins with "~". So values, ids and valid times come back as they were; the time at which a store learned
 # of them is its own.
 
+def _pairs(pairs: list) -> dict:
+    made = {key: value for key, value in pairs}
+    if len(made) < len(pairs):
+        raise ValueError("a key comes twice")
+    return made
+
+
 _OF_TEXT: dict[str, Callable[[str], Any]] = {
     "~uuid": uuid.UUID, "~datetime": moment, "~date": dt.date.fromisoformat, "~int": lambda text: int(text, 16), "~float": float,
     "~bytes": lambda text: base64.b64decode(text, validate=True),
 }
-_OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": lambda pairs: _pairs(pairs)}
+_OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs}
 
 
 def _jsonable(value: Any) -> Any:
@@ -293,13 +300,6 @@ def _untagged(pairs: list[tuple[str, Any]]) -> Any:
     if strange := [key for key, _ in pairs if key[:1] == "~"]:
         raise ValueError(f"{_short(strange[0])} is not one of {', '.join(_OF_TEXT)} with a string or {', '.join(_OF_LIST)} with a list")
     return _pairs(pairs)
-
-
-def _pairs(pairs: list) -> dict:
-    made = {key: value for key, value in pairs}
-    if len(made) < len(pairs):
-        raise ValueError("a key comes twice")
-    return made
 
 
 def _no_constant(name: str) -> Any:
@@ -773,7 +773,7 @@ def _line_editing(shell: Shell) -> Iterator[None]:
     path = os.path.expanduser(HISTORY_FILE)
     readline.set_completer(_completing(shell))
     readline.set_completer_delims(" \t\n\"'[](){},")
-    readline.parse_and_bind("tab: complete")
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
     readline.set_history_length(HISTORY_LINES)
     with contextlib.suppress(OSError):
         readline.read_history_file(path)
