@@ -322,14 +322,19 @@ def exported_log(node: store.Node, tx_id: int, progress: store.Progress) -> Iter
 
 
 def exported_now(db: store.Db, progress: store.Progress) -> Iterator[str]:
-    """A line for each document that the snapshot sees, in order of creation, with the valid time over which it holds."""
-    query = {"find": [("pull", "?e", ["*"]), "?from", "?to"], "timeout": EXPORT_TIMEOUT_MS, "order-by": [[("created", "?e")]],
-             "where": [["?e", "xt/id"], [("get-start-valid-time", "?e"), "?from"], [("get-end-valid-time", "?e"), "?to"]]}
-    total = (db.q({"find": ("count", "?e"), "where": [["?e", "xt/id"]], "timeout": EXPORT_TIMEOUT_MS}) or [0])[0]
-    with db.lazy_q(query) as rows:
-        for done, (document, valid_from, valid_to) in enumerate(rows, 1):
-            yield _line("put", document, valid_from, valid_to, None)
-            progress(done, total)
+    """A line for each document that the snapshot sees, in order of creation, with the valid time of the version that it sees."""
+    found: dict[str, Any] = {"where": [["?e", "xt/id"]], "timeout": EXPORT_TIMEOUT_MS}
+    page = found | {"find": ["?e", ("pull", "?e", ["*"])], "order-by": [[("created", "?e")]], "limit": BATCH_OPERATIONS}
+    following = page | {"in": ["?last"], "where": [["?e", "xt/id"], [("created-after", "?e", "?last")]]}
+    total, done = (db.q(found | {"find": ("count", "?e")}) or [0])[0], 0
+    rows = db.q(page)
+    while rows:
+        for id, document in rows:
+            version = db.history(id, order="desc", documents=False)[0]
+            yield _line("put", document, version.valid_from, version.valid_to, None)
+        done += len(rows)
+        progress(done, total)
+        rows = db.q(following, rows[-1][0])
 
 
 def _line(kind: str, what: Any, valid_from: dt.datetime, valid_to: dt.datetime | None, tx_id: int | None) -> str:
