@@ -193,6 +193,17 @@ def test_every_kind_of_value_survives_the_journey(node, value):
             assert same(other.db().entity(document["xt/id"]), document)
 
 
+def test_ids_of_every_type_are_exported_once_over_several_pages(node, monkeypatch):
+    """Without this, an entity could fall between two pages, where ids of one type end and those of the next begin."""
+    ids = [5, "a", "b" * 100, b"x", b"y" * 100, ("t", 1), {"k": 1}, uuid.UUID(int=9), uuid.UUID(int=3), 1.5, True, -7, 10 ** 40, dt.date(2026, 5, 1)]
+    for id in ids:
+        node.submit_tx([put({"xt/id": id})])
+    monkeypatch.setattr(shell, "BATCH_OPERATIONS", 3)
+    lines = exported(node, "now").splitlines()
+    assert len(lines) == len(set(lines)) == len(ids)
+    assert lines.index(next(line for line in lines if "000000000009" in line)) < lines.index(next(line for line in lines if "000000000003" in line))
+
+
 def test_a_random_history_survives_the_journey(node, seed, say):
     """Without this, a store moved elsewhere would answer differently about the past that it was told of."""
     choose, ids, count = random.Random(seed), ["a", 1, True, uuid.UUID(int=5), ("t", 1)], 300
