@@ -83,6 +83,7 @@ OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it i
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
+PLAIN_CACHED = 32_768                 # entities whose document is found without a statement; some 4 MB
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
 SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
 ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
@@ -915,7 +916,7 @@ class _Index:
         tx_id, tx_time, n, self.hash, self.state = execute(
             "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
         self.latest = Point(tx_id, tx_time, n)
-        self.committing = tx_id
+        self.committing, self._announcing = tx_id, threading.Lock()
         self.documents = _DocumentCache()
         self.recent = _Recent()
         self._load_derived()
@@ -940,6 +941,7 @@ class _Index:
         self.kinds = {a: kinds for a, _, _, kinds in rows}
         self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
+        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, true of the transaction that `committing` names
         self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
@@ -1062,6 +1064,20 @@ class _Index:
         if n is None and reader is self.writer and self.batch is not None:
             n = self.batch.attributes.get(name)
         return name if n is None else n
+
+    def announce(self, tx_id):
+        """The writer is about to commit. From here on nobody learns what was plain before, and nobody asks, until `latest` says so too."""
+        with self._announcing:
+            self.committing = tx_id
+
+    def learn_plain(self, id, n, tx_id):
+        """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
+        key = _plain_key(id)
+        with self._announcing:
+            if self.committing == tx_id and key is not None:
+                if len(self.plain) >= PLAIN_CACHED:
+                    self.plain.clear()
+                self.plain[key] = n
 
     def uuid_of(self, n: int, reader) -> uuid.UUID:
         id = self.uuids.get(n)
@@ -1295,6 +1311,11 @@ def _about_new_store() -> bytes:
 
 def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
+
+
+def _plain_key(id) -> int | str | None:
+    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other ids."""
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else None
 
 
 class _TwoDicts:
@@ -1736,7 +1757,7 @@ class _SqliteLog:
             for pending in group:
                 pending.tx = self._append(pending, batch)
             batch.finish()
-            index.committing = batch.latest.tx_id
+            index.announce(batch.latest.tx_id)
             index.writer.execute("commit")
         except BaseException as error:
             self._fail(error)
@@ -2317,7 +2338,7 @@ class _PostgresLog:
             batch.finish()
             if chores:
                 self._record(self._following.use(), chores)
-            index.committing = batch.latest.tx_id
+            index.announce(batch.latest.tx_id)
             index.writer.execute("commit")
         except _Decided as decided:
             self._undo()
@@ -2528,6 +2549,7 @@ class _Batch:
         self._puts: dict = {}
         self._kinds: dict = {}
         self._next_id = index.next_id
+        self._touched: list = []
         self.evicted: list = []
         self._fresh: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
@@ -2597,6 +2619,7 @@ class _Batch:
             if entity.evicted:
                 self._evict(e, entity.id)
             self._draw(e, entity, transaction)
+            self._touched.append(entity.id)
 
     def _draw(self, e, entity, transaction):
         """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
@@ -2675,6 +2698,8 @@ class _Batch:
         index.unknown.clear()
         for n in self.evicted:
             index.documents.drop(n)
+        for id in self._touched:
+            index.plain.pop(_plain_key(id), None)
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
         index.recent.extend(self._fresh)
         if self.evicted:
@@ -2973,7 +2998,7 @@ def _seen(f, mode) -> str:
 
 _FROM_JSON = "case typeof({0}) when 'integer' then {0} else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end"
 _J = _FROM_JSON.format("j.value")
-_BY_ID = {mode: f"select f.n from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
+_BY_ID = {mode: f"select f.n, f.d from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
 _BY_IDS = {mode: f"select f.e, f.n from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
            for mode in (_NOW, _AS_OF, _BEFORE)}
 _BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e" for mode in (_NOW, _AS_OF, _BEFORE)}
@@ -3017,6 +3042,8 @@ class Db:
     def entity(self, id: Any) -> Document | None:
         """The document of an entity, or None if nothing is visible."""
         check_id(id)
+        if self._reader is None and self._over is None and (document := self._at_hand(id)) is not None:
+            return _copied(document)
         return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
 
     def entity_tx(self, id: Any) -> EntityTx | None:
@@ -3151,12 +3178,21 @@ class Db:
         if self._over is not None and (entity := self._over.entities.get(_key(id))):
             n = _visible_n(entity.rects, self._vt)
         else:
-            row = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone()
-            n = row and row[0]
+            n, dated = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone() or (None, 1)
+            if dated is None and mode == _NOW and self._reader is None:
+                self._index.learn_plain(id, n, self._point.tx_id)
         document = None if n is None else self._content(n, reader)
         if document is not None and document["xt/id"] != id:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
+
+    def _at_hand(self, id):
+        """The document of an entity, without a statement, if this is about now and both are in memory; else None."""
+        index = self._index
+        n = index.plain.get(_plain_key(id))
+        if n is None or self._vt < self._point.time or index.committing != self._point.tx_id:       # `committing` after `plain`
+            return None
+        return index.documents.get(n)
 
     def _document_of(self, id, reader, mode):
         return self._document(id, reader, mode) if type(id) in _ID_TYPES else None

@@ -1,7 +1,9 @@
 """A snapshot is a value: it never changes, it can be asked for again, and one can suppose things on it."""
+import concurrent.futures
 import contextlib
 import datetime as dt
 import random
+import sys
 import uuid
 
 import pytest
@@ -55,6 +57,32 @@ def test_what_is_handed_out_is_shared_with_nobody(node):
     for ask in asked:
         assert ask() == {"xt/id": "a", "list": [1, {"k": [2]}], "set": {1}, "dict": {"x": [3]}}
     assert db.q(values) == [{"x": [3]}]
+
+
+def test_beside_a_writer_each_snapshot_shows_its_own_transaction(node, size, say):
+    """What is kept in memory about now would be taken for now when it is past, or come from a transaction that is not yet."""
+    ids, writes, asked = [uuid.uuid4(), "ann"], size(300, 20_000), [0, 0]
+    first = node.submit_tx([put({"xt/id": id, "n": 1}) for id in ids]).tx_id
+
+    def ask(number):
+        while (db := node.db()).tx_id < first + writes:
+            for id in ids:
+                document = db.entity(id)
+                assert (document and document["n"]) == (None if db.tx_id % 10 == 0 else db.tx_id - first + 1), (db.tx_id, document)
+            asked[number] += 1
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            asking = [pool.submit(ask, number) for number in range(2)]
+            for n in range(2, writes + 2):
+                gone = (first + n - 1) % 10 == 0
+                node.submit_tx([delete(id) if gone else put({"xt/id": id, "n": n}) for id in ids])
+            [each.result() for each in asking]
+    finally:
+        sys.setswitchinterval(before)
+    say(f"{sum(asked):,} snapshots beside {writes:,} writes, 0 wrong")
+    assert min(asked) > 0
 
 
 def test_db_of_a_transaction_is_the_state_right_after_it(node):
