@@ -336,7 +336,7 @@ async def new_message(ctx):
                "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}
     if is_first:
         unchanged, refusal = biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]), await refusal_of(ctx, text)
-        with contextlib.suppress(biff.TransactionError):   # it is there by now: the same post came twice at once
+        with contextlib.suppress(biff.TransactionError), ctx["chat_clients"].expecting(ctx["channel"]["xt/id"]):     # suppressed: a post that came twice
             await biff.submit_tx(ctx, lambda ctx: [*unchanged, message, *command_tx(ctx, text, refusal)], retry=is_command(text))
     stored = ctx["biff/node"].db().entity(id)
     if stored is None or stored.get("msg/mem") != message["msg/mem"] or stored.get("msg/channel") != message["msg/channel"]:

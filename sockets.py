@@ -15,6 +15,7 @@ This file knows frames, transports and numbers. It knows no store, no message an
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import logging
 import time
@@ -32,7 +33,9 @@ CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fa
 CONNECTS_A_TURN = 4                   # handshakes and replays done before the loop serves others again: 2 to 4 ms
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
+LOOK_BYTES = 64 * 1024                # between two looks at what waits: a look costs a tenth of a write, and sockets are hardly ever behind
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
+PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: nobody sees it, and eight messages cost what one does
 SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
 REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
 REPLAYS_KEPT = 256                    # for those who ask the same; each is at most about WAITING_BYTES_MAX
@@ -83,28 +86,26 @@ async def hear(ws: web.WebSocketResponse) -> WSCloseCode | None:
 class Socket:
     """One connection. Frames are written past aiohttp's writer to the transport, so that no client is ever waited for.
 
-    What the writer guarantees is kept here. Frames are whole and in order: one write each. Nothing follows a close frame: a socket
-    that closes has seen `CLOSED`. What waits is bounded: by WAITING_BYTES_MAX and the one write that went beyond it. Handshake, pings and closing stay aiohttp's.
+    What the writer guarantees is kept here. Frames are whole and in order: one `put` each. Nothing follows a close frame: a socket
+    that closes has seen `CLOSED`. What waits is bounded: by WAITING_BYTES_MAX, what was put since the last look, and the one write that
+    went beyond it. Handshake, pings and closing stay aiohttp's.
     """
 
-    __slots__ = ("ws", "transport", "person", "room", "seen")
+    __slots__ = ("ws", "transport", "put", "person", "room", "seen")
 
     def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport, person: Hashable):
-        self.ws, self.transport, self.person = ws, transport, person
+        self.ws, self.transport, self.put, self.person = ws, transport, transport.write, person
         self.room: Room | None = None
         self.seen = 0
 
-    def write(self, data: bytes, number: int) -> bool:
-        """Writes frames of which `number` is the last. False if too much waits already: the connection is cut."""
+    def write(self, data: bytes, number: int):
+        """Frames of which `number` is the last."""
         self.seen = number
-        transport = self.transport
-        if transport.is_closing():
-            return True
-        if transport.get_write_buffer_size() > WAITING_BYTES_MAX:
-            transport.abort()
-            return False
-        transport.write(data)
-        return True
+        if not self.transport.is_closing():
+            self.put(data)
+
+    def is_behind(self) -> bool:
+        return self.transport.get_write_buffer_size() > WAITING_BYTES_MAX
 
 
 # ── Rooms ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,14 +120,16 @@ class Said(NamedTuple):
 class Room:
     """The sockets of one key, what they are still to be told, and the pass that is under way."""
 
-    __slots__ = ("key", "sockets", "due", "telling", "joined", "left")
+    __slots__ = ("key", "sockets", "due", "waiting", "is_queued", "telling", "joined", "left", "unlooked")
 
     def __init__(self, key):
         self.key = key
         self.sockets: dict[Socket, None] = {}
         self.due: collections.deque[Said] = collections.deque()
+        self.waiting: asyncio.TimerHandle | None = None
+        self.is_queued = False
         self.telling: list[Said] = []
-        self.joined, self.left = b"", iter(())
+        self.joined, self.left, self.unlooked = b"", iter(()), 0
 
     def begin(self):
         """Joins what is due, up to a bound, for a pass over those who are here now: who comes later has been told by then."""
@@ -134,6 +137,7 @@ class Room:
         while self.due and (size := size + len(self.telling[-1].frame)) < JOINED_BYTES_MAX:
             self.telling.append(self.due.popleft())
         self.joined = b"".join(said.frame for said in self.telling)
+        self.unlooked = len(self.joined) + (self.unlooked if self.unlooked < LOOK_BYTES else 0)
         self.left = iter(tuple(self.sockets))
 
     def newer_than(self, seen: int) -> bytes:
@@ -150,6 +154,7 @@ class Rooms:
         self._people: dict[Hashable, dict[Socket, None]] = {}
         self._due: collections.deque[Room] = collections.deque()
         self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
+        self._expected: collections.Counter[Hashable] = collections.Counter()
         self._line: collections.deque[asyncio.Future] = collections.deque()
         self._closing: set[asyncio.Task] = set()
         self._is_turning = self._is_admitting = self._is_ended = False
@@ -225,11 +230,38 @@ class Rooms:
 
     def send(self, key: Hashable, number: int, frame: bytes, since: float = 0.0):
         """Tells a room, soon: behind what it was told before, together with what it will be told in this turn of the loop."""
-        if (room := self._rooms.get(key)) is None:
+        if (room := self._rooms.get(key)) is not None:
+            room.due.append(Said(number, frame, since))
+            self._queue_in_time(room)
+
+    @contextlib.contextmanager
+    def expecting(self, key: Hashable):
+        """While it lasts, something for a room is on its way, and a pass waits for it, if not for long. One system call carries what came together."""
+        self._expected[key] += 1
+        try:
+            yield
+        finally:
+            self._expected[key] -= 1
+            if not self._expected[key]:
+                del self._expected[key]
+                loop = asyncio.get_running_loop()      # two turns on: whoever sends hears of it in the same turn as whoever waited, or the next
+                loop.call_soon(loop.call_soon, self._queue, key)
+
+    def _queue_in_time(self, room):
+        """The room takes its turn now, or when what is expected has come, or when it has waited long enough."""
+        if room.key not in self._expected:
+            self._queue(room.key)
+        elif room.due and not room.is_queued and not room.waiting:
+            room.waiting = asyncio.get_running_loop().call_later(PATIENCE_S, self._queue, room.key)
+
+    def _queue(self, key):
+        room = self._rooms.get(key)
+        if room is None or not room.due or room.is_queued:
             return
-        if not room.due and not room.telling:
-            self._due.append(room)
-        room.due.append(Said(number, frame, since))
+        if room.waiting:
+            room.waiting.cancel()
+        room.waiting, room.is_queued = None, True
+        self._due.append(room)
         self._turn_soon()
 
     def close(self, socket: Socket, code: int, frame: bytes = b""):
@@ -252,8 +284,11 @@ class Rooms:
         while self._due and budget > 0:
             room = self._due.popleft()
             budget -= self._tell(room, budget)
-            if room.telling or room.due:
+            if room.telling:
                 self._due.append(room)
+            else:
+                room.is_queued = False
+                self._queue_in_time(room)
         self._is_turning = False
         if self._due or self._leaving:
             self._turn_soon()
@@ -264,10 +299,15 @@ class Rooms:
             room.begin()
         first, last, joined = room.telling[0].number, room.telling[-1].number, room.joined
         told = list(itertools.islice(room.left, budget))
-        for socket in told:
-            seen = socket.seen
-            if seen < last and not socket.write(joined if seen < first else room.newer_than(seen), last):
+        for socket in told if room.unlooked >= LOOK_BYTES else ():
+            if socket.is_behind():
                 self._cut(socket, room)
+        for socket in told:                            # the loop that all else serves: a send costs 3 µs, so nothing else may
+            if socket.seen < first:
+                socket.seen = last
+                socket.put(joined)
+            elif socket.seen < last:
+                socket.write(room.newer_than(socket.seen), last)
         self.frames += len(told) * len(room.telling)
         if len(told) < budget:
             self._told(room)
@@ -282,6 +322,7 @@ class Rooms:
     def _cut(self, socket, room):
         self.cut += 1
         log.info("cut room=%s person=%s waiting=%d", room.key, socket.person, socket.transport.get_write_buffer_size())
+        socket.transport.abort()
         self.leave(socket)
 
     # Closing

@@ -172,6 +172,26 @@ async def test_what_one_transaction_says_comes_in_one_frame_in_its_order(chat, p
     assert texts((await hear(socket))[0]) == ["question", "answer"]
 
 
+async def test_a_pass_waits_for_what_is_on_its_way_but_not_for_long(chat, person, monkeypatch):
+    """Eight posts at once would cost eight system calls a socket; and one post that never arrives must hold up nobody."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket, rooms = await ann.listen(channel), chat["chat_clients"]
+    key, passes = uuid.UUID(channel.rpartition("/")[2]), []
+    rooms._delivered = lambda seconds: passes.append(rooms.frames)
+    monkeypatch.setattr(sockets, "PATIENCE_S", 5)
+    with rooms.expecting(key):
+        for n in range(8):
+            with rooms.expecting(key):
+                await chat["biff/node"].submit([put(a_message(chat, channel, f"{n}"))])
+    assert [texts(frame) for frame in await hear(socket, 8)] == [[f"{n}"] for n in range(8)]
+    monkeypatch.setattr(sockets, "PATIENCE_S", 0.02)
+    with rooms.expecting(key):
+        await chat["biff/node"].submit([put(a_message(chat, channel, "held up"))])
+        assert texts((await hear(socket))[0]) == ["held up"]
+    assert passes[:8] == [8] * 8, "eight frames in one pass"
+
+
 @pytest.mark.parametrize("loss", ["membership", "session", "channel"])
 async def test_who_loses_access_is_told_why_and_closed_for_good(chat, person, loss):
     """Otherwise they read on, or their browser knocks for ever."""
