@@ -31,6 +31,7 @@ READ_S_MAX = 5                        # a usual feed takes 0.1 s, nearly all of 
 READ_BYTES_MAX = 512 * 1024 * 1024    # of address space; the interpreter and the parser need 100 MB of it, used or not
 TITLE_CHARS_MAX, AUTHOR_CHARS_MAX, TEXT_CHARS_MAX, LINK_CHARS_MAX = 200, 100, 300, 2_000
 MARKUP_CHARS_MAX = 5_000              # of an entry's text, searched for its first 300 characters of prose: the searcher is quadratic
+PAGE_CHARS_MAX = 200_000              # of a web page, searched for its feed; the head comes first
 ACCEPT = "application/rss+xml, application/atom+xml, application/feed+json, application/xml;q=0.9, application/json;q=0.8, */*;q=0.5"
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT")          # the reader gets no secret that stands in the environment
 
@@ -128,7 +129,7 @@ def bound_this_process():
 def entries_of(body: bytes, url: str, charset: str = "") -> list[Entry]:
     """The same within this process: without its bounds."""
     import fastfeedparser
-    text = plain_document(body, charset)
+    text = plain_document(body, url, charset)
     try:
         # Bytes, never text: a text that looks like an address, it would fetch by itself.
         feed = fastfeedparser.parse(text.encode("utf-8", "replace"), include_media=False, include_tags=False, include_enclosures=False)
@@ -153,7 +154,7 @@ NAMED = re.compile(r"&([a-zA-Z][a-zA-Z0-9]{1,31};)")
 GUID = re.compile(r"<guid\b[^<>]*>\s*+(?:<!\[CDATA\[\s*+)?(?!https?://)")
 
 
-def plain_document(body: bytes, charset: str = "") -> str:
+def plain_document(body: bytes, url: str, charset: str = "") -> str:
     """The document as text, without what makes reading it dangerous. Raises: FeedError if it is a web page or has a document type."""
     text = decoded(body, charset)
     text = text[declaration.end():] if (declaration := DECLARATION.match(text)) else text
@@ -161,13 +162,28 @@ def plain_document(body: bytes, charset: str = "") -> str:
         return text
     start = PROLOG.sub("", text, count=1)[:20].lower()
     if start.startswith(("<!doctype html", "<html")):
-        raise FeedError("That is a web page, not a feed.")
+        address = feed_of(text, url)
+        raise FeedError("That is a web page, not a feed." + (f" Its feed is {address}" if address else ""))
     if start.startswith("<!"):
         raise FeedError("It declares a document type, and such feeds are not read.")
     if CDATA.sub("", text).count("<") > TAGS_MAX:
         raise FeedError(f"It has more than {TAGS_MAX:,} tags.")
     text = GUID.sub(r"\g<0>id:", text)          # of "2" alone, where there is no date, the parser makes the second of this month
     return NAMED.sub(named, text)
+
+
+LINK = re.compile(r"<link\b([^<>]{1,2000})>", re.I)
+ATTRIBUTE = re.compile(r"""\b(rel|type|href)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.I)
+FEED_TYPES = frozenset({"application/rss+xml", "application/atom+xml", "application/feed+json"})
+
+
+def feed_of(page, url):
+    """The address of the feed that a web page names, "" if it names none."""
+    for link in LINK.finditer(page[:PAGE_CHARS_MAX]):
+        said = {name.lower(): html.unescape(a or b or c).strip() for name, a, b, c in ATTRIBUTE.findall(link[1])}
+        if "alternate" in said.get("rel", "").lower().split() and said.get("type", "").lower() in FEED_TYPES:
+            return web_address(said.get("href", ""), url)
+    return ""
 
 
 def decoded(body, charset):

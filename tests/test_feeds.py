@@ -99,7 +99,11 @@ async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noq
 
 @pytest.mark.parametrize("page, sentence", [
     (404, "It answered with status 404."), (500, "It answered with status 500."), (b"", "It cannot be read as a feed."), (b"\x89PNG", "It cannot be read as a feed."),
-    (b"<!DOCTYPE html><html>", "That is a web page, not a feed."), (b"  <HTML>", "That is a web page, not a feed."), (b"{}", "It cannot be read as a feed."),
+    (b"<!DOCTYPE html><html>", "That is a web page, not a feed."), (b"<html><link rel=alternate type=text/html href=/x><a rel=alternate href=/y>", "That is a web page, not a feed."),
+    (b"<!doctype HTML><HEAD><LINK href='//x.example/a?b&amp;c' TYPE=application/atom+xml title=\"t\" Rel=\"x Alternate\">",
+     "That is a web page, not a feed. Its feed is http://x.example/a?b&c"),
+    (b"<html><link rel=alternate type=application/rss+xml href=javascript:alert(1)>", "That is a web page, not a feed."),
+ (b"  <HTML>", "That is a web page, not a feed."), (b"{}", "It cannot be read as a feed."),
     (b'<?xml version="1.0"?><!-- <a> --><!DOCTYPE rss [<!ENTITY a "b">]><rss/>', "It declares a document type, and such feeds are not read."),
     (b'<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE x>', "It declares a document type, and such feeds are not read."),
 ])
@@ -162,6 +166,7 @@ HOSTILE_DOCUMENTS = {
     "open tags in an entry": HEAD + b"<item><description><![CDATA[" + b"<div><p" * 200_000 + b"]]></description></item>" + TAIL,
     "JSON, 200,000 deep": b'{"version":"https://jsonfeed.org/version/1.1","items":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     "JSON, a long number": b'{"version":"https://jsonfeed.org/version/1.1","items":[{"id":' + b"9" * MB + b"}]}",
+    "a web page of links": b"<html>" + b"<link rel=alternate type=application/rss+xml " * 40_000, "a link that never ends": b"<html>" + b"<link rel=" * 180_000,
     "noise": bytes(range(256)) * 4_000,
 }
 
@@ -298,7 +303,7 @@ async def test_each_bound_is_needed(host, monkeypatch, wall):      # noqa: F811
     with pytest.raises((DoorError, feeds.FeedError)):
         await feeds.fetch(host.door, url)
     if wall == "document type":
-        monkeypatch.setattr(feeds, "plain_document", lambda body, charset: body.decode())
+        monkeypatch.setattr(feeds, "plain_document", lambda body, url, charset: body.decode())
         assert len(feeds.entries_of(host.pages["/feed"], url)) == 1
         return
     monkeypatch.setattr(door if hasattr(door, wall) else feeds, wall, 30 if wall != "BODY_BYTES_MAX" else 9 * MB)
