@@ -778,6 +778,7 @@ async def use_jinja(system):
         undefined=jinja2.StrictUndefined,
         autoescape=lambda name: name is None or not name.endswith(".txt"))
     system["biff/jinja"].globals |= {"asset": functools.partial(_asset_url, assets), "name": system["biff/name"]}
+    system["biff/jinja"].filters["addresses_apart"] = addresses_apart
     return system
 
 
@@ -831,6 +832,21 @@ def render(ctx: dict, template: str, status: int = 200, **values) -> web.Respons
 def fragment(system: dict, template: str, **values) -> str:
     """A template's text outside a request, by the same environment."""
     return system["biff/jinja"].get_template(template).render({"base_url": system["biff/base-url"]} | values)
+
+
+ADDRESS = re.compile(r"https?://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]*")
+
+
+def addresses_apart(text: str) -> list[tuple[str, bool]]:
+    """The text in pieces, each with whether it is a web address, for a template to link. Only http and https are; a sentence's own marks are not."""
+    pieces, end = [], 0
+    for found in ADDRESS.finditer(text):
+        address = found.group().rstrip(".,;:!?")
+        if address.endswith(")") and address.count("(") < address.count(")"):
+            address = address[:-1]
+        pieces += [(text[end:found.start()], False), (address, True)]
+        end = found.start() + len(address)
+    return [piece for piece in [*pieces, (text[end:], False)] if piece[0]]
 
 
 def is_local(path: str) -> bool:

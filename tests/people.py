@@ -98,6 +98,9 @@ class Person:
         return await self.browser.ws_connect(f"{self.base}{channel}/connect?after={after}", headers={"Origin": self.base})
 
 
+LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noopener noreferrer">\1</a>')
+
+
 def texts(html):
-    """The texts of the messages in a page or frame, in order."""
-    return re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', html, re.DOTALL)
+    """The texts of the messages in a page or frame, in order; an address that is a link to itself as the address."""
+    return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', html, re.DOTALL)]

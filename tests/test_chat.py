@@ -133,6 +133,25 @@ async def test_what_people_write_is_text_on_the_page(chat, person):
     assert page.count("<script") == clean.count("<script")
 
 
+def test_only_web_addresses_become_links_and_a_sentences_marks_do_not():
+    """A link that runs something, or leads where it does not say, or to a page that is not there because of a full stop."""
+    for text, wanted in [("see https://a.example/b?c=d&e=f#g.", ["https://a.example/b?c=d&e=f#g"]), ("(http://a.example/b_(c)) and http://d/;", ["http://a.example/b_(c)", "http://d/"]),
+                         ("http://a.example/\"onclick=x", ["http://a.example/"]), ("http://a.example/<b>", ["http://a.example/"]), ("xhttps://é.example/ü, http://", ["https://é.example/ü"]),
+                         ("http://a.example/\u202egpj.exe", ["http://a.example/"]), ("javascript:alert(1) data:text/html,x ftp://a/ //a.example/ a.example mailto:a@b.c JavaScript://a http://. http://?", [])]:
+        pieces = biff.addresses_apart(text)
+        assert [piece for piece, is_address in pieces if is_address] == wanted, text
+        assert "".join(piece for piece, _ in pieces) == text and all(piece for piece, _ in pieces)
+
+
+async def test_an_address_in_a_message_is_a_link_that_tells_nobody_where_it_was(chat, person):
+    """Nobody copies an address by hand; and the page that it leads to need not know our channel, nor reach our window."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    await ann.say(channel, "look: https://a.example/?b=1&c='2' <i>")
+    assert ('look: <a href="https://a.example/?b=1&amp;c=" target="_blank" rel="nofollow noopener noreferrer">https://a.example/?b=1&amp;c=</a>&#39;2&#39; &lt;i&gt;</p>'
+            in (await ann.get(channel)).body_text)
+
+
 def markup(page):
     """Each element of a page as (tag, names of its attributes)."""
     found = set()
