@@ -450,8 +450,9 @@ def _several(value):
 # ── Cells ────────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A cell is what the index holds of a value: one canonical SQLite value a typed value. Equal cells are equal values.
-# UUIDs are integers given in the order in which the log first mentions them, so that entities sort by creation; strings
-# are text; the rest is a tag and bytes that sort as the values do. What is long or composed is a tag and a hash.
+# UUIDs are integers given in the order in which the log first mentions them, so that entities sort by creation; whole
+# numbers that fit are integers below zero, which SQL gives back by an addition; strings are text; the rest is a tag and
+# bytes that sort as the values do. What is long or composed is a tag and a hash.
 
 _NONE, _BOOL, _INT, _FLOAT, _DATETIME, _DATE, _BYTES, _UUID = b"\1", b"\2", b"\3", b"\4", b"\5", b"\6", b"\7", b"\x0f"
 _LONG = 0x10                          # tags from here on are hashes
@@ -475,7 +476,16 @@ def _str_cell(value):
     return _hashed_cell(value, _msgpack(value))
 
 
+_SHIFT, _SMALL = 2 ** 62, 2 ** 61     # the cell of a whole number within ±2⁶¹ is that number less 2⁶²
+_LEAST = -_SHIFT - _SMALL             # of these
+_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"             # of the others: the first, the first above zero, the end
+
+
 def _int_cell(value):
+    return value - _SHIFT if -_SMALL <= value < _SMALL else _big_cell(value)
+
+
+def _big_cell(value):
     """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way round."""
     size = (value.bit_length() + 7) // 8
     if size < 120:
@@ -534,7 +544,13 @@ def _bounds_of_type(cell):
     """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at all."""
     if type(cell) is str:
         return "", b""
+    if type(cell) is int:
+        return _LEAST, 0
     return (cell[:1], bytes((cell[0] + 1,))) if cell[0] < _LONG else (cell, cell)
+
+
+def _is_big(cell) -> bool:
+    return type(cell) is bytes and _BIG <= cell < _BIG_END
 
 
 def _json_cell(cell):
@@ -2736,11 +2752,14 @@ def _chunks(rows) -> tuple[list, list]:
     return chunks, rows[start:]
 
 
+_UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
+
+
 def _kind_bit(cell) -> int:
     """One bit for each type of cell, so that statistics know whether an attribute's values are of one type."""
     if type(cell) is int:
-        return 1
-    return 2 if type(cell) is str else 1 << (min(cell[0], _LONG) + 2)
+        return _UUID_KIND if cell > 0 else _SMALL_KIND
+    return _TEXT_KIND if type(cell) is str else 1 << (min(cell[0], _LONG) + 2)
 
 
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -3945,15 +3964,16 @@ class _Block:
 
     `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version shares
     them, so that the next clause about this entity need not ask again what is visible.
+    `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
     """
-    __slots__ = "froms", "wheres", "bound", "owners"
+    __slots__ = "froms", "wheres", "bound", "owners", "kinds"
 
-    def __init__(self, froms=(), bound=NOTHING, owners=NOTHING):
-        self.froms, self.wheres, self.bound, self.owners = list(froms), [], dict(bound), dict(owners)
+    def __init__(self, froms=(), bound=NOTHING, owners=NOTHING, kinds=NOTHING):
+        self.froms, self.wheres, self.bound, self.owners, self.kinds = list(froms), [], dict(bound), dict(owners), dict(kinds)
 
     def inner(self) -> "_Block":
         """A block inside this one, that may use what is bound here."""
-        return _Block((), self.bound, self.owners)
+        return _Block((), self.bound, self.owners, self.kinds)
 
     def sql(self, columns, distinct=False) -> str:
         tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
@@ -4001,7 +4021,9 @@ class _Plan(NamedTuple):
     calls: list
     attributes: tuple                 # where the hashed values may come from
     places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
+    values: frozenset                 # the columns that are values already, no cells
     is_column: bool                   # and there is only one, which is the answer as it comes
+    is_whole: bool                    # and SQL's rows are the answer
     is_simple: bool                   # and one statement brings them, which calls nothing
     width: int                        # of SQL's rows; the late values stand behind them
     repeats: bool                     # a row may come twice where none should
@@ -4122,15 +4144,15 @@ class _Compiler:
         exprs: list[str] = []
         is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
         pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}
-        plain = {var for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)} - {c.v for c in late}
-        plain |= {var for var, _ in parsed.order if type(var) is str}
+        plain = {var: None for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)}
+        plain |= {var: None for var, _ in parsed.order if type(var) is str}
         for var in sorted(pulled):
             if var in block.owners:
                 numbers[var] = len(exprs)
                 exprs.append(block.owners[var][2])
             else:
-                plain.add(var)
-        for var in sorted(plain):
+                plain[var] = None
+        for var in [var for var in plain if all(var != c.v for c in late)]:
             columns[var] = len(exprs)
             exprs.append(self.expr(var, block))
         order, is_ordered = self._order(block, late)
@@ -4139,15 +4161,26 @@ class _Compiler:
         distinct = repeats and len(block.froms) > 1
         shown = {find.term for find in parsed.find if find.kind == "var"}
         late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | {c.v for c in late})
-        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
-        main = self.statement(block.sql(exprs, distinct) + order + limit)
         width = len(exprs)
         places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
+        values = self._as_values(block, columns, exprs) if places is not None else frozenset()
+        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
+        main = self.statement(block.sql(exprs, distinct) + order + limit)
         is_column = places is not None and parsed.is_bare and not (parsed.names or late) and \
             (parsed.find[0].kind == "var" or parsed.find[0].is_telling and parsed.find[0].term in numbers)
+        is_whole = places == tuple(range(width)) and len(values) == width and not (pulled or parsed.is_bare or parsed.names)
         is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
-                     self.attributes, places, is_column, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+
+    def _as_values(self, block, columns, exprs) -> frozenset:
+        """Turns cells into values in SQL, where the statistics know that an attribute has short texts only, or small whole numbers."""
+        if self.is_over:
+            return frozenset()
+        for var, place in columns.items():
+            if block.kinds.get(var) == _SMALL_KIND:
+                exprs[place] += f" + {_SHIFT}"
+        return frozenset(place for var, place in columns.items() if block.kinds.get(var) in (_SMALL_KIND, _TEXT_KIND))
 
     def _is_one_each(self, joined, found) -> bool:
         """Whether no two rows can be equal: only triples and rules were joined, and each of their variables is found or given.
@@ -4185,7 +4218,7 @@ class _Compiler:
             return False              # what is supposed may be of types that the statistics do not know
         kinds = 0
         for a in _attributes_of(var, self.parsed.where):
-            kinds |= self.index.kinds.get(self.index.attributes.get(a), 0)
+            kinds |= self._kinds(a)
         return kinds in _SORTABLE and not any(var in binding.vars for binding in self.parsed.ins)
 
     def _limit(self, late, is_ordered) -> str:
@@ -4312,13 +4345,16 @@ class _Compiler:
             block.wheres.append(f"{f}.p = {p} and {f}.e = {self.expr(clause.e, block)} and {f}.a = {a} and {f}.k = {k} and {f}.n = {n}")
         else:
             block.wheres.append(f"{f}.a = {a} and {_seen(f, self.mode)}")
-            self._place(block, clause.e, f"{f}.e")
-        self._place(block, clause.v, f"{f}.v")
+            self._place(block, clause.e, f"{f}.e", kinds=self._kinds("xt/id"))
+        self._place(block, clause.v, f"{f}.v", kinds=self._kinds(clause.a))
         if _is_var(clause.e) and clause.e not in block.owners:
             block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
         return block
 
-    def _place(self, block, term, column, conditions=None):
+    def _kinds(self, a) -> int:
+        return self.index.kinds.get(self.index.attributes.get(a), 0)
+
+    def _place(self, block, term, column, conditions=None, kinds=None):
         """One place of a triple: binds its variable, or compares."""
         conditions = block.wheres if conditions is None else conditions
         if type(term) is _AnyOf:
@@ -4327,6 +4363,8 @@ class _Compiler:
             conditions.append(f"{column} = {self.expr(term, block)}")
         else:
             block.bound[term] = column
+            if kinds is not None:
+                block.kinds[term] = kinds
 
     def _join_over(self, block, clause, f, a):
         """A triple on a speculative snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
@@ -4391,7 +4429,7 @@ class _Compiler:
         block = self.stage(block, needed | _clause_vars(clause), numbered=True)
         stage = block.froms[0]
         row = _fresh("row")             # a variable, since a rule inside makes a stage of its own
-        inner = self.join(_Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners), clause.clauses, {row})
+        inner = self.join(_Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds), clause.clauses, {row})
         name = self.name("n")
         self.ctes.append(f"{name}(id) as materialized ({inner.sql([inner.bound[row]])})")
         block.wheres.append(f"{stage}.id not in (select id from {name})")
@@ -4410,10 +4448,10 @@ class _Compiler:
         selects = []
         for branch in clause.branches:
             start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
-            inner = self.join(_Block([stage], start, before.owners), branch, {*columns, row})
+            inner = self.join(_Block([stage], start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
             selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
-        return self._staged(" union ".join(selects), columns, owned, self.is_bag)
+        return self._staged(" union ".join(selects), columns, owned, self.is_bag, before.kinds)
 
     def _exists(self, block, branch) -> str:
         inner = self.join(block.inner(), branch, set())
@@ -4427,16 +4465,16 @@ class _Compiler:
         sql = block.sql(exprs, distinct=not self.is_bag)
         if numbered:
             sql = f"select *, row_number() over () from ({sql})" if exprs else f"select row_number() over () from ({sql})"
-        return self._staged(sql, columns, owned, numbered)
+        return self._staged(sql, columns, owned, numbered, block.kinds)
 
-    def _staged(self, sql, columns, owned, numbered) -> _Block:
+    def _staged(self, sql, columns, owned, numbered, kinds) -> _Block:
         name = self.name("s")
         names = [f"c{i}" for i in range(len(columns))] + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
         names += ["id"] if numbered else [] if names else ["one"]
         self.ctes.append(f"{name}({', '.join(names)}) as materialized ({sql})")
         bound = {var: f"{name}.c{i}" for i, var in enumerate(columns)}
         owners = {var: tuple(f"{name}.{part}{i}" for part in "pkn") for i, var in enumerate(owned)}
-        return _Block([name], bound, owners)
+        return _Block([name], bound, owners, kinds)
 
     # Rules
 
@@ -4657,7 +4695,7 @@ def _measured(reader, a, puts) -> tuple[float, float]:
     return live, max(values, 1)
 
 
-_SORTABLE = frozenset((0, 2, *(1 << (tag + 2) for tag in (_BOOL[0], _INT[0], _FLOAT[0], _DATETIME[0], _DATE[0]))))
+_SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND, *(1 << (tag + 2) for tag in (_BOOL[0], _INT[0], _FLOAT[0], _DATETIME[0], _DATE[0]))))
 
 
 def _attributes(clauses) -> list:
@@ -4794,13 +4832,30 @@ def _compared(operator, compiler, one, other, block) -> str:
     known = _known_spec(compiler, other)
     if known is None and (known := _known_spec(compiler, one)):
         one, operator = other, _MIRRORED[operator]
+    x, is_less = compiler.expr(one, block), operator[0] == "<"
     if known is None:
-        x, y = compiler.expr(one, block), compiler.expr(other, block)
-        return (f"{x} {operator} {y} and typeof({x}) = typeof({y}) and "
-                f"case typeof({x}) when 'blob' then substr({x}, 1, 1) = substr({y}, 1, 1) and {x} < x'10' when 'text' then 1 else 0 end")
-    x, bound = compiler.expr(one, block), compiler.param("ordered", known)
-    other_bound = compiler.param("low", known) if operator[0] == "<" else compiler.param("high", known)
-    return f"{x} {operator} {bound} and {x} {'>=' if operator[0] == '<' else '<'} {other_bound}"
+        return _compared_both(operator, x, compiler.expr(other, block), all(_is_plain(term, block) for term in (one, other)))
+    is_plain = _is_plain(one, block)
+    bound = compiler.param("ordered", known, is_plain)
+    within = f"{x} {operator} {bound} and {x} {'>=' if is_less else '<'} {compiler.param('low' if is_less else 'high', known, is_plain)}"
+    if is_plain:
+        return within
+    return f"({within} or {x} >= {compiler.param('low_else', known, is_less)} and {x} < {compiler.param('high_else', known, is_less)})"
+
+
+def _is_plain(term, block) -> bool:
+    """Whether a term's cells are known to sort as its values do: only whole numbers have cells of two kinds."""
+    return not block.kinds.get(term, _BIG_KIND) & _BIG_KIND
+
+
+def _compared_both(operator, x, y, is_plain) -> str:
+    same = (f"{x} {operator} {y} and typeof({x}) = typeof({y}) and case typeof({x}) when 'integer' then {x} < 0 and {y} < 0 "
+            f"when 'blob' then substr({x}, 1, 1) = substr({y}, 1, 1) and {x} < x'10' else 1 end")
+    if is_plain:
+        return same
+    least, most = (x, y) if operator[0] == "<" else (y, x)
+    return (f"({same} or {least} < 0 and {most} >= x'{_BIG_POSITIVE.hex()}' and {most} < x'{_BIG_END.hex()}' "
+            f"or {most} < 0 and {least} >= x'{_BIG.hex()}' and {least} < x'{_BIG_POSITIVE.hex()}')")
 
 
 def _native_created_before(compiler, call, block):
@@ -4913,6 +4968,8 @@ class _Run:
             rows = list(dict.fromkeys(rows))
         elif parsed.offset:
             rows = rows[parsed.offset:]
+        if plan.is_whole:
+            return rows
         if plan.is_column:
             return self._column(parsed.find[0], plan.places[0], rows)
         late = self._late_columns(rows) if plan.late else ()
@@ -4935,10 +4992,9 @@ class _Run:
         cells = [row[place] for row in rows]
         if place >= self.plan.width:
             return [_copied(value) for value in cells]
-        if find.kind == "var":
-            return self._values(cells)
-        if find.term not in self.plan.numbers:
-            return _Puller(self.db, self.reader, self.mode).pull_ids(find.pattern, self._values(cells))
+        if find.term not in self.plan.numbers or find.kind == "var":
+            values = cells if place in self.plan.values else self._values(cells)
+            return values if find.kind == "var" else _Puller(self.db, self.reader, self.mode).pull_ids(find.pattern, values)
         documents = self.db._contents(cells, self.reader)
         if find.pattern is _EVERYTHING:
             return list(map(_copied, documents))
@@ -4951,10 +5007,12 @@ class _Run:
         kinds = set(map(type, cells))
         if kinds == {str}:
             return cells
-        if kinds == {int}:
+        if kinds == {int} and min(cells) > 0:
             return self.index.uuids_of(cells, self.reader)
+        if kinds == {int} and max(cells) < 0:
+            return [cell + _SHIFT for cell in cells]
         if int in kinds:
-            self.index.learn_uuids({cell for cell in cells if type(cell) is int}, self.reader)
+            self.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def clean(self):
@@ -5091,14 +5149,15 @@ class _Run:
 
     def _environments(self, rows) -> Iterator[tuple[dict, tuple]]:
         """Each row as variable → value, with the row itself."""
-        columns, decode = list(self.plan.columns.items()), self.value
+        value, values = self.value, self.plan.values
+        columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.columns.items()]
         names = [clause.v for clause in self.plan.late]
         if names:
             for row in self._late(rows):
-                yield {var: decode(row[place]) for var, place in columns} | dict(zip(names, row[self.plan.width:])), row
+                yield {var: decode(row[place]) for var, place, decode in columns} | dict(zip(names, row[self.plan.width:])), row
         else:
             for row in rows:
-                yield {var: decode(row[place]) for var, place in columns}, row
+                yield {var: decode(row[place]) for var, place, decode in columns}, row
 
     def _plain(self, found) -> Iterator | list:
         """One value a find element for each row; a pull is a _ToPull until the page is cut."""
@@ -5111,7 +5170,7 @@ class _Run:
             found = itertools.islice(found, self._limit())
         rows = list(found)
         places = self.plan.columns.values()
-        self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int}, self.reader)
+        self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
         return self._made(rows, makers)
 
     def _made(self, rows, makers) -> Iterator[tuple]:
@@ -5252,7 +5311,7 @@ class _Run:
         if kind is str:
             return cell
         if kind is int:
-            return self.index.uuid_of(cell, self.reader)
+            return self.index.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
         if cell[0] < _LONG:
             return _OF_CELL[cell[0]](cell)
         if cell not in self.values:
@@ -5315,17 +5374,27 @@ class _Run:
     def _attribute(self, name):
         return self.index.attribute(name, self.reader)
 
-    def _ordered_cell(self, spec):
+    def _ordered_cell(self, spec, is_plain):
+        """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
         cell = self._parameter(spec)
-        if type(cell) is int or type(cell) is bytes and cell[0] == _UUID[0]:
+        if type(cell) is int and cell > 0 or type(cell) is bytes and cell[0] == _UUID[0]:
             raise QueryError("UUIDs have no order to compare by; order of creation is (\"created-before\", \"?e\", \"?id\").")
+        if is_plain and _is_big(cell):
+            return 0 if cell >= _BIG_POSITIVE else _LEAST - 1
         return cell
 
-    def _low(self, spec):
-        return _bounds_of_type(self._ordered_cell(spec))[0]
+    def _low(self, spec, is_plain):
+        return _bounds_of_type(self._ordered_cell(spec, is_plain))[0]
 
-    def _high(self, spec):
-        return _bounds_of_type(self._ordered_cell(spec))[1]
+    def _high(self, spec, is_plain):
+        return _bounds_of_type(self._ordered_cell(spec, is_plain))[1]
+
+    def _else(self, spec, is_less):
+        """Of two kinds of cells for whole numbers, those of the other kind that are all less, or all more, than this one."""
+        cell = self._ordered_cell(spec, False)
+        if type(cell) is int:
+            return (_BIG, _BIG_POSITIVE) if is_less else (_BIG_POSITIVE, _BIG_END)
+        return (_LEAST, 0) if _is_big(cell) and is_less == (cell >= _BIG_POSITIVE) else (0, 0)
 
     # Functions
 
@@ -5441,6 +5510,8 @@ _PARAMETER: dict[str, Callable] = {
     "ordered": _Run._ordered_cell,
     "low": _Run._low,
     "high": _Run._high,
+    "low_else": lambda run, spec, is_less: run._else(spec, is_less)[0],
+    "high_else": lambda run, spec, is_less: run._else(spec, is_less)[1],
     "limit": lambda run: run._limit(),
 }
 

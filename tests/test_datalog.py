@@ -4,6 +4,7 @@ import collections
 import contextlib
 import datetime as dt
 import itertools
+import operator
 import os
 import random
 import time
@@ -311,6 +312,42 @@ def test_the_time_of_a_fact_can_be_asked(node):
     db = node.db(valid_time=PAST + dt.timedelta(days=3))
     where = [["?e", "v"], [("get-start-valid-time", "?e"), "?from"], [("get-end-valid-time", "?e"), "?to"]]
     assert db.q({"find": ["?from", "?to"], "where": where}) == [(PAST, LATER)]
+
+
+WHOLE = [-2 ** 200, -2 ** 63, -2 ** 61 - 1, -2 ** 61, -70_000, -1, 0, 1, 255, 2 ** 46, 2 ** 61 - 1, 2 ** 61, 2 ** 64, 2 ** 200]
+ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_whole_numbers_of_any_size_compare_as_numbers(node, name):
+    """Whole numbers are kept in two ways, by their size: without this, the line between them would be a step in every range."""
+    holds, small = ORDERS[name], [n for n in WHOLE if -2 ** 61 <= n < 2 ** 61]
+    db = holding(node, {"xt/id": ANN, "any": WHOLE, "small": small, "mixed": [*WHOLE, 5.5, "a", None, True]})
+    for bound in WHOLE:
+        for attribute, numbers in ("any", WHOLE), ("small", small), ("mixed", WHOLE):
+            query = {"find": "?n", "in": ["?b"], "where": [["?e", attribute, "?n"], [(name, "?n", "?b")]]}
+            assert sorted(db.q(query, bound)) == [n for n in numbers if holds(n, bound)], (attribute, bound)
+            turned = query | {"where": [["?e", attribute, "?n"], [(name, "?b", "?n")]]}
+            assert sorted(db.q(turned, bound)) == [n for n in numbers if holds(bound, n)], (attribute, bound)
+        computed = {"find": "?m", "in": ["?b"], "where": [["?e", "any", "?n"], [(lambda n: n, "?n"), "?m"], [(name, "?m", "?b")]]}
+        assert sorted(db.q(computed, bound)) == [n for n in WHOLE if holds(n, bound)]
+    pairs = {"find": ["?n", "?m"], "where": [["?e", "any", "?n"], ["?e", "any", "?m"], [(name, "?n", "?m")]]}
+    assert sorted(db.q(pairs)) == [(n, m) for n in WHOLE for m in WHOLE if holds(n, m)]
+
+
+def test_whole_numbers_of_any_size_come_back_in_order(node):
+    """Without this, a page ordered by a number would begin with the wrong ones, or show the index's own numbers."""
+    db = holding(node, {"xt/id": 7, "any": WHOLE, "small": [3, -3, 0]}, {"xt/id": 2 ** 80, "small": 1})
+    for attribute, numbers in ("any", WHOLE), ("small", [-3, 0, 1, 3]):
+        query = {"find": ["?n"], "where": [["?e", attribute, "?n"]], "order-by": [["?n", "desc"]]}
+        assert [n for n, in db.q(query)] == numbers[::-1]
+        assert [n for n, in db.q(query | {"limit": 2})] == numbers[:-3:-1]
+    assert sorted(db.q({"find": ["?e", "?n"], "where": [["?e", "small", "?n"]]})) == [(7, -3), (7, 0), (7, 3), (2 ** 80, 1)]
+    assert db.q({"find": ["?n", ("pull", "?e", ["small"])], "where": [["?e", "small", 1], ["?e", "xt/id", "?n"]]}) == [(2 ** 80, {"small": 1})]
+    assert db.q({"find": [("sum", "?n"), ("max", "?n")], "where": [["?e", "small", "?n"]]}) == [(1, 3)]
+    with db.lazy_q({"find": "?n", "where": [["?e", "small", "?n"]]}) as rows:
+        assert sorted(rows) == [-3, 0, 1, 3]
+    assert db.with_tx([put({"xt/id": 7, "small": 2 ** 70})]).q({"find": "?n", "where": [["?e", "small", "?n"], [(">", "?n", 0)]]}) in ([1, 2 ** 70], [2 ** 70, 1])
 
 
 # ── Rules ────────────────────────────────────────────────────────────────────────────────────────────────────
