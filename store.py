@@ -1692,7 +1692,7 @@ class _SqliteLog:
         with self._mutex:
             self._refuse()
             self._join(pending)
-        await asyncio.shield(pending.future)
+        await pending.future             # a caller who gives up leaves the transaction on its way
         return pending.result()
 
     def alone(self, work):
@@ -2097,7 +2097,7 @@ class _PostgresLog:
         pending = _Submitted(ops)
         pending.future = asyncio.get_running_loop().create_future()
         self._enter(pending)
-        await asyncio.shield(pending.future)
+        await pending.future             # a caller who gives up leaves the transaction on its way
         return pending.result()
 
     def alone(self, work):
