@@ -1,6 +1,6 @@
 """A writer that tests kill: appends transactions whose every byte can be foretold, and says so after each return.
 
-`python tests/appender.py PATH WRITERS TRANSACTIONS` opens the store and lets each writer (a thread; a single one is the
+`python tests/appender.py PATH WRITERS TRANSACTIONS [PRAGMA …]` opens the store, with other settings of SQLite if any are given, and lets each writer (a thread; a single one is the
 main thread) append that many, 0 for ever. A line is written for each event, by one system call, so that it is there even
 if the next instruction is never run: `open`, `ack WRITER NUMBER TX_ID`, `error WRITER NAME: TEXT` (writer `-`: of
 opening or closing), `closed`.
@@ -72,7 +72,15 @@ def append(node, writer, transactions):
             tell("ack", writer, number, tx.tx_id)
 
 
-def main(path, writers, transactions):
+def main(path, writers, transactions, *pragmas):
+    connect = store._Index._connect_writer
+
+    def connect_otherwise(index):
+        connection = connect(index)
+        for pragma in pragmas:
+            connection.execute(f"pragma {pragma}")
+        return connection
+    store._Index._connect_writer = connect_otherwise
     try:
         node = store.open(path)
     except store.StoreError as error:
@@ -94,4 +102,4 @@ def main(path, writers, transactions):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:4]))
+    main(sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:])

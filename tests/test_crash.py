@@ -20,6 +20,7 @@ import time
 import pytest
 
 import appender
+import powercut
 import store
 
 APPENDER = [sys.executable, str(pathlib.Path(appender.__file__))]
@@ -43,9 +44,9 @@ class Told:
         self.acks_after_error = sum(line[0] == "ack" for line in lines[first_error:])
 
 
-def run(path, transactions, writers=1, before=()):
+def run(path, transactions, writers=1, before=(), pragmas=()):
     """Runs a child to its end under a command such as strace; returns what it told, and whether a signal ended it."""
-    done = subprocess.run([*before, *APPENDER, str(path), str(writers), str(transactions)],
+    done = subprocess.run([*before, *APPENDER, str(path), str(writers), str(transactions), *pragmas],
                           capture_output=True, text=True, timeout=CHILD_S_MAX)
     return Told(done.stdout, done.stderr), done.returncode < 0
 
@@ -191,6 +192,49 @@ def test_a_writer_killed_at_any_write_or_sync_loses_nothing(tmp_path, strace, si
         f"0 lost, 0 partial, all opened (asked 0, 0, all); {unheard} unacknowledged survivors, at most 1 a kill")
 
 
+# ── Power that fails ───────────────────────────────────────────────────────────────────────────────────────────
+
+IMAGES = 20             # of each stretch between two syncs: what was synced, all that was written, and what chance leaves
+OFTEN = "wal_autocheckpoint = 20"       # so that a short run moves its log into the file several times
+
+
+def after_power_cuts(tmp_path, strace, transactions, choose, *pragmas):
+    """Opens what power cuts in each stretch of a run may leave; (stretches, images, the complaints about those that lost something)."""
+    path, trace = tmp_path / "whole.db", tmp_path / "trace"
+    told, _ = run(path, transactions, before=[strace, *powercut.STRACE, "-o", str(trace)], pragmas=pragmas)
+    assert told.is_closed and len(told.acks) == transactions
+    ends, complaints = ("", "-wal", "-journal"), []
+    for stretches, (said, files) in enumerate(powercut.cuts(trace.read_text(), [f"{path}{end}" for end in ends]), 1):
+        acks = Told(said).acks
+        for number in range(IMAGES):
+            share = [0.0, 1.0][number] if number < 2 else choose.random()
+            left = [files[f"{path}{end}"].left(lambda n: sum(choose.random() < share for _ in range(n))) for end in ends]
+            try:
+                check(laid_down(tmp_path, *left), acks)
+            except (AssertionError, store.StoreError) as error:
+                complaints.append(f"cut {stretches}, image {number}, {len(acks)} acknowledged: {error!r}")
+    return stretches, IMAGES * stretches, complaints
+
+
+def test_what_was_acknowledged_survives_a_power_cut(tmp_path, strace, size, seed, say):
+    """Without this, a machine that loses power could come back without a message that everybody has read (A3)."""
+    transactions, choose = size(4, 50), random.Random(seed)
+    stretches, images, complaints = after_power_cuts(tmp_path, strace, transactions, choose, OFTEN)
+    assert stretches > transactions
+    assert not complaints, f"{len(complaints)} of {images} images, seed {seed}; the first: {complaints[0]}"
+    say(f"{images:,} images of cuts in {stretches} stretches between syncs: 0 lost, 0 refused to open (asked 0, 0; long about 1,000); seed {seed}")
+
+
+def test_a_log_that_is_not_synced_is_found_to_lose(tmp_path, strace, size, seed, say):
+    """The control of the test before: if it found nothing here either, it would be blind."""
+    transactions = size(3, 50)
+    _, images, complaints = after_power_cuts(tmp_path, strace, transactions, random.Random(seed), OFTEN, "synchronous = normal")
+    lost = sum("lost" in complaint for complaint in complaints)
+    assert lost, f"0 of {images} images lose anything with synchronous = normal, seed {seed}"
+    assert lost == len(complaints), f"more than transactions was lost: {[c for c in complaints if 'lost' not in c][0]}"
+    say(f"with synchronous = normal {lost} of {images:,} images lose what was acknowledged, all open (asked: some)")
+
+
 # ── A failing disk, a full disk ────────────────────────────────────────────────────────────────────────────────
 
 def test_a_failed_sync_is_final(tmp_path, strace, size, say):
@@ -285,14 +329,14 @@ def frozen(path, transactions, is_closed=False):
     return *files, lengths
 
 
-def laid_down(folder, main, wal):
-    """A store of its own in `folder` made of these bytes; what an earlier one left there is gone."""
+def laid_down(folder, main, wal, journal=None):
+    """A store of its own in `folder` made of these bytes (None: no such file); what an earlier one left there is gone."""
     path = folder / "broken.db"
-    for end in "-shm", "-wal", "":
-        pathlib.Path(f"{path}{end}").unlink(missing_ok=True)
-    path.write_bytes(main)
-    if wal:
-        pathlib.Path(f"{path}-wal").write_bytes(wal)
+    for end, contents in ("-shm", None), ("-wal", wal or None), ("-journal", journal), ("", main):
+        file = pathlib.Path(f"{path}{end}")
+        file.unlink(missing_ok=True)
+        if contents is not None:
+            file.write_bytes(contents)
     return path
 
 
