@@ -757,7 +757,7 @@ class Node:
         return self._index.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
 
     def attribute_stats(self) -> dict[str, int]:
-        """How many facts of each attribute were ever put."""
+        """How many facts of each attribute were ever put: several values count each; the evicted until the index is rebuilt."""
         return self._index.attribute_stats()
 
     def verify(self, progress: Progress | None = None) -> int:
