@@ -49,7 +49,7 @@ import tempfile
 import time
 import urllib.parse
 import uuid
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import aiohttp
 import aiohttp_jinja2
@@ -166,7 +166,7 @@ class QueueFullError(BiffError):
 # "biff/stop". They start in order and stop in reverse order; one that fails to start stops those before it, and one
 # that fails to stop does not keep the others open.
 
-async def start_system(components, system: dict) -> dict:
+async def start_system(components: Iterable[Callable], system: dict) -> dict:
     """The system, the same dict, with everything that the components add. Raises: StartError."""
     system.setdefault("biff/plugins", [])
     system.setdefault("biff/clock", lambda: dt.datetime.now(dt.timezone.utc))
@@ -180,7 +180,7 @@ async def start_system(components, system: dict) -> dict:
     return system
 
 
-async def stop_system(system: dict):
+async def stop_system(system: dict) -> None:
     while system["biff/stop"]:
         stop = system["biff/stop"].pop()
         try:
@@ -190,7 +190,7 @@ async def stop_system(system: dict):
             log.exception("A component did not stop cleanly")
 
 
-def run(components, system: dict):
+def run(components: Iterable[Callable], system: dict) -> None:
     """Starts the system and serves until Ctrl-C or SIGTERM. Exit status 1, after one sentence, if it cannot go on."""
     log_to_stderr()
     try:
@@ -285,7 +285,7 @@ SETTINGS = {
 }
 
 
-def arguments(name: str, description: str, argv=None) -> dict:
+def arguments(name: str, description: str, argv: list[str] | None = None) -> dict:
     """What the command line says, as {setting: text}; only what was given. Prints help, and ends, when asked to."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     for key, setting in SETTINGS.items():
@@ -295,7 +295,7 @@ def arguments(name: str, description: str, argv=None) -> dict:
     return {key: text for key, text in vars(parser.parse_args(argv)).items() if text is not None}
 
 
-async def use_config(system):
+async def use_config(system: dict) -> dict:
     prefix = system["biff/name"].upper() + "_"
     given = {prefix + key.upper(): str(text) for key, text in system.get("biff/arguments", {}).items()}
     folder = _setting("data", [given, os.environ], prefix)
@@ -421,7 +421,7 @@ def temp_id(name: str) -> tuple:
     return ("db/id", name)
 
 
-async def submit_tx(ctx: dict, tx, retry: bool = True):
+async def submit_tx(ctx: dict, tx: Any, retry: bool = True) -> store.Tx | None:
     """The transaction as the store's `submit` gives it, durable and committed; None if there was nothing to do.
 
     `tx` is a list, or a function of ctx that returns one and is called for each attempt. With `retry` false it is
@@ -443,7 +443,7 @@ async def submit_tx(ctx: dict, tx, retry: bool = True):
     raise ContentionError(f"Others changed the same documents at each of {ATTEMPTS_MAX} attempts. Nothing was written.")
 
 
-def operations_of(ctx: dict, tx) -> list:
+def operations_of(ctx: dict, tx: Any) -> list:
     """The store's operations for a transaction, as of ctx's snapshot."""
     tx = list(tx(ctx) if callable(tx) else tx)
     tx = _resolved(tx, functools.partial(_without_ids_and_now, ctx, {}))
@@ -571,12 +571,12 @@ def _check(ctx, doc_type, document, where):
         raise SchemaError(message, doc_type, attribute) from None
 
 
-def ensure_unique(ctx, pairs: dict):
+def ensure_unique(ctx: store.Context, pairs: dict) -> bool | None:
     """A transaction function: aborts if more than one document has all these pairs, after the writes so far."""
     return ensure_at_most(ctx, pairs, 1)
 
 
-def ensure_at_most(ctx, pairs: dict, count_max: int):
+def ensure_at_most(ctx: store.Context, pairs: dict, count_max: int) -> bool | None:
     """The same for more than `count_max` documents."""
     counted = ctx.db.q({**_lookup(pairs), "find": ("count", "?e")}, *pairs.values())
     return False if counted and counted[0] > count_max else None
@@ -587,12 +587,12 @@ def at_most(count_max: int, pairs: dict) -> tuple:
     return store.call("biff/ensure-at-most", pairs, count_max)
 
 
-def unchanged(ctx: dict, *ids) -> list:
+def unchanged(ctx: dict, *ids: Any) -> list:
     """Parts of a transaction: it commits only if these documents are as they are in ctx's snapshot, and so are the rights that they give."""
     return [store.match(id, ctx["biff/db"].entity(id)) for id in ids]
 
 
-async def use_store(system):
+async def use_store(system: dict) -> dict:
     system["biff/schema"] = {name: _schema(given) for name, given in dicts(system, "schema").items()}
     functions = {"biff/ensure-unique": ensure_unique, "biff/ensure-at-most": ensure_at_most} | dicts(system, "tx-fns")
     path = system["biff/config"]["data"] / f"{system['biff/name']}.db"
@@ -610,25 +610,25 @@ def _schema(given):
 
 # ── Questions ────────────────────────────────────────────────────────────────────────────────────────────────
 
-def q(db, query: dict, *args) -> list:
+def q(db: store.Db, query: dict, *args: Any) -> list:
     return db.q(query, *args)
 
 
-def lookup(db, *pairs, pattern=("*",)) -> dict | None:
+def lookup(db: store.Db, *pairs: Any, pattern: Iterable = ("*",)) -> dict | None:
     """A document that has all these attributes with these values, given as k, v, k, v …; any one if several, or None."""
     return next(iter(lookup_all(db, *pairs, pattern=pattern, limit=1)), None)
 
 
-def lookup_all(db, *pairs, pattern=("*",), limit=None) -> list[dict]:
+def lookup_all(db: store.Db, *pairs: Any, pattern: Iterable = ("*",), limit: int | None = None) -> list[dict]:
     return _found(db, ("pull", "?e", list(pattern)), pairs, limit)
 
 
-def lookup_id(db, *pairs):
+def lookup_id(db: store.Db, *pairs: Any) -> Any:
     """The id of such a document; any one if several, or None."""
     return next(iter(_found(db, "?e", pairs, 1)), None)
 
 
-def lookup_id_all(db, *pairs) -> list:
+def lookup_id_all(db: store.Db, *pairs: Any) -> list:
     return _found(db, "?e", pairs, None)
 
 
@@ -647,7 +647,7 @@ def _lookup(pairs):
 #
 # They outlive whatever a plugin does in them: an exception is logged, and the next transaction, job or run follows.
 
-async def use_tx_listener(system):
+async def use_tx_listener(system: dict) -> dict:
     """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop. It must not wait."""
     listening = [plugin["on_tx"] for plugin in system["biff/plugins"] if "on_tx" in plugin]
 
@@ -670,7 +670,7 @@ def _name(function):
     return getattr(function, "__qualname__", repr(function))
 
 
-async def use_queues(system):
+async def use_queues(system: dict) -> dict:
     """Runs the workers of each plugin's queue {"id", "consumer", "workers": 1}: `await consumer(ctx)`, with ctx["biff/job"]."""
     given = parts(system, "queues")
     queues = system["biff/queues"] = {queue["id"]: asyncio.PriorityQueue(QUEUE_JOBS_MAX) for queue in given}
@@ -681,7 +681,7 @@ async def use_queues(system):
     return system
 
 
-def submit_job(ctx: dict, queue_id: str, job, priority: int = PRIORITY) -> asyncio.Future:
+def submit_job(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY) -> asyncio.Future:
     """Queues a job; lower priorities go first, equal ones in order. A job does not survive a restart.
 
     Raises: QueueFullError.
@@ -695,7 +695,7 @@ def submit_job(ctx: dict, queue_id: str, job, priority: int = PRIORITY) -> async
     return done
 
 
-async def submit_job_for_result(ctx: dict, queue_id: str, job, priority: int = PRIORITY, timeout_s: float = 20):
+async def submit_job_for_result(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY, timeout_s: float = 20) -> Any:
     """What the consumer returned; raises what it raised, or TimeoutError."""
     return await asyncio.wait_for(submit_job(ctx, queue_id, job, priority), timeout_s)
 
@@ -731,7 +731,7 @@ async def _end_tasks(tasks):
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def every(interval_s: float, jitter: float = 0.1):
+def every(interval_s: float, jitter: float = 0.1) -> Callable[[], Iterator[float]]:
     """A schedule: at once, then each time after the interval, give or take a tenth, so that servers do not march in step."""
     def schedule():
         yield 0
@@ -740,7 +740,7 @@ def every(interval_s: float, jitter: float = 0.1):
     return schedule
 
 
-async def use_tasks(system):
+async def use_tasks(system: dict) -> dict:
     """Runs each plugin's task {"task", "schedule"}; a schedule is called once and yields the seconds before each run."""
     tasks = [asyncio.create_task(_repeat(system, task["task"], task["schedule"])) for task in parts(system, "tasks")]
     system["biff/stop"].append(functools.partial(_end_tasks, tasks))
@@ -768,7 +768,7 @@ class Asset(NamedTuple):
     version: str
 
 
-async def use_jinja(system):
+async def use_jinja(system: dict) -> dict:
     root = system.setdefault("biff/root", ROOT)
     assets = system["biff/assets"] = _assets(root)
     app = system["biff/app"] = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[
@@ -805,7 +805,7 @@ def _asset_url(assets, name):
     return f"/static/{name}?v={assets[name].version}"
 
 
-async def static(ctx):
+async def static(ctx: dict) -> web.StreamResponse:
     asset = ctx["biff/assets"].get(ctx["params"]["name"])
     if asset is None:
         raise web.HTTPNotFound()
@@ -822,14 +822,14 @@ async def static(ctx):
                         charset="utf-8" if asset.type.startswith("text/") else None)
 
 
-def render(ctx: dict, template: str, status: int = 200, **values) -> web.Response:
+def render(ctx: dict, template: str, status: int = 200, **values: Any) -> web.Response:
     """A page. Every template knows csrf_token, base_url, path, uid and name beside the given values."""
     request = ctx["request"]
     known = {"csrf_token": csrf_token(ctx), "base_url": ctx["biff/base-url"], "path": request.path, "uid": ctx.get("uid")}
     return aiohttp_jinja2.render_template(template, request, known | values, status=status)
 
 
-def fragment(system: dict, template: str, **values) -> str:
+def fragment(system: dict, template: str, **values: Any) -> str:
     """A template's text outside a request, by the same environment."""
     return system["biff/jinja"].get_template(template).render({"base_url": system["biff/base-url"]} | values)
 
@@ -863,7 +863,7 @@ def redirect(ctx: dict, path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path})
 
 
-def url(path: str, **query) -> str:
+def url(path: str, **query: Any) -> str:
     return f"{path}?{urllib.parse.urlencode(query)}" if query else path
 
 
@@ -902,11 +902,11 @@ def error(ctx: dict, status: int, sentence: str | None = None) -> web.Response:
 # rule is asked, a request that could change something has shown twice that it is ours: by where the browser says it comes
 # from, and by a token that only our pages carry. A GET never writes to the store.
 
-def anyone(ctx):
+def anyone(ctx: dict) -> None:
     """The rule of what is open to all."""
 
 
-def signed_in(ctx):
+def signed_in(ctx: dict) -> Any:
     return None if ctx["uid"] else redirect(ctx, url("/signin", error="not-signed-in"))
 
 
@@ -947,7 +947,7 @@ def _bounded(connection, server, connections_max):
     return make
 
 
-async def use_web(system):
+async def use_web(system: dict) -> dict:
     app, config = system["biff/app"], system["biff/config"]
     app.on_response_prepare.append(functools.partial(_prepare, system))
     for route in [*parts(system, "routes"), ("GET", "/static/{name:.+}", anyone, static)]:
@@ -961,7 +961,8 @@ async def use_web(system):
     system["biff/stop"].append(runner.cleanup)
     loop = asyncio.get_running_loop()
     # No lingering: what follows a refused head, a gigabyte perhaps, is not read. keepalive_timeout is also the only deadline of a head.
-    connection = functools.partial(Connection, runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
+    make: Any = Connection               # its base is typed as if a server and an access log had to be there
+    connection = functools.partial(make, runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
                                    max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
         bounded = _bounded(connection, runner.server, system["biff/connections-max"])
@@ -993,7 +994,7 @@ def _say_where(system):
     sys.stdout.flush()
 
 
-def is_secure(system) -> bool:
+def is_secure(system: dict) -> bool:
     return system["biff/base-url"].startswith("https://")
 
 
@@ -1087,7 +1088,7 @@ def _answering(system, rule, handler):
                 return await _called(handler, ctx)
             log.info("Refused by %s: %s by user %s", _name(rule), _shown(request), ctx["uid"])
             return refusal
-    answer.rule = rule
+    answer.rule = rule                     # type: ignore[attr-defined]
     return answer
 
 
@@ -1123,7 +1124,7 @@ async def _fields(request):
     return {key: value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") for key, value in pairs}
 
 
-def is_ours(system, request, is_upgrade=False) -> bool:
+def is_ours(system: dict, request: web.Request, is_upgrade: bool = False) -> bool:
     """Whether the browser says that the request comes from a page of ours. A request that says nothing does not."""
     site = None if is_upgrade else request.headers.get("Sec-Fetch-Site")
     if site is not None:
@@ -1177,7 +1178,7 @@ class Limits:
         return True
 
 
-def is_allowed(ctx: dict, *limits) -> bool:
+def is_allowed(ctx: dict, *limits: Any) -> bool:
     """Whether each (key, count_max, window_s) has room, and then counts it: (("post", uid), 10, 10) is ten in ten seconds."""
     if is_taken := ctx["biff/limits"].take(*limits):
         return is_taken
@@ -1196,7 +1197,7 @@ class LineFormatter(logging.Formatter):
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
-def log_to_stderr():
+def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -1207,7 +1208,7 @@ def log_to_stderr():
 # A cookie holds 256 random bits and nothing else. Whoever has signed in has a document named by the hash of those bits, so
 # that signing out is a transaction; a visitor who has not needs no document. The anti-forgery token is an HMAC of the cookie.
 
-def cookie_name(system) -> str:
+def cookie_name(system: dict) -> str:
     """`__Host-` keeps subdomains from planting a cookie; browsers drop such a one on plain http, which has its own name."""
     return ("__Host-" if is_secure(system) else "") + system["biff/name"]
 
@@ -1270,12 +1271,12 @@ def is_alive(session: dict, moment: dt.datetime) -> bool:
             and moment < session["session/used-at"] + dt.timedelta(days=SESSION_IDLE_DAYS))
 
 
-def sessions_of(db, uid) -> list[dict]:
+def sessions_of(db: store.Db, uid: Any) -> list[dict]:
     """A person's sessions, the last used first."""
     return sorted(lookup_all(db, "session/user", uid), key=lambda session: session["session/used-at"], reverse=True)
 
 
-async def keep_sessions(ctx):
+async def keep_sessions(ctx: dict) -> None:
     """Writes when sessions were last used, and evicts what has expired: a store that forgets nothing keeps no secrets."""
     seen = dict(ctx["biff/seen"])
     await submit_tx(ctx, lambda ctx: [
@@ -1317,7 +1318,7 @@ AUTH_SCHEMA = {
 }
 
 
-def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx=None) -> dict:
+def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx: Callable | None = None) -> dict:
     """Routes, documents and the task of signing in. `new_user_tx(ctx, uid, email)` builds a new user's documents."""
     def with_paths(handler):
         paths = {"biff/app-path": app_path, "biff/home-path": home_path, "biff/new-user-tx": new_user_tx or _new_user_tx}
@@ -1346,16 +1347,16 @@ def normalized_email(text: str) -> str | None:
     return email if len(email) <= EMAIL_CHARS_MAX and email.isprintable() and EMAIL.fullmatch(email) else None
 
 
-def signin_page(ctx):
+def signin_page(ctx: dict) -> web.StreamResponse:
     return render(ctx, "signin.html", error=error_text(ctx["params"]), is_printed=not ctx["biff/config"]["mail_host"])
 
 
-def link_sent_page(ctx):
+def link_sent_page(ctx: dict) -> web.StreamResponse:
     is_printed = not ctx["biff/config"]["mail_host"]
     return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed=is_printed)
 
 
-async def send_link(ctx):
+async def send_link(ctx: dict) -> web.StreamResponse:
     on_error = ctx["params"].get("on-error")
     on_error = on_error if on_error in (ctx["biff/home-path"], "/signin") else "/signin"
     email, token = normalized_email(ctx["params"].get("email", "")), secrets.token_urlsafe(32)
@@ -1368,7 +1369,7 @@ async def send_link(ctx):
     return redirect(ctx, url("/link-sent", email=email))
 
 
-async def send_code(ctx):
+async def send_code(ctx: dict) -> web.StreamResponse:
     email, code = normalized_email(ctx["params"].get("email", "")), f"{secrets.randbelow(10 ** 6):06}"
     if wrong := _refused(ctx, email):
         return redirect(ctx, url("/signin", error=wrong))
@@ -1416,7 +1417,7 @@ def _link(ctx):
     return token if _is_good(token, ctx) else None
 
 
-def verify_link_page(ctx):
+def verify_link_page(ctx: dict) -> web.StreamResponse:
     token = _link(ctx)
     if token is None:
         return redirect(ctx, url("/signin", error="invalid-link"))
@@ -1425,7 +1426,7 @@ def verify_link_page(ctx):
                   error=error_text(ctx["params"]))
 
 
-async def verify_link(ctx):
+async def verify_link(ctx: dict) -> web.StreamResponse:
     token = _link(ctx)
     if token is None:
         return _no_sign_in(ctx, "link", url("/signin", error="invalid-link"))
@@ -1436,11 +1437,11 @@ async def verify_link(ctx):
     return _no_sign_in(ctx, "link", url("/signin", error="invalid-link")) if signed is None else signed
 
 
-def verify_code_page(ctx):
+def verify_code_page(ctx: dict) -> web.StreamResponse:
     return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), error=error_text(ctx["params"]))
 
 
-async def verify_code(ctx):
+async def verify_code(ctx: dict) -> web.StreamResponse:
     email, code = normalized_email(ctx["params"].get("email", "")) or "", ctx["params"].get("code", "").strip()
     token = await _tried(ctx, email)
     if token and hmac.compare_digest(token["token/hash"], _code_hash(ctx, email, code)):
@@ -1459,7 +1460,7 @@ async def _tried(ctx, email):
     key = "token/purpose", "code", "token/email", email, "token/browser", _browser(ctx)
 
     def one_more(ctx):
-        token = lookup(ctx["biff/db"], *key)
+        token: Any = lookup(ctx["biff/db"], *key)
         if not _is_good(token, ctx) or token["token/tries"] >= CODE_TRIES_MAX:
             return []
         return [{"db/doc-type": "token", "db/op": "update", "xt/id": token["xt/id"], "token/tries": ("db/add", 1)}]
@@ -1508,19 +1509,19 @@ def _agent(text):
     return browser + next((f" on {name}" for mark, name in systems.items() if mark in text), "")
 
 
-async def signout(ctx):
+async def signout(ctx: dict) -> web.StreamResponse:
     if ctx["session"]:
         await _end_sessions(ctx, [ctx["session"]["xt/id"]])
     ctx["request"][COOKIE] = secrets.token_urlsafe(32), None
     return redirect(ctx, ctx["biff/home-path"])
 
 
-def sessions_page(ctx):
+def sessions_page(ctx: dict) -> web.StreamResponse:
     alive = [session for session in sessions_of(ctx["biff/db"], ctx["uid"]) if is_alive(session, now(ctx))]
     return render(ctx, "sessions.html", sessions=alive, mine=ctx["session"]["xt/id"])
 
 
-async def revoke(ctx):
+async def revoke(ctx: dict) -> web.StreamResponse:
     mine = {str(session["xt/id"]): session["xt/id"] for session in sessions_of(ctx["biff/db"], ctx["uid"])}
     if ctx["params"]["id"] == str(ctx["session"]["xt/id"]):
         return await signout(ctx)
@@ -1529,7 +1530,7 @@ async def revoke(ctx):
     return redirect(ctx, "/sessions")
 
 
-async def revoke_others(ctx):
+async def revoke_others(ctx: dict) -> web.StreamResponse:
     others = [session["xt/id"] for session in sessions_of(ctx["biff/db"], ctx["uid"]) if session != ctx["session"]]
     await _end_sessions(ctx, others)
     return redirect(ctx, "/sessions")

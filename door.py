@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 import zlib
-from typing import NamedTuple
+from typing import Mapping, NamedTuple
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -56,7 +56,7 @@ class NotPublicError(DoorError):
 class Answer(NamedTuple):
     url: str                          # where it came from in the end
     status: int
-    headers: dict
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -136,7 +136,7 @@ class Door:
         return self._turns.setdefault(host, asyncio.Lock())
 
     async def _get_within(self, seconds, url, headers):
-        refused = []
+        refused: list = []
         try:
             async with asyncio.timeout(seconds):
                 return await self._get(url, headers, refused)
@@ -201,7 +201,7 @@ class Resolver(AbstractResolver):
 
     def _look_up(self, loop, found, host, port, family):
         try:
-            made = [_resolved(host, *info) for info in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)], None
+            made: tuple = [_resolved(host, *info) for info in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)], None
         except (OSError, ValueError) as error:
             made = None, error
         with contextlib.suppress(RuntimeError):                # the loop has ended meanwhile

@@ -304,8 +304,8 @@ async def channel_page(ctx):
 
 def messages_of(db, channel, before=None):
     """A page of a channel, oldest first, and whether there are older ones. Order is the log's, not a clock's."""
-    query = {"find": ("pull", "?message", ["*"]), "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
-             "order-by": [[("created", "?message"), "desc"]], "limit": PAGE_MESSAGES + 1}
+    query: dict = {"find": ("pull", "?message", ["*"]), "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
+                   "order-by": [[("created", "?message"), "desc"]], "limit": PAGE_MESSAGES + 1}
     args = [channel["xt/id"]]
     if before:
         query = query | {"in": ["?channel", "?before"], "where": [*query["where"], [("created-before", "?message", "?before")]]}

@@ -111,7 +111,7 @@ async def read(body: bytes, url: str, charset: str = "") -> list[Entry]:
 def main(url, charset):
     bound_this_process()
     try:
-        made = {"entries": entries_of(sys.stdin.buffer.read(), url, charset)}
+        made: dict = {"entries": entries_of(sys.stdin.buffer.read(), url, charset)}
     except FeedError as error:
         made = {"error": str(error)}
     json.dump(made, sys.stdout)

@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import logging
 import time
-from typing import Any, Callable, Hashable, NamedTuple
+from typing import Any, Callable, Hashable, Iterator, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -129,7 +129,8 @@ class Room:
         self.waiting: asyncio.TimerHandle | None = None
         self.is_queued = False
         self.telling: list[Said] = []
-        self.joined, self.left, self.unlooked = b"", iter(()), 0
+        self.left: Iterator[Socket] = iter(())
+        self.joined, self.unlooked = b"", 0
 
     def begin(self):
         """Joins what is due, up to a bound, for a pass over those who are here now: who comes later has been told by then."""
