@@ -5403,7 +5403,7 @@ class _Run:
         for index, binding in enumerate(self.parsed.ins):
             if var in binding.vars and binding.shape in ("scalar", "tuple"):
                 return self._in_value(index, binding.vars.index(var) if binding.shape == "tuple" else None)
-        raise QueryError(f"{var} stands for a function, but no argument binds it.")
+        raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; several elements of find are a list.")
 
     def _function(self, head) -> Callable:
         if callable(head):
