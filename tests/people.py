@@ -1,5 +1,6 @@
 """People for tests without a browser: each has cookies of their own and sends what a browser would."""
 import re
+import secrets
 import uuid
 
 import aiohttp
@@ -7,6 +8,7 @@ import pytest
 
 import biff
 import eelchat
+from store import delete, put
 
 
 def kept_mails(monkeypatch):
@@ -104,3 +106,55 @@ LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noo
 def texts(html):
     """The texts of the messages in a page or frame, in order; an address that is a link to itself as the address."""
     return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', html, re.DOTALL)]
+
+
+# ── One of each kind, put into the store ─────────────────────────────────────────────────────────────────────
+
+PEOPLE = ["nobody", "outsider", "admin elsewhere", "ex-member", "ex-admin", "member", "admin"]
+
+
+def with_handlers(handler):
+    """The plugins with their own rules, and one handler in the place of each."""
+    return [plugin | {"routes": [(method, path, rule, handler) for method, path, rule, _ in plugin.get("routes", ())]} for plugin in eelchat.PLUGINS]
+
+
+class Somebody:
+    """A person put into the store with a session and, where there is one, a membership."""
+
+    def __init__(self, system, email):
+        self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
+        self.id, now = uuid.uuid4(), biff.now(system)
+        self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
+                          {"xt/id": biff._session_id(biff._hash(self.cookie)), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
+                           "session/created-at": now, "session/used-at": now}]
+
+    async def ask(self, session, method, path):
+        headers = {"Cookie": f"{biff.cookie_name(self.system)}={self.cookie}", "Origin": self.base,
+                   biff.TOKEN_HEADER: biff._hmac(self.system, "anti-forgery", self.cookie)}
+        async with session.request(method, self.base + path, headers=headers, allow_redirects=False) as answer:
+            return answer.status, await answer.text()
+
+
+def membership(user, community, roles=frozenset()):
+    return {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": community, "mem/roles": set(roles)}
+
+
+async def settle(system):
+    """Two communities, a channel in each, and one person of each kind."""
+    node, ours, theirs = system["biff/node"], uuid.uuid4(), uuid.uuid4()
+    channel, elsewhere = ({"xt/id": uuid.uuid4(), "chan/title": "Channel #1", "chan/comm": comm} for comm in (ours, theirs))
+    people = {name: Somebody(system, f"{name.replace(' ', '-')}@example.com") for name in PEOPLE}
+    mems = {"admin elsewhere": membership(people["admin elsewhere"].id, theirs, {"admin"}), "member": membership(people["member"].id, ours),
+            "admin": membership(people["admin"].id, ours, {"admin"}), "ex-member": membership(people["ex-member"].id, ours),
+            "ex-admin": membership(people["ex-admin"].id, ours, {"admin"})}
+    documents = [document for name, one in people.items() for document in (one.documents if name != "nobody" else [])]
+    communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]
+    await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values()]])
+    await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
+    return people, {"{id}": ours, "{channel_id}": channel["xt/id"], "{token}": "x" * 43}, theirs
+
+
+def filled(path, ids):
+    for hole, value in ids.items():
+        path = path.replace(hole, str(value))
+    return path

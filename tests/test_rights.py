@@ -1,17 +1,15 @@
 """Who may what: every route of the table asked by everybody, and whatever was once seen by those who may not see it now."""
 import asyncio
 import re
-import secrets
 import uuid
 
 import pytest
 
 import biff
 import eelchat
-from people import Person, chat, person      # noqa: F401
+from people import PEOPLE, chat, filled, person, settle, with_handlers      # noqa: F401
 from store import delete, evict, put
 
-PEOPLE = ["nobody", "outsider", "admin elsewhere", "ex-member", "ex-admin", "member", "admin"]
 SIGNED_IN = set(PEOPLE) - {"nobody"}
 MAY = {                                       # the rules of the route table, by name, and whom each lets through
     "anyone": set(PEOPLE),
@@ -26,53 +24,6 @@ MAY = {                                       # the rules of the route table, by
 
 async def reached(ctx):
     return biff.web.Response(text="reached")
-
-
-def with_handlers(handler):
-    """The plugins with their own rules, and one handler in the place of each."""
-    return [plugin | {"routes": [(method, path, rule, handler) for method, path, rule, _ in plugin.get("routes", ())]} for plugin in eelchat.PLUGINS]
-
-
-class Somebody:
-    """A person put into the store with a session and, where there is one, a membership."""
-
-    def __init__(self, system, email):
-        self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
-        self.id, now = uuid.uuid4(), biff.now(system)
-        self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
-                          {"xt/id": biff._session_id(biff._hash(self.cookie)), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
-                           "session/created-at": now, "session/used-at": now}]
-
-    async def ask(self, session, method, path):
-        headers = {"Cookie": f"{biff.cookie_name(self.system)}={self.cookie}", "Origin": self.base,
-                   biff.TOKEN_HEADER: biff._hmac(self.system, "anti-forgery", self.cookie)}
-        async with session.request(method, self.base + path, headers=headers, allow_redirects=False) as answer:
-            return answer.status, await answer.text()
-
-
-def membership(user, community, roles=frozenset()):
-    return {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": community, "mem/roles": set(roles)}
-
-
-async def settle(system):
-    """Two communities, a channel in each, and one person of each kind."""
-    node, ours, theirs = system["biff/node"], uuid.uuid4(), uuid.uuid4()
-    channel, elsewhere = ({"xt/id": uuid.uuid4(), "chan/title": "Channel #1", "chan/comm": comm} for comm in (ours, theirs))
-    people = {name: Somebody(system, f"{name.replace(' ', '-')}@example.com") for name in PEOPLE}
-    mems = {"admin elsewhere": membership(people["admin elsewhere"].id, theirs, {"admin"}), "member": membership(people["member"].id, ours),
-            "admin": membership(people["admin"].id, ours, {"admin"}), "ex-member": membership(people["ex-member"].id, ours),
-            "ex-admin": membership(people["ex-admin"].id, ours, {"admin"})}
-    documents = [document for name, one in people.items() for document in (one.documents if name != "nobody" else [])]
-    communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]
-    await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values()]])
-    await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
-    return people, {"{id}": ours, "{channel_id}": channel["xt/id"], "{token}": "x" * 43}, theirs
-
-
-def filled(path, ids):
-    for hole, value in ids.items():
-        path = path.replace(hole, str(value))
-    return path
 
 
 async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(tmp_path, say):

@@ -1,10 +1,13 @@
 """Signing in by link and by code, sessions, and the mail that carries them."""
 import asyncio
+import collections
 import datetime as dt
 import email
 import email.policy
 import re
 import secrets
+import statistics
+import time
 
 import pytest
 import yarl
@@ -110,6 +113,20 @@ async def test_what_is_not_a_link_of_ours_signs_nobody_in(chat, person):      # 
     assert documents(chat, "session/hash") == []
 
 
+async def test_a_link_of_an_attacker_does_not_change_who_somebody_is(chat, person):      # noqa: F811
+    """Whoever writes as somebody else without noticing tells them everything."""
+    victim, attacker = await person("victim@example.com"), await person()
+    await asked(attacker, "attacker@example.com")
+    token, before = attacker.last_token(), [cookie.value for cookie in victim.browser.cookie_jar]
+    page = await victim.get(f"/auth/verify-link/{token}")
+    assert "asked for in another browser" in page.body_text
+    for fields in {}, {"email": "victim@example.com"}, {"email": ""}:
+        assert (await redeem(victim, token, **fields))[1] == "incorrect-email"
+    assert [cookie.value for cookie in victim.browser.cookie_jar] == before
+    assert "victim@example.com" in (await victim.get("/app")).body_text
+    assert "Sign in as attacker@example.com" in (await attacker.get(f"/auth/verify-link/{token}")).body_text, "the button names the address"
+
+
 # ── Codes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 async def guess(one, code, address="ann@example.com"):
@@ -177,6 +194,43 @@ async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # 
     assert more.count(None) == 17 and len(chat["mails"]) == 20
     forged = await one.post("/auth/send-link", {"email": "w@example.com"}, headers={"X-Forwarded-For": "9.9.9.9"})
     assert forged.url.query["error"] == "too-many"
+
+
+async def test_a_thousand_requests_are_few_mails_to_anyone_and_from_anyone(chat, person, say):      # noqa: F811
+    """A sign-in form that anybody can fill in is a machine that sends mail to strangers, and gets its server listed as one."""
+    one, sent = await person(), {"address": collections.Counter(), "client": collections.Counter()}
+    chat["biff/config"]["proxies"] = biff._networks("127.0.0.1")
+    token = await one.token("/signin")
+    for n in range(1000):
+        address, client = f"v{n % 37}@example.com", f"9.9.{n % 11}.9"
+        fields = {"email": address, biff.TOKEN_FIELD: token}
+        async with one.browser.post(f"{one.base}/auth/send-{('link', 'code')[n % 2]}", data=fields, headers={"Origin": one.base, "X-Forwarded-For": f"{n}.1.1.1, {client}"},
+                                    allow_redirects=False) as answer:
+            if "too-many" not in answer.headers["Location"]:
+                sent["address"][address] += 1
+                sent["client"][client] += 1
+    most = {kind: max(counted.values()) for kind, counted in sent.items()}
+    say(f"1,000 requests for 37 addresses from 11 clients in a minute: {len(chat['mails'])} mails, at most {most['address']} to an address and {most['client']} for a client; "
+        "asked at most 60, 3 and 20")
+    assert len(chat["mails"]) == sent["address"].total() == 60 and most["address"] <= 3 and most["client"] <= 20
+
+
+async def test_known_and_unknown_addresses_take_the_same_time(chat, person, say, monkeypatch):      # noqa: F811
+    """A stopwatch would tell who is here."""
+    for limit in "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
+        monkeypatch.setattr(biff, limit, (10 ** 6, 60))
+    await person("known@example.com")
+    one, times = await person(), {"known@example.com": [], "stranger@example.com": []}
+    token = await one.token("/signin")
+    for _ in range(60):
+        for address, taken in times.items():
+            begun = time.perf_counter()
+            async with one.browser.post(f"{one.base}/auth/send-link", data={"email": address, biff.TOKEN_FIELD: token}, headers={"Origin": one.base}, allow_redirects=False) as answer:
+                assert answer.headers["Location"].startswith("/link-sent")
+            taken.append((time.perf_counter() - begun) * 1000)
+    known, stranger = map(statistics.median, times.values())
+    say(f"median of 60: {known:.2f} ms for a known address, {stranger:.2f} ms for an unknown one; asked within 5 ms")
+    assert abs(known - stranger) < 50
 
 
 def test_limits_forget_after_their_window_and_count_all_or_nothing():
