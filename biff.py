@@ -1331,7 +1331,7 @@ def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx: Calla
         ("POST", "/auth/signout", anyone, signout), ("GET", "/sessions", signed_in, sessions_page),
         ("POST", "/sessions/others/revoke", signed_in, revoke_others), ("POST", "/sessions/{id}/revoke", signed_in, revoke)]
     return {"routes": [(method, path, rule, with_paths(handler)) for method, path, rule, handler in routes],
-            "schema": AUTH_SCHEMA, "tasks": [{"task": keep_sessions, "schedule": every(600)}]}
+            "schema": AUTH_SCHEMA, "tasks": [{"task": keep_sessions, "schedule": every(60)}]}
 
 
 def _new_user_tx(ctx, uid, email):

@@ -231,6 +231,16 @@ async def test_a_session_that_ends_keeps_what_was_typed(chat, person, window):  
     assert kept == "a long paragraph"
 
 
+async def test_whoever_signs_out_leaves_no_draft_behind(chat, person, window):      # noqa: F811
+    """The next one at a shared machine would read what was nearly said."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    await ann.fill("#text", "a private thought")
+    assert await ann.evaluate("path => sessionStorage.getItem('draft ' + path)", channel) == "a private thought"
+    await ann.click("text=Sign out")
+    await ann.wait_for_url(chat["biff/base-url"] + "/")
+    assert await ann.evaluate("() => sessionStorage.length + localStorage.length") == 0
+
+
 async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window):      # noqa: F811
     """A list that jumps while one reads is the second oldest complaint about chats."""
     ann, channel = await same_process(chat, person, window, "ann@example.com")

@@ -245,7 +245,7 @@ async def test_without_escaping_a_browser_runs_them(fields, payloads, window, mo
     await fields.write(comm='</a><b _="init set window.pwned to 1">x</b><i hx-get="/pwned" hx-trigger="load">x</i>')
     await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base} for cookie in fields.ann.browser.cookie_jar])
     await page.goto(fields.ann.base + fields.channel)
-    await page.wait_for_function("window.pwned === 1")
+    await page.wait_for_function("() => window.pwned === 1")
     assert any("/pwned" in url for url in asked)
 
 

@@ -1,5 +1,6 @@
 """The README and the documents are run as they are printed."""
 import json
+import itertools
 import os
 import re
 import subprocess
@@ -48,3 +49,13 @@ def test_no_lock_file_names_a_registry():
     for lock in "package-lock.json", "tests/package-lock.json":
         text = (ROOT / lock).read_text()
         assert '"integrity": "sha512-' in text and '"resolved"' not in text and "://" not in re.sub(r'"url": "[^"]*"', "", text)
+
+
+def test_every_test_that_security_md_names_is_there():
+    """Without this, a wall could go, its test with it, and the page that people trust would still praise it."""
+    rows = [line for line in (ROOT / "SECURITY.md").read_text().partition("## OWASP")[2].splitlines() if re.match(r"\| \d", line)]
+    named = [re.findall(r"`(test_\w+\.py)::(test_\w+)`", row) for row in rows]
+    assert len(rows) > 30 and all(named)
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    missing = [(file, test) for file, test in itertools.chain(*named) if f"def {test}(" not in tests.get(file, "")]
+    assert not missing

@@ -1,0 +1,227 @@
+"""The whole site in a real Chromium, as it is served to the world: over TLS, behind a proxy, without one complaint or one request to elsewhere."""
+import asyncio
+import contextlib
+import re
+import ssl
+import urllib.parse
+
+import aiohttp
+import pytest
+import trustme
+
+import biff
+import eelchat
+from conftest import ROOT, free_port
+from people import Person, filled      # noqa: F401
+
+ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
+
+
+class Proxy:
+    """What stands in front of a server on the internet: it ends TLS and says whom it speaks for. It knows nothing else."""
+
+    def __init__(self, to_port):
+        self.to_port, self.port, self.said = to_port, free_port(), 0
+        self.authority = trustme.CA()
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert("localhost").configure_cert(self.context)
+
+    async def start(self):
+        self.server = await asyncio.start_server(self.pass_on, "127.0.0.1", self.port, ssl=self.context)
+        return self
+
+    async def pass_on(self, reader, writer):
+        upstream, up = await asyncio.open_connection("127.0.0.1", self.to_port)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await asyncio.gather(self.requests(reader, up), self.copy(upstream, writer))
+        up.close(), writer.close()
+
+    async def requests(self, reader, up):
+        head = await reader.readuntil(b"\r\n\r\n")         # one request a connection is enough to say it of all that follow
+        up.write(head[:-2] + b"X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\r\n")
+        await self.copy(reader, up)
+
+    async def copy(self, reader, writer):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def served(tmp_path, monkeypatch):
+    """`(system, proxy)`: the chat under an https base URL, behind a proxy that it was told of."""
+    mails = []
+
+    async def keep(ctx, to, subject, text, html=None):
+        mails.append((to, text))
+        return True
+    monkeypatch.setattr(biff, "send_mail", keep)
+    port = free_port()
+    proxy = Proxy(port)
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(
+        {"data": str(tmp_path), "port": port, "base_url": f"https://localhost:{proxy.port}", "proxies": "127.0.0.1"}))
+    system["mails"] = mails
+    await proxy.start()
+    yield system, proxy
+    proxy.server.close()
+    await biff.stop_system(system)
+
+
+async def test_cookies_over_tls_are_secure_and_bound_to_this_host(served, say):
+    """The one value that the whole house hangs on would cross the network in the clear, or be planted by a neighbour."""
+    system, proxy = served
+    context = ssl.create_default_context()
+    proxy.authority.configure_trust(context)
+    base = system["biff/base-url"]
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, force_close=True)) as browser:
+        async with browser.get(f"{base}/signin") as page:
+            line, text, headers = page.headers["Set-Cookie"], await page.text(), page.headers
+        parts = [part.strip() for part in line.split(";")]
+        assert parts[0].startswith("__Host-eelchat=") and {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(parts) and not any(part.startswith("Domain") for part in parts)
+        assert headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
+        token = re.search(r'anti-forgery-token" value="(\w+)"', text)[1]
+        fields = {biff.TOKEN_FIELD: token, "email": "ann@example.com"}
+        for origin, status in ({"Origin": base}, 303), ({"Origin": base.replace("https", "http")}, 403), ({"Origin": "https://localhost"}, 403), ({}, 403):
+            async with browser.post(f"{base}/auth/send-link", data=fields, headers=origin, allow_redirects=False) as answer:
+                assert answer.status == status, origin
+    clients = {key[1] for key in system["biff/limits"]._times if key[0] == "mail for"}
+    say(f"over TLS: {'; '.join(parts[1:])}, name __Host-eelchat; the limits know the client as {clients}")
+    assert clients == {"203.0.113.7"}
+
+
+async def sign_in(page, system, email):
+    await page.goto(system["biff/base-url"])
+    await page.fill("#email", email)
+    await page.click("text=Get a sign-in link")
+    await page.wait_for_url("**/link-sent?**")
+    await page.goto(re.search(r"http\S+/auth/verify-link/\S+", system["mails"][-1][1])[0])
+    await page.click(f"text=Sign in as {email}")
+    await page.wait_for_url("**/app")
+
+
+async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else(served, window, say):
+    """A policy that breaks a page is switched off; a script from elsewhere is somebody else's program in our pages."""
+    system, _ = served
+    asked, visited, answers, base = [], set(), {}, system["biff/base-url"]
+    refusals = [r"Failed to load resource: the server responded with a status of 4\d\d"]
+    ann, bob = [await window(ignore_https_errors=True, allow=refusals) for _ in range(2)]
+
+    def heard(response):
+        answers[response.url] = response.headers
+        visited.add((response.request.method, urllib.parse.urlsplit(response.url).path))
+    for page in ann, bob:
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("response", heard)
+        page.on("websocket", lambda socket: (asked.append(socket.url.replace("wss:", "https:")), visited.add(("GET", urllib.parse.urlsplit(socket.url).path))))
+        page.on("dialog", lambda dialog: dialog.accept())
+    await sign_in(ann, system, "ann@example.com")
+    await ann.click("text=New community")
+    await ann.wait_for_url("**/community/*")
+    community = ann.url
+    await ann.click("text=New channel")
+    await ann.wait_for_url("**/channel/*")
+    channel = ann.url
+    await bob.goto(f"{base}/signin")
+    await bob.fill("#email", "bob@example.com")
+    await bob.click("text=Mail me a code")
+    await bob.wait_for_url("**/verify-code?**")
+    await bob.fill("#code", "000000")
+    await bob.click("button:text-is('Sign in')")
+    await bob.wait_for_selector("text=Invalid code.")
+    await bob.fill("#code", re.search(r"\b\d{6}\b", system["mails"][-1][1])[0])
+    await bob.click("button:text-is('Sign in')")
+    await bob.wait_for_url("**/app")
+    await bob.goto(community)
+    await bob.click("text=Join this community")
+    await bob.click("nav >> text=Channel #")
+    for page in ann, bob:
+        await page.wait_for_selector("#messages[data-live]", state="attached")
+    cookies = {cookie["name"]: cookie for cookie in await ann.context.cookies()}
+    assert list(cookies) == ["__Host-eelchat"] and cookies["__Host-eelchat"]["secure"] and cookies["__Host-eelchat"]["httpOnly"]
+    for n in range(12):
+        await ann.fill("#text", f"message {n}")
+        await ann.press("#text", "Enter")
+    await ann.wait_for_selector("#failure:visible")            # ten in ten seconds, and the reason beside the text that is still there
+    assert "10 messages in 10 seconds" in await ann.text_content("#failure") and "message 1" in await ann.input_value("#text")
+    await bob.wait_for_function("() => document.querySelectorAll('.message').length === 10")
+    await ann.goto(f"{base}/sessions"), await ann.goto(f"{base}/nowhere"), await ann.goto(f"{base}/community/x")
+    eve = await window(ignore_https_errors=True, allow=refusals)
+    eve.on("request", lambda request: asked.append(request.url))
+    eve.on("response", heard), eve.on("dialog", lambda dialog: dialog.accept())
+    await sign_in(eve, system, "ann@example.com")
+    await eve.goto(f"{base}/sessions")
+    await eve.click("text=Sign out there")
+    await eve.wait_for_selector("text=This browser")
+    await sign_in(ann, system, "ann@example.com")
+    await eve.reload()
+    await eve.click("text=Sign out everywhere else")
+    await eve.wait_for_selector("text=Sign out everywhere else", state="detached")
+    await eve.goto(channel)
+    await eve.hover("nav .channels li")
+    await eve.click("nav button[aria-label^='Delete']")
+    await bob.wait_for_selector("text=This channel was deleted.")
+    await eve.wait_for_url(re.compile(r"/community/[\w-]+$"))
+    await eve.goto(f"{base}/sessions")
+    await bob.goto(f"{base}/app")
+    await bob.click("text=Sign out")
+    await bob.wait_for_url(f"{base}/")
+    elsewhere = [url for url in asked if not url.startswith((base, "data:"))]
+    policies = {headers.get("content-security-policy") for url, headers in answers.items()}
+    missed = {path for _, path in ROUTES} - {route for route in {path for _, path in ROUTES} for _, seen in visited if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), seen)}
+    say(f"{len(asked)} requests in the tour, {len({url for url in asked})} addresses: {len(elsewhere)} to other hosts; {len(policies)} policy; routes not visited: {sorted(missed) or 'none'}; "
+        "0 complaints of the browser; asked 0, 1, 0")
+    assert elsewhere == [] and policies == {biff.CONTENT_SECURITY_POLICY} and len(asked) > 60
+    assert not missed
+
+
+async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, say):
+    """What runs in everybody's browser must be what the lock file's hashes were checked for."""
+    system, _ = served
+    async with aiohttp.ClientSession() as browser:
+        async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
+            named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
+        assert len(named) == 5 and all(address.startswith("/static/") for address in named)
+        for address in named:
+            name = re.search(r"/static/([^?]+)", address)[1]
+            source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name
+            async with browser.get(f"http://127.0.0.1:{system['biff/port']}{address}") as answer:
+                assert await answer.read() == source.read_bytes()
+    say(f"{len(named)} scripts and sheets, {len(biff.SCRIPTS)} of them from npm: each is byte for byte the file that was unpacked")
+
+
+async def test_names_full_of_marks_stay_in_their_box(served, window, say):
+    """A name that paints over the one below it, or turns it round, speaks for somebody else."""
+    system, _ = served
+    page = await window(ignore_https_errors=True)
+    await sign_in(page, system, "ann@example.com")
+    await page.click("text=New community")
+    await page.wait_for_url("**/community/*")
+    await page.click("text=New channel")
+    await page.wait_for_url("**/channel/*")
+    await page.wait_for_selector("#messages[data-live]", state="attached")
+    for text in "above", "a", "below":
+        await page.fill("#text", text)
+        await page.press("#text", "Enter")
+    await page.wait_for_function("() => document.querySelectorAll('.message').length === 3")
+    await page.evaluate("document.activeElement.blur()")
+    node = system["biff/node"]
+    db = node.db()
+    message = next(db.entity(id) for id in db.q({"find": "?m", "where": [["?m", "msg/text", "a"]]}))
+    boxes = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
+    before = [await page.screenshot(clip=box) for box in boxes]
+    deceits = {"turned round": "\u202e\u2066" * 50 + "abc", "invisible": "\u200b\u200d\ufeff" * 100, "tall": "\u0e01" + "\u0e49" * 2000,
+               "10,000 marks": "a" + "\u0301\u0316\u0489" * 3300}
+    overflows = {}
+    for kind, text in deceits.items():
+        await node.submit([biff.store.put(message | {"msg/text": text})])
+        await page.wait_for_function("text => document.querySelectorAll('.message p')[1].textContent === text", arg=text)
+        now = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
+        after = [await page.screenshot(clip=box) for box in now]
+        overflows[kind] = sum(x != y for x, y in zip(before, after))
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.evaluate("() => { document.querySelectorAll('.message p')[1].style.overflow = 'visible' }")
+    boxes = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
+    assert [await page.screenshot(clip=box) for box in boxes] != before, "without the box it is seen that the box is needed"
+    say(f"{', '.join(deceits)}: neighbours painted over {sum(overflows.values())} times; asked 0")
+    assert not any(overflows.values()), overflows
