@@ -1,6 +1,6 @@
 """The README and the documents are run as they are printed."""
-import json
 import itertools
+import json
 import os
 import re
 import subprocess

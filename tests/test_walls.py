@@ -474,6 +474,7 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
     """What breaks a handler is found by people with time."""
     for limits in "WRITES_A_PERSON", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
         monkeypatch.setattr(biff, limits, (10 ** 6, 1))
+    monkeypatch.setattr(eelchat, "CHANNELS_MAX", 5), monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3)         # pages stay small, and so does the time
     monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (10 ** 6, 1)), monkeypatch.setattr(eelchat.sockets, "CONNECTS_A_PERSON", (10 ** 6, 1))
     caplog.set_level(logging.ERROR)
     logging.getLogger("biff").setLevel(logging.ERROR)
