@@ -35,7 +35,6 @@ import datetime as dt
 import fcntl
 import functools
 import hashlib
-import heapq
 import inspect
 import itertools
 import json
@@ -3018,7 +3017,7 @@ def _seen(f, mode) -> str:
 _FROM_JSON = "case typeof({0}) when 'integer' then {0} else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end"
 _J = _FROM_JSON.format("j.value")
 _BY_ID = {mode: f"select f.n, f.d from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
-_BY_IDS = {mode: f"select f.e, f.n from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
+_BY_IDS = {mode: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
            for mode in (_NOW, _AS_OF, _BEFORE)}
 _BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e" for mode in (_NOW, _AS_OF, _BEFORE)}
 _BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f where f.v = {_J} and f.a = ?6 and {_seen('f', mode)} order by f.e"
@@ -4168,7 +4167,7 @@ class _Compiler:
         main = self.statement(block.sql(exprs, distinct) + order + limit)
         is_column = places is not None and parsed.is_bare and not (parsed.names or late) and \
             (parsed.find[0].kind == "var" or parsed.find[0].is_telling and parsed.find[0].term in numbers)
-        is_whole = places == tuple(range(width)) and len(values) == width and not (pulled or parsed.is_bare or parsed.names)
+        is_whole = places == tuple(range(width)) and len(values) == width and not (arms or pulled or parsed.is_bare or parsed.names)
         is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
                      self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
@@ -4902,12 +4901,13 @@ _NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that ar
 
 class _Run:
     """One execution of a query on a reader."""
-    error: BaseException | None = None        # of a function, which SQLite swallows
-    rounds = 0                                # of the rules that were derived so far
+    __slots__ = "db", "reader", "mode", "parsed", "args", "index", "outer", "values", "cells", "deadline", "plan", "functions", "error", "rounds"
 
     def __init__(self, db, reader, mode, parsed, args):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         self.index, self.outer = db._index, reader.run
+        self.error: BaseException | None = None       # of a function, which SQLite swallows
+        self.rounds = 0                               # of the rules that were derived so far
         self.values: dict = {}                # hashed cells that came in, or were computed
         self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
         self.deadline = time.monotonic() + parsed.timeout_s
@@ -5090,11 +5090,11 @@ class _Run:
                 self._execute(statement)
 
     def _merged_arms(self) -> list[tuple]:
-        """The first rows of two ordered arms; the last column is the order."""
-        descending, count = self.parsed.order[0][1], self._limit()
-        arms = [self._execute(statement) for statement in self.plan.arms]
-        merged = heapq.merge(*arms, key=lambda row: _cell_order(row[-1]), reverse=descending)
-        return [row[:-1] for row in itertools.islice(merged, count)]
+        """The first rows of two ordered arms; the order stands in their last column, which find does not look at."""
+        live, closed = [self._execute(statement).fetchall() for statement in self.plan.arms]
+        if not closed:
+            return live
+        return sorted(live + closed, key=lambda row: _cell_order(row[-1]), reverse=self.parsed.order[0][1])[:self._limit()]
 
     def _limit(self) -> int:
         return -1 if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
@@ -6096,13 +6096,28 @@ class _Puller:
 
     def _documents(self, ids) -> list:
         """The visible documents of many entities, in order; None for what is no entity."""
-        db, over = self.db, self.db._over
-        if len(ids) < 3 or over is not None:
+        db = self.db
+        if self.mode != _NOW or db._over is not None or db._reader is not None:
+            return self._looked_up(ids)
+        found = [db._at_hand(id) for id in ids]
+        if None not in found:
+            return found
+        others = iter(self._looked_up([id for id, document in zip(ids, found) if document is None]))
+        return [next(others) if document is None else document for document in found]
+
+    def _looked_up(self, ids) -> list:
+        """`_documents` by statements: one for many."""
+        db = self.db
+        if len(ids) < 3 or db._over is not None:
             return [self._one(id) for id in ids]
         cells = [self._cell(id) for id in ids]
-        rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells)))
-        numbers = dict(rows.fetchall())
-        documents = dict(zip(numbers, db._contents(numbers.values(), self.reader)))
+        rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells))).fetchall()
+        if self.mode == _NOW and db._reader is None:
+            plain = {e: n for e, n, dated in rows if dated is None}
+            for id, cell in zip(ids, cells):
+                if cell in plain:
+                    db._index.learn_plain(id, plain[cell], db._point.tx_id)
+        documents = dict(zip([e for e, _, _ in rows], db._contents([n for _, n, _ in rows], self.reader)))
         return list(map(documents.get, cells))
 
     def _cell(self, value):
