@@ -82,6 +82,7 @@ OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it i
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
+PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
 PLAIN_CACHED = 32_768                 # entities whose document is found without a statement; some 4 MB
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
 SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
@@ -932,7 +933,7 @@ class _Index:
             "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
         self.latest = Point(tx_id, tx_time, n)
         self.committing, self._announcing = tx_id, threading.Lock()
-        self.documents = _DocumentCache()
+        self.documents, self.evictions = _DocumentCache(), 0
         self.recent = _Recent()
         self._load_derived()
         self._catch_up_statistics()
@@ -2718,6 +2719,7 @@ class _Batch:
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
         index.recent.extend(self._fresh)
         if self.evicted:
+            index.evictions += 1
             index.recent.clear()          # what is forgotten is told to no listener that lags
         index.latest = self.latest
 
@@ -3026,12 +3028,14 @@ _BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts
 
 class Db:
     """A snapshot: the database as of a transaction and a valid time. A value: later transactions do not change it."""
-    __slots__ = "_node", "_index", "_vt", "_point", "_over", "_reader", "_floor"
+    __slots__ = "_node", "_index", "_vt", "_point", "_over", "_reader", "_floor", "_past", "_evictions"
 
     def __init__(self, node, vt, point, over=None, reader=None):
         self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
         self._index = node._index if reader is None else reader.index
         self._floor = None
+        self._past: dict = {}                 # `_plain_key` of an id → the number of its version here, looked up when others were newer
+        self._evictions = 0                   # how many there had been by then
 
     def __repr__(self):
         return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', speculative' if self._over else ''}>"
@@ -3197,19 +3201,34 @@ class Db:
             n = _visible_n(entity.rects, self._vt)
         else:
             n, dated = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone() or (None, 1)
-            if dated is None and mode == _NOW and self._reader is None:
-                self._index.learn_plain(id, n, self._point.tx_id)
+            if self._reader is None and n is not None:
+                self._learn(id, n, dated, mode)
         document = None if n is None else self._content(n, reader)
         if document is not None and document["xt/id"] != id:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
 
-    def _at_hand(self, id):
-        """The document of an entity, without a statement, if this is about now and both are in memory; else None."""
+    def _learn(self, id, n, dated, mode):
+        """Keeps the number of a version that was looked up: of now while it is plain, of the past for as long as this value lives."""
         index = self._index
-        n = index.plain.get(_plain_key(id))
-        if n is None or self._vt < self._point.time or index.committing != self._point.tx_id:       # `committing` after `plain`
+        if mode == _NOW:
+            if dated is None:
+                index.learn_plain(id, n, self._point.tx_id)
+        elif (key := _plain_key(id)) is not None:
+            if self._evictions != index.evictions or len(self._past) >= PAST_CACHED:
+                self._past, self._evictions = {}, index.evictions
+            self._past[key] = n
+
+    def _at_hand(self, id):
+        """The document of an entity, without a statement, if its number here and it are in memory; else None."""
+        index, key = self._index, _plain_key(id)
+        if key is None:
             return None
+        n = self._past.get(key) if self._evictions == index.evictions else None
+        if n is None:
+            n = index.plain.get(key)
+            if n is None or self._vt < self._point.time or index.committing != self._point.tx_id:       # `committing` after `plain`
+                return None
         return index.documents.get(n)
 
     def _document_of(self, id, reader, mode):
@@ -6097,7 +6116,7 @@ class _Puller:
     def _documents(self, ids) -> list:
         """The visible documents of many entities, in order; None for what is no entity."""
         db = self.db
-        if self.mode != _NOW or db._over is not None or db._reader is not None:
+        if db._over is not None or db._reader is not None:
             return self._looked_up(ids)
         found = [db._at_hand(id) for id in ids]
         if None not in found:
@@ -6112,11 +6131,11 @@ class _Puller:
             return [self._one(id) for id in ids]
         cells = [self._cell(id) for id in ids]
         rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells))).fetchall()
-        if self.mode == _NOW and db._reader is None:
-            plain = {e: n for e, n, dated in rows if dated is None}
+        if db._reader is None:
+            found = {e: (n, dated) for e, n, dated in rows}
             for id, cell in zip(ids, cells):
-                if cell in plain:
-                    db._index.learn_plain(id, plain[cell], db._point.tx_id)
+                if cell in found:
+                    db._learn(id, *found[cell], self.mode)
         documents = dict(zip([e for e, _, _ in rows], db._contents([n for _, n, _ in rows], self.reader)))
         return list(map(documents.get, cells))
 

@@ -168,6 +168,21 @@ def test_with_tx_is_none_when_the_operations_abort(node):
     assert node.db().with_tx([]).q(NAMES) == [("a", "A")]
 
 
+def test_a_held_snapshot_keeps_what_it_looked_up_and_forgets_what_is_evicted(node):
+    """A past snapshot remembers its documents' numbers: without this, one that was held would show what must be forgotten."""
+    told = node.submit_tx([named("a", "Ann"), named("b", "Bob"), named(7, "Cat")])
+    node.submit_tx([named("a", "Anna"), named("b", "Bobby"), named(7, "Cathy")])
+    past = node.db(told.tx_id)
+    for _ in range(2):
+        assert [past.entity(id)["name"] for id in ("a", "b", 7)] == ["Ann", "Bob", "Cat"]
+        assert [found["name"] for found in past.pull_many(["name"], ["a", "b", 7])] == ["Ann", "Bob", "Cat"]
+    node.submit_tx([evict("a"), evict(7)])
+    for _ in range(2):
+        assert past.entity("a") is None and past.entity(7) is None and past.entity("b")["name"] == "Bob"
+        assert past.pull_many(["name"], ["a", "b", 7]) == [None, {"name": "Bob"}, None]
+    assert node.db().entity("a") is None and node.db().entity("b")["name"] == "Bobby"
+
+
 def test_suppositions_stack_and_evict(node):
     """Without this, one could only suppose one thing at a time."""
     node.submit_tx([named("a", "A")])
