@@ -156,8 +156,21 @@ def in_community(ctx):
     if community is None:
         return biff.redirect(ctx, "/app")
     ctx["community"] = community
-    ctx["mem"] = biff.lookup(ctx["biff/db"], "mem/user", ctx["uid"], "mem/comm", community["xt/id"])
+    ctx["mem"] = mem_of(ctx, community["xt/id"])
     ctx["roles"] = ctx["mem"]["mem/roles"] if ctx["mem"] else None
+
+
+def mem_of(ctx, community_id):
+    """A person's membership of a community, or None. Which one it was is remembered; whether it is one, the snapshot says each time."""
+    known, place = ctx["chat_mems"], (ctx["uid"], community_id)
+    mem = ctx["biff/db"].entity(known[place]) if place in known else None
+    if mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != place:
+        mem = biff.lookup(ctx["biff/db"], "mem/user", ctx["uid"], "mem/comm", community_id)
+    if mem:
+        if len(known) >= MEMBERS_MAX:
+            known.clear()
+        known[place] = mem["xt/id"]
+    return mem
 
 
 def in_channel(ctx):
@@ -860,8 +873,9 @@ COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients,
 
 
 def initial_system(arguments, door=None):
-    """`door` is for tests, whose feeds are on this machine."""
-    return {"biff/name": "eelchat", "biff/plugins": PLUGINS, "biff/arguments": arguments, "door": door or Door()}
+    """`door` is for tests, whose feeds are on this machine. `chat_mems`: (user, community) → the membership that it was."""
+    return {"biff/name": "eelchat", "biff/plugins": PLUGINS, "biff/arguments": arguments, "door": door or Door(),
+            "chat_mems": {}}
 
 
 def main():
