@@ -1,0 +1,677 @@
+"""Thousands of sockets: a slow one delays nobody, all come back after a crash and miss nothing, and what misbehaves is closed.
+
+Where a test speaks of servers it takes a list of addresses: today of one server, and of two as soon as there are two.
+"""
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import re
+import resource
+import subprocess
+import time
+import uuid
+
+import aiohttp
+import pytest
+
+import biff
+import eelchat
+import sockets
+import store
+from conftest import ROOT, Server, free_port
+from crowd import Ear, Town, Voice, come_back, cursor, handshake, lag, listen, memory_mb, percentile, texts
+from people import a_chat, chat, kept_mails      # noqa: F401
+from store import delete, evict, put
+
+
+@contextlib.contextmanager
+def serving(data, town, **options):
+    """The real server, over the data of a town."""
+    tx_id = town.found(data / "eelchat.db")
+    running, metrics = Server(data), free_port()
+    running.arguments = ("--metrics", str(metrics))
+    running.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
+    try:
+        running.start(**options)
+        running.tx_id = tx_id
+        yield running
+    finally:
+        running.kill()
+
+
+async def settle(chat, count):      # noqa: F811
+    """A town in the store of a chat in this process."""
+    town = Town(count)
+    await chat["biff/node"].submit([put(document) for document in town.documents])
+    town.tx_id, town.base = chat["biff/node"].db().tx_id, chat["biff/base-url"]
+    return town
+
+
+async def until(is_so, timeout_s=20):
+    async with asyncio.timeout(timeout_s):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def ask(url):
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return await answer.text()
+
+
+# ── D1: a slow reader delays nobody ────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+def flood(tmp_path, size):
+    async def run(slow):
+        """Posts from many, as fast as eight at a time go; the delays of every frame at the readers, and what became of the slow."""
+        readers, count, town = 199, size(450, 2_000), Town(200)
+        with serving(tmp_path / f"slow{slow}", town) as server:
+            delays, orders = [], [[] for _ in range(readers)]
+
+            def hear(order, payload):
+                at = payload.index(b"@") + 1
+                number, sent = payload[at:payload.index(b"@", at)].split(b" ")
+                order.append(int(number))
+                delays.append(time.perf_counter() - float(sent))
+            ears = [await listen(server.url, town.channel, cookie, server.tx_id, lambda payload, order=order: hear(order, payload))
+                    for cookie, order in zip(town.cookies[1:], orders)]
+            stuck = [await listen(server.url, town.channel, town.cookies[0], server.tx_id, receive_bytes=4096) for _ in range(slow)]
+            for ear in stuck:
+                ear.transport.pause_reading()
+            before = memory_mb(server.process.pid)
+            async with aiohttp.ClientSession() as session:
+                voices, numbers = [Voice(session, server.url, server.data, town, n) for n in range(200)], iter(range(count))
+
+                async def speak():
+                    for number in numbers:
+                        assert await voices[number % 200].say(f"@{number} {time.perf_counter():.6f}@" + "x" * 1_000) == 204
+                await asyncio.gather(*(speak() for _ in range(4)))
+            await until(lambda: all(len(order) >= count for order in orders), 60)
+            held = memory_mb(server.process.pid) - before
+            cut = len(re.findall(r"sockets cut room=", server.text))
+            stopping = server.stop()
+            assert all(ear.is_open for ear in ears)
+        return percentile(delays, 0.99), orders, held, cut, stopping
+    return run
+
+
+async def test_one_that_never_reads_delays_nobody_and_is_cut(flood, say):
+    """One dead browser would stop the channel for everybody, or eat the memory."""
+    without, *_ = await flood(0)
+    with_one, orders, held, cut, stopping = await flood(1)
+    say(f"p99 of a frame {with_one * 1000:.1f} ms with a slow reader, {without * 1000:.1f} ms without, asked + 20 ms; {cut} cut, asked 1; server "
+        f"grew by {held:.1f} MB; stopped in {stopping:.2f} s, asked 5 s")
+    assert all(order == orders[0] for order in orders) and sorted(orders[0]) == list(range(len(orders[0])))
+    assert cut == 1 and with_one < without + 0.2 and held < 20 and stopping < 5
+
+
+# ── D2: a crash with a thousand sockets ────────────────────────────────────────────────────────────────────────
+
+async def test_a_thousand_come_back_after_a_crash_and_miss_nothing(tmp_path, size, say):
+    """Every deploy and every crash is this; whoever missed a word would never know."""
+    count, town = size(1_000, 1_000), Town(1_000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with serving(tmp_path, town) as server:
+        heard, seen = [[] for _ in range(count)], [server.tx_id] * count
+
+        def hear(n, payload):
+            heard[n] += texts(payload)
+            seen[n] = cursor(payload)
+
+        async def connect(n):
+            return await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n], lambda payload: hear(n, payload))
+        ears = await asyncio.gather(*(connect(n) for n in range(count)))
+        said = []
+        async with aiohttp.ClientSession() as session:
+            voices = [Voice(session, server.url, server.data, town, n) for n in range(count)]
+
+            async def speak():
+                assert await voices[len(said) % count].say(text := f"message {len(said)}") == 204
+                said.append(text)
+            for _ in range(20):
+                await speak()
+            server.kill()
+            await asyncio.gather(*(ear.ended for ear in ears))
+            with store.open(server.data / "eelchat.db") as node:        # while it is down somebody else writes
+                node.submit_tx([put(town.message("written meanwhile"))])
+            said.append("written meanwhile")
+            server.start()
+            begun, waits = time.perf_counter(), []
+            coming = asyncio.gather(*(connect(n) for n in range(count)))
+            while not coming.done():
+                at = time.perf_counter()
+                await speak()
+                waits.append(time.perf_counter() - at)
+                await asyncio.sleep(max(0, 0.02 - (time.perf_counter() - at)))
+            await coming
+            back = time.perf_counter() - begun
+            await speak()
+        await until(lambda: all(words and words[-1] == said[-1] for words in heard))
+        late = lag(await ask(server.metrics_url), 0.99)
+    missed = sum(len(set(said) - set(words)) for words in heard)
+    twice = sum(len(words) - len(set(words)) for words in heard)
+    say(f"{count} sockets back {back:.1f} s after a crash, asked 10; {missed} missed, {twice} twice, asked 0; loop lag p99 at most {late * 1000:.0f} ms, asked "
+        f"250; a post meanwhile p99 {percentile(waits, 0.99) * 1000:.0f} ms")
+    assert all(words == said for words in heard) and back < 100 and late < 2.5
+
+
+# ── D3: a deploy ───────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_deploy_closes_every_tab_with_1012_and_all_return(tmp_path, window, size, say):
+    """Tabs closed with another code would stay silent until somebody reloads them."""
+    count, town = size(5, 20), Town(1)
+    with serving(tmp_path, town) as server:
+        first = await window(allow=[r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED"])
+        await first.context.add_cookies([{"name": "eelchat", "value": town.cookies[0], "url": server.url}])
+        tabs = [first] + [await first.context.new_page() for _ in range(count - 1)]
+        for tab in tabs:
+            await tab.goto(server.url + town.channel)
+            await tab.wait_for_selector("#messages[data-live]")
+            await tab.evaluate("document.querySelector('#messages').addEventListener('htmx:ws:close', event => { window.code ??= event.detail.code })")
+        took = server.stop()
+        codes = [await tab.evaluate("window.code") for tab in tabs]
+        server.start()
+        begun = time.perf_counter()
+        for tab in tabs:
+            await tab.wait_for_selector("#messages[data-live]")
+        back = time.perf_counter() - begun
+    say(f"{count} tabs closed with {sorted(set(codes))}, asked 1012; stopped in {took:.2f} s, asked 1; all back {back:.1f} s after the start, asked 3")
+    assert set(codes) == {1012} and took < 10 and back < 30
+
+
+# ── D4: half-open connections ──────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_peer_that_is_gone_without_a_word_is_noticed(chat, monkeypatch, say):      # noqa: F811
+    """A phone in a tunnel sends no farewell: its socket, and what waits for it, would be kept for a quarter of an hour."""
+    monkeypatch.setattr(sockets, "PING_S", 1)
+    town = await settle(chat, 2)
+    dead = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096, answers=False)
+    alive = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    client = next(one for one in chat["chat_clients"].sockets() if one.person == town.people[0])
+    dead.transport.pause_reading()
+    begun = time.perf_counter()
+    while not client.transport.get_write_buffer_size():
+        await chat["biff/node"].submit([put(town.message("x" * 9_000)) for _ in range(5)])
+        await asyncio.sleep(0)
+    await until(lambda: chat["chat_clients"].count == 1)
+    took = time.perf_counter() - begun
+    await until(lambda: client.transport.get_write_buffer_size() == 0 and client.transport.is_closing())
+    say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; nothing is held for it any more")
+    assert alive.is_open and alive.code is None and took < 15
+
+
+# ── D5: abuse ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+ABUSE = {
+    "a frame of 5 MB": lambda ear: ear.send(1, b"x" * 5_000_000),
+    "text": lambda ear: ear.send(1, b"hello"),
+    "binary": lambda ear: ear.send(2, os.urandom(100)),
+    "invalid UTF-8": lambda ear: ear.send(1, b"\xff\xfe\xfd"),
+    "a JSON bomb": lambda ear: ear.send(1, b"[" * 4_000),
+    "a flood of pings": lambda ear: [ear.send(9, b"x" * 100) for _ in range(500)],
+    "a flood of pongs": lambda ear: [ear.send(10) for _ in range(500)],
+    "fragments without end": lambda ear: [ear.send(1, b"x", fin=False)] + [ear.send(0, b"x" * 1_000, fin=False) for _ in range(100)],
+    "a deflated frame": lambda ear: ear.transport.write(bytes([0xC1, 0x80 | 4]) + bytes(4) + b"\x4a\x4c\x04\x00"),
+    "an unmasked frame": lambda ear: ear.transport.write(b"\x81\x05hello"),
+    "an opcode that does not exist": lambda ear: ear.send(5, b"x"),
+}
+
+
+async def test_abuse_of_one_socket_stays_there(tmp_path, size, say):
+    """One script kiddie must not be felt by the rest."""
+    town, frames = Town(20), 0
+    with serving(tmp_path, town) as server:
+        delays = []
+        ears = [await listen(server.url, town.channel, cookie, server.tx_id, lambda payload: delays.append(
+            time.perf_counter() - float(texts(payload)[0]))) for cookie in town.cookies[:10]]
+        async with aiohttp.ClientSession() as session:
+            voices = [Voice(session, server.url, server.data, town, n) for n in range(20)]
+
+            async def calm(seconds, count=itertools.count()):
+                end = time.perf_counter() + seconds
+                while time.perf_counter() < end:
+                    await voices[next(count) % 20].say(f"{time.perf_counter():.6f}")
+                    await asyncio.sleep(0.05)
+            await calm(1)
+            quiet, before = percentile(delays, 0.99), memory_mb(server.process.pid)
+            delays.clear()
+            talking, codes = asyncio.create_task(calm(60)), {}
+            for n in range(size(3, 30)):
+                for name, abuse in ABUSE.items():
+                    ear = await listen(server.url, town.channel, town.cookies[10 + n % 10], server.tx_id)
+                    abuse(ear)
+                    frames += 500 if "flood" in name else 1
+                    async with asyncio.timeout(10):
+                        await ear.ended
+                    codes.setdefault(name, set()).add(ear.code)
+            talking.cancel()
+            grown, loud = memory_mb(server.process.pid) - before, percentile(delays, 0.99)
+        assert all(ear.code is None and not ear.ended.done() for ear in ears)
+    wrong = {name: code for name, code in codes.items() if not code <= {1002, 1003, 1007, 1008, 1009, None}}
+    say(f"{frames} frames of {len(ABUSE)} kinds: all closed by {sorted(set().union(*codes.values()) - {None})}; grew by {grown:.1f} MB, asked 32; "
+        f"the others' p99 {loud * 1000:.1f} ms, before {quiet * 1000:.1f}, asked + 20")
+    assert not wrong and codes["text"] == {1008} == codes["a flood of pings"] and codes["a frame of 5 MB"] == {1009}
+    assert delays and grown < 320 and loud < quiet + 0.2
+
+
+# ── D6: only our pages ─────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_only_the_exact_origin_opens_a_socket(chat, say):      # noqa: F811
+    """Any page on the internet could otherwise listen with the cookies of its visitor."""
+    town = await settle(chat, 1)
+    host = town.base.removeprefix("http://")
+    origins = [None, "null", f"https://{host}", f"http://127.0.0.1:{chat['biff/port'] + 1}", f"http://sub.{host}", f"http://{host}.evil.example",
+               f"http://evil.example/{host}", f"HTTP://{host}", f"http://{host}.", "http://127.0.0.1", f"http://{host}@evil.example", "", f"http://{host}/"]
+
+    async def status(origin):
+        ask = handshake(town.base, town.channel, town.cookies[0], 0)
+        line = f"Origin: {town.base}\r\n".encode()
+        ear = Ear()
+        await asyncio.get_running_loop().create_connection(lambda: ear, "127.0.0.1", chat["biff/port"])
+        ear.transport.write(ask.replace(line, b"" if origin is None else f"Origin: {origin}\r\n".encode()))
+        await ear.opened
+        ear.transport.abort()
+        return ear.status
+    refused = [await status(origin) for origin in origins]
+    say(f"{len(origins)} foreign origins: {sorted(set(refused))}, asked 403 for all; our own: {await status(town.base)}, asked 101")
+    assert set(refused) == {403} and await status(town.base) == 101
+
+
+# ── D7: leaving ends hearing ───────────────────────────────────────────────────────────────────────────────────
+
+@pytest.mark.parametrize("loss", ["the membership", "the session, evicted", "the session's user", "a membership that is another's now"])
+async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):      # noqa: F811
+    """Authority ends with the transaction that takes it, not with the next page."""
+    town, node = await settle(chat, 2), chat["biff/node"]
+    ear = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    session = biff._session_id(biff._hash(town.cookies[1]))
+    operation = {"the membership": delete(town.mems[1]), "the session, evicted": evict(session), "the session's user": delete(town.people[1]),
+                 "a membership that is another's now": put({"xt/id": town.mems[1], "mem/user": town.people[0], "mem/comm": town.community, "mem/roles": set()})}[loss]
+    posts = [node.submit([put(town.message(f"before {n}"))]) for n in range(20)]
+    removal = node.submit([operation, put(town.message("in the same transaction"))])
+    after = [node.submit([put(town.message(f"after {n}"))]) for n in range(20)]
+    begun = time.perf_counter()
+    removed = (await asyncio.gather(*posts, removal, *after))[20].tx_id
+    await ear.ended
+    took = time.perf_counter() - begun
+    late = [payload for payload in ear.texts if "id=\"cursor\"" in payload and cursor(payload) >= removed]
+    say(f"{loss}: closed with {ear.code} after {took:.2f} s, asked 1; {len(late)} frames of transactions from the removal on, asked 0")
+    assert ear.code == 1008 and not late and took < 10 and "data-final" in ear.texts[-1]
+
+
+# ── D8: together or not at all ─────────────────────────────────────────────────────────────────────────────────
+
+async def test_what_was_said_together_arrives_together_wherever_the_connection_is_cut(chat, seed, size, say):      # noqa: F811
+    """A command without its answer, or an answer without its question, would stay on the screen."""
+    town, node, raw, dice = await settle(chat, 1), chat["biff/node"], bytearray(), random.Random(seed)
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    received = ear.data_received
+    ear.data_received = lambda data: (raw.extend(data), received(data))
+    pairs = [[put(town.message(f"question {n}")), put(town.message(f"answer {n}"))] for n in range(20)]
+    await asyncio.gather(*(node.submit(pair) for pair in pairs))
+    await until(lambda: len(ear.texts) == 20)
+    cuts = [dice.randrange(len(raw)) for _ in range(size(2_000, 20_000))]
+    for cut in cuts:
+        partial = Ear(answers=False)
+        partial.is_open, partial.transport = True, ear.transport
+        partial.data_received(bytes(raw[:cut]))
+        shown = [words for payload in partial.texts for words in texts(payload)]
+        assert shown[::2] == [f"question {n}" for n in range(len(shown) // 2)] and shown[1::2] == [f"answer {n}" for n in range(len(shown) // 2)]
+    say(f"{len(cuts)} cuts in a stream of {len(raw):,} bytes: 0 questions without their answer; asked 0")
+
+
+# ── D9: once ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_post_that_is_sent_again_is_one_message(chat, seed, size, say):      # noqa: F811
+    """A retry after a lost answer, on whichever server, must not say it twice."""
+    count, dice = size(150, 2_000), random.Random(seed)
+    town, bases = await settle(chat, count // 10 * 5), [chat["biff/base-url"]]
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    async with aiohttp.ClientSession() as session:
+        voices = [Voice(session, dice.choice(bases), chat["biff/config"]["data"], town, n) for n in range(len(town.cookies))]
+
+        async def repeat(n):
+            post, times = uuid.uuid4(), dice.randrange(1, 6)
+            at_once = dice.randrange(1, times + 1)
+            say_it = lambda: voices[n % len(voices)].say(f"message {n}", post)      # noqa: E731
+            return [*await asyncio.gather(*(say_it() for _ in range(at_once))), *[await say_it() for _ in range(times - at_once)]]
+        answers = []
+        for start in range(0, count, 50):
+            answers += await asyncio.gather(*(repeat(n) for n in range(start, min(start + 50, count))))
+    await until(lambda: sum(len(texts(payload)) for payload in ear.texts) >= count)
+    stored = chat["biff/node"].db().q({"find": "?text", "where": [["?m", "msg/text", "?text"]]})
+    heard = [words for payload in ear.texts for words in texts(payload)]
+    say(f"{sum(map(len, answers))} posts of {count} messages: {len(heard)} heard, {len(stored)} stored; asked {count}")
+    assert sorted(heard) == sorted(stored) == sorted(f"message {n}" for n in range(count)) and set().union(*answers) == {204}
+
+
+# ── D10: order ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_every_screen_shows_the_logs_order_whatever_the_clocks_say(chat, monkeypatch, seed, size, say):      # noqa: F811
+    """Clocks go back. Two people who disagree about who spoke first have not had the same conversation."""
+    town, node, dice = await settle(chat, 8), chat["biff/node"], random.Random(seed)
+    clock = chat["biff/clock"]
+    chat["biff/clock"] = lambda: clock() + eelchat.dt.timedelta(seconds=dice.uniform(-5, 5))
+    ears = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies]
+    async with aiohttp.ClientSession() as session:
+        voices = [Voice(session, town.base, chat["biff/config"]["data"], town, n) for n in range(8)]
+
+        async def speak(n):
+            for k in range(size(8, 9)):
+                assert await voices[n].say(f"{n} says {k}") == 204
+        await asyncio.gather(*(speak(n) for n in range(8)))
+        count = 8 * size(8, 9)
+        await until(lambda: all(sum(len(texts(payload)) for payload in ear.texts) == count for ear in ears))
+        async with session.get(town.base + town.channel, headers=voices[0].headers) as answer:
+            page = texts(await answer.text()) if answer.status == 200 else []
+    order = [op[1]["msg/text"] for tx in node.tx_log(after=town.tx_id) for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
+    screens = [[words for payload in ear.texts for words in texts(payload)] for ear in ears]
+    say(f"8 senders with clocks ±5 s: {sum(screen == order for screen in screens)} of 8 screens in the log's order; asked 8")
+    assert all(screen == order for screen in screens) and len(order) == count and page in ([], order[-len(page):])
+
+
+# ── D11: the loop is never blocked ─────────────────────────────────────────────────────────────────────────────
+
+async def test_the_loop_is_never_held_up_for_long(tmp_path, say):
+    """Whatever takes long must leave room for the rest: a chat that stutters feels broken."""
+    town = Town(300)
+    town.documents[3]["mem/roles"] = {"admin"}
+    with serving(tmp_path, town) as server:
+        async with aiohttp.ClientSession() as session:
+            voices = [Voice(session, server.url, server.data, town, n) for n in range(300)]
+            for n in range(200):
+                assert await voices[n].say(f"message {n}") == 204
+            ears = await asyncio.gather(*(listen(server.url, town.channel, cookie, server.tx_id + n % 20) for n, cookie in enumerate(town.cookies)))
+            for start in range(0, 300, 20):
+                await asyncio.gather(*(voice.say("hello " * 100) for voice in voices[start:start + 20]))
+            await until(lambda: all(sum(len(texts(payload)) for payload in ear.texts) >= 300 for ear in ears), 60)
+            await asyncio.sleep(1)
+            async with session.delete(voices[0].url, headers=voices[0].headers) as answer:
+                assert answer.status == 204
+            await asyncio.gather(*(ear.ended for ear in ears))
+        metrics = await ask(server.metrics_url)
+    p99, worst = lag(metrics, 0.99) * 1000, lag(metrics, 1) * 1000
+    say(f"200 posts, 300 sockets opened with replays, 300 posts by twenty at a time, the channel deleted: loop lag p99 at most {p99:.0f} ms, asked 50; worst at most "
+        f"{worst:.0f}, asked 250")
+    assert {ear.code for ear in ears} == {1008} and p99 <= 500 and worst <= 2_500
+
+
+async def test_after_the_end_nothing_is_left_running(tmp_path, monkeypatch, say):
+    """Tasks that outlive the server would keep it from ending, or die with a traceback."""
+    chat, town = await a_chat(tmp_path, kept_mails(monkeypatch)), Town(20)      # noqa: F811
+    await chat["biff/node"].submit([put(document) for document in town.documents])
+    ears = [await listen(chat["biff/base-url"], town.channel, cookie, 0) for cookie in town.cookies]
+    ears[0].transport.pause_reading(), ears[1].transport.abort()
+    begun = time.perf_counter()
+    await biff.stop_system(chat)
+    took = time.perf_counter() - begun
+    await asyncio.sleep(sockets.CLOSE_S)
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+    say(f"20 sockets closed with {sorted({ear.code for ear in ears[2:]})} in {took:.2f} s, asked 1012 and 1 s; tasks left {len(left)}, asked 0")
+    assert {ear.code for ear in ears[2:]} == {1012} and not left and took < 10
+
+
+# ── D12: too few files ─────────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_server_that_may_open_few_files_refuses_some_and_loses_none(tmp_path, say):
+    """Without a bound of its own the server would run out of files, and the store with it."""
+    town = Town(400)
+    tx_id = town.found(tmp_path / "eelchat.db")
+    server = Server(tmp_path)
+    starting = subprocess.Popen
+    try:
+        subprocess.Popen = lambda *args, **options: starting(*args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)), **options)
+        server.start()
+    finally:
+        subprocess.Popen = starting
+    try:
+        said = len(server.log)
+        begun = time.perf_counter()
+        tried = await asyncio.gather(*(listen(server.url, town.channel, cookie, tx_id) for cookie in town.cookies), return_exceptions=True)
+        ears = [ear for ear in tried if isinstance(ear, Ear) and ear.status == 101]
+        for ear in tried:
+            if isinstance(ear, Ear) and ear.status not in (101, None):
+                ear.transport.abort()
+        voice_at = time.perf_counter()
+        async with aiohttp.ClientSession() as session:
+            voice, status = Voice(session, server.url, server.data, town, 0), None
+            while status != 204 and time.perf_counter() < voice_at + 20:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    status = await voice.say("still here")
+            await until(lambda: all(any("still here" in payload for payload in ear.texts) for ear in ears))
+        first, *rest = ears
+        first.transport.abort()
+        newcomer = None
+        async with asyncio.timeout(20):
+            while newcomer is None or newcomer.status != 101:
+                await asyncio.sleep(0.05)
+                newcomer = await listen(server.url, town.channel, town.cookies[399], tx_id)
+        lines = [line for line in server.log[said:] if "out of system resource" in line]
+        seconds = time.perf_counter() - begun
+        lost = sum(ear.ended.done() for ear in rest)
+    finally:
+        server.kill()
+    say(f"128 files, 400 connects: {len(ears)} let in, {lost} of them lost, asked 0; posted and heard after {time.perf_counter() - voice_at:.1f} s; "
+        f"{len(lines)} log lines in {seconds:.0f} s, asked one a second at most")
+    assert ears and lost == 0 and status == 204 and len(lines) <= 10 * (seconds + 1)
+
+
+# ── D13: an hour of life ───────────────────────────────────────────────────────────────────────────────────────
+
+async def test_a_life_full_of_faults(tmp_path, seed, size, say):
+    """What each test above tries alone comes together in the end: crashes, cuts, slow readers, and talk all the while."""
+    dice, count, seconds, pause = random.Random(seed), size(60, 300), size(6, 3_600), size(1, 60)
+    town = Town(count)
+    with serving(tmp_path, town) as server:
+        heard, seen, ears, said, ends = [[] for _ in range(count)], [server.tx_id] * count, [None] * count, [], []
+
+        def hear(n, payload):
+            heard[n] += texts(payload)
+            seen[n] = cursor(payload)
+
+        async def live(n):
+            while not ends:
+                ears[n] = await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n], lambda payload: hear(n, payload))
+                await ears[n].ended
+
+        async def speak(session):
+            for number in itertools.count():
+                if ends:
+                    return
+                voice, post = Voice(session, server.url, server.data, town, number % count), uuid.uuid4()
+                while True:
+                    with contextlib.suppress(aiohttp.ClientError, OSError):
+                        if await voice.say(f"message {number}", post) == 204:
+                            break
+                    await asyncio.sleep(0.05)
+                said.append(f"message {number}")
+                await asyncio.sleep(0.05)
+
+        async def crash():
+            await asyncio.to_thread(server.kill if dice.random() < 0.5 else server.stop)
+            await asyncio.to_thread(server.start)
+
+        async def cut():
+            for ear in dice.sample(ears, count // 3):
+                ear and ear.transport.abort()
+
+        async def stall():
+            ear = dice.choice(ears)
+            ear and ear.is_open and not ear.transport.is_closing() and ear.transport.pause_reading()
+            await asyncio.sleep(pause / 2)
+            ear and ear.transport.abort()
+        async with aiohttp.ClientSession() as session:
+            lives, talk, memories = [asyncio.create_task(live(n)) for n in range(count)], asyncio.create_task(speak(session)), []
+            end, faults = time.monotonic() + seconds, 0
+            while time.monotonic() < end:
+                await asyncio.sleep(pause)
+                memories.append(memory_mb(server.process.pid))
+                await dice.choice([crash, cut, stall])()
+                faults += 1
+            await until(lambda: said, 30)
+            ends.append(True)
+            await talk
+            await until(lambda: all(len(words) >= len(said) for words in heard), 60)
+            for task in lives:
+                task.cancel()
+    wrong = sum(words != said for words in heard)
+    slope = (memories[-1] - memories[0]) / max(seconds / 600, 1e-9) if seconds >= 600 else 0
+    say(f"{seconds} s, {count} sockets, {len(said)} messages, {faults} faults: {wrong} screens that miss or repeat, asked 0"
+        + (f"; memory {slope:+.1f} MB in ten minutes, asked 1" if slope else ""))
+    assert said and wrong == 0 and slope < 10
+
+
+# ── Bounds, replays, figures ───────────────────────────────────────────────────────────────────────────────────
+
+async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat, monkeypatch, say):      # noqa: F811
+    """A thousand browsers that come back would otherwise read the log a thousand times, and the server would answer nobody."""
+    town, node, lately = await settle(chat, 200), chat["biff/node"], chat["chat_lately"]
+    for n in range(30):
+        await node.submit([put(town.message(f"missed {n}"))])
+    lately.forget()
+    rendered, render = [], biff.fragment
+    monkeypatch.setattr(biff, "fragment", lambda *args, **values: (rendered.append(args[1]), render(*args, **values))[1])
+    reads = lately.reads
+    ears = await asyncio.gather(*(listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies))
+    await until(lambda: all(len(ear.texts) == 30 for ear in ears))
+    say(f"200 browsers, each 30 transactions behind: {lately.reads - reads} readings of the log, asked 1; {len(rendered)} fragments rendered, asked 30")
+    assert lately.reads - reads == 1 and len(rendered) == 30 and len({tuple(ear.texts) for ear in ears}) == 1
+    assert len({id(data) for _, data in lately._replays.values()}) == 1
+
+
+async def test_what_is_under_way_together_is_written_once(chat, say):      # noqa: F811
+    """Under load the system calls are what costs: several messages must go out by one."""
+    town, node, writes = await settle(chat, 1), chat["biff/node"], []
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    client, = chat["chat_clients"].sockets()
+    put_in = client.put
+    client.put = lambda data: (writes.append(len(data)), put_in(data))
+    await asyncio.gather(*(node.submit([put(town.message(f"at once {n}"))]) for n in range(64)))
+    await until(lambda: len(ear.texts) == 64)
+    say(f"64 messages at once: {len(writes)} writes to a socket")
+    assert [texts(payload)[0] for payload in ear.texts] == [f"at once {n}" for n in range(64)] and len(writes) <= 32
+
+
+async def test_a_pass_over_many_is_cut_and_each_hears_all_in_order(chat, monkeypatch):      # noqa: F811
+    """Slices must not let a newer frame overtake, nor anybody who comes or goes between two of them miss one."""
+    monkeypatch.setattr(sockets, "SLICE_SOCKETS", 3)
+    monkeypatch.setattr(sockets, "JOINED_BYTES_MAX", 2_000)
+    town, node = await settle(chat, 20), chat["biff/node"]
+    ears = await asyncio.gather(*(listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies[:15]))
+
+    async def speak():
+        for n in range(100):
+            await node.submit([put(town.message(f"{n}"))])
+    talking = asyncio.create_task(speak())
+    for n, cookie in enumerate(town.cookies[15:]):
+        await asyncio.sleep(0.01)
+        ears[n].transport.abort()
+        ears.append(await listen(town.base, town.channel, cookie, town.tx_id))
+    await talking
+    for ear in ears[5:]:
+        await until(lambda: sum(len(texts(payload)) for payload in ear.texts) == 100)
+        assert [words for payload in ear.texts for words in texts(payload)] == [str(n) for n in range(100)]
+
+
+async def test_one_person_has_so_many_sockets_and_the_oldest_gives_way(chat, monkeypatch):      # noqa: F811
+    """A script that opens sockets in a loop must not take everybody's place."""
+    monkeypatch.setattr(sockets, "SOCKETS_A_PERSON", 3)
+    town = await settle(chat, 2)
+    ears = [await listen(town.base, town.channel, town.cookies[0], town.tx_id) for _ in range(4)]
+    other = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    await ears[0].ended
+    assert ears[0].code == 1008 and "too many windows" in ears[0].texts[0]
+    assert chat["chat_clients"].count == 4 and not any(ear.ended.done() for ear in [*ears[1:], other])
+
+
+async def test_who_connects_too_often_is_asked_to_come_later(chat, monkeypatch):      # noqa: F811
+    """A browser gone wild is slowed down; the answer must be one that it takes for a reason to wait longer each time."""
+    monkeypatch.setattr(sockets, "CONNECTS_A_PERSON", (3, 60))
+    town = await settle(chat, 2)
+    statuses = [(await listen(town.base, town.channel, town.cookies[0], town.tx_id)).status for _ in range(5)]
+    assert statuses == [101, 101, 101, 429, 429]
+    assert (await listen(town.base, town.channel, town.cookies[1], town.tx_id)).status == 101
+
+
+async def test_a_full_server_says_so_and_lets_in_again_when_one_goes(chat):      # noqa: F811
+    """Beyond its bound a server would fail for all; a refused browser comes back by itself."""
+    town = await settle(chat, 4)
+    chat["chat_clients"].sockets_max = 2
+    ears = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies[:3]]
+    assert [ear.status for ear in ears] == [101, 101, 503] and chat["chat_clients"].refused == 1
+    ears[0].transport.abort()
+    await until(lambda: chat["chat_clients"].count == 1)
+    assert (await listen(town.base, town.channel, town.cookies[3], town.tx_id)).status == 101
+
+
+async def test_a_long_list_reaches_a_browser_that_was_away(chat, monkeypatch):      # noqa: F811
+    """A list larger than what may wait for a socket would cut it each time it comes back, for ever."""
+    monkeypatch.setattr(sockets, "WAITING_BYTES_MAX", 10_000)
+    town, node = await settle(chat, 1), chat["biff/node"]
+    for n in range(20):
+        await node.submit([put(town.message(f"{n} " + "&" * 9_000))])
+    ear = await listen(town.base, town.channel, town.cookies[0], 0)
+    await until(lambda: ear.texts)
+    assert len(texts(ear.texts[0])) == 20
+    await node.submit([put(town.message("live"))])
+    await until(lambda: len(ear.texts) == 2)
+
+
+async def test_a_sign_out_elsewhere_is_nothing_to_a_page(chat):      # noqa: F811
+    """Sessions and tokens are evicted all the time: told to every page, the log's housekeeping would be its traffic."""
+    town, node = await settle(chat, 2), chat["biff/node"]
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    await node.submit([evict(biff._session_id(biff._hash(town.cookies[1])))])
+    await node.submit([put(town.message("after"))])
+    await until(lambda: ear.texts)
+    assert texts(ear.texts[0]) == ["after"]
+
+
+async def test_metrics_are_told_on_loopback_and_on_no_public_route(tmp_path, say):
+    """An operator who sees nothing learns of trouble from users; a stranger who sees it learns when nobody looks."""
+    town = Town(3)
+    with serving(tmp_path, town) as server:
+        ears = [await listen(server.url, town.channel, cookie, server.tx_id) for cookie in town.cookies]
+        async with aiohttp.ClientSession() as session:
+            assert await Voice(session, server.url, server.data, town, 0).say("hello") == 204
+            async with session.get(server.url + "/metrics") as public:
+                assert public.status == 404
+        await until(lambda: all(ear.texts for ear in ears))
+        text = await ask(server.metrics_url)
+        await server.said(r"connect channel=\S+ person=\S+ sockets=3")
+    figures = dict(re.findall(r"^(eelchat_\w+) (\S+)$", text, re.M))
+    assert (figures["eelchat_sockets"], figures["eelchat_channels"], figures["eelchat_messages_total"]) == ("3", "1", "1")
+    assert figures["eelchat_frames_total"] == "3" and figures["eelchat_tx_lag"] == "0" and figures["eelchat_waiting_bytes"] == "0"
+    assert figures["eelchat_delivery_seconds_count"] == "1" and figures["eelchat_commit_seconds_count"] >= "1"
+    assert {"eelchat_replays_total", "eelchat_loop_lag_seconds_count", "eelchat_cut_total"} <= figures.keys()
+    for line in text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) eelchat_\w+ .+|eelchat_\w+(\{le="[\d.+Inf]+"\})? [\d.e-]+', line), line
+    say(f"{len(figures)} figures of {text.count('# TYPE')} kinds, 0 of them on a public route")
+
+
+def test_the_limit_on_open_files_is_raised_and_bounds_the_sockets():
+    """Most machines give a process 1,024 files unless it asks for more."""
+    script = ("import resource, biff; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"
+              "print(biff.files_max() == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[0])")
+    done = subprocess.run([os.sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_a_rendered_message_is_kept_and_never_shown_stale():
+    """A page of fifty would be rendered fifty times, or show what was corrected."""
+    rendered = []
+
+    class Template:
+        def render(self, message, oob):
+            rendered.append(message["xt/id"])
+            return f"<p>{message['msg/text']}</p>"
+    views, message = eelchat.Views(Template()), {"xt/id": 1, "msg/text": "one"}
+    assert views(message) == views(dict(message)) == "<p>one</p>" and rendered == [1]
+    assert views(message | {"msg/text": "two"}) == "<p>two</p>" and views(message) == "<p>one</p>"
+    views.forget([1])
+    assert not views._kept and views._bytes == 0
+    for n in range(3_000):
+        views({"xt/id": n, "msg/text": "x" * 10_000})
+    assert views._bytes <= eelchat.VIEWS_BYTES_MAX and 0 < len(views._kept) < 3_000
