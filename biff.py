@@ -75,7 +75,9 @@ HEADERS_MAX = 64                      # browsers send some twenty, proxies add a
 IDLE_S_MAX = 15                       # until a request's head is there, and between two requests on one connection
 REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
 ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
-FILES_KEPT = 192                      # not for connections: the store, feeds and mail, and a hundred that are accepted in one go
+FILES_KEPT = 80                       # not for connections: the store, feeds and mail, and those that are accepted in one go
+ACCEPTED_AT_ONCE = 16                 # before one is asked whether there is room; the rest wait for the next turn of the loop
+LISTEN_QUEUE = 1_024                  # that the kernel holds till then: a community coming back
 STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
@@ -972,7 +974,10 @@ async def use_web(system: dict) -> dict:
                                    max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
         bounded = _bounded(connection, runner.server, system["biff/connections-max"])
-        listening = await loop.create_server(bounded, config["host"], config["port"])
+        listening = await loop.create_server(bounded, config["host"], config["port"], backlog=ACCEPTED_AT_ONCE)
+        for plug in listening.sockets:
+            with plug.dup() as same:                   # asyncio takes one number for what it accepts at once and for the kernel's queue
+                same.listen(LISTEN_QUEUE)
     except OSError as failure:
         raise StartError(_cannot_listen(config, failure)) from None
     system["biff/stop"].append(listening.close)
@@ -1278,9 +1283,9 @@ def _session(ctx):
     return found
 
 
-def _session_id(hashed: str) -> uuid.UUID:
+def _session_id(hashed: str) -> str:
     """Half of the cookie's hash: found by its id, a session costs a third of a search, and it is looked for in every request."""
-    return uuid.UUID(hashed[:32])
+    return f"session-{hashed[:32]}"
 
 
 def is_alive(session: dict, moment: dt.datetime) -> bool:
@@ -1327,10 +1332,11 @@ ERRORS = {
     "not-signed-in": "You must be signed in to view that page.",
 }
 AUTH_SCHEMA = {
-    "token": {"xt/id": uuid.UUID, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
+    # Not UUIDs: when one is evicted nothing is left to tell what it was, and whoever hears of it shall see that it is none of theirs.
+    "token": {"xt/id": str, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
               "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int,
               voluptuous.Optional("token/used-at"): dt.datetime},
-    "session": {"xt/id": uuid.UUID, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
+    "session": {"xt/id": str, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
                 "session/created-at": dt.datetime, "session/used-at": dt.datetime},
 }
 
@@ -1412,7 +1418,7 @@ async def _mailed(ctx, email, subject, template, **values):
 
 
 def _token(ctx, purpose, email, hashed):
-    return {"db/doc-type": "token", "token/purpose": purpose, "token/hash": hashed, "token/email": email, "token/tries": 0,
+    return {"db/doc-type": "token", "xt/id": f"token-{secrets.token_hex(16)}", "token/purpose": purpose, "token/hash": hashed, "token/email": email, "token/tries": 0,
             "token/browser": _browser(ctx), "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)}
 
 

@@ -387,9 +387,9 @@ async def connect(ctx):
         await catch_up(ctx, client)
         ctx.clear()                                    # a socket lives for days: what its request knew does not
         if code := await sockets.hear(ws):
-            rooms.close(client, code)
+            await ws.close(code=code, drain=False)
     finally:
-        rooms.leave(client)
+        rooms.end(client)
     return ws
 
 
@@ -525,8 +525,9 @@ def changes_of(ctx, tx):
     else:
         for id, document in written.items():
             note(changes, id, before.entity(id), after.entity(id), document)
-    changes.forgotten = [op[1] for op in tx.ops if op[0] == "evict" and type(op[1]) is uuid.UUID]
-    changes.others.update(changes.forgotten)
+    evicted = [op[1] for op in tx.ops if op[0] == "evict"]
+    changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]        # sessions and tokens have ids of another type
+    changes.others.update(evicted)
     changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
     changes.size = 500 + 100 * len(changes.ids) + 2 * sum(len(message["msg/text"]) for made in changes.messages.values() for _, message in made)
     return changes

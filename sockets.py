@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import logging
 import time
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any, Callable, Hashable, Iterator, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -34,6 +35,7 @@ CONNECTS_A_TURN = 4                   # handshakes and replays done before the l
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
 LOOK_BYTES = 64 * 1024                # between two looks at what waits: a look costs a tenth of a write, and sockets are hardly ever behind
+KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB for one that never reads
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
 PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: nobody sees it, and eight messages cost what one does
 SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
@@ -97,6 +99,8 @@ class Socket:
         self.ws, self.transport, self.put, self.person = ws, transport, transport.write, person
         self.room: Room | None = None
         self.seen = 0
+        if connection := transport.get_extra_info("socket"):
+            connection.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
 
     def write(self, data: bytes, number: int):
         """Frames of which `number` is the last."""
@@ -226,6 +230,11 @@ class Rooms:
                 del group[key]
         self.count -= 1
         return True
+
+    def end(self, socket: Socket):
+        """Its connection is over. What waits for one that does not read would hold it for a quarter of an hour: it is dropped soon."""
+        self.leave(socket)
+        asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
 
     # Telling
 
