@@ -27,6 +27,8 @@ world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v
 `vt` are a snapshot's transaction and valid time, both integers there (a tx_id; microseconds since 1970).
 """
 
+from __future__ import annotations
+
 import asyncio
 import collections
 import contextlib
@@ -301,7 +303,7 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, ext_hook=_unpack_ext, strict_map_key=False)
 
 
-def _packed(value, depth) -> bytes:
+def _packed(value: Any, depth: int) -> bytes:
     """The bytes of a value that lies so many levels deep, by its exact type."""
     kind = type(value)
     if kind is str:
@@ -313,48 +315,48 @@ def _packed(value, depth) -> bytes:
     return convert(value, depth + 1)
 
 
-def _packed_float(value, depth):
+def _packed_float(value: float, depth: int) -> bytes:
     if value != value:
         raise ValueTypeError("NaN equals nothing, not even itself, and cannot be stored; leave the attribute out.")
     return _msgpack(value)
 
 
-def _packed_int(value, depth):
+def _packed_int(value: int, depth: int) -> bytes:
     if -2 ** 63 <= value < 2 ** 64:
         return _msgpack(value)
     return _msgpack(msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)))
 
 
-def _packed_uuid(value, depth):
+def _packed_uuid(value: Any, depth: int) -> bytes:
     return _UUID_HEAD + value.int.to_bytes(16, "big")
 
 
-def _packed_datetime(value, depth):
+def _packed_datetime(value: Any, depth: int) -> bytes:
     if value.tzinfo is None or value.utcoffset() is None:
         raise ValueTypeError(f"{value!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).")
     return _DATETIME_HEAD + _micros(value).to_bytes(8, "big", signed=True)
 
 
-def _packed_items(values, depth):
+def _packed_items(values: Any, depth: int) -> list[bytes]:
     if depth > DEPTH_MAX + 1:
         raise ValueTypeError(f"A value is nested deeper than {DEPTH_MAX} levels.")
     return [_packed(value, depth) for value in values]
 
 
-def _packed_list(value, depth):
+def _packed_list(value: Any, depth: int) -> bytes:
     return _array_header(len(value)) + b"".join(_packed_items(value, depth))
 
 
-def _packed_set(value, depth):
+def _packed_set(value: set, depth: int) -> bytes:
     return _array_header(len(value)) + b"".join(sorted(_packed_items(value, depth)))
 
 
-def _packed_dict(value, depth):
+def _packed_dict(value: dict, depth: int) -> bytes:
     pairs = sorted(zip(_packed_items(value, depth), _packed_items(value.values(), depth)))
     return _map_header(len(pairs)) + b"".join(part for pair in pairs for part in pair)
 
 
-def _packed_ext(code, inner):
+def _packed_ext(code: int, inner: Callable) -> Callable:
     return lambda value, depth: _msgpack(msgpack.ExtType(code, inner(value, depth)))
 
 
@@ -386,7 +388,7 @@ _UNPACK_EXT: dict[int, Callable] = {
 }
 
 
-def _unpack_ext(code, data):
+def _unpack_ext(code: int, data: bytes) -> Any:
     return _UNPACK_EXT[code](data)
 
 
@@ -395,7 +397,7 @@ def pack_document(document: Any) -> bytes:
     return _encoded(document)[0]
 
 
-def _attribute_at_fault(document):
+def _attribute_at_fault(document: dict) -> OperationError:
     for a, value in document.items():
         if type(a) is not str:
             return OperationError(f"The attribute {_short(a)} is not a string.")
@@ -427,7 +429,7 @@ class _Flat(dict):
     __slots__ = ()
 
 
-def _copied(value):
+def _copied(value: Any) -> Any:
     """The value, sharing nothing that can be changed."""
     kind = type(value)
     if kind is _Flat:
@@ -442,7 +444,7 @@ def _copied(value):
 _SEVERAL = frozenset((list, set, frozenset))
 
 
-def _several(value):
+def _several(value: Any) -> Any:
     """The values that an attribute has: a list or a set is several, anything else is one."""
     return value if type(value) in _SEVERAL else (value,)
 
@@ -454,9 +456,11 @@ def _several(value):
 # numbers that fit are integers below zero, which SQL gives back by an addition; strings are text; the rest is a tag and
 # bytes that sort as the values do. What is long or composed is a tag and a hash.
 
+Cell = int | str | bytes
+
 _NONE, _BOOL, _INT, _FLOAT, _DATETIME, _DATE, _BYTES, _UUID = b"\1", b"\2", b"\3", b"\4", b"\5", b"\6", b"\7", b"\x0f"
 _LONG = 0x10                          # tags from here on are hashes
-_HASHED = {str: b"\x10", bytes: b"\x11", tuple: b"\x12", dict: b"\x13", list: b"\x14", set: b"\x15", frozenset: b"\x15"}
+_HASHED: dict[type, bytes] = {str: b"\x10", bytes: b"\x11", tuple: b"\x12", dict: b"\x13", list: b"\x14", set: b"\x15", frozenset: b"\x15"}
 
 
 def digest(data: bytes) -> bytes:
@@ -464,13 +468,13 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def _hashed_cell(value, data):
+def _hashed_cell(value: Any, data: Any) -> bytes:
     """The cell of a value that is long or composed, from its bytes; a frozenset is the set that it equals."""
     kind = type(value)
     return _HASHED[kind] + hashlib.blake2b(pack(set(value)) if kind is frozenset else data, digest_size=16).digest()
 
 
-def _str_cell(value):
+def _str_cell(value: str) -> str | bytes:
     if len(value) <= TEXT_BYTES_MAX // 4 or len(value.encode()) <= TEXT_BYTES_MAX:
         return value
     return _hashed_cell(value, _msgpack(value))
@@ -481,11 +485,11 @@ _LEAST = -_SHIFT - _SMALL             # of these
 _BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"             # of the others: the first, the first above zero, the end
 
 
-def _int_cell(value):
+def _int_cell(value: int) -> Cell:
     return value - _SHIFT if -_SMALL <= value < _SMALL else _big_cell(value)
 
 
-def _big_cell(value):
+def _big_cell(value: int) -> bytes:
     """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way round."""
     size = (value.bit_length() + 7) // 8
     if size < 120:
@@ -497,7 +501,7 @@ def _big_cell(value):
     return _INT + b"\0" + struct.pack(">I", 2 ** 32 - 1 - size) + ((1 << 8 * size) - 1 + value).to_bytes(size, "big")
 
 
-def _int_of_cell(cell):
+def _int_of_cell(cell: bytes) -> int:
     first, body = cell[1], cell[2:]
     if first in (0, 255):
         body = body[4:]
@@ -505,19 +509,19 @@ def _int_of_cell(cell):
     return number if first >= 128 else number - (1 << 8 * len(body)) + 1
 
 
-def _float_cell(value):
+def _float_cell(value: float) -> bytes:
     bits, = struct.unpack(">Q", struct.pack(">d", value + 0.0))       # + 0.0 makes -0.0 the same value as 0.0
     bits ^= 0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else 1 << 63
     return _FLOAT + struct.pack(">Q", bits)
 
 
-def _float_of_cell(cell):
+def _float_of_cell(cell: bytes) -> float:
     bits, = struct.unpack(">Q", cell[1:])
     bits ^= 1 << 63 if bits >> 63 else 0xFFFF_FFFF_FFFF_FFFF
     return struct.unpack(">d", struct.pack(">Q", bits))[0]
 
 
-_CELL: dict[type, Callable] = {
+_CELL: dict[type, Any] = {
     type(None): lambda value: _NONE,
     bool: lambda value: _BOOL + (b"\1" if value else b"\0"),
     int: _int_cell,
@@ -540,7 +544,7 @@ _OF_CELL: dict[int, Callable] = {
 }
 
 
-def _bounds_of_type(cell):
+def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
     """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at all."""
     if type(cell) is str:
         return "", b""
@@ -549,11 +553,11 @@ def _bounds_of_type(cell):
     return (cell[:1], bytes((cell[0] + 1,))) if cell[0] < _LONG else (cell, cell)
 
 
-def _is_big(cell) -> bool:
+def _is_big(cell: Cell) -> bool:
     return type(cell) is bytes and _BIG <= cell < _BIG_END
 
 
-def _json_cell(cell):
+def _json_cell(cell: Any) -> int | str:
     """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would cut)."""
     if type(cell) is int:
         return cell
@@ -562,16 +566,16 @@ def _json_cell(cell):
     return "x" + cell.hex()
 
 
-def _cell_of_json(text):
+def _cell_of_json(text: str) -> bytes | str:
     return bytes.fromhex(text[1:]) if text[0] == "x" else bytes.fromhex(text[1:]).decode()
 
 
-def _cell(value):
+def _cell(value: Any) -> Any:
     """The cell of a value; a UUID stays itself, since its number is the file's."""
     return value if type(value) is uuid.UUID else _CELL[type(value)](value)
 
 
-def _cells(value) -> tuple:
+def _cells(value: Any) -> tuple:
     """The cells of what an attribute holds, each once, in an order that does not depend on the process."""
     if type(value) in _SEVERAL:
         return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
@@ -582,7 +586,7 @@ def _cells(value) -> tuple:
 # attributes and their bytes are kept for each set of attributes, since an application has few of these.
 
 
-def _encoded(document) -> tuple[bytes, list]:
+def _encoded(document: dict) -> tuple[bytes, list]:
     """The canonical bytes of a document and its facts: pairs of an attribute and the cell of one value.
 
     Raises: ValueTypeError naming the attribute that cannot be stored.
@@ -611,14 +615,14 @@ def _encoded(document) -> tuple[bytes, list]:
 
 
 @functools.lru_cache(SHAPES_CACHED)
-def _shape(attributes) -> tuple[bytes, tuple]:
+def _shape(attributes: tuple) -> tuple[bytes, tuple]:
     """How a document with these attributes begins, and they in their order, each with its bytes."""
     if any(type(name) is not str for name in attributes):
         raise TypeError
     return _map_header(len(attributes)), tuple((name, _msgpack(name)) for name in sorted(attributes))
 
 
-def _encoded_value(value) -> tuple:
+def _encoded_value(value: Any) -> tuple:
     """The bytes of what an attribute holds, and its cell; a tuple of cells if these are several values."""
     kind = type(value)
     if kind is str:
@@ -628,7 +632,7 @@ def _encoded_value(value) -> tuple:
     return data, value if kind is uuid.UUID else _cells(value) if kind in _SEVERAL else _CELL[kind](value)
 
 
-def _facts(document) -> list:
+def _facts(document: dict) -> list:
     """The (attribute, cell) pairs of a document."""
     return _encoded(document)[1]
 
@@ -640,7 +644,7 @@ def _facts(document) -> list:
 
 def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *,
          index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
-         clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4) -> "Node":
+         clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4) -> Node:
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows the
@@ -692,7 +696,7 @@ class Node:
         """`submit_tx` without blocking the event loop."""
         return await self._log.submit_async(_prepare(ops))
 
-    def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> "Db":
+    def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> Db:
         """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
 
         Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong together.
@@ -707,7 +711,7 @@ class Node:
         point, vt = self._point(None if tx_id is None else _tx_id(tx_id), tx_time, latest)
         return Db(self, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
-    def _point(self, tx_id, tx_time, latest):
+    def _point(self, tx_id: Any, tx_time: dt.datetime | None, latest: Point) -> tuple[Point, int]:
         if tx_id is not None and tx_id > latest.tx_id:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
@@ -719,7 +723,7 @@ class Node:
         point = self._index.point(max(newest, 0))
         return point, point.time if micros is None else micros
 
-    def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> "Listener":
+    def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> Listener:
         """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once indexed.
 
         Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its own.
@@ -797,7 +801,7 @@ class Node:
             listener.wake()
 
 
-def _opened(path, index, node):
+def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tuple[_Index, Any]:
     """The file and the log of a node."""
     if not str(path).startswith(("postgresql://", "postgres://")):
         if index is not None:
@@ -810,7 +814,7 @@ def _opened(path, index, node):
     return file, _PostgresLog(file, node, path)
 
 
-_NODES: "weakref.WeakSet[Node]" = weakref.WeakSet()
+_NODES: weakref.WeakSet[Node] = weakref.WeakSet()
 
 
 def _forked() -> None:
@@ -858,9 +862,10 @@ class Point(NamedTuple):
 class _Index:
     """The file: its connections, its numbers, and what is kept of it in memory."""
 
-    def __init__(self, path, about=None):
+    def __init__(self, path: str | os.PathLike[str], about: bytes | None = None):
         """`about` is the first row of a log that is elsewhere, of which this file is only a copy."""
-        self.closed = self.failed = None
+        self.closed: str | None = None         # why nothing can be asked any more
+        self.failed: str | None = None         # why nothing can be written any more
         self.about = about
         self._folder = tempfile.mkdtemp(prefix="store-") if path == ":memory:" else None
         self.path = os.path.join(self._folder, "store.db") if self._folder else os.path.realpath(path)
@@ -881,7 +886,7 @@ class _Index:
 
     # Opening and closing
 
-    def _own(self):
+    def _own(self) -> int:
         try:
             lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -897,7 +902,7 @@ class _Index:
         os.write(lock, str(os.getpid()).encode())
         return lock
 
-    def _connect_writer(self):
+    def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("pragma journal_mode = wal")
         connection.execute(f"pragma synchronous = {'off' if self._folder else 'normal' if self.about else 'full'}")
@@ -907,14 +912,14 @@ class _Index:
         connection.execute("pragma temp_store = memory")
         return connection
 
-    def _connect_reader(self):
+    def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{urllib.parse.quote(self.path)}?mode=ro", uri=True, isolation_level=None,
                                      check_same_thread=False, cached_statements=256)
         connection.execute("pragma cache_size = -8000")
         connection.execute("pragma temp_store = memory")
         return connection
 
-    def _load(self):
+    def _load(self) -> None:
         execute = self.writer.execute
         if not execute("select count(*) from sqlite_schema").fetchone()[0]:
             self._create()
@@ -938,7 +943,7 @@ class _Index:
         self._load_derived()
         self._catch_up_statistics()
 
-    def _create(self):
+    def _create(self) -> None:
         about = self.about or _about_new_store()
         execute = self.writer.execute
         execute("begin immediate")
@@ -950,7 +955,7 @@ class _Index:
         os.fsync(folder)
         os.close(folder)
 
-    def _load_derived(self):
+    def _load_derived(self) -> None:
         rows = self.writer.execute("select a, name, puts, kinds from attributes where a > 0").fetchall()
         self.attributes = {name: a for a, name, _, _ in rows}
         self.puts = {a: puts for a, _, puts, _ in rows}
@@ -965,13 +970,13 @@ class _Index:
         self.estimates: dict = {}
         self.counted, = self.writer.execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
 
-    def _catch_up_statistics(self):
+    def _catch_up_statistics(self) -> None:
         """Counts the documents put since the statistics were last written, which is not with every commit."""
         for data, in self.writer.execute("select doc from documents where n > ?", (self.counted,)):
             for name, cell in _facts(unpack(data)):
                 self.count(self.attributes[name], 1 if type(cell) is uuid.UUID else _kind_bit(cell), 1)
 
-    def count(self, a, kinds, puts):
+    def count(self, a: int, kinds: int, puts: int) -> None:
         """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
         self.puts[a] = self.puts.get(a, 0) + puts
         known = self.kinds.get(a, 0)
@@ -981,17 +986,17 @@ class _Index:
         if a == _ID and self.puts[a] >= self._doubled:
             self.generation, self._doubled = object(), 2 * self.puts[a]
 
-    def write_statistics(self, n):
+    def write_statistics(self, n: int) -> None:
         self.counted = n
         self.writer.connection.executemany("update attributes set puts = ?, kinds = ? where a = ?",
                                            [(puts, self.kinds.get(a, 0), a) for a, puts in self.puts.items()])
         self.writer.execute("update attributes set puts = ? where a = ?", (n, _COUNTED))
 
-    def check_open(self):
+    def check_open(self) -> None:
         if self.closed:
             raise ClosedError(self.closed)
 
-    def close(self):
+    def close(self) -> None:
         if self.closed:
             return
         if not self.failed and self.counted != self.latest.n:
@@ -1007,7 +1012,7 @@ class _Index:
         if self._remove:
             self._remove()
 
-    def abandon(self):
+    def abandon(self) -> None:
         """In a forked child: an orphan must not keep the lock, and its copies of the connections must not be used."""
         if not self.closed:
             self.closed = f"The store {self.path} was opened by another process, before a fork; open it there."
@@ -1018,7 +1023,7 @@ class _Index:
     # Reading
 
     @contextlib.contextmanager
-    def reading(self):
+    def reading(self) -> Iterator[_Reader]:
         """A reader of its own for as long as the block lasts. Raises: CorruptError if the file cannot be read."""
         reader = self.borrow()
         try:
@@ -1030,7 +1035,7 @@ class _Index:
         finally:
             self.give_back(reader)
 
-    def borrow(self) -> "_Reader":
+    def borrow(self) -> _Reader:
         if self.closed:
             raise ClosedError(self.closed)
         if self._is_emptying:
@@ -1040,13 +1045,13 @@ class _Index:
         except IndexError:
             return _Reader(self, self._connect_reader())
 
-    def give_back(self, reader):
+    def give_back(self, reader: _Reader) -> None:
         if self.closed or len(self._readers) >= READERS_IDLE:
             reader.connection.close()
         else:
             self._readers.append(reader)
 
-    def number(self, id: uuid.UUID, reader) -> int | None:
+    def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
         key, is_writer = id.int, reader is self.writer
         n = self.batch.numbers.get(key) if is_writer and self.batch else None
@@ -1061,7 +1066,7 @@ class _Index:
                     self.unknown.add(key)
         return n
 
-    def learn_numbers(self, ids):
+    def learn_numbers(self, ids: list[int]) -> None:
         """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
         rows = self.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
         found = {int.from_bytes(data, "big"): n for data, n in rows}
@@ -1069,24 +1074,24 @@ class _Index:
             self.numbers.put(id, n)
         self.unknown.update(id for id in ids if id not in found)
 
-    def flush(self):
+    def flush(self) -> None:
         """Before the writer reads: what its group has put so far goes into the tables."""
         if self.batch is not None:
             self.batch.flush()
 
-    def attribute(self, name, reader):
+    def attribute(self, name: str, reader: _Reader) -> int | str:
         """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
         n = self.attributes.get(name)
         if n is None and reader is self.writer and self.batch is not None:
             n = self.batch.attributes.get(name)
         return name if n is None else n
 
-    def announce(self, tx_id):
+    def announce(self, tx_id: int) -> None:
         """The writer is about to commit. From here on nobody learns what was plain before, and nobody asks, until `latest` says so too."""
         with self._announcing:
             self.committing = tx_id
 
-    def learn_plain(self, id, n, tx_id):
+    def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
         """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
         key = _plain_key(id)
         with self._announcing:
@@ -1095,14 +1100,14 @@ class _Index:
                     self.plain.clear()
                 self.plain[key] = n
 
-    def uuid_of(self, n: int, reader) -> uuid.UUID:
+    def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
         id = self.uuids.get(n)
         if id is None:
             id = uuid.UUID(bytes=reader.execute("select uuid from ids where n = ?", (n,)).fetchone()[0])
             self.uuids.put(n, id)
         return id
 
-    def uuids_of(self, numbers, reader) -> list:
+    def uuids_of(self, numbers: Iterable[int], reader: _Reader) -> list:
         young = self.uuids.young
         try:
             return [young[n] for n in numbers]
@@ -1110,7 +1115,7 @@ class _Index:
             self.learn_uuids(set(numbers), reader)
             return [self.uuid_of(n, reader) for n in numbers]
 
-    def learn_uuids(self, numbers, reader):
+    def learn_uuids(self, numbers: Iterable[int], reader: _Reader) -> None:
         """Brings these numbers' UUIDs into memory with one statement."""
         missing = [n for n in numbers if self.uuids.get(n) is None]
         if len(missing) > 2:
@@ -1118,7 +1123,7 @@ class _Index:
             for n, data in rows:
                 self.uuids.put(n, uuid.UUID(bytes=data))
 
-    def document(self, n: int, reader):
+    def document(self, n: int, reader: _Reader) -> dict | None:
         """The cached document number n (never to be handed out itself), or None if it was evicted."""
         document = self.documents.get(n)
         if document is None:
@@ -1126,7 +1131,7 @@ class _Index:
             document = row and self._keep(n, *row)
         return document
 
-    def _keep(self, n, data, checksum):
+    def _keep(self, n: int, data: Any, checksum: int) -> dict:
         if type(data) is not bytes or _checksum(digest(data)) != checksum:
             raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log has.")
         document = unpack(data)
@@ -1135,7 +1140,7 @@ class _Index:
         self.documents.put(n, document, len(data))
         return document
 
-    def documents_of(self, numbers, reader) -> list:
+    def documents_of(self, numbers: Iterable[int], reader: _Reader) -> list:
         """The cached documents of these numbers, in one pass where the cache has them all; None for an evicted one."""
         young = self.documents.young
         try:
@@ -1144,7 +1149,7 @@ class _Index:
             self.learn_documents(numbers, reader)
             return [self.document(n, reader) for n in numbers]
 
-    def learn_documents(self, numbers, reader):
+    def learn_documents(self, numbers: Iterable[int], reader: _Reader) -> None:
         """Brings these documents into memory with one statement."""
         missing = [n for n in numbers if self.documents.get(n) is None]
         if len(missing) > 1:
@@ -1153,14 +1158,14 @@ class _Index:
             for n, data, checksum in rows.fetchall():
                 self._keep(n, data, checksum)
 
-    def point(self, tx_id) -> Point:
+    def point(self, tx_id: int) -> Point:
         latest = self.latest
         if tx_id == latest.tx_id:
             return latest
         with self.reading() as reader:
             return Point(*reader.execute("select tx_id, tx_time, n from log where tx_id = ?", (tx_id,)).fetchone())
 
-    def newest_at(self, micros) -> int:
+    def newest_at(self, micros: int) -> int:
         """The newest transaction at or before a time. Times rise with numbers, so no index is needed to find it."""
         with self.reading() as reader:
             low, high = 0, self.latest.tx_id
@@ -1170,7 +1175,7 @@ class _Index:
                 low, high = (middle, high) if at <= micros else (low, middle - 1)
             return low
 
-    def logged_hash(self, n, reader) -> bytes:
+    def logged_hash(self, n: int, reader: _Reader) -> bytes:
         """The hash of a document as the log has it, for one that an evict to come has taken away already."""
         low, high = 1, reader.execute("select max(tx_id) from log").fetchone()[0]
         while low < high:
@@ -1181,14 +1186,14 @@ class _Index:
         puts = [record for record in _expanded(unpack(ops), unpack(results) if results else ()) if record[0] == _PUT]
         return puts[n - last - 1][4]
 
-    def transaction(self, tx_id) -> Tx | None:
+    def transaction(self, tx_id: int) -> Tx | None:
         if not tx_id:
             return None
         with self.reading() as reader:
             row = reader.execute("select tx_id, tx_time, committed from log where tx_id = ?", (tx_id,)).fetchone()
             return row and Tx(row[0], _moment(row[1]), row[2] == 1)
 
-    def transactions(self, after, count) -> list[Tx]:
+    def transactions(self, after: int, count: int) -> list[Tx]:
         """The next transactions in the log, with operations, aborted ones without."""
         with self.reading() as reader:
             previous, *rows = reader.execute("select * from log where tx_id between ? and ? order by tx_id limit ?",
@@ -1199,23 +1204,23 @@ class _Index:
             return [Tx(tx_id, _moment(at), committed == 1, self._ops(ops, results, n, reader) if committed else None)
                     for tx_id, at, ops, _, committed, results, _, n in rows]
 
-    def _ops(self, ops, results, n, reader):
+    def _ops(self, ops: bytes, results: bytes | None, n: int, reader: _Reader) -> list[Operation]:
         records = _became(ops, results)
         return _told(records, map(_copied, self.documents_of(_numbers(records, n), reader)))
 
-    def status(self):
+    def status(self) -> dict[str, Any]:
         size = sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
         return {"path": self.path, "store": self.store_id, "format": FORMAT, "tx_id": self.latest.tx_id,
                 "tx_time": _moment(self.latest.time) if self.latest.tx_id else None, "documents": self.latest.n,
                 "bytes": size, "failed": self.failed, "state": self.state.hex()}
 
-    def attribute_stats(self):
+    def attribute_stats(self) -> dict[str, int]:
         self.check_open()
         return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
 
     # Keeping
 
-    def backup(self, path, progress):
+    def backup(self, path: str | os.PathLike[str], progress: Progress | None) -> int:
         if os.path.exists(path):
             raise StoreError(f"{path} exists already; a backup is a new file.")
         with self.reading() as reader:
@@ -1233,7 +1238,7 @@ class _Index:
                 reader.execute("rollback")
                 target.close()
 
-    def empty_wal(self):
+    def empty_wal(self) -> None:
         """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it."""
         self._may_read.clear()
         self._is_emptying = True
@@ -1244,8 +1249,9 @@ class _Index:
             self._is_emptying = False
             self._may_read.set()
 
-    def verify(self, progress):
-        previous, n, missing, total = None, 0, {}, self.latest.tx_id
+    def verify(self, progress: Progress | None) -> int:
+        missing: dict[bytes, int] = {}
+        previous, n, total = None, 0, self.latest.tx_id
         with self.reading() as reader:
             for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
                 previous, n = row, self._verified(row, previous, n, missing)
@@ -1256,7 +1262,7 @@ class _Index:
             raise CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.", tx_id)
         return total
 
-    def _verified(self, row, previous, n, missing):
+    def _verified(self, row: tuple, previous: tuple | None, n: int, missing: dict[bytes, int]) -> int:
         tx_id, _, ops, _, committed, results, _, last = row
         _check_link(row, previous)
         if tx_id and committed:
@@ -1265,7 +1271,7 @@ class _Index:
             raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
         return n
 
-    def _verified_documents(self, tx_id, records, n, missing):
+    def _verified_documents(self, tx_id: int, records: list, n: int, missing: dict[bytes, int]) -> int:
         """Compares documents with their hashes in the log; `missing`: of ids not evicted yet, who put what is not there."""
         with self.reading() as reader:
             for record in records:
@@ -1280,7 +1286,7 @@ class _Index:
                         raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
         return n
 
-    def reindex(self, progress):
+    def reindex(self, progress: Progress | None) -> None:
         """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
         execute = self.writer.execute
         execute("begin immediate")
@@ -1298,7 +1304,7 @@ class _Index:
         finally:
             self._load_derived()
 
-    def _replay(self, progress):
+    def _replay(self, progress: Progress | None) -> None:
         self.unknown = set()
         self.batch = batch = _Batch(self)
         n = 0
@@ -1316,7 +1322,7 @@ class _Index:
         batch.count()
         self.write_statistics(self.latest.n)
 
-    def writer_db(self, point, node) -> "Db":
+    def writer_db(self, point: Point, node: Any) -> Db:
         """The state right after `point`, read on the writing connection."""
         return Db(node, point.time, point, reader=self.writer)
 
@@ -1329,18 +1335,20 @@ def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
 
 
-def _plain_key(id) -> int | str | None:
+def _plain_key(id: Any) -> int | str | None:
     """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other ids."""
     return id.int if type(id) is uuid.UUID else id if type(id) is str else None
 
 
 class _TwoDicts:
     """A bounded map that forgets what was not asked for lately: when the young dict is full it becomes the old one."""
+    young: dict[Any, Any]
+    _old: dict[Any, Any]
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self._size, self.young, self._old = size // 2, {}, {}
 
-    def get(self, key):
+    def get(self, key: Any) -> Any:
         value = self.young.get(key)
         if value is None:
             value = self._old.get(key)
@@ -1348,7 +1356,7 @@ class _TwoDicts:
                 self.put(key, value)
         return value
 
-    def put(self, key, value):
+    def put(self, key: Any, value: Any) -> None:
         self.young[key] = value
         if len(self.young) > self._size:
             self.young, self._old = {}, self.young
@@ -1356,14 +1364,16 @@ class _TwoDicts:
 
 class _DocumentCache:
     """Decoded documents by number, bounded in packed bytes; what a number stands for never changes, so nothing is stale."""
+    young: dict[int, tuple[dict, int]]
+    _old: dict[int, tuple[dict, int]]
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
         self.young, self._old, self._bytes = {}, {}, 0
 
-    def get(self, n):
+    def get(self, n: int) -> dict | None:
         found = self.young.get(n)
         if found is None:
             found = self._old.get(n)
@@ -1372,13 +1382,13 @@ class _DocumentCache:
             self.put(n, *found)
         return found[0]
 
-    def put(self, n, document, size):
+    def put(self, n: int, document: dict, size: int) -> None:
         self.young[n] = document, size
         self._bytes += size
         if self._bytes > CACHE_BYTES // 2:
             self.young, self._old, self._bytes = {}, self.young, 0
 
-    def drop(self, n):
+    def drop(self, n: int) -> None:
         self.young.pop(n, None)
         self._old.pop(n, None)
 
@@ -1386,9 +1396,9 @@ class _DocumentCache:
 class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
-    def __init__(self, index, connection):
+    def __init__(self, index: _Index, connection: sqlite3.Connection):
         self.index, self.connection, self.execute = index, connection, connection.execute
-        self.run = None
+        self.run: Any = None
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
         connection.create_function("py", -1, self._py)
         connection.create_function("py_test", -1, self._py_test)
@@ -1396,17 +1406,17 @@ class _Reader:
         connection.create_function("cell", 1, _cell_of_json, deterministic=True)
         connection.set_progress_handler(self._tick, STEPS)
 
-    def _tick(self):
+    def _tick(self) -> bool:
         run = self.run
         return run is not None and run.deadline is not None and time.monotonic() > run.deadline
 
-    def _py(self, number, *cells):
+    def _py(self, number: int, *cells: Any) -> Any:
         return self.run.call(number, cells)
 
-    def _py_test(self, number, *cells):
+    def _py_test(self, number: int, *cells: Any) -> Any:
         return self.run.test(number, cells)
 
-    def _py_json(self, number, *cells):
+    def _py_json(self, number: int, *cells: Any) -> Any:
         return self.run.call_json(number, cells)
 
 
@@ -1428,31 +1438,31 @@ class _Op(NamedTuple):
     id: Any
     start: int | None = None
     end: int | None = None
-    data: bytes | None = None
-    hash: bytes | None = None
+    data: Any = None
+    hash: Any = None
     facts: list = []
     args: tuple = ()
     record: bytes = b""
 
 
-def _record(kind, id, *rest) -> bytes:
+def _record(kind: int, id: Any, *rest: Any) -> bytes:
     return _array_header(2 + len(rest)) + bytes((kind,)) + pack(id) + b"".join(map(_msgpack, rest))
 
 
-def _records(ops) -> bytes:
+def _records(ops: list[_Op]) -> bytes:
     """What the log keeps of operations."""
     return _array_header(len(ops)) + b"".join([op.record for op in ops])
 
 
-def _chained(hash, tx_id, tx_time, ops):
+def _chained(hash: bytes, tx_id: int, tx_time: int, ops: bytes) -> bytes:
     return digest(hash + struct.pack(">QQ", tx_id, tx_time) + ops)
 
 
-def _state(state, hash, committed, results):
+def _state(state: bytes, hash: bytes, committed: bool | int, results: bytes | None) -> bytes:
     return digest(state + hash + (b"\1" if committed else b"\0") + (results or b""))
 
 
-def _check_link(row, previous):
+def _check_link(row: tuple, previous: tuple | None) -> None:
     """Refuses a transaction of the log that is not the next one after `previous`, byte for byte as it was written."""
     tx_id, tx_time, ops, hash, committed, results, state, _ = row
     with contextlib.suppress(TypeError, struct.error):      # a damaged file may give values of any type
@@ -1465,29 +1475,29 @@ def _check_link(row, previous):
     raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
 
 
-def _expanded(records, results) -> list:
+def _expanded(records: list, results: Iterable) -> list:
     """The records of a transaction with each call replaced by what it became."""
     results = iter(results)
     return [part for record in records for part in (next(results) if record[0] == _CALL else (record,))]
 
 
-def _became(ops, results) -> list:
+def _became(ops: bytes, results: bytes | None) -> list:
     """The records of a transaction as the log has them, calls replaced by what they became."""
     return _expanded(unpack(ops), unpack(results) if results else ())
 
 
-def _numbers(records, n) -> range:
+def _numbers(records: list, n: int) -> range:
     """The numbers of the documents that the records of a transaction put; n is the last."""
     return range(n + 1 - sum(record[0] == _PUT for record in records), n + 1)
 
 
-def _told(records, documents) -> list[Operation]:
+def _told(records: list, documents: Any) -> list[Operation]:
     """The operations of a transaction as people see them, with the documents that it put in order; None is an evicted one."""
     documents = iter(documents)
     return [_told_op(record, documents) for record in records]
 
 
-def _told_op(record, documents) -> Operation:
+def _told_op(record: list, documents: Any) -> Operation:
     kind, id = record[0], record[1]
     if kind == _EVICT:
         return evict(id)
@@ -1516,15 +1526,15 @@ class _Committed(NamedTuple):
 class _Recent:
     """The newest transactions, for listeners that keep up: these need not read the log. Kept once there is a listener."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_wanted = False
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
         self._kept: dict[int, tuple[_Committed, int]] = {}
         self._bytes = 0
 
-    def extend(self, fresh):
+    def extend(self, fresh: list[_Committed]) -> None:
         for one in fresh:
             size = sum(len(op.data or b"") for op in one.contents.values())
             self._kept[one.tx.tx_id] = one, size
@@ -1532,7 +1542,7 @@ class _Recent:
         while len(self._kept) > RECENT_MAX or self._bytes > RECENT_BYTES:
             self._bytes -= self._kept.pop(next(iter(self._kept)))[1]
 
-    def after(self, tx_id, count) -> list[Tx]:
+    def after(self, tx_id: int, count: int) -> list[Tx]:
         """The next transactions, at most so many; none if the first of them is not here."""
         kept = self._kept
         found: list[Tx] = []
@@ -1541,7 +1551,7 @@ class _Recent:
         return found
 
 
-def _prepare(ops) -> list[_Op]:
+def _prepare(ops: Iterable[Operation]) -> list[_Op]:
     """The operations, checked, packed and hashed; OperationError names the first that is malformed."""
     if isinstance(ops, (str, bytes, dict)) or not isinstance(ops, Iterable):
         raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations.")
@@ -1557,7 +1567,7 @@ def _prepare(ops) -> list[_Op]:
     return prepared
 
 
-def _prepare_one(op) -> _Op:
+def _prepare_one(op: Any) -> _Op:
     if not isinstance(op, (tuple, list)) or not op:
         raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or call(…)")
     make = _PREPARE.get(op[0]) if type(op[0]) is str else None
@@ -1569,46 +1579,46 @@ def _prepare_one(op) -> _Op:
         raise OperationError(f"{op[0]} with {len(op) - 1} arguments; wanted {_ARGUMENTS[op[0]]}") from None
 
 
-def _prepare_put(document, start=None, end=None):
+def _prepare_put(document: Any, start: Any = None, end: Any = None) -> _Op:
     data, facts = _encoded(document)
     (start, end), hash, id = _span(start, end), digest(data), document["xt/id"]
     return _Op(_PUT, id, start, end, data, hash, facts, (), _record(_PUT, id, start, end, hash))
 
 
-def _prepare_delete(id, start=None, end=None):
+def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
     start, end = _span(start, end)
     return _Op(_DELETE, _checked_id(id), start, end, record=_record(_DELETE, id, start, end))
 
 
-def _prepare_match(id, document, at=None):
+def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
     hash, at = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match")
     return _Op(_MATCH, _checked_id(id), at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
-def _prepare_evict(id):
+def _prepare_evict(id: Any) -> _Op:
     return _Op(_EVICT, _checked_id(id), record=_record(_EVICT, id))
 
 
-def _prepare_call(name, *args):
+def _prepare_call(name: Any, *args: Any) -> _Op:
     if type(name) is not str:
         raise OperationError(f"call of {_short(name)}; wanted the name of a function given to open()")
     return _Op(_CALL, name, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
 
 
-def _checked_id(id):
+def _checked_id(id: Any) -> Any:
     check_id(id)
     pack(id)
     return id
 
 
-def _span(start, end):
+def _span(start: Any, end: Any) -> tuple[int | None, int | None]:
     start, end = _micros_or_none(start, "valid_from"), _micros_or_none(end, "valid_to")
     if start is not None and end is not None and end < start:
         raise OperationError(f"valid_to {_moment(end)} is before valid_from {_moment(start)}")
     return start, end
 
 
-def _micros_or_none(moment, what):
+def _micros_or_none(moment: Any, what: str) -> int | None:
     return None if moment is None else _given_micros(moment, what)
 
 
@@ -1622,11 +1632,15 @@ _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, va
 class _Pending:
     """A transaction on its way: who waits for it is told by `done`, a lock or a future of an event loop."""
     __slots__ = "ops", "tx", "error", "lock", "future"
+    tx: Any
+    error: BaseException | None
+    lock: Any
+    future: Any
 
-    def __init__(self, ops):
+    def __init__(self, ops: list[_Op]):
         self.ops, self.tx, self.error, self.lock, self.future = ops, None, None, None, None
 
-    def result(self):
+    def result(self) -> Tx:
         if self.error:
             raise self.error
         return self.tx
@@ -1640,7 +1654,7 @@ class _SqliteLog:
     submitting thread for its own transaction, or the committer for a group.
     """
 
-    def __init__(self, index, node):
+    def __init__(self, index: _Index, node: Node):
         self._index, self._node = index, node
         self._mutex = threading.Condition()
         self._busy = self._handed = self._ending = self._ended = False
@@ -1649,10 +1663,10 @@ class _SqliteLog:
         self._commits = self._crowd = 0
         self.cut_off = None              # a file is always within reach
 
-    def begin(self, progress):
+    def begin(self, progress: Progress | None) -> None:
         """A log in the node's own file is never behind."""
 
-    def submit(self, ops) -> Tx:
+    def submit(self, ops: list[_Op]) -> Tx:
         pending = _Pending(ops)
         if self._enter(pending):
             try:
@@ -1663,7 +1677,7 @@ class _SqliteLog:
             pending.lock.acquire()
         return pending.result()
 
-    def _enter(self, pending) -> bool:
+    def _enter(self, pending: _Pending) -> bool:
         with self._mutex:
             self._refuse()
             if not self._busy and self._crowd <= 1:
@@ -1674,7 +1688,7 @@ class _SqliteLog:
             self._join(pending)
             return False
 
-    def _join(self, pending):
+    def _join(self, pending: _Pending) -> None:
         self._queue.append(pending)
         if not self._busy:
             self._busy = True
@@ -1686,7 +1700,7 @@ class _SqliteLog:
         """Whether as many wait as did at the last commit: then nobody else is worth waiting for."""
         return len(self._queue) >= self._crowd
 
-    async def submit_async(self, ops) -> Tx:
+    async def submit_async(self, ops: list[_Op]) -> Tx:
         pending = _Pending(ops)
         pending.future = asyncio.get_running_loop().create_future()
         with self._mutex:
@@ -1695,7 +1709,7 @@ class _SqliteLog:
         await pending.future             # a caller who gives up leaves the transaction on its way
         return pending.result()
 
-    def alone(self, work):
+    def alone(self, work: Callable) -> None:
         """Runs some work as the only writer."""
         with self._mutex:
             self._mutex.wait_for(lambda: not self._busy or self._ended)
@@ -1706,7 +1720,7 @@ class _SqliteLog:
         finally:
             self._leave()
 
-    def close(self):
+    def close(self) -> None:
         with self._mutex:
             self._ending = True
             self._mutex.wait_for(lambda: not self._busy or self._ended)
@@ -1715,14 +1729,14 @@ class _SqliteLog:
         if self._thread:
             self._thread.join()
 
-    def _refuse(self):
+    def _refuse(self) -> None:
         self._index.check_open()
         if self._ending:
             raise ClosedError(f"The store {self._index.path} is closing.")
         if self._index.failed:
             raise ClosedError(self._index.failed)
 
-    def _leave(self):
+    def _leave(self) -> None:
         with self._mutex:
             if self._queue:
                 self._hand_over()
@@ -1730,14 +1744,14 @@ class _SqliteLog:
                 self._busy = False
                 self._mutex.notify_all()
 
-    def _hand_over(self):
+    def _hand_over(self) -> None:
         if not self._thread:
             self._thread = threading.Thread(target=self._committer, name="store-committer", daemon=True)
             self._thread.start()
         self._handed = True
         self._mutex.notify_all()
 
-    def _committer(self):
+    def _committer(self) -> None:
         while True:
             with self._mutex:
                 self._mutex.wait_for(lambda: self._handed or self._ended)
@@ -1751,7 +1765,7 @@ class _SqliteLog:
             finally:
                 self._leave()
 
-    def _commit(self, group):
+    def _commit(self, group: list[_Pending]) -> None:
         """Commits the transactions of a group with one sync, each with its own tx_id, and tells those who wait."""
         try:
             if self._index.failed:
@@ -1764,7 +1778,7 @@ class _SqliteLog:
         _tell(group)
         self._node._announce()
 
-    def _write(self, group):
+    def _write(self, group: list[_Pending]) -> None:
         index = self._index
         batch = index.batch = _Batch(index)
         try:
@@ -1784,7 +1798,7 @@ class _SqliteLog:
         if batch.evicted or self._commits % 256 == 0 and _size(index.path + "-wal") > WAL_BYTES_MAX:
             index.empty_wal()
 
-    def _fail(self, error):
+    def _fail(self, error: BaseException) -> None:
         """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
         index = self._index
         index.failed = (f"A write to {index.path} failed ({error}); the store takes no more until it is opened again. "
@@ -1794,7 +1808,7 @@ class _SqliteLog:
         log.error("%s", index.failed)
         raise ClosedError(index.failed) from error
 
-    def _append(self, pending, batch) -> Tx | None:
+    def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
         previous = batch.latest
         tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
         db = self._index.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
@@ -1810,7 +1824,7 @@ class _SqliteLog:
         return Tx(tx_id, _moment(tx_time), committed)
 
 
-def _tell(group):
+def _tell(group: list) -> None:
     """Wakes those who wait for these transactions."""
     loops: dict = {}
     for pending in group:
@@ -1823,13 +1837,13 @@ def _tell(group):
             loop.call_soon_threadsafe(_resolve, futures)
 
 
-def _resolve(futures):
+def _resolve(futures: list) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
 
 
-def _size(path):
+def _size(path: str | os.PathLike[str]) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
@@ -1894,7 +1908,7 @@ _FORGET_EVICTED = """
 """
 
 
-def _driver():
+def _driver() -> Any:
     """psycopg, which nobody needs who has no log on PostgreSQL."""
     try:
         import psycopg
@@ -1906,10 +1920,10 @@ def _driver():
 class _Link:
     """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is lost."""
 
-    def __init__(self, url, prepare):
+    def __init__(self, url: str, prepare: Callable[[Any], Any]):
         self._url, self._prepare, self._connection = url, prepare, None
 
-    def use(self):
+    def use(self) -> Any:
         if self._connection is None:
             connection = self._connected()
             try:
@@ -1920,7 +1934,7 @@ class _Link:
             self._connection = connection
         return self._connection
 
-    def _connected(self):
+    def _connected(self) -> Any:
         """Settings in the address win over ours."""
         psycopg = _driver()
         ours = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2, "keepalives_interval": 1,
@@ -1930,19 +1944,19 @@ class _Link:
         connection.execute(_SESSION, {"reply": f"{int(REPLY_S_MAX * 1000)}ms", "frozen": f"{FROZEN_S_MAX}s"})
         return connection
 
-    def drop(self):
+    def drop(self) -> None:
         """Lets go of a connection that may be broken; whether what it was doing is done, nobody knows yet."""
         connection, self._connection = self._connection, None
         if connection:
             connection.close()
 
 
-def _owner(id) -> bytes:
+def _owner(id: Any) -> bytes:
     """What the content of an entity is found by, to be deleted: no id is readable there, and a long one is short."""
     return hashlib.blake2b(pack(id), digest_size=16).digest()
 
 
-def _placed(ops, results) -> Iterator[tuple[int, _Op]]:
+def _placed(ops: list[_Op], results: Iterable) -> Iterator[tuple[int, _Op]]:
     """The operations of a transaction with calls replaced by what they became, each with its position, as contents have it."""
     results = iter(results)
     for place, op in enumerate(ops):
@@ -1956,7 +1970,7 @@ class _Submitted(_Pending):
     """A transaction on its way to PostgreSQL: the log's operations, and its contents as (position, owner, bytes)."""
     __slots__ = "data", "contents", "since"
 
-    def __init__(self, ops):
+    def __init__(self, ops: list[_Op]):
         super().__init__(ops)
         self.since = time.monotonic()
         self.data = _records(ops)
@@ -1964,16 +1978,16 @@ class _Submitted(_Pending):
                          for place, op in enumerate(ops) if op.kind in (_PUT, _CALL)]
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         return len(self.data) + sum(len(data) for _, _, data in self.contents)
 
-    def acknowledge(self, tx):
+    def acknowledge(self, tx: Any) -> None:
         """Tells whoever waits, unless they were told before that it takes too long."""
         if not self.error:
             self.tx = tx
             _tell([self])
 
-    def refuse(self, error):
+    def refuse(self, error: BaseException) -> None:
         if not self.error:
             self.error = error
             _tell([self])
@@ -1982,8 +1996,10 @@ class _Submitted(_Pending):
 class _Entry:
     """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is recorded."""
     __slots__ = "tx_id", "tx_time", "hash", "ops", "contents", "outcome", "pending", "tx"
+    tx: Tx | None
 
-    def __init__(self, tx_id, tx_time, hash, ops, contents, outcome, pending=None):
+    def __init__(self, tx_id: int, tx_time: int, hash: bytes, ops: Any, contents: dict[int, bytes], outcome: Any,
+                 pending: Any = None):
         self.tx_id, self.tx_time, self.hash, self.ops = tx_id, tx_time, hash, ops
         self.contents, self.outcome, self.pending, self.tx = contents, outcome, pending, None
 
@@ -1991,14 +2007,14 @@ class _Entry:
 _OPEN_OUTCOME = object()              # nobody has recorded what the calls of a transaction became
 
 
-def _placed_results(entry) -> Iterator[list]:
+def _placed_results(entry: _Entry) -> Iterator[list]:
     """Of each call what it became, as (record, content)."""
     places = (place for place, op in enumerate(entry.ops) if op.kind == _CALL)
     for place, records in zip(places, entry.outcome):
         yield [(record, entry.contents.get(position)) for position, record in enumerate(records, place * CALL_PARTS + 1)]
 
 
-def _logged_op(record, data) -> _Op:
+def _logged_op(record: list, data: bytes | None) -> _Op:
     """An operation of the log with its content. Content that is missing belongs to an entity evicted later."""
     kind, id, *rest = record
     op = _Op(kind, id, record=_record(*record))
@@ -2016,16 +2032,16 @@ def _logged_op(record, data) -> _Op:
 class _Chores:
     """What is to be done in PostgreSQL before a group of transactions is committed to the index."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.outcomes: dict[int, bytes | None] = {}
         self.contents: list = []
         self.evicted: list = []
         self.aborted: list = []
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.outcomes or self.evicted or self.aborted)
 
-    def note(self, entry, transaction, committed):
+    def note(self, entry: _Entry, transaction: _Transaction, committed: bool) -> None:
         if entry.outcome is _OPEN_OUTCOME and any(op.kind == _CALL for op in entry.ops):
             self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
             if committed:
@@ -2036,7 +2052,7 @@ class _Chores:
             self.evicted += [(_owner(op.id), entry.tx_id, position)
                              for position, op in _placed(entry.ops, transaction.results) if op.kind == _EVICT]
 
-    def _made(self, entry, transaction):
+    def _made(self, entry: _Entry, transaction: _Transaction) -> Iterator[tuple]:
         """The contents that calls made."""
         n = transaction.first_n
         for position, op in _placed(entry.ops, transaction.results):
@@ -2049,10 +2065,10 @@ class _Chores:
 class _Decided(Exception):
     """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id, position, bytes)."""
 
-    def __init__(self, outcomes, contents):
+    def __init__(self, outcomes: Iterable[tuple[int, bytes | None]], contents: list[tuple]):
         self.outcomes, self.contents = outcomes, contents
 
-    def tell(self, entries):
+    def tell(self, entries: Any) -> None:
         entries = {entry.tx_id: entry for entry in entries}
         for tx_id, results in self.outcomes:
             entries[tx_id].outcome = results and unpack(results)
@@ -2063,7 +2079,7 @@ class _Decided(Exception):
 class _PostgresLog:
     """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
 
-    def __init__(self, index, node, url):
+    def __init__(self, index: _Index, node: Node, url: str):
         self._index, self._node, self._psycopg = index, node, _driver()
         self._mutex = threading.Condition()
         self._queue: collections.deque[_Submitted] = collections.deque()
@@ -2079,7 +2095,7 @@ class _PostgresLog:
         self._threads = [threading.Thread(target=work, name=name, daemon=True)
                          for name, work in (("store-appender", self._appender), ("store-follower", self._follower))]
 
-    def submit(self, ops) -> Tx:
+    def submit(self, ops: list[_Op]) -> Tx:
         pending = _Submitted(ops)
         pending.lock = threading.Lock()
         pending.lock.acquire()
@@ -2087,26 +2103,26 @@ class _PostgresLog:
         pending.lock.acquire()
         return pending.result()
 
-    def _enter(self, pending):
+    def _enter(self, pending: _Submitted) -> None:
         with self._mutex:
             self._refuse()
             self._queue.append(pending)
             self._mutex.notify_all()
 
-    async def submit_async(self, ops) -> Tx:
+    async def submit_async(self, ops: list[_Op]) -> Tx:
         pending = _Submitted(ops)
         pending.future = asyncio.get_running_loop().create_future()
         self._enter(pending)
         await pending.future             # a caller who gives up leaves the transaction on its way
         return pending.result()
 
-    def alone(self, work):
+    def alone(self, work: Callable) -> None:
         """Runs some work while nothing is indexed."""
         self._refuse()
         with self._indexing:
             work()
 
-    def close(self):
+    def close(self) -> None:
         with self._mutex:
             if self._ending:
                 return
@@ -2120,26 +2136,26 @@ class _PostgresLog:
         self._appending.drop(), self._following.drop()
         self._bell.close(), self._rope.close()
 
-    def _refuse(self):
+    def _refuse(self) -> None:
         self._index.check_open()
         if self._ending:
             raise ClosedError(f"The store {self._index.path} is closing.")
         self._refuse_if_failed()
 
-    def _refuse_if_failed(self):
+    def _refuse_if_failed(self) -> None:
         if self._index.failed:
             raise ClosedError(self._index.failed)
 
     # Opening
 
-    def begin(self, progress):
+    def begin(self, progress: Progress | None) -> None:
         """Checks server and log, catches up, and starts the two threads."""
         self._check_server()
         self._follow(progress)
         for thread in self._threads:
             thread.start()
 
-    def _check_server(self):
+    def _check_server(self) -> None:
         """Warns of settings that break promises; refuses a proxy behind which no bell is heard."""
         connection, listening = self._appending.use(), self._following.use()
         off = connection.execute("select name from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit') "
@@ -2155,7 +2171,7 @@ class _PostgresLog:
             time.sleep(0.001)
         self._ringer = connection.info.backend_pid
 
-    def _check(self, connection):
+    def _check(self, connection: Any) -> None:
         """The log behind a new connection is still this index's log."""
         index = self._index
         self._lock_id, = connection.execute("select 'store_log'::regclass::oid::bigint").fetchone()
@@ -2174,11 +2190,11 @@ class _PostgresLog:
                                f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of another "
                                "copy. Put the right log back, or remove the index: it is made again from the log.", tx_id)
 
-    def _ring(self, connection):
+    def _ring(self, connection: Any) -> None:
         self._check(connection)
         self._ringer = connection.info.backend_pid
 
-    def _listen(self, connection):
+    def _listen(self, connection: Any) -> None:
         self._check(connection)
         connection.add_notify_handler(lambda notice: self._heard(notice.pid))
         connection.execute(f"listen {self._channel}")
@@ -2186,20 +2202,20 @@ class _PostgresLog:
 
     # Appending
 
-    def _appender(self):
+    def _appender(self) -> None:
         while (group := self._taken()) or not self._ending:
             try:
                 self._append(group)
             except Exception as error:
                 self._fail(error, group)
 
-    def _taken(self):
+    def _taken(self) -> _Group:
         """The next group; an empty one at the end, and each second while the log is out of reach, to try it."""
         with self._mutex:
             self._mutex.wait_for(lambda: self._queue or self._ending, POLL_S if self._troubles else None)
             return _Group(self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX)))
 
-    def _append(self, group):
+    def _append(self, group: _Group) -> None:
         """Appends a group, on a new connection if the old one is lost, until it is there or all who wait were told."""
         retry_s = RETRY_S[0]
         is_left = True
@@ -2217,7 +2233,7 @@ class _PostgresLog:
                 self._take_back("appending")
                 return self._hand_over(entries)
 
-    def _appended(self, connection, group) -> list[_Entry]:
+    def _appended(self, connection: Any, group: _Group) -> list[_Entry]:
         """The group as it is in the log: found there under its token, or else appended under the lock."""
         connection.execute(_LOCK.format(_LOCK_APPENDING, self._lock_id))
         last = connection.execute(_LAST, binary=True).fetchone()
@@ -2233,7 +2249,7 @@ class _PostgresLog:
         self._insert(connection, entries, group.token)
         return entries
 
-    def _numbered(self, group, tx_id, tx_time, hash, now):
+    def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
         """The next numbers, rising times and chained hashes for a group."""
         entries = []
         for pending in group:
@@ -2242,14 +2258,14 @@ class _PostgresLog:
             entries.append(_own_entry(pending, tx_id, tx_time, hash))
         return entries
 
-    def _tell_late(self, group):
+    def _tell_late(self, group: _Group) -> None:
         group.tell_late(self.cut_off)
         with self._mutex:
             waiting = _Group(self._queue)
             waiting.tell_late(self.cut_off)
             self._queue = collections.deque(waiting)
 
-    def _insert(self, connection, entries, token):
+    def _insert(self, connection: Any, entries: list[_Entry], token: uuid.UUID) -> None:
         columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
         contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
         *lots, last = _lots(contents)
@@ -2258,7 +2274,7 @@ class _PostgresLog:
         connection.execute(_APPEND, (*last, token, *map(list, columns)), prepare=True)
         connection.execute(f"commit; notify {self._channel}")      # two transactions: a bell inside would cost the group commit
 
-    def _hand_over(self, entries):
+    def _hand_over(self, entries: list[_Entry]) -> None:
         with self._mutex:
             self._own.extend(entries)
             self._refuse_if_failed()
@@ -2266,7 +2282,7 @@ class _PostgresLog:
 
     # Following
 
-    def _follower(self):
+    def _follower(self) -> None:
         retry_s = RETRY_S[0]
         while not self._ended or self._own:
             try:
@@ -2283,7 +2299,7 @@ class _PostgresLog:
             except Exception as error:
                 return self._fail(error)
 
-    def _follow(self, progress=None):
+    def _follow(self, progress: Progress | None = None) -> None:
         """Indexes what the log has and the index has not; what was appended here is in memory."""
         while entries := self._own_next() or self._fetched():
             try:
@@ -2336,13 +2352,13 @@ class _PostgresLog:
         self._behind |= bool(entries) and self._newest > entries[-1].tx_id
         return entries
 
-    def _index_all(self, entries):
+    def _index_all(self, entries: list[_Entry]) -> None:
         """Indexes a group; again, with what others recorded first, if they did."""
         with self._indexing:
             while decided := self._try_to_index(entries):
                 decided.tell(entries)
 
-    def _try_to_index(self, entries) -> _Decided | None:
+    def _try_to_index(self, entries: list[_Entry]) -> _Decided | None:
         index = self._index
         batch, chores = _Batch(index), _Chores()
         index.batch = batch
@@ -2369,7 +2385,7 @@ class _PostgresLog:
             index.empty_wal()
         return None
 
-    def _apply(self, entry, batch, chores):
+    def _apply(self, entry: _Entry, batch: _Batch, chores: _Chores) -> None:
         previous = batch.latest
         db = self._index.writer_db(Point(previous.tx_id, entry.tx_time, previous.n), self._node)
         transaction = _LoggedTransaction(db, entry.tx_id, entry.tx_time, previous.n)
@@ -2382,7 +2398,7 @@ class _PostgresLog:
         chores.note(entry, transaction, committed)
         entry.tx = Tx(entry.tx_id, _moment(entry.tx_time), committed)
 
-    def _undo(self):
+    def _undo(self) -> None:
         """Nothing of a group was indexed: what was remembered meanwhile may not be so."""
         index = self._index
         index.writer.execute("rollback")
@@ -2390,7 +2406,7 @@ class _PostgresLog:
         index.documents.clear()
         index._load_derived()
 
-    def _record(self, connection, chores):
+    def _record(self, connection: Any, chores: _Chores) -> None:
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
         connection.execute(_LOCK.format(_LOCK_RECORDING, self._lock_id))
         known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall())
@@ -2412,7 +2428,7 @@ class _PostgresLog:
 
     # The bell
 
-    def _await_bell(self):
+    def _await_bell(self) -> None:
         """Returns when somebody appended, here or elsewhere, or after a second."""
         connection = self._following.use()
         if not (self._is_behind(connection) or self._own):
@@ -2423,44 +2439,44 @@ class _PostgresLog:
         with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
 
-    def _is_behind(self, connection) -> bool:
+    def _is_behind(self, connection: Any) -> bool:
         connection.pgconn.consume_input()
         while notice := connection.pgconn.notifies():
             self._heard(notice.be_pid)
         return self._behind
 
-    def _heard(self, pid):
+    def _heard(self, pid: int) -> None:
         """A bell that we rang ourselves says nothing new."""
         self._behind |= pid != self._ringer
 
-    def _wake(self):
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):      # so many are waiting that it will wake
             self._rope.send(b"!")
 
     # Trouble
 
     @property
-    def cut_off(self):
+    def cut_off(self) -> str | None:
         return next(iter(list(self._troubles.values())), None)
 
-    def _complain(self, what, error):
+    def _complain(self, what: str, error: Exception) -> None:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if not self._troubles:
             log.warning("PostgreSQL is out of reach, transactions wait, reads go on (%s: %s)", what, reason)
             self._since = time.monotonic()
         self._troubles[what] = f"PostgreSQL takes no transactions at the moment ({reason})"
 
-    def _take_back(self, what):
+    def _take_back(self, what: str) -> None:
         if self._troubles.pop(what, None) and not self._troubles:
             log.warning("PostgreSQL is back, after %.1f s", time.monotonic() - self._since)
 
-    def _tell_unindexed(self):
+    def _tell_unindexed(self) -> None:
         """Those whose transaction is in the log, but cannot be indexed here as long as the log is out of reach."""
         with self._mutex:
             _refuse_late([entry.pending for entry in self._own],
                          UnreachableError(f"{self.cut_off}. The transaction is in the log, and will appear.", True))
 
-    def _fail(self, error, waiting=()):
+    def _fail(self, error: BaseException, waiting: Any = ()) -> None:
         """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
         with self._mutex:
             self._index.failed = self._index.failed or f"{error} The store takes no more until it is opened again; reads go on."
@@ -2475,11 +2491,11 @@ class _PostgresLog:
 class _Group(list):
     """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the newest then."""
 
-    def __init__(self, pendings):
+    def __init__(self, pendings: Iterable[_Submitted]):
         super().__init__(pendings)
         self.token, self.before = uuid.uuid4(), None
 
-    def tell_late(self, reason):
+    def tell_late(self, reason: str | None) -> None:
         """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their order."""
         if self.before is None:
             _refuse_late(self, UnreachableError(f"{reason}. Nothing was written; try again later."))
@@ -2490,18 +2506,18 @@ class _Group(list):
                 self.clear()
 
 
-def _refuse_late(pendings, error):
+def _refuse_late(pendings: Iterable[_Submitted], error: Exception) -> None:
     for pending in pendings:
         if time.monotonic() - pending.since > HOLD_S_MAX:
             pending.refuse(error)
 
 
-def _own_entry(pending, tx_id, tx_time, hash, *_) -> _Entry:
+def _own_entry(pending: _Submitted, tx_id: int, tx_time: int, hash: bytes, *_: Any) -> _Entry:
     contents = {position: data for position, _, data in pending.contents}
     return _Entry(tx_id, tx_time, hash, pending.ops, contents, _OPEN_OUTCOME, pending)
 
 
-def _lots(contents) -> Iterator[tuple[list, ...]]:
+def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
     """Rows of contents as columns, in lots of so many bytes as are sent at once; at least one lot."""
     lot, size = [], 0
     for row in contents:
@@ -2513,7 +2529,7 @@ def _lots(contents) -> Iterator[tuple[list, ...]]:
     yield tuple(map(list, zip(*lot))) or ([], [], [], [])
 
 
-def _opened_postgres(url, path):
+def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _Index:
     """The first row of a log, which names the store, and the index at `path` that belongs to it."""
     psycopg = _driver()
     link = _Link(url, lambda connection: None)
@@ -2526,14 +2542,14 @@ def _opened_postgres(url, path):
     return _Index(path, about)
 
 
-def _first_row(connection) -> bytes | None:
+def _first_row(connection: Any) -> bytes | None:
     if connection.execute("select to_regclass('store_log') is null").fetchone()[0]:
         return None
     row = connection.execute("select ops from store_log where tx_id = 0", binary=True).fetchone()
     return row and row[0]
 
 
-def _made(connection, path) -> bytes:
+def _made(connection: Any, path: Any) -> bytes:
     """Makes the tables of a new log and its first row; of servers that start together, one does."""
     if path != ":memory:" and _size(path):
         with contextlib.closing(_Index(path)) as old:
@@ -2556,7 +2572,7 @@ class _Batch:
     New rows are kept back and written together, before anything is read or changed that they could matter to.
     """
 
-    def __init__(self, index):
+    def __init__(self, index: _Index):
         self._index, self._execute = index, index.writer.execute
         self._many = index.writer.connection.executemany
         self.latest, self._hash, self._state = index.latest, index.hash, index.state
@@ -2571,14 +2587,14 @@ class _Batch:
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
         self._log_rows, self._documents, self._ids, self._rects, self._facts = self._new.values()
 
-    def learn(self, ids):
+    def learn(self, ids: Iterable) -> None:
         """Looks the UUIDs among some entities' ids up, together."""
         index = self._index
         wanted = [id.int for id in ids if type(id) is uuid.UUID and index.numbers.get(id.int) is None]
         for chunk in _chunks(wanted)[0]:
             index.learn_numbers(chunk)
 
-    def record(self, transaction, ops, committed):
+    def record(self, transaction: _Transaction, ops: list[_Op], committed: bool) -> None:
         """The log's row, and the documents in the log's order."""
         data = _records(ops)
         results = transaction.recorded_results() if committed else None
@@ -2593,7 +2609,7 @@ class _Batch:
             tx = Tx(transaction.tx_id, _moment(transaction.tx_time), committed)
             self._fresh.append(_Committed(tx, data, results, self.latest.n, transaction.contents))
 
-    def flush(self):
+    def flush(self) -> None:
         """Writes the new rows that were kept back."""
         self._count()
         for table, rows in self._new.items():
@@ -2601,13 +2617,13 @@ class _Batch:
                 self._insert(table, rows)
                 rows.clear()
 
-    def _insert(self, table, rows):
+    def _insert(self, table: str, rows: Any) -> None:
         chunks, rest = _chunks(rows)
         for chunk in chunks:
             self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
         self._many(_insert_sql(table, len(rows[0]), 1), rest)
 
-    def cell_of(self, value):
+    def cell_of(self, value: Any) -> Cell:
         """The cell of an id that is being written."""
         return self.number(value) if type(value) is uuid.UUID else _CELL[type(value)](value)
 
@@ -2620,7 +2636,7 @@ class _Batch:
             self._ids.append((n, value.bytes))
         return n
 
-    def _attribute(self, name):
+    def _attribute(self, name: str) -> int:
         """The number of an attribute that was not known before this group."""
         a = self.attributes.get(name)
         if a is None:
@@ -2628,7 +2644,7 @@ class _Batch:
             self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
         return a
 
-    def write(self, transaction):
+    def write(self, transaction: _Transaction) -> None:
         """Draws a transaction's rectangles and keeps the facts of its versions."""
         for entity in transaction.entities.values():
             e = self.cell_of(entity.id)
@@ -2637,9 +2653,9 @@ class _Batch:
             self._draw(e, entity, transaction)
             self._touched.append(entity.id)
 
-    def _draw(self, e, entity, transaction):
+    def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
         """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
-        drawn = entity.rects
+        drawn: Iterable[_Rect] = entity.rects
         if entity.before:
             before, after = set(entity.before), set(entity.rects)
             self._close(e, before - after, after, transaction)
@@ -2651,13 +2667,13 @@ class _Batch:
             else:
                 self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
 
-    def _close(self, e, closed, after, transaction):
+    def _close(self, e: Cell, closed: set[_Rect], after: set[_Rect], transaction: _Transaction) -> None:
         self.flush()
         tx_id = transaction.tx_id
         self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?", [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
         self._move(e, {rect.n for rect in after if rect.n > 0 and rect.vt_to > transaction.tx_time}, {rect.n for rect in closed}, tx_id)
 
-    def _move(self, e, live, cut, tx_id):
+    def _move(self, e: Cell, live: set[int], cut: set[int], tx_id: int) -> None:
         """Versions that ceased to be live go to the closed part; those that were cut and live on are asked by rectangle."""
         was = self._execute("select n from facts where p = 0 and e = ? and a = ? and k = 0", (e, _ID)).fetchall()
         for n, in was:
@@ -2666,7 +2682,7 @@ class _Batch:
             elif n in cut:
                 self._execute("update facts set d = 1 where p = 0 and e = ? and n = ?", (e, n))
 
-    def _keep_facts(self, e, n, rects, transaction):
+    def _keep_facts(self, e: Cell, n: int, rects: Iterable[_Rect], transaction: _Transaction) -> None:
         """The facts of a new version: among the live ones unless it is over already, plain if nothing bounds it."""
         now = transaction.tx_time
         p, k = (0, 0) if max([rect.vt_to for rect in rects]) > now else (1, transaction.tx_id - PAST)
@@ -2677,7 +2693,7 @@ class _Batch:
                 cell = self.number(cell)
             facts.append((p, attributes.get(name) or self._attribute(name), cell, k, e, n, d))
 
-    def _count(self):
+    def _count(self) -> None:
         """Counts the new facts for the statistics."""
         puts, kinds = self._puts, self._kinds
         for row in self._facts:
@@ -2685,7 +2701,7 @@ class _Batch:
             puts[a] = puts.get(a, 0) + 1
             kinds[a] = kinds.get(a, 0) | _kind_bit(row[2])
 
-    def _evict(self, e, id):
+    def _evict(self, e: Cell, id: Any) -> None:
         self.flush()
         numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?", (e, e))}
         self._many("delete from documents where n = ?", [(n,) for n in numbers])
@@ -2694,17 +2710,17 @@ class _Batch:
             self._execute(statement, (e,))
         self.evicted.extend(numbers)
 
-    def finish(self):
+    def finish(self) -> None:
         """The last statements before COMMIT: rows kept back, and from time to time the statistics, as they were before this group."""
         self.flush()
         if self._index.latest.n - self._index.counted > STATISTICS_EVERY:
             self._index.write_statistics(self._index.latest.n)
 
-    def count(self):
+    def count(self) -> None:
         for a, puts in self._puts.items():
             self._index.count(a, self._kinds[a], puts)
 
-    def publish(self):
+    def publish(self) -> None:
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
         index = self._index
         index.attributes.update(self.attributes)
@@ -2728,15 +2744,15 @@ _KEPT_BACK = "log", "documents", "ids", "rects", "facts"
 
 
 @functools.lru_cache(None)
-def _insert_sql(table, columns, rows) -> str:
+def _insert_sql(table: str, columns: int, rows: Any) -> str:
     return f"insert into {table} values {', '.join([f'({_places(columns)})'] * rows)}"
 
 
-def _places(count) -> str:
+def _places(count: int) -> str:
     return ", ".join("?" * count)
 
 
-def _chunks(rows) -> tuple[list, list]:
+def _chunks(rows: Any) -> tuple[list, list]:
     """The pieces in which rows go through SQLite, and the rest.
 
     With each row SQLite lets go of the interpreter and must get it back from whoever prepares the next transaction: a few
@@ -2756,7 +2772,7 @@ def _chunks(rows) -> tuple[list, list]:
 _UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
 
 
-def _kind_bit(cell) -> int:
+def _kind_bit(cell: Any) -> int:
     """One bit for each type of cell, so that statistics know whether an attribute's values are of one type."""
     if type(cell) is int:
         return _UUID_KIND if cell > 0 else _SMALL_KIND
@@ -2784,19 +2800,20 @@ class _Rect(NamedTuple):
 class _Entity:
     """An entity that a transaction touches: its open rectangles before and after."""
     __slots__ = "id", "before", "rects", "numbers", "evicted"
+    numbers: list[int]
 
-    def __init__(self, id, rects):
+    def __init__(self, id: Any, rects: Iterable[_Rect]):
         self.id, self.before, self.rects, self.numbers, self.evicted = id, rects, list(rects), [], False
 
 
 class Context(NamedTuple):
     """What a transaction function gets first: the state so far, and the transaction that runs."""
-    db: "Db"
+    db: Db
     tx_id: int
     tx_time: dt.datetime
 
 
-def _key(id):
+def _key(id: Any) -> Any:
     """An id as a key of a dict, where 1, 1.0 and True would be one."""
     return id if type(id) in (uuid.UUID, str) else pack(id)
 
@@ -2804,7 +2821,7 @@ def _key(id):
 class _Transaction:
     """A transaction on a snapshot: what it would change."""
 
-    def __init__(self, db, tx_id, tx_time, n):
+    def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
         self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
         base = db._over
         self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
@@ -2813,7 +2830,7 @@ class _Transaction:
         self.results: list = []
         self._count = 0
 
-    def run(self, ops) -> bool:
+    def run(self, ops: list[_Op]) -> bool:
         """Whether it commits."""
         try:
             for op in ops:
@@ -2825,7 +2842,7 @@ class _Transaction:
             return False
         return True
 
-    def replay(self, records):
+    def replay(self, records: list) -> None:
         """Applies what the log says was done; documents that are gone belong to entities evicted later."""
         reader = self._db._reader
         for kind, id, *rest in records:
@@ -2838,13 +2855,13 @@ class _Transaction:
                 else:
                     self.n += 1
 
-    def document(self, n):
+    def document(self, n: int) -> dict:
         return unpack(self.contents[n].data)
 
-    def _apply(self, op):
+    def _apply(self, op: _Op) -> None:
         _APPLY[op.kind](self, op)
 
-    def _entity(self, id) -> _Entity:
+    def _entity(self, id: Any) -> _Entity:
         key = _key(id)
         entity = self.entities.get(key)
         if entity is None or key in self._shared:
@@ -2852,28 +2869,28 @@ class _Transaction:
             self._shared.discard(key)
         return entity
 
-    def _put(self, op):
+    def _put(self, op: _Op) -> None:
         self.n += 1
         self.contents[self.n] = op
         entity = self._entity(op.id)
         entity.numbers.append(self.n)
         self._draw(entity, op, self.n)
 
-    def _delete(self, op):
+    def _delete(self, op: _Op) -> None:
         self._draw(self._entity(op.id), op, -self.tx_id)
 
-    def _match(self, op):
+    def _match(self, op: _Op) -> None:
         at = self.tx_time if op.start is None else op.start
         if self._hash_at(self._entity(op.id).rects, at) != op.hash:
             raise _Abort
 
-    def _evict(self, op):
+    def _evict(self, op: _Op) -> None:
         entity = self._entity(op.id)
         for n in entity.numbers:
             self.contents.pop(n, None)
         entity.before, entity.rects, entity.numbers, entity.evicted = (), [], [], True
 
-    def _hash_at(self, rects, vt):
+    def _hash_at(self, rects: Iterable[_Rect], vt: int) -> bytes | None:
         n = _visible_n(rects, vt)
         if n is None:
             return None
@@ -2886,7 +2903,7 @@ class _Transaction:
         """What the log keeps of the calls: of each the records of what it became."""
         return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
 
-    def _call(self, op, depth) -> list[_Op]:
+    def _call(self, op: _Op, depth: int) -> list[_Op]:
         """What a call became, its nested calls too."""
         became = []
         for part in self._evaluate(op):
@@ -2901,7 +2918,7 @@ class _Transaction:
                 became.append(part)
         return became
 
-    def _evaluate(self, op) -> list[_Op]:
+    def _evaluate(self, op: _Op) -> list[_Op]:
         function = self._db._node.functions.get(op.id)
         if function is None:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
@@ -2918,13 +2935,13 @@ class _Transaction:
             log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
             raise _Abort from None
 
-    def _draw(self, entity, op, n):
+    def _draw(self, entity: _Entity, op: _Op, n: int) -> None:
         start = self.tx_time if op.start is None else op.start
         end = self._extent(entity.rects, start) if op.end is None else op.end
         if start < end:
             entity.rects = _drawn(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
 
-    def _extent(self, rects, start) -> int:
+    def _extent(self, rects: Iterable[_Rect], start: int) -> int:
         """Where a span without end ends: with what holds at its start, or else where something else begins."""
         if not rects:
             return OPEN
@@ -2935,7 +2952,7 @@ class _Transaction:
             holding = next((rect for rect in rects if rect.vt_from == end and self._is_same(rect, holding)), None)
         return end
 
-    def _is_same(self, one, other) -> bool:
+    def _is_same(self, one: _Rect, other: _Rect) -> bool:
         """Whether two rectangles belong to one version, or to equal ones of one transaction."""
         if one.tx != other.tx or (one.n < 0) != (other.n < 0):
             return False
@@ -2948,14 +2965,14 @@ _APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Trans
 class _LoggedTransaction(_Transaction):
     """A transaction as the log has it: a call becomes what was recorded of it, if something was."""
 
-    def follow(self, entry) -> bool:
+    def follow(self, entry: _Entry) -> bool:
         """Whether it commits."""
         if entry.outcome is None:
             return False
         self._recorded = None if entry.outcome is _OPEN_OUTCOME else _placed_results(entry)
         return self.run(entry.ops)
 
-    def _call(self, op, depth):
+    def _call(self, op: _Op, depth: int) -> list[_Op]:
         if self._recorded is None:
             return super()._call(op, depth)
         became = [_logged_op(record, data) for record, data in next(self._recorded)]
@@ -2964,12 +2981,12 @@ class _LoggedTransaction(_Transaction):
         return became
 
 
-def _visible_n(rects, vt) -> int | None:
+def _visible_n(rects: Iterable[_Rect], vt: int) -> int | None:
     """The document that holds at a valid time, or None."""
     return next((rect.n for rect in rects if rect.vt_from <= vt < rect.vt_to and rect.n > 0), None)
 
 
-def _drawn(rects, new: _Rect) -> list[_Rect]:
+def _drawn(rects: Iterable[_Rect], new: _Rect) -> list[_Rect]:
     """The rectangles after one more is drawn over them, by valid time."""
     if not rects and new.vt_to == OPEN:
         return [new]
@@ -3002,12 +3019,12 @@ def _drawn(rects, new: _Rect) -> list[_Rect]:
 _NOW, _AS_OF, _BEFORE = "now", "as of", "before"
 
 
-def _holds(f) -> str:
+def _holds(f: str) -> str:
     return (f"exists (select 1 from rects w where w.e = {f}.e and w.tx_to > ?1 and w.vt_from <= ?2 and w.vt_to > ?2 "
             f"and w.tx_from <= ?1 and w.n = {f}.n)")
 
 
-def _seen(f, mode) -> str:
+def _seen(f: str, mode: str) -> str:
     """The predicate under which a snapshot sees a row of `facts`. ?1 T, ?2 vt, ?3 and ?4 below."""
     if mode == _NOW:
         return f"{f}.p = 0 and {f}.k = 0 and ({f}.d is null or {_holds(f)})"
@@ -3030,14 +3047,14 @@ class Db:
     """A snapshot: the database as of a transaction and a valid time. A value: later transactions do not change it."""
     __slots__ = "_node", "_index", "_vt", "_point", "_over", "_reader", "_floor", "_past", "_evictions"
 
-    def __init__(self, node, vt, point, over=None, reader=None):
+    def __init__(self, node: Any, vt: int, point: Point, over: Any = None, reader: Any = None):
         self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
         self._index = node._index if reader is None else reader.index
-        self._floor = None
+        self._floor: int | None = None
         self._past: dict = {}                 # `_plain_key` of an id → the number of its version here, looked up when others were newer
         self._evictions = 0                   # how many there had been by then
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', speculative' if self._over else ''}>"
 
     @property
@@ -3139,7 +3156,7 @@ class Db:
         parsed = _parsed(query, args, self._node, check_arity=False)
         return self._answer(lambda reader, mode: _explained(self, reader, mode, parsed, args))
 
-    def with_tx(self, ops: Iterable[Operation]) -> "Db | None":
+    def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, which are not submitted; None if they abort. It may be stacked."""
         last = self._over.tx_id if self._over else self._index.latest.tx_id
         transaction = _Transaction(self, last + 1, self._vt, self._over.n if self._over else 2 ** 60)
@@ -3147,10 +3164,10 @@ class Db:
 
     # How it is answered
 
-    def _over_with(self, transaction, vt) -> "Db":
+    def _over_with(self, transaction: _Transaction, vt: int) -> Db:
         return Db(self._node, vt, self._point, transaction, self._reader)
 
-    def _answer(self, ask: Callable):
+    def _answer(self, ask: Callable) -> Any:
         """What ask(reader, mode) gives, asked in the cheapest mode that is right for this snapshot."""
         index, is_recent = self._index, self._vt >= self._point.time
         if self._reader is not None:
@@ -3170,10 +3187,10 @@ class Db:
         finally:
             index.give_back(reader)
 
-    def _one(self, sql, parameters):
+    def _one(self, sql: str, parameters: tuple) -> Any:
         return self._answer(lambda reader, mode: reader.execute(sql, parameters).fetchone())
 
-    def _bindings(self, mode) -> tuple:
+    def _bindings(self, mode: str) -> tuple:
         """?1 to ?4 of the predicates: T, vt, the k above which a version was not closed yet, and T's last document."""
         if mode == _NOW:
             return self._point.tx_id, self._vt, 0, 0
@@ -3182,7 +3199,7 @@ class Db:
             self._floor = (last if self._vt >= self._point.time else min(last, self._index.newest_at(self._vt))) - PAST
         return self._point.tx_id, self._vt, self._floor, self._point.n
 
-    def _cell(self, value, reader):
+    def _cell(self, value: Any, reader: _Reader) -> Cell:
         """The cell that a value has here. A UUID that the file does not know is a BLOB while the question lasts."""
         if type(value) is not uuid.UUID:
             convert = _CELL.get(type(value))
@@ -3192,10 +3209,10 @@ class Db:
         n = self._index.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
-    def _is_ours(self, n) -> bool:
+    def _is_ours(self, n: int) -> bool:
         return self._over is not None and n in self._over.contents
 
-    def _document(self, id, reader, mode):
+    def _document(self, id: Any, reader: _Reader, mode: str) -> dict | None:
         """The document of an entity as the cache has it (not to be handed out), or None."""
         if self._over is not None and (entity := self._over.entities.get(_key(id))):
             n = _visible_n(entity.rects, self._vt)
@@ -3208,7 +3225,7 @@ class Db:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
 
-    def _learn(self, id, n, dated, mode):
+    def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
         """Keeps the number of a version that was looked up: of now while it is plain, of the past for as long as this value lives."""
         index = self._index
         if mode == _NOW:
@@ -3219,7 +3236,7 @@ class Db:
                 self._past, self._evictions = {}, index.evictions
             self._past[key] = n
 
-    def _at_hand(self, id):
+    def _at_hand(self, id: Any) -> dict | None:
         """The document of an entity, without a statement, if its number here and it are in memory; else None."""
         index, key = self._index, _plain_key(id)
         if key is None:
@@ -3231,10 +3248,10 @@ class Db:
                 return None
         return index.documents.get(n)
 
-    def _document_of(self, id, reader, mode):
+    def _document_of(self, id: Any, reader: _Reader, mode: str) -> dict | None:
         return self._document(id, reader, mode) if type(id) in _ID_TYPES else None
 
-    def _valid_span(self, id):
+    def _valid_span(self, id: Any) -> tuple[dt.datetime | None, dt.datetime | None]:
         """The stretch of valid time over which the same document holds here, neighbours with equal documents merged."""
         rects = [rect for rect in self._open_rects(id) if rect.n > 0]
         place = next((i for i, rect in enumerate(rects) if rect.vt_from <= self._vt < rect.vt_to), None)
@@ -3248,21 +3265,21 @@ class Db:
         end = rects[last].vt_to
         return _moment(rects[first].vt_from), None if end == OPEN else _moment(end)
 
-    def _equal(self, one, other) -> bool:
+    def _equal(self, one: _Rect, other: _Rect) -> bool:
         return one.n == other.n or self._answer(
             lambda reader, mode: pack(dict(self._content(one.n, reader))) == pack(dict(self._content(other.n, reader))))
 
-    def _content(self, n, reader):
+    def _content(self, n: int, reader: _Reader) -> Any:
         return self._over.document(n) if self._is_ours(n) else self._index.document(n, reader)
 
-    def _contents(self, numbers, reader) -> list:
+    def _contents(self, numbers: Iterable[int], reader: _Reader) -> list:
         """`_content` of many, read with one statement where they are not in memory."""
         if self._over is None:
             return self._index.documents_of(numbers, reader)
         self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
         return [self._content(n, reader) for n in numbers]
 
-    def _open_rects(self, id, before=OPEN) -> tuple[_Rect, ...]:
+    def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
         """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""
         if self._over is not None:
             entity = self._over.entities.get(_key(id))
@@ -3273,7 +3290,7 @@ class Db:
         T = min(self._point.tx_id, before - 1)
         return tuple(sorted(rect for rect, tx_to in self._stored_rects(id, T) if rect.tx_from <= T))
 
-    def _all_rects(self, id) -> list[_Rect]:
+    def _all_rects(self, id: Any) -> list[_Rect]:
         """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
         over = self._over.entities.get(_key(id)) if self._over is not None else None
         if over and over.evicted:
@@ -3281,18 +3298,18 @@ class Db:
         stored = [rect for rect, _ in self._stored_rects(id, 0) if rect.tx_from <= self._point.tx_id]
         return stored + [rect for rect in over.rects if rect not in stored] if over else stored
 
-    def _stored_rects(self, id, after) -> list:
+    def _stored_rects(self, id: Any, after: int) -> list:
         if type(id) is uuid.UUID and self._reader is not None and self._index.number(id, self._reader) is None:
             return []                 # the writer puts an entity for the first time: there is nothing to flush and to read
         return self._answer(lambda reader, mode: [(_Rect(*row[:5]), row[5]) for row in reader.execute(
             "select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (self._cell(id, reader), after))])
 
-    def _version(self, rect, documents, reader) -> Version:
+    def _version(self, rect: _Rect, documents: bool, reader: _Reader) -> Version:
         document = self._content(rect.n, reader) if documents and rect.n > 0 else None
         return Version(_moment(rect.vt_from), None if rect.vt_to == OPEN else _moment(rect.vt_to), rect.tx, _copied(document))
 
 
-def _merged(rects) -> list[_Rect]:
+def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
     """Rectangles of one version that touch, as one."""
     merged: list[_Rect] = []
     for rect in rects:
@@ -3303,7 +3320,7 @@ def _merged(rects) -> list[_Rect]:
     return merged
 
 
-def _first_drawn(rects) -> list[_Rect]:
+def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
     """Of the rectangles of one version that begin at one time, the one that was drawn first: a cut one is no new entry."""
     first: dict = {}
     for rect in sorted(rects, key=lambda rect: rect.tx_from):
@@ -3311,7 +3328,7 @@ def _first_drawn(rects) -> list[_Rect]:
     return list(first.values())
 
 
-def _read_error(error, index):
+def _read_error(error: sqlite3.OperationalError, index: _Index) -> StoreError:
     if "interrupted" in str(error):
         return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
     if index.closed:
@@ -3414,16 +3431,16 @@ _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "o
 _fresh_numbers = itertools.count(1)
 
 
-def _is_var(term) -> bool:
+def _is_var(term: Any) -> bool:
     return type(term) is str and len(term) > 1 and term[0] == "?"
 
 
-def _fresh(stem="_") -> str:
+def _fresh(stem: str = "_") -> str:
     """A variable that nobody can have written."""
     return f"? {stem}{next(_fresh_numbers)}"
 
 
-def _parsed(query, args, node, check_arity=True) -> _Parsed:
+def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _Parsed:
     """The parsed query, from memory if it was asked before. Raises: QueryError."""
     parsed = node._plans.parsed(query, node._parse)
     if check_arity and len(args) != len(parsed.ins):
@@ -3432,7 +3449,7 @@ def _parsed(query, args, node, check_arity=True) -> _Parsed:
     return parsed
 
 
-def _parse(query, functions) -> _Parsed:
+def _parse(query: Any, functions: Mapping[str, Callable]) -> _Parsed:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
@@ -3455,21 +3472,21 @@ def _parse(query, functions) -> _Parsed:
     return parsed
 
 
-def _listed(query, name) -> list:
+def _listed(query: Any, name: str) -> list:
     value = query.get(name, [])
     if type(value) not in (list, tuple) or (type(value) is tuple and name != "in"):
         raise QueryError(f"\"{name}\" is {_short(value)}; wanted a list.")
     return list(value)
 
 
-def _whole(query, name):
+def _whole(query: Any, name: str) -> int | None:
     value = query.get(name)
     if value is not None and (type(value) is not int or value < 0):
         raise QueryError(f"\"{name}\" is {_short(value)}; wanted a whole number, not below 0.")
     return value
 
 
-def _parse_names(query, find):
+def _parse_names(query: Any, find: tuple[_Find, ...]) -> tuple[str, ...] | None:
     given = [name for name in ("keys", "strs", "syms") if name in query]
     if not given:
         return None
@@ -3479,7 +3496,7 @@ def _parse_names(query, find):
     return tuple(names)
 
 
-def _parse_find(query, functions):
+def _parse_find(query: Any, functions: Mapping[str, Callable]) -> tuple[tuple[_Find, ...], bool]:
     if "find" not in query or query["find"] in ([], ()):
         raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of these.")
     find = query["find"]
@@ -3487,7 +3504,7 @@ def _parse_find(query, functions):
     return tuple(_parse_find_element(element, functions) for element in ([find] if is_bare else find)), is_bare
 
 
-def _parse_find_element(element, functions) -> _Find:
+def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Find:
     if _is_var(element):
         return _Find("var", element, element)
     if type(element) is tuple and element:
@@ -3511,7 +3528,7 @@ class _Made(NamedTuple):
     parts: tuple
 
 
-def _find_term(term, functions):
+def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
     """An expression of find; the names of registered aggregates are replaced by these."""
     part_of = functools.partial(_find_term, functions=functions)
     if type(term) is tuple and term:
@@ -3527,11 +3544,11 @@ def _find_term(term, functions):
     return term if _is_var(term) else _Const(term)
 
 
-def _aggregates(find) -> bool:
+def _aggregates(find: _Find) -> bool:
     return find.kind == "expression" and any(_is_aggregate(part) for part in _parts(find.term))
 
 
-def _parts(term) -> Iterator:
+def _parts(term: Any) -> Iterator:
     """A term of find and all that it is made of."""
     yield term
     inside = term.args if type(term) is _Call else term.parts if type(term) is _Made else ()
@@ -3540,7 +3557,7 @@ def _parts(term) -> Iterator:
             yield from _parts(piece)
 
 
-def _parse_order(part, find, query):
+def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, bool]:
     part = list(part) if type(part) is list else [part]
     target, direction = part[0] if part else None, part[1] if len(part) > 1 else "asc"
     if len(part) not in (1, 2) or direction not in ("asc", "desc"):
@@ -3554,7 +3571,7 @@ def _parse_order(part, find, query):
                      f"{', '.join(_short(element.source) for element in find)}.")
 
 
-def _parse_binding(binding, where) -> _Binding:
+def _parse_binding(binding: Any, where: Any) -> _Binding:
     if type(binding) is str:
         if _is_var(binding):
             return _Binding("scalar", (binding,))
@@ -3571,7 +3588,7 @@ def _parse_binding(binding, where) -> _Binding:
     raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or [[\"?x\", \"?y\"]].")
 
 
-def _binding_vars(names, binding, where):
+def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
     if not names or not all(_is_var(name) or name == "_" for name in names):
         raise QueryError(f"{where}: {_short(binding)} binds something that is not a variable.")
     named = [name for name in names if name != "_"]
@@ -3580,11 +3597,11 @@ def _binding_vars(names, binding, where):
     return tuple(_fresh() if name == "_" else name for name in names)
 
 
-def _clauses(clauses, rules) -> tuple:
+def _clauses(clauses: Iterable, rules: dict) -> tuple:
     return tuple(part for clause in clauses for part in _parse_clause(clause, rules))
 
 
-def _parse_clause(clause, rules) -> tuple:
+def _parse_clause(clause: Any, rules: dict) -> tuple:
     if type(clause) is list and clause:
         if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
             return (_parse_call_clause(clause),)
@@ -3595,7 +3612,7 @@ def _parse_clause(clause, rules) -> tuple:
     raise QueryError(f"{_short(clause)} is not a clause; wanted [e, a, v], [(f, …)], [(f, …), binding], (\"not\", …), (\"or\", …) or a rule.")
 
 
-def _parse_triple(clause) -> _Triple:
+def _parse_triple(clause: Any) -> _Triple:
     if len(clause) not in (2, 3):
         raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
     e, a = clause[0], clause[1]
@@ -3605,7 +3622,7 @@ def _parse_triple(clause) -> _Triple:
     return _Triple(_term(e, clause), a, v, clause)
 
 
-def _term(term, clause):
+def _term(term: Any, clause: Any) -> Any:
     """A place of a triple: a variable, a constant, or any of a set of constants."""
     if term == "_" and type(term) is str:
         return _fresh()
@@ -3618,7 +3635,7 @@ def _term(term, clause):
     return _Const(term)
 
 
-def _parse_call_clause(clause):
+def _parse_call_clause(clause: Any) -> Any:
     call = _parse_call(clause[0], clause)
     if len(clause) == 1:
         return _Test(call, clause)
@@ -3627,7 +3644,7 @@ def _parse_call_clause(clause):
     return _Bind(call, _parse_binding(clause[1], _short(clause)), clause)
 
 
-def _parse_call(call, clause) -> _Call:
+def _parse_call(call: tuple, clause: Any) -> _Call:
     head = call[0]
     if head == "q" and type(head) is str:
         if len(call) < 2 or type(call[1]) is not dict:
@@ -3636,7 +3653,7 @@ def _parse_call(call, clause) -> _Call:
     return _Call(head, tuple(_argument(arg, clause) for arg in call[1:]))
 
 
-def _argument(arg, clause):
+def _argument(arg: Any, clause: Any) -> Any:
     if _is_var(arg):
         return arg
     if arg == "_" and type(arg) is str:
@@ -3646,14 +3663,14 @@ def _argument(arg, clause):
     return _Const(arg)
 
 
-def _parse_not(clause, rules):
+def _parse_not(clause: Any, rules: dict) -> tuple:
     inner = _clauses(clause[1:], rules)
     if not inner:
         raise QueryError(f"{_short(clause)} is empty.")
     return (_Not(inner, clause),)
 
 
-def _parse_not_join(clause, rules):
+def _parse_not_join(clause: Any, rules: dict) -> tuple:
     shared = _join_vars(clause)[1]
     inner = _clauses(clause[2:], rules)
     if not inner:
@@ -3663,18 +3680,18 @@ def _parse_not_join(clause, rules):
     return (_Not(_localised(inner, shared), clause),)
 
 
-def _parse_or(clause, rules):
+def _parse_or(clause: Any, rules: dict) -> tuple:
     branches = _branches(clause[1:], rules, clause)
     return (_Or(branches, frozenset(), clause),)
 
 
-def _parse_or_join(clause, rules):
+def _parse_or_join(clause: Any, rules: dict) -> tuple:
     required, shared = _join_vars(clause)
     branches = tuple(_localised(branch, shared) for branch in _branches(clause[2:], rules, clause))
     return (_Or(branches, frozenset(required), clause),)
 
 
-def _join_vars(clause):
+def _join_vars(clause: Any) -> tuple[set, set]:
     """The variables that must be bound before, and all that are shared, of a not-join or or-join."""
     names = clause[1] if len(clause) > 1 else None
     if type(names) is not list or not names:
@@ -3686,20 +3703,20 @@ def _join_vars(clause):
     return set(required), set(required) | set(free)
 
 
-def _branches(parts, rules, clause):
+def _branches(parts: Iterable, rules: dict, clause: Any) -> tuple:
     if not parts:
         raise QueryError(f"{_short(clause)} has no branches.")
     return tuple(_clauses([part], rules) for part in parts)
 
 
-def _parse_and(clause, rules):
+def _parse_and(clause: Any, rules: dict) -> tuple:
     return _clauses(clause[1:], rules)
 
 
 _SPECIAL = {"not": _parse_not, "not-join": _parse_not_join, "or": _parse_or, "or-join": _parse_or_join, "and": _parse_and}
 
 
-def _parse_rule_call(clause, rules) -> _RuleCall:
+def _parse_rule_call(clause: Any, rules: dict) -> _RuleCall:
     name, *args = clause
     if name not in rules:
         known = ", ".join(sorted(map(str, rules))) or "none"
@@ -3711,7 +3728,7 @@ def _parse_rule_call(clause, rules) -> _RuleCall:
     return _RuleCall(name, terms, frozenset(terms[i] for i in required if _is_var(terms[i])), clause)
 
 
-def _rule_heads(rules) -> dict:
+def _rule_heads(rules: list) -> dict:
     """Name → how many arguments a rule takes, and the positions of those that must be bound before. Rules may call each other."""
     heads: dict = {}
     for rule in rules:
@@ -3723,7 +3740,7 @@ def _rule_heads(rules) -> dict:
     return heads
 
 
-def _parse_rules(rules, heads) -> dict:
+def _parse_rules(rules: list, heads: dict) -> dict:
     """Name → definitions."""
     defined: dict = {}
     for rule in rules:
@@ -3735,7 +3752,7 @@ def _parse_rules(rules, heads) -> dict:
     return defined
 
 
-def _rule_head(rule):
+def _rule_head(rule: Any) -> tuple:
     """(name, the variables that must be bound before a call, all of them in order)"""
     if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 or type(rule[0][0]) is not str:
         raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
@@ -3750,7 +3767,7 @@ def _rule_head(rule):
 # Variables of clauses: which there are, which are bound, how to rename them.
 
 
-def _call_vars(call) -> Iterator[str]:
+def _call_vars(call: _Call) -> Iterator[str]:
     if _is_var(call.head):
         yield call.head
     for arg in call.args:
@@ -3760,7 +3777,7 @@ def _call_vars(call) -> Iterator[str]:
             yield arg
 
 
-def _clause_vars(clause) -> set:
+def _clause_vars(clause: Any) -> set:
     """All variables that a clause mentions."""
     kind = type(clause)
     if kind is _Triple:
@@ -3776,11 +3793,11 @@ def _clause_vars(clause) -> set:
     return set().union(*map(_mentioned, clause.branches)) | clause.needs
 
 
-def _mentioned(clauses) -> set:
+def _mentioned(clauses: Iterable) -> set:
     return set().union(*map(_clause_vars, clauses)) if clauses else set()
 
 
-def _binds(clause) -> set:
+def _binds(clause: Any) -> set:
     """The variables that a clause can bind."""
     kind = type(clause)
     if kind is _Triple:
@@ -3794,18 +3811,18 @@ def _binds(clause) -> set:
     return set()
 
 
-def _bound_by(clauses) -> set:
+def _bound_by(clauses: Iterable) -> set:
     return set().union(*map(_binds, clauses)) if clauses else set()
 
 
-def _renamed_term(term, names):
+def _renamed_term(term: Any, names: dict[str, str]) -> Any:
     if type(term) is _Call:
         return _Call(names.get(term.head, term.head) if _is_var(term.head) else term.head,
                      tuple(_renamed_term(arg, names) for arg in term.args))
     return names.get(term, term) if type(term) is str else term
 
 
-def _renamed(clause, names):
+def _renamed(clause: Any, names: dict[str, str]) -> Any:
     """A clause with variables replaced by other variables or terms."""
     kind = type(clause)
     if kind is _Triple:
@@ -3824,13 +3841,13 @@ def _renamed(clause, names):
     return clause._replace(branches=branches, needs=needs)
 
 
-def _localised(clauses, shared) -> tuple:
+def _localised(clauses: Iterable, shared: set[str]) -> tuple:
     """The clauses with every variable that is not shared made their own."""
     names = {var: _fresh(var[1:]) for var in _mentioned(clauses) - shared}
     return tuple(_renamed(clause, names) for clause in clauses)
 
 
-def _check_variables(parsed):
+def _check_variables(parsed: _Parsed) -> None:
     """Every variable that is asked for or computed with must be bound by something."""
     given = {var for binding in parsed.ins for var in binding.vars}
     names = [var for binding in parsed.ins for var in binding.vars]
@@ -3848,7 +3865,7 @@ def _check_variables(parsed):
             _check_clauses(definition.clauses, set(definition.head))
 
 
-def _check_clauses(clauses, given):
+def _check_clauses(clauses: Iterable, given: set[str]) -> None:
     bound = given | _bound_by(clauses)
     for clause in clauses:
         if type(clause) in (_Test, _Bind):
@@ -3865,7 +3882,7 @@ def _check_clauses(clauses, given):
                 _check_or(clause, outside)
 
 
-def _check_or(clause, outside):
+def _check_or(clause: _Or, outside: set[str]) -> None:
     fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
     if any(names != fresh[0] for names in fresh):
         odd = min(set.union(*fresh) - set.intersection(*fresh))
@@ -3875,23 +3892,23 @@ def _check_or(clause, outside):
         _check_clauses(branch, outside | clause.needs)
 
 
-def _unknown(var, what, bound):
+def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
     named = ", ".join(sorted(name for name in bound if not name.startswith("? "))) or "nothing"
     return UnknownVariableError(f"{what}, but no clause binds it. Bound here: {named}.")
 
 
-def _find_vars(find) -> list:
+def _find_vars(find: _Find) -> list:
     if find.kind in ("var", "pull"):
         return [find.term]
     return [part for part in _parts(find.term) if _is_var(part)] + \
            [part.head for part in _parts(find.term) if type(part) is _Call and _is_var(part.head)]
 
 
-def _shown(binding) -> str:
+def _shown(binding: _Binding) -> str:
     return {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape].format(" ".join(binding.vars))
 
 
-def _rule_calls(clauses) -> Iterator[_RuleCall]:
+def _rule_calls(clauses: Iterable) -> Iterator[_RuleCall]:
     """The rule calls in some clauses, at any depth."""
     for clause in clauses:
         if type(clause) is _RuleCall:
@@ -3906,18 +3923,18 @@ def _rule_calls(clauses) -> Iterator[_RuleCall]:
 class _PlanCache:
     """Parsed queries with their plans, and parsed pull patterns, the most recent ones. They are data, so equal ones share."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._kept: collections.OrderedDict = collections.OrderedDict()
         self._mutex = threading.Lock()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._kept)
 
-    def clear(self):
+    def clear(self) -> None:
         with self._mutex:
             self._kept.clear()
 
-    def parsed(self, data, parse):
+    def parsed(self, data: Any, parse: Callable[[Any], Any]) -> Any:
         """What `parse` makes of a query or pattern, made once."""
         key = _query_key(data)
         found = self._kept.get(key)
@@ -3930,7 +3947,7 @@ class _PlanCache:
         return found
 
 
-def _query_key(query):
+def _query_key(query: Any) -> Any:
     """What equal queries have in common. marshal knows plain data; what holds callables, times or UUIDs is walked."""
     try:
         return marshal.dumps(query, 2)
@@ -3938,7 +3955,7 @@ def _query_key(query):
         return _walked(query)
 
 
-def _walked(part):
+def _walked(part: Any) -> tuple:
     kind = type(part)
     if kind is dict:
         return kind, tuple((_walked(key), _walked(value)) for key, value in part.items())
@@ -3956,13 +3973,13 @@ def _walked(part):
 class _Held:
     """Keeps something alive for as long as its id is part of a key."""
 
-    def __init__(self, part):
+    def __init__(self, part: Any):
         self.part = part
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(other) is _Held and self.part is other.part
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self.part)
 
 
@@ -3985,15 +4002,17 @@ class _Block:
     `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
     """
     __slots__ = "froms", "wheres", "bound", "owners", "kinds"
+    wheres: list[str]
 
-    def __init__(self, froms=(), bound=NOTHING, owners=NOTHING, kinds=NOTHING):
+    def __init__(self, froms: Iterable[str] = (), bound: Mapping[str, str] = NOTHING, owners: Mapping[str, tuple] = NOTHING,
+                 kinds: Mapping[str, int] = NOTHING):
         self.froms, self.wheres, self.bound, self.owners, self.kinds = list(froms), [], dict(bound), dict(owners), dict(kinds)
 
-    def inner(self) -> "_Block":
+    def inner(self) -> _Block:
         """A block inside this one, that may use what is bound here."""
         return _Block((), self.bound, self.owners, self.kinds)
 
-    def sql(self, columns, distinct=False) -> str:
+    def sql(self, columns: Iterable[str], distinct: bool = False) -> str:
         tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
         conditions = f" where {' and '.join(self.wheres)}" if self.wheres else ""
         return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{conditions}"
@@ -4012,11 +4031,11 @@ class _Statement(NamedTuple):
     highest: int                      # of its parameters; SQLite takes as many, and no more
 
 
-def _statement(sql, specs, index) -> _Statement:
+def _statement(sql: str, specs: list[tuple], index: _Index) -> _Statement:
     return _Statement(sql, tuple(_binder(spec, index) for spec in specs), max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
 
 
-def _binder(spec, index) -> Callable:
+def _binder(spec: tuple, index: _Index) -> Callable:
     """What gives a parameter's value of a run. The number of an attribute never changes, once it has one."""
     kind, *rest = spec
     if kind == "attribute" and rest[0] in index.attributes:
@@ -4038,7 +4057,7 @@ class _Plan(NamedTuple):
     late: tuple                       # triples whose value is read from the documents
     calls: list
     attributes: tuple                 # where the hashed values may come from
-    places: tuple | None              # columns of find, where each is one of SQL's and nothing is left to do but to decode
+    places: Any                       # columns of find, where each is one of SQL's and nothing is left to do but to decode
     values: frozenset                 # the columns that are values already, no cells
     is_column: bool                   # and there is only one, which is the answer as it comes
     is_whole: bool                    # and SQL's rows are the answer
@@ -4057,8 +4076,17 @@ _SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit"))       # para
 
 class _Compiler:
     """Makes a plan of a query for one mode of asking."""
+    specs: list[tuple]
+    _seen_specs: dict[Any, str]
+    ctes: list[str]
+    calls: list[tuple]
+    notes: list
+    steps: list[_Statement]
+    rounds: list
+    tables: list
+    delta: int | None
 
-    def __init__(self, parsed, mode, index, is_over, set_args):
+    def __init__(self, parsed: _Parsed, mode: str, index: _Index, is_over: bool, set_args: frozenset):
         self.parsed, self.mode, self.index, self.is_over, self.set_args = parsed, mode, index, is_over, set_args
         self.specs, self._seen_specs = [], {}
         self.ctes, self.calls, self.notes = [], [], []
@@ -4067,10 +4095,10 @@ class _Compiler:
         self.scalars: dict = {}
         self.names = itertools.count()
         self.recursive = _recursive_groups(parsed.rules)
-        self.adorned: dict | None = None
+        self.adorned: Any = None         # the rules of the group that is derived, their tables and what is to do
         self.delta, self.literal = 0, 0
 
-    def child(self) -> "_Compiler":
+    def child(self) -> _Compiler:
         """For another statement of the same plan."""
         child = object.__new__(_Compiler)
         child.__dict__.update(self.__dict__)
@@ -4079,10 +4107,10 @@ class _Compiler:
 
     # Names and parameters
 
-    def name(self, stem) -> str:
+    def name(self, stem: str) -> str:
         return f"{stem}{next(self.names)}"
 
-    def param(self, *spec) -> str:
+    def param(self, *spec: Any) -> str:
         shared = spec if spec[0] in _SHARED else None        # never a constant: Python thinks that 1, 1.0 and True are one
         place = self._seen_specs.get(shared)
         if place is None:
@@ -4092,18 +4120,18 @@ class _Compiler:
                 self._seen_specs[shared] = place
         return place
 
-    def statement(self, sql) -> _Statement:
+    def statement(self, sql: str) -> _Statement:
         ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
         return _statement(ctes + sql, self.specs, self.index)
 
-    def expr(self, term, block) -> str:
+    def expr(self, term: Any, block: _Block) -> str:
         if type(term) is _Const:
             return self.param("value", term)
         if term in self.scalars:
             return self.param(*self.scalars[term])
         return block.bound[term]
 
-    def is_bound(self, term, block) -> bool:
+    def is_bound(self, term: Any, block: _Block) -> bool:
         return not _is_var(term) or term in block.bound or term in self.scalars
 
     # The whole
@@ -4130,7 +4158,7 @@ class _Compiler:
                 clauses.append(_In(index, binding, self.parsed.source.get("in", [])))
         return clauses
 
-    def _late(self, where) -> tuple:
+    def _late(self, where: tuple) -> tuple:
         """Triples that only bring a value to be found, for an entity that another triple has: the documents know it."""
         counts = collections.Counter(var for clause in where for var in _clause_vars(clause))
         given = {var for binding in self.parsed.ins for var in binding.vars}
@@ -4144,18 +4172,18 @@ class _Compiler:
             return ()
         return tuple(c for c in chosen if c.e in kept)
 
-    def _sql_order(self, late) -> bool:
+    def _sql_order(self, late: Iterable[_Triple]) -> bool:
         """Whether ordering by the value of a triple in SQL is worth more than reading that value from the documents."""
         values = {c.v for c in late}
         by = [self.parsed.find[target] for target, _ in self.parsed.order if type(target) is int]
         return self.parsed.limit is not None and any(find.kind == "var" and find.term in values for find in by)
 
-    def _wanted(self, late) -> set:
+    def _wanted(self, late: tuple[_Triple, ...]) -> set:
         wanted = {var for find in self.parsed.find for var in _find_vars(find)}
         wanted |= {var for var, _ in self.parsed.order if type(var) is str}
         return (wanted - {c.v for c in late}) | {c.e for c in late}
 
-    def _finish(self, block, late, joined) -> _Plan:
+    def _finish(self, block: _Block, late: tuple[_Triple, ...], joined: list) -> _Plan:
         parsed = self.parsed
         columns: dict[str, int] = {}
         numbers: dict[str, int] = {}
@@ -4191,7 +4219,7 @@ class _Compiler:
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
                      self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
 
-    def _as_values(self, block, columns, exprs) -> frozenset:
+    def _as_values(self, block: _Block, columns: dict, exprs: list[str]) -> frozenset:
         """Turns cells into values in SQL, where the statistics know that an attribute has short texts only, or small whole numbers."""
         if self.is_over:
             return frozenset()
@@ -4200,7 +4228,7 @@ class _Compiler:
                 exprs[place] += f" + {_SHIFT}"
         return frozenset(place for var, place in columns.items() if block.kinds.get(var) in (_SMALL_KIND, _TEXT_KIND))
 
-    def _is_one_each(self, joined, found) -> bool:
+    def _is_one_each(self, joined: list, found: set[str]) -> bool:
         """Whether no two rows can be equal: only triples and rules were joined, and each of their variables is found or given.
 
         An entity has one visible version, which has each value once, and the rows of a rule's table are different.
@@ -4213,13 +4241,13 @@ class _Compiler:
                 return False
         return not self.is_over
 
-    def _places(self, columns, numbers, is_ordered, limit):
+    def _places(self, columns: dict[str, int], numbers: dict[str, int], is_ordered: bool, limit: str) -> tuple | None:
         parsed = self.parsed
         if (parsed.order and not is_ordered) or (parsed.limit is not None and not limit) or any(f.kind == "expression" for f in parsed.find):
             return None
         return tuple(numbers[f.term] if f.kind == "pull" and f.term in numbers else columns[f.term] for f in parsed.find)
 
-    def _order(self, block, late):
+    def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
         """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
         parts, values = [], {c.v for c in late}
         for target, is_descending in self.parsed.order:
@@ -4231,7 +4259,7 @@ class _Compiler:
             parts.append(self.expr(target, block) + (" desc" if is_descending else ""))
         return (f" order by {', '.join(parts)}", True) if parts else ("", False)
 
-    def _sorts(self, var) -> bool:
+    def _sorts(self, var: str) -> bool:
         if self.is_over:
             return False              # what is supposed may be of types that the statistics do not know
         kinds = 0
@@ -4239,13 +4267,13 @@ class _Compiler:
             kinds |= self._kinds(a)
         return kinds in _SORTABLE and not any(var in binding.vars for binding in self.parsed.ins)
 
-    def _limit(self, late, is_ordered) -> str:
+    def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
         parsed = self.parsed
         if late or parsed.limit is None or (parsed.order and not is_ordered) or any(f.kind == "aggregate" or _aggregates(f) for f in parsed.find):
             return ""
         return f" limit {self.param('limit')}"
 
-    def _arms(self, block, exprs, order, limit) -> tuple:
+    def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple:
         """As of the past the rows come from live and from closed versions: each arm in order, merged afterwards."""
         first = next((table for table in block.froms), "")
         if self.mode == _NOW or self.is_over or not first.startswith("facts ") or len(self.parsed.order) != 1 or not limit:
@@ -4261,7 +4289,7 @@ class _Compiler:
 
     # Clauses in their order
 
-    def join(self, block, clauses, later) -> _Block:
+    def join(self, block: _Block, clauses: Iterable, later: set[str]) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
         todo = list(clauses)
         while todo:
@@ -4274,7 +4302,7 @@ class _Compiler:
                 block = self.stage(block, needed)
         return block
 
-    def _next(self, block, todo):
+    def _next(self, block: _Block, todo: list) -> Any:
         """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
         best, least = None, math.inf
         for clause in todo:
@@ -4287,7 +4315,7 @@ class _Compiler:
             raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that can come before it.")
         return best
 
-    def _cost(self, clause, block, todo) -> float:
+    def _cost(self, clause: Any, block: _Block, todo: list) -> float:
         """The rows that a clause would make of each row so far; 0 for a filter, infinite while it cannot be joined."""
         kind = type(clause)
         if kind is _In:
@@ -4309,19 +4337,19 @@ class _Compiler:
             return math.inf
         return 2 + sum(min((self._cost(part, block, branch) for part in branch), default=0) for branch in clause.branches)
 
-    def _blocked(self, clause, block) -> bool:
+    def _blocked(self, clause: _Or, block: _Block) -> bool:
         """Whether a branch of an `or` computes with something that neither the branch nor what was joined binds."""
         return any(var not in _bound_by(branch) and not self.is_bound(var, block)
                    for branch in clause.branches for part in branch if type(part) in (_Test, _Bind) for var in _call_vars(part.call))
 
-    def _triple_cost(self, clause, block) -> float:
+    def _triple_cost(self, clause: _Triple, block: _Block) -> float:
         e, v = self.is_bound(clause.e, block), self.is_bound(clause.v, block) or clause.v == clause.e
         if e:
             return 0.4 if v else 1.1
         rows, values = self._estimate(clause.a)
         return 1.2 + (rows / max(values, 1) if v else rows * 1.5)
 
-    def _estimate(self, a) -> tuple[float, float]:
+    def _estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: looked up where few, else reckoned."""
         index, number = self.index, self.index.attributes.get(a)
         puts = index.puts.get(number, 0)
@@ -4335,7 +4363,7 @@ class _Compiler:
 
     # Joining one clause
 
-    def _join_in(self, block, clause, needed):
+    def _join_in(self, block: _Block, clause: _In, needed: set[str]) -> _Block:
         name, width = self.name("i"), len(clause.binding.vars)
         source = self.param("rows", clause.place, clause.binding.shape, width)
         places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
@@ -4344,7 +4372,7 @@ class _Compiler:
         self._bind_columns(block, clause.binding.vars, [f"{name}.c{i}" for i in range(width)])
         return block
 
-    def _bind_columns(self, block, vars, exprs):
+    def _bind_columns(self, block: _Block, vars: tuple[str, ...], exprs: list[str]) -> None:
         """Binds variables to expressions, or demands equality where they are bound."""
         for var, expr in zip(vars, exprs):
             if self.is_bound(var, block):
@@ -4352,7 +4380,7 @@ class _Compiler:
             else:
                 block.bound[var] = expr
 
-    def _join_triple(self, block, clause, needed):
+    def _join_triple(self, block: _Block, clause: _Triple, needed: set[str]) -> _Block:
         f, a = self.name("f"), self.param("attribute", clause.a)
         if self.is_over:
             return self._join_over(block, clause, f, a)
@@ -4369,10 +4397,10 @@ class _Compiler:
             block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
         return block
 
-    def _kinds(self, a) -> int:
+    def _kinds(self, a: str) -> int:
         return self.index.kinds.get(self.index.attributes.get(a), 0)
 
-    def _place(self, block, term, column, conditions=None, kinds=None):
+    def _place(self, block: _Block, term: Any, column: str, conditions: Any = None, kinds: int | None = None) -> None:
         """One place of a triple: binds its variable, or compares."""
         conditions = block.wheres if conditions is None else conditions
         if type(term) is _AnyOf:
@@ -4384,7 +4412,7 @@ class _Compiler:
             if kinds is not None:
                 block.kinds[term] = kinds
 
-    def _join_over(self, block, clause, f, a):
+    def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> _Block:
         """A triple on a speculative snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
         r, g = f"{f}r", f"{f}g"
         stored, touched = _Block((), block.bound), _Block((), block.bound)
@@ -4401,11 +4429,11 @@ class _Compiler:
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
         return block
 
-    def _join_test(self, block, clause, needed):
+    def _join_test(self, block: _Block, clause: _Test, needed: set[str]) -> _Block:
         block.wheres.append(self._condition(clause.call, block))
         return block
 
-    def _condition(self, call, block) -> str:
+    def _condition(self, call: _Call, block: _Block) -> str:
         native = _NATIVE.get(call.head) if type(call.head) is str and not any(type(arg) is _Call for arg in call.args) else None
         if native and (condition := native(self, call, block)):
             return condition
@@ -4413,12 +4441,12 @@ class _Compiler:
             return f"{self._python(call, block, 'py')} <> x'01'"
         return self._python(call, block, "py_test")
 
-    def _python(self, call, block, function, binding=None) -> str:
+    def _python(self, call: _Call, block: _Block, function: str, binding: Any = None) -> str:
         vars = tuple(dict.fromkeys(var for var in _call_vars(call) if var != call.head or var in call.args))
         self.calls.append((call, vars, binding))
         return f"{function}({', '.join([str(len(self.calls) - 1), *(self.expr(var, block) for var in vars)])})"
 
-    def _join_bind(self, block, clause, needed):
+    def _join_bind(self, block: _Block, clause: _Bind, needed: set[str]) -> _Block:
         shape, vars = clause.binding
         if shape == "scalar":
             return self._bind_scalar(block, clause, needed)
@@ -4427,7 +4455,7 @@ class _Compiler:
         self._bind_columns(block, vars, [_FROM_JSON.format(f"json_extract({name}.value, '$[{i}]')") for i in range(width)])
         return block
 
-    def _bind_scalar(self, block, clause, needed):
+    def _bind_scalar(self, block: _Block, clause: _Bind, needed: set[str]) -> _Block:
         var, = clause.binding.vars
         if self.is_bound(var, block):
             block.wheres.append(f"{self._python(clause.call, block, 'py')} = {self.expr(var, block)}")
@@ -4439,7 +4467,7 @@ class _Compiler:
             block.bound[var] = self._python(clause.call, block, "py")
         return block
 
-    def _join_not(self, block, clause, needed):
+    def _join_not(self, block: _Block, clause: _Not, needed: set[str]) -> _Block:
         if _is_simple(clause.clauses):
             inner = self.join(block.inner(), clause.clauses, set())
             block.wheres.append(f"not exists ({inner.sql(['1'])})" if inner.froms else f"not ({' and '.join(inner.wheres)})")
@@ -4453,7 +4481,7 @@ class _Compiler:
         block.wheres.append(f"{stage}.id not in (select id from {name})")
         return block
 
-    def _join_or(self, block, clause, needed):
+    def _join_or(self, block: _Block, clause: _Or, needed: set[str]) -> _Block:
         fresh = sorted(var for var in _binds(clause) if not self.is_bound(var, block))
         if not fresh and all(_is_simple(branch) for branch in clause.branches):
             block.wheres.append(f"({' or '.join(self._exists(block, branch) for branch in clause.branches)})")
@@ -4471,11 +4499,11 @@ class _Compiler:
             selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
         return self._staged(" union ".join(selects), columns, owned, self.is_bag, before.kinds)
 
-    def _exists(self, block, branch) -> str:
+    def _exists(self, block: _Block, branch: tuple) -> str:
         inner = self.join(block.inner(), branch, set())
         return f"exists ({inner.sql(['1'])})" if inner.froms else f"({' and '.join(inner.wheres)})"
 
-    def stage(self, block, needed, numbered=False) -> _Block:
+    def stage(self, block: _Block, needed: set[str], numbered: bool = False) -> _Block:
         """The rows so far as a table, with the columns that are needed later."""
         columns = [var for var in block.bound if var in needed]
         owned = [var for var in columns if var in block.owners]
@@ -4485,7 +4513,7 @@ class _Compiler:
             sql = f"select *, row_number() over () from ({sql})" if exprs else f"select row_number() over () from ({sql})"
         return self._staged(sql, columns, owned, numbered, block.kinds)
 
-    def _staged(self, sql, columns, owned, numbered, kinds) -> _Block:
+    def _staged(self, sql: str, columns: list[str], owned: list[str], numbered: bool, kinds: dict) -> _Block:
         name = self.name("s")
         names = [f"c{i}" for i in range(len(columns))] + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
         names += ["id"] if numbered else [] if names else ["one"]
@@ -4496,11 +4524,11 @@ class _Compiler:
 
     # Rules
 
-    def expand(self, clauses, trail=()) -> tuple:
+    def expand(self, clauses: Iterable, trail: tuple = ()) -> tuple:
         """The clauses with calls of rules that do not recurse replaced by what they say."""
         return tuple(part for clause in clauses for part in self._expand_one(clause, trail))
 
-    def _expand_one(self, clause, trail):
+    def _expand_one(self, clause: Any, trail: tuple) -> tuple:
         kind = type(clause)
         if kind is _Not:
             return (clause._replace(clauses=self.expand(clause.clauses, trail)),)
@@ -4513,17 +4541,17 @@ class _Compiler:
             return branches[0]
         return (_Or(tuple(branches), clause.needs, clause.source),)
 
-    def _rule_cost(self, clause, block) -> float:
+    def _rule_cost(self, clause: _RuleCall, block: _Block) -> float:
         required = [*clause.needs, *(clause.args[i] for i in self._unbindable(clause.name))]
         if any(not self.is_bound(arg, block) for arg in required):
             return math.inf
         return 8 if any(self.is_bound(arg, block) for arg in clause.args) else 2_000
 
-    def _unbindable(self, name) -> set:
+    def _unbindable(self, name: str) -> set:
         """The positions of a recursive rule that some definition does not bind by itself."""
         return {i for d in self.parsed.rules[name] for i, var in enumerate(d.head) if var not in _bound_by(self.expand(d.clauses))}
 
-    def _join_rule(self, block, clause, needed):
+    def _join_rule(self, block: _Block, clause: _RuleCall, needed: set[str]) -> _Block:
         bound = [i for i, arg in enumerate(clause.args) if self.is_bound(arg, block)]
         if self.adorned is not None and clause.name in self.adorned["group"]:
             return self._join_adorned(block, clause, bound)
@@ -4533,27 +4561,27 @@ class _Compiler:
         table = self._linear(clause.name, bound, seeds) or self._general(clause.name, bound, seeds)
         return self._join_relation(block, clause, table)
 
-    def _join_relation(self, block, clause, table):
+    def _join_relation(self, block: _Block, clause: _RuleCall, table: str) -> _Block:
         r = self.name("r")
         block.froms.append(f"{table} {r}")
         for i, arg in enumerate(clause.args):
             self._place(block, arg, f"{r}.c{i}")
         return block
 
-    def _seed(self, arg, block):
+    def _seed(self, arg: Any, block: _Block) -> str:
         return f"(select {_J} from json_each({self.param('any', arg.values)}) j)" if type(arg) is _AnyOf else self.expr(arg, block)
 
-    def _seeds(self, block, exprs) -> str:
+    def _seeds(self, block: _Block, exprs: list[str]) -> str:
         """The arguments that a rule is called with, as a table."""
         name = self.name("q")
         columns = ", ".join(f"c{i}" for i in range(len(exprs)))
         self.ctes.append(f"{name}({columns}) as materialized ({_Block(block.froms).sql(exprs, distinct=True)})")
         return name
 
-    def _linear(self, name, bound, seeds) -> str | None:
+    def _linear(self, name: str, bound: list[int], seeds: str | None) -> str | None:
         """A rule that calls itself at most once in each definition is a recursive table, grown from its seeds."""
         definitions = [(d.head, self.expand(d.clauses)) for d in self.parsed.rules[name]]
-        split = [_split(clauses, name, self.recursive) for _, clauses in definitions]
+        split: list[Any] = [_split(clauses, name, self.recursive) for _, clauses in definitions]
         if None in split:
             return None
         loops = [(head, call, rest) for (head, _), (call, rest) in zip(definitions, split) if call]
@@ -4566,7 +4594,7 @@ class _Compiler:
             return self._walked(bases, loops, bound, free, seeds)
         return None
 
-    def _grown(self, width, bases, loops, bound, kept, seeds):
+    def _grown(self, width: int, bases: list[tuple], loops: list[tuple], bound: list[int], kept: list[int], seeds: Any) -> str:
         """Arguments that every call hands on unchanged restrict where it begins; each turn adds what follows from one row."""
         table, x = self.name("g"), self.name("x")
         selects = []
@@ -4583,7 +4611,7 @@ class _Compiler:
         self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as ({' union '.join(selects)})")
         return table
 
-    def _walked(self, bases, loops, bound, free, seeds):
+    def _walked(self, bases: list[tuple], loops: list[tuple], bound: list[int], free: list[int], seeds: Any) -> str:
         """A call that comes last: first where it leads from each seed, then what holds there."""
         path, table, x = self.name("t"), self.name("g"), self.name("x")
         starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
@@ -4601,7 +4629,7 @@ class _Compiler:
         self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as materialized ({' union '.join(selects)})")
         return table
 
-    def child_block(self, block, clauses, later):
+    def child_block(self, block: _Block, clauses: Iterable, later: set[str]) -> _Block:
         """Joins inside a rule, where an answer is a set whatever the query is."""
         is_bag, scalars, self.is_bag, self.scalars = self.is_bag, self.scalars, False, {}
         try:
@@ -4612,7 +4640,7 @@ class _Compiler:
     # Rules in general: round by round, each round joins what the last one found, in temporary tables. What is asked of a
     # rule (its bound arguments) is a table too, so that only what can matter is derived.
 
-    def _general(self, name, bound, seeds) -> str:
+    def _general(self, name: str, bound: list[int], seeds: str | None) -> str:
         group = self.recursive[name]
         outer, self.adorned = self.adorned, {"group": group, "tables": {}, "todo": []}
         try:
@@ -4626,10 +4654,10 @@ class _Compiler:
             self.adorned = outer
         return f"temp.{table}"
 
-    def _copy_statement(self, sql) -> _Statement:
+    def _copy_statement(self, sql: str) -> _Statement:
         return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, self.specs, self.index)
 
-    def _adorn(self, name, bound):
+    def _adorn(self, name: str, bound: tuple[int, ...]) -> tuple[str, str | None]:
         """The tables of a rule called with these arguments bound: what holds, and what is asked."""
         tables = self.adorned["tables"]
         if (name, bound) not in tables:
@@ -4642,7 +4670,7 @@ class _Compiler:
             self.adorned["todo"].append((name, bound, table, asked))
         return tables[name, bound]
 
-    def _derive(self, name, bound, table, asked):
+    def _derive(self, name: str, bound: tuple[int, ...], table: str, asked: str | None) -> None:
         """The statements that derive a rule, one for each place where something new may come from."""
         for definition in self.parsed.rules[name]:
             for clauses in _without_or(self.expand(definition.clauses), self.adorned["group"], _short(name)):
@@ -4650,7 +4678,8 @@ class _Compiler:
                 for delta in range(calls + 1) if asked else [None, *range(1, calls + 1)]:
                     self._derive_one(definition.head, bound, table, asked, clauses, delta)
 
-    def _derive_one(self, head, bound, table, asked, clauses, delta):
+    def _derive_one(self, head: tuple, bound: tuple[int, ...], table: str, asked: str | None, clauses: Iterable,
+                    delta: int | None) -> None:
         child = self.child()
         child.scalars, child.delta, child.literal = {}, delta, 0
         block = _Block()
@@ -4665,14 +4694,14 @@ class _Compiler:
         target = self.steps if delta is None else self.rounds
         target.append(child.statement(f"insert or ignore into temp.{table} {sql}"))
 
-    def _generation(self, alias, literal) -> str:
+    def _generation(self, alias: str, literal: int) -> str:
         """Which rounds' rows a recursive place joins: the delta those of the last round, earlier places older ones."""
         if self.delta is None:
             return "1"
         comparison = "=" if literal == self.delta else "<" if literal < self.delta else "<="
         return f"{alias}.g {comparison} (select g - 1 from temp.round)"
 
-    def _join_adorned(self, block, clause, bound):
+    def _join_adorned(self, block: _Block, clause: _RuleCall, bound: list[int]) -> _Block:
         """A call inside its own group: asks for its bound arguments, and joins what holds."""
         table, asked = self._adorn(clause.name, tuple(bound))
         self.literal += 1
@@ -4689,8 +4718,8 @@ class _Compiler:
             self._place(block, arg, f"{r}.c{i}")
         return block
 
-    _JOIN = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
-             _RuleCall: _join_rule}
+    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind, _Not: _join_not,
+                                   _Or: _join_or, _RuleCall: _join_rule}
 
 
 # How many of the attribute's facts and different values there are: counted as far as that is cheap.
@@ -4698,7 +4727,7 @@ class _Compiler:
 _FEW, _SAMPLE = 2_000, 64
 
 
-def _measured(reader, a, puts) -> tuple[float, float]:
+def _measured(reader: _Reader, a: int, puts: int) -> tuple[float, float]:
     live, = reader.execute("select count(*) from (select 1 from facts where p = 0 and a = ? limit ?)", (a, _FEW)).fetchone()
     if live == _FEW:
         live = max(puts, _FEW)
@@ -4716,7 +4745,7 @@ def _measured(reader, a, puts) -> tuple[float, float]:
 _SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND, *(1 << (tag + 2) for tag in (_BOOL[0], _INT[0], _FLOAT[0], _DATETIME[0], _DATE[0]))))
 
 
-def _attributes(clauses) -> list:
+def _attributes(clauses: Iterable) -> list:
     """The attributes whose values some clauses may bring."""
     found = []
     for clause in clauses:
@@ -4729,20 +4758,20 @@ def _attributes(clauses) -> list:
     return found
 
 
-def _attributes_of(var, clauses) -> list:
+def _attributes_of(var: str, clauses: Iterable) -> list:
     """The attributes that a variable is the value of; one that no triple binds could be anything."""
     found = [clause.a for clause in clauses if type(clause) is _Triple and clause.v == var and type(clause.v) is str]
     others = [clause for clause in clauses if not (type(clause) is _Triple and clause.v == var) and var in _binds(clause)]
     return found if found and not others else ["xt/id"] if not found else found + ["xt/id"]
 
 
-def _is_simple(clauses) -> bool:
+def _is_simple(clauses: Iterable) -> bool:
     """Whether clauses fit inside one SELECT: no rule, no `or` that binds."""
     return all(type(clause) in (_Triple, _Test, _Bind) or type(clause) is _Not and _is_simple(clause.clauses)
                or type(clause) is _Or and not _binds(clause) and all(map(_is_simple, clause.branches)) for clause in clauses)
 
 
-def _called(definition, call) -> tuple:
+def _called(definition: _Definition, call: _RuleCall) -> tuple:
     """The clauses of a rule as a call has them: its arguments for the head's variables, all others made the call's own."""
     made = set().union(*(set(c.binding.vars) for c in definition.clauses if type(c) is _Bind), *(c.needs for c in definition.clauses if type(c) is _Or))
     names, tests = {}, []
@@ -4758,12 +4787,12 @@ def _called(definition, call) -> tuple:
     return (*tests, *clauses)
 
 
-def _is_argument(var, clauses) -> bool:
+def _is_argument(var: str, clauses: Iterable) -> bool:
     """Whether a variable is computed with, or handed to a rule or an `or`, where a constant cannot stand for it."""
     return any(var in _clause_vars(clause) for clause in clauses if type(clause) is not _Triple)
 
 
-def _recursive_groups(rules) -> dict:
+def _recursive_groups(rules: dict) -> dict:
     """Rule → the rules that call each other with it, for those that can come back to themselves."""
     calls = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)} for name, definitions in rules.items()}
     reach = {name: set(called) for name, called in calls.items()}
@@ -4778,7 +4807,7 @@ def _recursive_groups(rules) -> dict:
     return groups
 
 
-def _check_stratified(clauses, group, name, is_negated):
+def _check_stratified(clauses: Iterable, group: frozenset[str], name: str, is_negated: bool) -> None:
     for clause in clauses:
         if type(clause) is _RuleCall and is_negated and clause.name in group:
             raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside a \"not\".")
@@ -4789,7 +4818,7 @@ def _check_stratified(clauses, group, name, is_negated):
                 _check_stratified(branch, group, name, is_negated)
 
 
-def _split(clauses, name, recursive):
+def _split(clauses: Iterable, name: str, recursive: dict) -> tuple | None:
     """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
     calls = [c for c in clauses if type(c) is _RuleCall]
     rest = tuple(c for c in clauses if type(c) is not _RuleCall)
@@ -4800,7 +4829,7 @@ def _split(clauses, name, recursive):
     return (calls[0] if calls else None), rest
 
 
-def _without_or(clauses, group, name) -> list[tuple]:
+def _without_or(clauses: tuple, group: frozenset[str], name: str) -> list[tuple]:
     """A rule's clauses as several definitions, where an `or` holds a call of its own group."""
     for place, clause in enumerate(clauses):
         if type(clause) is _Or and any(call.name in group for call in _rule_calls([clause])):
@@ -4812,7 +4841,7 @@ def _without_or(clauses, group, name) -> list[tuple]:
 # Comparisons that SQLite makes by itself, since cells of one type sort as their values do.
 
 
-def _native_equal(compiler, call, block):
+def _native_equal(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
     if len(call.args) < 2:
         return None
     sets = [arg for arg in call.args if _is_set(compiler, arg)]
@@ -4824,7 +4853,7 @@ def _native_equal(compiler, call, block):
     return " and ".join(f"{compiler.expr(one, block)} = {compiler.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
 
 
-def _native_different(compiler, call, block):
+def _native_different(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
     if len(call.args) != 2:
         return None
     sets = [arg for arg in call.args if _is_set(compiler, arg)]
@@ -4836,7 +4865,7 @@ def _native_different(compiler, call, block):
     return f"{compiler.expr(call.args[0], block)} <> {compiler.expr(call.args[1], block)}"
 
 
-def _native_compare(operator, compiler, call, block):
+def _native_compare(operator: str, compiler: _Compiler, call: _Call, block: _Block) -> str | None:
     if len(call.args) < 2:
         return None
     return " and ".join(_compared(operator, compiler, one, other, block) for one, other in zip(call.args, call.args[1:]))
@@ -4845,7 +4874,7 @@ def _native_compare(operator, compiler, call, block):
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _compared(operator, compiler, one, other, block) -> str:
+def _compared(operator: str, compiler: _Compiler, one: Any, other: Any, block: _Block) -> str:
     """Values of one type only: against something known, two bounds that an index can serve."""
     known = _known_spec(compiler, other)
     if known is None and (known := _known_spec(compiler, one)):
@@ -4861,12 +4890,12 @@ def _compared(operator, compiler, one, other, block) -> str:
     return f"({within} or {x} >= {compiler.param('low_else', known, is_less)} and {x} < {compiler.param('high_else', known, is_less)})"
 
 
-def _is_plain(term, block) -> bool:
+def _is_plain(term: Any, block: _Block) -> bool:
     """Whether a term's cells are known to sort as its values do: only whole numbers have cells of two kinds."""
     return not block.kinds.get(term, _BIG_KIND) & _BIG_KIND
 
 
-def _compared_both(operator, x, y, is_plain) -> str:
+def _compared_both(operator: Any, x: str, y: str, is_plain: bool) -> str:
     same = (f"{x} {operator} {y} and typeof({x}) = typeof({y}) and case typeof({x}) when 'integer' then {x} < 0 and {y} < 0 "
             f"when 'blob' then substr({x}, 1, 1) = substr({y}, 1, 1) and {x} < x'10' else 1 end")
     if is_plain:
@@ -4876,13 +4905,13 @@ def _compared_both(operator, x, y, is_plain) -> str:
             f"or {most} < 0 and {least} >= x'{_BIG.hex()}' and {least} < x'{_BIG_POSITIVE.hex()}')")
 
 
-def _native_created_before(compiler, call, block):
+def _native_created_before(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
     if len(call.args) != 2:
         return None
     return f"{compiler.expr(call.args[0], block)} < {compiler.expr(call.args[1], block)}"
 
 
-def _native_created_after(compiler, call, block):
+def _native_created_after(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
     return _native_created_before(compiler, call._replace(args=call.args[::-1]), block)
 
 
@@ -4892,18 +4921,18 @@ _NATIVE: dict[str, Callable] = {
 } | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
 
 
-def _is_set(compiler, arg) -> bool:
+def _is_set(compiler: _Compiler, arg: Any) -> bool:
     if type(arg) is _Const:
         return type(arg.value) in (set, frozenset)
     return compiler.scalars.get(arg) in compiler.set_args
 
 
-def _members(compiler, arg) -> str:
+def _members(compiler: _Compiler, arg: Any) -> str:
     spec = ("any", tuple(arg.value)) if type(arg) is _Const else ("any_in", *compiler.scalars[arg][1:])
     return f"select {_J} from json_each({compiler.param(*spec)}) j"
 
 
-def _known_spec(compiler, arg):
+def _known_spec(compiler: _Compiler, arg: Any) -> tuple | None:
     """What an argument is bound to before the query runs, or None."""
     return ("value", arg) if type(arg) is _Const else compiler.scalars.get(arg)
 
@@ -4922,7 +4951,7 @@ class _Run:
     """One execution of a query on a reader."""
     __slots__ = "db", "reader", "mode", "parsed", "args", "index", "outer", "values", "cells", "deadline", "plan", "functions", "error", "rounds"
 
-    def __init__(self, db, reader, mode, parsed, args):
+    def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         self.index, self.outer = db._index, reader.run
         self.error: BaseException | None = None       # of a function, which SQLite swallows
@@ -4973,14 +5002,14 @@ class _Run:
             else:
                 self.clean()
 
-    def start(self):
+    def start(self) -> Iterable[tuple]:
         """For rows that are read one by one: the caller ends with `clean`."""
         self.reader.run = self
         if self.db._over is not None:
             self._fill_over()
         return self._found()
 
-    def _direct(self, rows) -> list:
+    def _direct(self, rows: Any) -> list:
         """Where find has only variables and pulls that SQL brings, and SQL has ordered and cut them: column by column."""
         plan, parsed = self.plan, self.parsed
         if plan.repeats:
@@ -5002,12 +5031,12 @@ class _Run:
             return columns[0]
         return _finished(list(zip(*columns)), parsed)
 
-    def _may_repeat(self, columns) -> bool:
+    def _may_repeat(self, columns: Any) -> bool:
         """Whether answers that should differ may be equal, since of different entities the same was pulled."""
         return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
                                               for find, column in zip(self.parsed.find, columns))
 
-    def _column(self, find, place, rows) -> list:
+    def _column(self, find: _Find, place: int, rows: Any) -> list:
         cells = [row[place] for row in rows]
         if place >= self.plan.width:
             return [_copied(value) for value in cells]
@@ -5019,7 +5048,7 @@ class _Run:
             return list(map(_copied, documents))
         return _Puller(self.db, self.reader, self.mode).pull_documents(find.pattern, documents)
 
-    def _values(self, cells) -> list:
+    def _values(self, cells: list) -> list:
         value = self.value
         if len(cells) < 2:
             return [_copied(value(cell)) for cell in cells]
@@ -5034,13 +5063,13 @@ class _Run:
             self.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
-    def clean(self):
+    def clean(self) -> None:
         """Gives the reader back as it was, without the run's temporary tables."""
         if self.plan.tables or self.db._over is not None:
             self._drop_tables()
         self.reader.run = self.outer
 
-    def _fill_over(self):
+    def _fill_over(self) -> None:
         """The touched entities of a speculative snapshot, as they would be, in temporary tables."""
         execute, over = self.reader.execute, self.db._over
         execute("create temp table if not exists touched(e primary key) without rowid")
@@ -5056,13 +5085,13 @@ class _Run:
             if n is not None:
                 self._fill_version(e, n)
 
-    def _fill_version(self, e, n):
+    def _fill_version(self, e: Cell, n: int) -> None:
         for name, cell in _facts(_copied(self.db._content(n, self.reader))):
             if type(cell) is uuid.UUID:
                 cell = self.cell(cell)
             self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.index.attribute(name, self.reader), cell, e, n))
 
-    def _drop_tables(self):
+    def _drop_tables(self) -> None:
         self.reader.run = None
         for table, _, _ in self.plan.tables:
             self.reader.execute(f"drop table if exists temp.{table}")
@@ -5080,14 +5109,14 @@ class _Run:
             return self._merged_arms()
         return self._execute(plan.main)
 
-    def _execute(self, statement) -> sqlite3.Cursor:
+    def _execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
 
-    def _bound(self, statement) -> tuple:
+    def _bound(self, statement: _Statement) -> tuple:
         parameters = (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])
         return parameters if len(parameters) == statement.highest else parameters[:statement.highest]
 
-    def _derive(self):
+    def _derive(self) -> None:
         """Fills the rules' tables: round by round, until a round brings nothing new."""
         execute = self.reader.execute
         for table, width, bound in self.plan.tables:
@@ -5118,7 +5147,7 @@ class _Run:
     def _limit(self) -> int:
         return -1 if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
 
-    def _late(self, rows) -> Iterator[tuple]:
+    def _late(self, rows: Any) -> Iterator[tuple]:
         """Adds the values that are read from the documents; a row whose document has none goes, several make several."""
         places = [(self.plan.numbers[clause.e], clause.a) for clause in self.plan.late]
         batch: list = []
@@ -5129,7 +5158,7 @@ class _Run:
                 batch = []
         yield from self._late_batch(batch, places)
 
-    def _late_batch(self, batch, places):
+    def _late_batch(self, batch: list[tuple], places: list[tuple[int, str]]) -> Iterator[tuple]:
         documents = {place: iter(self._documents_at(batch, place)) for place, _ in places}
         for row in batch:
             values, is_several = [], False
@@ -5148,10 +5177,10 @@ class _Run:
                 else:
                     yield (*row, *values)
 
-    def _documents_at(self, rows, place) -> list:
+    def _documents_at(self, rows: Any, place: int) -> list:
         return self.db._contents([row[place] for row in rows], self.reader)
 
-    def _late_columns(self, rows) -> list | None:
+    def _late_columns(self, rows: Any) -> list | None:
         """The late values as columns, if each row's document has one that needs no copy: then no row is touched."""
         columns: list[list] = [[] for _ in self.plan.late]
         for start in range(0, len(rows), LATE_ROWS):
@@ -5166,7 +5195,7 @@ class _Run:
                     return None
         return columns if all(_IMMUTABLE.issuperset(map(type, column)) for column in columns) else None
 
-    def _environments(self, rows) -> Iterator[tuple[dict, tuple]]:
+    def _environments(self, rows: Any) -> Iterator[tuple[dict, tuple]]:
         """Each row as variable → value, with the row itself."""
         value, values = self.value, self.plan.values
         columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.columns.items()]
@@ -5178,7 +5207,7 @@ class _Run:
             for row in rows:
                 yield {var: decode(row[place]) for var, place, decode in columns}, row
 
-    def _plain(self, found) -> Iterator | list:
+    def _plain(self, found: Any) -> Iterator | list:
         """One value a find element for each row; a pull is a _ToPull until the page is cut."""
         makers = [self._maker(find) for find in self.parsed.find]
         if self.plan.late and self.parsed.limit is not None:
@@ -5192,17 +5221,17 @@ class _Run:
         self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
         return self._made(rows, makers)
 
-    def _made(self, rows, makers) -> Iterator[tuple]:
+    def _made(self, rows: Any, makers: list) -> Iterator[tuple]:
         for number, (values, row) in enumerate(self._environments(rows)):
             if number % 1024 == 0:
                 self._look_at_clock()
             yield tuple([make(values, row) for make in makers])
 
-    def _look_at_clock(self):
+    def _look_at_clock(self) -> None:
         if time.monotonic() > self.deadline:
             raise QueryLimitError(f"The query took longer than its timeout of {self.parsed.timeout_s * 1000:.0f} ms and was interrupted.")
 
-    def _maker(self, find) -> Callable:
+    def _maker(self, find: _Find) -> Callable:
         if find.kind == "var":
             return lambda values, row, var=find.term: _copied(values[var])
         if find.kind == "pull":
@@ -5214,7 +5243,7 @@ class _Run:
 
     # Aggregates
 
-    def _aggregated(self, found) -> list[tuple]:
+    def _aggregated(self, found: Any) -> list[tuple]:
         """One row a group: grouped by the variables that stand outside aggregates, over the bag of all bindings."""
         finds = self.parsed.find
         outside = list(dict.fromkeys(var for find in finds for var in _outside(find)))
@@ -5226,12 +5255,12 @@ class _Run:
             groups.setdefault(key, []).append((values, row))
         return [tuple([self._group_value(find, members) for find in finds]) for members in groups.values()]
 
-    def _group_value(self, find, members):
+    def _group_value(self, find: _Find, members: list[tuple]) -> Any:
         if find.kind in ("var", "pull"):
             return self._maker(find)(*members[0])
         return self._evaluate(find.term, members[0][0], members)
 
-    def _evaluate(self, term, values, members=None):
+    def _evaluate(self, term: Any, values: dict[str, Any], members: list[tuple] | None = None) -> Any:
         """The value of an expression of find; inside a group aggregates see all its members."""
         kind = type(term)
         if kind is _Const:
@@ -5251,7 +5280,7 @@ class _Run:
         function = self._function(term.head)
         return function(*[self._evaluate(arg, values, members) for arg in term.args])
 
-    def _aggregate(self, term, members):
+    def _aggregate(self, term: _Call, members: list[tuple]) -> Any:
         head, args = term.head, list(term.args)
         if head == "aggregate":
             head = args.pop(0)
@@ -5265,7 +5294,7 @@ class _Run:
 
     # Pages
 
-    def _paged(self, rows):
+    def _paged(self, rows: Any) -> list:
         """Distinct, ordered and cut, as the query says."""
         parsed = self.parsed
         if not parsed.is_page:
@@ -5275,14 +5304,14 @@ class _Run:
         start, count = parsed.offset, parsed.limit
         return list(itertools.islice(rows, start, None if count is None else start + count))
 
-    def _sorted(self, rows):
+    def _sorted(self, rows: Any) -> list[tuple]:
         for target, is_descending in reversed(self.parsed.order):
             if type(target) is str:
                 raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
             rows.sort(key=lambda row: _Ordered(row[target]), reverse=is_descending)
         return rows
 
-    def _pulled(self, rows) -> list[tuple]:
+    def _pulled(self, rows: Any) -> list[tuple]:
         """The pulls of a page, level by level for all its rows at once."""
         for place, find in enumerate(self.parsed.find):
             if find.kind == "pull":
@@ -5293,7 +5322,7 @@ class _Run:
 
     # Cells and values
 
-    def cell(self, value):
+    def cell(self, value: Any) -> Cell:
         """The cell of a value that came in or was computed."""
         kind = type(value)
         if kind is str and len(value) <= TEXT_BYTES_MAX and value.isascii():
@@ -5318,13 +5347,13 @@ class _Run:
             self.values[cell] = value
         return cell
 
-    def _private(self, value):
+    def _private(self, value: Any) -> Any:
         """A cell for something that cannot be stored, such as a function's result on its way to the next."""
         cell = b"\xff" + len(self.values).to_bytes(4, "big")
         self.values[cell] = value
         return cell
 
-    def value(self, cell):
+    def value(self, cell: Any) -> Any:
         """The value of a cell; not to be handed out without copying."""
         kind = type(cell)
         if kind is str:
@@ -5337,7 +5366,7 @@ class _Run:
             self.values[cell] = self._hashed_value(cell)
         return self.values[cell]
 
-    def _hashed_value(self, cell):
+    def _hashed_value(self, cell: bytes) -> Any:
         """A long value, from any version that carries it."""
         contents = [op.data for op in self.db._over.contents.values()] if self.db._over is not None else ()
         documents = itertools.chain(map(unpack, contents), self._carriers(cell))
@@ -5348,7 +5377,7 @@ class _Run:
                         return item
         raise CorruptError(f"{self.index.path}: the index holds a value that no document has; reindex.")
 
-    def _carriers(self, cell):
+    def _carriers(self, cell: bytes) -> Iterator[dict]:
         for a in (*self.plan.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
             number = self.index.attribute(a, self.reader)
             if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
@@ -5356,10 +5385,10 @@ class _Run:
                 if document is not None:
                     yield {a: document[a]}
 
-    def _parameter(self, spec):
+    def _parameter(self, spec: tuple) -> Any:
         return _PARAMETER[spec[0]](self, *spec[1:])
 
-    def _in_value(self, index, place=None):
+    def _in_value(self, index: int, place: int | None = None) -> Any:
         value = self.args[index]
         if place is None:
             return value
@@ -5367,7 +5396,7 @@ class _Run:
             raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(self.parsed.ins[index])} wants a list or tuple.")
         return value[place] if place < len(value) else None
 
-    def _rows_json(self, index, shape, width):
+    def _rows_json(self, index: int, shape: str, width: int) -> str:
         """A collection or relation, each row once, as one JSON parameter."""
         rows = self.args[index]
         if isinstance(rows, dict) and shape == "relation":
@@ -5377,23 +5406,23 @@ class _Run:
         wanted = dict.fromkeys(tuple(map(self.cell, self._row(row, shape, width))) for row in rows)
         return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
-    def _row(self, row, shape, width):
+    def _row(self, row: Any, shape: str, width: int) -> tuple:
         if shape == "collection":
             return (row,)
         if isinstance(row, (str, bytes)) or not isinstance(row, (list, tuple)):
             raise QueryError(f"{_short(row)} is not a row of {width}; a relation is a collection of tuples.")
         return (*row[:width], *(None,) * (width - len(row)))
 
-    def _value_cell(self, term):
+    def _value_cell(self, term: _Const) -> Cell:
         return self.cell(term.value)
 
-    def _any_json(self, values):
+    def _any_json(self, values: Iterable) -> str:
         return json.dumps([_json_cell(self.cell(value)) for value in values])
 
-    def _attribute(self, name):
+    def _attribute(self, name: str) -> Cell:
         return self.index.attribute(name, self.reader)
 
-    def _ordered_cell(self, spec, is_plain):
+    def _ordered_cell(self, spec: tuple, is_plain: bool) -> Any:
         """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
         cell = self._parameter(spec)
         if type(cell) is int and cell > 0 or type(cell) is bytes and cell[0] == _UUID[0]:
@@ -5402,13 +5431,13 @@ class _Run:
             return 0 if cell >= _BIG_POSITIVE else _LEAST - 1
         return cell
 
-    def _low(self, spec, is_plain):
+    def _low(self, spec: tuple, is_plain: bool) -> Cell:
         return _bounds_of_type(self._ordered_cell(spec, is_plain))[0]
 
-    def _high(self, spec, is_plain):
+    def _high(self, spec: tuple, is_plain: bool) -> Cell:
         return _bounds_of_type(self._ordered_cell(spec, is_plain))[1]
 
-    def _else(self, spec, is_less):
+    def _else(self, spec: tuple, is_less: bool) -> tuple:
         """Of two kinds of cells for whole numbers, those of the other kind that are all less, or all more, than this one."""
         cell = self._ordered_cell(spec, False)
         if type(cell) is int:
@@ -5417,14 +5446,14 @@ class _Run:
 
     # Functions
 
-    def _given(self, var):
+    def _given(self, var: str) -> Any:
         """The argument that a variable stands for: functions come in this way too."""
         for index, binding in enumerate(self.parsed.ins):
             if var in binding.vars and binding.shape in ("scalar", "tuple"):
                 return self._in_value(index, binding.vars.index(var) if binding.shape == "tuple" else None)
         raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; several elements of find are a list.")
 
-    def _function(self, head) -> Callable:
+    def _function(self, head: Any) -> Callable:
         if callable(head):
             return head
         if _is_var(head):
@@ -5436,7 +5465,7 @@ class _Run:
             raise QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself into the query.")
         return function
 
-    def _closure(self, call, vars) -> Callable:
+    def _closure(self, call: _Call, vars: tuple[str, ...]) -> Callable:
         """The call as a function of the values of its variables."""
         if call.head == "q":
             return self._subquery(call, vars)
@@ -5448,7 +5477,7 @@ class _Run:
             return lambda values: function(*values)
         return lambda values: function(*[get(values) for get in getters])
 
-    def _getter(self, arg, vars):
+    def _getter(self, arg: Any, vars: tuple[str, ...]) -> Callable:
         if type(arg) is _Call:
             inner = self._closure(arg, vars)
             return inner
@@ -5457,43 +5486,43 @@ class _Run:
             return lambda values: value
         return lambda values, place=vars.index(arg): values[place]
 
-    def _subquery(self, call, vars):
+    def _subquery(self, call: _Call, vars: tuple[str, ...]) -> Callable:
         query, outer = call.args[0].value, self.parsed.source.get("rules")
         if outer:
             query = query | {"rules": [*query.get("rules", []), *outer]}
         getters = [self._getter(arg, vars) for arg in call.args[1:]]
         return lambda values: self.db.q(query, *[get(values) for get in getters]) or None
 
-    def _get_attr(self, call, vars):
+    def _get_attr(self, call: _Call, vars: tuple[str, ...]) -> Callable:
         if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
             raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
         entity, a = self._getter(call.args[0], vars), call.args[1].value
         default = self._getter(call.args[2], vars) if len(call.args) == 3 else None
 
-        def values_of(values):
+        def values_of(values: Any) -> Any:
             document = self.db._document_of(entity(values), self.reader, self.mode)
             found = _distinct(_several(document[a])) if document and a in document else ()
             return list(found) if found else None if default is None else [default(values)]
         return values_of
 
-    def call(self, number, cells):
+    def call(self, number: int, cells: tuple) -> Any:
         """A function of the query, called by SQLite: a cell."""
         return self._guarded(lambda: self.cell(self._called(number, cells)))
 
-    def test(self, number, cells):
+    def test(self, number: int, cells: tuple) -> Any:
         return self._guarded(lambda: _is_true(self._called(number, cells)))
 
-    def call_json(self, number, cells):
+    def call_json(self, number: int, cells: tuple) -> Any:
         """The rows that a function's binding takes apart, as JSON."""
         return self._guarded(lambda: json.dumps([[_json_cell(self.cell(value)) for value in row] for row in self._taken_apart(number, cells)]))
 
-    def _called(self, number, cells):
+    def _called(self, number: int, cells: tuple) -> Any:
         result = self.functions[number]([_copied(self.value(cell)) for cell in cells])
         if time.monotonic() > self.deadline:
             self._look_at_clock()
         return result
 
-    def _guarded(self, work):
+    def _guarded(self, work: Callable) -> Any:
         """SQLite swallows exceptions of functions: the first is kept, and raised when the statement has ended."""
         try:
             return work()
@@ -5501,7 +5530,7 @@ class _Run:
             self.error = error
             raise
 
-    def _taken_apart(self, number, cells):
+    def _taken_apart(self, number: int, cells: tuple) -> Any:
         binding, result = self.plan.calls[number][2], self._called(number, cells)
         width = len(binding.vars)
         if binding.shape == "scalar":
@@ -5545,14 +5574,14 @@ class _Ordered:
     """A value in the order of order-by: None first, then by value; values of different types cannot be compared."""
     __slots__ = ("value",)
 
-    def __init__(self, value):
+    def __init__(self, value: Any):
         self.value = value
 
-    def __lt__(self, other):
+    def __lt__(self, other: _Ordered) -> bool:
         return _compare(self.value, other.value) < 0
 
 
-def _compare(one, other) -> int:
+def _compare(one: Any, other: Any) -> int:
     if one is None or other is None:
         return (one is not None) - (other is not None)
     if type(one) is not type(other) and not (type(one) in (int, float) and type(other) in (int, float)):
@@ -5563,11 +5592,11 @@ def _compare(one, other) -> int:
         raise QueryError(f"{_short(one)} and {_short(other)} have no order.") from None
 
 
-def _cell_order(cell):
+def _cell_order(cell: int) -> tuple:
     return (0, cell, "") if type(cell) is int else (1, 0, cell) if type(cell) is str else (2, 0, cell)
 
 
-def _key_of(value):
+def _key_of(value: Any) -> Any:
     """Something hashable that is equal exactly when the values are, and of one type."""
     kind = type(value)
     if kind is _ToPull:
@@ -5580,7 +5609,7 @@ def _key_of(value):
         return kind, id(value)
 
 
-def _unique(rows) -> list:
+def _unique(rows: Any) -> list:
     found: dict = {}
     for row in rows:
         kinds = tuple(map(type, row))
@@ -5589,19 +5618,19 @@ def _unique(rows) -> list:
     return list(found.values())
 
 
-def _unique_rows(columns) -> list:
+def _unique_rows(columns: list) -> list:
     """The rows of some columns, each once. Where a column has one type, Python's equality is the store's."""
     if all(len(kinds) < 2 and _IMMUTABLE >= kinds for kinds in (set(map(type, column)) for column in columns)):
         return list(dict.fromkeys(zip(*columns)))
     return _unique(zip(*columns))
 
 
-def _distinct(values) -> list:
+def _distinct(values: Any) -> list:
     """The values of a collection, each once."""
     return list({_key_of(value): value for value in values}.values())
 
 
-def _outside(find) -> list:
+def _outside(find: _Find) -> list:
     """The variables by which a find element groups: those outside its aggregates."""
     if find.kind in ("var", "pull"):
         return [find.term]
@@ -5619,7 +5648,7 @@ def _outside(find) -> list:
     return found
 
 
-def _finished(rows, parsed) -> list:
+def _finished(rows: Any, parsed: _Parsed) -> list:
     """The rows in the shape that the query asks for."""
     if parsed.names:
         return [dict(zip(parsed.names, row)) for row in rows]
@@ -5627,7 +5656,7 @@ def _finished(rows, parsed) -> list:
 
 
 @contextlib.contextmanager
-def _lazy(db, parsed, args):
+def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
     """Rows as SQLite finds them, in one read transaction, until the block ends or the query's time is over."""
     index = db._index
     reader = db._reader or index.borrow()
@@ -5650,12 +5679,12 @@ def _lazy(db, parsed, args):
             index.give_back(reader)
 
 
-def _shaped(rows, parsed):
+def _shaped(rows: Any, parsed: _Parsed) -> Iterator:
     for row in rows:
         yield from _finished([row], parsed)
 
 
-def _explained(db, reader, mode, parsed, args) -> str:
+def _explained(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) -> str:
     run = _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins))
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in run.plan.notes)]
     statements = [*run.plan.steps, *run.plan.rounds, *(run.plan.arms or (run.plan.main,))]
@@ -5673,7 +5702,7 @@ def _explained(db, reader, mode, parsed, args) -> str:
 # query itself, or was given to `open`.
 
 
-def _is_true(value) -> bool:
+def _is_true(value: Any) -> bool:
     """Clojure's truth: everything but nil and false."""
     return value is not None and value is not False
 
@@ -5685,7 +5714,7 @@ def aggregate(function: Callable[..., Any]) -> Callable[..., Any]:
     return marked
 
 
-def _is_aggregate(term) -> bool:
+def _is_aggregate(term: Any) -> bool:
     if type(term) is not _Call:
         return False
     if callable(term.head):
@@ -5695,40 +5724,40 @@ def _is_aggregate(term) -> bool:
     return term.head in AGGREGATES and len(term.args) in (1, 2) or term.head == "aggregate" and len(term.args) >= 2
 
 
-def _sort_key(value):
+def _sort_key(value: int) -> _Ordered:
     return _Ordered(value)
 
 
-def _smallest(*args):
+def _smallest(*args: Any) -> Any:
     values = args[-1]
     if len(args) == 1:
         return min(values, key=_sort_key)
     return sorted(_distinct(values), key=_sort_key)[:args[0]]
 
 
-def _largest(*args):
+def _largest(*args: Any) -> Any:
     values = args[-1]
     if len(args) == 1:
         return max(values, key=_sort_key)
     return sorted(sorted(_distinct(values), key=_sort_key, reverse=True)[:args[0]], key=_sort_key)
 
 
-def _ratio(total, count):
+def _ratio(total: Any, count: int) -> Any:
     """An integer if it is exact, else a float."""
     return total // count if type(total) is int and total % count == 0 else total / count
 
 
-def _median(values):
+def _median(values: Any) -> Any:
     ordered = sorted(values, key=_sort_key)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
 
 
-def _rand(*args):
+def _rand(*args: Any) -> Any:
     return random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0])
 
 
-def _sample(*args):
+def _sample(*args: Any) -> list:
     values = _distinct(args[-1])
     return random.sample(values, min(args[0] if len(args) == 2 else 1, len(values)))
 
@@ -5741,7 +5770,7 @@ AGGREGATES: dict[str, Callable] = {
 }
 
 
-def _as_set(values):
+def _as_set(values: Any) -> Any:
     """A set, or a list where Python cannot have a set of these."""
     try:
         return set(values)
@@ -5749,37 +5778,37 @@ def _as_set(values):
         return values
 
 
-def _same(*values) -> bool:
+def _same(*values: Any) -> bool:
     return len({_key_of(value) for value in values}) == 1
 
 
-def _in_order(operator):
-    def compare(*values):
+def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
+    def compare(*values: Any) -> bool:
         return all(_comparable(one, other) and operator(_compare(one, other)) for one, other in zip(values, values[1:]))
     return compare
 
 
-def _comparable(one, other):
+def _comparable(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one is not None or type(one) in (int, float) and type(other) in (int, float)
 
 
-def _divided(*numbers):
+def _divided(*numbers: Any) -> Any:
     first, *rest = numbers if len(numbers) > 1 else (1, *numbers)
     for number in rest:
         first = _ratio(first, number)
     return first
 
 
-def _quotient(one, other):
+def _quotient(one: Any, other: Any) -> Any:
     quotient = abs(one) // abs(other)
     return quotient if (one < 0) == (other < 0) else -quotient
 
 
-def _nth(values, place, *default):
+def _nth(values: Any, place: Any, *default: Any) -> Any:
     return values[place] if 0 <= place < len(values) else default[0] if default else None
 
 
-def _get(collection, key, default=None):
+def _get(collection: Any, key: Any, default: Any = None) -> Any:
     if isinstance(collection, dict):
         return collection.get(key, default)
     if isinstance(collection, (list, tuple, str)):
@@ -5787,34 +5816,34 @@ def _get(collection, key, default=None):
     return key if collection is not None and key in collection else default
 
 
-def _contains(collection, key):
+def _contains(collection: Any, key: Any) -> bool:
     return 0 <= key < len(collection) if isinstance(collection, (list, tuple)) and type(key) is int else key in (collection or ())
 
 
-def _text(*values):
+def _text(*values: Any) -> str:
     return "".join("" if value is None else value if type(value) is str else
                    str(value).lower() if type(value) is bool else str(value) for value in values)
 
 
-def _re_result(found):
+def _re_result(found: Any) -> Any:
     return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
 
 
-def _re_seq(pattern, text):
+def _re_seq(pattern: Any, text: Any) -> list:
     return [_re_result(found) for found in re.finditer(pattern, text)]
 
 
-def _get_else(db, e, a, default):
+def _get_else(db: Db, e: Any, a: str, default: Any) -> Any:
     value = (db.entity(e) or {}).get(a)
     return default if value is None else value
 
 
-def _get_some(db, e, *attributes):
+def _get_some(db: Db, e: Any, *attributes: Any) -> Any:
     document = db.entity(e) or {}
     return next(([a, document[a]] for a in attributes if a in document), None)
 
 
-def _plus_minus(numbers):
+def _plus_minus(numbers: tuple) -> Any:
     return -numbers[0] if len(numbers) == 1 else functools.reduce(lambda one, other: one - other, numbers)
 
 
@@ -5871,7 +5900,7 @@ class _Pull(NamedTuple):
     limit: int | None = None
     into: Any = None
     is_one: bool = False
-    union: dict | None = None
+    union: Any = None
     recurs: bool = False              # here or below; then what was passed on the way matters
 
     @property
@@ -5882,7 +5911,7 @@ class _Pull(NamedTuple):
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 
-def _parse_pull(pattern) -> tuple:
+def _parse_pull(pattern: Any) -> tuple:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
     if type(pattern) is tuple:
@@ -5892,17 +5921,17 @@ def _parse_pull(pattern) -> tuple:
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
-def _is_specific(element) -> bool:
+def _is_specific(element: _Pull) -> bool:
     """Joins and renames override what "*" brings, wherever it stands."""
     return element.a != "*"
 
 
-def _recurs(element) -> bool:
+def _recurs(element: _Pull) -> bool:
     below = element.union.values() if element.union is not None else [element.pattern] if type(element.pattern) is tuple else ()
     return element.pattern is ... or type(element.pattern) is int or any(part.recurs for pattern in below for part in pattern)
 
 
-def _parse_pull_element(element) -> list:
+def _parse_pull_element(element: Any) -> list:
     if type(element) is str:
         return [_Pull(element, _is_reverse(element), key=element)]
     if type(element) is dict:
@@ -5918,7 +5947,7 @@ def _parse_pull_element(element) -> list:
                      "{\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
-def _parse_join(name, pattern) -> _Pull:
+def _parse_join(name: str, pattern: Any) -> _Pull:
     made = _Pull(name, _is_reverse(name), key=name) if type(name) is str else _with_options(*name) if type(name) is tuple and len(name) == 2 else None
     if made is None:
         raise QueryError(f"{_short(name)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
@@ -5927,13 +5956,13 @@ def _parse_join(name, pattern) -> _Pull:
     return made._replace(pattern=_parse_pattern(pattern))
 
 
-def _parse_pattern(pattern):
+def _parse_pattern(pattern: Any) -> Any:
     if pattern is ... or type(pattern) is int and pattern > 0:
         return pattern
     return _parse_pull(pattern)
 
 
-def _with_options(name, options) -> _Pull:
+def _with_options(name: str, options: dict) -> _Pull:
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
         known = ", ".join(sorted(_PULL_OPTIONS))
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
@@ -5944,12 +5973,12 @@ def _with_options(name, options) -> _Pull:
                  into=options.get("into"), is_one=options.get("cardinality") == "one")
 
 
-def _is_reverse(name) -> bool:
+def _is_reverse(name: str) -> bool:
     """Whether an attribute is followed backwards: "mem/_user" asks who has me as "mem/user"."""
     return name.rpartition("/")[2].startswith("_") and len(name.rpartition("/")[2]) > 1
 
 
-def _forward(name) -> str:
+def _forward(name: str) -> str:
     space, slash, last = name.rpartition("/")
     return space + slash + last[1:]
 
@@ -5957,26 +5986,26 @@ def _forward(name) -> str:
 class _Puller:
     """Pulls on one reader. A document is whatever the cache has; only copies leave."""
 
-    def __init__(self, db, reader, mode):
+    def __init__(self, db: Db, reader: _Reader, mode: str):
         self.db, self.reader, self.mode = db, reader, mode
 
-    def pull_ids(self, pattern, ids) -> list:
+    def pull_ids(self, pattern: Any, ids: list) -> list:
         return self.pull_documents(pattern, self._documents(ids))
 
-    def pull_found(self, pattern, found) -> list:
+    def pull_found(self, pattern: Any, found: Any) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
         known = iter(self.db._contents([one.n for one in found if one.n is not None], self.reader))
         others = iter(self._documents([one.id for one in found if one.n is None]))
         return self.pull_documents(pattern, [next(others if one.n is None else known) for one in found])
 
-    def pull_documents(self, pattern, documents) -> list:
+    def pull_documents(self, pattern: Any, documents: Any) -> list:
         """The pattern applied to documents as the cache has them."""
         try:
             return self._pull_all(pattern, documents, None)
         except RecursionError:
             raise QueryError("The pull goes deeper than Python can nest what it found, about 150 levels; bound it: {\"attribute\": 100}.") from None
 
-    def _pull_all(self, pattern, documents, trails) -> list:
+    def _pull_all(self, pattern: Any, documents: Any, trails: Any) -> list:
         """The pattern applied to many documents (None: no such entity) at once."""
         if pattern is _EVERYTHING:
             return [_copied(document) for document in documents]
@@ -5988,7 +6017,7 @@ class _Puller:
             self._pull_element(element, pattern, documents, made, trails)
         return made
 
-    def _pull_element(self, element, pattern, documents, made, trails):
+    def _pull_element(self, element: _Pull, pattern: Any, documents: Any, made: list, trails: Any) -> None:
         if element.union is not None:
             self._pull_union(element, documents, made, trails)
         elif element.pattern is not None:
@@ -6002,7 +6031,7 @@ class _Puller:
                 if document is not None:
                     self._pull_attribute(element, document, into)
 
-    def _pull_attribute(self, element, document, into):
+    def _pull_attribute(self, element: _Pull, document: Any, into: dict) -> None:
         if element.key != element.a:
             into.pop(element.a, None)
         if element.a not in document:
@@ -6011,7 +6040,7 @@ class _Puller:
             return
         into[element.key] = _poured(_copied(document[element.a]), element)
 
-    def _pull_union(self, element, documents, made, trails):
+    def _pull_union(self, element: _Pull, documents: Any, made: list, trails: Any) -> None:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
@@ -6019,7 +6048,7 @@ class _Puller:
                     pulled, = self._pull_all(element.union[key], [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
-    def _pull_join(self, element, pattern, documents, made, trails):
+    def _pull_join(self, element: _Pull, pattern: Any, documents: Any, made: list, trails: Any) -> None:
         """Follows references of all documents of a level with one statement."""
         if element.key != element.a:
             for into in made:
@@ -6038,12 +6067,12 @@ class _Puller:
                 self._set_joined(element, documents[place], made[place], list(itertools.islice(pulled, len(several))))
 
     @staticmethod
-    def _paths(documents, trails, places) -> list:
+    def _paths(documents: Any, trails: Any, places: list[int]) -> list:
         """For each document below, the keys of the entities that lead to it."""
         trails = trails or [frozenset()] * len(documents)
         return [trails[place] | {_key(documents[place]["xt/id"])} if documents[place] is not None else trails[place] for place in places]
 
-    def _level_below(self, element, pattern):
+    def _level_below(self, element: _Pull, pattern: Any) -> tuple[Any, bool]:
         """The pattern of the next level, and whether it is this one again."""
         if element.pattern is ...:
             return pattern, True
@@ -6053,7 +6082,7 @@ class _Puller:
             return lower, True
         return element.pattern, False
 
-    def _pull_below(self, pattern, again, documents, paths):
+    def _pull_below(self, pattern: Any, again: bool, documents: Any, paths: Any) -> list:
         if not again:
             return self._pull_all(pattern, documents, paths) if documents else []
         seen = [document is not None and _key(document["xt/id"]) in path for document, path in zip(documents, paths)]
@@ -6064,7 +6093,7 @@ class _Puller:
             made[place] = document
         return made
 
-    def _set_joined(self, element, document, into, pulled):
+    def _set_joined(self, element: _Pull, document: Any, into: dict, pulled: list) -> None:
         if element.is_reverse:
             pulled = [one for one in pulled if one is not None]
             if pulled:
@@ -6078,7 +6107,7 @@ class _Puller:
         if element.key != element.a and not element.is_reverse:
             into.pop(element.a, None)
 
-    def _referred(self, element, documents) -> list:
+    def _referred(self, element: _Pull, documents: Any) -> list:
         """For each document the documents that its attribute refers to, None where there is none; None if it lacks it."""
         lists: list[list | None] = []
         for document in documents:
@@ -6089,7 +6118,7 @@ class _Puller:
         targets = iter(self._documents([id for several in lists for id in several or ()]))
         return [None if several is None else [next(targets) for _ in several] for several in lists]
 
-    def _referring(self, a, documents) -> list:
+    def _referring(self, a: str, documents: Any) -> list:
         """For each document those that refer to it by an attribute."""
         cells = [None if document is None else self._cell(document["xt/id"]) for document in documents]
         wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (self._json(cells), _BY_VALUES)
@@ -6105,7 +6134,7 @@ class _Puller:
             by_cell.setdefault(v, []).append(document)
         return [None if document is None else by_cell.get(cell, ()) for document, cell in zip(documents, cells)]
 
-    def _over_rows(self, a, cells):
+    def _over_rows(self, a: Any, cells: Any) -> Iterator:
         for entity in self.db._over.entities.values():
             n = _visible_n(entity.rects, self.db._vt)
             document = None if n is None else self.db._content(n, self.reader)
@@ -6113,7 +6142,7 @@ class _Puller:
                 if (cell := self._cell(value)) in cells:
                     yield cell, self._cell(entity.id), n
 
-    def _documents(self, ids) -> list:
+    def _documents(self, ids: list) -> list:
         """The visible documents of many entities, in order; None for what is no entity."""
         db = self.db
         if db._over is not None or db._reader is not None:
@@ -6124,7 +6153,7 @@ class _Puller:
         others = iter(self._looked_up([id for id, document in zip(ids, found) if document is None]))
         return [next(others) if document is None else document for document in found]
 
-    def _looked_up(self, ids) -> list:
+    def _looked_up(self, ids: Any) -> list:
         """`_documents` by statements: one for many."""
         db = self.db
         if len(ids) < 3 or db._over is not None:
@@ -6139,21 +6168,21 @@ class _Puller:
         documents = dict(zip([e for e, _, _ in rows], db._contents([n for _, n, _ in rows], self.reader)))
         return list(map(documents.get, cells))
 
-    def _cell(self, value):
+    def _cell(self, value: Cell) -> Cell:
         return self.db._cell(value, self.reader)
 
-    def _one(self, id):
+    def _one(self, id: Any) -> dict | None:
         return self.db._document(id, self.reader, self.mode) if type(id) in _ID_TYPES else None
 
     @staticmethod
-    def _json(cells) -> str:
+    def _json(cells: Any) -> str:
         return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
 
 
 _EVERYTHING = (_Pull("*", key="*"),)
 
 
-def _poured(value, element):
+def _poured(value: Any, element: _Pull) -> Any:
     if element.limit is not None and type(value) in _SEVERAL:
         value = type(value)(itertools.islice(value, element.limit))
     if element.into is not None and type(value) in _SEVERAL:
@@ -6214,7 +6243,7 @@ class Listener:
             except RuntimeError:          # the loop was closed, and with it everybody who listened
                 self._closed = True
 
-    def _set(self):
+    def _set(self) -> None:
         self._woken = False
         self._event.set()
 
@@ -6241,14 +6270,14 @@ class Listener:
         except ClosedError:
             return []
 
-    def _failed(self, tx, error):
+    def _failed(self, tx: Tx, error: Exception) -> None:
         """Told with a traceback, but for one that fails as the time before: that would take longer than the call."""
         way = type(error), str(error)
         log.error("the listener %s raised %r on transaction %d; the next follows",
                   getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id, exc_info=way != self._failing and error)
         self._failing = way
 
-    def _listen(self):
+    def _listen(self) -> None:
         while not self._closed:
             self._event.wait()
             self._event.clear()
@@ -6258,7 +6287,7 @@ class Listener:
                         return
                     self._hear(tx)
 
-    def _hear(self, tx):
+    def _hear(self, tx: Tx) -> None:
         try:
             if tx.committed:
                 self._callback(tx)
@@ -6266,7 +6295,7 @@ class Listener:
             self._failed(tx, error)
         self.tx_id = tx.tx_id
 
-    async def _listen_in_loop(self):
+    async def _listen_in_loop(self) -> None:
         while not self._closed:
             await self._event.wait()
             self._event.clear()
@@ -6277,7 +6306,7 @@ class Listener:
                     await self._hear_in_loop(tx)
                 await asyncio.sleep(0)
 
-    async def _hear_in_loop(self, tx):
+    async def _hear_in_loop(self, tx: Tx) -> None:
         try:
             if tx.committed:
                 result = self._callback(tx)
