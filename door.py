@@ -141,7 +141,7 @@ class Door:
             async with asyncio.timeout(seconds):
                 return await self._get(url, headers, refused)
         except TimeoutError:
-            raise DoorError(f"It did not answer within {GET_S_MAX} seconds.") from None
+            raise DoorError(f"It did not answer within {GET_S_MAX:g} seconds.") from None
         except aiohttp.ClientConnectorCertificateError:
             raise DoorError("Its certificate cannot be trusted.") from None
         except aiohttp.ClientPayloadError:

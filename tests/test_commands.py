@@ -203,7 +203,7 @@ async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, 
         fresh = [str(n) for n in range(len(entries), len(entries) + chance.choice([0, 0, 1, 3, 7, 25]))]
         entries += fresh
         newest_first = chance.choice([list, reversed, lambda all: chance.sample(all, len(all))])
-        shown = list(newest_first(entries[-chance.choice([len(fresh), 30, 60]) or None:]))
+        shown = list(newest_first(entries[-max(len(fresh), chance.choice([1, 30, 500])):]))
         await ann.later()
     for _ in range(30):
         await ann.later()

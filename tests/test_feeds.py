@@ -1,5 +1,6 @@
 """Feeds, as the world writes them and as those write them who mean harm: what is told, and what reading them may cost."""
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -171,18 +172,16 @@ HOSTILE_DOCUMENTS = {
 }
 
 
-def streamed(pieces, headers=b"", pause_s=0.0):
-    """An answer written by hand, piece by piece, for as long as somebody reads it; `sent` counts."""
+def streamed(pieces, headers=b"\r\n", pause_s=0.0, status=b"200 OK"):
+    """An answer written by hand, piece by piece, for as long as somebody reads it; the empty line that ends its head is among `headers`."""
     async def answer(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n")
-        try:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 " + status + b"\r\n" + headers)
             for piece in pieces():
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(pause_s)
-        except ConnectionError:
-            pass
         writer.close()
     return answer
 
@@ -195,16 +194,18 @@ def for_ever(piece):
 
 
 def hostile_answers(size):
+    gzipped = b"Content-Encoding: gzip\r\n\r\n"
     return {
-        "a gzip bomb": streamed(lambda: packed(size(200, 10_000)), b"Content-Encoding: gzip\r\n"),
-        "endless gzip of nothing": streamed(for_ever(gzip.compress(b"")), b"Content-Encoding: gzip\r\n"),
-        "endless": streamed(for_ever(b"x" * 65_536)), "an endless drip": streamed(for_ever(b"x"), pause_s=0.01),
-        "endless headers": streamed(for_ever(b"X: y\r\n")), "one endless header": streamed(for_ever(b"x" * 65_536), b"X: "),
-        "a lying length": streamed(lambda: [HEAD], b"Content-Length: 1000000\r\n"), "a length of nonsense": streamed(lambda: [HEAD], b"Content-Length: -1\r\n"),
-        "endless chunks": streamed(for_ever(b"1\r\nx\r\n"), b"Transfer-Encoding: chunked\r\n"),
-        "another packing": streamed(lambda: [b"x"], b"Content-Encoding: br\r\n"), "damaged gzip": streamed(lambda: [b"x" * 100], b"Content-Encoding: gzip\r\n"),
-        "silence": streamed(for_ever(b""), pause_s=0.05),
-        "an endless redirect": streamed(lambda: [], b"Location: /again\r\n"),
+        "a gzip bomb": streamed(lambda: packed(size(200, 10_000)), gzipped), "endless gzip of nothing": streamed(for_ever(gzip.compress(b"")), gzipped),
+        "damaged gzip": streamed(lambda: [b"x" * 100], gzipped), "half of a gzip": streamed(lambda: [gzip.compress(b"x" * MB)[:50]], gzipped),
+        "another packing": streamed(lambda: [b"x"], b"Content-Encoding: br\r\n\r\n"),
+        "endless": streamed(for_ever(b"x" * 65_536)), "an endless drip": streamed(for_ever(b"x"), pause_s=0.01), "silence": streamed(for_ever(b""), pause_s=0.05),
+        "endless headers": streamed(for_ever(b"X: y\r\n"), b""), "one endless header": streamed(for_ever(b"x" * 65_536), b"X: "),
+        "headers that drip": streamed(for_ever(b"X"), b"X: ", 0.01), "endless promises": streamed(for_ever(b"HTTP/1.1 100 Continue\r\n\r\n"), status=b"100 Continue"),
+        "a lying length": streamed(lambda: [HEAD], b"Content-Length: 1000000\r\n\r\n"), "a length of nonsense": streamed(lambda: [HEAD], b"Content-Length: -1\r\n\r\n"),
+        "endless chunks": streamed(for_ever(b"1\r\nx\r\n"), b"Transfer-Encoding: chunked\r\n\r\n"),
+        "an endless chunk": streamed(for_ever(b"x" * 65_536), b"Transfer-Encoding: chunked\r\n\r\nffffffffff\r\n"),
+        "an endless redirect": streamed(lambda: [], b"Location: /again\r\n\r\n", status=b"302 Found"), "no HTTP": streamed(for_ever(b"x" * 65_536), b"", status=b""),
     }
 
 
@@ -265,8 +266,8 @@ async def outcome(work):
 
 async def test_hostile_feeds_stay_within_their_bounds(host, monkeypatch, size, say):      # noqa: F811
     """One feed could stop the chat for everyone, or fill its memory."""
-    monkeypatch.setattr(door, "GET_S_MAX", size(1.0, 10.0))
-    monkeypatch.setattr(feeds, "READ_S_MAX", size(1.0, 5.0))
+    monkeypatch.setattr(door, "GET_S_MAX", size(0.5, 10.0))
+    monkeypatch.setattr(feeds, "READ_S_MAX", size(2.0, 5.0))
     host.pages |= {f"/{n}": body for n, body in enumerate(HOSTILE_DOCUMENTS.values())}
     usual = memory_mb("self", "VmRSS")
     outcomes = {}
