@@ -110,6 +110,7 @@ SCHEMA = {
         "sub/url": str,
         "sub/chan": uuid.UUID,
         Optional("sub/seen"): tuple,              # ids of entries; absent until the first fetch
+        Optional("sub/most"): int,                # entries that the feed had at once: what is remembered is twice as many
         Optional("sub/waiting"): tuple,           # (id, text) of those seen and not yet posted: the feed may drop them meanwhile
     }, required=True),
     "feed": Schema({
@@ -788,12 +789,13 @@ def sub_tx(ctx, sub_id, entries):
     if sub is None:
         return []
     new, waiting = unseen(sub, entries), sub.get("sub/waiting", ())
-    if "sub/seen" in sub and not new and not waiting:
+    most = max(sub.get("sub/most", 0), len(entries))
+    if "sub/seen" in sub and not new and not waiting and most == sub["sub/most"]:
         return []
     new = new[:max(0, WAITING_MAX - len(waiting))]
     line = [*waiting, *((entry.id, feeds.told(entry)) for entry in new)]
-    return [{"db/doc-type": "subscription", "db/op": "update", "xt/id": sub_id, "sub/seen": seen_after(sub, entries, new),
-             "sub/waiting": tuple(line[POSTS_MAX:]) or biff.DISSOC},
+    return [{"db/doc-type": "subscription", "db/op": "update", "xt/id": sub_id, "sub/most": most,
+             "sub/seen": seen_after(sub, entries, new)[:max(SEEN_MIN, 2 * most)], "sub/waiting": tuple(line[POSTS_MAX:]) or biff.DISSOC},
             *(system_message(sub["sub/chan"], text) for _, text in line[:POSTS_MAX])]
 
 
@@ -803,11 +805,9 @@ def unseen(sub, entries):
 
 
 def seen_after(sub, entries, new):
-    """What the feed has now comes first, what it had before stays as long as there is room: feeds shrink and grow again."""
-    old = sub.get("sub/seen")
-    done = {entry.id for entry in (entries if old is None else new)} | set(old or ())
-    seen = dict.fromkeys([*(entry.id for entry in entries if entry.id in done), *(old or ())])
-    return tuple(seen)[:max(SEEN_MIN, 2 * len(entries), len(old or ()))]
+    """What the feed has now comes first, then what it had before; the first time all of it counts as seen."""
+    done = {entry.id for entry in (new if "sub/seen" in sub else entries)} | set(sub.get("sub/seen", ()))
+    return tuple(dict.fromkeys([*(entry.id for entry in entries if entry.id in done), *sub.get("sub/seen", ())]))
 
 
 def feed_tx(ctx, url, fetched):

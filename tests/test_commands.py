@@ -137,6 +137,20 @@ async def test_subscribing_twice_is_subscribing_once_even_at_once(chat, host, an
     assert pairs == [command, f"Subscribed to {ann.feed}"] * 4, "each answer stands right after its command"
 
 
+async def test_a_command_that_loses_a_race_is_done_again(chat, host, ann, monkeypatch):      # noqa: F811
+    """Its message would be lost without a word, because somebody else subscribed in the same moment."""
+    host.pages["/feed"] = rss("a")
+    submit, rivals = chat["biff/node"].submit, [put({"xt/id": uuid.uuid4(), "sub/url": ann.feed, "sub/chan": id_of(ann.channel)})]
+
+    async def overtaken(operations):
+        if rivals:
+            await submit([rivals.pop()])
+        return await submit(operations)
+    monkeypatch.setattr(chat["biff/node"], "submit", overtaken)
+    assert sorted(await ann.command(f"/subscribe {ann.feed}")) == sorted([f"/subscribe {ann.feed}", f"Subscribed to {ann.feed}", "Entry a"])
+    assert len(documents(chat, "sub/url")) == 1
+
+
 async def test_a_command_that_is_posted_twice_is_done_once(chat, host, ann):      # noqa: F811
     """A browser that tries again after a lost answer would subscribe anew after an /unsubscribe."""
     post = uuid.uuid4()
@@ -213,6 +227,28 @@ async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, 
     assert sorted(posted, key=int) == entries and len(entries) > 50
 
 
+@pytest.mark.parametrize("is_grown_before", [True, False])
+async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, ann, is_grown_before):      # noqa: F811
+    """What was remembered of it was cut to what it had last: a feed that showed all it had for once came again, hundreds of posts."""
+    entries = [str(n) for n in range(250)]
+    host.pages["/feed"] = rss(*entries[-1 if not is_grown_before else 0:])
+    await ann.command(f"/subscribe {ann.feed}")
+    sub, = documents(chat, "sub/url")
+    if not is_grown_before:                       # all of it is known, none of it is new: that it has so many is worth remembering all the same
+        await chat["biff/node"].submit([put(sub | {"sub/seen": tuple(entry.id for entry in feeds.entries_of(rss(*entries), ann.feed)), "sub/most": 130})])
+        host.pages["/feed"] = rss(*entries)
+        await ann.later()
+    for n in range(250, 310, 10):
+        entries += [str(n) for n in range(n, n + 10)]
+        host.pages["/feed"] = rss(*entries[-10:])
+        await ann.later()
+    host.pages["/feed"] = rss(*entries)
+    for _ in range(3):
+        await ann.later()
+    posted = [one["msg/text"] for one in documents(chat, "msg/text") if one["msg/text"].startswith("Entry")]
+    assert sorted(posted) == sorted(f"Entry {n}" for n in range(249, 310))
+
+
 async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_feed_has_dropped_them(chat, host, ann):      # noqa: F811
     """Thirty posts at once bury a conversation; those that wait must not be lost to a feed that moves on, nor to a "not modified"."""
     now = {"entries": ["0"], "tag": "0"}
@@ -258,7 +294,7 @@ async def test_what_a_feed_says_is_never_an_instruction(chat, host, ann, monkeyp
 
 async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat, host, ann):      # noqa: F811
     """A feed of a hundred channels would be asked a hundred times; and a channel that comes later would get the past of another."""
-    second = (await ann.post(f"{ann.community}/channel", page=ann.community)).url.path
+    second, third = [(await ann.post(f"{ann.community}/channel", page=ann.community)).url.path for _ in range(2)]
     host.pages["/feed"] = lambda request: web.Response(body=rss(*entries), headers={"ETag": str(len(entries))}) \
         if request.headers.get("If-None-Match") != str(len(entries)) else web.Response(status=304)
     entries = ["a", "b"]
@@ -269,7 +305,8 @@ async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat
     entries = ["a", "b", "c", "d"]
     await ann.later()
     assert (await ann.said())[2:] == ["Entry b", "Entry c", "Entry d"] and (await ann.said(second))[2:] == ["Entry c", "Entry d"]
-    assert len(host.asked) == 3 and len(documents(chat, "feed/url")) == 1
+    assert (await ann.command(f"/subscribe {ann.feed}", third))[2:] == ["Entry d"], "one that comes while nothing is new gets the newest"
+    assert len(host.asked) == 4 and len(documents(chat, "feed/url")) == 1
 
 
 async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):      # noqa: F811
