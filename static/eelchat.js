@@ -88,6 +88,7 @@ function keepText(form) {
   box.addEventListener("input", () => { fit(); keep(); });
   if (!box.value) box.value = sessionStorage.getItem(draft) ?? "";
   fit();
+  addEventListener("resize", fit);
   box.addEventListener("keydown", event => {
     if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
     if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch)) { event.preventDefault(); form.requestSubmit(); }
