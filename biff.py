@@ -104,6 +104,7 @@ LIMIT_KEYS_MAX = 100_000              # remembered for rate limits, about 30 MB;
 EVICT_MAX = 500                       # expired documents in one transaction
 PATH_CHARS_LOGGED = 200
 GARBAGE_OBJECTS = 10_000              # made between two looks for cycles, some MB: with 700 a server that greets many looks all the time
+PROGRESS_S = 0.5                      # between two lines of progress while a server catches up with its log
 
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 COOKIE = web.RequestKey("cookie", tuple)          # the value and its seconds, if the answer is to set one
@@ -209,7 +210,7 @@ def run(components: Iterable[Callable], system: dict) -> None:
 
 async def _serve(components, system):
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    system["biff/end"] = ended.set
+    system["biff/end"], system["biff/is-ending"] = ended.set, ended.is_set
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, ended.set)
     await start_system(components, system)
@@ -282,6 +283,7 @@ SETTINGS = {
     "host": Setting("127.0.0.1", str, "the address to listen on"),
     "port": Setting(8080, _port, "the port to listen on; 0 takes a free one"),
     "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
+    "log": Setting(None, str, "postgresql://… of the log that several servers share; the folder then holds this one's index"),
     "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
     "proxies": Setting([], _networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
     "metrics": Setting(None, _port, "a loopback port for /metrics in the Prometheus format"),
@@ -603,13 +605,43 @@ def unchanged(ctx: dict, *ids: Any) -> list:
 async def use_store(system: dict) -> dict:
     system["biff/schema"] = {name: _schema(given) for name, given in dicts(system, "schema").items()}
     functions = {"biff/ensure-unique": ensure_unique, "biff/ensure-at-most": ensure_at_most} | dicts(system, "tx-fns")
-    path = system["biff/config"]["data"] / f"{system['biff/name']}.db"
+    config, file = system["biff/config"], system["biff/config"]["data"] / f"{system['biff/name']}.db"
     try:
-        system["biff/node"] = store.open(system.get("biff/database", path), functions)
+        if config["log"]:
+            node = await asyncio.to_thread(_open_shared, system, functions)
+        else:
+            node = store.open(system.get("biff/database", file), functions)
     except (store.StoreError, OSError) as error:
         raise StartError(str(error)) from error
-    system["biff/stop"].append(system["biff/node"].close)
+    system["biff/node"] = node
+    system["biff/stop"].append(node.close)
     return system
+
+
+def _open_shared(system, functions):
+    """A log that other servers share, with an index in the data folder. What a page of one server carries, another must know as its own:
+    the secret is the first server's, and in the log, where only hashes of tokens and cookies are."""
+    config, told = system["biff/config"], [0.0]
+
+    def progress(done, of):
+        if system.get("biff/is-ending", bool)():
+            raise StartError(f"Stopped at transaction {done:,} of {of:,}; the next start goes on from there.")
+        if time.monotonic() - told[0] > PROGRESS_S or done == of and told[0]:
+            told[0] = time.monotonic()
+            filled = 40 * done // max(of, 1)
+            print(f"catching up [{'#' * filled}{'.' * (40 - filled)}] {done:,} of {of:,}", file=sys.stderr, flush=True)
+    if not config["log"].startswith(("postgresql://", "postgres://")):
+        raise StartError("The log of several servers is named by an address that begins with postgresql://.")
+    node = store.open(config["log"], functions, index=config["data"] / f"{system['biff/name']}-index.db", progress=progress)
+    try:
+        node.submit_tx([store.match("biff/secret", None), store.put({"xt/id": "biff/secret", "secret/bytes": system["biff/secret"]})])
+        shared = node.db().entity("biff/secret")
+        assert shared is not None, "it is there, whoever put it"
+        system["biff/secret"] = shared["secret/bytes"]
+    except BaseException:
+        node.close()
+        raise
+    return node
 
 
 def _schema(given):
@@ -1042,7 +1074,7 @@ def _every_request(system):
         except ContentionError:
             response = error({**system, "request": request}, 409)
         except Exception as failure:
-            response = error({**system, "request": request}, 503 if isinstance(failure, TimeoutError) else 500)
+            response = error({**system, "request": request}, *_told(failure))
             log.exception("Error %s in %s", response[ERROR_ID], _shown(request))
             _end_if_closed(system, failure)
         if isinstance(response, web.WebSocketResponse):
@@ -1064,6 +1096,13 @@ async def _send(request, response):
     except TimeoutError:
         log.info("an answer to %s is not taken: cut", _shown(request))
         request.transport and request.transport.abort()
+
+
+def _told(failure):
+    """The status of a failure, and the sentence that people read if it is not the usual one."""
+    if isinstance(failure, store.UnreachableError):
+        return 503, "The server is cut off from its log, so sending waits. Try again in a moment."
+    return (503,) if isinstance(failure, TimeoutError) else (500,)
 
 
 def _shown(request):

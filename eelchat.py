@@ -24,6 +24,7 @@ knows the transaction that it was rendered from, and its socket asks for what th
 only the listener, `on_new_message`, tells rooms anything: what is put into the store by anyone appears in every browser.
 """
 
+import asyncio
 import collections
 import contextlib
 import datetime as dt
@@ -70,6 +71,7 @@ VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is: a short cut is a short replay
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
+WAITING_LOOK_S = 0.5                  # how soon pages say that their server is cut off from a shared log
 REPLAY_BYTES_MAX = 16 * 1024 * 1024   # of what they changed, kept for those who come back
 
 NO_ROLES: set[str] = set()
@@ -257,7 +259,7 @@ def app_page(ctx, template, **values):
     communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem["mem/comm"]) is dict]
     return biff.render(ctx, template, user=user, communities=sorted(communities, key=by_title("comm/title")), community=ctx.get("community"), mem=ctx.get("mem"),
                        channel=ctx.get("channel"), channels=channels_of(ctx), is_admin="admin" in (ctx.get("roles") or ()),
-                       path_of=channel_path, **values)
+                       is_waiting=ctx["biff/node"].cut_off is not None, path_of=channel_path, **values)
 
 
 def by_title(attribute):
@@ -408,8 +410,9 @@ async def catch_up(ctx, client):
     if one := rooms.one_too_many(client.person):
         dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
     log.info("connect channel=%s person=%s sockets=%d", client.channel_id, client.person, rooms.count)
+    if told := replay + rooms.announced:
+        client.write(told, db.tx_id)
     if replay:
-        client.write(replay, db.tx_id)
         log.info("replay channel=%s person=%s after=%d to=%d bytes=%d", client.channel_id, client.person, after, db.tx_id, len(replay))
 
 
@@ -638,6 +641,19 @@ async def use_chat_clients(system):
     metrics.counter("replays_total", "Browsers that were sent what they had missed.", lambda: lately.replays)
     metrics.counter("cut_total", "Sockets cut because too much waited for them.", lambda: rooms.cut)
     metrics.counter("refused_total", "Handshakes refused because there were too many.", lambda: rooms.refused)
+    return system
+
+
+async def use_waiting(system):
+    """Every page says so while its server is cut off from a shared log: reading goes on, sending waits."""
+    async def watch():
+        was_waiting = False
+        while True:
+            if (is_waiting := system["biff/node"].cut_off is not None) != was_waiting:
+                was_waiting = is_waiting
+                await system["chat_clients"].announce(text_frame(biff.fragment(system, "waiting.html", is_waiting=is_waiting, is_news=True)))
+            await asyncio.sleep(WAITING_LOOK_S)
+    system["biff/stop"].append(asyncio.create_task(watch()).cancel)
     return system
 
 
@@ -870,7 +886,7 @@ RSS_PLUGIN = {
 }
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, RSS_PLUGIN]
-COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, biff.use_queues, biff.use_tx_listener, biff.use_web, biff.use_tasks]
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, biff.use_tasks]
 
 
 def initial_system(arguments, door=None):

@@ -164,6 +164,7 @@ class Rooms:
         self._closing: set[asyncio.Task] = set()
         self._is_turning = self._is_admitting = self._is_ended = False
         self.count = self.frames = self.cut = self.refused = 0
+        self.announced: bytes = b""
 
     def __contains__(self, key):
         return key in self._rooms
@@ -273,6 +274,15 @@ class Rooms:
         room.waiting, room.is_queued = None, True
         self._due.append(room)
         self._turn_soon()
+
+    async def announce(self, frame: bytes):
+        """Tells every socket a word about this server, in slices. It has no number; `announced` is the last one, for whoever comes later."""
+        self.announced = frame
+        for count, socket in enumerate(self.sockets(), 1):
+            if socket.room and not socket.write(frame, socket.seen):
+                self._cut(socket, socket.room)
+            if count % SLICE_SOCKETS == 0:
+                await asyncio.sleep(0)
 
     def close(self, socket: Socket, code: int, frame: bytes = b""):
         """Says a last word, and closes. From this moment on the socket is told nothing else."""

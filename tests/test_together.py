@@ -1,0 +1,239 @@
+"""One chat on several servers: people on either see the same, and hardly notice when one of them dies, or the database does."""
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+
+import pytest
+
+import biff
+import eelchat
+import gate
+import postgres
+from conftest import Server
+from hosts import fixed, host      # noqa: F401
+from people import Person, kept_mails
+from store import delete
+from test_browser import RECONNECTING, sign_up, texts, until_live, until_texts, write
+
+BUSY = [*RECONNECTING, r"status of 503", r"ERR_CONNECTION_RESET", r"ERR_EMPTY_RESPONSE", r"htmx:error"]
+
+
+# ── With browsers ──────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+def serve(tmp_path):
+    """`serve(log_url)` starts another server of the chat, as a process, with a data folder of its own."""
+    with contextlib.ExitStack() as running:
+        def start(log_url):
+            made = Server(tmp_path / f"data{len(list(tmp_path.glob('data*')))}", ["--log", log_url])
+            running.callback(made.kill)
+            return made.start()
+        yield start
+
+
+async def ann_and_bob(window, one, two):
+    """Ann on one server, Bob on another, both in one channel; its path."""
+    ann, bob = await window(allow=BUSY), await window(allow=BUSY)
+    await sign_up(ann, one, "ann@example.com")
+    await ann.click("text=New community")
+    await ann.wait_for_url("**/community/*")
+    community = ann.url.removeprefix(one.url)
+    await ann.click("text=New channel")
+    await ann.wait_for_url("**/channel/*")
+    channel = ann.url.removeprefix(one.url)
+    await sign_up(bob, two, "bob@example.com")
+    await bob.goto(two.url + community)
+    await bob.click("text=Join this community")
+    await bob.goto(two.url + channel)
+    await until_live(ann), await until_live(bob)
+    return ann, bob, channel
+
+
+async def test_two_servers_one_conversation_though_one_is_killed(serve, window, log_url, say):
+    """Without this, scaling out would split a community in two, and a crash would cost what was said meanwhile."""
+    one, two = serve(log_url), serve(log_url)
+    ann, bob, channel = await ann_and_bob(window, one, two)
+    await write(ann, "from the one"), await until_texts(bob, ["from the one"])
+    await write(bob, "from the other"), await until_texts(ann, ["from the one", "from the other"])
+    for number in range(6):
+        await asyncio.gather(write(ann, f"ann {number}"), write(bob, f"bob {number}"))
+    said = ["from the one", "from the other", *(f"{name} {number}" for number in range(6) for name in ("ann", "bob"))]
+    for page in ann, bob:
+        await page.wait_for_function("count => document.querySelectorAll('#messages .message').length === count", arg=len(said))
+    assert await texts(ann) == await texts(bob) and sorted(await texts(ann)) == sorted(said), "once, and in the same order"
+    with contextlib.closing(gate.Gate(one.port, two.port)) as balancer:
+        await ann.goto(f"http://127.0.0.1:{balancer.port}{channel}")
+        await until_live(ann)
+        one.kill()
+        killed = time.monotonic()
+        await write(bob, "while she was away")
+        said = [*await texts(ann), "while she was away"] if "while she was away" not in await texts(ann) else await texts(ann)
+        await until_texts(ann, said)
+        await until_live(ann)
+        back = time.monotonic() - killed
+        await write(ann, "on the other server now")
+        for page in ann, bob:
+            await until_texts(page, [*said, "on the other server now"])
+    say(f"{len(said) + 1} messages of two people on two servers: each once on both screens, in one order, with one server killed; back after {back:.1f} s")
+
+
+async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serve, window, say):
+    """Without this, a database that restarts would take the chat with it, and what was being written."""
+    with postgres.Postgres() as cluster:
+        one, two = serve(cluster.url), serve(cluster.url)
+        ann, bob, channel = await ann_and_bob(window, one, two)
+        await write(ann, "before"), await until_texts(bob, ["before"])
+        cluster.crash()
+        for page in ann, bob:
+            await page.wait_for_selector("#waiting:visible")
+        sent = time.monotonic()
+        await write(ann, "kept in her box")
+        await ann.wait_for_selector("#failure:visible")
+        told = time.monotonic() - sent
+        assert "sending waits" in await ann.text_content("#failure") and await ann.input_value("#text") == "kept in her box"
+        await bob.reload()
+        await until_texts(bob, ["before"])
+        assert await bob.is_visible("#waiting"), "reading goes on"
+        cluster.start()
+        for page in ann, bob:
+            await page.wait_for_selector("#waiting", state="hidden")
+            await until_live(page)
+        await ann.press("#text", "Enter")
+        await write(bob, "there again")
+        await bob.wait_for_function("() => document.querySelectorAll('#messages .message').length === 3")
+        said = await texts(bob)
+        await until_texts(ann, said)
+        assert sorted(said) == ["before", "kept in her box", "there again"]
+    say(f"PostgreSQL away: both pages said so, the text was given back after {told:.1f} s (asked 5), and went out once when it was back")
+
+
+# ── Without ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+async def together(tmp_path, log_url, monkeypatch):
+    """Two servers of the chat in this loop, on one log; `await together.person(address)` is somebody who is signed in on both."""
+    mails, people = kept_mails(monkeypatch), []
+
+    class Together(list):
+        async def person(self, email):
+            here = Person(self[0])
+            people.append(here)
+            await here.sign_in(email)
+            there = Person(self[1])
+            await there.browser.close()
+            there.browser = here.browser              # cookies do not tell ports apart
+            await caught_up(self)
+            return here, there
+    systems = Together()
+    for number in range(2):
+        given = {"data": str(tmp_path / f"data{number}"), "port": 0, "log": log_url}
+        systems.append(await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given) | {"mails": mails}))
+    yield systems
+    for one in people:
+        await one.browser.close()
+    for system in systems:
+        await biff.stop_system(system)
+
+
+async def caught_up(systems):
+    newest = max(system["biff/node"].status()["tx_id"] for system in systems)
+    for system in systems:
+        await asyncio.to_thread(system["biff/node"].await_tx, newest, 10)
+
+
+def messages_in(system):
+    return system["biff/node"].db().q({"find": ["?id", "?text"], "where": [["?id", "msg/text", "?text"]]})
+
+
+async def test_a_post_sent_many_times_to_both_servers_is_one_message(together, size, seed, say):
+    """Without this, a phone on a bad network would say everything twice (D9)."""
+    here, there = await together.person("ann@example.com")
+    _, channel = await here.new_channel()
+    await caught_up(together)
+    posts, choose = size(25, 2_000), random.Random(seed)
+    for number in range(posts):
+        post = uuid.uuid4()
+        sent = [choose.choice([here, there]).say(channel, f"post {number}", post) for _ in range(choose.randint(1, 5))]
+        assert {answer.status for answer in await asyncio.gather(*sent)} <= {204, 429}
+        together[0]["biff/limits"]._times.clear(), together[1]["biff/limits"]._times.clear()
+    await caught_up(together)
+    for system in together:
+        assert sorted(text for _, text in messages_in(system)) == sorted(f"post {number}" for number in range(posts))
+    say(f"{posts} posts, each sent 1 to 5 times to two servers: {posts} messages (asked 2,000 of 2,000); seed {seed}")
+
+
+async def test_a_sign_in_link_makes_one_session_and_signing_out_ends_it_on_both(together, say):
+    """Without this, a link could be used on each server, and a session would outlive its end (E4, E7)."""
+    here, there = await together.person("ann@example.com")
+    await here.post("/auth/signout", page="/app")
+    await caught_up(together)
+    assert (await there.get("/app")).url.path == "/signin", "signed out there too"
+    await here.post("/auth/send-link", {"email": "ann@example.com"}, "/")
+    await caught_up(together)
+    token, form = here.last_token(), await here.token("/signin")
+    fields = {"__anti-forgery-token": form, "token": token}
+    redeemed = await asyncio.gather(*(one.browser.post(f"{one.base}/auth/verify-link", data=fields, headers={"Origin": one.base}, allow_redirects=False)
+                                      for one in [here, there] * 6))
+    won = [answer for answer in redeemed if answer.headers["Location"] == "/app"]
+    await caught_up(together)
+    sessions = {"find": "?s", "where": [["?s", "session/hash"]]}
+    counts = [len(system["biff/node"].db().q(sessions)) for system in together]
+    assert len(won) == 1 and counts == [1, 1]
+    say(f"{len(redeemed)} redemptions at once on two servers: {len(won)} session (asked: 1 of 50)")
+
+
+async def test_who_leaves_on_one_server_hears_no_more_on_the_other(together, say):
+    """Without this, a person who was put out would read on where they happened to be connected (D7)."""
+    here, there = await together.person("ann@example.com")
+    _, channel = await here.new_channel()
+    await caught_up(together)
+    mem, = together[0]["biff/node"].db().q({"find": "?mem", "where": [["?mem", "mem/user"]]})
+    socket = await there.listen(channel)
+    await here.say(channel, "heard")
+    assert "heard" in (await asyncio.wait_for(socket.receive(), 10)).data
+    begun = time.monotonic()
+    await together[0]["biff/node"].submit([delete(mem)])
+    told = [message async for message in socket]
+    took = time.monotonic() - begun
+    assert "no longer a member" in told[-1].data and socket.close_code == 1008 and took < 10
+    say(f"closed on the other server after {took:.2f} s (asked 1)")
+
+
+async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypatch):      # noqa: F811
+    """Without this, ten servers would ask each feed ten times, and post what they find ten times."""
+    asked = []
+
+    async def fetch(door, url, known, agent):
+        asked.append(url)
+        await asyncio.sleep(0.05)
+        raise eelchat.DoorError("nothing there today")
+    monkeypatch.setattr(eelchat.feeds, "fetch", fetch)
+    for system in together:
+        system["door"] = host.door
+    here, _ = await together.person("ann@example.com")
+    _, channel = await here.new_channel()
+    await caught_up(together)
+    for number in range(3):
+        await here.say(channel, f"/subscribe {host.url}/{number}")
+    async with asyncio.timeout(20):
+        while len(asked) < 3:
+            await asyncio.sleep(0.01)
+    await caught_up(together)
+    for _ in range(3):                                             # the timers of both, at the same moment
+        await asyncio.gather(*(eelchat.fetch_rss(biff.assoc_db(system)) for system in together))
+        for system in together:
+            await system["biff/queues"]["fetch-rss"].join()
+    assert sorted(asked) == [f"{host.url}/{number}" for number in range(3)]
+
+
+async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
+    """Without this, an operator would look for a typing mistake in a trace."""
+    given = {"data": str(tmp_path), "port": 0, "log": "postgresql://me:hush-hush@127.0.0.1:1/none"}
+    with pytest.raises(biff.StartError, match="cannot be opened") as refused:
+        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given))
+    assert "hush-hush" not in str(refused.value)
+    with pytest.raises(biff.StartError, match="begins with postgresql://") as refused:
+        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given | {"log": "mysql://me:hush-hush@db"}))
+    assert "hush-hush" not in str(refused.value)
