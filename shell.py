@@ -865,12 +865,26 @@ def _functions(name: str | None) -> dict[str, Callable[..., Any]]:
         raise ShellError(f"{_short(name)} is not a dict of functions, written MODULE:NAME: {error}.") from None
 
 
+def _check_not_foreign(path: str) -> None:
+    """Refuses another program's SQLite file before the store opens it, since that would change its way of writing."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro", uri=True)) as file:
+            names = {name for name, in file.execute("select name from sqlite_schema")}
+    except sqlite3.Error:
+        return                           # damaged, or no SQLite file: the store says what it is
+    if "log" not in names:
+        raise ShellError(f"{_short(path)} is a SQLite file, but not a store.")
+
+
 @contextlib.contextmanager
 def _opened(said: argparse.Namespace, is_new: bool) -> Iterator[store.Node]:
     """The store that was named. Raises: ShellError if there is none and none is to be made; StoreError."""
     address, is_file = said.store, "://" not in said.store and said.store != ":memory:"
-    if is_file and not is_new and not os.path.exists(address):
-        raise ShellError(f"There is no store at {_short(address)}; `import` makes one, or --new.")
+    if is_file and not (os.path.exists(address) and os.path.getsize(address)):
+        if not is_new:
+            raise ShellError(f"There is no store at {_short(address)}; `import` makes one, or --new.")
+    elif is_file:
+        _check_not_foreign(address)
     if not is_file and said.copy:
         raise ShellError("Only a file can be copied: of a log on PostgreSQL, that in which a server has its index.")
     with contextlib.ExitStack() as stack:

@@ -9,6 +9,7 @@ import random
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -302,6 +303,22 @@ def test_a_store_is_not_made_for_a_bad_line_nor_by_looking(tmp_path):
     assert (tmp_path / "new.db").exists()
 
 
+def test_what_is_not_a_store_is_left_as_it_is(tmp_path):
+    """Without this, a look at another program's file would change how that program has to write it."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other, other:
+        other.execute("create table messages(text)")
+    (tmp_path / "text.db").write_text("not a database, " * 100)
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "folder.db").mkdir()
+    for name, sentence in [("other.db", "is a SQLite file, but not a store."), ("text.db", "cannot be opened as a store: file is not a database."),
+                           ("empty.db", "; `import` makes one, or --new."), ("folder.db", "")]:
+        before = (tmp_path / name).read_bytes() if name != "folder.db" else b""
+        done = run(tmp_path / name, ".status")
+        assert done.returncode == 1 and sentence in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert name == "folder.db" or (tmp_path / name).read_bytes() == before
+    assert not (tmp_path / "other.db.lock").exists() and not (tmp_path / "other.db-wal").exists()
+
+
 def test_export_and_import_go_through_files_and_pipes_alike(path, tmp_path):
     """Without this, `export | import` between two machines could differ from a file carried there."""
     piped = run(path, "export", check=True).stdout
@@ -346,7 +363,6 @@ def test_a_log_on_postgresql_is_looked_at_through_an_index_of_the_shells_own(joi
 
 def test_damage_is_found_and_said_with_the_exit_status(path):
     """Without this, a nightly `.verify` would be green over a broken store."""
-    import sqlite3
     with contextlib.closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("update documents set doc = zeroblob(20) where n = 2")
     done = run(path, ".verify")
