@@ -3100,12 +3100,12 @@ class Db:
 
     def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
                 order: str = "asc", corrections: bool = False, documents: bool = True,
-                tx_from: int | Tx | None = None, tx_to: int | Tx | None = None) -> list[Version]:
+                tx_from: int | Tx | dt.datetime | None = None, tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
         Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so are
-        `tx_from` and `tx_to`, in either order; they bound where a version begins and who put it, as known before `tx_to`;
-        None leaves a side open. A deleted span has document None; an entity never put gives []. With `corrections` what was
+        `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and who put it, as
+        known before `tx_to`; None leaves a side open. A deleted span has document None; an entity never put gives []. With `corrections` what was
         corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
@@ -3116,7 +3116,7 @@ class Db:
             raise QueryError(f"order is {_short(order)}; wanted \"asc\" or \"desc\".")
         low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
         high = OPEN if valid_to is None else _given_micros(valid_to, "valid_to")
-        first, beyond = 0 if tx_from is None else _tx_id(tx_from), OPEN if tx_to is None else _tx_id(tx_to)
+        first, beyond = self._bound(tx_from, 0), self._bound(tx_to, OPEN)
         spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id, beyond))
         spans = [rect for rect in spans if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
@@ -3278,6 +3278,12 @@ class Db:
             return self._index.documents_of(numbers, reader)
         self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
         return [self._content(n, reader) for n in numbers]
+
+    def _bound(self, tx: int | Tx | dt.datetime | None, otherwise: int) -> int:
+        """The first transaction of a bound: of a time, the first that is not before it."""
+        if type(tx) is dt.datetime:
+            return self._index.newest_at(_given_micros(tx, "A bound of transactions") - 1) + 1
+        return otherwise if tx is None else _tx_id(tx)
 
     def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
         """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""

@@ -231,7 +231,9 @@ def test_a_history_bounded_by_a_transaction_is_what_was_known_before_it(node):
     assert told(db, tx_to=two) == [(day(1), one.tx_id, "A")]
     assert told(db, tx_to=three) == told(db.with_tx([span("E", 1)]), tx_to=three) == [(day(1), two.tx_id, "B"), (day(3), two.tx_id, "C")]
     assert told(db.with_tx([span("E", 1)]), tx_to=4) == told(db) == [(day(1), two.tx_id, "B"), (day(3), three.tx_id, "D")]
-    assert told(db, tx_from=three) == [(day(3), three.tx_id, "D")]
+    assert told(db, tx_from=three) == told(db, tx_from=three.tx_time) == told(db, tx_from=two.tx_time + MICROSECOND) == [(day(3), three.tx_id, "D")]
+    assert told(db, tx_to=two.tx_time) == told(db, tx_to=one.tx_time + MICROSECOND) == [(day(1), one.tx_id, "A")], "a time between two"
+    assert told(db, tx_from=day(1)) == told(db) and told(db, tx_to=day(1)) == told(db, tx_from=three.tx_time + DAY) == []
     assert db.with_tx([evict("x")]).history("x", tx_to=two) == [], "evicted is evicted from the past as well"
 
 
