@@ -3281,7 +3281,7 @@ class Db:
 
     def _bound(self, tx: int | Tx | dt.datetime | None, otherwise: int) -> int:
         """The first transaction of a bound: of a time, the first that is not before it."""
-        if type(tx) is dt.datetime:
+        if isinstance(tx, dt.datetime):
             return self._index.newest_at(_given_micros(tx, "A bound of transactions") - 1) + 1
         return otherwise if tx is None else _tx_id(tx)
 
@@ -3455,7 +3455,7 @@ def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _P
     return parsed
 
 
-def _parse(query: Any, functions: Mapping[str, Callable]) -> _Parsed:
+def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] = frozenset()) -> _Parsed:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
@@ -3475,6 +3475,7 @@ def _parse(query: Any, functions: Mapping[str, Callable]) -> _Parsed:
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query, {})
     _check_variables(parsed)
+    _check_subqueries(parsed, functions, outer)
     return parsed
 
 
@@ -3534,6 +3535,10 @@ class _Made(NamedTuple):
     parts: tuple
 
 
+def _no_function(head: Any) -> QueryError:
+    return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself into the query.")
+
+
 def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
     """An expression of find; the names of registered aggregates are replaced by these."""
     part_of = functools.partial(_find_term, functions=functions)
@@ -3542,6 +3547,10 @@ def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
         if not (type(head) is str or callable(head)):
             raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
         registered = functions.get(head) if type(head) is str else None
+        if type(head) is str and not (registered or _is_var(head) or head in FUNCTIONS or head in AGGREGATES or head in ("if", "aggregate")):
+            raise _no_function(head)
+        if registered is None and head in AGGREGATES and head not in FUNCTIONS and len(term) not in (2, 3):
+            raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
         return _Call(registered if getattr(registered, "is_aggregate", False) else head, tuple(map(part_of, term[1:])))
     if type(term) is dict:
         return _Made(dict, tuple((part_of(key), part_of(value)) for key, value in term.items()))
@@ -3763,6 +3772,8 @@ def _rule_head(rule: Any) -> tuple:
     if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 or type(rule[0][0]) is not str:
         raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
     name, *args = rule[0]
+    if name in _SPECIAL:
+        raise QueryError(f"{_short(rule[0])}: no rule can be called {name}, which is a clause of its own.")
     required = set(args[0]) if type(args[0]) is list else set()
     head = tuple(part for arg in args for part in (arg if type(arg) is list else [arg]))
     if not all(_is_var(var) for var in head) or len(set(head)) != len(head):
@@ -3914,16 +3925,36 @@ def _shown(binding: _Binding) -> str:
     return {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape].format(" ".join(binding.vars))
 
 
-def _rule_calls(clauses: Iterable) -> Iterator[_RuleCall]:
-    """The rule calls in some clauses, at any depth."""
+def _leaves(clauses: Iterable) -> Iterator:
+    """The clauses that hold no others, at any depth."""
     for clause in clauses:
-        if type(clause) is _RuleCall:
-            yield clause
-        elif type(clause) is _Not:
-            yield from _rule_calls(clause.clauses)
+        if type(clause) is _Not:
+            yield from _leaves(clause.clauses)
         elif type(clause) is _Or:
             for branch in clause.branches:
-                yield from _rule_calls(branch)
+                yield from _leaves(branch)
+        else:
+            yield clause
+
+
+def _rule_calls(clauses: Iterable) -> Iterator[_RuleCall]:
+    return (clause for clause in _leaves(clauses) if type(clause) is _RuleCall)
+
+
+def _check_subqueries(parsed: _Parsed, functions: Mapping[str, Callable], seen: frozenset[int]) -> None:
+    """A query inside a query is refused as early as this one. `seen`: those that are being checked, since a rule may hold itself."""
+    bodies = [definition.clauses for definitions in parsed.rules.values() for definition in definitions]
+    for clause in _leaves(itertools.chain(parsed.where, *bodies)):
+        if type(clause) in (_Test, _Bind) and clause.call.head == "q" and id(clause.call.args[0].value) not in seen:
+            query, *args = clause.call.args
+            inner = _parse(_inheriting(query.value, parsed.source.get("rules")), functions, seen | {id(query.value)})
+            if len(args) != len(inner.ins):
+                raise QueryError(f"{_short(clause.source)}: the inner query takes {len(inner.ins)} arguments, got {len(args)}.")
+
+
+def _inheriting(query: dict, rules: list | None) -> dict:
+    """A query inside another, with the rules of that one too."""
+    return query | {"rules": [*query.get("rules", []), *rules]} if rules else query
 
 
 class _PlanCache:
@@ -5468,7 +5499,7 @@ class _Run:
                 return head
         function = self.db._node.functions.get(head) or FUNCTIONS.get(head)
         if function is None:
-            raise QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself into the query.")
+            raise _no_function(head)
         return function
 
     def _closure(self, call: _Call, vars: tuple[str, ...]) -> Callable:
@@ -5493,9 +5524,7 @@ class _Run:
         return lambda values, place=vars.index(arg): values[place]
 
     def _subquery(self, call: _Call, vars: tuple[str, ...]) -> Callable:
-        query, outer = call.args[0].value, self.parsed.source.get("rules")
-        if outer:
-            query = query | {"rules": [*query.get("rules", []), *outer]}
+        query = _inheriting(call.args[0].value, self.parsed.source.get("rules"))
         getters = [self._getter(arg, vars) for arg in call.args[1:]]
         return lambda values: self.db.q(query, *[get(values) for get in getters]) or None
 
