@@ -756,6 +756,16 @@ class Node:
         self._index.check_open()
         return self.latest_tx
 
+    def sync(self, timeout_s: float | None = None) -> dt.datetime | None:
+        """The newest transaction's time, once everything that is in the log at this moment is indexed here; None if it is empty.
+
+        In a file that is so at once; of a log that several servers share it tells what the others have written.
+        Raises: TimeoutError, ClosedError, UnreachableError.
+        """
+        self._index.check_open()
+        newest = self.await_tx(self._log.newest(), timeout_s)
+        return newest and newest.tx_time
+
     def status(self) -> dict[str, Any]:
         """Sizes and positions, for people who watch over the store."""
         return self._index.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
@@ -1666,6 +1676,10 @@ class _SqliteLog:
     def begin(self, progress: Progress | None) -> None:
         """A log in the node's own file is never behind."""
 
+    def newest(self) -> int:
+        """The number of the newest transaction in the log."""
+        return self._index.latest.tx_id
+
     def submit(self, ops: list[_Op]) -> Tx:
         pending = _Pending(ops)
         if self._enter(pending):
@@ -1944,6 +1958,10 @@ class _Link:
         connection.execute(_SESSION, {"reply": f"{int(REPLY_S_MAX * 1000)}ms", "frozen": f"{FROZEN_S_MAX}s"})
         return connection
 
+    def another(self) -> _Link:
+        """A plain one to the same server."""
+        return _Link(self._url, lambda connection: None)
+
     def drop(self) -> None:
         """Lets go of a connection that may be broken; whether what it was doing is done, nobody knows yet."""
         connection, self._connection = self._connection, None
@@ -2154,6 +2172,17 @@ class _PostgresLog:
         self._follow(progress)
         for thread in self._threads:
             thread.start()
+
+    def newest(self) -> int:
+        """The number of the newest transaction in the log. Asked on a connection of its own: the others belong to their threads."""
+        asking = self._following.another()
+        try:
+            newest, = asking.use().execute("select max(tx_id) from store_log").fetchone()
+            return newest
+        except self._psycopg.Error as error:
+            raise UnreachableError(f"PostgreSQL cannot be reached ({str(error).strip()}). Try again later.") from error
+        finally:
+            asking.drop()
 
     def _check_server(self) -> None:
         """Warns of settings that break promises; refuses a proxy behind which no bell is heard."""

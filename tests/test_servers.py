@@ -52,7 +52,7 @@ def test_what_one_server_puts_the_other_hears(join):
     two.on_tx(lambda tx: heard.append((tx.tx_id, tx.ops)))
     tx = one.submit_tx([put({"xt/id": "a", "said": ["hello", "there"]})])
     assert one.db().entity("a") == {"xt/id": "a", "said": ["hello", "there"]}, "one reads what one wrote"
-    assert two.await_tx(tx.tx_id, 10)[:2] == tx[:2]
+    assert two.sync(10) == tx.tx_time and two.await_tx(tx.tx_id, 10)[:2] == tx[:2]
     assert two.db().entity("a") == one.db(tx.tx_id).entity("a") == {"xt/id": "a", "said": ["hello", "there"]}
     two.submit_tx([delete("a")])
     settle([one, two])

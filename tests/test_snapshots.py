@@ -116,6 +116,13 @@ def test_a_transaction_stands_for_its_own_number(node):
             ask("1")
 
 
+def test_sync_is_the_time_up_to_which_everything_is_here(node):
+    """Without this, whoever reads what others wrote would not know what to wait for."""
+    assert node.sync() is None
+    tx = node.submit_tx([named("a", "A")])
+    assert node.sync(10) == tx.tx_time
+
+
 def test_a_tx_time_is_the_newest_transaction_up_to_it(node):
     """Without this, a report of last Friday would need Friday's tx_id."""
     one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
