@@ -715,7 +715,8 @@ def command_tx(ctx, text, refusal=None):
     if refusal:
         return [system_message(ctx["channel"]["xt/id"], refusal)]
     if name == "unsubscribe":
-        return [*(delete(id) for at, id in subs.items() if at == url), system_message(ctx["channel"]["xt/id"], f"Unsubscribed from {url}")]
+        told = f"Unsubscribed from {url[:FEED_URL_CHARS_MAX]}"
+        return [*(delete(id) for at, id in subs.items() if at == url), system_message(ctx["channel"]["xt/id"], told)]
     return [*(() if url in subs else subscribe_tx(ctx, url)), system_message(ctx["channel"]["xt/id"], f"Subscribed to {url}")]
 
 
@@ -806,7 +807,7 @@ def sub_tx(ctx, sub_id, entries):
         return []
     new, waiting = unseen(sub, entries), sub.get("sub/waiting", ())
     most = max(sub.get("sub/most", 0), len(entries))
-    if "sub/seen" in sub and not new and not waiting and most == sub["sub/most"]:
+    if "sub/seen" in sub and not new and not waiting and most == sub.get("sub/most"):
         return []
     new = new[:max(0, WAITING_MAX - len(waiting))]
     line = [*waiting, *((entry.id, feeds.told(entry)) for entry in new)]

@@ -176,6 +176,12 @@ async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host,
     assert len(eelchat.HELP) < 10_000 and eelchat.SUBSCRIPTIONS_MAX * (eelchat.FEED_URL_CHARS_MAX + 4) < eelchat.MESSAGE_CHARS_MAX
 
 
+async def test_the_longest_command_is_answered_too(ann):      # noqa: F811
+    """The answer repeats the address: it would be longer than a message may be, and nothing at all would be stored."""
+    text = "/unsubscribe http://x.example/".ljust(eelchat.MESSAGE_CHARS_MAX, "x")
+    assert (await ann.command(text))[1].startswith("Unsubscribed from http://x.example/xxx")
+
+
 async def test_a_full_list_fits_into_a_message():
     """/list would fail in the very channel that needs it."""
     assert 20 * (eelchat.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX and eelchat.SUBSCRIPTIONS_MAX == 20
@@ -453,14 +459,16 @@ async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, 
     assert (await ann.said())[-1] == "Entry b"
 
 
-async def test_jobs_that_wait_are_done_when_the_server_stops(tmp_path, host):      # noqa: F811
+async def test_jobs_that_wait_are_done_when_the_server_stops(tmp_path, host, monkeypatch):      # noqa: F811
     """A deploy would lose the answer to a command that was just given."""
+    monkeypatch.setattr(feeds, "read", read_here)
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}, host.door))
     channel = uuid.uuid4()
     await system["biff/node"].submit([put({"xt/id": channel, "chan/title": "x", "chan/comm": uuid.uuid4()})])
     await system["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": f"{host.url}/{n}", "sub/chan": channel}) for n in range(6)])
     host.pages |= {f"/{n}": rss(str(n)) for n in range(6)}
-    await asyncio.sleep(0.05)
+    while not system["biff/queues"]["fetch-rss"].qsize() and not host.asked:
+        await asyncio.sleep(0.005)                 # until the listener has heard of them
     await biff.stop_system(system)
     again = await biff.start_system(biff.COMPONENTS[:2], eelchat.initial_system({"data": str(tmp_path), "port": 0}))
     posted = {one["msg/text"] for one in documents(again, "msg/text")}
