@@ -1,4 +1,4 @@
-"""The peers of bench/fanout.py, each the least that its kind can do: take a POST, write one prebuilt frame to every open socket.
+"""The peers of bench/fanout.py, each the least that its kind can do: take a POST, write one prebuilt frame to every open socket of its path.
 
     python bench/broadcasters.py bare|uwebsockets|aiohttp PORT FRAME_BYTES
 
@@ -9,6 +9,7 @@ through socketify; `aiohttp` is the usual loop over `send_str`, here for the rat
 
 import asyncio
 import base64
+import collections
 import hashlib
 import re
 import sys
@@ -29,26 +30,27 @@ def text_frame(text):
 
 
 class Bare(asyncio.Protocol):
-    sockets, frame = {}, b""
+    rooms, frame = collections.defaultdict(dict), b""
 
     def connection_made(self, transport):
-        self.transport, self.is_open = transport, False
+        self.transport, self.room = transport, {}
 
     def data_received(self, data):
-        if self.is_open:
+        if self in self.room:
             return                                   # a browser's pongs
+        self.room = self.rooms[data.split(b" ", 2)[1]]
         if key := re.search(rb"(?i)sec-websocket-key: (\S+)", data):
             accept = base64.b64encode(hashlib.sha1(key[1] + GUID).digest())
             self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                                  b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
-            self.sockets[self], self.is_open = self.transport.write, True
+            self.room[self] = self.transport.write
         else:
-            for write in self.sockets.values():
+            for write in self.room.values():
                 write(self.frame)
             self.transport.write(POSTED)
 
     def connection_lost(self, error):
-        self.sockets.pop(self, None)
+        self.room.pop(self, None)
 
 
 async def bare(port, text):
@@ -62,11 +64,16 @@ def uwebsockets(port, text):
     app = socketify.App()
 
     def post(answer, request):
-        app.publish("channel", text, socketify.OpCode.TEXT)
+        app.publish(request.get_url(), text, socketify.OpCode.TEXT)
         answer.write_status(204).end_without_body()
 
-    app.ws("/*", {"compression": socketify.CompressOptions.DISABLED, "max_backpressure": 64 * 1024 * 1024, "idle_timeout": 0,
-                  "open": lambda ws: ws.subscribe("channel"), "message": lambda ws, message, code: None})
+    def upgrade(answer, request, context):
+        headers = [request.get_header("sec-websocket-" + name) for name in ("key", "protocol", "extensions")]
+        answer.upgrade(*headers, context, request.get_url())
+
+    app.ws("/*", {"upgrade": upgrade,
+                  "compression": socketify.CompressOptions.DISABLED, "max_backpressure": 64 * 1024 * 1024, "idle_timeout": 0,
+                  "open": lambda ws: ws.subscribe(ws.get_user_data()), "message": lambda ws, message, code: None})
     app.post("/*", post)
     app.listen(socketify.AppListenOptions(port=port, host="127.0.0.1"), lambda config: None)
     app.run()

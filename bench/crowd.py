@@ -6,19 +6,19 @@ each message ends; the others are only counted, which Python does faster than a 
 """
 
 import base64
-import gc
-import itertools
 import os
 import select
+import re
 import socket
-import statistics
 import time
+import zlib
 
 OPENING_MAX = 100                     # handshakes in flight; more than a server's backlog would be dropped and tried again after a second
 EVENTS_MAX = 4096
 READ_BYTES = 256 * 1024
 STALL_S = 20                          # without a byte where bytes are due
 MARK = b"<article "                   # each message of a fragment has one
+ID = re.compile(rb'<article [^>]*?id="message-([^"]+)"')
 PING, PONG = 0x89, b"\x8a\x80\0\0\0\0"                    # an empty one, masked
 
 
@@ -110,11 +110,19 @@ class Crowd:
         self.by_fd[sock.fileno()] = sock
         self.epoll.register(sock, select.EPOLLIN)
 
-    def begin(self, with_times=False):
-        """A new window: everything is counted from here."""
+    def begin(self, with_times=False, with_sums=False):
+        """A new window: everything is counted from here, once what is left over has been read. With sums, what each socket got is compared by its bytes, not by their number."""
+        self._clear()
+        while self.read():
+            pass
+        self._clear()
+        self.times = [] if with_times else None
+        self.sums = {sock.fileno(): 0 for sock in self.sockets[1:]} if with_sums else None
+
+    def _clear(self):
         self.got = {sock.fileno(): 0 for sock in self.sockets}
-        self.total, self.ends, self.rest, self.times = 0, [], b"", [] if with_times else None
-        self.sent, self.answered, self.complete = [], 0, 0
+        self.total, self.ends, self.rest, self.times, self.sums = 0, [], b"", None, None
+        self.sent, self.answered, self.complete, self.ids = [], 0, 0, []
 
     def settle(self, quiet_s=0.3):
         """Reads until nothing more comes: greetings, replays, pings."""
@@ -126,7 +134,7 @@ class Crowd:
 
     def read(self):
         """Reads what is there, without waiting; returns the number of sockets that had something."""
-        into, got, buffer, times = self.into, self.got, self.buffer, self.times
+        into, got, buffer, times, sums = self.into, self.got, self.buffer, self.times, self.sums
         ready = self.epoll.poll(0, EVENTS_MAX)
         for fd, _ in ready:
             read = into.get(fd)
@@ -143,6 +151,8 @@ class Crowd:
             self.total += size
             if times is not None:
                 times.append((fd, got[fd], time.time_ns()))
+            if sums is not None:
+                sums[fd] = zlib.crc32(memoryview(buffer)[:size], sums[fd])
         return len(ready)
 
     def _read_special(self, sock):
@@ -174,6 +184,7 @@ class Crowd:
             if opcode == PING & 15:
                 self.scout.send(PONG)
             else:
+                self.ids += ID.findall(payload)
                 self.got[fd] += end - done
                 self.total += end - done
                 self.ends += [self.got[fd]] * payload.count(MARK)
@@ -193,18 +204,17 @@ class Crowd:
         while self.complete < len(self.ends) and self.total >= len(self.sockets) * self.ends[self.complete]:
             self.complete += 1
 
-    def flight(self, width, seconds=None, messages=None):
-        """Keeps `width` messages in flight for a time or a number of messages, until all are everywhere; how many, and the seconds it took."""
-        self.begin()
+    def flight(self, width, seconds=None, messages=None, **begin):
+        """Posts `width` messages at once, again and again, each time when all are everywhere; how many in all, and the seconds it took."""
+        self.begin(**begin)
         begun = time.perf_counter()
-        end = begun + (seconds or 3600)
-        while (now := time.perf_counter()) < end or self.complete < len(self.sent):
-            if messages and len(self.sent) == messages:
-                end = min(end, now)
-            while now < end and len(self.sent) - self.complete < width and self.free:
+        while len(self.sent) < messages if messages else time.perf_counter() - begun < seconds:
+            for _ in range(width):
                 self.send()
-            self.advance()
-            self._check_stall(now - end)
+            posted = time.perf_counter()
+            while self.complete < len(self.sent) or self.answered < len(self.sent):
+                self.advance()
+                self._check_stall(time.perf_counter() - posted)
         self._finish()
         return len(self.sent), time.perf_counter() - begun
 
@@ -234,7 +244,7 @@ class Crowd:
         while self.answered < len(self.sent):
             self.read()
             self._check_stall(time.monotonic() - begun)
-        if len(set(self.got.values())) != 1 or len(self.ends) != len(self.sent):
+        if len(set(self.got.values())) != 1 or len(self.ends) != len(self.sent) or len(set((self.sums or {}).values())) > 1:
             raise CrowdError(f"{len(self.sent)} messages were posted and {len(self.ends)} came, to sockets with {sorted(set(self.got.values()))} bytes")
 
     def arrivals(self):

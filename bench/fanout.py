@@ -38,6 +38,8 @@ import crowd
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import biff                                      # noqa: E402
+from eelchat import PAGE_MESSAGES                # noqa: E402
+import sockets                                   # noqa: E402
 import store                                     # noqa: E402
 from store import put                            # noqa: E402
 
@@ -45,6 +47,7 @@ FRAME_BYTES = 400                     # the frame of a message; more, if the mar
 TEXT_CHARS_MIN = 20
 PEOPLE = 5_000                        # who open the sockets and post in turn
 READY_S = 20
+CHANNELS = "/lively", "/quiet"        # of a peer: the second has one socket, for what a message costs without the fan-out
 WARM_S = 0.3
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -90,25 +93,25 @@ def free_port():
 
 
 class Peer:
-    committed = None
+    committed, quiet = None, CHANNELS[1]
 
     def __init__(self, name, kind, frame_bytes):
         self.name, self.port = name, free_port()
         self.process = Server(name, ROOT / "bench/broadcasters.py", kind, self.port, frame_bytes)
         self.process.wait(self.port)
 
-    def upgrades(self, count):
-        return [crowd.upgrade(self.port) for _ in range(count)]
+    def upgrades(self, count, channel=CHANNELS[0]):
+        return [crowd.upgrade(self.port, channel) for _ in range(count)]
 
-    def post(self):
-        return b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", None
+    def post(self, channel=CHANNELS[0]):
+        return f"POST {channel} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n".encode(), None
 
     def close(self):
         self.process.stop()
 
 
 class Chat:
-    """The chat itself: a file with people who are signed in, one community, one channel.
+    """The chat itself: a file with people who are signed in, one community, a lively channel and a quiet one.
 
     Once it is closed, `order` and `committed` are by message id the place in the log and the time of the transaction, in ns.
     """
@@ -118,7 +121,7 @@ class Chat:
         self.folder, self.port, self.text = tempfile.TemporaryDirectory(), free_port(), text
         self.path = pathlib.Path(self.folder.name) / "eelchat.db"
         self.cookies = [secrets.token_urlsafe(32) for _ in range(people)]
-        self.channel = self._fill()
+        self.channel, self.quiet = self._fill()
         self.process = Server(self.name, ROOT / "eelchat.py", "--port", self.port, "--data", self.folder.name)
         self.process.wait(self.port)
         secret = (self.path.parent / "secret").read_bytes()
@@ -127,16 +130,17 @@ class Chat:
 
     def _fill(self):
         now = dt.datetime.now(dt.timezone.utc)
-        comm, chan = uuid.uuid4(), uuid.uuid4()
+        comm, chan, quiet = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
         node = store.open(self.path)
-        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}), put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm})])
+        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}), put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm}),
+                        put({"xt/id": quiet, "chan/title": "Channel #2", "chan/comm": comm})])
         for start in range(0, len(self.cookies), 1_000):
             node.submit_tx([put(document) for number, cookie in enumerate(self.cookies[start:start + 1_000], start)
                             for document in person(comm, number, cookie, now)])
         self._fill_channel(node, chan, node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0], now)
         self.tx_id = node.db().tx_id
         node.close()
-        return f"/community/{comm}/channel/{chan}"
+        return [f"/community/{comm}/channel/{channel}" for channel in (chan, quiet)]
 
     def _fill_channel(self, node, channel, mem, now):
         """What the channel holds from the beginning."""
@@ -144,8 +148,8 @@ class Chat:
     def headers(self, cookie):
         return [f"Cookie: eelchat={cookie}"]
 
-    def upgrades(self, count, after=None):
-        path = f"{self.channel}/connect?after={after or self.newest()}"
+    def upgrades(self, count, channel=None, after=None):
+        path = f"{channel or self.channel}/connect?after={after or self.newest()}"
         return [crowd.upgrade(self.port, path, *self.headers(cookie)) for cookie in itertools.islice(itertools.cycle(self.cookies), count)]
 
     def newest(self):
@@ -157,10 +161,10 @@ class Chat:
         connection.request("GET", self.channel, headers={"Cookie": f"eelchat={self.cookies[0]}"})
         return connection.getresponse().read().decode()
 
-    def post(self):
+    def post(self, channel=None):
         id, (cookie, token) = uuid.uuid4(), next(self.posters)
         body = urllib.parse.urlencode({"text": self.text, "post": id, "__anti-forgery-token": token})
-        head = [f"POST {self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Sec-Fetch-Site: same-origin", "HX-Request: true",
+        head = [f"POST {channel or self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Sec-Fetch-Site: same-origin", "HX-Request: true",
                 "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}", *self.headers(cookie)]
         return "\r\n".join([*head, "", body]).encode(), id
 
@@ -187,7 +191,6 @@ def person(comm, number, cookie, now):
 WIDTHS = 1, 8                         # messages in flight
 HANDSHAKES = 500                      # opened and closed in a round
 DEAD, FLOOD_SOCKETS, FLOOD_MESSAGES, FLOOD_CHARS = 10, 100, 1_500, 4_000
-SOCKET_BYTES_MAX = 256 * 1024         # what the chat lets wait for one socket
 
 
 class Figures:
@@ -213,12 +216,12 @@ def at_one_size(figures, size, frame_bytes, text, options):
         servers = [stack.enter_context(contextlib.closing(made)) for made in
                    (Chat(text), Peer("bare", "bare", frame_bytes), Peer("uWebSockets", "uwebsockets", frame_bytes))]
         crowds = {server: measured_crowd(figures, server, size) for server in servers}
+        alone = {server: crowd.Crowd(server.port, server.upgrades(1, server.quiet), functools.partial(server.post, server.quiet)) for server in servers}
         for width, server, _ in itertools.product(WIDTHS, servers, range(2)):
             crowds[server].flight(width, WARM_S)
+            alone[server].flight(width, WARM_S)
         for _, width, server in itertools.product(range(options.rounds), WIDTHS, servers):
-            one_flight(figures, server, crowds[server], size, width, options.seconds)
-        if size == 1:
-            return
+            one_flight(figures, server, alone[server], crowds[server], size, width, options.seconds)
         seen = [(server, one_drizzle(figures, server, crowds[server], size, options.seconds))
                 for _ in range(options.rounds) for server in servers]
         stack.close()
@@ -228,19 +231,23 @@ def at_one_size(figures, size, frame_bytes, text, options):
 
 def measured_crowd(figures, server, size):
     """A crowd of a server that has had a few sockets before, and what its memory grew by for each."""
-    crowd.Crowd(server.port, server.upgrades(20), server.post).close()
+    crowd.Crowd(server.port, server.upgrades(50), server.post).close()
     before = server.process.memory_kib()
     many = crowd.Crowd(server.port, server.upgrades(size), server.post)
     figures.add(server.name, size, "KiB", (server.process.memory_kib() - before) / size)
     return many
 
 
-def one_flight(figures, server, many, size, width, seconds):
-    """CPU of a message to so many, and messages a second."""
+def one_flight(figures, server, one, many, size, width, seconds):
+    """CPU of a message to one socket, of each further frame of a message to many, and messages a second."""
     gc.collect()
-    begun = server.process.cpu_us()
-    messages, wall_s = many.flight(width, seconds)
-    figures.add(server.name, size, f"us {width}", (server.process.cpu_us() - begun) / messages)
+    costs = []
+    for some in one, many:
+        begun = server.process.cpu_us()
+        messages, wall_s = some.flight(width, seconds)
+        costs.append((server.process.cpu_us() - begun) / messages)
+    figures.add(server.name, size, f"post {width}", costs[0])
+    figures.add(server.name, size, f"frame {width}", (costs[1] - costs[0]) / (size - 1))
     figures.add(server.name, size, f"messages {width}", messages / wall_s)
 
 
@@ -277,6 +284,53 @@ def handshakes(figures, rounds, frame_bytes):
                 figures.add(server.name, 1, "handshake us", (server.process.cpu_us() - begun) / HANDSHAKES)
 
 
+def flood(figures, rounds):
+    """Large messages as fast as they go, to ninety who read; then with ten more who never do, and who come back in the end."""
+    chat, rows = Chat("x" * FLOOD_CHARS), []
+    with contextlib.closing(chat):
+        living = crowd.Crowd(chat.port, chat.upgrades(FLOOD_SOCKETS - DEAD), chat.post)
+        living.flight(2, messages=FLOOD_MESSAGES // 5)
+        for name, count in [("without", 0), ("with", DEAD)] * rounds:
+            seen, before = chat.newest(), chat.process.memory_kib()
+            dead = [sock for sock, _ in crowd.open_sockets(chat.port, chat.upgrades(count), receive_bytes=4096)]
+            living.flight(2, messages=FLOOD_MESSAGES, with_times=True, with_sums=True)
+            figures.add("eelchat", count, "flood KiB", chat.process.memory_kib() - before)
+            rows.append((count, living.sent, living.arrivals(), living.ids))
+            if dead:
+                come_back(chat, dead, seen, [id.decode() for id in living.ids])
+    for count, sent, arrivals, ids in rows:
+        add_flood(figures, chat, count, sent, arrivals, [id.decode() for id in ids])
+
+
+def come_back(chat, dead, seen, ids):
+    """The dead were closed; those who have seen nothing get the newest page, and those who missed a little get just that."""
+    for sock in dead:
+        sock.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(crowd.READ_BYTES):
+                pass                                 # a timeout here: it was not closed
+    missed = 40                                      # more would be more than may wait for one socket: then the page comes as a whole
+    for after, wanted in (seen, ids[-PAGE_MESSAGES:]), (chat.newest() - missed, ids[-missed:]):
+        (sock, data), = crowd.open_sockets(chat.port, chat.upgrades(1, after=after))
+        sock.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while more := sock.recv(crowd.READ_BYTES):
+                data += more
+        got = [id.decode() for opcode, payload, _ in crowd.frames_of(data) if opcode == 1 for id in crowd.ID.findall(payload)]
+        if got != wanted:
+            raise crowd.CrowdError(f"who came back after {after} got {len(got)} messages, and wanted were {len(wanted)}")
+        sock.close()
+
+
+def add_flood(figures, chat, count, sent, arrivals, ids):
+    """All that was posted came to the ninety, in the log's order, once; how long that took."""
+    dues = dict(sent)
+    if ids != [str(id) for id in sorted(dues, key=chat.order.__getitem__)]:
+        raise crowd.CrowdError("messages came in another order than the log's, or not once each")
+    waits = [(moment - dues[uuid.UUID(id)]) / 1e6 for id, moments in zip(ids, arrivals, strict=True) for moment in moments]
+    figures.add("eelchat", count, "flood p99", crowd.percentile(waits, 0.99))
+
+
 # ── The table ────────────────────────────────────────────────────────────────────────────────────────────────
 
 SERVERS = "eelchat", "bare", "uWebSockets"
@@ -289,10 +343,6 @@ def show(label, values, relation="", asked="", beside=""):
 def show_size(figures, size):
     print(f"\n{size:,} sockets")
     for width in WIDTHS:
-        for name in SERVERS:
-            alone = figures.of(name, 1, f"us {width}")
-            for value in figures.values[name, size, f"us {width}"]:
-                figures.add(name, size, f"frame {width}", (value - alone) / (size - 1))
         show(f"  CPU a frame, {width} in flight, us", [f"{figures.of(name, size, f'frame {width}'):.2f}" for name in SERVERS],
              f"{figures.ratio('bare', 'eelchat', size, f'frame {width}'):.2f}", {1: "0.8", 8: "3.5"}[width],
              f"{figures.ratio('uWebSockets', 'eelchat', size, f'frame {width}'):.2f}")
@@ -316,19 +366,33 @@ def main():
     os.sched_setaffinity(0, CORES[-1:])
     text, frame_bytes = text_of_a_frame()
     figures = Figures()
-    for size in [1, *options.sockets]:
+    for size in options.sockets:
         at_one_size(figures, size, frame_bytes, text, options)
     handshakes(figures, options.rounds, frame_bytes)
+    flood(figures, 3)
     print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷ is the bare server's figure by eelchat's (CPU) or eelchat's by the bare server's (p99)")
     show("", SERVERS, "÷ bare", "asked", "÷ uWS")
     for size in options.sockets:
         show_size(figures, size)
-    print()
+    print("\nbeside that")
     for width in WIDTHS:
-        show(f"posting to one socket, {width} in flight, us of CPU", [f"{figures.of(name, 1, f'us {width}'):,.0f}" for name in SERVERS])
+        show(f"  CPU of posting to one socket, {width} in flight, us", [f"{figures.of(name, options.sockets[-1], f'post {width}'):,.0f}" for name in SERVERS])
     names = *SERVERS, "aiohttp"
     show("handshakes a second of CPU", [f"{1e6 / figures.of(name, 1, 'handshake us'):,.0f}" for name in names])
-    print(f"eelchat's handshakes to plain aiohttp's: {figures.ratio('aiohttp', 'eelchat', 1, 'handshake us'):.2f}, asked 0.5")
+    print(f"  eelchat's handshakes to plain aiohttp's: {figures.ratio('aiohttp', 'eelchat', 1, 'handshake us'):.2f}, asked 0.5")
+    show_flood(figures)
+
+
+def show_flood(figures):
+    """Printed only if nothing was lost: else the flood has raised."""
+    bound = DEAD * (sockets.WAITING_BYTES_MAX + sockets.LOOK_BYTES + sockets.JOINED_BYTES_MAX) / 1024
+    pairs = zip(*(figures.values["eelchat", count, "flood KiB"] for count in (0, DEAD)))
+    ratio = statistics.median(b / a for a, b in zip(*(figures.values["eelchat", count, "flood p99"] for count in (0, DEAD))))
+    print(f"\na flood of {FLOOD_MESSAGES:,} messages of {FLOOD_CHARS:,} bytes, {DEAD} of {FLOOD_SOCKETS} never read: the others got all of it, in order, once; "
+          "the dead were closed, came back and missed nothing")
+    print(f"  p99 from POST to frame, without and with the dead: {figures.of('eelchat', 0, 'flood p99'):.1f} and {figures.of('eelchat', DEAD, 'flood p99'):.1f} ms, "
+          f"{ratio:.2f} ×, asked 1.5")
+    print(f"  memory that the dead cost: {statistics.median(b - a for a, b in pairs):,.0f} KiB, asked {bound:,.0f}")
 
 
 def text_of_a_frame():
