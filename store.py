@@ -1999,12 +1999,6 @@ class _Submitted(_Pending):
     def bytes(self) -> int:
         return len(self.data) + sum(len(data) for _, _, data in self.contents)
 
-    def acknowledge(self, tx: Any) -> None:
-        """Tells whoever waits, unless they were told before that it takes too long."""
-        if not self.error:
-            self.tx = tx
-            _tell([self])
-
     def refuse(self, error: BaseException) -> None:
         if not self.error:
             self.error = error
@@ -2064,7 +2058,7 @@ class _Chores:
             self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
             if committed:
                 self.contents += self._made(entry, transaction)
-        if not committed:
+        if not committed and entry.contents:
             self.aborted.append(entry.tx_id)
         elif any(entity.evicted for entity in transaction.entities.values()):
             self.evicted += [(_owner(op.id), entry.tx_id, position)
@@ -2103,6 +2097,7 @@ class _PostgresLog:
         self._queue: collections.deque[_Submitted] = collections.deque()
         self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
         self._ending = self._ended = False
+        self._crowd = 0                  # those who waited when a group was told: they may come again, and are waited for a moment
         self._indexing = threading.Lock()
         self._behind = True              # the log may have what the index has not
         self._newest = index.latest.tx_id
@@ -2242,6 +2237,8 @@ class _PostgresLog:
         """The next group; an empty one at the end, and each second while the log is out of reach, to try it."""
         with self._mutex:
             self._mutex.wait_for(lambda: self._queue or self._ending, POLL_S if self._troubles else None)
+            self._mutex.wait_for(lambda: len(self._queue) >= self._crowd or self._ending, GATHER_S)
+            self._crowd = 0
             return _Group(self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX)))
 
     def _append(self, group: _Group) -> None:
@@ -2304,10 +2301,19 @@ class _PostgresLog:
         connection.execute(f"commit; notify {self._channel}")      # two transactions: a bell inside would cost the group commit
 
     def _hand_over(self, entries: list[_Entry]) -> None:
+        """Our own transactions are indexed at once, if nothing else is to be done; else the follower does, while we append."""
         with self._mutex:
             self._own.extend(entries)
             self._refuse_if_failed()
-        self._wake()
+            is_free = not self._queue and not self._indexing.locked()
+        try:
+            is_done = entries and is_free and self._index_next(self._appending, list)
+        except self._psycopg.Error as error:
+            self._appending.drop()
+            self._complain("appending", error)
+            is_done = False
+        if not is_done:
+            self._wake()
 
     # Following
 
@@ -2330,19 +2336,25 @@ class _PostgresLog:
 
     def _follow(self, progress: Progress | None = None) -> None:
         """Indexes what the log has and the index has not; what was appended here is in memory."""
-        while entries := self._own_next() or self._fetched():
+        while entries := self._index_next(self._following, self._fetched):
+            if progress:
+                progress(entries[-1].tx_id, max(self._newest, entries[-1].tx_id))
+
+    def _index_next(self, link: _Link, more: Callable[[], list[_Entry]]) -> list[_Entry]:
+        """Indexes the next transactions, our own if they are next, else `more()`, and tells those who wait for them; [] if there are none."""
+        with self._indexing:
+            entries = self._own_next() or more()
             try:
-                self._index_all(entries)
+                if entries:
+                    self._index_all(entries, link)
             except BaseException:
                 with self._mutex:
                     self._own.extendleft(entry for entry in reversed(entries) if entry.pending)
                 raise
-            for entry in entries:
-                if entry.pending:
-                    entry.pending.acknowledge(entry.tx)
+        if entries:
+            self._acknowledge([(entry.pending, entry.tx) for entry in entries if entry.pending])
             self._node._announce()
-            if progress:
-                progress(entries[-1].tx_id, max(self._newest, entries[-1].tx_id))
+        return entries
 
     def _own_next(self) -> list[_Entry]:
         """Of the transactions that were appended here, those that are next; the log has others if there is a gap before them."""
@@ -2354,10 +2366,19 @@ class _PostgresLog:
                 known.append(self._own.popleft())
             while self._own and self._own[0].tx_id == latest + len(entries) + 1 and len(entries) < GROUP_MAX:
                 entries.append(self._own.popleft())
-            self._behind |= bool(self._own and not entries)
-        for entry in known:
-            entry.pending.acknowledge(self._index.transaction(entry.tx_id))
+            if self._own and not entries:
+                self._behind = True
+        self._acknowledge([(entry.pending, self._index.transaction(entry.tx_id)) for entry in known])
         return entries
+
+    def _acknowledge(self, told: list) -> None:
+        """Tells those whose transaction is indexed here, unless they were told before that it takes too long."""
+        told = [(pending, tx) for pending, tx in told if not pending.error]
+        for pending, tx in told:
+            pending.tx = tx
+        if told:
+            self._crowd = len(told) + len(self._queue)
+            _tell([pending for pending, _ in told])
 
     def _fetched(self) -> list[_Entry]:
         """The next transactions as PostgreSQL has them, with their contents."""
@@ -2381,13 +2402,12 @@ class _PostgresLog:
         self._behind |= bool(entries) and self._newest > entries[-1].tx_id
         return entries
 
-    def _index_all(self, entries: list[_Entry]) -> None:
+    def _index_all(self, entries: list[_Entry], link: _Link) -> None:
         """Indexes a group; again, with what others recorded first, if they did."""
-        with self._indexing:
-            while decided := self._try_to_index(entries):
-                decided.tell(entries)
+        while decided := self._try_to_index(entries, link):
+            decided.tell(entries)
 
-    def _try_to_index(self, entries: list[_Entry]) -> _Decided | None:
+    def _try_to_index(self, entries: list[_Entry], link: _Link) -> _Decided | None:
         index = self._index
         batch, chores = _Batch(index), _Chores()
         index.batch = batch
@@ -2398,7 +2418,7 @@ class _PostgresLog:
                 self._apply(entry, batch, chores)
             batch.finish()
             if chores:
-                self._record(self._following.use(), chores)
+                self._record(link.use(), chores)
             index.announce(batch.latest.tx_id)
             index.writer.execute("commit")
         except _Decided as decided:
@@ -2438,7 +2458,7 @@ class _PostgresLog:
     def _record(self, connection: Any, chores: _Chores) -> None:
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
         connection.execute(_LOCK.format(_LOCK_RECORDING, self._lock_id))
-        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall())
+        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall()) if chores.outcomes else {}
         if any(chores.outcomes[tx_id] != results for tx_id, results in known.items()):
             made = connection.execute(_CONTENTS, (list(known),), binary=True).fetchall()
             connection.execute("rollback")
