@@ -26,7 +26,7 @@ from rows import PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
 from world import Chat, People, plain, same
 
 HERE = pathlib.Path(__file__).resolve().parent
-LIMIT_S = 300                         # for one command to one side: what takes longer is no peer at that size
+LIMIT_S = 300                         # for one command to a peer: what takes longer is none at that size
 SIDES = {STORE: [sys.executable, "eelchat.py"], SQL: [sys.executable, "sql.py"],
          **{f"cozo_{engine}": [sys.executable, "cozo.py", engine] for engine in ("mem", "sqlite", "rocksdb")},
          "datalevin": [sys.executable, "datalevin_jvm.py"], "datascript": ["node", "datascript.js"]}
@@ -64,7 +64,7 @@ class Side:
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Lost("ended") from None
-        if not select.select([self.process.stdout], [], [], LIMIT_S)[0]:
+        if not select.select([self.process.stdout], [], [], None if self.name in (STORE, SQL) else LIMIT_S)[0]:
             raise Lost("> 5 min")
         line = self.process.stdout.readline()
         if not line:
