@@ -1409,6 +1409,7 @@ class _Reader:
     def __init__(self, index: _Index, connection: sqlite3.Connection):
         self.index, self.connection, self.execute = index, connection, connection.execute
         self.run: Any = None
+        self.deadline: float | None = None    # of a query that needs no run
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
         connection.create_function("py", -1, self._py)
         connection.create_function("py_test", -1, self._py_test)
@@ -1417,8 +1418,8 @@ class _Reader:
         connection.set_progress_handler(self._tick, STEPS)
 
     def _tick(self) -> bool:
-        run = self.run
-        return run is not None and run.deadline is not None and time.monotonic() > run.deadline
+        deadline = self.deadline if self.run is None else self.run.deadline
+        return deadline is not None and time.monotonic() > deadline
 
     def _py(self, number: int, *cells: Any) -> Any:
         return self.run.call(number, cells)
@@ -3194,7 +3195,7 @@ class Db:
         Source: XTDB 1.x, q.
         """
         parsed = _parsed(query, args, self._node)
-        return self._answer(lambda reader, mode: _Run(self, reader, mode, parsed, args).answer())
+        return self._answer(lambda reader, mode: _answered(self, reader, mode, parsed, args))
 
     def lazy_q(self, query: dict[str, Any], *args: Any) -> contextlib.AbstractContextManager[Iterator[Any]]:
         """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
@@ -4131,6 +4132,14 @@ def _binder(spec: tuple, index: _Index) -> Callable:
     return lambda run, bind=_PARAMETER[kind]: bind(run, *rest)
 
 
+class _Quick(NamedTuple):
+    """How a plan answers without a run: a statement of constants, texts and UUIDs, and one step after it."""
+    sql: str
+    parameters: list                  # the constants in their places
+    arguments: tuple                  # (place of a parameter, place of the argument that it is) for each of the others
+    finish: Callable                  # of the snapshot, the reader and the rows: the answer
+
+
 class _Plan(NamedTuple):
     """A compiled query: statements that fill the tables of its rules, then the one that answers."""
     steps: tuple                      # what is run before, in order
@@ -4138,6 +4147,7 @@ class _Plan(NamedTuple):
     tables: tuple                     # the temporary tables of both
     main: _Statement
     arms: tuple                       # two statements whose ordered rows are merged, instead of main
+    quick: _Quick | None              # instead of all this, where it does
     columns: dict                     # variable → position in a row
     numbers: dict                     # variable → position of its entity's document number in a row
     late: tuple                       # triples whose value is read from the documents
@@ -4302,8 +4312,42 @@ class _Compiler:
             (parsed.find[0].kind == "var" or parsed.find[0].is_telling and parsed.find[0].term in numbers)
         is_whole = places == tuple(range(width)) and len(values) == width and not (arms or pulled or parsed.is_bare or parsed.names)
         is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
-        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, columns, numbers, late, self.calls,
+        finish = None if not is_simple or repeats and not distinct else self._quick_finish(block, places, values, is_column, is_whole)
+        quick = finish and self._quick(main, finish)
+        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, quick, columns, numbers, late, self.calls,
                      self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+
+    def _quick_finish(self, block: _Block, places: tuple | None, values: frozenset, is_column: bool, is_whole: bool) -> Callable | None:
+        """What makes the answer of rows that are documents' numbers, UUIDs' numbers or values; None for others."""
+        find = self.parsed.find[0]
+        if is_whole:
+            return lambda db, reader, rows: rows
+        if not is_column or places != (0,):
+            return None
+        if find.kind == "pull":
+            return _quick_documents if find.pattern is _EVERYTHING else None
+        if 0 in values:
+            return lambda db, reader, rows: [row[0] for row in rows]
+        return _quick_ids if block.kinds.get(find.term) == _UUID_KIND else None
+
+    def _quick(self, main: _Statement, finish: Callable) -> _Quick | None:
+        """The plan's one statement with its constants in place, if its other parameters are arguments."""
+        parameters: list = [None] * 4
+        arguments = []
+        for kind, *rest in self.specs:
+            constant = None
+            if kind == "in" and len(rest) == 1:
+                arguments.append((len(parameters), rest[0]))
+            elif kind == "attribute":
+                constant = self.index.attributes.get(rest[0])
+            elif kind == "limit":
+                constant = (self.parsed.limit or 0) + self.parsed.offset
+            elif kind == "value" and type(rest[0].value) in (str, int):
+                constant = _CELL[type(rest[0].value)](rest[0].value)
+            if constant is None and kind != "in" or type(constant) is bytes:
+                return None
+            parameters.append(constant)
+        return _Quick(main.sql, parameters, tuple(arguments), finish) if len(parameters) == main.highest and not self.parsed.offset else None
 
     def _as_values(self, block: _Block, columns: dict, exprs: list[str]) -> frozenset:
         """Turns cells into values in SQL, where the statistics know that an attribute has short texts only, or small whole numbers."""
@@ -5031,6 +5075,41 @@ def _known_spec(compiler: _Compiler, arg: Any) -> tuple | None:
 
 _SETS = frozenset((set, frozenset))
 _NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that are sets, in which a test of equality looks
+
+
+def _answered(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) -> list:
+    """The answer of a query. What an application asks all day, by a text or an id, needs no run: that takes a third longer."""
+    generation, plan = parsed.plans.get((mode, db._over is not None, _NO_SETS), (None, None))
+    if plan is None or plan.quick is None or generation is not db._index.generation or reader.run is not None:
+        return _Run(db, reader, mode, parsed, args).answer()
+    sql, parameters, arguments, finish = plan.quick
+    parameters = parameters.copy()
+    parameters[:4] = db._bindings(mode)
+    for place, argument in arguments:
+        cell = _quick_cell(args[argument], db, reader)
+        if cell is None:
+            return _Run(db, reader, mode, parsed, args).answer()
+        parameters[place] = cell
+    reader.deadline = time.monotonic() + parsed.timeout_s
+    try:
+        return finish(db, reader, reader.cursor.execute(sql, parameters).fetchall())
+    finally:
+        reader.deadline = None
+
+
+def _quick_cell(value: Any, db: Db, reader: _Reader) -> Any:
+    """The cell of a short text or of a UUID that has a number; else None."""
+    if type(value) is str:
+        return value if len(value) <= TEXT_BYTES_MAX and value.isascii() else None
+    return db._index.number(value, reader) if type(value) is uuid.UUID else None
+
+
+def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
+    return list(map(_copied, db._contents([row[0] for row in rows], reader)))
+
+
+def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
+    return db._index.uuids_of([row[0] for row in rows], reader)
 
 
 class _Run:
