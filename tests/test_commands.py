@@ -124,6 +124,17 @@ async def test_a_command_that_cannot_be_done_stays_a_message_and_is_told_why(cha
     assert documents(chat, "sub/url") == documents(chat, "feed/url") == []
 
 
+async def test_the_chat_as_it_runs_has_the_door_to_the_public_internet_and_no_setting_for_another(chat, person, host):      # noqa: F811
+    """The other doors of these tests would be a way in, if a line of a file or of the environment could open one."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    for url in host.url, "http://127.0.0.1/", "http://localhost:80/":
+        assert (await ann.say(channel, f"/subscribe {url}")).status == 204
+    answers = [text for text in texts((await ann.get(channel)).body_text) if not text.startswith("/")]
+    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["That address is not public."] * 2] and host.asked == []
+    assert not [name for name in biff.SETTINGS if re.search("door|feed|allow|private|address", name)]
+
+
 async def test_subscribing_twice_is_subscribing_once_even_at_once(chat, host, ann, person):      # noqa: F811
     """Each entry would come twice; and of two who did it at once one would lose the message."""
     host.pages["/feed"] = rss("a")
