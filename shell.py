@@ -709,8 +709,9 @@ def _parts(text: str) -> tuple:
 def _id(text: str) -> Any:
     """An id as it is written in data; bare words are a string, and what looks like a UUID is one."""
     text = _needed(text, "an id")
-    with contextlib.suppress(ValueError):
-        return uuid.UUID(text)
+    if len(text) == 36:
+        with contextlib.suppress(ValueError):
+            return uuid.UUID(text)
     try:
         return parsed(text)
     except ShellError:

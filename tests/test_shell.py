@@ -151,6 +151,14 @@ def test_times_are_read_in_their_zone_and_else_in_utc():
         assert shell.parsed(f"datetime({text})") == noon, text
 
 
+def test_an_id_may_be_typed_as_a_table_shows_it():
+    """Without this, an id copied from an answer would have to be dressed in quotes or UUID("…") first."""
+    id = uuid.uuid4()
+    for text, value in [(str(id), id), (f'UUID("{id}")', id), ("ann", "ann"), ('"ann"', "ann"), ("7", 7), ('"7"', "7"), ("1" * 32, int("1" * 32)),
+                        ('("stock", "rye")', ("stock", "rye")), ("two words", "two words")]:
+        assert same(shell._id(text), value), text
+
+
 # ── Tables ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_tables_fit_the_terminal_and_wide_letters_line_up():
