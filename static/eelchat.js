@@ -133,6 +133,8 @@ function sayConnection(list) {
     delete list.dataset.live;
     timer ??= setTimeout(() => say("Connection lost. Trying again …"), OFFLINE_SAY_MS);
   });
+  addEventListener("offline", () => say("You are offline."));      // the socket itself would notice in a quarter of an hour
+  addEventListener("online", () => { if ("live" in list.dataset) say(""); });
 }
 
 function openDrawer() {

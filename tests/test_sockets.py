@@ -5,6 +5,7 @@ Where a test speaks of servers it takes a list of addresses: today of one server
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import random
 import re
@@ -200,6 +201,27 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed(chat, monkeypatch, 
     await until(lambda: client.transport.get_write_buffer_size() == 0 and client.transport.is_closing())
     say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; nothing is held for it any more")
     assert alive.is_open and alive.code is None and took < 15
+
+
+async def test_a_browser_says_that_it_is_offline(tmp_path, window):
+    """Somebody in a tunnel would wait for answers that cannot come."""
+    town = Town(1)
+    with serving(tmp_path, town) as server:
+        page = await window(allow=[r"ERR_INTERNET_DISCONNECTED", r"htmx:ws:error", r"WebSocket connection"])
+        await page.context.add_cookies([{"name": "eelchat", "value": town.cookies[0], "url": server.url}])
+        await page.goto(server.url + town.channel)
+        await page.wait_for_selector("#messages[data-live]")
+        await page.context.set_offline(True)
+        await page.wait_for_selector("text=You are offline.")
+        await page.context.set_offline(False)
+        await page.wait_for_selector("#connection", state="hidden")
+
+
+def test_browsers_come_back_at_random_within_ten_seconds():
+    """Without jitter a thousand would come in the same moment; without a bound some would wait for a minute."""
+    page = (ROOT / "templates/base.html").read_text()
+    ws = json.loads(re.search(r"name=\"htmx-config\" content='([^']+)'", page).group(1))["ws"]
+    assert ws["reconnectJitter"] >= 0.5 and ws["reconnectMaxDelay"] * (1 + ws["reconnectJitter"]) <= 10_000 and not ws["pauseOnBackground"]
 
 
 # ── D5: abuse ──────────────────────────────────────────────────────────────────────────────────────────────────
