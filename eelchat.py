@@ -465,10 +465,9 @@ def dismiss(ctx, client, reason):
 
 
 def forget(ctx, ids):
-    """What was evicted is in no frame and no view that is kept."""
+    """What was evicted stays in no frame and no view that is kept."""
     ctx["chat_views"].forget(ids)
-    if any(not changes.ids.isdisjoint(ids) for changes in ctx["chat_lately"]):
-        ctx["chat_lately"].forget()
+    ctx["chat_lately"].forget()
 
 
 class Changes:

@@ -6,9 +6,9 @@
     rooms.enter(socket, "eels", seen=6)
     rooms.send("eels", 7, text_frame("hello"))         # what the room is told under number 7
 
-What a room is told is numbered, and the numbers rise. A frame is built once and written as it is to every socket of its room; what
-has come together is joined, so that under load one system call carries several frames. A pass over a room is cut into slices with a turn of the loop
-between, and the next pass begins where the last one has ended: each socket gets every number once, in order, or is closed.
+What a room is told is numbered, and the numbers rise. A frame is built once and written as it is to every socket of its room; what has
+come together is joined, so that under load one system call carries several frames. A pass over a room is cut into slices with a turn of
+the loop between, and the next pass begins when the last one has ended: each socket gets every number once, in order, or is closed.
 
 This file knows frames, transports and numbers. It knows no store, no message and no page, and imports nothing of ours.
 """
@@ -118,7 +118,7 @@ class Said(NamedTuple):
     """What a room was told: its number, the frame, and when it became true, in seconds since 1970."""
     number: int
     frame: bytes
-    since: float
+    since: float | None
 
 
 class Room:
@@ -239,7 +239,7 @@ class Rooms:
 
     # Telling
 
-    def send(self, key: Hashable, number: int, frame: bytes, since: float = 0.0):
+    def send(self, key: Hashable, number: int, frame: bytes, since: float | None = None):
         """Tells a room, soon: behind what it was told before, together with what it will be told in this turn of the loop."""
         if (room := self._rooms.get(key)) is not None:
             room.due.append(Said(number, frame, since))
@@ -336,7 +336,8 @@ class Rooms:
     def _told(self, room):
         now = time.time()
         for said in room.telling:
-            self._delivered(now - said.since)
+            if said.since is not None:
+                self._delivered(now - said.since)
         room.telling, room.joined = [], b""
 
     def _cut(self, socket, room):
@@ -389,9 +390,6 @@ class Lately:
         self._reading = asyncio.Lock()
         self._size, self.low, self.high = 0, CLOSED, 0
         self.reads = self.replays = 0                  # readings of the log; pages that were sent something
-
-    def __iter__(self):
-        return (words for _, words in self._said)
 
     def hear(self, number: int, make: Callable[[], Any]):
         """The words under the next number; a replay may have made them already."""
