@@ -494,7 +494,7 @@ async def test_a_life_full_of_faults(tmp_path, seed, size, say):
             seen[n] = cursor(payload)
 
         async def live(n):
-            while not ends:
+            while True:
                 ears[n] = await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n], lambda payload: hear(n, payload))
                 await ears[n].ended
 
