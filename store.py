@@ -2059,8 +2059,8 @@ class _Chores:
             self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
             if committed:
                 self.contents += self._made(entry, transaction)
-        if not committed and entry.contents:
-            self.aborted.append(entry.tx_id)
+        if not committed:
+            self.aborted += [entry.tx_id] if entry.contents else []
         elif any(entity.evicted for entity in transaction.entities.values()):
             self.evicted += [(_owner(op.id), entry.tx_id, position)
                              for position, op in _placed(entry.ops, transaction.results) if op.kind == _EVICT]

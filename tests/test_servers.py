@@ -119,6 +119,18 @@ def test_what_is_evicted_is_gone_everywhere_and_a_late_server_gets_by_without_it
     assert late.db().entity("saw it") and late.db().entity("other")
 
 
+def test_an_evict_that_aborts_takes_nothing_from_the_log(join, log_url):
+    """An aborted transaction of an evict and a match once deleted the contents of the entity in PostgreSQL: late servers lacked it."""
+    one, two = join(), join()
+    one.submit_tx([put({"xt/id": "a", "text": "stays"})])
+    assert not two.submit_tx([evict("a"), match("a", {"xt/id": "a"})]).committed
+    assert not one.submit_tx([evict("a"), put({"xt/id": "b"}), match("nobody", {"xt/id": "nobody"})]).committed
+    settle([one, two])
+    late = join()
+    settle([one, two, late])
+    assert [node.db().entity("a") for node in (one, two, late)] == [{"xt/id": "a", "text": "stays"}] * 3
+
+
 def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
     """Without this, a second server could not be added to a community that has lived."""
     one, told = join(), []
