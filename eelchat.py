@@ -532,26 +532,31 @@ def changes_of(ctx, tx):
     changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]        # sessions and tokens have ids of another type
     changes.others.update(evicted)
     changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
-    changes.size = 500 + 100 * len(changes.ids) + 2 * sum(len(message["msg/text"]) for made in changes.messages.values() for _, message in made)
+    changes.size = 500 + 100 * len(changes.ids) + 2 * sum(len(str(message.get("msg/text"))) for made in changes.messages.values() for _, message in made)
     return changes
 
 
 def note(changes, id, old, new, written):
     """What became of one document."""
-    if not any("msg/channel" in document for document in (old or {}, new or {}, written)):
+    before, after, between = map(channel_of, (old, new, written))
+    if not (before or after or between):
         changes.others.add(id)
         changes.titled.update(document.get("chan/comm", id) for document in (old, new)
                               if document and ("chan/title" in document or "comm/title" in document))
         return
     changes.ids.add(id)
-    if "msg/channel" in written:
-        changes.messages.setdefault(written["msg/channel"], [])
-    old, new = (document if document and "msg/text" in document else None for document in (old, new))
-    is_edit = old and new and old["msg/channel"] == new["msg/channel"]
-    if old and not is_edit:
-        changes.messages.setdefault(old["msg/channel"], []).append(("deleted", old))
-    if new:
-        changes.messages.setdefault(new["msg/channel"], []).append(("edited" if is_edit else "new", new))
+    if between:
+        changes.messages.setdefault(between, [])
+    if before and before != after:
+        changes.messages.setdefault(before, []).append(("deleted", old))
+    if after:
+        changes.messages.setdefault(after, []).append(("edited" if before == after else "new", new))
+
+
+def channel_of(document):
+    """Where a message stands; None for what is no message, however wrongly it was put."""
+    channel_id = document.get("msg/channel") if document else None
+    return channel_id if type(channel_id) is uuid.UUID else None
 
 
 def note_many(changes, before, after, written):
@@ -599,12 +604,22 @@ class Views:
 
     def __call__(self, message, oob=None):
         if oob:
-            return markupsafe.Markup(self._template.render(message=message, oob=oob))
+            return self._rendered(message, oob)
         known, html = self._kept.get(message["xt/id"], (None, None))
         if known == message:
             self._kept.move_to_end(message["xt/id"])
             return html
-        return self._keep(message, markupsafe.Markup(self._template.render(message=message, oob=None)))
+        return self._keep(message, self._rendered(message))
+
+    def _rendered(self, message, oob=None):
+        """One that somebody put past the schema takes neither a page nor a transaction's other messages with it."""
+        try:
+            return markupsafe.Markup(self._template.render(message=message, oob=oob))
+        except Exception:
+            log.exception("The message %s cannot be shown", message["xt/id"])
+            swap = markupsafe.Markup(' hx-swap-oob="{}"').format(oob) if oob else ""
+            return markupsafe.Markup('<article id="message-{}"{}><p>This message cannot be shown.</p></article>').format(
+                message["xt/id"], swap)
 
     def _keep(self, message, html):
         self.forget([message["xt/id"]])

@@ -270,6 +270,19 @@ async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(
     assert [int(text.split()[0]) for text in heard] == list(range(count))
 
 
+@pytest.mark.parametrize("wrong", [{"msg/text": 7}, {"msg/created-at": "now"}, {"msg/channel": ["several", "values"]}, {"msg/channel": {"a": 1}}],
+                         ids=["text", "time", "channels", "channel"])
+async def test_a_message_put_past_the_schema_takes_nothing_with_it(chat, person, wrong):
+    """One slip of an operator's hand would silence a channel, and its page would be an error for everybody."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel)
+    await chat["biff/node"].submit([put(a_message(chat, channel, "odd") | wrong), put(a_message(chat, channel, "even"))])
+    assert "even" in texts((await hear(socket))[0])
+    page = await ann.get(channel)
+    assert page.status == 200 and "even" in texts(page.body_text)
+
+
 def test_only_the_listener_tells_rooms_anything():
     """A handler that sends for itself would be deaf to other servers and to replays."""
     functions = {node.name: ast.unparse(node) for node in ast.parse(pathlib.Path(eelchat.__file__).read_text()).body
