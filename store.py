@@ -972,7 +972,7 @@ class _Index:
         self.kinds = {a: kinds for a, _, _, kinds in rows}
         self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
-        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, true of the transaction that `committing` names
+        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
         self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
@@ -1096,9 +1096,14 @@ class _Index:
             n = self.batch.attributes.get(name)
         return name if n is None else n
 
-    def announce(self, tx_id: int) -> None:
-        """The writer is about to commit. From here on nobody learns what was plain before, and nobody asks, until `latest` says so too."""
+    def announce(self, tx_id: int, touched: Iterable) -> None:
+        """The writer is about to commit. What it touches is plain no more, and nobody learns otherwise until `latest` has come as far.
+
+        What stays is true before this commit and after it: whoever finds it, and then finds that `latest` is their transaction, may take it.
+        """
         with self._announcing:
+            for id in touched:
+                self.plain.pop(_plain_key(id), None)
             self.committing = tx_id
 
     def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
@@ -1802,7 +1807,7 @@ class _SqliteLog:
             for pending in group:
                 pending.tx = self._append(pending, batch)
             batch.finish()
-            index.announce(batch.latest.tx_id)
+            index.announce(batch.latest.tx_id, batch.touched)
             index.writer.execute("commit")
         except BaseException as error:
             self._fail(error)
@@ -2420,7 +2425,7 @@ class _PostgresLog:
             batch.finish()
             if chores:
                 self._record(link.use(), chores)
-            index.announce(batch.latest.tx_id)
+            index.announce(batch.latest.tx_id, batch.touched)
             index.writer.execute("commit")
         except _Decided as decided:
             self._undo()
@@ -2631,7 +2636,7 @@ class _Batch:
         self._puts: dict = {}
         self._kinds: dict = {}
         self._next_id = index.next_id
-        self._touched: list = []
+        self.touched: list = []
         self.evicted: list = []
         self._fresh: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
@@ -2701,7 +2706,7 @@ class _Batch:
             if entity.evicted:
                 self._evict(e, entity.id)
             self._draw(e, entity, transaction)
-            self._touched.append(entity.id)
+            self.touched.append(entity.id)
 
     def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
         """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
@@ -2780,8 +2785,6 @@ class _Batch:
         index.unknown.clear()
         for n in self.evicted:
             index.documents.drop(n)
-        for id in self._touched:
-            index.plain.pop(_plain_key(id), None)
         index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
         index.recent.extend(self._fresh)
         if self.evicted:
@@ -3294,7 +3297,7 @@ class Db:
         n = self._past.get(key) if self._evictions == index.evictions else None
         if n is None:
             n = index.plain.get(key)
-            if n is None or self._vt < self._point.time or index.committing != self._point.tx_id:       # `committing` after `plain`
+            if n is None or self._vt < self._point.time or index.latest.tx_id != self._point.tx_id:     # `latest` after `plain`
                 return None
         return index.documents.get(n)
 
