@@ -4418,7 +4418,7 @@ class _Compiler:
         closed = _Block(block.froms)
         closed.wheres = [condition.replace(both, f"{f}.p = 1 and {f}.k > ?3") for condition in block.wheres]
         by_sorting = f" order by +{key}" + " desc" * order.endswith(" desc")        # else SQLite walks all that ever ceased
-        return tuple(self.statement(arm.sql([*exprs, key]) + by + limit) for arm, by in ((live, order), (closed, by_sorting)))
+        return tuple(self.statement(arm.sql(exprs) + by + limit) for arm, by in ((live, order), (closed, by_sorting)))
 
     # Clauses in their order
 
@@ -5156,7 +5156,7 @@ class _Run:
                 self._fill_over()
             found = self._found()
             if plan.places is not None:
-                return self._direct(list(found))
+                return self._direct(found if type(found) is list else list(found))
             rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
             answers = self._pulled(self._paged(rows))
             return _finished(_unique(answers) if self._may_repeat(zip(*answers)) else answers, self.parsed)
@@ -5306,11 +5306,13 @@ class _Run:
                 self._execute(statement)
 
     def _merged_arms(self) -> list[tuple]:
-        """The first rows of two ordered arms; the order stands in their last column, which find does not look at."""
+        """The first rows of two ordered arms."""
         live, closed = [self._execute(statement).fetchall() for statement in self.plan.arms]
         if not closed:
             return live
-        return sorted(live + closed, key=lambda row: _cell_order(row[-1]), reverse=self.parsed.order[0][1])[:self._limit()]
+        target, is_descending = self.parsed.order[0]
+        place = self.plan.columns[target if type(target) is str else self.parsed.find[target].term]
+        return sorted(live + closed, key=lambda row: _cell_order(row[place]), reverse=is_descending)[:self._limit()]
 
     def _limit(self) -> int:
         return -1 if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
