@@ -2851,12 +2851,12 @@ class _Rect(NamedTuple):
 
 
 class _Entity:
-    """An entity that a transaction touches: its open rectangles before and after."""
-    __slots__ = "id", "before", "rects", "numbers", "evicted"
+    """An entity that a transaction touches: its open rectangles before and after, all of them or those of its time and later."""
+    __slots__ = "id", "before", "rects", "numbers", "evicted", "is_whole"
     numbers: list[int]
 
-    def __init__(self, id: Any, rects: Iterable[_Rect]):
-        self.id, self.before, self.rects, self.numbers, self.evicted = id, rects, list(rects), [], False
+    def __init__(self, id: Any, rects: tuple[_Rect, ...], is_whole: bool):
+        self.id, self.before, self.rects, self.numbers, self.evicted, self.is_whole = id, rects, list(rects), [], False, is_whole
 
 
 class Context(NamedTuple):
@@ -2914,34 +2914,45 @@ class _Transaction:
     def _apply(self, op: _Op) -> None:
         _APPLY[op.kind](self, op)
 
-    def _entity(self, id: Any) -> _Entity:
-        key = _key(id)
+    def _entity(self, id: Any, start: int | None = None) -> _Entity:
+        """An entity as far as this transaction has come. What is over counts only where something before now is asked or changed."""
+        key, from_now = _key(id), start is None or start >= self.tx_time
         entity = self.entities.get(key)
-        if entity is None or key in self._shared:
-            entity = self.entities[key] = _Entity(id, entity.rects if entity else self._db._open_rects(id))
+        if entity is None and from_now and self._db._reader is not None and self._db._over is None:
+            entity = self.entities[key] = _Entity(id, self._db._rects_from(id, self.tx_time), False)
+        elif entity is None or key in self._shared:
+            entity = self.entities[key] = _Entity(id, self._db._open_rects(id), True)
             self._shared.discard(key)
+        return entity if from_now else self.whole(entity)
+
+    def whole(self, entity: _Entity) -> _Entity:
+        """The entity with what was over before this transaction, too."""
+        if not entity.is_whole:
+            known = entity.before[0].vt_from if entity.before else -OPEN
+            older = [rect for rect in self._db._open_rects(entity.id) if rect.vt_from < known]
+            entity.before, entity.rects, entity.is_whole = (*older, *entity.before), [*older, *entity.rects], True
         return entity
 
     def _put(self, op: _Op) -> None:
         self.n += 1
         self.contents[self.n] = op
-        entity = self._entity(op.id)
+        entity = self._entity(op.id, op.start)
         entity.numbers.append(self.n)
         self._draw(entity, op, self.n)
 
     def _delete(self, op: _Op) -> None:
-        self._draw(self._entity(op.id), op, -self.tx_id)
+        self._draw(self._entity(op.id, op.start), op, -self.tx_id)
 
     def _match(self, op: _Op) -> None:
         at = self.tx_time if op.start is None else op.start
-        if self._hash_at(self._entity(op.id).rects, at) != op.hash:
+        if self._hash_at(self._entity(op.id, at).rects, at) != op.hash:
             raise _Abort
 
     def _evict(self, op: _Op) -> None:
         entity = self._entity(op.id)
         for n in entity.numbers:
             self.contents.pop(n, None)
-        entity.before, entity.rects, entity.numbers, entity.evicted = (), [], [], True
+        entity.before, entity.rects, entity.numbers, entity.evicted, entity.is_whole = (), [], [], True, True
 
     def _hash_at(self, rects: Iterable[_Rect], vt: int) -> bytes | None:
         n = _visible_n(rects, vt)
@@ -3343,11 +3354,19 @@ class Db:
         if self._over is not None:
             entity = self._over.entities.get(_key(id))
             if entity and (entity.evicted or self._over.tx_id < before):
-                return tuple(entity.rects)
+                return tuple(self._over.whole(entity).rects)
             if self._over.tx_id >= before:
                 return self._over._db._open_rects(id, before)
         T = min(self._point.tx_id, before - 1)
         return tuple(sorted(rect for rect, tx_to in self._stored_rects(id, T) if rect.tx_from <= T))
+
+    def _rects_from(self, id: Any, now: int) -> tuple[_Rect, ...]:
+        """The newest open rectangles of an entity, for the writer: the last that had begun, and the later ones. Few, however long its past."""
+        if type(id) is uuid.UUID and self._index.number(id, self._reader) is None:
+            return ()                 # put for the first time: there is nothing to flush and to read
+        return self._answer(lambda reader, mode: tuple([_Rect(*row) for row in reader.execute(
+            "select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and vt_from >= ifnull((select max(vt_from) from rects "
+            "where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) order by vt_from", (self._cell(id, reader), OPEN, now))]))
 
     def _all_rects(self, id: Any) -> list[_Rect]:
         """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
