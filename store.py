@@ -1840,7 +1840,7 @@ class _SqliteLog:
             return None
         if committed:
             batch.write(transaction)
-        batch.record(transaction, pending.ops, committed)
+        batch.record(transaction, _records(pending.ops), committed)
         return Tx(tx_id, _moment(tx_time), committed)
 
 
@@ -2013,12 +2013,12 @@ class _Submitted(_Pending):
 
 class _Entry:
     """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is recorded."""
-    __slots__ = "tx_id", "tx_time", "hash", "ops", "contents", "outcome", "pending", "tx"
+    __slots__ = "tx_id", "tx_time", "data", "hash", "ops", "contents", "outcome", "pending", "tx"
+    ops: list[_Op]
     tx: Tx | None
 
-    def __init__(self, tx_id: int, tx_time: int, hash: bytes, ops: Any, contents: dict[int, bytes], outcome: Any,
-                 pending: Any = None):
-        self.tx_id, self.tx_time, self.hash, self.ops = tx_id, tx_time, hash, ops
+    def __init__(self, tx_id: int, tx_time: int, data: bytes, hash: bytes, contents: dict[int, bytes], outcome: Any, pending: Any = None):
+        self.tx_id, self.tx_time, self.data, self.hash = tx_id, tx_time, data, hash
         self.contents, self.outcome, self.pending, self.tx = contents, outcome, pending, None
 
 
@@ -2126,7 +2126,8 @@ class _PostgresLog:
         with self._mutex:
             self._refuse()
             self._queue.append(pending)
-            self._mutex.notify_all()
+            if len(self._queue) == 1 or len(self._queue) >= self._crowd:      # else the appender would wake for each of a crowd
+                self._mutex.notify_all()
 
     async def submit_async(self, ops: list[_Op]) -> Tx:
         pending = _Submitted(ops)
@@ -2400,11 +2401,11 @@ class _PostgresLog:
             if position == -1:
                 contents, self._newest = {}, newest
                 outcome = (results and unpack(results)) if is_decided else _OPEN_OUTCOME
-                entries.append(_Entry(tx_id, tx_time, hash, data, contents, outcome))
+                entries.append(_Entry(tx_id, tx_time, data, hash, contents, outcome))
             else:
                 contents[position] = data
         for entry in entries:            # a transaction's contents follow it
-            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place, record in enumerate(unpack(entry.ops))]
+            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place, record in enumerate(unpack(entry.data))]
         self._behind |= bool(entries) and self._newest > entries[-1].tx_id
         return entries
 
@@ -2447,7 +2448,7 @@ class _PostgresLog:
         committed = transaction.follow(entry)
         if committed:
             batch.write(transaction)
-        batch.record(transaction, entry.ops, committed)
+        batch.record(transaction, entry.data, committed)
         if batch._hash != entry.hash or entry.tx_id != previous.tx_id + 1:
             raise CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents make.", entry.tx_id)
         chores.note(entry, transaction, committed)
@@ -2569,7 +2570,9 @@ def _refuse_late(pendings: Iterable[_Submitted], error: Exception) -> None:
 
 def _own_entry(pending: _Submitted, tx_id: int, tx_time: int, hash: bytes, *_: Any) -> _Entry:
     contents = {position: data for position, _, data in pending.contents}
-    return _Entry(tx_id, tx_time, hash, pending.ops, contents, _OPEN_OUTCOME, pending)
+    entry = _Entry(tx_id, tx_time, pending.data, hash, contents, _OPEN_OUTCOME, pending)
+    entry.ops = pending.ops
+    return entry
 
 
 def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
@@ -2649,9 +2652,8 @@ class _Batch:
         for chunk in _chunks(wanted)[0]:
             index.learn_numbers(chunk)
 
-    def record(self, transaction: _Transaction, ops: list[_Op], committed: bool) -> None:
-        """The log's row, and the documents in the log's order."""
-        data = _records(ops)
+    def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
+        """The log's row, of which `data` are the operations, and the documents in the log's order."""
         results = transaction.recorded_results() if committed else None
         self._hash = _chained(self._hash, transaction.tx_id, transaction.tx_time, data)
         self._state = _state(self._state, self._hash, committed, results)
