@@ -167,13 +167,12 @@ class Run:
             raise Failed(f"{question} answered {str(answer)[:300]}, the truth is {str(truth)[:300]}")
 
     def rounds(self, asked, calls) -> dict:
-        """Of each (side, question) the median of each round, all in turns; a slow one is asked less often."""
-        taken, calls = {one: [] for one in asked}, {one: calls for one in asked}
+        """Of each (side, question) the median of each round, all in turns; a slow one is asked less often: for a second a round."""
+        taken = {one: [] for one in asked}
+        counts = {(name, question): max(1, min(calls, int(1e6 / self.sides[name].time(question=question, count=1)))) for name, question in asked}
         for _ in range(self.options.rounds):
             for name, question in asked:
-                begin = time.monotonic()
-                taken[name, question].append(self.sides[name].time(question=question, count=calls[name, question]))
-                calls[name, question] = max(1, min(calls[name, question], int(calls[name, question] / (time.monotonic() - begin))))
+                taken[name, question].append(self.sides[name].time(question=question, count=counts[name, question]))
         return taken
 
     def puts(self):
