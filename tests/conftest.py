@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -148,18 +149,22 @@ class Server:
 
     def __init__(self, data, arguments=()):
         self.data, self.port, self.log, self.process = pathlib.Path(data), free_port(), [], None
-        self.arguments = arguments
+        self.arguments, self.files_max = arguments, None
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self, **environment):
         """Returns when the landing page answers; raises with the server's own words if it ends before."""
         command = [sys.executable, "-u", str(ROOT / "eelchat.py"), "--port", str(self.port), "--data", str(self.data)]
         self.process = subprocess.Popen([*command, *self.arguments], cwd=ROOT, env=os.environ | environment, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", preexec_fn=self._limit)
         self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
         self._reader.start()
         wait_until(self._answers, READY_S_MAX, lambda: f"the server did not answer:\n{self.text}")
         return self
+
+    def _limit(self):
+        if self.files_max:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.files_max, self.files_max))
 
     def _read(self, process):
         for line in process.stdout:
