@@ -864,9 +864,13 @@ def socket(rule):
         try:
             await ctx["chat_clients"].admit()
         except sockets.FullError:
-            return biff.error(ctx, 503, "There are too many connections. Try again a little later.")
+            full = biff.error(ctx, 503, "There are too many connections. Try again a little later.")
+            full.force_close()                         # its place is wanted
+            return full
         if not biff.is_allowed(ctx, (("connect", ctx["uid"] or biff.client_of(ctx)), *sockets.CONNECTS_A_PERSON)):
-            return biff.error(ctx, 429)
+            often = biff.error(ctx, 429)
+            often.force_close()
+            return often
         if rule(ctx) is None:
             return None
         ws = sockets.response()

@@ -162,6 +162,7 @@ class Rooms:
         self._expected: collections.Counter[Hashable] = collections.Counter()
         self._line: collections.deque[asyncio.Future] = collections.deque()
         self._closing: set[asyncio.Task] = set()
+        self._places: set[asyncio.Task] = set()
         self._is_turning = self._is_admitting = self._is_ended = False
         self.count = self.frames = self.cut = self.refused = 0
         self.announced: bytes = b""
@@ -187,10 +188,13 @@ class Rooms:
 
     async def admit(self):
         """Waits for one's turn to connect: a thousand who come back at once do not starve those who post. Raises: FullError."""
-        if self._is_ended or self.count + len(self._line) >= self.sockets_max or len(self._line) >= CONNECTS_WAITING_MAX:
+        if self._is_ended or len(self._places) >= self.sockets_max or len(self._line) >= CONNECTS_WAITING_MAX:
             self.refused += 1
             raise FullError
-        loop = asyncio.get_running_loop()
+        loop, connection = asyncio.get_running_loop(), asyncio.current_task()
+        assert connection is not None
+        self._places.add(connection)                   # held from now on, not from when it enters: those on their way count too
+        connection.add_done_callback(self._places.discard)
         turn = loop.create_future()
         self._line.append(turn)
         if not self._is_admitting:

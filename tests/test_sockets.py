@@ -465,6 +465,8 @@ async def test_a_server_that_may_open_few_files_refuses_some_and_loses_none(tmp_
         async with asyncio.timeout(20):
             while newcomer is None or newcomer.status != 101:
                 await asyncio.sleep(0.05)
+                if newcomer:
+                    newcomer.transport.abort()
                 newcomer = await listen(server.url, town.channel, town.cookies[399], tx_id)
         lines = [line for line in server.log[said:] if "out of system resource" in line]
         seconds = time.perf_counter() - begun
@@ -620,8 +622,16 @@ async def test_a_full_server_says_so_and_lets_in_again_when_one_goes(chat):     
     ears = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies[:3]]
     assert [ear.status for ear in ears] == [101, 101, 503] and chat["chat_clients"].refused == 1
     ears[0].transport.abort()
-    await until(lambda: chat["chat_clients"].count == 1)
+    await until(lambda: len(chat["chat_clients"]._places) == 1)
     assert (await listen(town.base, town.channel, town.cookies[3], town.tx_id)).status == 101
+
+
+async def test_those_on_their_way_count_too(chat):      # noqa: F811
+    """A crowd that comes in one moment would all find room, and be more than there may be."""
+    town = await settle(chat, 30)
+    chat["chat_clients"].sockets_max = 10
+    ears = await asyncio.gather(*(listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies))
+    assert sorted(ear.status for ear in ears) == [101] * 10 + [503] * 20
 
 
 async def test_a_long_list_reaches_a_browser_that_was_away(chat, monkeypatch):      # noqa: F811
