@@ -4309,7 +4309,7 @@ class _Compiler:
         numbers: dict[str, int] = {}
         exprs: list[str] = []
         is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
-        pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}
+        pulled, late_values = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}, {c.v for c in late}
         plain = {var: None for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)}
         plain |= {var: None for var, _ in parsed.order if type(var) is str}
         for var in sorted(pulled):
@@ -4318,7 +4318,7 @@ class _Compiler:
                 exprs.append(block.owners[var][2])
             else:
                 plain[var] = None
-        for var in [var for var in plain if all(var != c.v for c in late)]:
+        for var in [var for var in plain if var not in late_values]:
             columns[var] = len(exprs)
             exprs.append(self.expr(var, block))
         order, is_ordered = self._order(block, late)
@@ -4326,7 +4326,7 @@ class _Compiler:
         repeats = not (self.is_bag or self._is_one_each(joined, columns.keys() | numbers.keys()))
         distinct = repeats and len(block.froms) > 1
         shown = {find.term for find in parsed.find if find.kind == "var"}
-        late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | {c.v for c in late})
+        late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | late_values)
         width = len(exprs)
         places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
         values = self._as_values(block, columns, exprs) if places is not None else frozenset()
@@ -4339,7 +4339,8 @@ class _Compiler:
         finish = None if not is_simple or repeats and not distinct else self._quick_finish(block, places, values, is_column, is_whole)
         quick = finish and self._quick(main, finish)
         return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, quick, columns, numbers, late, self.calls,
-                     self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats, is_grouped, is_ordered, bool(limit), self.notes)
+                     self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats,
+                     is_grouped, is_ordered, bool(limit), self.notes)
 
     def _quick_finish(self, block: _Block, places: tuple | None, values: frozenset, is_column: bool, is_whole: bool) -> Callable | None:
         """What makes the answer of rows that are documents' numbers, UUIDs' numbers or values; None for others."""
