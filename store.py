@@ -1662,7 +1662,23 @@ class _Pending:
         return self.tx
 
 
-class _SqliteLog:
+class _Log:
+    """What both logs do alike before a transaction enters: refuse it, if the node is closed, closing or stopped by a fault."""
+    _index: "_Index"
+    _ending: bool
+
+    def _refuse(self) -> None:
+        self._index.check_open()
+        if self._ending:
+            raise ClosedError(f"The store {self._index.path} is closing.")
+        self._refuse_if_failed()
+
+    def _refuse_if_failed(self) -> None:
+        if self._index.failed:
+            raise ClosedError(self._index.failed)
+
+
+class _SqliteLog(_Log):
     """The log in the node's own file. Whoever finds the writer free commits at once; what comes meanwhile is the next group.
 
     Where several threads submit at once, a group waits a moment for those whom the last one has just set free: else one of
@@ -1748,13 +1764,6 @@ class _SqliteLog:
             self._mutex.notify_all()
         if self._thread:
             self._thread.join()
-
-    def _refuse(self) -> None:
-        self._index.check_open()
-        if self._ending:
-            raise ClosedError(f"The store {self._index.path} is closing.")
-        if self._index.failed:
-            raise ClosedError(self._index.failed)
 
     def _leave(self) -> None:
         with self._mutex:
@@ -2094,7 +2103,7 @@ class _Decided(Exception):
             entries[tx_id].contents[position] = data
 
 
-class _PostgresLog:
+class _PostgresLog(_Log):
     """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
 
     def __init__(self, index: _Index, node: Node, url: str):
@@ -2155,16 +2164,6 @@ class _PostgresLog:
             self._wake()
         self._appending.drop(), self._following.drop()
         self._bell.close(), self._rope.close()
-
-    def _refuse(self) -> None:
-        self._index.check_open()
-        if self._ending:
-            raise ClosedError(f"The store {self._index.path} is closing.")
-        self._refuse_if_failed()
-
-    def _refuse_if_failed(self) -> None:
-        if self._index.failed:
-            raise ClosedError(self._index.failed)
 
     # Opening
 
@@ -3160,7 +3159,8 @@ class Db:
         if self._is_ours(rect.n):
             hash, at = self._over.contents[rect.n].hash, self._vt
         else:
-            hash = digest(self._one("select doc from documents where n = ?", (rect.n,))[0])
+            row = self._one("select doc from documents where n = ?", (rect.n,))
+            hash = digest(row[0]) if row else self._answer(lambda reader, mode: self._index.logged_hash(rect.n, reader))
             at, = self._one("select tx_time from log where tx_id = ?", (rect.tx,))
         return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), hash.hex())
 
