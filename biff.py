@@ -1313,12 +1313,14 @@ def _has_token(ctx):
 
 def _session(ctx):
     """The session's document, if it is alive and so is its user. Its use is noted in memory; `keep_sessions` writes it."""
-    cookie = _cookie(ctx)
-    found = cookie and ctx["biff/db"].entity(_session_id(_hash(cookie)))
-    if not found or found.get("session/hash") != _hash(cookie) or not is_alive(found, now(ctx)) or ctx["biff/db"].entity(found["session/user"]) is None:
+    if (cookie := _cookie(ctx)) is None:
         return None
-    if found["session/used-at"] + USED_EVERY < now(ctx):
-        ctx["biff/seen"][found["xt/id"]] = now(ctx)
+    db, hashed, moment = ctx["biff/db"], _hash(cookie), now(ctx)
+    found = db.entity(_session_id(hashed))
+    if not found or found.get("session/hash") != hashed or not is_alive(found, moment) or db.entity(found["session/user"]) is None:
+        return None
+    if found["session/used-at"] + USED_EVERY < moment:
+        ctx["biff/seen"][found["xt/id"]] = moment
     return found
 
 

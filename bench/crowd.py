@@ -111,7 +111,10 @@ class Crowd:
         self.epoll.register(sock, select.EPOLLIN)
 
     def begin(self, with_times=False, with_sums=False):
-        """A new window: everything is counted from here, once what is left over has been read. With sums, what each socket got is compared by its bytes, not by their number."""
+        """A new window: everything is counted from here, once what is left over has been read.
+
+        With sums, what the sockets got is compared by the bytes themselves and not only by their number.
+        """
         self._clear()
         while self.read():
             pass

@@ -190,7 +190,7 @@ def person(comm, number, cookie, now):
 
 WIDTHS = 1, 8                         # messages in flight
 HANDSHAKES = 500                      # opened and closed in a round
-DEAD, FLOOD_SOCKETS, FLOOD_MESSAGES, FLOOD_CHARS = 10, 100, 1_500, 4_000
+FLOODS, DEAD, FLOOD_SOCKETS, FLOOD_MESSAGES, FLOOD_CHARS = 3, 10, 100, 1_500, 4_000
 
 
 class Figures:
@@ -353,34 +353,15 @@ def show_size(figures, size):
         show(f"{label}, p50 / p99, ms", [f"{figures.of(name, size, f'{what} p50'):.1f} / {figures.of(name, size, f'{what} p99'):.1f}" for name in SERVERS],
              f"{figures.ratio('eelchat', 'bare', size, f'{what} p99'):.2f}", asked if size >= 1_000 else "")
     show("  memory an idle socket, KiB", [f"{figures.of(name, size, 'KiB'):.1f}" for name in SERVERS], "", "20")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sockets", type=int, nargs="+", default=[100, 1_000, 5_000])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1)
-    options = parser.parse_args()
-    if len(CORES) < 2:
-        raise SystemExit("two cores are needed, one for the servers and one for the client")
-    os.sched_setaffinity(0, CORES[-1:])
-    text, frame_bytes = text_of_a_frame()
-    figures = Figures()
-    for size in options.sockets:
-        at_one_size(figures, size, frame_bytes, text, options)
-    handshakes(figures, options.rounds, frame_bytes)
-    flood(figures, 3)
-    print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷ is the bare server's figure by eelchat's (CPU) or eelchat's by the bare server's (p99)")
-    show("", SERVERS, "÷ bare", "asked", "÷ uWS")
-    for size in options.sockets:
-        show_size(figures, size)
-    print("\nbeside that")
     for width in WIDTHS:
-        show(f"  CPU of posting to one socket, {width} in flight, us", [f"{figures.of(name, options.sockets[-1], f'post {width}'):,.0f}" for name in SERVERS])
-    names = *SERVERS, "aiohttp"
-    show("handshakes a second of CPU", [f"{1e6 / figures.of(name, 1, 'handshake us'):,.0f}" for name in names])
-    print(f"  eelchat's handshakes to plain aiohttp's: {figures.ratio('aiohttp', 'eelchat', 1, 'handshake us'):.2f}, asked 0.5")
-    show_flood(figures)
+        show(f"  beside that, CPU of a post, {width} in flight, us", [f"{figures.of(name, size, f'post {width}'):,.0f}" for name in SERVERS])
+    sys.stdout.flush()
+
+
+def show_handshakes(figures):
+    ratio = figures.ratio("aiohttp", "eelchat", 1, "handshake us")
+    print("\nhandshakes a second of CPU: " + ", ".join(f"{name} {1e6 / figures.of(name, 1, 'handshake us'):,.0f}" for name in (*SERVERS, "aiohttp"))
+          + f"; eelchat's with a session to plain aiohttp's {ratio:.2f}, asked 0.5", flush=True)
 
 
 def show_flood(figures):
@@ -404,6 +385,28 @@ def text_of_a_frame():
         one.close()
     spare = max(0, FRAME_BYTES - frame_bytes)
     return "x" * (TEXT_CHARS_MIN + spare), frame_bytes + spare
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sockets", type=int, nargs="+", default=[100, 1_000, 5_000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1)
+    options = parser.parse_args()
+    if len(CORES) < 2:
+        raise SystemExit("two cores are needed, one for the servers and one for the client")
+    os.sched_setaffinity(0, CORES[-1:])
+    text, frame_bytes = text_of_a_frame()
+    figures = Figures()
+    print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷: of CPU the peer's by eelchat's (of uWebSockets 0.9 is asked), of p99 eelchat's by the peer's")
+    show("", SERVERS, "÷ bare", "asked", "÷ uWS")
+    for size in options.sockets:
+        at_one_size(figures, size, frame_bytes, text, options)
+        show_size(figures, size)
+    handshakes(figures, options.rounds, frame_bytes)
+    show_handshakes(figures)
+    flood(figures, FLOODS)
+    show_flood(figures)
 
 
 if __name__ == "__main__":
