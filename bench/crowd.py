@@ -19,7 +19,7 @@ READ_BYTES = 256 * 1024
 STALL_S = 20                          # without a byte where bytes are due
 MARK = b"<article "                   # each message of a fragment has one
 ID = re.compile(rb'<article [^>]*?id="message-([^"]+)"')
-PING, PONG = 0x89, b"\x8a\x80\0\0\0\0"                    # an empty one, masked
+PING, PONG = b"\x89\0", b"\x8a\x80\0\0\0\0"                # both empty, the second masked
 
 
 class CrowdError(Exception):
@@ -145,17 +145,17 @@ class Crowd:
                 self._read_special(self.by_fd[fd])
                 continue
             size = read(buffer)
-            if buffer[0] == PING or buffer[size - 2] == PING:
+            if sums is not None:
+                sums[fd] = zlib.crc32(buffer[:size].replace(PING, b""), sums[fd])
+            if buffer.find(PING, 0, size) >= 0:      # wherever it stands; text has no such bytes
                 self.by_fd[fd].send(PONG)
-                size -= 2
+                size -= len(PING)
             elif not size:
                 raise CrowdError("a socket was closed by the server")
             got[fd] += size
             self.total += size
             if times is not None:
                 times.append((fd, got[fd], time.time_ns()))
-            if sums is not None:
-                sums[fd] = zlib.crc32(memoryview(buffer)[:size], sums[fd])
         return len(ready)
 
     def _read_special(self, sock):
@@ -184,7 +184,7 @@ class Crowd:
     def _read_frames(self, data):
         self.rest, fd, done = self.rest + data, self.scout.fileno(), 0
         for opcode, payload, end in frames_of(self.rest):
-            if opcode == PING & 15:
+            if opcode == 9:                          # a ping
                 self.scout.send(PONG)
             else:
                 self.ids += ID.findall(payload)
