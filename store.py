@@ -74,7 +74,8 @@ log = logging.getLogger("store")
 #
 # Limits and constants, each with its reason. A limit is a decision.
 
-FORMAT = 1                            # of the file; another one is refused, never guessed at
+FORMAT = 1                            # of log and documents; another one is refused, never guessed at
+INDEX_FORMAT = 2                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
@@ -950,7 +951,11 @@ class _Index:
         self.committing, self._announcing = tx_id, threading.Lock()
         self.documents, self.evictions = _DocumentCache(), 0
         self.recent = _Recent()
-        self._load_derived()
+        if execute("pragma user_version").fetchone()[0] == INDEX_FORMAT:
+            self._load_derived()
+        else:
+            log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
+            self.reindex(None)
         self._catch_up_statistics()
 
     def _create(self) -> None:
@@ -960,6 +965,7 @@ class _Index:
         for statement in (_TRUTH + _DERIVED).split(";"):
             execute(statement)
         execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
+        execute(f"pragma user_version = {INDEX_FORMAT}")
         execute("commit")
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
         os.fsync(folder)
@@ -1307,11 +1313,12 @@ class _Index:
         execute("begin immediate")
         try:
             for name in _DERIVED_NAMES:
-                execute(f"drop table {name}")
+                execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
                 execute(statement)
             self._load_derived()
             self._replay(progress)
+            execute(f"pragma user_version = {INDEX_FORMAT}")
             execute("commit")
         except BaseException:
             execute("rollback")
