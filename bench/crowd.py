@@ -97,8 +97,7 @@ class Crowd:
             self.free.append(sock)
         self.scout = self.sockets[0]
         self.into = {sock.fileno(): sock.recv_into for sock in self.sockets[1:]}
-        self.begin()
-        self.settle()
+        self.begin(quiet_s=0.3)
 
     def _connect(self):
         sock = socket.create_connection(("127.0.0.1", self.port))
@@ -110,14 +109,16 @@ class Crowd:
         self.by_fd[sock.fileno()] = sock
         self.epoll.register(sock, select.EPOLLIN)
 
-    def begin(self, with_times=False, with_sums=False):
-        """A new window: everything is counted from here, once what is left over has been read.
+    def begin(self, with_times=False, with_sums=False, quiet_s=0.05):
+        """A new window: everything is counted from here, once nothing more comes of greetings, replays, cursors and pings.
 
         With sums, what the sockets got is compared by the bytes themselves and not only by their number.
         """
         self._clear()
-        while self.read():
-            pass
+        heard = time.monotonic()
+        while time.monotonic() - heard < quiet_s:
+            if self.read():
+                heard = time.monotonic()
         self._clear()
         self.times = [] if with_times else None
         self.sums = {sock.fileno(): 0 for sock in self.sockets[1:]} if with_sums else None
@@ -126,14 +127,6 @@ class Crowd:
         self.got = {sock.fileno(): 0 for sock in self.sockets}
         self.total, self.ends, self.rest, self.times, self.sums = 0, [], b"", None, None
         self.sent, self.answered, self.complete, self.ids = [], 0, 0, []
-
-    def settle(self, quiet_s=0.3):
-        """Reads until nothing more comes: greetings, replays, pings."""
-        heard, before = time.monotonic(), -1
-        while time.monotonic() - heard < quiet_s:
-            if self.read() or before != self.total:
-                heard, before = time.monotonic(), self.total
-        self.begin()
 
     def read(self):
         """Reads what is there, without waiting; returns the number of sockets that had something."""
