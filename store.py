@@ -1024,6 +1024,7 @@ class _Index:
         while self._readers:
             self._readers.pop().connection.close()
         self.writer.connection.close()
+        fcntl.flock(self._lock, fcntl.LOCK_UN)      # for a child that was forked just now and still has its copy, too
         os.close(self._lock)
         if self._remove:
             self._remove()

@@ -554,6 +554,18 @@ def test_an_orphan_of_a_fork_does_not_keep_the_lock(tmp_path):
         os.waitpid(pid, 0)
 
 
+def test_a_closed_store_is_free_though_a_child_has_not_let_go_yet(tmp_path):
+    """Without this, a store that is closed and opened again right after a fork would now and then be told that it is in use."""
+    path = tmp_path / "one.db"
+    node = store.open(path)
+    copy = os.dup(node._index._lock)          # what a child has until it comes to its first line
+    try:
+        node.close()
+        store.open(path).close()
+    finally:
+        os.close(copy)
+
+
 def test_eight_threads_through_one_store(tmp_path, say):
     """Without this, two requests at once could be given one tx_id, or one of them nothing."""
     each, threads, given = 1_000, 8, []
