@@ -577,10 +577,8 @@ def _cell(value: Any) -> Any:
 
 
 def _cells(value: Any) -> tuple:
-    """The cells of what an attribute holds, each once, in an order that does not depend on the process."""
-    if type(value) in _SEVERAL:
-        return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
-    return (_cell(value),)
+    """The cells of several values, each once, in an order that does not depend on the process."""
+    return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
 
 
 # A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of a document's
