@@ -389,8 +389,7 @@ async def connect(ctx):
     try:
         await catch_up(ctx, client)
         ctx.clear()                                    # a socket lives for days: what its request knew does not
-        if code := await sockets.hear(ws):
-            await ws.close(code=code, drain=False)
+        await client.hear()
     finally:
         rooms.end(client)
     return ws
@@ -639,14 +638,13 @@ class Views:
 
 
 async def use_chat_clients(system):
-    """The rooms, and what was said in them lately. At the end all are closed with 1012, so that browsers come back by themselves."""
+    """The rooms, and what was said in them lately."""
     node, metrics = system["biff/node"], system["biff/metrics"]
     delivered = metrics.histogram("delivery_seconds", "From a transaction's time to its frame written to the last socket of a channel.")
     rooms = system["chat_clients"] = sockets.Rooms(min(sockets.SOCKETS_MAX, system["biff/connections-max"] * 3 // 4), delivered.observe)
     lately = system["chat_lately"] = sockets.Lately(
         lambda after: ((tx.tx_id, changes_of(system, tx)) for tx in node.tx_log(after=after)), REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
     system["chat_views"] = system["biff/jinja"].globals["message_view"] = Views(system["biff/jinja"].get_template("message.html"))
-    system["biff/app"].on_shutdown.append(lambda app: rooms.close_all())
     metrics.gauge("sockets", "Open sockets.", lambda: rooms.count)
     metrics.gauge("channels", "Channels with an open socket.", lambda: len(rooms))
     metrics.gauge("waiting_bytes", "Bytes that wait for browsers to read.", rooms.waiting_bytes)
@@ -668,6 +666,12 @@ async def use_waiting(system):
                 await system["chat_clients"].announce(text_frame(biff.fragment(system, "waiting.html", is_waiting=is_waiting, is_news=True)))
             await asyncio.sleep(WAITING_LOOK_S)
     system["biff/stop"].append(asyncio.create_task(watch()).cancel)
+    return system
+
+
+async def use_last_word(system):
+    """Closes all sockets with 1012, so that browsers come back by themselves: before the web stops, which no longer reads their answers."""
+    system["biff/stop"].append(system["chat_clients"].close_all)
     return system
 
 
@@ -905,7 +909,8 @@ RSS_PLUGIN = {
 }
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, RSS_PLUGIN]
-COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, biff.use_tasks]
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word,
+              biff.use_tasks]
 
 
 def initial_system(arguments, door=None):

@@ -44,7 +44,7 @@ REPLAYS_KEPT = 256                    # for those who ask the same; each is at m
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
 PING_S = 25                           # proxies cut a socket that is silent for a minute; no answer for 12.5 s: it is dead
-CLOSE_S = 0.8                         # for a close frame to be taken; then the connection is cut
+CLOSE_S = 0.6                         # for a close frame to be answered; then the connection is cut
 
 CLOSED = 2 ** 62                      # the number that a closed socket has seen: nothing is newer
 
@@ -71,20 +71,6 @@ def response() -> web.WebSocketResponse:
     return web.WebSocketResponse(compress=False, heartbeat=PING_S, autoping=False, max_msg_size=FRAME_BYTES_MAX, timeout=CLOSE_S)
 
 
-async def hear(ws: web.WebSocketResponse) -> WSCloseCode | None:
-    """Waits until the socket ends. What browsers do not send closes it: the code, else None."""
-    heard, since = 0, time.monotonic()
-    async for message in ws:
-        if time.monotonic() - since > 60:
-            heard, since = 0, time.monotonic()
-        heard += 1
-        if message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
-            return None if message.type is WSMsgType.ERROR else WSCloseCode.POLICY_VIOLATION
-        if message.type is WSMsgType.PING:
-            await ws.pong(message.data)
-    return None
-
-
 class Socket:
     """One connection. Frames are written past aiohttp's writer to the transport, so that no client is ever waited for.
 
@@ -93,11 +79,13 @@ class Socket:
     went beyond it. Handshake, pings and closing stay aiohttp's.
     """
 
-    __slots__ = ("ws", "transport", "put", "person", "room", "seen")
+    __slots__ = ("ws", "transport", "put", "person", "room", "seen", "hearing", "code")
 
     def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport, person: Hashable):
         self.ws, self.transport, self.put, self.person = ws, transport, transport.write, person
         self.room: Room | None = None
+        self.hearing: asyncio.Task | None = None
+        self.code: int | None = None                   # what it is closed with
         self.seen = 0
         if connection := transport.get_extra_info("socket"):
             connection.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
@@ -110,6 +98,39 @@ class Socket:
 
     def is_behind(self) -> bool:
         return self.transport.get_write_buffer_size() > WAITING_BYTES_MAX
+
+    async def hear(self):
+        """Waits until the socket ends: by its browser, by sending what browsers do not, or by `hang_up`."""
+        self.hearing = task = asyncio.current_task()
+        try:
+            self.code = await self._listen()
+        except asyncio.CancelledError:
+            if self.code is None:
+                raise
+            task.uncancel()                            # type: ignore[union-attr]      # a coroutine runs in a task
+        finally:
+            self.hearing = None
+        if self.code:                                  # with drain it would wait for one that does not read
+            await self.ws.close(code=self.code, drain=False)
+
+    async def _listen(self) -> int | None:
+        heard, since = 0, time.monotonic()
+        async for message in self.ws:
+            if time.monotonic() - since > 60:
+                heard, since = 0, time.monotonic()
+            heard += 1
+            if message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
+                return None if message.type is WSMsgType.ERROR else WSCloseCode.POLICY_VIOLATION
+            if message.type is WSMsgType.PING:
+                await self.ws.pong(message.data)
+        return None
+
+    def hang_up(self, code: int):
+        """Closes by the task that hears. Closed by another, aiohttp cuts the connection before the browser can answer the close frame; the cut
+        may take that frame along, and the browser would take a last word for an accident and come back."""
+        if self.hearing and self.code is None:
+            self.code = code
+            self.hearing.cancel()
 
 
 # ── Rooms ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +182,6 @@ class Rooms:
         self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
         self._expected: collections.Counter[Hashable] = collections.Counter()
         self._line: collections.deque[asyncio.Future] = collections.deque()
-        self._closing: set[asyncio.Task] = set()
         self._places: set[asyncio.Task] = set()
         self._is_turning = self._is_admitting = self._is_ended = False
         self.count = self.frames = self.cut = self.refused = 0
@@ -353,24 +373,20 @@ class Rooms:
     # Closing
 
     def _see_off(self, socket, code, frame):
-        loop = asyncio.get_running_loop()
         if frame and not socket.transport.is_closing():
             socket.transport.write(frame)
-        task = loop.create_task(socket.ws.close(code=code, drain=False))        # with drain it would wait for one that does not read
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-        loop.call_later(CLOSE_S, socket.transport.abort)
+        socket.hang_up(code)
+        asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
 
     async def close_all(self, code: int = WSCloseCode.SERVICE_RESTART):
         """Closes every socket, lets nobody in any more, and waits until all have gone: at most a little longer than CLOSE_S."""
         self._is_ended = True
         going = self.sockets()
+        handlers = [socket.hearing for socket in going if socket.hearing]
         for socket in going:
             self.close(socket, code)
-        while self._leaving:
-            await asyncio.sleep(0)
-        if self._closing:
-            await asyncio.wait(set(self._closing), timeout=CLOSE_S)
+        if handlers:
+            await asyncio.wait(handlers, timeout=CLOSE_S)
         for socket in going:
             socket.transport.abort()
 

@@ -92,7 +92,8 @@ class Ear(asyncio.Protocol):
             self.hear(payload)
         elif opcode == 8:
             self.code = int.from_bytes(payload[:2], "big")
-            self.send(8, payload[:2])
+            if self.answers:
+                self.send(8, payload[:2])
         elif opcode == 9 and self.answers:
             self.send(10, payload)
 

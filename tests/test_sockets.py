@@ -323,6 +323,22 @@ async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):     
     assert ear.code == 1008 and not late and took < 10 and "data-final" in ear.texts[-1]
 
 
+async def test_a_close_frame_may_be_answered_before_the_connection_is_cut(chat, say):      # noqa: F811
+    """Cut at once, a connection can take its close frame along: the browser would see an accident, and come back again and again."""
+    town, node = await settle(chat, 2), chat["biff/node"]
+    patient = await listen(town.base, town.channel, town.cookies[1], town.tx_id, answers=False)
+    prompt = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    begun = time.perf_counter()
+    await node.submit([delete(town.mems[1])])
+    await prompt.ended
+    took = time.perf_counter() - begun
+    await until(lambda: patient.code)
+    assert patient.code == prompt.code == 1008 and not patient.ended.done()
+    await patient.ended
+    say(f"closed {took:.3f} s after the transaction when the close frame is answered, {time.perf_counter() - begun:.2f} s when it never is, asked 1")
+    assert took < 5
+
+
 # ── D8: together or not at all ─────────────────────────────────────────────────────────────────────────────────
 
 async def test_what_was_said_together_arrives_together_wherever_the_connection_is_cut(chat, seed, size, say):      # noqa: F811
