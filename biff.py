@@ -95,6 +95,7 @@ USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: reading a pa
 TOKEN_MINUTES = 10                    # of a sign-in link or code
 CODE_TRIES_MAX = 3
 EMAIL_CHARS_MAX = 254                 # RFC 5321
+PATH_CHARS_MAX = 200                  # of the page that one comes back to after signing in; ours are shorter
 MAILS_AN_ADDRESS = 3, 3_600           # per hour: nobody's mailbox is flooded through us
 MAILS_A_CLIENT = 20, 3_600            # per hour: a classroom behind one address signs in, a machine gun does not
 MAILS_A_SERVER = 60, 60               # per minute: what a small mail relay takes from one sender
@@ -947,7 +948,7 @@ def anyone(ctx: dict) -> None:
 
 
 def signed_in(ctx: dict) -> Any:
-    return None if ctx["uid"] else redirect(ctx, url("/signin", error="not-signed-in"))
+    return None if ctx["uid"] else ask_to_sign_in(ctx)
 
 
 class Connection(web.RequestHandler):
@@ -1376,7 +1377,7 @@ AUTH_SCHEMA = {
     # Not UUIDs: when one is evicted nothing is left to tell what it was, and whoever hears of it shall see that it is none of theirs.
     "token": {"xt/id": str, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
               "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int,
-              voluptuous.Optional("token/used-at"): dt.datetime},
+              voluptuous.Optional("token/return-to"): str, voluptuous.Optional("token/used-at"): dt.datetime},
     "session": {"xt/id": str, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
                 "session/created-at": dt.datetime, "session/used-at": dt.datetime},
 }
@@ -1411,8 +1412,22 @@ def normalized_email(text: str) -> str | None:
     return email if len(email) <= EMAIL_CHARS_MAX and email.isprintable() and EMAIL.fullmatch(email) else None
 
 
+def ask_to_sign_in(ctx: dict) -> web.Response:
+    """Redirects to the sign-in page, from which the browser comes back to the page that was asked for."""
+    request = ctx["request"]
+    is_page = request.method == "GET" and not {"HX-Request", "Upgrade"} & set(request.headers)
+    return redirect(ctx, url("/signin", error="not-signed-in", **_way_back(ctx, request.path_qs if is_page else "")))
+
+
+def _way_back(ctx, path=None):
+    """{"return-to": where to go once signed in}, {} if that is nowhere or elsewhere. It travels in forms, and then in the token's document."""
+    path = ctx["params"].get("return-to", "") if path is None else path
+    return {"return-to": path} if len(path) <= PATH_CHARS_MAX and is_local(path) else {}
+
+
 def signin_page(ctx: dict) -> web.StreamResponse:
-    return render(ctx, "signin.html", error=error_text(ctx["params"]), is_printed=not ctx["biff/config"]["mail_host"])
+    back = _way_back(ctx)
+    return render(ctx, "signin.html", error=error_text(ctx["params"]), back=back, is_printed=not ctx["biff/config"]["mail_host"])
 
 
 def link_sent_page(ctx: dict) -> web.StreamResponse:
@@ -1424,25 +1439,27 @@ async def send_link(ctx: dict) -> web.StreamResponse:
     on_error = ctx["params"].get("on-error")
     on_error = on_error if on_error in (ctx["biff/home-path"], "/signin") else "/signin"
     email, token = normalized_email(ctx["params"].get("email", "")), secrets.token_urlsafe(32)
+    back = _way_back(ctx)
     if wrong := _refused(ctx, email):
-        return redirect(ctx, url(on_error, error=wrong))
+        return redirect(ctx, url(on_error, error=wrong, **back))
     await submit_tx(ctx, [_token(ctx, "link", email, _hash(token))])
     link = f"{ctx['biff/base-url']}/auth/verify-link/{token}"
     if not await _mailed(ctx, email, f"Your link to {ctx['biff/name']}", "link", link=link):
-        return redirect(ctx, url(on_error, error="send-failed"))
+        return redirect(ctx, url(on_error, error="send-failed", **back))
     return redirect(ctx, url("/link-sent", email=email))
 
 
 async def send_code(ctx: dict) -> web.StreamResponse:
     email, code = normalized_email(ctx["params"].get("email", "")), f"{secrets.randbelow(10 ** 6):06}"
+    back = _way_back(ctx)
     if wrong := _refused(ctx, email):
-        return redirect(ctx, url("/signin", error=wrong))
+        return redirect(ctx, url("/signin", error=wrong, **back))
     key = {"token/purpose": "code", "token/email": email, "token/browser": _browser(ctx)}
-    await submit_tx(ctx, [_token(ctx, "code", email, _code_hash(ctx, email, code)) | {
+    await submit_tx(ctx, [{"token/return-to": DISSOC} | _token(ctx, "code", email, _code_hash(ctx, email, code)) | {
         "db.op/upsert": key, "token/used-at": DISSOC}])
     if not await _mailed(ctx, email, f"Your code for {ctx['biff/name']}", "code", code=code):
-        return redirect(ctx, url("/signin", error="send-failed"))
-    return redirect(ctx, url("/verify-code", email=email))
+        return redirect(ctx, url("/signin", error="send-failed", **back))
+    return redirect(ctx, url("/verify-code", email=email, **back))
 
 
 def _refused(ctx, email):
@@ -1459,8 +1476,9 @@ async def _mailed(ctx, email, subject, template, **values):
 
 
 def _token(ctx, purpose, email, hashed):
-    return {"db/doc-type": "token", "xt/id": f"token-{secrets.token_hex(16)}", "token/purpose": purpose, "token/hash": hashed, "token/email": email, "token/tries": 0,
-            "token/browser": _browser(ctx), "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)}
+    back = {f"token/{key}": path for key, path in _way_back(ctx).items()}
+    return {"db/doc-type": "token", "xt/id": f"token-{secrets.token_hex(16)}", "token/purpose": purpose, "token/hash": hashed, "token/email": email,
+            "token/tries": 0, "token/browser": _browser(ctx), "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)} | back
 
 
 def _browser(ctx):
@@ -1502,7 +1520,8 @@ async def verify_link(ctx: dict) -> web.StreamResponse:
 
 
 def verify_code_page(ctx: dict) -> web.StreamResponse:
-    return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), error=error_text(ctx["params"]))
+    back = _way_back(ctx)
+    return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), back=back, error=error_text(ctx["params"]))
 
 
 async def verify_code(ctx: dict) -> web.StreamResponse:
@@ -1511,7 +1530,7 @@ async def verify_code(ctx: dict) -> web.StreamResponse:
     if token and hmac.compare_digest(token["token/hash"], _code_hash(ctx, email, code)):
         if (signed := await _sign_in(ctx, token)) is not None:
             return signed
-    return _no_sign_in(ctx, "code", url("/verify-code", error="invalid-code", email=email))
+    return _no_sign_in(ctx, "code", url("/verify-code", error="invalid-code", email=email, **_way_back(ctx)))
 
 
 def _no_sign_in(ctx, wrong, path):
@@ -1545,8 +1564,9 @@ async def _sign_in(ctx, token):
         return None
     session = lookup(ctx["biff/node"].db(), "session/hash", _hash(value)) or {}         # it may be over by now
     log.info("Signed in: user %s, session %s, by %s, client %s", session.get("session/user"), session.get("xt/id"), token["token/purpose"], client_of(ctx))
+    is_same = token["token/browser"] == _browser(ctx)      # whoever was slipped a link is not led anywhere by it
     _set_cookie(ctx, value)
-    return redirect(ctx, ctx["biff/app-path"])
+    return redirect(ctx, token.get("token/return-to", ctx["biff/app-path"]) if is_same else ctx["biff/app-path"])
 
 
 def _sign_in_tx(ctx, token_id, hashed):

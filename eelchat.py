@@ -141,7 +141,7 @@ async def home(ctx):
 def signed_in(ctx):
     user = user_of(ctx)
     if user is None:
-        return biff.redirect(ctx, "/signin?error=not-signed-in")
+        return biff.ask_to_sign_in(ctx)
     ctx["user"] = user
 
 

@@ -217,7 +217,7 @@ async def test_jobs_go_by_priority_survive_an_exception_and_give_results(started
     assert await biff.submit_job_for_result(ctx, "work", 5) == 0.2
 
 
-async def test_a_full_queue_says_so(started, monkeypatch):
+async def test_a_full_queue_says_so(monkeypatch, started):
     """A consumer that hangs would fill the memory."""
     monkeypatch.setattr(biff, "QUEUE_JOBS_MAX", 2)
     ctx = await started({"queues": [{"id": "work", "consumer": lambda ctx: asyncio.sleep(60)}]})

@@ -71,6 +71,34 @@ async def test_another_browser_is_asked_for_the_address(chat, person):      # no
     assert await redeem(other, token, email=" ANN@example.com") == ("/app", None)
 
 
+@pytest.mark.parametrize("way", ["link", "code"])
+async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, person, way):      # noqa: F811
+    """Whoever is invited has no account yet, and would stand before an empty page that knows of no community."""
+    ann, bob = await person("ann@example.com"), await person()
+    community, _ = await ann.new_channel()
+    page = await bob.get(community)
+    assert page.url.path == "/signin" and f'name="return-to" value="{community}"' in page.body_text
+    fields = {"email": "bob@example.com", "return-to": page.url.query["return-to"]}
+    answer = await bob.post(f"/auth/send-{way}", fields)
+    if way == "code":
+        answer = await bob.post("/auth/verify-code", {"email": "bob@example.com", "code": "", "return-to": answer.url.query["return-to"]})
+        assert answer.url.query["error"] == "invalid-code" and answer.url.query["return-to"] == community
+        answer = await bob.post("/auth/verify-code", {"email": "bob@example.com", "code": bob.last_code()})
+    else:
+        answer = await bob.post("/auth/verify-link", {"token": bob.last_token()})
+    assert answer.url.path == community and "Join this community" in answer.body_text
+
+
+@pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "/\t/evil.example", "evil", "/" + "x" * 500])
+async def test_signing_in_leads_nowhere_but_here(chat, person, elsewhere):      # noqa: F811
+    """A sign-in link that ends at a stranger's copy of our page asks for the next one there."""
+    ann, other = await person(), await person()
+    await ann.post("/auth/send-link", {"email": "ann@example.com", "return-to": elsewhere})
+    assert (await redeem(ann, ann.last_token()))[0] == "/app"
+    await ann.post("/auth/send-link", {"email": "ann@example.com", "return-to": "/sessions"})
+    assert (await redeem(other, ann.last_token(), email="ann@example.com"))[0] == "/app", "only who asked is led on"
+
+
 async def test_of_fifty_who_redeem_one_link_at_once_one_is_signed_in(chat, person, say):      # noqa: F811
     """A link would be worth as many sessions as there are fingers quick enough."""
     ann = await person()
