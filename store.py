@@ -1203,7 +1203,7 @@ class _Index:
             last, = reader.execute("select n from log where tx_id = ?", (middle,)).fetchone()
             low, high = (low, middle) if last >= n else (middle + 1, high)
         ops, results, last = reader.execute("select ops, results, n from log where tx_id = ?", (low,)).fetchone()
-        puts = [record for record in _expanded(unpack(ops), unpack(results) if results else ()) if record[0] == _PUT]
+        puts = [record for record in _became(ops, results) if record[0] == _PUT]
         return puts[n - last - 1][4]
 
     def transaction(self, tx_id: int) -> Tx | None:
@@ -1286,7 +1286,7 @@ class _Index:
         tx_id, _, ops, _, committed, results, _, last = row
         _check_link(row, previous)
         if tx_id and committed:
-            n = self._verified_documents(tx_id, _expanded(unpack(ops), unpack(results) if results else ()), n, missing)
+            n = self._verified_documents(tx_id, _became(ops, results), n, missing)
         if n != last:
             raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
         return n
@@ -1333,7 +1333,7 @@ class _Index:
         for tx_id, tx_time, ops, results in cursor.execute(
                 "select tx_id, tx_time, ops, results from log where tx_id > 0 and committed = 1 order by tx_id"):
             transaction = _Transaction(self.writer_db(Point(tx_id - 1, tx_time, n), None), tx_id, tx_time, n)
-            transaction.replay(_expanded(unpack(ops), unpack(results) if results else ()))
+            transaction.replay(_became(ops, results))
             batch.write(transaction)
             n = transaction.n
             if progress:
