@@ -45,6 +45,7 @@ import re
 import resource
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -78,6 +79,7 @@ ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long me
 FILES_KEPT = 80                       # not for connections: the store, feeds and mail, and those that are accepted in one go
 ACCEPTED_AT_ONCE = 16                 # before one is asked whether there is room; the rest wait for the next turn of the loop
 LISTEN_QUEUE = 1_024                  # that the kernel holds till then: a community coming back
+ACCEPT_AGAIN_S = 1                    # after the system had no file or memory for one more
 STOP_S_MAX = 0.7                      # for requests under way when the server stops; Ctrl-C is answered within a second
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
@@ -954,7 +956,11 @@ def signed_in(ctx: dict) -> Any:
 class Connection(web.RequestHandler):
     """One connection. What is no HTTP gets a sentence, and one line in the log: aiohttp would show it in both, cookies and all."""
 
-    __slots__ = ()
+    __slots__ = ("plug",)
+
+    def __init__(self, plug: socket.socket, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.plug = plug
 
     def handle_error(self, request, status=500, exc=None, message=None):
         if request.writer.output_size:
@@ -968,24 +974,57 @@ class Connection(web.RequestHandler):
         return response
 
 
-class Refused(asyncio.Protocol):
-    """A connection beyond those that there may be."""
-
-    def connection_made(self, transport):
-        transport.abort()
+def plug_of(request: web.Request) -> socket.socket:
+    """The operating system's socket under a request, for what asyncio's transport does too slowly."""
+    return request.protocol.plug       # type: ignore[attr-defined]      # it is a Connection
 
 
-def _bounded(connection, server, connections_max):
-    """Makes connections up to a bound, and cuts the others at once: had they all files, the store could open none."""
-    left = connections_max
+class Listener:
+    """Makes connections of those who come to a plug, as asyncio's servers do, but `connection(plug)` knows its own. Beyond a bound they are cut
+    at once: had they all files, the store could open none."""
 
-    def make():
+    def __init__(self, plug: socket.socket, connection: Callable, take_place: Callable[[], bool]):
+        self._plug, self._connection, self._take_place, self._loop = plug, connection, take_place, asyncio.get_running_loop()
+        plug.listen(LISTEN_QUEUE)
+        self._listen()
+
+    def _listen(self):
+        if self._plug.fileno() >= 0:                   # not closed by now
+            self._loop.add_reader(self._plug, self._accept)
+
+    def _accept(self):
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                plug, _ = self._plug.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as failure:
+                log.error("out of system resources, nobody is let in for %d s: %s", ACCEPT_AGAIN_S, os.strerror(failure.errno or 0))
+                self._loop.remove_reader(self._plug)
+                self._loop.call_later(ACCEPT_AGAIN_S, self._listen)
+                return
+            if self._take_place():
+                self._loop.create_task(self._loop.connect_accepted_socket(functools.partial(self._connection, plug), plug))
+            else:
+                plug.close()
+
+    def close(self):
+        self._loop.remove_reader(self._plug)
+        self._plug.close()
+
+
+def _counted(places, server):
+    """A function that takes one of so many places, if one is left. How many are taken is asked only when none seems left: it copies a list."""
+    left = places
+
+    def take_place():
         nonlocal left
-        if left <= 0:
-            left = connections_max - len(server.connections)          # asked only here: it copies a list
-        left -= 1
-        return connection() if left >= 0 else Refused()
-    return make
+        if not left:
+            left = max(0, places - len(server.connections))
+        is_left = left > 0
+        left -= is_left
+        return is_left
+    return take_place
 
 
 async def use_web(system: dict) -> dict:
@@ -1002,19 +1041,17 @@ async def use_web(system: dict) -> dict:
     system["biff/stop"].append(runner.cleanup)
     loop = asyncio.get_running_loop()
     # No lingering: what follows a refused head, a gigabyte perhaps, is not read. keepalive_timeout is also the only deadline of a head.
-    make: Any = Connection               # its base is typed as if a server and an access log had to be there
-    connection = functools.partial(make, runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
+    connection = functools.partial(Connection, manager=runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
                                    max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
-        bounded = _bounded(connection, runner.server, system["biff/connections-max"])
-        listening = await loop.create_server(bounded, config["host"], config["port"], backlog=ACCEPTED_AT_ONCE)
-        for plug in listening.sockets:
-            with plug.dup() as same:                   # asyncio takes one number for what it accepts at once and for the kernel's queue
-                same.listen(LISTEN_QUEUE)
+        bound = await loop.create_server(asyncio.Protocol, config["host"], config["port"], start_serving=False)
     except OSError as failure:
         raise StartError(_cannot_listen(config, failure)) from None
-    system["biff/stop"].append(listening.close)
-    system["biff/port"] = listening.sockets[0].getsockname()[1]
+    system["biff/port"] = bound.sockets[0].getsockname()[1]
+    take_place = _counted(system["biff/connections-max"], runner.server)
+    for plug in bound.sockets:
+        system["biff/stop"].append(Listener(plug.dup(), connection, take_place).close)
+    bound.close()
     system["biff/base-url"] = config["base_url"] or _address(config["host"], system["biff/port"])
     _say_where(system)
     return system

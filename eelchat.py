@@ -374,7 +374,7 @@ class Client(sockets.Socket):
     __slots__ = ("channel_id", "mem_id", "session_id")
 
     def __init__(self, ctx, ws):
-        super().__init__(ws, ctx["request"].transport, ctx["uid"])
+        super().__init__(ws, ctx["request"].transport, biff.plug_of(ctx["request"]), ctx["uid"])
         self.channel_id, self.mem_id, self.session_id = ctx["channel"]["xt/id"], ctx["mem"]["xt/id"], ctx["session"]["xt/id"]
 
     @property
@@ -383,7 +383,7 @@ class Client(sockets.Socket):
 
 
 async def connect(ctx):
-    ws = sockets.response()
+    ws = sockets.Response()
     await ws.prepare(ctx["request"])
     client, rooms = Client(ctx, ws), ctx["chat_clients"]
     try:
@@ -656,6 +656,12 @@ async def use_chat_clients(system):
     return system
 
 
+async def use_pings(system):
+    """Browsers that are gone without a word are noticed, and proxies see that the others are there."""
+    system["biff/stop"].append(asyncio.create_task(system["chat_clients"].watch()).cancel)
+    return system
+
+
 async def use_waiting(system):
     """Every page says so while its server is cut off from a shared log: reading goes on, sending waits."""
     async def watch():
@@ -877,7 +883,7 @@ def socket(rule):
             return often
         if rule(ctx) is None:
             return None
-        ws = sockets.response()
+        ws = sockets.Response()
         await ws.prepare(ctx["request"])
         await ws.send_str(biff.fragment(ctx, "notice.html", reason="This channel is not open to you. Reload the page."))
         await ws.close(code=WSCloseCode.POLICY_VIOLATION)
@@ -909,7 +915,7 @@ RSS_PLUGIN = {
 }
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, RSS_PLUGIN]
-COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word,
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word,
               biff.use_tasks]
 
 

@@ -2,7 +2,7 @@
 """Rooms of sockets: one frame goes to thousands of browsers, and nobody waits for anybody.
 
     rooms = Rooms(sockets_max=10_000)
-    socket = Socket(ws, request.transport, person="ann")
+    socket = Socket(ws, request.transport, plug, person="ann")
     rooms.enter(socket, "eels", seen=6)
     rooms.send("eels", 7, text_frame("hello"))         # what the room is told under number 7
 
@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import logging
 import time
-from socket import SO_SNDBUF, SOL_SOCKET
+from socket import SO_SNDBUF, SOL_SOCKET, socket as Plug
 from typing import Any, Callable, Hashable, Iterator, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -34,7 +34,6 @@ CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fa
 CONNECTS_A_TURN = 4                   # handshakes and replays done before the loop serves others again: 2 to 4 ms
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
-LOOK_BYTES = 64 * 1024                # between two looks at what waits: a look costs a tenth of a write, and sockets are hardly ever behind
 KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB for one that never reads
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
 PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: nobody sees it, and eight messages cost what one does
@@ -43,7 +42,8 @@ REPLAYED_A_TURN = 20                  # transactions read from the log for a rep
 REPLAYS_KEPT = 256                    # for those who ask the same; each is at most about WAITING_BYTES_MAX
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
-PING_S = 25                           # proxies cut a socket that is silent for a minute; no answer for 12.5 s: it is dead
+PING_S = 25                           # proxies cut a socket that is silent for a minute; no answer for half of that: it is dead
+PINGED_AT_ONCE = 64                   # the rest a little later, so that they answer a little later
 CLOSE_S = 0.6                         # for a close frame to be answered; then the connection is cut
 
 CLOSED = 2 ** 62                      # the number that a closed socket has seen: nothing is newer
@@ -66,38 +66,77 @@ def text_frame(text: str) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + data
 
 
-def response() -> web.WebSocketResponse:
-    """Uncompressed: a deflated frame belongs to one connection. Pings are answered in `hear`, where they are counted."""
-    return web.WebSocketResponse(compress=False, heartbeat=PING_S, autoping=False, max_msg_size=FRAME_BYTES_MAX, timeout=CLOSE_S)
+PING = b"\x89\0"
+
+
+def pong(data: bytes) -> bytes:
+    """What answers a ping, which is as short as a control frame must be: up to 125 bytes."""
+    return b"\x8a" + bytes((len(data),)) + data
+
+
+class Response(web.WebSocketResponse):
+    """Uncompressed: a deflated frame belongs to one connection. Pings are sent and answered below, where they are counted and kept in order."""
+
+    socket: "Socket | None" = None
+
+    def __init__(self) -> None:
+        super().__init__(compress=False, autoping=False, max_msg_size=FRAME_BYTES_MAX, timeout=CLOSE_S)
+
+    async def close(self, **how: Any) -> bool:
+        """Every close frame is written here, also those that aiohttp sends by itself: nothing may follow one."""
+        if self.socket:
+            self.socket.mute()
+        return await super().close(**how)
 
 
 class Socket:
-    """One connection. Frames are written past aiohttp's writer to the transport, so that no client is ever waited for.
+    """One connection. Frames go past aiohttp's writer and asyncio's transport to the plug, as its `send` in a room, so that no client is ever
+    waited for and a frame costs little more than its system call.
 
-    What the writer guarantees is kept here. Frames are whole and in order: one `put` each. Nothing follows a close frame: a socket
-    that closes has seen `CLOSED`. What waits is bounded: by WAITING_BYTES_MAX, what was put since the last look, and the one write that
-    went beyond it. Handshake, pings and closing stay aiohttp's.
+    What those guarantee is kept here. Frames are whole and in order: what the plug does not take is left to the transport, and so is all that
+    comes until that is gone; pings and pongs are sent by `write`, so that nothing waits there unknown to the room. Nothing follows a close frame:
+    the socket is mute, and has seen `CLOSED`. What waits is bounded, by WAITING_BYTES_MAX and the one write that went beyond it. A plug is the
+    transport's own, not its number: one that was closed raises, when its number may be somebody else's. Handshake and closing stay aiohttp's.
     """
 
-    __slots__ = ("ws", "transport", "put", "person", "room", "seen", "hearing", "code")
+    __slots__ = ("ws", "transport", "send", "person", "room", "seen", "hearing", "code", "is_asked")
 
-    def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport, person: Hashable):
-        self.ws, self.transport, self.put, self.person = ws, transport, transport.write, person
+    def __init__(self, ws: Response, transport: asyncio.Transport, plug: Plug, person: Hashable):
+        self.ws, self.transport, self.send, self.person = ws, transport, plug.send, person
         self.room: Room | None = None
         self.hearing: asyncio.Task | None = None
         self.code: int | None = None                   # what it is closed with
-        self.seen = 0
-        if connection := transport.get_extra_info("socket"):
-            connection.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
+        self.seen = 0                                  # at least so much
+        self.is_asked = False                          # whether a ping waits for its answer
+        ws.socket = self
+        plug.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
 
-    def write(self, data: bytes, number: int):
-        """Frames of which `number` is the last."""
-        self.seen = number
-        if not self.transport.is_closing():
-            self.put(data)
+    def write(self, data: bytes, number: int | None = None):
+        """Frames of which `number` is the last, if they are numbered; behind what waits."""
+        if self.seen == CLOSED or self.transport.is_closing():
+            return
+        self.seen = number or self.seen
+        self.transport.write(data)
+        if self.room and self.waiting():
+            self.room.apart[self.send] = self
 
-    def is_behind(self) -> bool:
-        return self.transport.get_write_buffer_size() > WAITING_BYTES_MAX
+    def waiting(self) -> int:
+        """The bytes that the kernel has not taken."""
+        return self.transport.get_write_buffer_size()
+
+    def mute(self):
+        self.seen = CLOSED
+        if self.room:
+            self.room.apart[self.send] = self
+
+    def ask(self):
+        self.is_asked = True
+        self.write(PING)
+
+    def cut_if_silent(self):
+        if self.is_asked:
+            log.info("dead person=%s", self.person)
+            self.transport.abort()
 
     async def hear(self):
         """Waits until the socket ends: by its browser, by sending what browsers do not, or by `hang_up`."""
@@ -119,10 +158,11 @@ class Socket:
             if time.monotonic() - since > 60:
                 heard, since = 0, time.monotonic()
             heard += 1
+            self.is_asked = False
             if message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
                 return None if message.type is WSMsgType.ERROR else WSCloseCode.POLICY_VIOLATION
             if message.type is WSMsgType.PING:
-                await self.ws.pong(message.data)
+                self.write(pong(message.data))
         return None
 
     def hang_up(self, code: int):
@@ -135,6 +175,9 @@ class Socket:
 
 # ── Rooms ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+Send = Callable[[bytes], int]         # what a plug takes now, of some bytes
+
+
 class Said(NamedTuple):
     """What a room was told: its number, the frame, and when it became true, in seconds since 1970."""
     number: int
@@ -145,17 +188,18 @@ class Said(NamedTuple):
 class Room:
     """The sockets of one key, what they are still to be told, and the pass that is under way."""
 
-    __slots__ = ("key", "sockets", "due", "waiting", "is_queued", "telling", "joined", "left", "unlooked")
+    __slots__ = ("key", "sockets", "apart", "due", "waiting", "is_queued", "telling", "joined", "left")
 
     def __init__(self, key):
         self.key = key
-        self.sockets: dict[Socket, None] = {}
+        self.sockets: dict[Send, Socket] = {}
+        self.apart: dict[Send, Socket] = {}            # who entered, left or fell behind lately: these are looked at one by one
         self.due: collections.deque[Said] = collections.deque()
         self.waiting: asyncio.TimerHandle | None = None
         self.is_queued = False
         self.telling: list[Said] = []
-        self.left: Iterator[Socket] = iter(())
-        self.joined, self.unlooked = b"", 0
+        self.left: Iterator[Send] = iter(())
+        self.joined = b""
 
     def begin(self):
         """Joins what is due, up to a bound, for a pass over those who are here now: who comes later has been told by then."""
@@ -163,12 +207,16 @@ class Room:
         while self.due and (size := size + len(self.telling[-1].frame)) < JOINED_BYTES_MAX:
             self.telling.append(self.due.popleft())
         self.joined = b"".join(said.frame for said in self.telling)
-        self.unlooked = len(self.joined) + (self.unlooked if self.unlooked < LOOK_BYTES else 0)
         self.left = iter(tuple(self.sockets))
 
     def newer_than(self, seen: int) -> bytes:
-        """The part of the pass that a socket has not seen: it came in the middle of what was joined."""
-        return b"".join(said.frame for said in self.telling if said.number > seen)
+        """The part of the pass that a socket has not seen: it may have come in the middle of what was joined."""
+        return self.joined if seen < self.telling[0].number else b"".join(said.frame for said in self.telling if said.number > seen)
+
+    def end(self):
+        """The pass is over: only who has seen more than it, or has bytes waiting, is still looked at."""
+        last, self.telling, self.joined = self.telling[-1].number, [], b""
+        self.apart = {send: socket for send, socket in self.apart.items() if socket.room is self and (socket.seen > last or socket.waiting())}
 
 
 class Rooms:
@@ -199,10 +247,10 @@ class Rooms:
     def sockets(self, key=None) -> list[Socket]:
         """Those in a room; without a key, all."""
         rooms = self._rooms.values() if key is None else filter(None, [self._rooms.get(key)])
-        return [socket for room in rooms for socket in room.sockets]
+        return [socket for room in rooms for socket in room.sockets.values()]
 
     def waiting_bytes(self) -> int:
-        return sum(socket.transport.get_write_buffer_size() for socket in self.sockets())
+        return sum(socket.waiting() for socket in self.sockets())
 
     # Coming and going
 
@@ -235,7 +283,7 @@ class Rooms:
         """From now on the socket is told what the room is told under numbers above `seen`."""
         socket.seen = seen
         socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key))
-        socket.room.sockets[socket] = None
+        socket.room.sockets[socket.send] = socket.room.apart[socket.send] = socket
         self._people.setdefault(socket.person, {})[socket] = None
         self.count += 1
 
@@ -249,17 +297,34 @@ class Rooms:
         room, socket.room, socket.seen = socket.room, None, CLOSED
         if room is None:
             return False
-        for group, key, members in (self._rooms, room.key, room.sockets), (self._people, socket.person, self._people[socket.person]):
-            del members[socket]
-            if not members:
-                del group[key]
+        room.apart.pop(socket.send, None)
+        if room.telling:                               # a pass may be on its way to it
+            room.apart[socket.send] = socket
+        theirs = self._people[socket.person]
+        del room.sockets[socket.send], theirs[socket]
+        if not room.sockets:
+            del self._rooms[room.key]
+        if not theirs:
+            del self._people[socket.person]
         self.count -= 1
         return True
 
     def end(self, socket: Socket):
         """Its connection is over. What waits for one that does not read would hold it for a quarter of an hour: it is dropped soon."""
         self.leave(socket)
+        socket.ws.socket = None                        # or the two would keep each other
         asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
+
+    async def watch(self):
+        """Asks all sockets, for ever, whether somebody is there, and cuts those that have not answered until the round after."""
+        while True:
+            for look in Socket.ask, Socket.cut_if_silent:
+                sockets = self.sockets()
+                starts = range(0, len(sockets) or 1, PINGED_AT_ONCE)
+                for start in starts:
+                    for socket in sockets[start:start + PINGED_AT_ONCE]:
+                        look(socket)
+                    await asyncio.sleep(PING_S / 2 / len(starts))
 
     # Telling
 
@@ -303,8 +368,7 @@ class Rooms:
         """Tells every socket a word about this server, in slices. It has no number; `announced` is the last one, for whoever comes later."""
         self.announced = frame
         for count, socket in enumerate(self.sockets(), 1):
-            if socket.room and not socket.write(frame, socket.seen):
-                self._cut(socket, socket.room)
+            socket.write(frame)
             if count % SLICE_SOCKETS == 0:
                 await asyncio.sleep(0)
 
@@ -341,32 +405,38 @@ class Rooms:
         """Goes on with the room's pass, for at most `budget` sockets; how many there were."""
         if not room.telling:
             room.begin()
-        first, last, joined = room.telling[0].number, room.telling[-1].number, room.joined
-        told = list(itertools.islice(room.left, budget))
-        for socket in told if room.unlooked >= LOOK_BYTES else ():
-            if socket.is_behind():
-                self._cut(socket, room)
-        for socket in told:                            # the loop that all else serves: a send costs 3 µs, so nothing else may
-            if socket.seen < first:
-                socket.seen = last
-                socket.put(joined)
-            elif socket.seen < last:
-                socket.write(room.newer_than(socket.seen), last)
+        told, joined, size = list(itertools.islice(room.left, budget)), room.joined, len(room.joined)
+        for send in self._tell_apart(room, told) if room.apart else told:      # the loop that all else serves: a send costs 3 µs, so nothing else may
+            try:
+                if (sent := send(joined)) < size:
+                    room.sockets[send].write(joined[sent:], room.telling[-1].number)
+            except OSError:                            # the kernel takes nothing now, or the connection is lost: the transport knows how to go on
+                room.sockets[send].write(joined, room.telling[-1].number)
         self.frames += len(told) * len(room.telling)
         if len(told) < budget:
             self._told(room)
         return len(told) + 1
+
+    def _tell_apart(self, room, told) -> list[Send]:
+        """Tells those of them who are looked at one by one; the others."""
+        last = room.telling[-1].number
+        for socket in filter(None, map(room.apart.get, told)):
+            if socket.seen < last and socket.waiting() > WAITING_BYTES_MAX:
+                self._cut(socket, room)
+            elif socket.seen < last:
+                socket.write(room.newer_than(socket.seen), last)
+        return [send for send in told if send not in room.apart]
 
     def _told(self, room):
         now = time.time()
         for said in room.telling:
             if said.since is not None:
                 self._delivered(now - said.since)
-        room.telling, room.joined = [], b""
+        room.end()
 
     def _cut(self, socket, room):
         self.cut += 1
-        log.info("cut room=%s person=%s waiting=%d", room.key, socket.person, socket.transport.get_write_buffer_size())
+        log.info("cut room=%s person=%s waiting=%d", room.key, socket.person, socket.waiting())
         socket.transport.abort()
         self.leave(socket)
 

@@ -366,7 +366,7 @@ def show_handshakes(figures):
 
 def show_flood(figures):
     """Printed only if nothing was lost: else the flood has raised."""
-    bound = DEAD * (sockets.WAITING_BYTES_MAX + sockets.LOOK_BYTES + sockets.JOINED_BYTES_MAX) / 1024
+    bound = DEAD * (sockets.WAITING_BYTES_MAX + sockets.JOINED_BYTES_MAX) / 1024
     pairs = zip(*(figures.values["eelchat", count, "flood KiB"] for count in (0, DEAD)))
     ratio = statistics.median(b / a for a, b in zip(*(figures.values["eelchat", count, "flood p99"] for count in (0, DEAD))))
     print(f"\na flood of {FLOOD_MESSAGES:,} messages of {FLOOD_CHARS:,} bytes, {DEAD} of {FLOOD_SOCKETS} never read: the others got all of it, in order, once; "

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import resource
+import socket as operating
 import subprocess
 import time
 import uuid
@@ -184,21 +185,25 @@ async def test_a_deploy_closes_every_tab_with_1012_and_all_return(tmp_path, wind
 
 # ── D4: half-open connections ──────────────────────────────────────────────────────────────────────────────────
 
-async def test_a_peer_that_is_gone_without_a_word_is_noticed(chat, monkeypatch, say):      # noqa: F811
-    """A phone in a tunnel sends no farewell: its socket, and what waits for it, would be kept for a quarter of an hour."""
+@pytest.fixture
+def ping_often(monkeypatch):
     monkeypatch.setattr(sockets, "PING_S", 1)
+
+
+async def test_a_peer_that_is_gone_without_a_word_is_noticed(ping_often, chat, say):      # noqa: F811
+    """A phone in a tunnel sends no farewell: its socket, and what waits for it, would be kept for a quarter of an hour."""
     town = await settle(chat, 2)
     dead = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096, answers=False)
     alive = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
     client = next(one for one in chat["chat_clients"].sockets() if one.person == town.people[0])
     dead.transport.pause_reading()
     begun = time.perf_counter()
-    while not client.transport.get_write_buffer_size():
+    while not client.waiting():
         await chat["biff/node"].submit([put(town.message("x" * 9_000)) for _ in range(5)])
         await asyncio.sleep(0)
     await until(lambda: chat["chat_clients"].count == 1)
     took = time.perf_counter() - begun
-    await until(lambda: client.transport.get_write_buffer_size() == 0 and client.transport.is_closing())
+    await until(lambda: client.waiting() == 0 and client.transport.is_closing())
     say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; nothing is held for it any more")
     assert alive.is_open and alive.code is None and took < 15
 
@@ -579,11 +584,10 @@ async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat,
 
 async def test_what_is_under_way_together_is_written_once(chat, say):      # noqa: F811
     """Under load the system calls are what costs: several messages must go out by one."""
-    town, node, writes = await settle(chat, 1), chat["biff/node"], []
+    town, node, rooms, writes = await settle(chat, 1), chat["biff/node"], chat["chat_clients"], []
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
-    client, = chat["chat_clients"].sockets()
-    put_in = client.put
-    client.put = lambda data: (writes.append(len(data)), put_in(data))
+    told = rooms._told
+    rooms._told = lambda room: (writes.append(len(room.joined)), told(room))
     await asyncio.gather(*(node.submit([put(town.message(f"at once {n}"))]) for n in range(64)))
     await until(lambda: len(ear.texts) == 64)
     say(f"64 messages at once: {len(writes)} writes to a socket")
@@ -609,6 +613,83 @@ async def test_a_pass_over_many_is_cut_and_each_hears_all_in_order(chat, monkeyp
     for ear in ears[5:]:
         await until(lambda: sum(len(texts(payload)) for payload in ear.texts) == 100)
         assert [words for payload in ear.texts for words in texts(payload)] == [str(n) for n in range(100)]
+
+
+async def test_what_a_slow_one_hears_is_whole_and_in_order_and_so_are_the_pings_between(ping_often, chat, say):      # noqa: F811
+    """Frames go past the transport: one that overtook what waits there would end in the middle of another, and the browser would hang up."""
+    town, node = await settle(chat, 2), chat["biff/node"]
+    slow = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096)
+    quick = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    client = next(one for one in chat["chat_clients"].sockets() if one.person == town.people[0])
+    count, stops = 0, 0
+    for _ in range(4):
+        slow.transport.pause_reading()
+        while not client.waiting():
+            await node.submit([put(town.message(f"@{count} " + "x" * 9_000))])
+            count += 1
+            await asyncio.sleep(0)
+        stops += 1
+        client.ask()                                   # a ping behind what waits
+        slow.transport.resume_reading()
+        for _ in range(5):                             # while it drains
+            await node.submit([put(town.message(f"@{count} " + "x" * 9_000))])
+            count += 1
+        await until(lambda: len(slow.texts) == count)
+    await until(lambda: not client.is_asked)
+    for ear in slow, quick:
+        await until(lambda: len(ear.texts) == count)
+        assert [int(words[1:].split()[0]) for payload in ear.texts for words in texts(payload)] == list(range(count))
+    await node.submit([put(town.message("after"))])
+    await until(lambda: len(slow.texts) == count + 1)
+    assert not client.room.apart                       # what has caught up is like the others again
+    say(f"{count} messages to one that stopped reading {stops} times: all in order, once, also where the transport had to keep some; pings answered")
+
+
+async def test_a_frame_never_goes_to_who_got_the_number_of_a_closed_connection(chat, monkeypatch):      # noqa: F811
+    """The system gives a closed file's number to the next one that is opened: a stranger, or the store."""
+    town, node, rooms = await settle(chat, 2), chat["biff/node"], chat["chat_clients"]
+    gone = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    client, = rooms.sockets()
+    plug, number = client.send.__self__, client.send.__self__.fileno()
+    await node.submit([put(town.message("before"))])
+    await until(lambda: gone.texts)
+    monkeypatch.setattr(rooms, "leave", lambda socket: False)       # the worst case: nobody notices
+    gone.transport.abort()
+    await until(lambda: plug.fileno() < 0)
+    pairs = [operating.socketpair() for _ in range(50)]
+    strangers = [one for pair in pairs for one in pair]
+    assert number in [one.fileno() for one in strangers]
+    await node.submit([put(town.message("after"))])
+    await until(lambda: not rooms._due)
+    for one in strangers:
+        one.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            one.recv(1)
+    for one in strangers:
+        one.close()
+
+
+async def test_nothing_follows_a_close_frame(chat):      # noqa: F811
+    """A frame behind it breaks the protocol, and some browsers tell that instead of the reason."""
+    town, node = await settle(chat, 2), chat["biff/node"]
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id, answers=False)
+    await listen(town.base, town.channel, town.cookies[1], town.tx_id)
+    ear.send(1, b"x")                                  # which browsers do not do: it is closed by the one that hears it
+    await until(lambda: ear.code)
+    assert chat["chat_clients"].count == 2             # it is still waited for, and told nothing all the same
+    await node.submit([put(town.message("after"))])
+    await chat["chat_clients"].announce(sockets.text_frame("a word"))
+    await ear.ended
+    assert not ear.texts and ear.code == 1008
+
+
+async def test_a_word_about_the_server_reaches_all_and_cuts_nobody(chat):      # noqa: F811
+    """Were everybody cut with it, all would come back at once, just when their server has lost its log."""
+    town = await settle(chat, 3)
+    ears = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies]
+    await chat["chat_clients"].announce(sockets.text_frame("a word"))
+    await until(lambda: all(ear.texts == ["a word"] for ear in ears))
+    assert chat["chat_clients"].count == 3 and not any(ear.ended.done() for ear in ears)
 
 
 async def test_one_person_has_so_many_sockets_and_the_oldest_gives_way(chat, monkeypatch):      # noqa: F811
