@@ -260,6 +260,41 @@ def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url
     say(f"the others went on after {waited:.1f} s (asked: the timeout of {store.FROZEN_S_MAX} s and 1); the late commit was refused, and done again as {acked}")
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nobody_sees_what_is_indexed_while_postgres_commits(join, log_url, say, is_there):
+    """The index is written while the append is on its way: if that is lost, a reader would have seen what never was."""
+    import psycopg
+    node, other, heard = join(), join(), []
+    node.on_tx(lambda tx: heard.append(tx.tx_id))
+    node.submit_tx([put({"xt/id": "a", "v": 1})])
+    link, seen = node._log._appending, []
+    answer = link.answer
+
+    def lost():
+        if link._is_sent and not seen:
+            seen.append((node.db().entity("a"), node.latest_tx.tx_id))
+            if is_there:
+                answer()
+            raise psycopg.OperationalError("the cable")
+        answer()
+    link.answer = lost
+    with psycopg.connect(log_url, autocommit=True) as held:
+        if not is_there:                  # the insert waits for this one's number until its connection is gone
+            held.execute("begin"), held.execute("insert into store_log values (2, 2, '', '', 0, null)")
+        told = []
+        writer = threading.Thread(target=lambda: told.append(node.submit_tx([put({"xt/id": "a", "v": 2})])))
+        writer.start()
+        eventually(lambda: seen)
+        assert is_there or not told and node.db().entity("a")["v"] == 1
+        if not is_there:
+            held.execute("rollback")
+        writer.join()
+    assert seen == [({"xt/id": "a", "v": 1}, 1)] and told[0].tx_id == settle([node, other]) == 2
+    assert [n.db().entity("a")["v"] for n in (node, other)] == [2, 2] and node.verify() == other.verify() == 2
+    eventually(lambda: heard == [1, 2])
+    say(f"an append lost {'after' if is_there else 'before'} its commit, with the index written: seen by 0 readers, there once, as {told[0].tx_id}")
+
+
 def test_a_listening_connection_may_be_cut_at_any_time(join, log_url, size, say):
     """A dead listener is silent: nobody would notice until somebody reloads (B3)."""
     import psycopg
