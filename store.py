@@ -87,6 +87,7 @@ GROUP_MAX = 1_000                     # transactions in one commit: bounds the w
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
 PLAIN_CACHED = 32_768                 # entities whose document is found without a statement; some 4 MB
+FOLLOWED_MAX = PLAIN_CACHED // 2      # facts of an attribute whose documents a join reads instead of the index: they stay in memory
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
 SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
 ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
@@ -3357,6 +3358,16 @@ class Db:
                 return None
         return index.documents.get(n)
 
+    def _all_at_hand(self, ids: list) -> list:
+        """`_at_hand` of many: one pass where all are UUIDs of plain versions that are in memory."""
+        index, young = self._index, self._index.documents.young
+        try:
+            found = [young[index.plain[id.int]][0] for id in ids]
+        except (KeyError, AttributeError):
+            found = []
+        is_now = self._vt >= self._point.time and index.latest.tx_id == self._point.tx_id            # `latest` after `plain`
+        return found if found and is_now else [self._at_hand(id) for id in ids]
+
     def _document_of(self, id: Any, reader: _Reader, mode: str) -> dict | None:
         return self._document(id, reader, mode) if type(id) in _ID_TYPES else None
 
@@ -4146,6 +4157,9 @@ class _Held:
 # Without order, limit and aggregates an answer is a set, and variables that nothing asks for later are dropped on the way.
 # Otherwise it is a bag, one row a binding of all variables; then rows that go through a stage are numbered, so that they
 # stay as many as they were.
+#
+# Where a join only goes on to see what an entity says, its document tells: it is in memory, and the index would have to be
+# searched once a row. SQL finds the entities, and what `late` names is read afterwards.
 
 
 class _Block:
@@ -4207,6 +4221,14 @@ class _Quick(NamedTuple):
     finish: Callable                  # of the snapshot, the reader and the rows: the answer
 
 
+class _Read(NamedTuple):
+    """A triple that the documents answer: the column that has the entity, by its document's number or as its id, and what is read."""
+    place: int
+    is_number: bool
+    a: str
+    v: str
+
+
 class _Plan(NamedTuple):
     """A compiled query: statements that fill the tables of its rules, then the one that answers."""
     steps: tuple                      # what is run before, in order
@@ -4217,7 +4239,7 @@ class _Plan(NamedTuple):
     quick: _Quick | None              # instead of all this, where it does
     columns: dict                     # variable → position in a row
     numbers: dict                     # variable → position of its entity's document number in a row
-    late: tuple                       # triples whose value is read from the documents
+    late: tuple                       # what is read from the documents, a column each
     calls: list
     attributes: tuple                 # where the hashed values may come from
     places: Any                       # columns of find, where each is one of SQL's and nothing is left to do but to decode
@@ -4322,18 +4344,42 @@ class _Compiler:
         return clauses
 
     def _late(self, where: tuple) -> tuple:
-        """Triples that only bring a value to be found, for an entity that another triple has: the documents know it."""
-        counts = collections.Counter(var for clause in where for var in _clause_vars(clause))
-        given = {var for binding in self.parsed.ins for var in binding.vars}
-        candidates = [c for c in where if type(c) is _Triple and _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given
-                      and c.v not in given and counts[c.v] == 1 and not c.v.startswith("? ")]
-        ordered = {var for var, _ in self.parsed.order if type(var) is str}
-        pulled = {find.term for find in self.parsed.find if find.kind == "pull"}
-        chosen = [c for c in candidates if c.v not in ordered | pulled]
-        kept = {c.e for c in where if type(c) is _Triple and _is_var(c.e) and c not in chosen}
-        if self._sql_order(chosen):
+        """Triples that the documents answer once SQL has an entity: they bring a value to be found, or an entity for others of them.
+
+        Each stands behind the one that brings its entity. One that is rarer than what SQL would begin with is not among them: let it begin there.
+        """
+        triples = [c for c in where if type(c) is _Triple]
+        given = _Block((), {var: "" for binding in self.parsed.ins for var in binding.vars})
+        read = self._readable(where, triples)
+        least = min((self._triple_cost(c, given) for c in triples if c not in read), default=math.inf)
+        read = self._readable(where, [c for c in read if self._triple_cost(c, given) >= least])
+        if self._sql_order(read):
             return ()
-        return tuple(c for c in chosen if c.e in kept)
+        known = {c.e for c in triples if _is_var(c.e) and c not in read}
+        late = []
+        for clause in read:
+            if clause.e in known:
+                late.append(clause)
+                known.add(clause.v)
+        return tuple(late)
+
+    def _readable(self, where: tuple, triples: list[_Triple]) -> list[_Triple]:
+        """Those triples whose value nothing but find asks for, and before these those whose value is only the entity of such."""
+        uses = collections.Counter(var for clause in where for var in _clause_vars(clause))
+        given = {var for binding in self.parsed.ins for var in binding.vars}
+        barred = given | {var for var, _ in self.parsed.order if type(var) is str} | {find.term for find in self.parsed.find if find.kind == "pull"}
+        todo = [c for c in triples if _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given and c.v not in barred
+                and not c.v.startswith("? ")]
+        read: list[_Triple] = []
+        while found := [c for c in todo if uses[c.v] == 1 or self._is_followed(c.v, uses[c.v], read)]:
+            read, todo = found + read, [c for c in todo if c not in found]
+        return read
+
+    def _is_followed(self, var: str, uses: int, read: list[_Triple]) -> bool:
+        """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
+        of_it = [c for c in read if c.e == var]
+        return self.mode == _NOW and self.parsed.limit is None and len(of_it) == uses - 1 and \
+            all(self.index.puts.get(self.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
     def _sql_order(self, late: Iterable[_Triple]) -> bool:
         """Whether ordering by the value of a triple in SQL is worth more than reading that value from the documents."""
@@ -4344,7 +4390,7 @@ class _Compiler:
     def _wanted(self, late: tuple[_Triple, ...]) -> set:
         wanted = {var for find in self.parsed.find for var in _find_vars(find)}
         wanted |= {var for var, _ in self.parsed.order if type(var) is str}
-        return (wanted - {c.v for c in late}) | {c.e for c in late}
+        return (wanted | {c.e for c in late}) - {c.v for c in late}
 
     def _finish(self, block: _Block, late: tuple[_Triple, ...], joined: list) -> _Plan:
         parsed = self.parsed
@@ -4352,7 +4398,8 @@ class _Compiler:
         numbers: dict[str, int] = {}
         exprs: list[str] = []
         is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
-        pulled, late_values = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late}, {c.v for c in late}
+        late_values = {c.v for c in late}
+        pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late} - late_values
         plain = {var: None for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)}
         plain |= {var: None for var, _ in parsed.order if type(var) is str}
         for var in sorted(pulled):
@@ -4371,7 +4418,9 @@ class _Compiler:
         shown = {find.term for find in parsed.find if find.kind == "var"}
         late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | late_values)
         width = len(exprs)
-        places = None if is_grouped else self._places(columns | {c.v: width + i for i, c in enumerate(late)}, numbers, is_ordered, limit)
+        late_places = {c.v: width + i for i, c in enumerate(late)}
+        places = None if is_grouped else self._places(columns | late_places, numbers, is_ordered, limit)
+        reads = tuple(_Read((late_places | numbers)[c.e], c.e in numbers, c.a, c.v) for c in late)
         values = self._as_values(block, columns, exprs) if places is not None else frozenset()
         arms = self._arms(block, exprs, order, limit) if is_ordered else ()
         main = self.statement(block.sql(exprs, distinct) + order + limit)
@@ -4381,7 +4430,7 @@ class _Compiler:
         is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
         finish = None if not is_simple or repeats and not distinct else self._quick_finish(block, places, values, is_column, is_whole)
         quick = finish and self._quick(main, finish)
-        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, quick, columns, numbers, late, self.calls,
+        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, quick, columns, numbers, reads, self.calls,
                      self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats,
                      is_grouped, is_ordered, bool(limit), self.notes)
 
@@ -5384,57 +5433,50 @@ class _Run:
 
     def _late(self, rows: Any) -> Iterator[tuple]:
         """Adds the values that are read from the documents; a row whose document has none goes, several make several."""
-        places = [(self.plan.numbers[clause.e], clause.a) for clause in self.plan.late]
-        batch: list = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == LATE_ROWS:
-                yield from self._late_batch(batch, places)
-                batch = []
-        yield from self._late_batch(batch, places)
+        for read in self.plan.late:
+            rows = self._with_value(read, rows)
+        return iter(rows)
 
-    def _late_batch(self, batch: list[tuple], places: list[tuple[int, str]]) -> Iterator[tuple]:
-        documents = {place: iter(self._documents_at(batch, place)) for place, _ in places}
-        for row in batch:
-            values, is_several = [], False
-            of_row = {place: next(several) for place, several in documents.items()}
-            for place, a in places:
-                document = of_row[place]
-                if document is None or a not in document:
-                    break
-                value = document[a]
-                is_several |= type(value) in _SEVERAL
-                values.append(value)
-            else:
-                if is_several:
-                    several = (_distinct(value) if type(value) in _SEVERAL else (value,) for value in values)
-                    yield from ((*row, *found) for found in itertools.product(*several))
-                else:
-                    yield (*row, *values)
+    def _with_value(self, read: _Read, rows: Iterable[tuple]) -> Iterator[tuple]:
+        rows = iter(rows)
+        while batch := list(itertools.islice(rows, LATE_ROWS)):
+            for row, document in zip(batch, self._documents_at(read, [row[read.place] for row in batch])):
+                if document is not None and read.a in document:
+                    value = document[read.a]
+                    if type(value) in _SEVERAL:
+                        yield from ((*row, item) for item in _distinct(value))
+                    else:
+                        yield (*row, value)
 
-    def _documents_at(self, rows: Any, place: int) -> list:
-        return self.db._contents([row[place] for row in rows], self.reader)
+    def _documents_at(self, read: _Read, entities: list) -> list:
+        """The documents of a column's entities, as the cache has them; None where there is none."""
+        if read.is_number:
+            return self.db._contents(entities, self.reader)
+        return _Puller(self.db, self.reader, self.mode).documents(entities)
 
     def _late_columns(self, rows: Any) -> list | None:
         """The late values as columns, if each row's document has one that needs no copy: then no row is touched."""
-        columns: list[list] = [[] for _ in self.plan.late]
+        plan = self.plan
+        columns: list[list] = [[] for _ in plan.late]
         for start in range(0, len(rows), LATE_ROWS):
             part, documents = rows[start:start + LATE_ROWS], {}
-            for clause, column in zip(self.plan.late, columns):
-                place = self.plan.numbers[clause.e]
-                if place not in documents:
-                    documents[place] = self._documents_at(part, place)
+            for read, column in zip(plan.late, columns):
+                if read.place not in documents:
+                    entities = [row[read.place] for row in part] if read.is_number else columns[read.place - plan.width][start:]
+                    documents[read.place] = self._documents_at(read, entities)
                 try:
-                    column += [document[clause.a] for document in documents[place]]
+                    column += [document[read.a] for document in documents[read.place]]
                 except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
                     return None
-        return columns if all(_IMMUTABLE.issuperset(map(type, column)) for column in columns) else None
+                if not _IMMUTABLE.issuperset(map(type, column[start:])):
+                    return None
+        return columns
 
     def _environments(self, rows: Any) -> Iterator[tuple[dict, tuple]]:
         """Each row as variable → value, with the row itself."""
         value, values = self.value, self.plan.values
         columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.columns.items()]
-        names = [clause.v for clause in self.plan.late]
+        names = [read.v for read in self.plan.late]
         if names:
             for row in self._late(rows):
                 yield {var: decode(row[place]) for var, place, decode in columns} | dict(zip(names, row[self.plan.width:])), row
@@ -5920,6 +5962,7 @@ def _shaped(rows: Any, parsed: _Parsed) -> Iterator:
 def _explained(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) -> str:
     run = _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins))
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in run.plan.notes)]
+    lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in run.plan.late)] if run.plan.late else []
     statements = [*run.plan.steps, *run.plan.rounds, *(run.plan.arms or (run.plan.main,))]
     for statement in statements:
         lines += ["SQL:", f"  {statement.sql}"]
@@ -6223,12 +6266,12 @@ class _Puller:
         self.db, self.reader, self.mode = db, reader, mode
 
     def pull_ids(self, pattern: Any, ids: list) -> list:
-        return self.pull_documents(pattern, self._documents(ids))
+        return self.pull_documents(pattern, self.documents(ids))
 
     def pull_found(self, pattern: Any, found: Any) -> list:
         """Pulls for the rows of a query: by document number where the query knows it."""
         known = iter(self.db._contents([one.n for one in found if one.n is not None], self.reader))
-        others = iter(self._documents([one.id for one in found if one.n is None]))
+        others = iter(self.documents([one.id for one in found if one.n is None]))
         return self.pull_documents(pattern, [next(others if one.n is None else known) for one in found])
 
     def pull_documents(self, pattern: Any, documents: Any) -> list:
@@ -6348,7 +6391,7 @@ class _Puller:
                 lists.append(None)
             else:
                 lists.append(list(_several(document[element.a]))[:element.limit])
-        targets = iter(self._documents([id for several in lists for id in several or ()]))
+        targets = iter(self.documents([id for several in lists for id in several or ()]))
         return [None if several is None else [next(targets) for _ in several] for several in lists]
 
     def _referring(self, a: str, documents: Any) -> list:
@@ -6375,19 +6418,19 @@ class _Puller:
                 if (cell := self._cell(value)) in cells:
                     yield cell, self._cell(entity.id), n
 
-    def _documents(self, ids: list) -> list:
+    def documents(self, ids: list) -> list:
         """The visible documents of many entities, in order; None for what is no entity."""
         db = self.db
         if db._over is not None or db._reader is not None:
             return self._looked_up(ids)
-        found = [db._at_hand(id) for id in ids]
+        found = db._all_at_hand(ids)
         if None not in found:
             return found
         others = iter(self._looked_up([id for id, document in zip(ids, found) if document is None]))
         return [next(others) if document is None else document for document in found]
 
     def _looked_up(self, ids: Any) -> list:
-        """`_documents` by statements: one for many."""
+        """`documents` by statements: one for many."""
         db = self.db
         if len(ids) < 3 or db._over is not None:
             return [self._one(id) for id in ids]

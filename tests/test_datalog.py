@@ -351,6 +351,31 @@ def test_whole_numbers_of_any_size_come_back_in_order(node):
     assert db.with_tx([put({"xt/id": 7, "small": 2 ** 70})]).q({"find": "?n", "where": [["?e", "small", "?n"], [(">", "?n", 0)]]}) in ([1, 2 ** 70], [2 ** 70, 1])
 
 
+def test_a_join_follows_references_to_what_is_there_and_no_further(node):
+    """The far ends of a join are read from documents: without this, a reference to nobody, to several or to no id could change its rows."""
+    db = holding(
+        node, {"xt/id": ANN, "name": "Ann", "city": ["Rome", "Oslo"]}, {"xt/id": "b", "name": "Bob"}, {"xt/id": 3, "name": "Cat"}, {"xt/id": (4, 4), "name": "Dan"},
+        {"xt/id": "gone", "name": "Eve"}, *({"xt/id": f"m{n}", "in": "c", "by": by} for n, by in enumerate(
+            [ANN, "b", 3, (4, 4), "gone", "nobody", None, 3.0, ["b", 3, "nobody"], [], ANN])))
+    node.submit_tx([delete("gone"), put({"xt/id": "b", "name": "Bob"}, PAST, FAR)])
+    where = [["?m", "in", "c"], ["?m", "by", "?p"], ["?p", "name", "?n"]]
+    for now in node.db(), node.db(valid_time=FAR - dt.timedelta(1)), node.db().with_tx([put({"xt/id": "new"})]):
+        assert answers(now, where) == ["Ann", "Bob", "Cat", "Dan"]
+        assert answers(now, where, ["?n", "?m"]) == [
+            ("Ann", "m0"), ("Ann", "m10"), ("Bob", "m1"), ("Bob", "m8"), ("Cat", "m2"), ("Cat", "m8"), ("Dan", "m3")]
+        assert answers(now, where, ["?n", ("count", "?m")]) == [("Ann", 2), ("Bob", 2), ("Cat", 2), ("Dan", 1)]
+        assert answers(now, [*where, ["?p", "city", "?c"]], ["?n", "?c", ("count", "?m")]) == [("Ann", "Oslo", 2), ("Ann", "Rome", 2)]
+    assert answers(db, where) == ["Ann", "Bob", "Cat", "Dan", "Eve"], "and a snapshot of before stays as it was"
+
+
+def test_a_search_begins_where_there_is_least_to_search(node):
+    """Three pinned messages were found by reading every message of their channel, since it is the documents that know why."""
+    db = holding(node, *({"xt/id": n, "in": "c"} | ({"pinned": f"why {n}"} if n < 3 else {}) for n in range(500)))
+    query = {"find": "?w", "where": [["?m", "in", "c"], ["?m", "pinned", "?w"]]}
+    assert sorted(db.q(query)) == ["why 0", "why 1", "why 2"]
+    assert "pinned" in db.explain(query).splitlines()[1]
+
+
 # ── Rules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ABOVE = [[("above", "?x", "?y"), ["?y", "boss", "?x"]],
@@ -475,7 +500,7 @@ def test_mixed_types_have_no_order(node):
 def test_explain_shows_clauses_sql_and_plan(node):
     """Without this, a slow query could only be guessed at."""
     told = people(node).explain({"find": "?n", "in": ["?b"], "where": [["?e", "boss", "?b"], ["?e", "name", "?n"]]})
-    assert "boss" in told and "select" in told and "facts" in told
+    assert "boss" in told and "select" in told and "facts" in told and "name as ?n" in told
 
 
 def test_lazy_answers_are_a_bag_read_as_they_are_found(node):
@@ -617,9 +642,15 @@ class Asker:
         v = rng.choice(["_", self.value(a), {self.value(a), self.value(a)}] + 5 * vars) if fresh else rng.choice(["_", self.value(a), *vars])
         return ["%s" % e if type(e) is str else e, a, v] if rng.random() < 0.93 else [e, a]
 
+    def path(self):
+        """From one entity to the next, as far as documents alone could tell."""
+        rng, vars = self.rng, ["?x", "?y", "?z", "?w"][:self.rng.randrange(3, 5)]
+        return [["?x", "num", rng.choice(["_", self.value("num")])],
+                *([one, rng.choice(["ref", "ref", "mix", "xt/id"]), other] for one, other in zip(vars, vars[1:])), [rng.choice(vars[1:-1]), "num", "?v"]]
+
     def query(self):
         rng, vars = self.rng, ["?x", "?y", "?z"][:self.rng.randrange(2, 4)]
-        where = [self.triple(vars) for _ in range(rng.randrange(1, 4))]
+        where = [self.triple(vars) for _ in range(rng.randrange(1, 4))] if rng.random() < 0.8 else self.path()
         given = rng.random() < 0.3
         if rng.random() < 0.35:
             where.append((rng.choice(["linked", "near", "reach", "even", "uneven"]), rng.choice(vars + [rng.choice(self.IDS)]), rng.choice(vars + ["_"])))
