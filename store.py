@@ -3160,7 +3160,7 @@ class Db:
         self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
         self._index = node._index if reader is None else reader.index
         self._floor: int | None = None
-        self._past: dict = {}                 # `_plain_key` of an id → the number of its version here, looked up when others were newer
+        self._past: dict | None = None        # `_plain_key` of an id → the number of its version here, looked up when others were newer
         self._evictions = 0                   # how many there had been by then
 
     def __repr__(self) -> str:
@@ -3255,7 +3255,7 @@ class Db:
         Source: XTDB 1.x, q.
         """
         parsed = _parsed(query, args, self._node)
-        return self._answer(lambda reader, mode: _answered(self, reader, mode, parsed, args))
+        return self._answer(_answered, self, parsed, args)
 
     def lazy_q(self, query: dict[str, Any], *args: Any) -> contextlib.AbstractContextManager[Iterator[Any]]:
         """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
@@ -3277,19 +3277,19 @@ class Db:
     def _over_with(self, transaction: _Transaction, vt: int) -> Db:
         return Db(self._node, vt, self._point, transaction, self._reader)
 
-    def _answer(self, ask: Callable) -> Any:
-        """What ask(reader, mode) gives, asked in the cheapest mode that is right for this snapshot."""
+    def _answer(self, ask: Callable, *rest: Any) -> Any:
+        """What ask(reader, mode, *rest) gives, asked in the cheapest mode that is right for this snapshot."""
         index, is_recent = self._index, self._vt >= self._point.time
         if self._reader is not None:
             index.flush()
-            return ask(self._reader, _NOW)
+            return ask(self._reader, _NOW, *rest)
         reader = index.borrow()
         try:
             if is_recent and index.committing == self._point.tx_id:
-                answer = ask(reader, _NOW)
+                answer = ask(reader, _NOW, *rest)
                 if index.committing == self._point.tx_id:
                     return answer
-            return ask(reader, _AS_OF if is_recent else _BEFORE)
+            return ask(reader, _AS_OF if is_recent else _BEFORE, *rest)
         except sqlite3.OperationalError as error:
             raise _read_error(error, index) from error
         except sqlite3.DatabaseError as error:
@@ -3342,7 +3342,7 @@ class Db:
             if dated is None:
                 index.learn_plain(id, n, self._point.tx_id)
         elif (key := _plain_key(id)) is not None:
-            if self._evictions != index.evictions or len(self._past) >= PAST_CACHED:
+            if self._past is None or self._evictions != index.evictions or len(self._past) >= PAST_CACHED:
                 self._past, self._evictions = {}, index.evictions
             self._past[key] = n
 
@@ -3351,7 +3351,7 @@ class Db:
         index, key = self._index, _plain_key(id)
         if key is None:
             return None
-        n = self._past.get(key) if self._evictions == index.evictions else None
+        n = self._past.get(key) if self._past is not None and self._evictions == index.evictions else None
         if n is None:
             n = index.plain.get(key)
             if n is None or self._vt < self._point.time or index.latest.tx_id != self._point.tx_id:     # `latest` after `plain`
@@ -4101,7 +4101,10 @@ class _PlanCache:
 
     def parsed(self, data: Any, parse: Callable[[Any], Any]) -> Any:
         """What `parse` makes of a query or pattern, made once."""
-        key = _query_key(data)
+        try:
+            key: Any = marshal.dumps(data, 2)         # what equal data have in common; it knows plain data only
+        except ValueError:
+            key = _walked(data)
         found = self._kept.get(key)
         if found is None:
             found = parse(copy.deepcopy(data) if type(key) is bytes else data)
@@ -4112,15 +4115,8 @@ class _PlanCache:
         return found
 
 
-def _query_key(query: Any) -> Any:
-    """What equal queries have in common. marshal knows plain data; what holds callables, times or UUIDs is walked."""
-    try:
-        return marshal.dumps(query, 2)
-    except ValueError:
-        return _walked(query)
-
-
 def _walked(part: Any) -> tuple:
+    """The key of data that marshal does not know: callables, times, UUIDs."""
     kind = type(part)
     if kind is dict:
         return kind, tuple((_walked(key), _walked(value)) for key, value in part.items())
@@ -4216,7 +4212,7 @@ def _binder(spec: tuple, index: _Index) -> Callable:
 class _Quick(NamedTuple):
     """How a plan answers without a run: a statement of constants, texts and UUIDs, and one step after it."""
     sql: str
-    parameters: list                  # the constants in their places
+    constants: list                   # its parameters from the fifth on, as far as they are always the same
     arguments: tuple                  # (place of a parameter, place of the argument that it is) for each of the others
     finish: Callable                  # of the snapshot, the reader and the rows: the answer
 
@@ -4449,12 +4445,12 @@ class _Compiler:
 
     def _quick(self, main: _Statement, finish: Callable) -> _Quick | None:
         """The plan's one statement with its constants in place, if its other parameters are arguments."""
-        parameters: list = [None] * 4
+        constants: list = []
         arguments = []
         for kind, *rest in self.specs:
             constant = None
             if kind == "in" and len(rest) == 1:
-                arguments.append((len(parameters), rest[0]))
+                arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
                 constant = self.index.attributes.get(rest[0])
             elif kind == "limit":
@@ -4463,8 +4459,8 @@ class _Compiler:
                 constant = _CELL[type(rest[0].value)](rest[0].value)
             if constant is None and kind != "in" or type(constant) is bytes:
                 return None
-            parameters.append(constant)
-        return _Quick(main.sql, parameters, tuple(arguments), finish) if len(parameters) == main.highest and not self.parsed.offset else None
+            constants.append(constant)
+        return _Quick(main.sql, constants, tuple(arguments), finish) if 4 + len(constants) == main.highest and not self.parsed.offset else None
 
     def _as_values(self, block: _Block, columns: dict, exprs: list[str]) -> frozenset:
         """Turns cells into values in SQL, where the statistics know that an attribute has short texts only, or small whole numbers."""
@@ -5194,16 +5190,17 @@ _SETS = frozenset((set, frozenset))
 _NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that are sets, in which a test of equality looks
 
 
-def _answered(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) -> list:
+def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> list:
     """The answer of a query. What an application asks all day, by a text or an id, needs no run: that takes a third longer."""
-    generation, plan = parsed.plans.get((mode, db._over is not None, _NO_SETS), (None, None))
-    if plan is None or plan.quick is None or generation is not db._index.generation or reader.run is not None:
+    generation, plan = parsed.plans.get((mode, False, _NO_SETS), (None, None))
+    if plan is None or plan.quick is None or generation is not db._index.generation or db._over is not None or reader.run is not None:
         return _Run(db, reader, mode, parsed, args).answer()
-    sql, parameters, arguments, finish = plan.quick
-    parameters = parameters.copy()
-    parameters[:4] = db._bindings(mode)
+    sql, constants, arguments, finish = plan.quick
+    parameters = [*db._bindings(mode), *constants]
     for place, argument in arguments:
-        cell = _quick_cell(args[argument], db, reader)
+        value = args[argument]           # a short text is its own cell, a UUID has a number; others take a run
+        cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else \
+            db._index.number(value, reader) if type(value) is uuid.UUID else None
         if cell is None:
             return _Run(db, reader, mode, parsed, args).answer()
         parameters[place] = cell
@@ -5214,19 +5211,20 @@ def _answered(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) 
         reader.deadline = None
 
 
-def _quick_cell(value: Any, db: Db, reader: _Reader) -> Any:
-    """The cell of a short text or of a UUID that has a number; else None."""
-    if type(value) is str:
-        return value if len(value) <= TEXT_BYTES_MAX and value.isascii() else None
-    return db._index.number(value, reader) if type(value) is uuid.UUID else None
-
-
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    return list(map(_copied, db._contents([row[0] for row in rows], reader)))
+    young = db._index.documents.young
+    try:
+        return [_copied(young[n][0]) for n, in rows]
+    except KeyError:
+        return list(map(_copied, db._contents([n for n, in rows], reader)))
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    return db._index.uuids_of([row[0] for row in rows], reader)
+    young = db._index.uuids.young
+    try:
+        return [young[n] for n, in rows]
+    except KeyError:
+        return db._index.uuids_of([n for n, in rows], reader)
 
 
 class _Run:
