@@ -83,6 +83,8 @@ DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
+ALONE_MIN = 16                        # appends with no other server's between: then none is expected, and the log is not asked first
+GUESS_S_MAX = 1                       # so old may be what a server knows of PostgreSQL's clock
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
@@ -99,6 +101,7 @@ PLANS_CACHED = 512                    # compiled queries; an application has som
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
+BELLS = 64                            # channels of notifications: who is woken by a bell of its own appends a quarter less
 POLL_S = 1                            # a follower looks at the log so often even if no bell rings
 BELL_S_MAX = 2                        # for the first bell to be heard; through a proxy that pools transactions it never is
 HOLD_S_MAX = 4                        # a transaction waits so long for a log that is out of reach; people are told within 5 s
@@ -1902,7 +1905,7 @@ _TABLES = """
     create index store_documents_owner on store_documents(owner) where owner is not null;
     create table store_outcomes(tx_id bigint primary key, results bytea)
 """
-_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING = range(0x73746F72, 0x73746F75)      # classes of advisory locks: "stor" and on
+_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING, _LOCK_BELL = range(0x73746F72, 0x73746F76)      # classes of advisory locks: "stor" and on
 
 _SESSION = """
     select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
@@ -1914,16 +1917,19 @@ _SESSION = """
 _LOCK = "begin isolation level read committed; select pg_advisory_xact_lock({}, {})"
 _BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
 _APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
+# Each server rings a bell that all others hear; the last one is shared, by those who find no other free.
+_FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(%s + n, %s) limit 1"
 # An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its own,
-# since inside it would cost the group commit.
+# since inside it would cost the group commit. Where the last can be guessed it is one: no row is inserted after another one.
 _PREPARE_APPENDING = """
     prepare store_last as
     select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log order by tx_id desc limit 1;
-    prepare store_append(bigint[], bigint[], bytea[], bytea[], bigint[], bigint[], bytea[], bytea[], bigint[], uuid) as
-    with documents as (insert into store_documents select * from unnest($1, $2, $3, $4))
-    insert into store_log select t.*, $10 from unnest($5, $6, $7, $8, $9) t
+    prepare store_append(bigint[], bigint[], bytea[], bytea[], bigint[], bigint[], bytea[], bytea[], bigint[], uuid, bigint) as
+    with last as (select where (select max(tx_id) from store_log) = $11),
+         documents as (insert into store_documents select d.* from last, unnest($1, $2, $3, $4) d)
+    insert into store_log select t.*, $10 from last, unnest($5, $6, $7, $8, $9) t
 """
-_APPEND = "execute store_append({}, '{}'); commit; notify {}"
+_APPEND = "execute store_append({}, '{}', {}); commit; notify {}"
 # Transactions and their contents, as many as fit, in one snapshot: a transaction's row has position −1.
 _NEXT = """
     with next as (select * from store_log where tx_id > %(after)s order by tx_id limit %(count)s),
@@ -1960,7 +1966,7 @@ class _Link:
     """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is lost."""
 
     def __init__(self, url: str, prepare: Callable[[Any], Any]):
-        self._url, self._prepare, self._connection, self._is_sent = url, prepare, None, False
+        self._url, self._prepare, self._connection, self._rows = url, prepare, None, 0
 
     def use(self) -> Any:
         if self._connection is None:
@@ -1987,27 +1993,58 @@ class _Link:
         """A plain one to the same server."""
         return _Link(self._url, lambda connection: None)
 
-    def send(self, statements: str) -> None:
-        """Sends a message of statements and does not wait: `answer` does."""
+    def send(self, statements: str, rows: int) -> None:
+        """Sends a message of statements that insert so many rows at last, and does not wait: `answer` does."""
         connection = self.use()
         connection.pgconn.send_query(statements.encode())
         connection.wait(_driver().generators.send(connection.pgconn))
-        self._is_sent = True
+        self._rows = rows
 
     def answer(self) -> None:
-        """Returns when what was sent is done, at once if that was heard before. Raises: psycopg.Error."""
-        if self._is_sent:
-            psycopg, connection = _driver(), self.use()
-            self._is_sent = False
-            for result in connection.wait(psycopg.generators.fetch_many(connection.pgconn)):
-                if result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
-                    raise psycopg.errors.error_from_result(result)
+        """Returns when what was sent is done, at once if that was heard before. Raises: psycopg.Error; _Passed if no row was inserted."""
+        if self._rows:
+            psycopg, connection, rows = _driver(), self.use(), self._rows
+            self._rows = 0
+            results = connection.wait(psycopg.generators.fetch_many(connection.pgconn))
+            if results[-1].status == psycopg.pq.ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(results[-1])
+            if not any(result.command_status == b"INSERT 0 %d" % rows for result in results):
+                raise _Passed
 
     def drop(self) -> None:
         """Lets go of a connection that may be broken; whether what it was doing is done, nobody knows yet."""
-        connection, self._connection, self._is_sent = self._connection, None, False
+        connection, self._connection, self._rows = self._connection, None, 0
         if connection:
             connection.close()
+
+
+class _Passed(Exception):
+    """Another server appended first; nothing was written."""
+
+
+class _Newest:
+    """The newest transaction of the log as (tx_id, tx_time, hash), and the clock of PostgreSQL: read under the lock, or guessed.
+
+    A server that has appended alone for a while guesses that its own is still the newest.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple = ()
+        self._alone = 0                # how often nobody else had appended meanwhile
+        self._read_s = 0.0
+        self._read_clock = 0
+
+    def guess(self) -> tuple | None:
+        """The newest, and PostgreSQL's clock, for an append that is one message."""
+        since_s = time.monotonic() - self._read_s
+        return (*self._last, self._read_clock + int(since_s * 1e6)) if self._alone >= ALONE_MIN and since_s < GUESS_S_MAX else None
+
+    def read(self, tx_id: int, tx_time: int, hash: bytes, clock: int) -> None:
+        self._alone = self._alone + 1 if (tx_id, tx_time, hash) == self._last else 0
+        self._read_s, self._read_clock = time.monotonic(), clock
+
+    def appended(self, entry: _Entry) -> None:
+        self._last = entry.tx_id, entry.tx_time, entry.hash
 
 
 def _owner(id: Any) -> bytes:
@@ -2140,6 +2177,7 @@ class _PostgresLog(_Log):
         self._ending = self._ended = False
         self._crowd = 0                  # those who waited when a group was told: they may come again, and are waited for a moment
         self._indexing = threading.Lock()
+        self._last_known = _Newest()
         self._behind = True              # the log may have what the index has not
         self._newest = index.latest.tx_id
         self._bell, self._rope = socket.socketpair()
@@ -2219,7 +2257,7 @@ class _PostgresLog(_Log):
         for name, in off.fetchall():
             log.warning("PostgreSQL runs with %s = off: what was acknowledged may be lost when its machine fails", name)
         self._behind, self._ringer, end = False, None, time.monotonic() + BELL_S_MAX
-        connection.execute(f"notify {self._channel}")
+        connection.execute(f"notify {self._channel}_{BELLS}")
         while not self._is_behind(listening):
             if time.monotonic() > end:
                 raise StoreError("A notification that was sent through PostgreSQL did not come back: a proxy that pools transactions "
@@ -2254,7 +2292,10 @@ class _PostgresLog(_Log):
     def _listen(self, connection: Any) -> None:
         self._check(connection)
         connection.add_notify_handler(lambda notice: self._heard(notice.pid))
-        connection.execute(f"listen {self._channel}")
+        free = connection.execute(_FREE_BELL, (BELLS - 1, _LOCK_BELL, self._lock_id)).fetchone()
+        own, = free or (BELLS,)
+        self._rings = f"{self._channel}_{own}"
+        connection.execute("; ".join(f"listen {self._channel}_{n}" for n in range(1, BELLS + 1) if n != own or not free))
         self._behind = True              # listen first, then read: the other order has a gap
 
     # Appending
@@ -2283,8 +2324,11 @@ class _PostgresLog(_Log):
                 entries = self._sent(self._appending.use(), group)
                 is_indexed = self._index_meanwhile(entries)
                 self._appending.answer()
+            except _Passed:
+                self._last_known, group.before = _Newest(), None
             except self._psycopg.Error as error:
                 self._appending.drop()
+                self._last_known = _Newest()
                 self._complain("appending", error)
                 self._tell_late(group)
                 is_left = bool(group)
@@ -2293,12 +2337,18 @@ class _PostgresLog(_Log):
             else:
                 is_left = False
                 self._take_back("appending")
+                if entries:
+                    self._last_known.appended(entries[-1])
                 if not is_indexed:
                     self._hand_over(entries)
 
     def _sent(self, connection: Any, group: _Group) -> list[_Entry]:
-        """The group as it is in the log: found there under its token, or else numbered under the lock and on its way."""
-        last = connection.execute(f"{_LOCK.format(_LOCK_APPENDING, self._lock_id)}; execute store_last").set_result(-1).fetchone()
+        """The group as it is in the log: found there under its token, or else numbered and on its way."""
+        lock = f"{_LOCK.format(_LOCK_APPENDING, self._lock_id)}; "
+        if self._may_guess(group) and (guessed := self._last_known.guess()):
+            return self._insert(connection, lock, group, *guessed)
+        last = connection.execute(lock + "execute store_last").set_result(-1).fetchone()
+        self._last_known.read(*last)
         if group.before is not None:
             if found := connection.execute(_BY_TOKEN, (group.before, group.token), binary=True).fetchall():
                 connection.execute("rollback")
@@ -2306,10 +2356,11 @@ class _PostgresLog(_Log):
         if not group:
             connection.execute("rollback")
             return []
-        entries = self._numbered(group, *last)
-        group.before = last[0]
-        self._insert(connection, entries, group.token)
-        return entries
+        return self._insert(connection, "", group, *last)
+
+    def _may_guess(self, group: _Group) -> bool:
+        """Whether a group fits into one message, was never sent before, and takes its times from PostgreSQL's clock."""
+        return bool(group) and group.before is None and not self._node._given_clock and sum(one.bytes for one in group) <= FOLLOW_BYTES
 
     def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
         """The next numbers, rising times and chained hashes for a group."""
@@ -2327,13 +2378,17 @@ class _PostgresLog(_Log):
             waiting.tell_late(self.cut_off)
             self._queue = collections.deque(waiting)
 
-    def _insert(self, connection: Any, entries: list[_Entry], token: uuid.UUID) -> None:
+    def _insert(self, connection: Any, lock: str, group: _Group, tx_id: int, *last: Any) -> list[_Entry]:
+        """Sends the rows of a group, to follow what is last, with the statements that take the lock if it is not held yet."""
+        entries = self._numbered(group, tx_id, *last)
+        group.before = tx_id
         columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
         contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
-        *lots, last = _lots(contents)
-        for lot in lots:
-            connection.execute(_APPEND_DOCUMENTS, lot)
-        self._appending.send(_APPEND.format(", ".join(map(_array, (*last, *columns))), token, self._channel))
+        *lots, lot = _lots(contents)
+        for sent in lots:
+            connection.execute(_APPEND_DOCUMENTS, sent)
+        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*lot, *columns))), group.token, tx_id, self._rings), len(entries))
+        return entries
 
     def _index_meanwhile(self, entries: list[_Entry]) -> bool:
         """Indexes what was sent while PostgreSQL commits it, if it is next and nobody else is indexing; whether it did."""
@@ -2524,14 +2579,14 @@ class _PostgresLog(_Log):
 
     def _await_bell(self) -> None:
         """Returns when somebody appended, here or elsewhere, or after a second."""
-        connection = self._following.use()
-        if not (self._is_behind(connection) or self._own):
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLIN), poll.register(self._bell, select.POLLIN)
-            self._behind = not poll.poll(POLL_S * 1000)
-            self._is_behind(connection)
-        with contextlib.suppress(BlockingIOError):
-            self._bell.recv(4096)
+        connection, end = self._following.use(), time.monotonic() + POLL_S
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN), poll.register(self._bell, select.POLLIN)
+        while not (self._is_behind(connection) or self._own or self._ended):
+            with contextlib.suppress(BlockingIOError):
+                poll.poll(max(0, end - time.monotonic()) * 1000)
+                self._bell.recv(4096)
+            self._behind |= time.monotonic() > end
 
     def _is_behind(self, connection: Any) -> bool:
         connection.pgconn.consume_input()
@@ -2584,6 +2639,8 @@ class _PostgresLog(_Log):
 
 class _Group(list):
     """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the newest then."""
+
+    before: int | None
 
     def __init__(self, pendings: Iterable[_Submitted]):
         super().__init__(pendings)

@@ -145,8 +145,10 @@ def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
     assert copied.db().entity("later") and new.db().entity(299) == copied.db().entity(299)
 
 
-def test_two_servers_write_at_once(join):
-    """Without this, numbers would be given twice or skipped."""
+@pytest.mark.parametrize("alone_min", [store.ALONE_MIN, 0])
+def test_two_servers_write_at_once(join, monkeypatch, alone_min):
+    """Without this, numbers would be given twice or skipped; also where each guesses all the time that nobody else writes."""
+    monkeypatch.setattr(store, "ALONE_MIN", alone_min)
     nodes = [join({"count": count}), join({"count": count})]
 
     def work(node, name):
@@ -157,6 +159,39 @@ def test_two_servers_write_at_once(join):
     assert settle(nodes) == 200
     assert [node.db().entity("all")["n"] for node in nodes] == [200, 200]
     assert [tx.tx_id for tx in nodes[0].tx_log()] == list(range(1, 201))
+
+
+def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkeypatch):
+    """A server that has written alone sends its next rows without asking: they would stand beside another's of the same number."""
+    monkeypatch.setattr(store, "GUESS_S_MAX", 60)
+    one, two = join(), join()
+    for number in range(store.ALONE_MIN + 4):
+        one.submit_tx([put({"xt/id": number})])
+    newest = two.await_tx(one._log._last_known.guess()[0], 20)
+    with one._log._indexing:                                      # it does not hear what the other does
+        theirs = two.submit_tx([put({"xt/id": "theirs"})])
+        told = []
+        writer = threading.Thread(target=lambda: told.append(one.submit_tx([put({"xt/id": "ours"})])))
+        writer.start()
+        two.await_tx(theirs.tx_id + 1, 20)
+    writer.join()
+    assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store.ALONE_MIN + 4, store.ALONE_MIN + 5, store.ALONE_MIN + 6)
+    assert not one._log._last_known.guess() and settle([one, two]) == one.verify() == two.verify() == told[0].tx_id
+
+
+@pytest.mark.parametrize("bells", [store.BELLS, 2])
+def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
+    """To be woken by each of one's own appends costs a quarter of them; a bell that others do not hear costs them a second."""
+    monkeypatch.setattr(store, "BELLS", bells)
+    servers, heard = [join() for _ in range(4)], collections.Counter()
+    for n, server in enumerate(servers):
+        server._log._heard = lambda pid, n=n, hear=server._log._heard: (heard.update([n]), hear(pid))
+    for n, server in enumerate(servers):
+        heard.clear()
+        server.submit_tx([put({"xt/id": n})])
+        eventually(lambda: all(heard[other] for other in range(4) if other != n))
+        assert not heard[n] or bells == 2 and n > 0, "the last bell is shared: who rings it hears it"
+    settle(servers)
 
 
 # ── Nothing is passed by (B1) ──────────────────────────────────────────────────────────────────────────────────
@@ -271,7 +306,7 @@ def test_nobody_sees_what_is_indexed_while_postgres_commits(join, log_url, say, 
     answer = link.answer
 
     def lost():
-        if link._is_sent and not seen:
+        if link._rows and not seen:
             seen.append((node.db().entity("a"), node.latest_tx.tx_id))
             if is_there:
                 answer()
