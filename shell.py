@@ -851,6 +851,7 @@ def _copy(path: str) -> Iterator[str]:
             source.execute("begin")
             source.execute("select 1 from sqlite_schema").fetchone()      # from here on one state, whatever is written beside
             source.backup(target, pages=COPY_PAGES, progress=lambda _, left, total: bar(total - left, total))
+            target.execute("pragma application_id = 0")                   # of a server's index it is a store that no log owns
         yield copy
 
 

@@ -75,6 +75,7 @@ log = logging.getLogger("store")
 # Limits and constants, each with its reason. A limit is a decision.
 
 FORMAT = 1                            # of log and documents; another one is refused, never guessed at
+INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that is only the index of a log elsewhere
 INDEX_FORMAT = 2                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
@@ -199,7 +200,7 @@ class ClosedError(StoreError):
 
 
 class LockedError(StoreError):
-    """Another process, or another node of this one, owns the file."""
+    """Another process, another node of this one, or a log on PostgreSQL owns the file."""
 
 
 class CorruptError(StoreError):
@@ -653,7 +654,7 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows the
     log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
-    Raises: LockedError if another process or node owns the file; CorruptError if it is not a store of this format, or not of
+    Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format, or not of
     this log; UnreachableError if PostgreSQL does not answer.
     """
     return Node(path, functions, index, progress, clock, ids)
@@ -875,11 +876,12 @@ class Point(NamedTuple):
 class _Index:
     """The file: its connections, its numbers, and what is kept of it in memory."""
 
-    def __init__(self, path: str | os.PathLike[str], about: bytes | None = None):
-        """`about` is the first row of a log that is elsewhere, of which this file is only a copy."""
+    def __init__(self, path: str | os.PathLike[str], about: bytes | None = None, is_index: bool = False):
+        """`about` is the first row of a log that is elsewhere, of which this file is only a copy; so is one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
+        self._is_index = is_index or about is not None
         self._folder = tempfile.mkdtemp(prefix="store-") if path == ":memory:" else None
         self.path = os.path.join(self._folder, "store.db") if self._folder else os.path.realpath(path)
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True) if self._folder else None
@@ -947,6 +949,7 @@ class _Index:
         if self.about and self.about != ops:
             raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store {unpack(self.about)['store']}. "
                                "Name another index, or remove this one: it is made again from the log.")
+        self._check_owner()
         tx_id, tx_time, n, self.hash, self.state = execute(
             "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
         self.latest = Point(tx_id, tx_time, n)
@@ -959,6 +962,15 @@ class _Index:
             log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
             self.reindex(None)
         self._catch_up_statistics()
+
+    def _check_owner(self) -> None:
+        """The index of a log is marked: what was put into it alone no other server would have, and it would fit the log no more."""
+        mark, = self.writer.execute("pragma application_id").fetchone()
+        if mark == INDEX_MARK and not self._is_index:
+            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on PostgreSQL. "
+                              "Open that log, with this file as its index.")
+        if self.about and mark != INDEX_MARK:
+            self.writer.execute(f"pragma application_id = {INDEX_MARK}")
 
     def _create(self) -> None:
         about = self.about or _about_new_store()
@@ -2710,7 +2722,7 @@ def _first_row(connection: Any) -> bytes | None:
 def _made(connection: Any, path: Any) -> bytes:
     """Makes the tables of a new log and its first row; of servers that start together, one does."""
     if path != ":memory:" and _size(path):
-        with contextlib.closing(_Index(path)) as old:
+        with contextlib.closing(_Index(path, is_index=True)) as old:
             raise CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
                                "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
     with connection.transaction():

@@ -580,6 +580,29 @@ def test_a_log_on_postgres_needs_an_index(log_url):
         store.open(":memory:", index="x")
 
 
+def test_an_index_is_no_store_of_its_own(join, log_url, tmp_path):
+    """What was written into an index alone once made it unfit for its log, and no other server ever saw it."""
+    node = join()
+    node.submit_tx([put({"xt/id": "a"})])
+    node.backup(tmp_path / "copy.db")
+    owner, path = node.status()["store"], tmp_path / "server0.db"
+    node.close()
+    for index in (path, tmp_path / "copy.db"):
+        held = tables(index)
+        with pytest.raises(store.LockedError) as refused:
+            store.open(index)
+        assert str(refused.value) == (f"{index} is a server's index of the log of store {owner}, which is on PostgreSQL. "
+                                      "Open that log, with this file as its index.")
+        assert tables(index) == held
+        assert settle([join(index=index)]) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "older.db")) as older:      # made when no index was marked
+        sqlite3.connect(tmp_path / "copy.db").backup(older)
+        older.execute("pragma application_id = 0")
+    join(index=tmp_path / "older.db").close()
+    with pytest.raises(store.LockedError):
+        store.open(tmp_path / "older.db")
+
+
 def test_closing_twice_is_closing_once(join):
     """A second close raised OSError, where that of a store in a file does nothing."""
     node = join()

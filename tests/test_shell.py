@@ -372,7 +372,11 @@ def test_a_log_on_postgresql_is_looked_at_through_an_index_of_the_shells_own(joi
     assert done.stdout == "?e   ?n\n---  ---\nann  Ann\ntransaction 2 committed\n"
     assert node.await_tx(2, 20).committed and node.db().entity("ann")["n"] == 8
     assert "needs a file of this server's own" in run(log_url, ".status").stderr
-    assert "n          8\n" in run("--copy", tmp_path / "server0.db", ".entity ann", check=True).stdout
+    node.close()
+    index = tmp_path / "server0.db"
+    assert re.fullmatch(rf"{index} is a server's index .* Or look at a copy as of now: python shell.py --copy {index}\n", run(index, "export").stderr)
+    assert "n          8\n" in run("--copy", index, ".entity ann", check=True).stdout
+    assert run("--copy", index, "export", check=True).stdout.count("\n") == 2, "which saves what is there when PostgreSQL is lost"
     assert "is not a dict of functions, written MODULE:NAME" in run("--functions", "app:NOPE", log_url, ".status", cwd=tmp_path).stderr
 
 
