@@ -5283,17 +5283,17 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) 
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
     young = db._index.documents.young
     try:
-        return [_copied(young[n][0]) for n, in rows]
+        return [_copied(young[row[0]][0]) for row in rows]
     except KeyError:
-        return list(map(_copied, db._contents([n for n, in rows], reader)))
+        return list(map(_copied, db._contents([row[0] for row in rows], reader)))
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
     young = db._index.uuids.young
     try:
-        return [young[n] for n, in rows]
+        return [young[row[0]] for row in rows]
     except KeyError:
-        return db._index.uuids_of([n for n, in rows], reader)
+        return db._index.uuids_of([row[0] for row in rows], reader)
 
 
 class _Run:

@@ -432,6 +432,15 @@ def test_order_limit_and_offset(node):
     assert rows == [(3, 1), (2, 1), (1, 1), (None, 1)]
 
 
+def test_documents_and_ids_come_in_an_order_that_they_do_not_show(node):
+    """A channel's page once failed: the column that ordered its messages came along with them."""
+    db = people(node)
+    where, order = [["?e", "likes", "tea"]], {"order-by": [[("created", "?e"), "desc"]], "limit": 5}
+    documents = db.q({"find": ("pull", "?e", ["*"]), "where": where} | order)
+    assert documents == [db.entity(BOB), db.entity(ANN)]
+    assert db.q({"find": "?e", "where": where} | order) == [BOB, ANN]
+
+
 def test_the_newest_by_creation_and_the_page_before(node):
     """Without this, a channel would have to be sorted whole to show its last screen."""
     ids = [node.new_id() for _ in range(10)]
