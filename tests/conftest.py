@@ -333,6 +333,20 @@ def tmpfs(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture
+def cables():
+    """Two network namespaces, each with a cable to ours; they are gone after the test."""
+    with contextlib.ExitStack() as laid:
+        made = []
+        for number in range(2):
+            try:
+                made.append(gate.Cable(number))
+            except OSError as error:                  # also that there is no such command
+                pytest.skip(f"{NEEDS}ip netns: {str(error)[-100:]}")
+            laid.callback(made[-1].remove)
+        yield made
+
+
 COUNTED = pytest.StashKey()
 
 

@@ -1,10 +1,13 @@
-"""A tiny TCP proxy to break things with: it balances between servers, cuts connections in silence, and swallows bells."""
+"""Things that break: a tiny TCP proxy that balances between servers, cuts connections in silence, and swallows bells; and a real cable."""
 import contextlib
+import os
 import select
 import socket
+import subprocess
 import threading
 
 CHUNK = 65_536
+NETWORKS = 2 ** 15                    # of four addresses, in 198.18.0.0/15, where none of the internet's are (RFC 2544)
 
 
 class Gate:
@@ -66,6 +69,45 @@ class Gate:
                     server.sendall(data)
                 else:
                     client.sendall(keep(data))
+
+
+class Cable:
+    """A network namespace and the cable from it to ours: `.enter` begins a command that runs there, `.address` is ours as it is seen there.
+
+    `.cut()` takes the link down: nobody is told, as when a cable is pulled; `.heal()`. Raises: OSError where that is not permitted.
+    """
+
+    def __init__(self, number):
+        place = (2 * os.getpid() + number) % NETWORKS * 4      # test runs beside each other have others
+        self.name = f"eel{os.getpid()}n{number}"
+        self.address, inside = (f"198.{18 + host // 2 ** 16}.{host // 256 % 256}.{host % 256}" for host in (place + 1, place + 2))
+        self.enter = ["ip", "netns", "exec", self.name]
+        ip("netns", "add", self.name)
+        try:
+            ip("link", "add", self.name, "type", "veth", "peer", "name", "cable", "netns", self.name)
+            ip("address", "add", f"{self.address}/30", "dev", self.name)
+            ip("-n", self.name, "address", "add", f"{inside}/30", "dev", "cable")
+            ip("-n", self.name, "link", "set", "cable", "up")
+            self.heal()
+        except OSError:
+            self.remove()
+            raise
+
+    def cut(self):
+        ip("link", "set", self.name, "down")
+
+    def heal(self):
+        ip("link", "set", self.name, "up")
+
+    def remove(self):
+        ip("netns", "delete", self.name)                        # both ends of the cable go with it
+
+
+def ip(*words):
+    """Runs the command `ip`. Raises: OSError with what it said."""
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 class Messages:

