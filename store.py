@@ -1932,7 +1932,7 @@ _APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint
 # Each server rings a bell that all others hear; the last one is shared, by those who find no other free.
 _FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(%s + n, %s) limit 1"
 # An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its own,
-# since inside it would cost the group commit. Where the last can be guessed it is one: no row is inserted after another one.
+# since inside it would cost the group commit. Where the last can be guessed it is one: rows are inserted only if it was guessed right.
 _PREPARE_APPENDING = """
     prepare store_last as
     select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log order by tx_id desc limit 1;
