@@ -2713,7 +2713,8 @@ def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _Index:
 
 
 def _first_row(connection: Any) -> bytes | None:
-    if connection.execute("select to_regclass('store_log') is null").fetchone()[0]:
+    """None if there is no log. Reading from a table takes note of tables made since one was asked for, `to_regclass` alone does not."""
+    if not connection.execute("select 1 from pg_class where oid = to_regclass('store_log')").fetchone():
         return None
     row = connection.execute("select ops from store_log where tx_id = 0", binary=True).fetchone()
     return row and row[0]

@@ -146,6 +146,25 @@ def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
     assert copied.db().entity("later") and new.db().entity(299) == copied.db().entity(299)
 
 
+def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeypatch):
+    """All but one once failed: who waits for the lock still believed what it was told before, that there is no table."""
+    import psycopg
+    opened, asked, first_row = [], threading.Semaphore(0), store._first_row
+
+    def ask(connection):
+        row = first_row(connection)
+        asked.release()
+        return row
+    monkeypatch.setattr(store, "_first_row", ask)
+    threads = [threading.Thread(target=lambda: opened.append(join(index=":memory:"))) for _ in range(3)]
+    with psycopg.connect(log_url, autocommit=True) as held:
+        held.execute("select pg_advisory_lock(%s, 0)", (store._LOCK_MAKING,))
+        [thread.start() for thread in threads]
+        assert all(asked.acquire(timeout=20) for _ in threads)
+    [thread.join() for thread in threads]
+    assert len(opened) == 3 and len({node.status()["store"] for node in opened}) == 1
+
+
 @pytest.mark.parametrize("alone_min", [store.ALONE_MIN, 0])
 def test_two_servers_write_at_once(join, monkeypatch, alone_min):
     """Without this, numbers would be given twice or skipped; also where each guesses all the time that nobody else writes."""
