@@ -109,6 +109,7 @@ HOLD_S_MAX = 4                        # a transaction waits so long for a log th
 REPLY_S_MAX = 2.5                     # for PostgreSQL to answer; an append then looks for its token on a new connection
 FROZEN_S_MAX = 2                      # PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
 RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: the first wait, doubled up to the last
+MESSAGE_BYTES = 2 ** 17               # of an append as one text; where documents are larger than a page the driver's arrays are faster
 FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
 CALL_PARTS = 2 ** 20                  # more than the operations that one call may become: places in a transaction are numbers
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
@@ -2372,7 +2373,7 @@ class _PostgresLog(_Log):
 
     def _may_guess(self, group: _Group) -> bool:
         """Whether a group fits into one message, was never sent before, and takes its times from PostgreSQL's clock."""
-        return bool(group) and group.before is None and not self._node._given_clock and sum(one.bytes for one in group) <= FOLLOW_BYTES
+        return bool(group) and group.before is None and group.is_small and not self._node._given_clock
 
     def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
         """The next numbers, rising times and chained hashes for a group."""
@@ -2396,10 +2397,10 @@ class _PostgresLog(_Log):
         group.before = tx_id
         columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
         contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
-        *lots, lot = _lots(contents)
-        for sent in lots:
-            connection.execute(_APPEND_DOCUMENTS, sent)
-        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*lot, *columns))), group.token, tx_id, self._rings), len(entries))
+        for lot in () if group.is_small else _lots(contents):
+            connection.execute(_APPEND_DOCUMENTS, lot)
+        documents = zip(*contents) if group.is_small and contents else [()] * 4
+        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*documents, *columns))), group.token, tx_id, self._rings), len(entries))
         return entries
 
     def _index_meanwhile(self, entries: list[_Entry]) -> bool:
@@ -2657,6 +2658,7 @@ class _Group(list):
     def __init__(self, pendings: Iterable[_Submitted]):
         super().__init__(pendings)
         self.token, self.before = uuid.uuid4(), None
+        self.is_small = sum(pending.bytes for pending in self) <= MESSAGE_BYTES
 
     def tell_late(self, reason: str | None) -> None:
         """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their order."""

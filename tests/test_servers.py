@@ -146,6 +146,21 @@ def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
     assert copied.db().entity("later") and new.db().entity(299) == copied.db().entity(299)
 
 
+def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
+    """Small ones go as text, large ones in lots beside it: a border between them would be a place to lose one."""
+    monkeypatch.setattr(store, "FOLLOW_BYTES", 300_000)
+    one, two = join(), join()
+    sizes = [0, 1, store.MESSAGE_BYTES - 200, store.MESSAGE_BYTES, 299_000, 301_000, 700_000]
+    documents = [{"xt/id": f"{n}'\\", "text": "\\'\"é\0" + n * "x"} for n in sizes]
+    for document in documents:
+        one.submit_tx([put(document)])
+    one.submit_tx([put(document | {"again": 1}) for document in documents] + [put({"xt/id": number}) for number in range(100)])
+    settle([one, two])
+    for node in (one, two):
+        assert [node.db(len(sizes)).entity(document["xt/id"]) for document in documents] == documents
+        assert node.db().entity(99) and all(node.db().entity(document["xt/id"]) == document | {"again": 1} for document in documents)
+
+
 def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeypatch):
     """All but one once failed: who waits for the lock still believed what it was told before, that there is no table."""
     import psycopg
