@@ -170,12 +170,24 @@ class Tx(NamedTuple):
     ops: list[Operation] | None = None
 
 
-class Version(NamedTuple):
-    """One entry of an entity's history: the document held from valid_from until valid_to (None: no end)."""
+class _Version(NamedTuple):
     valid_from: dt.datetime
     valid_to: dt.datetime | None
     tx_id: int
     document: Document | None
+
+
+class Version(_Version):
+    """One entry of an entity's history: the document held from valid_from until valid_to (None: no end)."""
+    _ask: Callable[[], str] | None = None
+
+    @functools.cached_property
+    def content_hash(self) -> str | None:
+        """The hash of the document as `entity_tx` tells it, looked up when it is first asked for; None of a deletion."""
+        return self._ask and self._ask()
+
+    def __reduce__(self) -> tuple:
+        return Version, tuple(self), {"content_hash": self.content_hash}
 
 
 class EntityTx(NamedTuple):
@@ -3272,13 +3284,8 @@ class Db:
         rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
         if rect is None:
             return None
-        if self._is_ours(rect.n):
-            hash, at = self._over.contents[rect.n].hash, self._vt
-        else:
-            row = self._one("select doc from documents where n = ?", (rect.n,))
-            hash = digest(row[0]) if row else self._answer(lambda reader, mode: self._index.logged_hash(rect.n, reader))
-            at, = self._one("select tx_time from log where tx_id = ?", (rect.tx,))
-        return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), hash.hex())
+        at, = (self._vt,) if self._is_ours(rect.n) else self._one("select tx_time from log where tx_id = ?", (rect.tx,))
+        return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), self._content_hash(rect.n))
 
     def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
                 order: str = "asc", corrections: bool = False, documents: bool = True,
@@ -3287,7 +3294,8 @@ class Db:
 
         Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so are
         `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and who put it, as
-        known before `tx_to`; None leaves a side open. A deleted span has document None; an entity never put gives []. With `corrections` what was
+        known before `tx_to`; None leaves a side open. A deleted span has document None; an entity never put gives []. Each has a
+        `content_hash` besides, documents or not: equal documents have equal ones. With `corrections` what was
         corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
@@ -3512,7 +3520,17 @@ class Db:
 
     def _version(self, rect: _Rect, documents: bool, reader: _Reader) -> Version:
         document = self._content(rect.n, reader) if documents and rect.n > 0 else None
-        return Version(_moment(rect.vt_from), None if rect.vt_to == OPEN else _moment(rect.vt_to), rect.tx, _copied(document))
+        version = Version(_moment(rect.vt_from), None if rect.vt_to == OPEN else _moment(rect.vt_to), rect.tx, _copied(document))
+        if rect.n > 0:
+            version._ask = lambda: self._content_hash(rect.n)
+        return version
+
+    def _content_hash(self, n: int) -> str:
+        """The hash of a document's canonical bytes. The log keeps it when they are evicted."""
+        if self._is_ours(n):
+            return self._over.contents[n].hash.hex()
+        row = self._one("select doc from documents where n = ?", (n,))
+        return (digest(row[0]) if row else self._answer(lambda reader, mode: self._index.logged_hash(n, reader))).hex()
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:

@@ -1,5 +1,6 @@
 """Time in two directions: when something was true, and when we learned of it."""
 import contextlib
+import copy
 import datetime as dt
 import random
 import time
@@ -524,3 +525,23 @@ def test_an_index_rebuilt_from_the_log_answers_the_same(size, seed, say, open_st
         assert node.verify() == node.db().tx_id
     say(f"after {count:,} transactions the rebuilt index answers the same at {len(points)} points and in {len(ids):,} histories "
         f"(asked: 50 points, 10,000); {took / operations * 100_000:.1f} s per 100,000 operations")
+
+
+def test_each_version_tells_the_hash_of_its_content(node):
+    """Without this, whether two versions are the same document could only be told by reading both."""
+    node.submit_tx([put({"xt/id": "e", "n": 1, "tags": {"a", "b"}})])
+    node.submit_tx([put({"xt/id": "e", "n": 2})])
+    node.submit_tx([delete("e")])
+    node.submit_tx([put({"tags": {"b", "a"}, "n": 1, "xt/id": "e"})])
+    db = node.db()
+    first, second, gone, again = db.history("e", documents=False)
+    assert first.content_hash == again.content_hash == db.entity_tx("e").content_hash != second.content_hash
+    assert len(first.content_hash) == 64 and int(first.content_hash, 16) and gone.content_hash is None
+    assert first.document is None and db.history("e")[0].content_hash == first.content_hash
+    assert [version.content_hash for version in copy.deepcopy(db.history("e"))] == [version.content_hash for version in db.history("e")]
+    supposed = db.with_tx([put({"xt/id": "e", "n": 2})])
+    assert supposed.history("e")[-1].content_hash == second.content_hash
+    known, late = db.history("e")[:2]
+    assert known.content_hash
+    node.submit_tx([evict("e")])
+    assert known.content_hash == first.content_hash and late.content_hash == second.content_hash, "the log has it still"
