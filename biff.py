@@ -1041,8 +1041,9 @@ async def use_web(system: dict) -> dict:
     system["biff/stop"].append(runner.cleanup)
     loop = asyncio.get_running_loop()
     # No lingering: what follows a refused head, a gigabyte perhaps, is not read. keepalive_timeout is also the only deadline of a head.
+    # Nor does the kernel ask whether browsers are still there: sockets are pinged, and other connections end by that deadline.
     connection = functools.partial(Connection, manager=runner.server, loop=loop, access_log=None, keepalive_timeout=IDLE_S_MAX, lingering_time=0,
-                                   max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
+                                   tcp_keepalive=False, max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
     try:
         bound = await loop.create_server(asyncio.Protocol, config["host"], config["port"], start_serving=False)
     except OSError as failure:
@@ -1080,12 +1081,14 @@ def is_secure(system: dict) -> bool:
 
 
 async def _prepare(system, request, response):
-    """The headers of every response, whatever made it."""
+    """The headers of every response, whatever made it; where a socket begins there is no page to which they would apply."""
+    response.headers.popall("Server", None)
+    if isinstance(response, web.WebSocketResponse):
+        return
     response.headers.update(SECURITY_HEADERS)
     if is_secure(system):
         response.headers.update(HTTPS_ONLY)
     response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.popall("Server", None)
     if COOKIE in request:
         response.headers.add("Set-Cookie", _cookie_line(system, *request[COOKIE]))      # aiohttp has written its own by now
 
