@@ -94,6 +94,7 @@ FOLLOWED_MAX = PLAIN_CACHED // 2      # facts of an attribute whose documents a 
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
 SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
 ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
+FACTS_A_ROW = 16                      # of a version, that are handed to SQLite at once: few lengths here, too
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
@@ -617,7 +618,8 @@ def _encoded(document: dict) -> tuple[bytes, list]:
         head, names = _shape(tuple(document))
         parts, facts = [head], []
         for name, packed_name in names:
-            data, cell = _encoded_value(document[name])
+            value = document[name]
+            data, cell = (_ENCODED.get(type(value)) or _encoded_value)(value)
             parts += packed_name, data
             if type(cell) is tuple:
                 facts += [(name, one) for one in cell]
@@ -641,12 +643,20 @@ def _shape(attributes: tuple) -> tuple[bytes, tuple]:
 
 def _encoded_value(value: Any) -> tuple:
     """The bytes of what an attribute holds, and its cell; a tuple of cells if these are several values."""
-    kind = type(value)
-    if kind is str:
-        data = _msgpack(value)
-        return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
     data = _packed(value, 1)
-    return data, value if kind is uuid.UUID else _cells(value) if kind in _SEVERAL else _CELL[kind](value)
+    return data, _cells(value) if type(value) in _SEVERAL else _cell(value)
+
+
+def _encoded_str(value: str) -> tuple:
+    data = _msgpack(value)
+    return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
+
+
+def _encoded_uuid(value: uuid.UUID) -> tuple:
+    return _UUID_HEAD + value.int.to_bytes(16, "big"), value
+
+
+_ENCODED: dict[type, Callable] = {str: _encoded_str, uuid.UUID: _encoded_uuid}      # most values are one of these
 
 
 def _facts(document: dict) -> list:
@@ -1406,6 +1416,10 @@ class _TwoDicts:
                 self.put(key, value)
         return value
 
+    def missing(self, keys: Iterable) -> list:
+        young, old = self.young, self._old
+        return [key for key in keys if key not in young and key not in old]
+
     def put(self, key: Any, value: Any) -> None:
         self.young[key] = value
         if len(self.young) > self._size:
@@ -1497,7 +1511,7 @@ class _Op(NamedTuple):
 
 
 def _record(kind: int, id: Any, *rest: Any) -> bytes:
-    return _array_header(2 + len(rest)) + bytes((kind,)) + pack(id) + b"".join(map(_msgpack, rest))
+    return _array_header(2 + len(rest)) + _msgpack(kind) + pack(id) + _msgpack(rest)[1:]       # without the header of `rest` itself
 
 
 def _records(ops: list[_Op]) -> bytes:
@@ -2770,12 +2784,13 @@ class _Batch:
         self.evicted: list = []
         self._fresh: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
-        self._log_rows, self._documents, self._ids, self._rects, self._facts = self._new.values()
+        self._log_rows, self._documents, self._ids, self._rects = self._new.values()
+        self._facts: dict[int, list] = {}      # by the length of a row, which has several facts of one version
 
     def learn(self, ids: Iterable) -> None:
         """Looks the UUIDs among some entities' ids up, together."""
         index = self._index
-        wanted = [id.int for id in ids if type(id) is uuid.UUID and index.numbers.get(id.int) is None]
+        wanted = index.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
         for chunk in _chunks(wanted)[0]:
             index.learn_numbers(chunk)
 
@@ -2797,15 +2812,17 @@ class _Batch:
         """Writes the new rows that were kept back."""
         self._count()
         for table, rows in self._new.items():
-            if rows:
-                self._insert(table, rows)
-                rows.clear()
+            self._insert(table, rows)
+        for rows in self._facts.values():
+            self._insert("facts", rows)
 
-    def _insert(self, table: str, rows: Any) -> None:
-        chunks, rest = _chunks(rows)
-        for chunk in chunks:
-            self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
-        self._many(_insert_sql(table, len(rows[0]), 1), rest)
+    def _insert(self, table: str, rows: list) -> None:
+        if rows:
+            chunks, rest = _chunks(rows)
+            for chunk in chunks:
+                self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
+            self._many(_insert_sql(table, len(rows[0]), 1), rest)
+            rows.clear()
 
     def cell_of(self, value: Any) -> Cell:
         """The cell of an id that is being written."""
@@ -2813,9 +2830,10 @@ class _Batch:
 
     def number(self, value: uuid.UUID) -> int:
         """The number of a UUID; one not known yet gets the next."""
-        n = self._index.number(value, self._index.writer)
+        index, key = self._index, value.int
+        n = index.numbers.young.get(key) or index.number(value, index.writer)
         if n is None:
-            n = self.numbers[value.int] = self._next_id
+            n = self.numbers[key] = self._next_id
             self._next_id += 1
             self._ids.append((n, value.bytes))
         return n
@@ -2871,19 +2889,21 @@ class _Batch:
         now = transaction.tx_time
         p, k = (0, 0) if max([rect.vt_to for rect in rects]) > now else (1, transaction.tx_id - PAST)
         d = None if [rect for rect in rects if rect.vt_from <= now and rect.vt_to == OPEN] else 1
-        attributes, facts = self._index.attributes, self._facts
+        attributes = self._index.attributes
+        pairs: list = []
         for name, cell in transaction.contents[n].facts:
-            if type(cell) is uuid.UUID:
-                cell = self.number(cell)
-            facts.append((p, attributes.get(name) or self._attribute(name), cell, k, e, n, d))
+            pairs += attributes.get(name) or self._attribute(name), self.number(cell) if type(cell) is uuid.UUID else cell
+        for start in range(0, len(pairs), 2 * FACTS_A_ROW):
+            row = [p, k, e, n, d, *pairs[start:start + 2 * FACTS_A_ROW]]
+            self._facts.setdefault(len(row), []).append(row)
 
     def _count(self) -> None:
         """Counts the new facts for the statistics."""
         puts, kinds = self._puts, self._kinds
-        for row in self._facts:
-            a = row[1]
-            puts[a] = puts.get(a, 0) + 1
-            kinds[a] = kinds.get(a, 0) | _kind_bit(row[2])
+        for row in itertools.chain.from_iterable(self._facts.values()):
+            for a, cell in zip(row[5::2], row[6::2]):
+                puts[a] = puts.get(a, 0) + 1
+                kinds[a] = kinds.get(a, 0) | _kind_bit(cell)
 
     def _evict(self, e: Cell, id: Any) -> None:
         self.flush()
@@ -2922,12 +2942,20 @@ class _Batch:
         index.latest = self.latest
 
 
-_KEPT_BACK = "log", "documents", "ids", "rects", "facts"
+_KEPT_BACK = "log", "documents", "ids", "rects"
 
 
 @functools.lru_cache(None)
-def _insert_sql(table: str, columns: int, rows: Any) -> str:
-    return f"insert into {table} values {', '.join([f'({_places(columns)})'] * rows)}"
+def _insert_sql(table: str, width: int, rows: int) -> str:
+    """Or fail: a row that clashes ends the transaction, so SQLite need not keep the pages that would undo one statement."""
+    places = _fact_places if table == "facts" else lambda first, width: f"({_places(width)})"
+    return f"insert or fail into {table} values {', '.join(places(row * width + 1, width) for row in range(rows))}"
+
+
+def _fact_places(first: int, width: int) -> str:
+    """The rows of several facts whose version's p, k, e, n and d come first, then an attribute and a cell of each."""
+    p, k, e, n, d = range(first, first + 5)
+    return ", ".join(f"(?{p}, ?{a}, ?{a + 1}, ?{k}, ?{e}, ?{n}, ?{d})" for a in range(d + 1, first + width, 2))
 
 
 def _places(count: int) -> str:
@@ -2996,8 +3024,8 @@ class Context(NamedTuple):
 
 
 def _key(id: Any) -> Any:
-    """An id as a key of a dict, where 1, 1.0 and True would be one."""
-    return id if type(id) in (uuid.UUID, str) else pack(id)
+    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(id)
 
 
 class _Transaction:
