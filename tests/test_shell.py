@@ -420,6 +420,7 @@ class Terminal:
     def __init__(self, home, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)      # as at a terminal: a run that was started in the background ignores it, and so would the shell
             environment = os.environ | {"HOME": str(home), "TERM": "dumb", "COLUMNS": "80", "LINES": "24"}
             os.execve(sys.executable, [*COMMAND, *map(str, arguments)], environment)
         self.screen, self.seen = "", 0
