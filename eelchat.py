@@ -780,8 +780,7 @@ def feeds_to_update(ctx):
 async def fetch_rss_consumer(ctx):
     """One feed, for all channels. Whatever goes wrong on the way, the feed is due again after the usual time."""
     url = ctx["biff/job"]
-    claimed = await biff.submit_tx(ctx, functools.partial(claim_tx, url=url), retry=False)
-    if not claimed or not claimed.committed:
+    if await biff.submit_tx(ctx, functools.partial(claim_tx, url=url)) is None:
         return
     db = ctx["biff/node"].db()
     feed, subs = biff.lookup(db, "feed/url", url), biff.lookup_all(db, "sub/url", url)

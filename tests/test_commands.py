@@ -359,6 +359,23 @@ async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monke
     assert len(host.asked) == 3
 
 
+async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat, host, ann, monkeypatch):      # noqa: F811
+    """What is due would wait for the next look, only because the last fetch was still writing down how it had ended."""
+    host.pages["/feed"] = rss("a")
+    await ann.command(f"/subscribe {ann.feed}")
+    claim, met = eelchat.claim_tx, []
+
+    def claim_and_meet(ctx, url):
+        if not met:
+            feed, = documents(chat, "feed/url")
+            met.append(chat["biff/node"].submit_tx([put(feed | {"feed/failures": 1})]))
+        return claim(ctx, url)
+    monkeypatch.setattr(eelchat, "claim_tx", claim_and_meet)
+    host.pages["/feed"] = rss("a", "b")
+    await ann.later(1)
+    assert met and (await ann.said())[-1] == "Entry b"
+
+
 async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann):      # noqa: F811
     """What is seen is decided inside the transaction: a job carries an old copy of the world."""
     host.pages["/feed"] = rss("a")
