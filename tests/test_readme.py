@@ -56,6 +56,6 @@ def test_every_test_that_security_md_names_is_there():
     rows = [line for line in (ROOT / "SECURITY.md").read_text().partition("## OWASP")[2].splitlines() if re.match(r"\| \d", line)]
     named = [re.findall(r"`(test_\w+\.py)::(test_\w+)`", row) for row in rows]
     assert len(rows) > 30 and all(named)
-    tests = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    tests = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     missing = [(file, test) for file, test in itertools.chain(*named) if f"def {test}(" not in tests.get(file, "")]
     assert not missing

@@ -4,7 +4,6 @@ import contextlib
 import datetime as dt
 import functools
 import os
-import pathlib
 import random
 import signal
 import sqlite3
@@ -18,11 +17,11 @@ import pytest
 
 import postgres
 import store
-from conftest import free_port, wait_until
+from conftest import ROOT, free_port, wait_until
 from store import EPOCH, call, delete, evict, match, put
 
 UTC = dt.timezone.utc
-PEER = str(pathlib.Path(__file__).with_name("peer.py"))
+PEER = str(ROOT / "tests/peer.py")
 
 
 def eventually(is_so, timeout_s=20, complaint=lambda: "it did not come true"):
