@@ -697,11 +697,11 @@ class Node:
         self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
         self._moved = threading.Condition()
-        self._index, self._log = _opened(path, index, self)
+        self._file, self._log = _opened(path, index, self)
         try:
             self._log.begin(progress)
         except BaseException:
-            self._log.close(), self._index.close()
+            self._log.close(), self._file.close()
             raise
         _NODES.add(self)
 
@@ -728,10 +728,10 @@ class Node:
 
         Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong together.
         """
-        index = self._index
-        if index.closed:
-            raise ClosedError(index.closed)
-        latest = index.latest
+        file = self._file
+        if file.closed:
+            raise ClosedError(file.closed)
+        latest = file.latest
         if tx_id is None and tx_time is None:
             vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
             return Db(self, vt, latest)
@@ -744,10 +744,10 @@ class Node:
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
         if micros is not None and micros > latest.time:
             raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
-        newest = tx_id if micros is None else self._index.newest_at(micros)
+        newest = tx_id if micros is None else self._file.newest_at(micros)
         if tx_id not in (None, newest):
             raise NotIndexedError(f"Transaction {tx_id} was asked for with the tx_time {tx_time}, when the newest was {newest}.")
-        point = self._index.point(max(newest, 0))
+        point = self._file.point(max(newest, 0))
         return point, point.time if micros is None else micros
 
     def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> Listener:
@@ -756,31 +756,31 @@ class Node:
         Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its own.
         A callback that raises is logged, and the next transaction follows.
         """
-        return Listener(self, callback, self._index.latest.tx_id if after is None else _tx_id(after))
+        return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
 
     def tx_log(self, after: int | Tx | None = None) -> Iterator[Tx]:
         """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they are asked for."""
         last = 0 if after is None else _tx_id(after)
-        while batch := self._index.transactions(last, LISTEN_BATCH):
+        while batch := self._file.transactions(last, LISTEN_BATCH):
             yield from (tx for tx in batch if tx.committed)
             last = batch[-1].tx_id
 
     @property
     def latest_tx(self) -> Tx | None:
         """The newest indexed transaction, or None."""
-        return self._index.transaction(self._index.latest.tx_id)
+        return self._file.transaction(self._file.latest.tx_id)
 
     def tx(self, tx_id: int | Tx) -> Tx | None:
         """What became of a transaction, without its operations; None if there is none of this number."""
-        return self._index.transaction(_tx_id(tx_id))
+        return self._file.transaction(_tx_id(tx_id))
 
     def await_tx(self, tx_id: int | Tx, timeout_s: float | None = None) -> Tx | None:
         """The newest transaction, as soon as one at or past tx_id is indexed. Raises: TimeoutError, ClosedError."""
         awaited = _tx_id(tx_id)
         with self._moved:
-            if not self._moved.wait_for(lambda: self._index.latest.tx_id >= awaited or self._index.closed, timeout_s):
-                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is {self._index.latest.tx_id}.")
-        self._index.check_open()
+            if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
+                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is {self._file.latest.tx_id}.")
+        self._file.check_open()
         return self.latest_tx
 
     def sync(self, timeout_s: float | None = None) -> dt.datetime | None:
@@ -789,33 +789,33 @@ class Node:
         In a file that is so at once; of a log that several servers share it tells what the others have written.
         Raises: TimeoutError, ClosedError, UnreachableError.
         """
-        self._index.check_open()
+        self._file.check_open()
         newest = self.await_tx(self._log.newest(), timeout_s)
         return newest and newest.tx_time
 
     def status(self) -> dict[str, Any]:
         """Sizes and positions, for people who watch over the store."""
-        return self._index.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
+        return self._file.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
 
     def attribute_stats(self) -> dict[str, int]:
         """How many facts of each attribute were ever put: several values count each; the evicted until the index is rebuilt."""
-        return self._index.attribute_stats()
+        return self._file.attribute_stats()
 
     def verify(self, progress: Progress | None = None) -> int:
         """Checks the chain of hashes and every document against it; the number of transactions checked.
 
         Raises: CorruptError naming the first transaction that is not what was written.
         """
-        return self._index.verify(progress)
+        return self._file.verify(progress)
 
     def reindex(self, progress: Progress | None = None) -> None:
         """Throws the index away and derives it again from the log, calling no function. Nobody may write meanwhile."""
-        self._log.alone(lambda: self._index.reindex(progress))
+        self._log.alone(lambda: self._file.reindex(progress))
         self._plans.clear()
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
         """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it."""
-        return self._index.backup(path, progress)
+        return self._file.backup(path, progress)
 
     @property
     def cut_off(self) -> str | None:
@@ -827,7 +827,7 @@ class Node:
         for listener in list(self._listeners):
             listener.close()
         self._log.close()
-        self._index.close()
+        self._file.close()
         self._announce()
 
     def _announce(self) -> None:
@@ -838,12 +838,12 @@ class Node:
             listener.wake()
 
 
-def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tuple[_Index, Any]:
+def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tuple[_File, Any]:
     """The file and the log of a node."""
     if not str(path).startswith(("postgresql://", "postgres://")):
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL has one.")
-        file = _Index(path)
+        file = _File(path)
         return file, _SqliteLog(file, node)
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, index=\"path\").")
@@ -857,7 +857,7 @@ _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
 def _forked() -> None:
     """A child process has no part in the store: it lets go of the lock and refuses every call."""
     for node in list(_NODES):
-        node._index.abandon()
+        node._file.abandon()
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -896,7 +896,7 @@ class Point(NamedTuple):
     n: int
 
 
-class _Index:
+class _File:
     """The file: its connections, its numbers, and what is kept of it in memory."""
 
     def __init__(self, path: str | os.PathLike[str], about: bytes | None = None, is_index: bool = False):
@@ -1460,8 +1460,8 @@ class _DocumentCache:
 class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
-    def __init__(self, index: _Index, connection: sqlite3.Connection):
-        self.index, self.connection, self.execute = index, connection, connection.execute
+    def __init__(self, file: _File, connection: sqlite3.Connection):
+        self.file, self.connection, self.execute = file, connection, connection.execute
         self.run: Any = None
         self.deadline: float | None = None    # of a query that needs no run
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
@@ -1713,18 +1713,18 @@ class _Pending:
 
 class _Log:
     """What both logs do alike before a transaction enters: refuse it, if the node is closed, closing or stopped by a fault."""
-    _index: "_Index"
+    _file: "_File"
     _ending: bool
 
     def _refuse(self) -> None:
-        self._index.check_open()
+        self._file.check_open()
         if self._ending:
-            raise ClosedError(f"The store {self._index.path} is closing.")
+            raise ClosedError(f"The store {self._file.path} is closing.")
         self._refuse_if_failed()
 
     def _refuse_if_failed(self) -> None:
-        if self._index.failed:
-            raise ClosedError(self._index.failed)
+        if self._file.failed:
+            raise ClosedError(self._file.failed)
 
 
 class _SqliteLog(_Log):
@@ -1735,8 +1735,8 @@ class _SqliteLog(_Log):
     submitting thread for its own transaction, or the committer for a group.
     """
 
-    def __init__(self, index: _Index, node: Node):
-        self._index, self._node = index, node
+    def __init__(self, file: _File, node: Node):
+        self._file, self._node = file, node
         self._mutex = threading.Condition()
         self._busy = self._handed = self._ending = self._ended = False
         self._queue: collections.deque[_Pending] = collections.deque()
@@ -1749,7 +1749,7 @@ class _SqliteLog(_Log):
 
     def newest(self) -> int:
         """The number of the newest transaction in the log."""
-        return self._index.latest.tx_id
+        return self._file.latest.tx_id
 
     def submit(self, ops: list[_Op]) -> Tx:
         pending = _Pending(ops)
@@ -1846,8 +1846,8 @@ class _SqliteLog(_Log):
     def _commit(self, group: list[_Pending]) -> None:
         """Commits the transactions of a group with one sync, each with its own tx_id, and tells those who wait."""
         try:
-            if self._index.failed:
-                raise ClosedError(self._index.failed)
+            if self._file.failed:
+                raise ClosedError(self._file.failed)
             self._write(group)
         except BaseException as error:
             for pending in group:
@@ -1857,39 +1857,39 @@ class _SqliteLog(_Log):
         self._node._announce()
 
     def _write(self, group: list[_Pending]) -> None:
-        index = self._index
-        batch = index.batch = _Batch(index)
+        file = self._file
+        batch = file.batch = _Batch(file)
         try:
-            index.writer.execute("begin immediate")
+            file.writer.execute("begin immediate")
             batch.learn([op.id for pending in group for op in pending.ops])
             for pending in group:
                 pending.tx = self._append(pending, batch)
             batch.finish()
-            index.announce(batch.latest.tx_id, batch.touched)
-            index.writer.execute("commit")
+            file.announce(batch.latest.tx_id, batch.touched)
+            file.writer.execute("commit")
         except BaseException as error:
             self._fail(error)
         finally:
-            index.batch = None
+            file.batch = None
         batch.publish()
         self._commits += 1
-        if batch.evicted or self._commits % 256 == 0 and _size(index.path + "-wal") > WAL_BYTES_MAX:
-            index.empty_wal()
+        if batch.evicted or self._commits % 256 == 0 and _size(file.path + "-wal") > WAL_BYTES_MAX:
+            file.empty_wal()
 
     def _fail(self, error: BaseException) -> None:
         """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
-        index = self._index
-        index.failed = (f"A write to {index.path} failed ({error}); the store takes no more until it is opened again. "
+        file = self._file
+        file.failed = (f"A write to {file.path} failed ({error}); the store takes no more until it is opened again. "
                         "What was acknowledged is there; reads go on.")
         with contextlib.suppress(sqlite3.Error):
-            index.writer.execute("rollback")
-        log.error("%s", index.failed)
-        raise ClosedError(index.failed) from error
+            file.writer.execute("rollback")
+        log.error("%s", file.failed)
+        raise ClosedError(file.failed) from error
 
     def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
         previous = batch.latest
         tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
-        db = self._index.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
+        db = self._file.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
         transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
             committed = transaction.run(pending.ops)
@@ -2208,8 +2208,8 @@ class _Decided(Exception):
 class _PostgresLog(_Log):
     """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
 
-    def __init__(self, index: _Index, node: Node, url: str):
-        self._index, self._node, self._psycopg = index, node, _driver()
+    def __init__(self, file: _File, node: Node, url: str):
+        self._file, self._node, self._psycopg = file, node, _driver()
         self._mutex = threading.Condition()
         self._queue: collections.deque[_Submitted] = collections.deque()
         self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
@@ -2218,7 +2218,7 @@ class _PostgresLog(_Log):
         self._indexing = threading.Lock()
         self._last_known = _Newest()
         self._behind = True              # the log may have what the index has not
-        self._newest = index.latest.tx_id
+        self._newest = file.latest.tx_id
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False), self._rope.setblocking(False)
         self._troubles: dict[str, str] = {}
@@ -2306,20 +2306,20 @@ class _PostgresLog(_Log):
 
     def _check(self, connection: Any) -> None:
         """The log behind a new connection is still this index's log."""
-        index = self._index
+        file = self._file
         self._lock_id, = connection.execute("select 'store_log'::regclass::oid::bigint").fetchone()
         self._channel = f"store_{self._lock_id}"
         self._lock_id -= 2 ** 32 if self._lock_id >= 2 ** 31 else 0
-        tx_id, hash = index.latest.tx_id, index.hash
+        tx_id, hash = file.latest.tx_id, file.hash
         rows = dict(connection.execute("select tx_id, case tx_id when 0 then ops else hash end from store_log where tx_id in (0, %s)",
                                        (tx_id,)).fetchall())
         newest, = connection.execute("select max(tx_id) from store_log").fetchone()
-        if rows.get(0) != index.about:
+        if rows.get(0) != file.about:
             theirs = unpack(rows[0])["store"] if 0 in rows else "none"
-            raise CorruptError(f"{index.path} is an index of store {index.store_id}, the log is of store {theirs}. Name another "
+            raise CorruptError(f"{file.path} is an index of store {file.store_id}, the log is of store {theirs}. Name another "
                                "index, or remove this one: it is made again from the log.")
         if tx_id and rows.get(tx_id) != hash:
-            raise CorruptError(f"{index.path} is an index of store {index.store_id} up to transaction {tx_id}, which is not in the "
+            raise CorruptError(f"{file.path} is an index of store {file.store_id} up to transaction {tx_id}, which is not in the "
                                f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of another "
                                "copy. Put the right log back, or remove the index: it is made again from the log.", tx_id)
 
@@ -2434,7 +2434,7 @@ class _PostgresLog(_Log):
         if not self._indexing.acquire(blocking=False):
             return False
         try:
-            is_next = bool(entries) and entries[0].tx_id == self._index.latest.tx_id + 1 and not self._index.failed
+            is_next = bool(entries) and entries[0].tx_id == self._file.latest.tx_id + 1 and not self._file.failed
             if is_next:
                 self._index_all(entries, self._appending)
         finally:
@@ -2496,7 +2496,7 @@ class _PostgresLog(_Log):
 
     def _own_next(self) -> list[_Entry]:
         """Of the transactions that were appended here, those that are next; the log has others if there is a gap before them."""
-        latest = self._index.latest.tx_id
+        latest = self._file.latest.tx_id
         known: list[_Entry] = []
         entries: list[_Entry] = []
         with self._mutex:
@@ -2506,7 +2506,7 @@ class _PostgresLog(_Log):
                 entries.append(self._own.popleft())
             if self._own and not entries:
                 self._behind = True
-        self._acknowledge([(entry.pending, self._index.transaction(entry.tx_id)) for entry in known])
+        self._acknowledge([(entry.pending, self._file.transaction(entry.tx_id)) for entry in known])
         return entries
 
     def _acknowledge(self, told: list) -> None:
@@ -2524,7 +2524,7 @@ class _PostgresLog(_Log):
         if not self._behind:
             return []
         self._behind = False
-        after = self._index.latest.tx_id
+        after = self._file.latest.tx_id
         rows = connection.execute(_NEXT, {"after": after, "count": GROUP_MAX, "bytes": FOLLOW_BYTES}, binary=True, prepare=True)
         entries: list[_Entry] = []
         contents: dict[int, bytes] = {}
@@ -2546,11 +2546,11 @@ class _PostgresLog(_Log):
             decided.tell(entries)
 
     def _try_to_index(self, entries: list[_Entry], link: _Link) -> _Decided | None:
-        index = self._index
-        batch, chores = _Batch(index), _Chores()
-        index.batch = batch
+        file = self._file
+        batch, chores = _Batch(file), _Chores()
+        file.batch = batch
         try:
-            index.writer.execute("begin immediate")
+            file.writer.execute("begin immediate")
             batch.learn([op.id for entry in entries for op in entry.ops])
             for entry in entries:
                 self._apply(entry, batch, chores)
@@ -2558,8 +2558,8 @@ class _PostgresLog(_Log):
             link.answer()                # nobody sees what may not be in the log
             if chores:
                 self._record(link.use(), chores)
-            index.announce(batch.latest.tx_id, batch.touched)
-            index.writer.execute("commit")
+            file.announce(batch.latest.tx_id, batch.touched)
+            file.writer.execute("commit")
         except _Decided as decided:
             self._undo()
             return decided
@@ -2567,15 +2567,15 @@ class _PostgresLog(_Log):
             self._undo()
             raise
         finally:
-            index.batch = None
+            file.batch = None
         batch.publish()
-        if batch.evicted or batch.latest.tx_id % 256 < len(entries) and _size(index.path + "-wal") > WAL_BYTES_MAX:
-            index.empty_wal()
+        if batch.evicted or batch.latest.tx_id % 256 < len(entries) and _size(file.path + "-wal") > WAL_BYTES_MAX:
+            file.empty_wal()
         return None
 
     def _apply(self, entry: _Entry, batch: _Batch, chores: _Chores) -> None:
         previous = batch.latest
-        db = self._index.writer_db(Point(previous.tx_id, entry.tx_time, previous.n), self._node)
+        db = self._file.writer_db(Point(previous.tx_id, entry.tx_time, previous.n), self._node)
         transaction = _LoggedTransaction(db, entry.tx_id, entry.tx_time, previous.n)
         committed = transaction.follow(entry)
         if committed:
@@ -2588,11 +2588,11 @@ class _PostgresLog(_Log):
 
     def _undo(self) -> None:
         """Nothing of a group was indexed: what was remembered meanwhile may not be so."""
-        index = self._index
-        index.writer.execute("rollback")
-        index.committing = index.latest.tx_id
-        index.documents.clear()
-        index._load_derived()
+        file = self._file
+        file.writer.execute("rollback")
+        file.committing = file.latest.tx_id
+        file.documents.clear()
+        file._load_derived()
 
     def _record(self, connection: Any, chores: _Chores) -> None:
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
@@ -2667,12 +2667,12 @@ class _PostgresLog(_Log):
     def _fail(self, error: BaseException, waiting: Any = ()) -> None:
         """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
         with self._mutex:
-            self._index.failed = self._index.failed or f"{error} The store takes no more until it is opened again; reads go on."
+            self._file.failed = self._file.failed or f"{error} The store takes no more until it is opened again; reads go on."
             waiting = [*waiting, *self._queue, *(entry.pending for entry in self._own)]
             self._queue.clear(), self._own.clear()
-        log.error("%s", self._index.failed, exc_info=error)
+        log.error("%s", self._file.failed, exc_info=error)
         for pending in waiting:
-            pending.refuse(ClosedError(self._index.failed))
+            pending.refuse(ClosedError(self._file.failed))
         self._node._announce()
 
 
@@ -2727,7 +2727,7 @@ def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
     yield tuple(map(list, zip(*lot))) or ([], [], [], [])
 
 
-def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _Index:
+def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _File:
     """The first row of a log, which names the store, and the index at `path` that belongs to it."""
     psycopg = _driver()
     link = _Link(url, lambda connection: None)
@@ -2737,7 +2737,7 @@ def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _Index:
         raise UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}") from error
     finally:
         link.drop()
-    return _Index(path, about)
+    return _File(path, about)
 
 
 def _first_row(connection: Any) -> bytes | None:
@@ -2751,7 +2751,7 @@ def _first_row(connection: Any) -> bytes | None:
 def _made(connection: Any, path: Any) -> bytes:
     """Makes the tables of a new log and its first row; of servers that start together, one does."""
     if path != ":memory:" and _size(path):
-        with contextlib.closing(_Index(path, is_index=True)) as old:
+        with contextlib.closing(_File(path, is_index=True)) as old:
             raise CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
                                "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
     with connection.transaction():
@@ -2771,15 +2771,15 @@ class _Batch:
     New rows are kept back and written together, before anything is read or changed that they could matter to.
     """
 
-    def __init__(self, index: _Index):
-        self._index, self._execute = index, index.writer.execute
-        self._many = index.writer.connection.executemany
-        self.latest, self._hash, self._state = index.latest, index.hash, index.state
+    def __init__(self, file: _File):
+        self._file, self._execute = file, file.writer.execute
+        self._many = file.writer.connection.executemany
+        self.latest, self._hash, self._state = file.latest, file.hash, file.state
         self.numbers: dict = {}
         self.attributes: dict = {}
         self._puts: dict = {}
         self._kinds: dict = {}
-        self._next_id = index.next_id
+        self._next_id = file.next_id
         self.touched: list = []
         self.evicted: list = []
         self._fresh: list = []
@@ -2789,10 +2789,10 @@ class _Batch:
 
     def learn(self, ids: Iterable) -> None:
         """Looks the UUIDs among some entities' ids up, together."""
-        index = self._index
-        wanted = index.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
+        file = self._file
+        wanted = file.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
         for chunk in _chunks(wanted)[0]:
-            index.learn_numbers(chunk)
+            file.learn_numbers(chunk)
 
     def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
         """The log's row, of which `data` are the operations, and the documents in the log's order."""
@@ -2804,7 +2804,7 @@ class _Batch:
         if committed:
             self._documents += [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()
                                 if op.data is not None]      # else an evict to come has taken it from the log already
-        if self._index.recent.is_wanted:
+        if self._file.recent.is_wanted:
             tx = Tx(transaction.tx_id, _moment(transaction.tx_time), committed)
             self._fresh.append(_Committed(tx, data, results, self.latest.n, transaction.contents))
 
@@ -2830,8 +2830,8 @@ class _Batch:
 
     def number(self, value: uuid.UUID) -> int:
         """The number of a UUID; one not known yet gets the next."""
-        index, key = self._index, value.int
-        n = index.numbers.young.get(key) or index.number(value, index.writer)
+        file, key = self._file, value.int
+        n = file.numbers.young.get(key) or file.number(value, file.writer)
         if n is None:
             n = self.numbers[key] = self._next_id
             self._next_id += 1
@@ -2842,7 +2842,7 @@ class _Batch:
         """The number of an attribute that was not known before this group."""
         a = self.attributes.get(name)
         if a is None:
-            a = self.attributes[name] = len(self._index.attributes) + len(self.attributes) + 1
+            a = self.attributes[name] = len(self._file.attributes) + len(self.attributes) + 1
             self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
         return a
 
@@ -2889,7 +2889,7 @@ class _Batch:
         now = transaction.tx_time
         p, k = (0, 0) if max([rect.vt_to for rect in rects]) > now else (1, transaction.tx_id - PAST)
         d = None if [rect for rect in rects if rect.vt_from <= now and rect.vt_to == OPEN] else 1
-        attributes = self._index.attributes
+        attributes = self._file.attributes
         pairs: list = []
         for name, cell in transaction.contents[n].facts:
             pairs += attributes.get(name) or self._attribute(name), self.number(cell) if type(cell) is uuid.UUID else cell
@@ -2917,29 +2917,29 @@ class _Batch:
     def finish(self) -> None:
         """The last statements before COMMIT: rows kept back, and from time to time the statistics, as they were before this group."""
         self.flush()
-        if self._index.latest.n - self._index.counted > STATISTICS_EVERY:
-            self._index.write_statistics(self._index.latest.n)
+        if self._file.latest.n - self._file.counted > STATISTICS_EVERY:
+            self._file.write_statistics(self._file.latest.n)
 
     def count(self) -> None:
         for a, puts in self._puts.items():
-            self._index.count(a, self._kinds[a], puts)
+            self._file.count(a, self._kinds[a], puts)
 
     def publish(self) -> None:
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
-        index = self._index
-        index.attributes.update(self.attributes)
+        file = self._file
+        file.attributes.update(self.attributes)
         self.count()
         for number, n in self.numbers.items():
-            index.numbers.put(number, n)
-        index.unknown.clear()
+            file.numbers.put(number, n)
+        file.unknown.clear()
         for n in self.evicted:
-            index.documents.drop(n)
-        index.next_id, index.hash, index.state = self._next_id, self._hash, self._state
-        index.recent.extend(self._fresh)
+            file.documents.drop(n)
+        file.next_id, file.hash, file.state = self._next_id, self._hash, self._state
+        file.recent.extend(self._fresh)
         if self.evicted:
-            index.evictions += 1
-            index.recent.clear()          # what is forgotten is told to no listener that lags
-        index.latest = self.latest
+            file.evictions += 1
+            file.recent.clear()          # what is forgotten is told to no listener that lags
+        file.latest = self.latest
 
 
 _KEPT_BACK = "log", "documents", "ids", "rects"
@@ -3118,7 +3118,7 @@ class _Transaction:
         if n in self.contents:
             return self.contents[n].hash
         row = self._db._one("select doc from documents where n = ?", (n,))
-        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._index.logged_hash(n, reader))
+        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._file.logged_hash(n, reader))
 
     def recorded_results(self) -> bytes | None:
         """What the log keeps of the calls: of each the records of what it became."""
@@ -3266,11 +3266,11 @@ _BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts
 
 class Db:
     """A snapshot: the database as of a transaction and a valid time. A value: later transactions do not change it."""
-    __slots__ = "_node", "_index", "_vt", "_point", "_over", "_reader", "_floor", "_past", "_evictions"
+    __slots__ = "_node", "_file", "_vt", "_point", "_over", "_reader", "_floor", "_past", "_evictions"
 
     def __init__(self, node: Any, vt: int, point: Point, over: Any = None, reader: Any = None):
         self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
-        self._index = node._index if reader is None else reader.index
+        self._file = node._file if reader is None else reader.file
         self._floor: int | None = None
         self._past: dict | None = None        # `_plain_key` of an id → the number of its version here, looked up when others were newer
         self._evictions = 0                   # how many there had been by then
@@ -3376,7 +3376,7 @@ class Db:
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, which are not submitted; None if they abort. It may be stacked."""
-        last = self._over.tx_id if self._over else self._index.latest.tx_id
+        last = self._over.tx_id if self._over else self._file.latest.tx_id
         transaction = _Transaction(self, last + 1, self._vt, self._over.n if self._over else 2 ** 60)
         return self._over_with(transaction, self._vt) if transaction.run(_prepare(ops)) else None
 
@@ -3387,23 +3387,23 @@ class Db:
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         """What ask(reader, mode, *rest) gives, asked in the cheapest mode that is right for this snapshot."""
-        index, is_recent = self._index, self._vt >= self._point.time
+        file, is_recent = self._file, self._vt >= self._point.time
         if self._reader is not None:
-            index.flush()
+            file.flush()
             return ask(self._reader, _NOW, *rest)
-        reader = index.borrow()
+        reader = file.borrow()
         try:
-            if is_recent and index.committing == self._point.tx_id:
+            if is_recent and file.committing == self._point.tx_id:
                 answer = ask(reader, _NOW, *rest)
-                if index.committing == self._point.tx_id:
+                if file.committing == self._point.tx_id:
                     return answer
             return ask(reader, _AS_OF if is_recent else _BEFORE, *rest)
         except sqlite3.OperationalError as error:
-            raise _read_error(error, index) from error
+            raise _read_error(error, file) from error
         except sqlite3.DatabaseError as error:
-            raise CorruptError(f"{index.path} cannot be read: {error}.") from error
+            raise CorruptError(f"{file.path} cannot be read: {error}.") from error
         finally:
-            index.give_back(reader)
+            file.give_back(reader)
 
     def _one(self, sql: str, parameters: tuple) -> Any:
         return self._answer(lambda reader, mode: reader.execute(sql, parameters).fetchone())
@@ -3414,7 +3414,7 @@ class Db:
             return self._point.tx_id, self._vt, 0, 0
         if self._floor is None:
             last = self._point.tx_id
-            self._floor = (last if self._vt >= self._point.time else min(last, self._index.newest_at(self._vt))) - PAST
+            self._floor = (last if self._vt >= self._point.time else min(last, self._file.newest_at(self._vt))) - PAST
         return self._point.tx_id, self._vt, self._floor, self._point.n
 
     def _cell(self, value: Any, reader: _Reader) -> Cell:
@@ -3424,7 +3424,7 @@ class Db:
             if convert is None:
                 raise QueryError(f"{_short(value)} is a {type(value).__name__}; no document can hold it, so it cannot be asked for.")
             return convert(value)
-        n = self._index.number(value, reader)
+        n = self._file.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
     def _is_ours(self, n: int) -> bool:
@@ -3445,35 +3445,35 @@ class Db:
 
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
         """Keeps the number of a version that was looked up: of now while it is plain, of the past for as long as this value lives."""
-        index = self._index
+        file = self._file
         if mode == _NOW:
             if dated is None:
-                index.learn_plain(id, n, self._point.tx_id)
+                file.learn_plain(id, n, self._point.tx_id)
         elif (key := _plain_key(id)) is not None:
-            if self._past is None or self._evictions != index.evictions or len(self._past) >= PAST_CACHED:
-                self._past, self._evictions = {}, index.evictions
+            if self._past is None or self._evictions != file.evictions or len(self._past) >= PAST_CACHED:
+                self._past, self._evictions = {}, file.evictions
             self._past[key] = n
 
     def _at_hand(self, id: Any) -> dict | None:
         """The document of an entity, without a statement, if its number here and it are in memory; else None."""
-        index, key = self._index, _plain_key(id)
+        file, key = self._file, _plain_key(id)
         if key is None:
             return None
-        n = self._past.get(key) if self._past is not None and self._evictions == index.evictions else None
+        n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
         if n is None:
-            n = index.plain.get(key)
-            if n is None or self._vt < self._point.time or index.latest.tx_id != self._point.tx_id:     # `latest` after `plain`
+            n = file.plain.get(key)
+            if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:     # `latest` after `plain`
                 return None
-        return index.documents.get(n)
+        return file.documents.get(n)
 
     def _all_at_hand(self, ids: list) -> list:
         """`_at_hand` of many: one pass where all are UUIDs of plain versions that are in memory."""
-        index, young = self._index, self._index.documents.young
+        file, young = self._file, self._file.documents.young
         try:
-            found = [young[index.plain[id.int]][0] for id in ids]
+            found = [young[file.plain[id.int]][0] for id in ids]
         except (KeyError, AttributeError):
             found = []
-        is_now = self._vt >= self._point.time and index.latest.tx_id == self._point.tx_id            # `latest` after `plain`
+        is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id            # `latest` after `plain`
         return found if found and is_now else [self._at_hand(id) for id in ids]
 
     def _document_of(self, id: Any, reader: _Reader, mode: str) -> dict | None:
@@ -3498,19 +3498,19 @@ class Db:
             lambda reader, mode: pack(dict(self._content(one.n, reader))) == pack(dict(self._content(other.n, reader))))
 
     def _content(self, n: int, reader: _Reader) -> Any:
-        return self._over.document(n) if self._is_ours(n) else self._index.document(n, reader)
+        return self._over.document(n) if self._is_ours(n) else self._file.document(n, reader)
 
     def _contents(self, numbers: Iterable[int], reader: _Reader) -> list:
         """`_content` of many, read with one statement where they are not in memory."""
         if self._over is None:
-            return self._index.documents_of(numbers, reader)
-        self._index.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
+            return self._file.documents_of(numbers, reader)
+        self._file.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
         return [self._content(n, reader) for n in numbers]
 
     def _bound(self, tx: int | Tx | dt.datetime | None, otherwise: int) -> int:
         """The first transaction of a bound: of a time, the first that is not before it."""
         if isinstance(tx, dt.datetime):
-            return self._index.newest_at(_given_micros(tx, "A bound of transactions") - 1) + 1
+            return self._file.newest_at(_given_micros(tx, "A bound of transactions") - 1) + 1
         return otherwise if tx is None else _tx_id(tx)
 
     def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
@@ -3526,7 +3526,7 @@ class Db:
 
     def _rects_from(self, id: Any, now: int) -> tuple[_Rect, ...]:
         """The newest open rectangles of an entity, for the writer: the last that had begun, and the later ones. Few, however long its past."""
-        if type(id) is uuid.UUID and self._index.number(id, self._reader) is None:
+        if type(id) is uuid.UUID and self._file.number(id, self._reader) is None:
             return ()                 # put for the first time: there is nothing to flush and to read
         return self._answer(lambda reader, mode: tuple([_Rect(*row) for row in reader.execute(
             "select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and vt_from >= ifnull((select max(vt_from) from rects "
@@ -3541,7 +3541,7 @@ class Db:
         return stored + [rect for rect in over.rects if rect not in stored] if over else stored
 
     def _stored_rects(self, id: Any, after: int) -> list:
-        if type(id) is uuid.UUID and self._reader is not None and self._index.number(id, self._reader) is None:
+        if type(id) is uuid.UUID and self._reader is not None and self._file.number(id, self._reader) is None:
             return []                 # the writer puts an entity for the first time: there is nothing to flush and to read
         return self._answer(lambda reader, mode: [(_Rect(*row[:5]), row[5]) for row in reader.execute(
             "select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (self._cell(id, reader), after))])
@@ -3558,7 +3558,7 @@ class Db:
         if self._is_ours(n):
             return self._over.contents[n].hash.hex()
         row = self._one("select doc from documents where n = ?", (n,))
-        return (digest(row[0]) if row else self._answer(lambda reader, mode: self._index.logged_hash(n, reader))).hex()
+        return (digest(row[0]) if row else self._answer(lambda reader, mode: self._file.logged_hash(n, reader))).hex()
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
@@ -3580,12 +3580,12 @@ def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
     return list(first.values())
 
 
-def _read_error(error: sqlite3.OperationalError, index: _Index) -> StoreError:
+def _read_error(error: sqlite3.OperationalError, file: _File) -> StoreError:
     if "interrupted" in str(error):
         return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
-    if index.closed:
-        return ClosedError(index.closed)
-    return StoreError(f"{index.path} could not be read: {error}.")
+    if file.closed:
+        return ClosedError(file.closed)
+    return StoreError(f"{file.path} could not be read: {error}.")
 
 
 # ── Datalog: what a query says ───────────────────────────────────────────────────────────────────────────────
@@ -4313,15 +4313,15 @@ class _Statement(NamedTuple):
     highest: int                      # of its parameters; SQLite takes as many, and no more
 
 
-def _statement(sql: str, specs: list[tuple], index: _Index) -> _Statement:
-    return _Statement(sql, tuple(_binder(spec, index) for spec in specs), max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
+def _statement(sql: str, specs: list[tuple], file: _File) -> _Statement:
+    return _Statement(sql, tuple(_binder(spec, file) for spec in specs), max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
 
 
-def _binder(spec: tuple, index: _Index) -> Callable:
+def _binder(spec: tuple, file: _File) -> Callable:
     """What gives a parameter's value of a run. The number of an attribute never changes, once it has one."""
     kind, *rest = spec
-    if kind == "attribute" and rest[0] in index.attributes:
-        return lambda run, a=index.attributes[rest[0]]: a
+    if kind == "attribute" and rest[0] in file.attributes:
+        return lambda run, a=file.attributes[rest[0]]: a
     if kind == "in" and len(rest) == 1:
         return lambda run, place=rest[0]: run.cell(run.args[place])
     return lambda run, bind=_PARAMETER[kind]: bind(run, *rest)
@@ -4385,8 +4385,8 @@ class _Compiler:
     tables: list
     delta: int | None
 
-    def __init__(self, parsed: _Parsed, mode: str, index: _Index, is_over: bool, set_args: frozenset):
-        self.parsed, self.mode, self.index, self.is_over, self.set_args = parsed, mode, index, is_over, set_args
+    def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, set_args: frozenset):
+        self.parsed, self.mode, self.file, self.is_over, self.set_args = parsed, mode, file, is_over, set_args
         self.specs, self._seen_specs = [], {}
         self.ctes, self.calls, self.notes = [], [], []
         self.steps, self.rounds, self.tables = [], [], []
@@ -4421,7 +4421,7 @@ class _Compiler:
 
     def statement(self, sql: str) -> _Statement:
         ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
-        return _statement(ctes + sql, self.specs, self.index)
+        return _statement(ctes + sql, self.specs, self.file)
 
     def expr(self, term: Any, block: _Block) -> str:
         if type(term) is _Const:
@@ -4493,7 +4493,7 @@ class _Compiler:
         """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
         of_it = [c for c in read if c.e == var]
         return self.mode == _NOW and self.parsed.limit is None and len(of_it) == uses - 1 and \
-            all(self.index.puts.get(self.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
+            all(self.file.puts.get(self.file.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
     def _sql_order(self, late: Iterable[_Triple]) -> bool:
         """Whether ordering by the value of a triple in SQL is worth more than reading that value from the documents."""
@@ -4570,7 +4570,7 @@ class _Compiler:
             if kind == "in" and len(rest) == 1:
                 arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
-                constant = self.index.attributes.get(rest[0])
+                constant = self.file.attributes.get(rest[0])
             elif kind == "limit":
                 constant = (self.parsed.limit or 0) + self.parsed.offset
             elif kind == "value" and type(rest[0].value) in (str, int):
@@ -4712,14 +4712,14 @@ class _Compiler:
 
     def _estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: looked up where few, else reckoned."""
-        index, number = self.index, self.index.attributes.get(a)
-        puts = index.puts.get(number, 0)
+        file, number = self.file, self.file.attributes.get(a)
+        puts = file.puts.get(number, 0)
         if number is None or not puts:
             return 0, 1
-        known = index.estimates.get(number)
+        known = file.estimates.get(number)
         if known is None or not known[0] / 2 <= puts <= known[0] * 2:
-            with index.reading() as reader:
-                known = index.estimates[number] = (puts, *_measured(reader, number, puts))
+            with file.reading() as reader:
+                known = file.estimates[number] = (puts, *_measured(reader, number, puts))
         return known[1:]
 
     # Joining one clause
@@ -4759,7 +4759,7 @@ class _Compiler:
         return block
 
     def _kinds(self, a: str) -> int:
-        return self.index.kinds.get(self.index.attributes.get(a), 0)
+        return self.file.kinds.get(self.file.attributes.get(a), 0)
 
     def _place(self, block: _Block, term: Any, column: str, conditions: Any = None, kinds: int | None = None) -> None:
         """One place of a triple: binds its variable, or compares."""
@@ -5016,7 +5016,7 @@ class _Compiler:
         return f"temp.{table}"
 
     def _copy_statement(self, sql: str) -> _Statement:
-        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, self.specs, self.index)
+        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, self.specs, self.file)
 
     def _adorn(self, name: str, bound: tuple[int, ...]) -> tuple[str, str | None]:
         """The tables of a rule called with these arguments bound: what holds, and what is asked."""
@@ -5311,14 +5311,14 @@ _NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that ar
 def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> list:
     """The answer of a query. What an application asks all day, by a text or an id, needs no run: that takes a third longer."""
     generation, plan = parsed.plans.get((mode, False, _NO_SETS), (None, None))
-    if plan is None or plan.quick is None or generation is not db._index.generation or db._over is not None or reader.run is not None:
+    if plan is None or plan.quick is None or generation is not db._file.generation or db._over is not None or reader.run is not None:
         return _Run(db, reader, mode, parsed, args).answer()
     sql, constants, arguments, finish = plan.quick
     parameters = [*db._bindings(mode), *constants]
     for place, argument in arguments:
         value = args[argument]           # a short text is its own cell, a UUID has a number; others take a run
         cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else \
-            db._index.number(value, reader) if type(value) is uuid.UUID else None
+            db._file.number(value, reader) if type(value) is uuid.UUID else None
         if cell is None:
             return _Run(db, reader, mode, parsed, args).answer()
         parameters[place] = cell
@@ -5330,7 +5330,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) 
 
 
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._index.documents.young
+    young = db._file.documents.young
     try:
         return [_copied(young[row[0]][0]) for row in rows]
     except KeyError:
@@ -5338,20 +5338,20 @@ def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._index.uuids.young
+    young = db._file.uuids.young
     try:
         return [young[row[0]] for row in rows]
     except KeyError:
-        return db._index.uuids_of([row[0] for row in rows], reader)
+        return db._file.uuids_of([row[0] for row in rows], reader)
 
 
 class _Run:
     """One execution of a query on a reader."""
-    __slots__ = "db", "reader", "mode", "parsed", "args", "index", "outer", "values", "cells", "deadline", "plan", "functions", "error", "rounds"
+    __slots__ = "db", "reader", "mode", "parsed", "args", "file", "outer", "values", "cells", "deadline", "plan", "functions", "error", "rounds"
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
-        self.index, self.outer = db._index, reader.run
+        self.file, self.outer = db._file, reader.run
         self.error: BaseException | None = None       # of a function, which SQLite swallows
         self.rounds = 0                               # of the rules that were derived so far
         self.values: dict = {}                # hashed cells that came in, or were computed
@@ -5367,9 +5367,9 @@ class _Run:
             sets = frozenset(("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS)
         key = self.mode, is_over, sets
         found = self.parsed.plans.get(key)
-        if found is None or found[0] is not self.index.generation:
-            generation = self.index.generation
-            found = self.parsed.plans[key] = generation, _Compiler(self.parsed, self.mode, self.index, is_over, sets).plan()
+        if found is None or found[0] is not self.file.generation:
+            generation = self.file.generation
+            found = self.parsed.plans[key] = generation, _Compiler(self.parsed, self.mode, self.file, is_over, sets).plan()
         return found[1]
 
     # Rows
@@ -5454,11 +5454,11 @@ class _Run:
         if kinds == {str}:
             return cells
         if kinds == {int} and min(cells) > 0:
-            return self.index.uuids_of(cells, self.reader)
+            return self.file.uuids_of(cells, self.reader)
         if kinds == {int} and max(cells) < 0:
             return [cell + _SHIFT for cell in cells]
         if int in kinds:
-            self.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
+            self.file.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def clean(self) -> None:
@@ -5487,7 +5487,7 @@ class _Run:
         for name, cell in _facts(_copied(self.db._content(n, self.reader))):
             if type(cell) is uuid.UUID:
                 cell = self.cell(cell)
-            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.index.attribute(name, self.reader), cell, e, n))
+            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.file.attribute(name, self.reader), cell, e, n))
 
     def _drop_tables(self) -> None:
         self.reader.run = None
@@ -5611,7 +5611,7 @@ class _Run:
             found = itertools.islice(found, self._limit())
         rows = list(found)
         places = self.plan.columns.values()
-        self.index.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
+        self.file.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
         return self._made(rows, makers)
 
     def _made(self, rows: Any, makers: list) -> Iterator[tuple]:
@@ -5752,7 +5752,7 @@ class _Run:
         if kind is str:
             return cell
         if kind is int:
-            return self.index.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
+            return self.file.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
         if cell[0] < _LONG:
             return _OF_CELL[cell[0]](cell)
         if cell not in self.values:
@@ -5768,11 +5768,11 @@ class _Run:
                 for item in _several(value):
                     if type(item) in _HASHED and _CELL[type(item)](item) == cell:
                         return item
-        raise CorruptError(f"{self.index.path}: the index holds a value that no document has; reindex.")
+        raise CorruptError(f"{self.file.path}: the index holds a value that no document has; reindex.")
 
     def _carriers(self, cell: bytes) -> Iterator[dict]:
         for a in (*self.plan.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
-            number = self.index.attribute(a, self.reader)
+            number = self.file.attribute(a, self.reader)
             if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
                 document = self.db._content(row[0], self.reader)
                 if document is not None:
@@ -5813,7 +5813,7 @@ class _Run:
         return json.dumps([_json_cell(self.cell(value)) for value in values])
 
     def _attribute(self, name: str) -> Cell:
-        return self.index.attribute(name, self.reader)
+        return self.file.attribute(name, self.reader)
 
     def _ordered_cell(self, spec: tuple, is_plain: bool) -> Any:
         """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
@@ -6049,8 +6049,8 @@ def _finished(rows: Any, parsed: _Parsed) -> list:
 @contextlib.contextmanager
 def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
     """Rows as SQLite finds them, in one read transaction, until the block ends or the query's time is over."""
-    index = db._index
-    reader = db._reader or index.borrow()
+    file = db._file
+    reader = db._reader or file.borrow()
     in_transaction = db._reader is None
     try:
         if in_transaction:
@@ -6067,7 +6067,7 @@ def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
     finally:
         if in_transaction:
             reader.execute("rollback")
-            index.give_back(reader)
+            file.give_back(reader)
 
 
 def _shaped(rows: Any, parsed: _Parsed) -> Iterator:
@@ -6514,7 +6514,7 @@ class _Puller:
         """For each document those that refer to it by an attribute."""
         cells = [None if document is None else self._cell(document["xt/id"]) for document in documents]
         wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (self._json(cells), _BY_VALUES)
-        parameters = (*self.db._bindings(self.mode), wanted, self.db._index.attribute(a, self.reader))
+        parameters = (*self.db._bindings(self.mode), wanted, self.db._file.attribute(a, self.reader))
         rows = self.reader.execute(sql[self.mode], parameters).fetchall()
         over = self.db._over
         if over is not None:
@@ -6600,8 +6600,8 @@ class Listener:
         self._node, self._callback, self.tx_id = node, callback, after
         self._closed = False
         self._failing: Any = None        # how it raised the last time
-        node._index.check_open()
-        node._index.recent.is_wanted = True
+        node._file.check_open()
+        node._file.recent.is_wanted = True
         node._listeners.add(self)
         self._loop: asyncio.AbstractEventLoop | None
         self._event: Any                 # the loop's or the thread's
@@ -6653,12 +6653,12 @@ class Listener:
 
     def _batch(self) -> list[Tx]:
         """The next transactions; none once closed."""
-        index = self._node._index
-        count = min(LISTEN_BATCH, index.latest.tx_id - self.tx_id)
-        if self._closed or index.closed or count <= 0:
+        file = self._node._file
+        count = min(LISTEN_BATCH, file.latest.tx_id - self.tx_id)
+        if self._closed or file.closed or count <= 0:
             return []
         try:
-            return index.recent.after(self.tx_id, count) or index.transactions(self.tx_id, count)
+            return file.recent.after(self.tx_id, count) or file.transactions(self.tx_id, count)
         except ClosedError:
             return []
 

@@ -73,14 +73,14 @@ def append(node, writer, transactions):
 
 
 def main(path, writers, transactions, *pragmas):
-    connect = store._Index._connect_writer
+    connect = store._File._connect_writer
 
     def connect_otherwise(index):
         connection = connect(index)
         for pragma in pragmas:
             connection.execute(f"pragma {pragma}")
         return connection
-    store._Index._connect_writer = connect_otherwise
+    store._File._connect_writer = connect_otherwise
     try:
         node = store.open(path)
     except store.StoreError as error:
