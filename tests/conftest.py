@@ -2,9 +2,9 @@
 import asyncio
 import collections
 import contextlib
+import hashlib
 import os
 import pathlib
-import random
 import re
 import resource
 import shutil
@@ -29,9 +29,8 @@ IS_CI = bool(os.environ.get("CI"))
 READY_S_MAX = 20        # the server promises one second; a machine that is busy with other tests takes a few
 STOP_S_MAX = 10
 
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("ci" if IS_CI else "here")
+hypothesis.settings.register_profile("seeded", deadline=None, print_blob=True, derandomize=False)
+hypothesis.settings.load_profile("seeded")          # its own "ci" profile would give every commit the same examples
 
 
 # ── Sizes ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -41,11 +40,36 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, help="the seed of random tests, as a failing one printed it")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Gives every random test one number: each commit has its own, and whoever runs that commit sees what CI sees."""
+    given = config.getoption("--seed")
+    config.stash[SEED] = number = given if given is not None else seed_of_commit(ROOT)
+    if getattr(config.option, "hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = number
+
+
+def seed_of_commit(root):
+    """32 bits of the commit's hash; of the hash of all Python files where there is no git."""
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=30)
+        digest = asked.stdout.strip() if (root / ".git").exists() and not asked.returncode else ""
+    except (OSError, subprocess.TimeoutExpired):
+        digest = ""
+    return int(digest[:8] or hash_of_tree(root)[:8], 16)
+
+
+def hash_of_tree(root):
+    hashed = hashlib.blake2b()
+    for path in sorted(path for part in (".", "biff", "plugins", "tests/**") for path in root.glob(f"{part}/*.py")):
+        hashed.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()
+
+
 @pytest.fixture
 def seed(request):
-    """The seed of a random test, printed with its figure: of one's own choice, in CI always the same, else another each time."""
-    given = request.config.getoption("--seed")
-    number = given if given is not None else 2026 if IS_CI else random.randrange(2**32)
+    """The seed of a random test: the commit's, or as --seed says."""
+    number = request.config.stash[SEED]
     print(f"repeat with --seed {number}")
     return number
 
@@ -65,7 +89,7 @@ def say(request):
     return _say
 
 
-FIGURES = pytest.StashKey()
+FIGURES, SEED = pytest.StashKey(), pytest.StashKey()
 
 
 # ── The store ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,6 +387,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if counted := config.stash.get(COUNTED, {}):
         terminalreporter.write_line(f"store tests on {' and on '.join(f'{log}: {counted[log]}' for log in LOGS)} "
                                     f"(asked: a difference of 0; it is {counted[LOGS[0]] - counted[LOGS[1]]})")
+    terminalreporter.write_line(f"random tests drew from --seed {config.stash[SEED]}")
     reasons = [skip_reason(report) for report in terminalreporter.stats.get("skipped", [])]
     wanting = collections.Counter(reason.removeprefix(NEEDS) for reason in reasons if reason.startswith(NEEDS))
     terminalreporter.write_line("promises not tried here for want of a right or a tool: " + (

@@ -19,10 +19,9 @@ def named(id, name):
     return put({"xt/id": id, "name": name})
 
 
-def test_a_hundred_held_snapshots_answer_as_at_first(size, say, open_store):
+def test_a_hundred_held_snapshots_answer_as_at_first(size, seed, say, open_store):
     """Without this, a page could change while it is rendered (C2)."""
-    seed, transactions = random.randrange(10 ** 9), size(2_000, 10_000)
-    rng, held = random.Random(seed), []
+    transactions, rng, held = size(2_000, 10_000), random.Random(seed), []
     with contextlib.closing(open_store()) as node:
         ids = [node.new_id() for _ in range(20)]
         for number in range(transactions):
