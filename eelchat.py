@@ -28,7 +28,6 @@ import asyncio
 import collections
 import contextlib
 import datetime as dt
-import functools
 import itertools
 import logging
 import random
@@ -41,9 +40,10 @@ from aiohttp import WSCloseCode, web
 from voluptuous import All, Any, In, Length, Optional, Schema
 
 import biff
-import feeds
 import sockets
-from door import Door, DoorError
+from door import Door
+from plugins import commands, feeds
+from plugins.commands import command_tx, is_command, refusal_of
 from sockets import text_frame
 from store import call, delete
 
@@ -55,17 +55,6 @@ COMMUNITIES_MAX = 20                  # founded by one person
 MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
 CHANNELS_MAX = 200                    # of a community; the page lists them all
-SUBSCRIPTIONS_MAX = 20                # of a channel; /list shows them all in one message
-FEED_URL_CHARS_MAX = 450              # of a subscription: twenty of them fit into a message
-SUBSCRIBES_A_PERSON = 20, 3_600       # in an hour: each makes us ask another server at once
-FETCH_EVERY = dt.timedelta(minutes=30)
-FETCH_LOOK_S = 300                    # how often we look for feeds that are due
-FETCH_WORKERS = 4                     # as many as the door lets through at once
-BACK_OFF_MAX = dt.timedelta(days=1)   # a feed that fails is asked after half an hour, an hour, two … and then once a day
-FAILURES_TOLD = 5                     # in a row: about eight hours
-POSTS_MAX = 10                        # of a feed in one run; the rest waits for the next ones
-WAITING_MAX = 200                     # of a feed that is always ahead of us
-SEEN_MIN = 200                        # entries remembered of a feed, or twice as many as it ever had at once
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
 VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some 20,000, all that people have open
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is: a short cut is a short replay
@@ -106,21 +95,6 @@ SCHEMA = {
         "msg/text": All(str, Length(1, MESSAGE_CHARS_MAX)),
         "msg/channel": uuid.UUID,
         "msg/created-at": dt.datetime,
-    }, required=True),
-    "subscription": Schema({
-        "xt/id": uuid.UUID,
-        "sub/url": str,
-        "sub/chan": uuid.UUID,
-        Optional("sub/seen"): tuple,              # ids of entries; absent until the first fetch
-        Optional("sub/most"): int,                # entries that the feed had at once: what is remembered is twice as many
-        Optional("sub/waiting"): tuple,           # (id, text) of those seen and not yet posted: the feed may drop them meanwhile
-    }, required=True),
-    "feed": Schema({
-        "xt/id": uuid.UUID,
-        "feed/url": str,
-        "feed/due-at": dt.datetime,
-        "feed/failures": int,                     # in a row
-        Optional("feed/known"): dict,             # what to ask with next time: url, etag, last-modified
     }, required=True),
 }
 
@@ -301,8 +275,13 @@ async def delete_channel(ctx):
 def delete_channel_tx(ctx, channel_id):
     """A transaction function, so that a message or a subscription which comes meanwhile goes too."""
     theirs = [ctx.db.q({"find": "?e", "in": ["?channel"], "where": [["?e", attribute, "?channel"]],
-                        "order-by": [[("created", "?e"), "asc"]]}, channel_id) for attribute in ("sub/chan", "msg/channel")]
+                        "order-by": [[("created", "?e"), "asc"]]}, channel_id) for attribute in gone_with("channel")]
     return [delete(id) for id in [channel_id, *itertools.chain(*theirs)]]
+
+
+def gone_with(kind):
+    """The attributes by which documents of all plugins belong to one of this kind, and go when it is deleted."""
+    return [attribute for plugin in PLUGINS for attribute in plugin.get("goes-with", {}).get(kind, ())]
 
 
 async def channel_page(ctx):
@@ -353,7 +332,7 @@ async def new_message(ctx):
     if is_first:
         unchanged, refusal = biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]), await refusal_of(ctx, text)
         with contextlib.suppress(biff.TransactionError), ctx["chat_clients"].expecting(ctx["channel"]["xt/id"]):     # suppressed: a post that came twice
-            await biff.submit_tx(ctx, lambda ctx: [*unchanged, message, *command_tx(ctx, text, refusal)], retry=is_command(text))
+            await biff.submit_tx(ctx, lambda ctx: [*unchanged, message, *command_tx(ctx, text, refusal)], retry=is_command(ctx, text))
     stored = ctx["biff/node"].db().entity(id)
     if stored is None or stored.get("msg/mem") != message["msg/mem"] or stored.get("msg/channel") != message["msg/channel"]:
         return biff.error(ctx, 409, "The message could not be stored. Reload the page and send it again.")
@@ -681,186 +660,6 @@ async def use_last_word(system):
     return system
 
 
-# ── RSS ──────────────────────────────────────────────────────────────────────────────────────────────────────
-#
-# A command is a message and stays one. What it does, and the system's answer, stand after it in the same transaction; the answer's place
-# is its position there. A feed is fetched once for all channels that listen to it, by whichever server puts off its next time first: that
-# is a match on the feed's document, and so one of many wins. What a channel has seen is decided inside the transaction that posts.
-
-COMMAND = re.compile(r"/(subscribe|unsubscribe) (\S+)")
-HELP = """Commands:
- - /subscribe URL: what is new in an RSS, Atom or JSON feed is posted here (admins)
- - /unsubscribe URL: and no more (admins)
- - /list: what this channel is subscribed to
- - /help: this list"""
-
-
-def command_of(text):
-    """The command and its URL, matched exactly: ("list", None), ("subscribe", "http://…"); (None, None) for any other text."""
-    if text in ("/list", "/help"):
-        return text[1:], None
-    found = COMMAND.match(text)
-    return found.groups() if found else (None, None)
-
-
-def is_command(text):
-    return command_of(text)[0] is not None
-
-
-async def refusal_of(ctx, text):
-    """Why this text cannot subscribe, as far as it takes others to know; None if it can, or does not want to."""
-    name, url = command_of(text)
-    if name != "subscribe" or "admin" not in ctx["roles"]:
-        return None
-    if len(url) > FEED_URL_CHARS_MAX:
-        return f"The address of a feed has at most {FEED_URL_CHARS_MAX} characters; this one has {len(url):,}."
-    if not biff.is_allowed(ctx, (("subscribes", ctx["uid"]), *SUBSCRIBES_A_PERSON)):
-        return f"One person subscribes at most {SUBSCRIBES_A_PERSON[0]} times an hour."
-    try:
-        await ctx["door"].check(url)
-    except DoorError as refused:
-        return str(refused)
-
-
-def command_tx(ctx, text, refusal=None):
-    """What a command adds to its message's transaction. Other texts add nothing."""
-    name, url = command_of(text)
-    if name is None:
-        return []
-    subs = {sub["sub/url"]: sub["xt/id"] for sub in biff.lookup_all(ctx["biff/db"], "sub/chan", ctx["channel"]["xt/id"])}
-    if name == "help":
-        return [system_message(ctx["channel"]["xt/id"], HELP)]
-    if name == "list":
-        return [system_message(ctx["channel"]["xt/id"], "\n - ".join(["Subscriptions:", *sorted(subs)]))]
-    if "admin" not in ctx["roles"]:
-        refusal = "Only an admin of this community may do that."
-    elif name == "subscribe" and url not in subs and len(subs) >= SUBSCRIPTIONS_MAX:
-        refusal = f"A channel has at most {SUBSCRIPTIONS_MAX} subscriptions. /unsubscribe from one that nobody reads."
-    if refusal:
-        return [system_message(ctx["channel"]["xt/id"], refusal)]
-    if name == "unsubscribe":
-        told = f"Unsubscribed from {url[:FEED_URL_CHARS_MAX]}"
-        return [*(delete(id) for at, id in subs.items() if at == url), system_message(ctx["channel"]["xt/id"], told)]
-    return [*(() if url in subs else subscribe_tx(ctx, url)), system_message(ctx["channel"]["xt/id"], f"Subscribed to {url}")]
-
-
-def subscribe_tx(ctx, url):
-    """A subscription, and its feed due now, whatever went wrong with it before."""
-    return [{"db/doc-type": "subscription", "db.op/upsert": {"sub/url": url, "sub/chan": ctx["channel"]["xt/id"]}},
-            biff.at_most(SUBSCRIPTIONS_MAX, {"sub/chan": ctx["channel"]["xt/id"]}),
-            {"db/doc-type": "feed", "db.op/upsert": {"feed/url": url}, "feed/due-at": biff.NOW, "feed/failures": 0}]
-
-
-def system_message(channel_id, text):
-    return {"db/doc-type": "message", "msg/mem": "system", "msg/text": text, "msg/channel": channel_id, "msg/created-at": biff.NOW}
-
-
-def on_new_subscription(ctx, tx):
-    """A new subscription is fetched at once."""
-    before = ctx["biff/node"].db(tx.tx_id - 1)
-    for op in tx.ops:
-        if op[0] == "put" and "sub/url" in op[1] and before.entity(op[1]["xt/id"]) is None:
-            biff.submit_job(ctx, "fetch-rss", op[1]["sub/url"], priority=0)
-
-
-async def fetch_rss(ctx):
-    """Queues what is due. A full queue is no loss: what is due stays so until the next look."""
-    for url in feeds_to_update(ctx):
-        biff.submit_job(ctx, "fetch-rss", url)
-
-
-def feeds_to_update(ctx):
-    """The URLs to fetch by now, and those that nobody listens to any more."""
-    wanted = set(biff.q(ctx["biff/db"], {"find": "?url", "where": [["?sub", "sub/url", "?url"]]}))
-    feeds = {"find": "?url", "where": [["?feed", "feed/url", "?url"]]}
-    waiting = feeds | {"in": ["?now"], "where": [*feeds["where"], ["?feed", "feed/due-at", "?at"], [(">", "?at", "?now")]]}
-    return wanted - set(biff.q(ctx["biff/db"], waiting, biff.now(ctx))) | set(biff.q(ctx["biff/db"], feeds)) - wanted
-
-
-async def fetch_rss_consumer(ctx):
-    """One feed, for all channels. Whatever goes wrong on the way, the feed is due again after the usual time."""
-    url = ctx["biff/job"]
-    if await biff.submit_tx(ctx, functools.partial(claim_tx, url=url)) is None:
-        return
-    db = ctx["biff/node"].db()
-    feed, subs = biff.lookup(db, "feed/url", url), biff.lookup_all(db, "sub/url", url)
-    known = feed.get("feed/known") if feed and all("sub/seen" in sub for sub in subs) else None
-    try:
-        fetched = await feeds.fetch(ctx["door"], url, known, f"eelchat (+{ctx['biff/base-url']})") if subs else None
-    except (DoorError, feeds.FeedError) as failure:
-        return await biff.submit_tx(ctx, functools.partial(failure_tx, url=url, why=str(failure)))
-    for sub in subs:
-        await biff.submit_tx(ctx, functools.partial(sub_tx, sub_id=sub["xt/id"], entries=fetched.entries if fetched else []))
-    await biff.submit_tx(ctx, functools.partial(feed_tx, url=url, fetched=fetched))
-
-
-def claim_tx(ctx, url):
-    """Puts the feed's next time off, if it is due. A feed without a channel goes."""
-    feed = biff.lookup(ctx["biff/db"], "feed/url", url)
-    if biff.lookup_id(ctx["biff/db"], "sub/url", url) is None:
-        return [*biff.unchanged(ctx, feed["xt/id"]), delete(feed["xt/id"])] if feed else []
-    if feed and feed["feed/due-at"] > ctx["biff/now"]:
-        return []
-    return [{"db/doc-type": "feed", "db.op/upsert": {"feed/url": url}, "feed/failures": ("db/default", 0), "feed/due-at": next_time(ctx)}]
-
-
-def next_time(ctx, failures=0):
-    """In half an hour, give or take a tenth, so that not all are asked at once; after failures twice as long each time."""
-    return ctx["biff/now"] + min(BACK_OFF_MAX, FETCH_EVERY * 2 ** min(failures, 16)) * random.uniform(0.9, 1.1)
-
-
-def failure_tx(ctx, url, why):
-    """Told to whoever has just subscribed and waits, and to all when it goes on."""
-    feed = biff.lookup(ctx["biff/db"], "feed/url", url)
-    if feed is None:
-        return []
-    failures = feed["feed/failures"] + 1
-    told = [sub for sub in biff.lookup_all(ctx["biff/db"], "sub/url", url)
-            if failures == FAILURES_TOLD or failures == 1 and "sub/seen" not in sub]
-    times = f" {failures} times in a row" if failures > 1 else ""
-    return [{"db/doc-type": "feed", "db/op": "update", "xt/id": feed["xt/id"], "feed/failures": failures,
-             "feed/due-at": next_time(ctx, failures - 1)},
-            *(system_message(sub["sub/chan"], f"{url} could not be fetched{times}. {why}") for sub in told)]
-
-
-def sub_tx(ctx, sub_id, entries):
-    """What of these entries this channel has not seen, as messages: the first fetch posts the newest, each later one all, oldest first."""
-    sub = ctx["biff/db"].entity(sub_id)
-    if sub is None:
-        return []
-    new, waiting = unseen(sub, entries), sub.get("sub/waiting", ())
-    most = max(sub.get("sub/most", 0), len(entries))
-    if "sub/seen" in sub and not new and not waiting and most == sub.get("sub/most"):
-        return []
-    new = new[:max(0, WAITING_MAX - len(waiting))]
-    line = [*waiting, *((entry.id, feeds.told(entry)) for entry in new)]
-    return [{"db/doc-type": "subscription", "db/op": "update", "xt/id": sub_id, "sub/most": most,
-             "sub/seen": seen_after(sub, entries, new)[:max(SEEN_MIN, 2 * most)], "sub/waiting": tuple(line[POSTS_MAX:]) or biff.DISSOC},
-            *(system_message(sub["sub/chan"], text) for _, text in line[:POSTS_MAX])]
-
-
-def unseen(sub, entries):
-    seen = set(sub.get("sub/seen", ()))
-    return [entry for entry in entries if entry.id not in seen] if "sub/seen" in sub else entries[-1:]
-
-
-def seen_after(sub, entries, new):
-    """What the feed has now comes first, then what it had before; the first time all of it counts as seen."""
-    done = {entry.id for entry in (new if "sub/seen" in sub else entries)} | set(sub.get("sub/seen", ()))
-    return tuple(dict.fromkeys([*(entry.id for entry in entries if entry.id in done), *sub.get("sub/seen", ())]))
-
-
-def feed_tx(ctx, url, fetched):
-    """Remembers what to ask with next time; not while there is more than can wait, or the next answer would be that nothing is new."""
-    feed = biff.lookup(ctx["biff/db"], "feed/url", url)
-    if feed is None or fetched is None and not feed["feed/failures"]:
-        return []
-    known = feed.get("feed/known") if fetched is None else fetched.known
-    if fetched and any(unseen(sub, fetched.entries) for sub in biff.lookup_all(ctx["biff/db"], "sub/url", url)):
-        known = None
-    return [{"db/doc-type": "feed", "db/op": "update", "xt/id": feed["xt/id"], "feed/failures": 0, "feed/known": known or biff.DISSOC}]
-
-
 # ── The whole ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -904,16 +703,10 @@ ROUTES = [
     ("GET", CHANNEL + "/connect", socket(in_channel), connect),
 ]
 
-PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx}}
+PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
+          "goes-with": {"channel": ["msg/channel"]}}
 
-
-RSS_PLUGIN = {
-    "on_tx": on_new_subscription,
-    "queues": [{"id": "fetch-rss", "consumer": fetch_rss_consumer, "workers": FETCH_WORKERS}],
-    "tasks": [{"task": fetch_rss, "schedule": biff.every(FETCH_LOOK_S)}],
-}
-
-PLUGINS = [biff.auth_plugin(), PLUGIN, RSS_PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word,
               biff.use_tasks]
 

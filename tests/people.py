@@ -8,7 +8,10 @@ import pytest
 
 import biff
 import eelchat
+from plugins.commands import help_text
 from store import delete, put
+
+HELP = help_text(biff.dicts({"biff/plugins": eelchat.PLUGINS}, "commands"))       # what /help answers
 
 
 def kept_mails(monkeypatch):

@@ -11,8 +11,9 @@ import biff
 import eelchat
 import store
 from door import Door
+from plugins import feeds
 from hosts import host, rss      # noqa: F401
-from people import chat, person      # noqa: F401
+from people import HELP, chat, person      # noqa: F401
 from store import delete, evict, put
 
 SHOTS = os.environ.get("SHOTS")       # a folder: the tests leave screenshots there, for eyes
@@ -286,7 +287,7 @@ async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_u
     async def fetched(hours, *entries):
         said.extend(entries)
         chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=hours)
-        await eelchat.fetch_rss(biff.assoc_db(chat))
+        await feeds.fetch_rss(biff.assoc_db(chat))
         await chat["biff/queues"]["fetch-rss"].join()
         for page in ann, bob:
             await until_texts(page, said)
@@ -295,7 +296,7 @@ async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_u
     host.pages["/feed"] = rss(*((str(n), f"Report {n}") for n in range(2, 8)))
     await fetched(1, *(f"Report {n}" for n in range(3, 8)))
     await command("/list", f"Subscriptions:\n - {feed}")
-    await command("/help", eelchat.HELP)
+    await command("/help", HELP)
     await shots(ann, "commands")
     await command(f"/unsubscribe {feed}", f"Unsubscribed from {feed}")
     host.pages["/feed"] = rss("8")

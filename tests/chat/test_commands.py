@@ -11,10 +11,10 @@ from aiohttp import web
 
 import biff
 import eelchat
-import feeds
 from door import Door
+from plugins import feed_reader, feeds
 from hosts import fixed, host, rss      # noqa: F401
-from people import chat, person, texts     # noqa: F401
+from people import HELP, chat, person, texts     # noqa: F401
 from store import delete, put
 from test_chat import markup
 from test_escaping import payloads     # noqa: F401
@@ -24,7 +24,7 @@ from test_escaping import payloads     # noqa: F401
 async def ann(chat, host, person, monkeypatch):      # noqa: F811
     """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`; `ann.later(hours)` moves the clock and fetches what is due."""
     chat["door"] = host.door
-    monkeypatch.setattr(feeds, "read", read_here)
+    monkeypatch.setattr(feed_reader, "read", read_here)
     one = await person("ann@example.com")
     one.community, one.channel = await one.new_channel()
     one.feed, one.hours = f"{host.url}/feed", 0
@@ -43,7 +43,7 @@ async def ann(chat, host, person, monkeypatch):      # noqa: F811
     async def later(hours=1):
         one.hours += hours
         chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=one.hours)
-        await eelchat.fetch_rss(biff.assoc_db(chat))
+        await feeds.fetch_rss(biff.assoc_db(chat))
         await fetched()
 
     async def command(text, channel=None):
@@ -60,7 +60,7 @@ async def ann(chat, host, person, monkeypatch):      # noqa: F811
 
 async def read_here(*arguments):
     """Without a process for each: `test_feeds.py` has those."""
-    return feeds.entries_of(*arguments)
+    return feed_reader.entries_of(*arguments)
 
 
 def id_of(path):
@@ -84,9 +84,9 @@ async def test_each_command_is_answered_in_its_own_transaction_right_after_the_m
     assert (await ann.command("/list"))[-2:] == ["/list", f"Subscriptions:\n - {ann.feed}"]
     assert (await ann.command(f"/unsubscribe {ann.feed} and thank you"))[-1] == f"Unsubscribed from {ann.feed}"
     assert (await ann.command("/list"))[-2:] == ["/list", "Subscriptions:"]
-    assert (await ann.command("/help"))[-1] == eelchat.HELP and "/subscribe" in eelchat.HELP
+    assert (await ann.command("/help"))[-1] == HELP and "/subscribe" in HELP
     put_texts = [op[1].get("msg/text") for op in newest(chat).ops if op[0] == "put"]
-    assert put_texts == ["/help", eelchat.HELP] and documents(chat, "sub/url") == []
+    assert put_texts == ["/help", HELP] and documents(chat, "sub/url") == []
     answers = [one for one in documents(chat, "msg/text") if one["msg/mem"] == "system"]
     assert len(answers) == 6
 
@@ -172,7 +172,7 @@ async def test_a_command_that_is_posted_twice_is_done_once(chat, host, ann):    
 
 async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host, ann, monkeypatch):      # noqa: F811
     """One person could make us a crowd at somebody's door, and /list would not fit."""
-    monkeypatch.setattr(eelchat, "SUBSCRIPTIONS_MAX", 2)
+    monkeypatch.setattr(feeds, "SUBSCRIPTIONS_MAX", 2)
     monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (100, 1))
     host.pages |= {f"/{n}": rss("a") for n in range(4)}
     await asyncio.gather(*(ann.say(ann.channel, f"/subscribe {host.url}/{n}") for n in range(4)))
@@ -180,11 +180,11 @@ async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host,
     said = await ann.said()
     assert len(documents(chat, "sub/url")) == 2 and sum("at most 2 subscriptions" in text for text in said) == 2 and said.count("Entry a") == 2
     chat["biff/limits"] = biff.Limits()
-    monkeypatch.setattr(eelchat, "SUBSCRIBES_A_PERSON", (1, 3_600))
+    monkeypatch.setattr(feeds, "SUBSCRIBES_A_PERSON", (1, 3_600))
     await ann.command(f"/unsubscribe {documents(chat, 'sub/url')[0]['sub/url']}")
     await ann.command(f"/subscribe {host.url}/0")
     assert (await ann.command(f"/subscribe {host.url}/0"))[-1] == "One person subscribes at most 1 times an hour."
-    assert len(eelchat.HELP) < 10_000 and eelchat.SUBSCRIPTIONS_MAX * (eelchat.FEED_URL_CHARS_MAX + 4) < eelchat.MESSAGE_CHARS_MAX
+    assert len(HELP) < 10_000 and feeds.SUBSCRIPTIONS_MAX * (feeds.FEED_URL_CHARS_MAX + 4) < eelchat.MESSAGE_CHARS_MAX
 
 
 async def test_the_longest_command_is_answered_too(ann):      # noqa: F811
@@ -195,7 +195,7 @@ async def test_the_longest_command_is_answered_too(ann):      # noqa: F811
 
 async def test_a_full_list_fits_into_a_message():
     """/list would fail in the very channel that needs it."""
-    assert 20 * (eelchat.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX and eelchat.SUBSCRIPTIONS_MAX == 20
+    assert 20 * (feeds.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX and feeds.SUBSCRIPTIONS_MAX == 20
 
 
 async def test_a_deleted_channel_takes_its_subscriptions_with_it(chat, host, ann):      # noqa: F811
@@ -252,7 +252,7 @@ async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, a
     await ann.command(f"/subscribe {ann.feed}")
     sub, = documents(chat, "sub/url")
     if not is_grown_before:                       # all of it is known, none of it is new: that it has so many is worth remembering all the same
-        await chat["biff/node"].submit([put(sub | {"sub/seen": tuple(entry.id for entry in feeds.entries_of(rss(*entries), ann.feed)), "sub/most": 130})])
+        await chat["biff/node"].submit([put(sub | {"sub/seen": tuple(entry.id for entry in feed_reader.entries_of(rss(*entries), ann.feed)), "sub/most": 130})])
         host.pages["/feed"] = rss(*entries)
         await ann.later()
     for n in range(250, 310, 10):
@@ -286,7 +286,7 @@ async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_fe
 
 async def test_more_than_can_wait_is_asked_for_again(chat, host, ann, monkeypatch):      # noqa: F811
     """Those over the bound would be lost, since the feed, unchanged, says nothing any more."""
-    monkeypatch.setattr(eelchat, "WAITING_MAX", 15)
+    monkeypatch.setattr(feeds, "WAITING_MAX", 15)
     host.pages["/feed"] = lambda request: web.Response(status=304) if "If-None-Match" in request.headers else web.Response(body=rss(*entries), headers={"ETag": "1"})
     entries = ["0"]
     await ann.command(f"/subscribe {ann.feed}")
@@ -299,7 +299,7 @@ async def test_more_than_can_wait_is_asked_for_again(chat, host, ann, monkeypatc
 
 async def test_what_a_feed_says_is_never_an_instruction(chat, host, ann, monkeypatch):      # noqa: F811
     """Documents with instructions are built from what strangers write: an entry named like one must stay an entry."""
-    monkeypatch.setattr(eelchat, "POSTS_MAX", 1)
+    monkeypatch.setattr(feeds, "POSTS_MAX", 1)
     names = sorted(biff.IN_ANY_OP | biff.IN_MERGE | biff.INSTRUCTIONS)
     host.pages["/feed"] = rss(("0", "first"))
     await ann.command(f"/subscribe {ann.feed}")
@@ -333,14 +333,14 @@ async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):   
     host.pages["/feed"] = rss("a", "b")
     chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
     for _ in range(20):
-        await eelchat.fetch_rss(biff.assoc_db(chat))
+        await feeds.fetch_rss(biff.assoc_db(chat))
     await ann.fetched()
     assert (await ann.said())[2:] == ["Entry a", "Entry b"] and len(host.asked) == 2
 
 
 async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monkeypatch):      # noqa: F811
     """Each server more would ask every feed once more, and post every entry once more."""
-    monkeypatch.setattr(feeds, "read", read_here)
+    monkeypatch.setattr(feed_reader, "read", read_here)
     functions, now = {"biff/ensure-unique": biff.ensure_unique, "biff/ensure-at-most": biff.ensure_at_most}, dt.datetime.now(dt.timezone.utc)
     servers = [chat | {"biff/node": join(functions), "biff/clock": lambda: now, "door": host.door} for _ in range(3)]
     url, channel = f"{host.url}/feed", uuid.uuid4()
@@ -349,8 +349,8 @@ async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monke
         host.pages["/feed"] = rss(*entries)
         for one in servers:
             await asyncio.to_thread(one["biff/node"].await_tx, max(two["biff/node"].latest_tx.tx_id for two in servers if two["biff/node"].latest_tx), 10)
-        assert all(eelchat.feeds_to_update(biff.assoc_db(one)) == {url} for one in servers), "it is due for all of them"
-        await asyncio.gather(*(eelchat.fetch_rss_consumer(biff.assoc_db(one) | {"biff/job": url}) for one in servers for _ in range(2)))
+        assert all(feeds.feeds_to_update(biff.assoc_db(one)) == {url} for one in servers), "it is due for all of them"
+        await asyncio.gather(*(feeds.fetch_rss_consumer(biff.assoc_db(one) | {"biff/job": url}) for one in servers for _ in range(2)))
         now += dt.timedelta(hours=1)
     newest_of_all = max(one["biff/node"].latest_tx.tx_id for one in servers)
     for one in servers:
@@ -363,14 +363,14 @@ async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat,
     """What is due would wait for the next look, only because the last fetch was still writing down how it had ended."""
     host.pages["/feed"] = rss("a")
     await ann.command(f"/subscribe {ann.feed}")
-    claim, met = eelchat.claim_tx, []
+    claim, met = feeds.claim_tx, []
 
     def claim_and_meet(ctx, url):
         if not met:
             feed, = documents(chat, "feed/url")
             met.append(chat["biff/node"].submit_tx([put(feed | {"feed/failures": 1})]))
         return claim(ctx, url)
-    monkeypatch.setattr(eelchat, "claim_tx", claim_and_meet)
+    monkeypatch.setattr(feeds, "claim_tx", claim_and_meet)
     host.pages["/feed"] = rss("a", "b")
     await ann.later(1)
     assert met and (await ann.said())[-1] == "Entry b"
@@ -381,8 +381,8 @@ async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann)
     host.pages["/feed"] = rss("a")
     await ann.command(f"/subscribe {ann.feed}")
     sub, = documents(chat, "sub/url")
-    entries = feeds.entries_of(rss("a", *"bcdef"), ann.feed)
-    await asyncio.gather(*(biff.submit_tx(chat, lambda ctx: eelchat.sub_tx(ctx, sub["xt/id"], entries)) for _ in range(4)))
+    entries = feed_reader.entries_of(rss("a", *"bcdef"), ann.feed)
+    await asyncio.gather(*(biff.submit_tx(chat, lambda ctx: feeds.sub_tx(ctx, sub["xt/id"], entries)) for _ in range(4)))
     assert (await ann.said())[2:] == [f"Entry {id}" for id in "abcdef"]
 
 
@@ -400,7 +400,7 @@ async def test_an_unsubscribed_channel_hears_no_more_even_of_a_fetch_under_way(c
     chat["door"].get = get
     host.pages["/feed"] = rss("a", "b")
     chat["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
-    await eelchat.fetch_rss(biff.assoc_db(chat))
+    await feeds.fetch_rss(biff.assoc_db(chat))
     await asyncio.wait_for(begun.wait(), 5)
     await ann.say(ann.channel, f"/unsubscribe {ann.feed}")
     may_end.set()
@@ -434,7 +434,7 @@ async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(c
 
 async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch, say):      # noqa: F811
     """A feed's owner could run anything in every browser of the channel."""
-    monkeypatch.setattr(eelchat, "POSTS_MAX", 100)
+    monkeypatch.setattr(feeds, "POSTS_MAX", 100)
     monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 200)
     items = [{"id": "0", "title": "plain"}]
     host.pages["/feed"] = lambda request: web.json_response({"version": "https://jsonfeed.org/version/1.1", "title": "t", "items": items})
@@ -446,7 +446,7 @@ async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann,
     page, frames = (await ann.get(ann.channel)).body_text, ""
     while len(texts(frames)) < len(items) - 1:
         frames += (await listening.receive_str(timeout=10))
-    told = [feeds.told(feeds.entry_of(item | {"author": item["authors"][0]["name"], "link": item["url"], "content": [
+    told = [feed_reader.told(feed_reader.entry_of(item | {"author": item["authors"][0]["name"], "link": item["url"], "content": [
         {"value": item.get("content_html") or item["content_text"]}]}, ann.feed)) for item in reversed(items[1:])]
     for shown in page, frames:
         assert [html.unescape(text) for text in texts(shown)][-len(told):] == told
@@ -489,7 +489,7 @@ async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, 
 
 async def test_jobs_that_wait_are_done_when_the_server_stops(tmp_path, host, monkeypatch):      # noqa: F811
     """A deploy would lose the answer to a command that was just given."""
-    monkeypatch.setattr(feeds, "read", read_here)
+    monkeypatch.setattr(feed_reader, "read", read_here)
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}, host.door))
     channel = uuid.uuid4()
     await system["biff/node"].submit([put({"xt/id": channel, "chan/title": "x", "chan/comm": uuid.uuid4()})])

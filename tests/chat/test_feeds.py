@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import pathlib
 import re
 import time
 import zlib
@@ -12,9 +13,9 @@ import pytest
 from aiohttp import web
 
 import door
-import feeds
 from door import Door, DoorError
 from hosts import host, rss      # noqa: F401
+from plugins import feed_reader
 
 RSS = b"""<?xml version="1.0" encoding="iso-8859-1"?><!-- hello --><rss version="2.0" xmlns:dc="http://purl.org/dc/elements/1.1/"
 xmlns:content="http://purl.org/rss/1.0/modules/content/"><channel><title>T</title>
@@ -34,9 +35,9 @@ JSON = json.dumps({"version": "https://jsonfeed.org/version/1.1", "title": "T", 
 @pytest.mark.parametrize("document", [RSS, ATOM, JSON], ids=["RSS", "Atom", "JSON Feed"])
 async def test_each_kind_of_feed_is_told_alike_oldest_first(document):
     """A channel would get a feed backwards, or its markup instead of its words."""
-    first, second = await feeds.read(document, "http://x.example/feed")
-    assert feeds.told(first) == "Érste & <b> | 1 Nov 2026 10:00 UTC\nhttp://x.example/1"
-    assert feeds.told(second) == "Second | Bo | 2 Nov 2026 10:00 UTC\nThe whole téxt\nhttp://x.example/2?a=1&b=2"
+    first, second = await feed_reader.read(document, "http://x.example/feed")
+    assert feed_reader.told(first) == "Érste & <b> | 1 Nov 2026 10:00 UTC\nhttp://x.example/1"
+    assert feed_reader.told(second) == "Second | Bo | 2 Nov 2026 10:00 UTC\nThe whole téxt\nhttp://x.example/2?a=1&b=2"
 
 
 @pytest.mark.parametrize("charset, header, is_declared", [("utf-8", "", False), ("utf-8", "", True), ("utf-16", "", True), ("koi8-r", "", True), ("shift_jis", "", True),
@@ -45,18 +46,18 @@ async def test_a_feed_is_read_in_its_own_charset(charset, header, is_declared):
     """Half of the world would read question marks."""
     declared = f"<?xml version='1.0' encoding='{charset}'?>" if is_declared else ""
     document = f"{declared}<rss><channel><item><title>Привет</title></item></channel></rss>".encode(charset)
-    assert [entry.title for entry in feeds.entries_of(document, "http://x.example/", header)] == ["Привет"]
+    assert [entry.title for entry in feed_reader.entries_of(document, "http://x.example/", header)] == ["Привет"]
 
 
 def test_a_number_is_no_date():
     """An entry without a date would be of the second of whatever month it is read in."""
     for guid in "2", "<![CDATA[ 2 ]]>", "2026", "Nov 2":
-        one, = feeds.entries_of(f"<rss><channel><item><guid>{guid}</guid><title>T</title></item></channel></rss>".encode(), "http://x.example/")
+        one, = feed_reader.entries_of(f"<rss><channel><item><guid>{guid}</guid><title>T</title></item></channel></rss>".encode(), "http://x.example/")
         assert (one.at, one.title) == ("", "T")
 
 
 def entry(**values):
-    return feeds.entry_of({"title": "T"} | values, "http://x.example/a/")
+    return feed_reader.entry_of({"title": "T"} | values, "http://x.example/a/")
 
 
 def test_an_entry_stays_the_same_when_it_is_edited():
@@ -88,14 +89,14 @@ async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noq
             return web.Response(body=body, headers={"ETag": '"1"', "Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"})
         return answer
     host.pages |= {"/old": tagged("old", rss("a")), "/new": tagged("new", rss("a", "b")), "/feed": lambda request: web.Response(status=302, headers={"Location": "/old"})}
-    first = await feeds.fetch(host.door, f"{host.url}/feed")
+    first = await feed_reader.fetch(host.door, f"{host.url}/feed")
     assert len(first.entries) == 1 and first.known == {"url": f"{host.url}/old", "etag": '"1"', "last-modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
-    assert await feeds.fetch(host.door, f"{host.url}/feed", first.known) is None
+    assert await feed_reader.fetch(host.door, f"{host.url}/feed", first.known) is None
     assert host.asked[-1].headers["If-Modified-Since"] == first.known["last-modified"]
     host.pages["/odd"] = lambda request: web.Response(body=rss("a"), headers={"ETag": '"é"', "Last-Modified": "x" * 3_000})
-    assert (await feeds.fetch(host.door, f"{host.url}/odd")).known == {"url": f"{host.url}/odd"}, "what cannot be stored, or is too long, is not kept"
+    assert (await feed_reader.fetch(host.door, f"{host.url}/odd")).known == {"url": f"{host.url}/odd"}, "what cannot be stored, or is too long, is not kept"
     host.pages["/feed"] = lambda request: web.Response(status=302, headers={"Location": "/new"})
-    assert len((await feeds.fetch(host.door, f"{host.url}/feed", first.known)).entries) == 2
+    assert len((await feed_reader.fetch(host.door, f"{host.url}/feed", first.known)).entries) == 2
 
 
 @pytest.mark.parametrize("page, sentence", [
@@ -111,8 +112,8 @@ async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noq
 async def test_what_is_no_feed_is_told_in_a_sentence(host, page, sentence):      # noqa: F811
     """Whoever pasted the address of a web page would wait for ever."""
     host.pages["/feed"] = page
-    with pytest.raises(feeds.FeedError, match=f"^{re.escape(sentence)}$"):
-        await feeds.fetch(host.door, f"{host.url}/feed")
+    with pytest.raises(feed_reader.FeedError, match=f"^{re.escape(sentence)}$"):
+        await feed_reader.fetch(host.door, f"{host.url}/feed")
 
 
 async def test_the_reader_has_no_secret_and_no_way_to_keep_one(monkeypatch, tmp_path):
@@ -125,10 +126,10 @@ async def test_the_reader_has_no_secret_and_no_way_to_keep_one(monkeypatch, tmp_
         return await execute(*command, env=env, **options)
     execute = asyncio.create_subprocess_exec
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)
-    assert len(await feeds.read(rss("a"), "http://x.example/")) == 1
-    assert set(seen) <= set(feeds.KEPT_VARIABLES)
-    code = f"import sys; sys.path.insert(0, {str(feeds.__file__)!r}[:-9]); import feeds; feeds.bound_this_process(); open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')"
-    child = await asyncio.create_subprocess_exec(feeds.sys.executable, "-I", "-c", code, env={}, stderr=asyncio.subprocess.DEVNULL)
+    assert len(await feed_reader.read(rss("a"), "http://x.example/")) == 1
+    assert set(seen) <= set(feed_reader.KEPT_VARIABLES)
+    code = f"import sys; sys.path.insert(0, {str(pathlib.Path(feed_reader.__file__).parent)!r}); import feed_reader; feed_reader.bound_this_process(); open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')"
+    child = await asyncio.create_subprocess_exec(feed_reader.sys.executable, "-I", "-c", code, env={}, stderr=asyncio.subprocess.DEVNULL)
     assert await child.wait() != 0 and (tmp_path / "x").stat().st_size == 0
 
 
@@ -259,7 +260,7 @@ async def outcome(work):
     begun = time.monotonic()
     try:
         told = f"{len((await work).entries)} entries"
-    except (DoorError, feeds.FeedError) as error:
+    except (DoorError, feed_reader.FeedError) as error:
         told = str(error)
     return told, time.monotonic() - begun
 
@@ -267,17 +268,17 @@ async def outcome(work):
 async def test_hostile_feeds_stay_within_their_bounds(host, monkeypatch, size, say):      # noqa: F811
     """One feed could stop the chat for everyone, or fill its memory."""
     monkeypatch.setattr(door, "GET_S_MAX", size(0.5, 10.0))
-    monkeypatch.setattr(feeds, "READ_S_MAX", size(2.0, 5.0))
+    monkeypatch.setattr(feed_reader, "READ_S_MAX", size(2.0, 5.0))
     host.pages |= {f"/{n}": body for n, body in enumerate(HOSTILE_DOCUMENTS.values())}
     usual = memory_mb("self", "VmRSS")
     outcomes = {}
     async with Watch(monkeypatch) as watch:
         for n, name in enumerate(HOSTILE_DOCUMENTS):
-            outcomes[name] = await outcome(feeds.fetch(host.door, f"{host.url}/{n}"))
+            outcomes[name] = await outcome(feed_reader.fetch(host.door, f"{host.url}/{n}"))
         for name, answer in hostile_answers(size).items():
             server = await asyncio.start_server(answer, "127.0.0.1", 0)
             port = server.sockets[0].getsockname()[1]
-            outcomes[name] = await outcome(feeds.fetch(Door(is_allowed=lambda ip: True, ports={port}), f"http://127.0.0.1:{port}/"))
+            outcomes[name] = await outcome(feed_reader.fetch(Door(is_allowed=lambda ip: True, ports={port}), f"http://127.0.0.1:{port}/"))
             server.close()
     late_s = sorted(watch.late_s)
     p99_ms, slowest = late_s[int(len(late_s) * 0.99)] * 1000, max(outcomes, key=lambda name: outcomes[name][1])
@@ -300,21 +301,21 @@ async def test_each_bound_is_needed(host, monkeypatch, wall):      # noqa: F811
     host.pages["/feed"] = {"BODY_BYTES_MAX": b" " * 3 * MB + rss("a"), "document type": b"<!DOCTYPE rss>" + rss("a")[21:],
                            "REDIRECTS_MAX": lambda request: web.Response(status=302, headers={"Location": "/feed"}) if len(host.asked) % 10 else web.Response(body=rss("a")),
                            "READ_S_MAX": HOSTILE_DOCUMENTS["150,000 attributes"][:200_000] + b"><title>t</title></item>" + TAIL}[wall]
-    monkeypatch.setattr(feeds, "READ_S_MAX", 0.01 if wall == "READ_S_MAX" else 5)
-    with pytest.raises((DoorError, feeds.FeedError)):
-        await feeds.fetch(host.door, url)
+    monkeypatch.setattr(feed_reader, "READ_S_MAX", 0.01 if wall == "READ_S_MAX" else 5)
+    with pytest.raises((DoorError, feed_reader.FeedError)):
+        await feed_reader.fetch(host.door, url)
     if wall == "document type":
-        monkeypatch.setattr(feeds, "plain_document", lambda body, url, charset: body.decode())
-        assert len(feeds.entries_of(host.pages["/feed"], url)) == 1
+        monkeypatch.setattr(feed_reader, "plain_document", lambda body, url, charset: body.decode())
+        assert len(feed_reader.entries_of(host.pages["/feed"], url)) == 1
         return
-    monkeypatch.setattr(door if hasattr(door, wall) else feeds, wall, 30 if wall != "BODY_BYTES_MAX" else 9 * MB)
+    monkeypatch.setattr(door if hasattr(door, wall) else feed_reader, wall, 30 if wall != "BODY_BYTES_MAX" else 9 * MB)
     host.asked.clear()
-    assert len((await feeds.fetch(host.door, url)).entries) == 1
+    assert len((await feed_reader.fetch(host.door, url)).entries) == 1
 
 
 async def test_whoever_stops_waiting_leaves_no_reader_behind(monkeypatch):
     """Each cut-off fetch would leave a process that eats a processor."""
-    reading = asyncio.create_task(feeds.read(HOSTILE_DOCUMENTS["150,000 attributes"], "http://x.example/"))
+    reading = asyncio.create_task(feed_reader.read(HOSTILE_DOCUMENTS["150,000 attributes"], "http://x.example/"))
     started, execute = [], asyncio.create_subprocess_exec
 
     async def spy(*command, **options):

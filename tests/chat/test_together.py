@@ -12,7 +12,9 @@ import eelchat
 import gate
 import postgres
 from conftest import Server
+from door import DoorError
 from hosts import fixed, host      # noqa: F401
+from plugins import feed_reader, feeds
 from people import Person, kept_mails
 from store import delete
 from test_browser import RECONNECTING, sign_up, texts, until_live, until_texts, write
@@ -208,8 +210,8 @@ async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypat
     async def fetch(door, url, known, agent):
         asked.append(url)
         await asyncio.sleep(0.05)
-        raise eelchat.DoorError("nothing there today")
-    monkeypatch.setattr(eelchat.feeds, "fetch", fetch)
+        raise DoorError("nothing there today")
+    monkeypatch.setattr(feed_reader, "fetch", fetch)
     for system in together:
         system["door"] = host.door
     here, _ = await together.person("ann@example.com")
@@ -222,7 +224,7 @@ async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypat
             await asyncio.sleep(0.01)
     await caught_up(together)
     for _ in range(3):                                             # the timers of both, at the same moment
-        await asyncio.gather(*(eelchat.fetch_rss(biff.assoc_db(system)) for system in together))
+        await asyncio.gather(*(feeds.fetch_rss(biff.assoc_db(system)) for system in together))
         for system in together:
             await system["biff/queues"]["fetch-rss"].join()
     assert sorted(asked) == [f"{host.url}/{number}" for number in range(3)]

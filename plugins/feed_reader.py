@@ -1,13 +1,13 @@
-"""Feeds: what a channel can listen to. RSS, Atom and JSON Feed, fetched through a door, told as plain text.
+"""The reading of feeds: RSS, Atom and JSON Feed, fetched through a door, told as plain text.
 
-    fetched = await feeds.fetch(door.Door(), "https://example.org/feed.xml")
+    fetched = await feed_reader.fetch(door.Door(), "https://example.org/feed.xml")
     for entry in fetched.entries:              # oldest first
-        print(feeds.told(entry))
-    await feeds.fetch(door.Door(), "https://example.org/feed.xml", fetched.known)      # None while nothing is new
+        print(feed_reader.told(entry))
+    await feed_reader.fetch(door.Door(), "https://example.org/feed.xml", fetched.known)      # None while nothing is new
 
 What comes through the door is a stranger's, and is read in a process of its own: a parser that loops, swells or falls takes nothing
 with it. (On two megabytes of attributes the parser kept the interpreter for 14 s; no thread can be stopped in that.) This file is that
-process's program too, and so it imports little: `python feeds.py URL CHARSET` turns the bytes of its input into entries. It knows no
+process's program too, and so it imports little: `python feed_reader.py URL CHARSET` turns the bytes of its input into entries. It knows no
 channel and no message.
 """
 import asyncio
