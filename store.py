@@ -37,6 +37,7 @@ import datetime as dt
 import fcntl
 import functools
 import hashlib
+import importlib
 import inspect
 import itertools
 import json
@@ -46,9 +47,7 @@ import math
 import os
 import random
 import re
-import select
 import shutil
-import socket
 import sqlite3
 import statistics
 import struct
@@ -84,8 +83,6 @@ DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
-ALONE_MIN = 16                        # appends with no other server's between: then none is expected, and the log is not asked first
-GUESS_S_MAX = 1                       # so old may be what a server knows of PostgreSQL's clock
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
@@ -103,16 +100,6 @@ PLANS_CACHED = 512                    # compiled queries; an application has som
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
-BELLS = 64                            # channels of notifications: who is woken by a bell of its own appends a quarter less
-POLL_S = 1                            # a follower looks at the log so often even if no bell rings
-BELL_S_MAX = 2                        # for the first bell to be heard; through a proxy that pools transactions it never is
-HOLD_S_MAX = 4                        # a transaction waits so long for a log that is out of reach; people are told within 5 s
-REPLY_S_MAX = 2.5                     # for PostgreSQL to answer; an append then looks for its token on a new connection
-FROZEN_S_MAX = 2                      # PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
-RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: the first wait, doubled up to the last
-MESSAGE_BYTES = 2 ** 17               # of an append as one text; where documents are larger than a page the driver's arrays are faster
-FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
-CALL_PARTS = 2 ** 20                  # more than the operations that one call may become: places in a transaction are numbers
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
@@ -847,8 +834,17 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tupl
         return file, _SqliteLog(file, node)
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, index=\"path\").")
-    file = _opened_postgres(path, index)
-    return file, _PostgresLog(file, node, path)
+    postgres = _neighbour("store_postgres")
+    file = postgres.opened(path, index)
+    return file, postgres.PostgresLog(file, node, path)
+
+
+def _neighbour(name: str) -> types.ModuleType:
+    """The module of this name beside this one, at the top or in somebody's package."""
+    try:
+        return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+    except ModuleNotFoundError as error:
+        raise StoreError(f"A log on PostgreSQL needs {name}.py beside {__file__} ({error}).") from None
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -1925,844 +1921,230 @@ def _size(path: str | os.PathLike[str]) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-# ── The log on PostgreSQL ────────────────────────────────────────────────────────────────────────────────────
+# ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The same for several servers: the log and the documents live in PostgreSQL, and each server copies and indexes both in a
-# file of its own. What a transaction does is decided by the log alone, so that all servers decide alike: a match compares
-# hashes, which the log keeps; what a call became is recorded in the log before anybody's index has it, and what was recorded
-# first is the truth, whatever code the others run. A notification is a doorbell: whoever follows reads on from the last
-# transaction it has, when the bell rings and every second besides.
+# A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches and
+# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So there is
+# one meaning of an operation, and an abort has nothing to undo.
 #
-# Contents lie apart from the log and can go: of an aborted transaction, the arguments of a call whose outcome is recorded,
-# and of an evicted entity, all up to the evict. Whoever indexes one of these deletes them first, so none is forgotten, and
-# who finds a content missing knows that an evict is to come.
-
-_TABLES = """
-    create table store_log(tx_id bigint primary key, tx_time bigint not null, ops bytea not null, hash bytea not null,
-                           bytes bigint not null, token uuid);
-    create table store_documents(tx_id bigint, position bigint, owner bytea, doc bytea not null, primary key (tx_id, position));
-    create index store_documents_owner on store_documents(owner) where owner is not null;
-    create table store_outcomes(tx_id bigint primary key, results bytea)
-"""
-_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING, _LOCK_BELL = range(0x73746F72, 0x73746F76)      # classes of advisory locks: "stor" and on
-
-_SESSION = """
-    select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
-           set_config('idle_in_transaction_session_timeout', %(frozen)s, false), set_config('standard_conforming_strings', 'on', false)
-"""
-# The lock is a statement of its own: what is read after it is the newest. Under a lock several statements go in one message or
-# each in its own, never in a pipeline: PostgreSQL has no timeout for a server that was frozen when half of one was sent (tried),
-# and it would stop all others.
-_LOCK = "begin isolation level read committed; select pg_advisory_xact_lock({}, {})"
-_BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
-_APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
-# Each server rings a bell that all others hear; the last one is shared, by those who find no other free.
-_FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(%s + n, %s) limit 1"
-# An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its own,
-# since inside it would cost the group commit. Where the last can be guessed it is one: rows are inserted only if it was guessed right.
-_PREPARE_APPENDING = """
-    prepare store_last as
-    select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log order by tx_id desc limit 1;
-    prepare store_append(bigint[], bigint[], bytea[], bytea[], bigint[], bigint[], bytea[], bytea[], bigint[], uuid, bigint) as
-    with last as (select where (select max(tx_id) from store_log) = $11),
-         documents as (insert into store_documents select d.* from last, unnest($1, $2, $3, $4) d)
-    insert into store_log select t.*, $10 from last, unnest($5, $6, $7, $8, $9) t
-"""
-_APPEND = "execute store_append({}, '{}', {}); commit; notify {}"
-# Transactions and their contents, as many as fit, in one snapshot: a transaction's row has position −1.
-_NEXT = """
-    with next as (select * from store_log where tx_id > %(after)s order by tx_id limit %(count)s),
-         part as materialized (select * from (select *, sum(bytes) over (order by tx_id) as total from next) n
-                               where total <= %(bytes)s or tx_id = %(after)s + 1)
-    select p.tx_id, -1::bigint as position, p.ops, p.tx_time, p.hash, o.tx_id is not null, o.results, (select max(tx_id) from store_log)
-    from part p left join store_outcomes o using (tx_id)
-    union all
-    select d.tx_id, d.position, d.doc, null, null, null, null, null
-    from store_documents d where d.tx_id > %(after)s and d.tx_id <= (select max(tx_id) from part)
-    order by 1, 2
-"""
-_OUTCOMES = "select tx_id, results from store_outcomes where tx_id = any(%b::bigint[])"
-_CONTENTS = "select tx_id, position, doc from store_documents where tx_id = any(%b::bigint[])"
-_RECORD = "insert into store_outcomes select * from unnest(%b::bigint[], %b::bytea[])"
-_FORGET_ARGUMENTS = "delete from store_documents where tx_id = any(%b::bigint[]) and owner is null"
-_FORGET_ABORTED = "delete from store_documents where tx_id = any(%b::bigint[])"
-_FORGET_EVICTED = """
-    delete from store_documents d using unnest(%b::bytea[], %b::bigint[], %b::bigint[]) as e(owner, tx_id, position)
-    where d.owner = e.owner and (d.tx_id, d.position) < (e.tx_id, e.position)
-"""
+# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start, end)
+# closes the open rectangles that it overlaps and draws their remainders anew; nothing else is ever changed.
 
 
-def _driver() -> Any:
-    """psycopg, which nobody needs who has no log on PostgreSQL."""
-    try:
-        import psycopg
-    except ImportError as error:
-        raise StoreError(f"A log on PostgreSQL needs the driver psycopg, version 3 ({error}): pip install 'psycopg[binary]'.") from None
-    return psycopg
+class _Rect(NamedTuple):
+    vt_from: int
+    vt_to: int
+    n: int                            # the version's document; below zero a deletion
+    tx_from: int                      # the transaction that drew this rectangle
+    tx: int                           # the one that put the version
 
 
-class _Link:
-    """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is lost."""
+class _Entity:
+    """An entity that a transaction touches: its open rectangles before and after, all of them or those of its time and later."""
+    __slots__ = "id", "before", "rects", "numbers", "evicted", "is_whole"
+    numbers: list[int]
 
-    def __init__(self, url: str, prepare: Callable[[Any], Any]):
-        self._url, self._prepare, self._connection, self._rows = url, prepare, None, 0
-
-    def use(self) -> Any:
-        if self._connection is None:
-            connection = self._connected()
-            try:
-                self._prepare(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _connected(self) -> Any:
-        """Settings in the address win over ours."""
-        psycopg = _driver()
-        ours = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2, "keepalives_interval": 1,
-                "keepalives_count": 3, "target_session_attrs": "read-write", "application_name": f"store {os.getpid()}"}
-        connection = psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url), autocommit=True)
-        connection.wait = functools.partial(connection.wait, timeout=REPLY_S_MAX)
-        connection.execute(_SESSION, {"reply": f"{int(REPLY_S_MAX * 1000)}ms", "frozen": f"{FROZEN_S_MAX}s"})
-        return connection
-
-    def another(self) -> _Link:
-        """A plain one to the same server."""
-        return _Link(self._url, lambda connection: None)
-
-    def send(self, statements: str, rows: int) -> None:
-        """Sends a message of statements that insert so many rows at last, and does not wait: `answer` does."""
-        connection = self.use()
-        connection.pgconn.send_query(statements.encode())
-        connection.wait(_driver().generators.send(connection.pgconn))
-        self._rows = rows
-
-    def answer(self) -> None:
-        """Returns when what was sent is done, at once if that was heard before. Raises: psycopg.Error; _Passed if no row was inserted."""
-        if self._rows:
-            psycopg, connection, rows = _driver(), self.use(), self._rows
-            self._rows = 0
-            results = connection.wait(psycopg.generators.fetch_many(connection.pgconn))
-            if results[-1].status == psycopg.pq.ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(results[-1])
-            if not any(result.command_status == b"INSERT 0 %d" % rows for result in results):
-                raise _Passed
-
-    def drop(self) -> None:
-        """Lets go of a connection that may be broken; whether what it was doing is done, nobody knows yet."""
-        connection, self._connection, self._rows = self._connection, None, 0
-        if connection:
-            connection.close()
+    def __init__(self, id: Any, rects: tuple[_Rect, ...], is_whole: bool):
+        self.id, self.before, self.rects, self.numbers, self.evicted, self.is_whole = id, rects, list(rects), [], False, is_whole
 
 
-class _Passed(Exception):
-    """Another server appended first; nothing was written."""
+class Context(NamedTuple):
+    """What a transaction function gets first: the state so far, and the transaction that runs."""
+    db: Db
+    tx_id: int
+    tx_time: dt.datetime
 
 
-class _Newest:
-    """The newest transaction of the log as (tx_id, tx_time, hash), and the clock of PostgreSQL: read under the lock, or guessed.
-
-    A server that has appended alone for a while guesses that its own is still the newest.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple = ()
-        self._alone = 0                # how often nobody else had appended meanwhile
-        self._read_s = 0.0
-        self._read_clock = 0
-
-    def guess(self) -> tuple | None:
-        """The newest, and PostgreSQL's clock, for an append that is one message."""
-        since_s = time.monotonic() - self._read_s
-        return (*self._last, self._read_clock + int(since_s * 1e6)) if self._alone >= ALONE_MIN and since_s < GUESS_S_MAX else None
-
-    def read(self, tx_id: int, tx_time: int, hash: bytes, clock: int) -> None:
-        self._alone = self._alone + 1 if (tx_id, tx_time, hash) == self._last else 0
-        self._read_s, self._read_clock = time.monotonic(), clock
-
-    def appended(self, entry: _Entry) -> None:
-        self._last = entry.tx_id, entry.tx_time, entry.hash
+def _key(id: Any) -> Any:
+    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(id)
 
 
-def _owner(id: Any) -> bytes:
-    """What the content of an entity is found by, to be deleted: no id is readable there, and a long one is short."""
-    return hashlib.blake2b(pack(id), digest_size=16).digest()
+class _Transaction:
+    """A transaction on a snapshot: what it would change."""
 
+    def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
+        self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
+        base = db._over
+        self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
+        self.contents: dict[int, _Op] = dict(base.contents) if base else {}
+        self._shared = set(self.entities)
+        self.results: list = []
+        self._count = 0
 
-def _placed(ops: list[_Op], results: Iterable) -> Iterator[tuple[int, _Op]]:
-    """The operations of a transaction with calls replaced by what they became, each with its position, as contents have it."""
-    results = iter(results)
-    for place, op in enumerate(ops):
-        if op.kind == _CALL:
-            yield from enumerate(next(results), place * CALL_PARTS + 1)
-        else:
-            yield place * CALL_PARTS, op
-
-
-class _Submitted(_Pending):
-    """A transaction on its way to PostgreSQL: the log's operations, and its contents as (position, owner, bytes)."""
-    __slots__ = "data", "contents", "since"
-
-    def __init__(self, ops: list[_Op]):
-        super().__init__(ops)
-        self.since = time.monotonic()
-        self.data = _records(ops)
-        self.contents = [(place * CALL_PARTS, *((None, pack(list(op.args))) if op.kind == _CALL else (_owner(op.id), op.data)))
-                         for place, op in enumerate(ops) if op.kind in (_PUT, _CALL)]
-
-    @property
-    def bytes(self) -> int:
-        return len(self.data) + sum(len(data) for _, _, data in self.contents)
-
-    def refuse(self, error: BaseException) -> None:
-        if not self.error:
-            self.error = error
-            _tell([self])
-
-
-class _Entry:
-    """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is recorded."""
-    __slots__ = "tx_id", "tx_time", "data", "hash", "ops", "contents", "outcome", "pending", "tx"
-    ops: list[_Op]
-    tx: Tx | None
-
-    def __init__(self, tx_id: int, tx_time: int, data: bytes, hash: bytes, contents: dict[int, bytes], outcome: Any, pending: Any = None):
-        self.tx_id, self.tx_time, self.data, self.hash = tx_id, tx_time, data, hash
-        self.contents, self.outcome, self.pending, self.tx = contents, outcome, pending, None
-
-
-_OPEN_OUTCOME = object()              # nobody has recorded what the calls of a transaction became
-
-
-def _placed_results(entry: _Entry) -> Iterator[list]:
-    """Of each call what it became, as (record, content)."""
-    places = (place for place, op in enumerate(entry.ops) if op.kind == _CALL)
-    for place, records in zip(places, entry.outcome):
-        yield [(record, entry.contents.get(position)) for position, record in enumerate(records, place * CALL_PARTS + 1)]
-
-
-def _logged_op(record: list, data: bytes | None) -> _Op:
-    """An operation of the log with its content. Content that is missing belongs to an entity evicted later."""
-    kind, id, *rest = record
-    op = _Op(kind, id, record=_record(*record))
-    if kind == _PUT:
-        if data is not None and digest(data) != rest[2]:
-            raise CorruptError(f"A document of {_short(id)} in PostgreSQL does not have the hash that the log has.")
-        return op._replace(start=rest[0], end=rest[1], data=data, hash=rest[2], facts=_facts(unpack(data)) if data else [])
-    if kind == _CALL:
-        return op._replace(hash=rest[1], args=tuple(unpack(data)) if data else ())
-    if kind == _MATCH:
-        return op._replace(start=rest[0], hash=rest[1])
-    return op._replace(start=rest[0], end=rest[1]) if kind == _DELETE else op
-
-
-class _Chores:
-    """What is to be done in PostgreSQL before a group of transactions is committed to the index."""
-
-    def __init__(self) -> None:
-        self.outcomes: dict[int, bytes | None] = {}
-        self.contents: list = []
-        self.evicted: list = []
-        self.aborted: list = []
-
-    def __bool__(self) -> bool:
-        return bool(self.outcomes or self.evicted or self.aborted)
-
-    def note(self, entry: _Entry, transaction: _Transaction, committed: bool) -> None:
-        if entry.outcome is _OPEN_OUTCOME and any(op.kind == _CALL for op in entry.ops):
-            self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
-            if committed:
-                self.contents += self._made(entry, transaction)
-        if not committed:
-            self.aborted += [entry.tx_id] if entry.contents else []
-        elif any(entity.evicted for entity in transaction.entities.values()):
-            self.evicted += [(_owner(op.id), entry.tx_id, position)
-                             for position, op in _placed(entry.ops, transaction.results) if op.kind == _EVICT]
-
-    def _made(self, entry: _Entry, transaction: _Transaction) -> Iterator[tuple]:
-        """The contents that calls made."""
-        n = transaction.first_n
-        for position, op in _placed(entry.ops, transaction.results):
-            if op.kind == _PUT:
-                n += 1
-                if position % CALL_PARTS and n in transaction.contents:
-                    yield entry.tx_id, position, _owner(op.id), op.data
-
-
-class _Decided(Exception):
-    """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id, position, bytes)."""
-
-    def __init__(self, outcomes: Iterable[tuple[int, bytes | None]], contents: list[tuple]):
-        self.outcomes, self.contents = outcomes, contents
-
-    def tell(self, entries: Any) -> None:
-        entries = {entry.tx_id: entry for entry in entries}
-        for tx_id, results in self.outcomes:
-            entries[tx_id].outcome = results and unpack(results)
-        for tx_id, position, data in self.contents:
-            entries[tx_id].contents[position] = data
-
-
-class _PostgresLog(_Log):
-    """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
-
-    def __init__(self, file: _File, node: Node, url: str):
-        self._file, self._node, self._psycopg = file, node, _driver()
-        self._mutex = threading.Condition()
-        self._queue: collections.deque[_Submitted] = collections.deque()
-        self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
-        self._ending = self._ended = False
-        self._crowd = 0                  # those who waited when a group was told: they may come again, and are waited for a moment
-        self._indexing = threading.Lock()
-        self._last_known = _Newest()
-        self._behind = True              # the log may have what the index has not
-        self._newest = file.latest.tx_id
-        self._bell, self._rope = socket.socketpair()
-        self._bell.setblocking(False), self._rope.setblocking(False)
-        self._troubles: dict[str, str] = {}
-        self._appending, self._following = _Link(url, self._ring), _Link(url, self._listen)
-        self._threads = [threading.Thread(target=work, name=name, daemon=True)
-                         for name, work in (("store-appender", self._appender), ("store-follower", self._follower))]
-
-    def submit(self, ops: list[_Op]) -> Tx:
-        pending = _Submitted(ops)
-        pending.lock = threading.Lock()
-        pending.lock.acquire()
-        self._enter(pending)
-        pending.lock.acquire()
-        return pending.result()
-
-    def _enter(self, pending: _Submitted) -> None:
-        with self._mutex:
-            self._refuse()
-            self._queue.append(pending)
-            if len(self._queue) == 1 or len(self._queue) >= self._crowd:      # else the appender would wake for each of a crowd
-                self._mutex.notify_all()
-
-    async def submit_async(self, ops: list[_Op]) -> Tx:
-        pending = _Submitted(ops)
-        pending.future = asyncio.get_running_loop().create_future()
-        self._enter(pending)
-        await pending.future             # a caller who gives up leaves the transaction on its way
-        return pending.result()
-
-    def alone(self, work: Callable) -> None:
-        """Runs some work while nothing is indexed."""
-        self._refuse()
-        with self._indexing:
-            work()
-
-    def close(self) -> None:
-        with self._mutex:
-            if self._ending:
-                return
-            self._ending = True
-            self._mutex.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
-            self._ended = True           # once nothing is appended any more, the follower indexes what is left and ends
-            self._wake()
-        self._appending.drop(), self._following.drop()
-        self._bell.close(), self._rope.close()
-
-    # Opening
-
-    def begin(self, progress: Progress | None) -> None:
-        """Checks server and log, catches up, and starts the two threads."""
-        self._check_server()
-        self._follow(progress)
-        for thread in self._threads:
-            thread.start()
-
-    def newest(self) -> int:
-        """The number of the newest transaction in the log. Asked on a connection of its own: the others belong to their threads."""
-        asking = self._following.another()
+    def run(self, ops: list[_Op]) -> bool:
+        """Whether it commits."""
         try:
-            newest, = asking.use().execute("select max(tx_id) from store_log").fetchone()
-            return newest
-        except self._psycopg.Error as error:
-            raise UnreachableError(f"PostgreSQL cannot be reached ({str(error).strip()}). Try again later.") from error
-        finally:
-            asking.drop()
-
-    def _check_server(self) -> None:
-        """Warns of settings that break promises; refuses a proxy behind which no bell is heard."""
-        connection, listening = self._appending.use(), self._following.use()
-        off = connection.execute("select name from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit') "
-                                 "and setting = 'off'")
-        for name, in off.fetchall():
-            log.warning("PostgreSQL runs with %s = off: what was acknowledged may be lost when its machine fails", name)
-        self._behind, self._ringer, end = False, None, time.monotonic() + BELL_S_MAX
-        connection.execute(f"notify {self._channel}_{BELLS}")
-        while not self._is_behind(listening):
-            if time.monotonic() > end:
-                raise StoreError("A notification that was sent through PostgreSQL did not come back: a proxy that pools transactions "
-                                 "stands in between. Connect to PostgreSQL itself, or let the proxy pool sessions.")
-            time.sleep(0.001)
-        self._ringer = connection.info.backend_pid
-
-    def _check(self, connection: Any) -> None:
-        """The log behind a new connection is still this index's log."""
-        file = self._file
-        self._lock_id, = connection.execute("select 'store_log'::regclass::oid::bigint").fetchone()
-        self._channel = f"store_{self._lock_id}"
-        self._lock_id -= 2 ** 32 if self._lock_id >= 2 ** 31 else 0
-        tx_id, hash = file.latest.tx_id, file.hash
-        rows = dict(connection.execute("select tx_id, case tx_id when 0 then ops else hash end from store_log where tx_id in (0, %s)",
-                                       (tx_id,)).fetchall())
-        newest, = connection.execute("select max(tx_id) from store_log").fetchone()
-        if rows.get(0) != file.about:
-            theirs = unpack(rows[0])["store"] if 0 in rows else "none"
-            raise CorruptError(f"{file.path} is an index of store {file.store_id}, the log is of store {theirs}. Name another "
-                               "index, or remove this one: it is made again from the log.")
-        if tx_id and rows.get(tx_id) != hash:
-            raise CorruptError(f"{file.path} is an index of store {file.store_id} up to transaction {tx_id}, which is not in the "
-                               f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of another "
-                               "copy. Put the right log back, or remove the index: it is made again from the log.", tx_id)
-
-    def _ring(self, connection: Any) -> None:
-        self._check(connection)
-        self._ringer = connection.info.backend_pid
-        connection.execute(_PREPARE_APPENDING)
-
-    def _listen(self, connection: Any) -> None:
-        self._check(connection)
-        connection.add_notify_handler(lambda notice: self._heard(notice.pid))
-        free = connection.execute(_FREE_BELL, (BELLS - 1, _LOCK_BELL, self._lock_id)).fetchone()
-        own, = free or (BELLS,)
-        self._rings = f"{self._channel}_{own}"
-        connection.execute("; ".join(f"listen {self._channel}_{n}" for n in range(1, BELLS + 1) if n != own or not free))
-        self._behind = True              # listen first, then read: the other order has a gap
-
-    # Appending
-
-    def _appender(self) -> None:
-        while (group := self._taken()) or not self._ending:
-            try:
-                self._append(group)
-            except Exception as error:
-                self._fail(error, group)
-
-    def _taken(self) -> _Group:
-        """The next group; an empty one at the end, and each second while the log is out of reach, to try it."""
-        with self._mutex:
-            self._mutex.wait_for(lambda: self._queue or self._ending, POLL_S if self._troubles else None)
-            self._mutex.wait_for(lambda: len(self._queue) >= self._crowd or self._ending, GATHER_S)
-            self._crowd = 0
-            return _Group(self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX)))
-
-    def _append(self, group: _Group) -> None:
-        """Appends a group, on a new connection if the old one is lost, until it is there or all who wait were told."""
-        retry_s = RETRY_S[0]
-        is_left = True
-        while is_left:
-            try:
-                entries = self._sent(self._appending.use(), group)
-                is_indexed = self._index_meanwhile(entries)
-                self._appending.answer()
-            except _Passed:
-                self._last_known, group.before = _Newest(), None
-            except self._psycopg.Error as error:
-                self._appending.drop()
-                self._last_known = _Newest()
-                self._complain("appending", error)
-                self._tell_late(group)
-                is_left = bool(group)
-                time.sleep(retry_s)
-                retry_s = min(2 * retry_s, RETRY_S[1])
-            else:
-                is_left = False
-                self._take_back("appending")
-                if entries:
-                    self._last_known.appended(entries[-1])
-                if not is_indexed:
-                    self._hand_over(entries)
-
-    def _sent(self, connection: Any, group: _Group) -> list[_Entry]:
-        """The group as it is in the log: found there under its token, or else numbered and on its way."""
-        lock = f"{_LOCK.format(_LOCK_APPENDING, self._lock_id)}; "
-        if self._may_guess(group) and (guessed := self._last_known.guess()):
-            return self._insert(connection, lock, group, *guessed)
-        last = connection.execute(lock + "execute store_last").set_result(-1).fetchone()
-        self._last_known.read(*last)
-        if group.before is not None:
-            if found := connection.execute(_BY_TOKEN, (group.before, group.token), binary=True).fetchall():
-                connection.execute("rollback")
-                return [_own_entry(pending, *row) for pending, row in zip(group, found, strict=True)]
-        if not group:
-            connection.execute("rollback")
-            return []
-        return self._insert(connection, "", group, *last)
-
-    def _may_guess(self, group: _Group) -> bool:
-        """Whether a group fits into one message, was never sent before, and takes its times from PostgreSQL's clock."""
-        return bool(group) and group.before is None and group.is_small and not self._node._given_clock
-
-    def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
-        """The next numbers, rising times and chained hashes for a group."""
-        entries = []
-        for pending in group:
-            tx_id, tx_time = tx_id + 1, max(self._node._given_clock() if self._node._given_clock else now, tx_time + 1)
-            hash = _chained(hash, tx_id, tx_time, pending.data)
-            entries.append(_own_entry(pending, tx_id, tx_time, hash))
-        return entries
-
-    def _tell_late(self, group: _Group) -> None:
-        group.tell_late(self.cut_off)
-        with self._mutex:
-            waiting = _Group(self._queue)
-            waiting.tell_late(self.cut_off)
-            self._queue = collections.deque(waiting)
-
-    def _insert(self, connection: Any, lock: str, group: _Group, tx_id: int, *last: Any) -> list[_Entry]:
-        """Sends the rows of a group, to follow what is last, with the statements that take the lock if it is not held yet."""
-        entries = self._numbered(group, tx_id, *last)
-        group.before = tx_id
-        columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
-        contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
-        for lot in () if group.is_small else _lots(contents):
-            connection.execute(_APPEND_DOCUMENTS, lot)
-        documents = zip(*contents) if group.is_small and contents else [()] * 4
-        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*documents, *columns))), group.token, tx_id, self._rings), len(entries))
-        return entries
-
-    def _index_meanwhile(self, entries: list[_Entry]) -> bool:
-        """Indexes what was sent while PostgreSQL commits it, if it is next and nobody else is indexing; whether it did."""
-        if not self._indexing.acquire(blocking=False):
+            for op in ops:
+                if op.kind == _CALL:
+                    self.results.append(self._call(op, 0))
+                else:
+                    self._apply(op)
+        except _Abort:
             return False
-        try:
-            is_next = bool(entries) and entries[0].tx_id == self._file.latest.tx_id + 1 and not self._file.failed
-            if is_next:
-                self._index_all(entries, self._appending)
-        finally:
-            self._indexing.release()
-        if is_next:
-            self._tell_indexed(entries)
-        return is_next
+        return True
 
-    def _hand_over(self, entries: list[_Entry]) -> None:
-        """What the follower is to index, after what comes before it."""
-        with self._mutex:
-            self._own.extend(entries)
-            self._refuse_if_failed()
-        self._wake()
+    def replay(self, records: list) -> None:
+        """Applies what the log says was done; documents that are gone belong to entities evicted later."""
+        reader = self._db._reader
+        for kind, id, *rest in records:
+            if kind in (_DELETE, _EVICT):
+                self._apply(_Op(kind, id, *rest))
+            elif kind == _PUT:
+                row = reader.execute("select doc from documents where n = ?", (self.n + 1,)).fetchone()
+                if row:
+                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _facts(unpack(row[0]))))
+                else:
+                    self.n += 1
 
-    # Following
+    def document(self, n: int) -> dict:
+        return unpack(self.contents[n].data)
 
-    def _follower(self) -> None:
-        retry_s = RETRY_S[0]
-        while not self._ended or self._own:
-            try:
-                self._follow()
-                self._take_back("following")
-                self._await_bell()
-                retry_s = RETRY_S[0]
-            except self._psycopg.Error as error:
-                self._following.drop()
-                self._complain("following", error)
-                self._tell_unindexed()
-                time.sleep(retry_s)
-                retry_s = min(2 * retry_s, RETRY_S[1])
-            except Exception as error:
-                return self._fail(error)
+    def _apply(self, op: _Op) -> None:
+        _APPLY[op.kind](self, op)
 
-    def _follow(self, progress: Progress | None = None) -> None:
-        """Indexes what the log has and the index has not; what was appended here is in memory."""
-        while entries := self._index_next(self._following, self._fetched):
-            if progress:
-                progress(entries[-1].tx_id, max(self._newest, entries[-1].tx_id))
+    def _entity(self, id: Any, start: int | None = None) -> _Entity:
+        """An entity as far as this transaction has come. What is over counts only where something before now is asked or changed."""
+        key, from_now = _key(id), start is None or start >= self.tx_time
+        entity = self.entities.get(key)
+        if entity is None and from_now and self._db._reader is not None and self._db._over is None:
+            entity = self.entities[key] = _Entity(id, self._db._rects_from(id, self.tx_time), False)
+        elif entity is None or key in self._shared:
+            entity = self.entities[key] = _Entity(id, self._db._open_rects(id), True)
+            self._shared.discard(key)
+        return entity if from_now else self.whole(entity)
 
-    def _index_next(self, link: _Link, more: Callable[[], list[_Entry]]) -> list[_Entry]:
-        """Indexes the next transactions, our own if they are next, else `more()`, and tells those who wait for them; [] if there are none."""
-        with self._indexing:
-            entries = self._own_next() or more()
-            try:
-                if entries:
-                    self._index_all(entries, link)
-            except BaseException:
-                with self._mutex:
-                    self._own.extendleft(entry for entry in reversed(entries) if entry.pending)
-                raise
-        if entries:
-            self._tell_indexed(entries)
-        return entries
+    def whole(self, entity: _Entity) -> _Entity:
+        """The entity with what was over before this transaction, too."""
+        if not entity.is_whole:
+            known = entity.before[0].vt_from if entity.before else -OPEN
+            older = [rect for rect in self._db._open_rects(entity.id) if rect.vt_from < known]
+            entity.before, entity.rects, entity.is_whole = (*older, *entity.before), [*older, *entity.rects], True
+        return entity
 
-    def _tell_indexed(self, entries: list[_Entry]) -> None:
-        self._acknowledge([(entry.pending, entry.tx) for entry in entries if entry.pending])
-        self._node._announce()
+    def _put(self, op: _Op) -> None:
+        self.n += 1
+        self.contents[self.n] = op
+        entity = self._entity(op.id, op.start)
+        entity.numbers.append(self.n)
+        self._draw(entity, op, self.n)
 
-    def _own_next(self) -> list[_Entry]:
-        """Of the transactions that were appended here, those that are next; the log has others if there is a gap before them."""
-        latest = self._file.latest.tx_id
-        known: list[_Entry] = []
-        entries: list[_Entry] = []
-        with self._mutex:
-            while self._own and self._own[0].tx_id <= latest:
-                known.append(self._own.popleft())
-            while self._own and self._own[0].tx_id == latest + len(entries) + 1 and len(entries) < GROUP_MAX:
-                entries.append(self._own.popleft())
-            if self._own and not entries:
-                self._behind = True
-        self._acknowledge([(entry.pending, self._file.transaction(entry.tx_id)) for entry in known])
-        return entries
+    def _delete(self, op: _Op) -> None:
+        self._draw(self._entity(op.id, op.start), op, -self.tx_id)
 
-    def _acknowledge(self, told: list) -> None:
-        """Tells those whose transaction is indexed here, unless they were told before that it takes too long."""
-        told = [(pending, tx) for pending, tx in told if not pending.error]
-        for pending, tx in told:
-            pending.tx = tx
-        if told:
-            self._crowd = len(told) + len(self._queue)
-            _tell([pending for pending, _ in told])
+    def _match(self, op: _Op) -> None:
+        at = self.tx_time if op.start is None else op.start
+        if self._hash_at(self._entity(op.id, at).rects, at) != op.hash:
+            raise _Abort
 
-    def _fetched(self) -> list[_Entry]:
-        """The next transactions as PostgreSQL has them, with their contents."""
-        connection = self._following.use()
-        if not self._behind:
-            return []
-        self._behind = False
-        after = self._file.latest.tx_id
-        rows = connection.execute(_NEXT, {"after": after, "count": GROUP_MAX, "bytes": FOLLOW_BYTES}, binary=True, prepare=True)
-        entries: list[_Entry] = []
-        contents: dict[int, bytes] = {}
-        for tx_id, position, data, tx_time, hash, is_decided, results, newest in rows:
-            if position == -1:
-                contents, self._newest = {}, newest
-                outcome = (results and unpack(results)) if is_decided else _OPEN_OUTCOME
-                entries.append(_Entry(tx_id, tx_time, data, hash, contents, outcome))
+    def _evict(self, op: _Op) -> None:
+        entity = self._entity(op.id)
+        for n in entity.numbers:
+            self.contents.pop(n, None)
+        entity.before, entity.rects, entity.numbers, entity.evicted, entity.is_whole = (), [], [], True, True
+
+    def _hash_at(self, rects: Iterable[_Rect], vt: int) -> bytes | None:
+        n = _visible_n(rects, vt)
+        if n is None:
+            return None
+        if n in self.contents:
+            return self.contents[n].hash
+        row = self._db._one("select doc from documents where n = ?", (n,))
+        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._file.logged_hash(n, reader))
+
+    def recorded_results(self) -> bytes | None:
+        """What the log keeps of the calls: of each the records of what it became."""
+        return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
+
+    def _call(self, op: _Op, depth: int) -> list[_Op]:
+        """What a call became, its nested calls too."""
+        became = []
+        for part in self._evaluate(op):
+            self._count += 1
+            if depth > DEPTH_MAX or self._count > OPERATIONS_MAX:
+                log.warning("transaction %d aborts: call of %s goes on without end", self.tx_id, op.id)
+                raise _Abort
+            if part.kind == _CALL:
+                became += self._call(part, depth + 1)
             else:
-                contents[position] = data
-        for entry in entries:            # a transaction's contents follow it
-            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place, record in enumerate(unpack(entry.data))]
-        self._behind |= bool(entries) and self._newest > entries[-1].tx_id
-        return entries
+                self._apply(part)
+                became.append(part)
+        return became
 
-    def _index_all(self, entries: list[_Entry], link: _Link) -> None:
-        """Indexes a group; again, with what others recorded first, if they did."""
-        while decided := self._try_to_index(entries, link):
-            decided.tell(entries)
-
-    def _try_to_index(self, entries: list[_Entry], link: _Link) -> _Decided | None:
-        file = self._file
-        batch, chores = _Batch(file), _Chores()
-        file.batch = batch
+    def _evaluate(self, op: _Op) -> list[_Op]:
+        function = self._db._node.functions.get(op.id)
+        if function is None:
+            log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
+            raise _Abort
         try:
-            file.writer.execute("begin immediate")
-            batch.learn([op.id for entry in entries for op in entry.ops])
-            for entry in entries:
-                self._apply(entry, batch, chores)
-            batch.finish()
-            link.answer()                # nobody sees what may not be in the log
-            if chores:
-                self._record(link.use(), chores)
-            file.announce(batch.latest.tx_id, batch.touched)
-            file.writer.execute("commit")
-        except _Decided as decided:
-            self._undo()
-            return decided
-        except BaseException:
-            self._undo()
+            db = self._db._over_with(self, self.tx_time)
+            made = function(Context(db, self.tx_id, _moment(self.tx_time)), *_copied(op.args))
+            if made is False:
+                raise _Abort
+            return _prepare(made or ())
+        except _Abort:
             raise
-        finally:
-            file.batch = None
-        batch.publish()
-        if batch.evicted or batch.latest.tx_id % 256 < len(entries) and _size(file.path + "-wal") > WAL_BYTES_MAX:
-            file.empty_wal()
-        return None
+        except Exception:
+            log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
+            raise _Abort from None
 
-    def _apply(self, entry: _Entry, batch: _Batch, chores: _Chores) -> None:
-        previous = batch.latest
-        db = self._file.writer_db(Point(previous.tx_id, entry.tx_time, previous.n), self._node)
-        transaction = _LoggedTransaction(db, entry.tx_id, entry.tx_time, previous.n)
-        committed = transaction.follow(entry)
-        if committed:
-            batch.write(transaction)
-        batch.record(transaction, entry.data, committed)
-        if batch._hash != entry.hash or entry.tx_id != previous.tx_id + 1:
-            raise CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents make.", entry.tx_id)
-        chores.note(entry, transaction, committed)
-        entry.tx = Tx(entry.tx_id, _moment(entry.tx_time), committed)
+    def _draw(self, entity: _Entity, op: _Op, n: int) -> None:
+        start = self.tx_time if op.start is None else op.start
+        end = self._extent(entity.rects, start) if op.end is None else op.end
+        if start < end:
+            entity.rects = _drawn(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
 
-    def _undo(self) -> None:
-        """Nothing of a group was indexed: what was remembered meanwhile may not be so."""
-        file = self._file
-        file.writer.execute("rollback")
-        file.committing = file.latest.tx_id
-        file.documents.clear()
-        file._load_derived()
+    def _extent(self, rects: Iterable[_Rect], start: int) -> int:
+        """Where a span without end ends: with what holds at its start, or else where something else begins."""
+        if not rects:
+            return OPEN
+        end = min((rect.vt_from for rect in rects if rect.vt_from > start), default=OPEN)
+        holding = next((rect for rect in rects if rect.vt_from <= start < rect.vt_to), None)
+        while holding:
+            end = holding.vt_to
+            holding = next((rect for rect in rects if rect.vt_from == end and self._is_same(rect, holding)), None)
+        return end
 
-    def _record(self, connection: Any, chores: _Chores) -> None:
-        """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
-        connection.execute(_LOCK.format(_LOCK_RECORDING, self._lock_id))
-        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall()) if chores.outcomes else {}
-        if any(chores.outcomes[tx_id] != results for tx_id, results in known.items()):
-            made = connection.execute(_CONTENTS, (list(known),), binary=True).fetchall()
-            connection.execute("rollback")
-            raise _Decided(known.items(), made)
-        new = {tx_id: results for tx_id, results in chores.outcomes.items() if tx_id not in known}
-        if new:
-            connection.execute(_RECORD, (list(new), list(new.values())))
-            connection.execute(_FORGET_ARGUMENTS, (list(new),))
-            for lot in _lots([content for content in chores.contents if content[0] in new]):
-                connection.execute(_APPEND_DOCUMENTS, lot)
-        if chores.evicted:
-            connection.execute(_FORGET_EVICTED, tuple(map(list, zip(*chores.evicted))))
-        if chores.aborted:
-            connection.execute(_FORGET_ABORTED, (chores.aborted,))
-        connection.execute("commit")
-
-    # The bell
-
-    def _await_bell(self) -> None:
-        """Returns when somebody appended, here or elsewhere, or after a second."""
-        connection, end = self._following.use(), time.monotonic() + POLL_S
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN), poll.register(self._bell, select.POLLIN)
-        while not (self._is_behind(connection) or self._own or self._ended):
-            with contextlib.suppress(BlockingIOError):
-                poll.poll(max(0, end - time.monotonic()) * 1000)
-                self._bell.recv(4096)
-            self._behind |= time.monotonic() > end
-
-    def _is_behind(self, connection: Any) -> bool:
-        connection.pgconn.consume_input()
-        while notice := connection.pgconn.notifies():
-            self._heard(notice.be_pid)
-        return self._behind
-
-    def _heard(self, pid: int) -> None:
-        """A bell that we rang ourselves says nothing new."""
-        self._behind |= pid != self._ringer
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):      # so many are waiting that it will wake
-            self._rope.send(b"!")
-
-    # Trouble
-
-    @property
-    def cut_off(self) -> str | None:
-        return next(iter(list(self._troubles.values())), None)
-
-    def _complain(self, what: str, error: Exception) -> None:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if not self._troubles:
-            log.warning("PostgreSQL is out of reach, transactions wait, reads go on (%s: %s)", what, reason)
-            self._since = time.monotonic()
-        self._troubles[what] = f"PostgreSQL takes no transactions at the moment ({reason})"
-
-    def _take_back(self, what: str) -> None:
-        if self._troubles.pop(what, None) and not self._troubles:
-            log.warning("PostgreSQL is back, after %.1f s", time.monotonic() - self._since)
-
-    def _tell_unindexed(self) -> None:
-        """Those whose transaction is in the log, but cannot be indexed here as long as the log is out of reach."""
-        with self._mutex:
-            _refuse_late([entry.pending for entry in self._own],
-                         UnreachableError(f"{self.cut_off}. The transaction is in the log, and will appear.", True))
-
-    def _fail(self, error: BaseException, waiting: Any = ()) -> None:
-        """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
-        with self._mutex:
-            self._file.failed = self._file.failed or f"{error} The store takes no more until it is opened again; reads go on."
-            waiting = [*waiting, *self._queue, *(entry.pending for entry in self._own)]
-            self._queue.clear(), self._own.clear()
-        log.error("%s", self._file.failed, exc_info=error)
-        for pending in waiting:
-            pending.refuse(ClosedError(self._file.failed))
-        self._node._announce()
+    def _is_same(self, one: _Rect, other: _Rect) -> bool:
+        """Whether two rectangles belong to one version, or to equal ones of one transaction."""
+        if one.tx != other.tx or (one.n < 0) != (other.n < 0):
+            return False
+        return one.n == other.n or self._hash_at([one], one.vt_from) == self._hash_at([other], other.vt_from)
 
 
-class _Group(list):
-    """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the newest then."""
-
-    before: int | None
-
-    def __init__(self, pendings: Iterable[_Submitted]):
-        super().__init__(pendings)
-        self.token, self.before = uuid.uuid4(), None
-        self.is_small = sum(pending.bytes for pending in self) <= MESSAGE_BYTES
-
-    def tell_late(self, reason: str | None) -> None:
-        """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their order."""
-        if self.before is None:
-            _refuse_late(self, UnreachableError(f"{reason}. Nothing was written; try again later."))
-            self[:] = [pending for pending in self if not pending.error]
-        else:
-            _refuse_late(self, UnreachableError(f"{reason}. Whether the transaction was written is not known; if it was, it will appear.", True))
-            if all(pending.error for pending in self):
-                self.clear()
+_APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
 
 
-def _refuse_late(pendings: Iterable[_Submitted], error: Exception) -> None:
-    for pending in pendings:
-        if time.monotonic() - pending.since > HOLD_S_MAX:
-            pending.refuse(error)
+def _visible_n(rects: Iterable[_Rect], vt: int) -> int | None:
+    """The document that holds at a valid time, or None."""
+    return next((rect.n for rect in rects if rect.vt_from <= vt < rect.vt_to and rect.n > 0), None)
 
 
-def _own_entry(pending: _Submitted, tx_id: int, tx_time: int, hash: bytes, *_: Any) -> _Entry:
-    contents = {position: data for position, _, data in pending.contents}
-    entry = _Entry(tx_id, tx_time, pending.data, hash, contents, _OPEN_OUTCOME, pending)
-    entry.ops = pending.ops
-    return entry
+def _drawn(rects: Iterable[_Rect], new: _Rect) -> list[_Rect]:
+    """The rectangles after one more is drawn over them, by valid time."""
+    if not rects and new.vt_to == OPEN:
+        return [new]
+    after = [new]
+    known_at_end = new.vt_to == OPEN
+    for rect in rects:
+        known_at_end |= rect.vt_from <= new.vt_to < rect.vt_to
+        if rect.vt_to <= new.vt_from or rect.vt_from >= new.vt_to:
+            after.append(rect)
+            continue
+        if rect.vt_from < new.vt_from:
+            after.append(rect._replace(vt_to=new.vt_from, tx_from=new.tx_from))
+        if rect.vt_to > new.vt_to:
+            after.append(rect._replace(vt_from=new.vt_to, tx_from=new.tx_from))
+    if not known_at_end:
+        end = min((rect.vt_from for rect in rects if rect.vt_from > new.vt_to), default=OPEN)
+        after.append(_Rect(new.vt_to, end, -new.tx, new.tx_from, new.tx))
+    return sorted(after)
 
 
-def _array(values: Iterable) -> str:
-    """Numbers, or bytes, as an array in a statement: for bytes ten times as fast as the driver."""
-    return "'{" + ",".join([str(value) if type(value) is int else "null" if value is None else rf'"\\x{value.hex()}"' for value in values]) + "}'"
-
-
-def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
-    """Rows of contents as columns, in lots of so many bytes as are sent at once; at least one lot."""
-    lot, size = [], 0
-    for row in contents:
-        lot.append(row)
-        size += len(row[-1])
-        if size > FOLLOW_BYTES:
-            yield tuple(map(list, zip(*lot)))
-            lot, size = [], 0
-    yield tuple(map(list, zip(*lot))) or ([], [], [], [])
-
-
-def _opened_postgres(url: str, path: str | os.PathLike[str]) -> _File:
-    """The first row of a log, which names the store, and the index at `path` that belongs to it."""
-    psycopg = _driver()
-    link = _Link(url, lambda connection: None)
-    try:
-        about = _first_row(link.use()) or _made(link.use(), path)
-    except psycopg.Error as error:
-        raise UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}") from error
-    finally:
-        link.drop()
-    return _File(path, about)
-
-
-def _first_row(connection: Any) -> bytes | None:
-    """None if there is no log. Reading from a table takes note of tables made since one was asked for, `to_regclass` alone does not."""
-    if not connection.execute("select 1 from pg_class where oid = to_regclass('store_log')").fetchone():
-        return None
-    row = connection.execute("select ops from store_log where tx_id = 0", binary=True).fetchone()
-    return row and row[0]
-
-
-def _made(connection: Any, path: Any) -> bytes:
-    """Makes the tables of a new log and its first row; of servers that start together, one does."""
-    if path != ":memory:" and _size(path):
-        with contextlib.closing(_File(path, is_index=True)) as old:
-            raise CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
-                               "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
-    with connection.transaction():
-        connection.execute("select pg_advisory_xact_lock(%s, 0)", (_LOCK_MAKING,))
-        about = _first_row(connection)
-        if about is None:
-            about = _about_new_store()
-            for statement in _TABLES.split(";"):
-                connection.execute(statement)
-            connection.execute("insert into store_log values (0, 0, %b, %b, %b, null)", (about, digest(about), len(about)))
-    return about
+# ── What is written ──────────────────────────────────────────────────────────────────────────────────────────
+#
+# A group of transactions is written together, and becomes visible together: its rows go into SQLite before COMMIT, and its
+# numbers into memory after it. Both logs write with a batch, and so does `reindex`.
 
 
 class _Batch:
@@ -2987,245 +2369,6 @@ def _kind_bit(cell: Any) -> int:
     if type(cell) is int:
         return _UUID_KIND if cell > 0 else _SMALL_KIND
     return _TEXT_KIND if type(cell) is str else 1 << (min(cell[0], _LONG) + 2)
-
-
-# ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
-#
-# A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches and
-# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So there is
-# one meaning of an operation, and an abort has nothing to undo.
-#
-# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start, end)
-# closes the open rectangles that it overlaps and draws their remainders anew; nothing else is ever changed.
-
-
-class _Rect(NamedTuple):
-    vt_from: int
-    vt_to: int
-    n: int                            # the version's document; below zero a deletion
-    tx_from: int                      # the transaction that drew this rectangle
-    tx: int                           # the one that put the version
-
-
-class _Entity:
-    """An entity that a transaction touches: its open rectangles before and after, all of them or those of its time and later."""
-    __slots__ = "id", "before", "rects", "numbers", "evicted", "is_whole"
-    numbers: list[int]
-
-    def __init__(self, id: Any, rects: tuple[_Rect, ...], is_whole: bool):
-        self.id, self.before, self.rects, self.numbers, self.evicted, self.is_whole = id, rects, list(rects), [], False, is_whole
-
-
-class Context(NamedTuple):
-    """What a transaction function gets first: the state so far, and the transaction that runs."""
-    db: Db
-    tx_id: int
-    tx_time: dt.datetime
-
-
-def _key(id: Any) -> Any:
-    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
-    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(id)
-
-
-class _Transaction:
-    """A transaction on a snapshot: what it would change."""
-
-    def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
-        self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
-        base = db._over
-        self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
-        self.contents: dict[int, _Op] = dict(base.contents) if base else {}
-        self._shared = set(self.entities)
-        self.results: list = []
-        self._count = 0
-
-    def run(self, ops: list[_Op]) -> bool:
-        """Whether it commits."""
-        try:
-            for op in ops:
-                if op.kind == _CALL:
-                    self.results.append(self._call(op, 0))
-                else:
-                    self._apply(op)
-        except _Abort:
-            return False
-        return True
-
-    def replay(self, records: list) -> None:
-        """Applies what the log says was done; documents that are gone belong to entities evicted later."""
-        reader = self._db._reader
-        for kind, id, *rest in records:
-            if kind in (_DELETE, _EVICT):
-                self._apply(_Op(kind, id, *rest))
-            elif kind == _PUT:
-                row = reader.execute("select doc from documents where n = ?", (self.n + 1,)).fetchone()
-                if row:
-                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _facts(unpack(row[0]))))
-                else:
-                    self.n += 1
-
-    def document(self, n: int) -> dict:
-        return unpack(self.contents[n].data)
-
-    def _apply(self, op: _Op) -> None:
-        _APPLY[op.kind](self, op)
-
-    def _entity(self, id: Any, start: int | None = None) -> _Entity:
-        """An entity as far as this transaction has come. What is over counts only where something before now is asked or changed."""
-        key, from_now = _key(id), start is None or start >= self.tx_time
-        entity = self.entities.get(key)
-        if entity is None and from_now and self._db._reader is not None and self._db._over is None:
-            entity = self.entities[key] = _Entity(id, self._db._rects_from(id, self.tx_time), False)
-        elif entity is None or key in self._shared:
-            entity = self.entities[key] = _Entity(id, self._db._open_rects(id), True)
-            self._shared.discard(key)
-        return entity if from_now else self.whole(entity)
-
-    def whole(self, entity: _Entity) -> _Entity:
-        """The entity with what was over before this transaction, too."""
-        if not entity.is_whole:
-            known = entity.before[0].vt_from if entity.before else -OPEN
-            older = [rect for rect in self._db._open_rects(entity.id) if rect.vt_from < known]
-            entity.before, entity.rects, entity.is_whole = (*older, *entity.before), [*older, *entity.rects], True
-        return entity
-
-    def _put(self, op: _Op) -> None:
-        self.n += 1
-        self.contents[self.n] = op
-        entity = self._entity(op.id, op.start)
-        entity.numbers.append(self.n)
-        self._draw(entity, op, self.n)
-
-    def _delete(self, op: _Op) -> None:
-        self._draw(self._entity(op.id, op.start), op, -self.tx_id)
-
-    def _match(self, op: _Op) -> None:
-        at = self.tx_time if op.start is None else op.start
-        if self._hash_at(self._entity(op.id, at).rects, at) != op.hash:
-            raise _Abort
-
-    def _evict(self, op: _Op) -> None:
-        entity = self._entity(op.id)
-        for n in entity.numbers:
-            self.contents.pop(n, None)
-        entity.before, entity.rects, entity.numbers, entity.evicted, entity.is_whole = (), [], [], True, True
-
-    def _hash_at(self, rects: Iterable[_Rect], vt: int) -> bytes | None:
-        n = _visible_n(rects, vt)
-        if n is None:
-            return None
-        if n in self.contents:
-            return self.contents[n].hash
-        row = self._db._one("select doc from documents where n = ?", (n,))
-        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._file.logged_hash(n, reader))
-
-    def recorded_results(self) -> bytes | None:
-        """What the log keeps of the calls: of each the records of what it became."""
-        return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
-
-    def _call(self, op: _Op, depth: int) -> list[_Op]:
-        """What a call became, its nested calls too."""
-        became = []
-        for part in self._evaluate(op):
-            self._count += 1
-            if depth > DEPTH_MAX or self._count > OPERATIONS_MAX:
-                log.warning("transaction %d aborts: call of %s goes on without end", self.tx_id, op.id)
-                raise _Abort
-            if part.kind == _CALL:
-                became += self._call(part, depth + 1)
-            else:
-                self._apply(part)
-                became.append(part)
-        return became
-
-    def _evaluate(self, op: _Op) -> list[_Op]:
-        function = self._db._node.functions.get(op.id)
-        if function is None:
-            log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
-            raise _Abort
-        try:
-            db = self._db._over_with(self, self.tx_time)
-            made = function(Context(db, self.tx_id, _moment(self.tx_time)), *_copied(op.args))
-            if made is False:
-                raise _Abort
-            return _prepare(made or ())
-        except _Abort:
-            raise
-        except Exception:
-            log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
-            raise _Abort from None
-
-    def _draw(self, entity: _Entity, op: _Op, n: int) -> None:
-        start = self.tx_time if op.start is None else op.start
-        end = self._extent(entity.rects, start) if op.end is None else op.end
-        if start < end:
-            entity.rects = _drawn(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
-
-    def _extent(self, rects: Iterable[_Rect], start: int) -> int:
-        """Where a span without end ends: with what holds at its start, or else where something else begins."""
-        if not rects:
-            return OPEN
-        end = min((rect.vt_from for rect in rects if rect.vt_from > start), default=OPEN)
-        holding = next((rect for rect in rects if rect.vt_from <= start < rect.vt_to), None)
-        while holding:
-            end = holding.vt_to
-            holding = next((rect for rect in rects if rect.vt_from == end and self._is_same(rect, holding)), None)
-        return end
-
-    def _is_same(self, one: _Rect, other: _Rect) -> bool:
-        """Whether two rectangles belong to one version, or to equal ones of one transaction."""
-        if one.tx != other.tx or (one.n < 0) != (other.n < 0):
-            return False
-        return one.n == other.n or self._hash_at([one], one.vt_from) == self._hash_at([other], other.vt_from)
-
-
-_APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
-
-
-class _LoggedTransaction(_Transaction):
-    """A transaction as the log has it: a call becomes what was recorded of it, if something was."""
-
-    def follow(self, entry: _Entry) -> bool:
-        """Whether it commits."""
-        if entry.outcome is None:
-            return False
-        self._recorded = None if entry.outcome is _OPEN_OUTCOME else _placed_results(entry)
-        return self.run(entry.ops)
-
-    def _call(self, op: _Op, depth: int) -> list[_Op]:
-        if self._recorded is None:
-            return super()._call(op, depth)
-        became = [_logged_op(record, data) for record, data in next(self._recorded)]
-        for part in became:
-            self._apply(part)
-        return became
-
-
-def _visible_n(rects: Iterable[_Rect], vt: int) -> int | None:
-    """The document that holds at a valid time, or None."""
-    return next((rect.n for rect in rects if rect.vt_from <= vt < rect.vt_to and rect.n > 0), None)
-
-
-def _drawn(rects: Iterable[_Rect], new: _Rect) -> list[_Rect]:
-    """The rectangles after one more is drawn over them, by valid time."""
-    if not rects and new.vt_to == OPEN:
-        return [new]
-    after = [new]
-    known_at_end = new.vt_to == OPEN
-    for rect in rects:
-        known_at_end |= rect.vt_from <= new.vt_to < rect.vt_to
-        if rect.vt_to <= new.vt_from or rect.vt_from >= new.vt_to:
-            after.append(rect)
-            continue
-        if rect.vt_from < new.vt_from:
-            after.append(rect._replace(vt_to=new.vt_from, tx_from=new.tx_from))
-        if rect.vt_to > new.vt_to:
-            after.append(rect._replace(vt_from=new.vt_to, tx_from=new.tx_from))
-    if not known_at_end:
-        end = min((rect.vt_from for rect in rects if rect.vt_from > new.vt_to), default=OPEN)
-        after.append(_Rect(new.vt_to, end, -new.tx, new.tx_from, new.tx))
-    return sorted(after)
 
 
 # ── Snapshots ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import postgres                                  # noqa: E402
 import psycopg                                   # noqa: E402
 import store                                     # noqa: E402
+import store_postgres                            # noqa: E402
 
 POSTERS = 1, 4, 16
 TEXT = "the quick brown eel swims past a lazy heron while everybody else is still asleep and dreaming"
@@ -124,7 +125,7 @@ class RawAsyncpg(Raw):
 def raw(kind, cluster, posters, seconds):
     url = postgres.empty_schema(cluster.url)
     with psycopg.connect(url, autocommit=True) as connection:
-        for statement in store._TABLES.split(";"):
+        for statement in store_postgres._TABLES.split(";"):
             connection.execute(statement)
     return asyncio.run(kind().measure(url, posters, seconds))
 
@@ -208,7 +209,7 @@ def raw_delivery(cluster, count=400):
     """The same for INSERT, commit, NOTIFY by hand, until another connection has the notification."""
     url, sent, rows = postgres.empty_schema(cluster.url), {}, Raw().rows(count)
     with psycopg.connect(url, autocommit=True) as connection, another(raw_listener, url) as listener:
-        for statement in store._TABLES.split(";"):
+        for statement in store_postgres._TABLES.split(";"):
             connection.execute(statement)
         for log, document in rows:
             begun = time.time()

@@ -5,6 +5,7 @@ import datetime as dt
 import functools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import postgres
 import store
+import store_postgres
 from conftest import ROOT, free_port, wait_until
 from store import EPOCH, call, delete, evict, match, put
 
@@ -147,9 +149,9 @@ def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
 
 def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
     """Small ones go as text, large ones in lots beside it: a border between them would be a place to lose one."""
-    monkeypatch.setattr(store, "FOLLOW_BYTES", 300_000)
+    monkeypatch.setattr(store_postgres, "FOLLOW_BYTES", 300_000)
     one, two = join(), join()
-    sizes = [0, 1, store.MESSAGE_BYTES - 200, store.MESSAGE_BYTES, 299_000, 301_000, 700_000]
+    sizes = [0, 1, store_postgres.MESSAGE_BYTES - 200, store_postgres.MESSAGE_BYTES, 299_000, 301_000, 700_000]
     documents = [{"xt/id": f"{n}'\\", "text": "\\'\"é\0" + n * "x"} for n in sizes]
     for document in documents:
         one.submit_tx([put(document)])
@@ -163,26 +165,26 @@ def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
 def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeypatch):
     """All but one once failed: who waits for the lock still believed what it was told before, that there is no table."""
     import psycopg
-    opened, asked, first_row = [], threading.Semaphore(0), store._first_row
+    opened, asked, first_row = [], threading.Semaphore(0), store_postgres._first_row
 
     def ask(connection):
         row = first_row(connection)
         asked.release()
         return row
-    monkeypatch.setattr(store, "_first_row", ask)
+    monkeypatch.setattr(store_postgres, "_first_row", ask)
     threads = [threading.Thread(target=lambda: opened.append(join(index=":memory:"))) for _ in range(3)]
     with psycopg.connect(log_url, autocommit=True) as held:
-        held.execute("select pg_advisory_lock(%s, 0)", (store._LOCK_MAKING,))
+        held.execute("select pg_advisory_lock(%s, 0)", (store_postgres._LOCK_MAKING,))
         [thread.start() for thread in threads]
         assert all(asked.acquire(timeout=20) for _ in threads)
     [thread.join() for thread in threads]
     assert len(opened) == 3 and len({node.status()["store"] for node in opened}) == 1
 
 
-@pytest.mark.parametrize("alone_min", [store.ALONE_MIN, 0])
+@pytest.mark.parametrize("alone_min", [store_postgres.ALONE_MIN, 0])
 def test_two_servers_write_at_once(join, monkeypatch, alone_min):
     """Without this, numbers would be given twice or skipped; also where each guesses all the time that nobody else writes."""
-    monkeypatch.setattr(store, "ALONE_MIN", alone_min)
+    monkeypatch.setattr(store_postgres, "ALONE_MIN", alone_min)
     nodes = [join({"count": count}), join({"count": count})]
 
     def work(node, name):
@@ -197,9 +199,9 @@ def test_two_servers_write_at_once(join, monkeypatch, alone_min):
 
 def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkeypatch):
     """A server that has written alone sends its next rows without asking: they would stand beside another's of the same number."""
-    monkeypatch.setattr(store, "GUESS_S_MAX", 60)
+    monkeypatch.setattr(store_postgres, "GUESS_S_MAX", 60)
     one, two = join(), join()
-    for number in range(store.ALONE_MIN + 4):
+    for number in range(store_postgres.ALONE_MIN + 4):
         one.submit_tx([put({"xt/id": number})])
     newest = two.await_tx(one._log._last_known.guess()[0], 20)
     with one._log._indexing:                                      # it does not hear what the other does
@@ -209,14 +211,14 @@ def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkey
         writer.start()
         two.await_tx(theirs.tx_id + 1, 20)
     writer.join()
-    assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store.ALONE_MIN + 4, store.ALONE_MIN + 5, store.ALONE_MIN + 6)
+    assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store_postgres.ALONE_MIN + 4, store_postgres.ALONE_MIN + 5, store_postgres.ALONE_MIN + 6)
     assert not one._log._last_known.guess() and settle([one, two]) == one.verify() == two.verify() == told[0].tx_id
 
 
-@pytest.mark.parametrize("bells", [store.BELLS, 2])
+@pytest.mark.parametrize("bells", [store_postgres.BELLS, 2])
 def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
     """To be woken by each of one's own appends costs a quarter of them; a bell that others do not hear costs them a second."""
-    monkeypatch.setattr(store, "BELLS", bells)
+    monkeypatch.setattr(store_postgres, "BELLS", bells)
     servers, heard = [join() for _ in range(4)], set()
     for n, server in enumerate(servers):
         server._log._heard = lambda pid, n=n, hear=server._log._heard: (heard.add((n, pid)), hear(pid))
@@ -233,7 +235,7 @@ def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
 def raw_append(connection, lock_id):
     """What an append does by hand, up to its commit: the next row of the log, an empty transaction."""
     connection.execute("begin")
-    connection.execute("select pg_advisory_xact_lock(%s, %s)", (store._LOCK_APPENDING, lock_id))
+    connection.execute("select pg_advisory_xact_lock(%s, %s)", (store_postgres._LOCK_APPENDING, lock_id))
     tx_id, tx_time, hash = connection.execute("select tx_id, tx_time, hash from store_log order by tx_id desc limit 1", binary=True).fetchone()
     ops = store.pack([])
     connection.execute("insert into store_log values (%s, %s, %s, %s, 0, null)",
@@ -329,8 +331,8 @@ def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url
         frozen.end()
     acked = frozen.acks()["frozen/1"][0]
     assert acked == settle([other]) == 2, "its commit was refused: it took the lock again"
-    assert waited < 10 * (store.FROZEN_S_MAX + 1)
-    say(f"the others went on after {waited:.1f} s (asked: the timeout of {store.FROZEN_S_MAX} s and 1); the late commit was refused, and done again as {acked}")
+    assert waited < 10 * (store_postgres.FROZEN_S_MAX + 1)
+    say(f"the others went on after {waited:.1f} s (asked: the timeout of {store_postgres.FROZEN_S_MAX} s and 1); the late commit was refused, and done again as {acked}")
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -635,7 +637,7 @@ def test_the_bell_does_not_jam_the_house(join, cluster, monkeypatch, size, say):
         used, = connection.execute("select pg_notification_queue_usage()").fetchone()
         idle, = connection.execute("select count(*) from pg_stat_activity where state = 'idle in transaction' and application_name like 'store %'").fetchone()
     assert used < 0.01 and idle == 0
-    monkeypatch.setattr(store, "_APPEND", store._APPEND.replace("; notify", "; select 1 as"))
+    monkeypatch.setattr(store_postgres, "_APPEND", store_postgres._APPEND.replace("; notify", "; select 1 as"))
     silent_ms = p99_ms()
     settle([one, two])
     say(f"queue of notifications used to {used:.2%} after {count} (asked: below 1 %); append p99 {ringing_ms:.1f} ms with NOTIFY, {silent_ms:.1f} ms without")
@@ -669,6 +671,39 @@ def test_a_log_on_postgres_needs_an_index(log_url):
         store.open(log_url)
     with pytest.raises(store.StoreError, match="is a file"):
         store.open(":memory:", index="x")
+
+
+PACKAGE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from application import store
+node = store.open(":memory:")
+node.submit_tx([store.put({"xt/id": "a"})])
+node.close()
+assert not [name for name in sys.modules if "store_postgres" in name or "psycopg" in name], "a file needs neither"
+if len(sys.argv) > 2:
+    node = store.open(sys.argv[2], index=":memory:")
+    node.submit_tx([store.put({"xt/id": "a"})])
+    node.close()
+assert "store" not in sys.modules, "there is one store, the package's"
+print("done")
+"""
+
+
+def test_the_store_may_be_part_of_somebodys_package(tmp_path, log_url):
+    """A copy inside a package would not find the log on PostgreSQL, or would bring a second store with other classes."""
+    (tmp_path / "application").mkdir()
+    for name in ("store.py", "store_postgres.py"):
+        shutil.copy(ROOT / name, tmp_path / "application")
+
+    def run(*address):
+        ran = subprocess.run([sys.executable, "-c", PACKAGE, tmp_path, *address], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return ran.stdout.strip() or ran.stderr.strip().splitlines()[-1]
+
+    assert run() == run(log_url) == "done"
+    (tmp_path / "application" / "store_postgres.py").unlink()
+    assert run() == "done", "a store in a file is one file to copy"
+    assert "needs store_postgres.py beside" in run(log_url)
 
 
 def test_an_index_is_no_store_of_its_own(join, log_url, tmp_path):
