@@ -40,11 +40,11 @@ from aiohttp import WSCloseCode, web
 from voluptuous import All, Any, In, Length, Optional, Schema
 
 import biff
-import sockets
-from door import Door
+from biff import sockets
+from biff.door import Door
+from biff.sockets import text_frame
 from plugins import commands, feeds
 from plugins.commands import command_tx, is_command, refusal_of
-from sockets import text_frame
 from store import call, delete
 
 log = logging.getLogger("eelchat")

@@ -39,7 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import biff                                      # noqa: E402
 from eelchat import PAGE_MESSAGES                # noqa: E402
-import sockets                                   # noqa: E402
+from biff import sockets                         # noqa: E402
 import store                                     # noqa: E402
 from store import put                            # noqa: E402
 
@@ -182,7 +182,7 @@ def person(comm, number, cookie, now):
     user, hashed = uuid.uuid4(), hashlib.sha256(cookie.encode()).hexdigest()
     return [{"xt/id": user, "user/email": f"user{number}@example.com", "user/joined-at": now},
             {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": comm, "mem/roles": set()},
-            {"xt/id": biff._session_id(hashed), "session/hash": hashed, "session/user": user, "session/agent": "bench",
+            {"xt/id": biff.session_id(hashed), "session/hash": hashed, "session/user": user, "session/agent": "bench",
              "session/created-at": now, "session/used-at": now}]
 
 

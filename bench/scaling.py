@@ -22,7 +22,7 @@ MEMBERSHIPS = 5
 SIZE_MIN, SIZE_MAX, SIZE_EXPONENT = 5, 10_000, 1.2
 HOT, OTHERS = 0.4, 20
 FULL = 0.5                                       # of a core, or of the lock
-SOCKETS_A_SERVER = 50_000                        # sockets.py
+SOCKETS_A_SERVER = 50_000                        # biff/sockets.py
 SIMULATED = 20_000                               # messages
 NETWORK_S = 0.0005                               # one way, server to server
 

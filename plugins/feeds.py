@@ -13,7 +13,7 @@ import uuid
 from voluptuous import Optional, Schema
 
 import biff
-from door import DoorError
+from biff.door import DoorError
 from plugins import feed_reader
 from plugins.commands import Command, system_message
 from store import delete

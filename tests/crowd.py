@@ -28,11 +28,11 @@ class Town:
         self.documents = [{"xt/id": self.community, "comm/title": "Town"},
                           {"xt/id": self.channel_id, "chan/title": "Square", "chan/comm": self.community}]
         for n, (cookie, user, mem) in enumerate(zip(self.cookies, self.people, self.mems)):
-            hashed = biff._hash(cookie)
+            hashed = biff.hash_of(cookie)
             self.documents += [
                 {"xt/id": user, "user/email": f"{n}@example.com", "user/joined-at": now},
                 {"xt/id": mem, "mem/user": user, "mem/comm": self.community, "mem/roles": set()},
-                {"xt/id": biff._session_id(hashed), "session/hash": hashed, "session/user": user, "session/agent": "a test",
+                {"xt/id": biff.session_id(hashed), "session/hash": hashed, "session/user": user, "session/agent": "a test",
                  "session/created-at": now, "session/used-at": now}]
 
     def found(self, path):
@@ -148,7 +148,7 @@ class Voice:
 
     def __init__(self, session, base, data, town, n):
         self.session, self.url, self.cookie = session, base + town.channel, town.cookies[n]
-        token = biff._hmac({"biff/secret": (data / "secret").read_bytes()}, "anti-forgery", self.cookie)
+        token = biff.hmac_of({"biff/secret": (data / "secret").read_bytes()}, "anti-forgery", self.cookie)
         self.headers = {"Origin": base, "HX-Request": "true", biff.TOKEN_HEADER: token, "Cookie": f"eelchat={self.cookie}"}
 
     async def say(self, text, post=None):

@@ -5,7 +5,7 @@ import types
 import pytest
 from aiohttp import web
 
-from door import Door
+from biff.door import Door
 
 
 class Host:

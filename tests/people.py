@@ -21,7 +21,7 @@ def kept_mails(monkeypatch):
     async def keep(ctx, to, subject, text, html=None):
         sent.append((to, text))
         return True
-    monkeypatch.setattr(biff, "send_mail", keep)
+    monkeypatch.setattr(biff.auth, "send_mail", keep)
     return sent
 
 
@@ -128,12 +128,12 @@ class Somebody:
         self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
         self.id, now = uuid.uuid4(), biff.now(system)
         self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
-                          {"xt/id": biff._session_id(biff._hash(self.cookie)), "session/hash": biff._hash(self.cookie), "session/user": self.id, "session/agent": "Firefox",
+                          {"xt/id": biff.session_id(biff.hash_of(self.cookie)), "session/hash": biff.hash_of(self.cookie), "session/user": self.id, "session/agent": "Firefox",
                            "session/created-at": now, "session/used-at": now}]
 
     async def ask(self, session, method, path):
         headers = {"Cookie": f"{biff.cookie_name(self.system)}={self.cookie}", "Origin": self.base,
-                   biff.TOKEN_HEADER: biff._hmac(self.system, "anti-forgery", self.cookie)}
+                   biff.TOKEN_HEADER: biff.hmac_of(self.system, "anti-forgery", self.cookie)}
         async with session.request(method, self.base + path, headers=headers, allow_redirects=False) as answer:
             return answer.status, await answer.text()
 

@@ -43,7 +43,7 @@ async def started(tmp_path):
 
 @pytest.fixture
 async def ctx(started, monkeypatch):
-    monkeypatch.setattr(biff, "RETRY_S", 0.002)
+    monkeypatch.setattr(biff.tx, "RETRY_S", 0.002)
     return await started()
 
 
@@ -219,9 +219,9 @@ async def test_jobs_go_by_priority_survive_an_exception_and_give_results(started
 
 async def test_a_full_queue_says_so(monkeypatch, started):
     """A consumer that hangs would fill the memory."""
-    monkeypatch.setattr(biff, "QUEUE_JOBS_MAX", 2)
+    monkeypatch.setattr(biff.jobs, "QUEUE_JOBS_MAX", 2)
     ctx = await started({"queues": [{"id": "work", "consumer": lambda ctx: asyncio.sleep(60)}]})
-    monkeypatch.setattr(biff, "DRAIN_S_MAX", 0.01)
+    monkeypatch.setattr(biff.jobs, "DRAIN_S_MAX", 0.01)
     biff.submit_job(ctx, "work", 1), biff.submit_job(ctx, "work", 2)
     with pytest.raises(biff.QueueFullError, match="The queue work holds 2 jobs"):
         biff.submit_job(ctx, "work", 3)
@@ -234,7 +234,7 @@ async def test_queues_drain_when_the_system_stops_but_not_for_ever(tmp_path, mon
     async def consume(ctx):
         await asyncio.sleep(0.01 if ctx["biff/job"] < 3 else 60)
         done.append(ctx["biff/job"])
-    monkeypatch.setattr(biff, "DRAIN_S_MAX", 0.5)
+    monkeypatch.setattr(biff.jobs, "DRAIN_S_MAX", 0.5)
     ctx = await biff.start_system(WITHOUT_WEB, arguments(tmp_path, {"queues": [{"id": "work", "consumer": consume}]}))
     for job in range(4):
         biff.submit_job(ctx, "work", job)

@@ -9,8 +9,8 @@ import urllib.parse
 import pytest
 from aiohttp import web
 
-import door
-from door import Door, DoorError, NotPublicError
+from biff import door
+from biff.door import Door, DoorError, NotPublicError
 from hosts import fixed, host      # noqa: F401
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808", "::ffff:8.8.8.8"]

@@ -15,6 +15,7 @@ from aiosmtpd.controller import Controller
 
 import biff
 import eelchat
+import store
 from conftest import free_port
 from people import Person, chat, person      # noqa: F401
 
@@ -136,7 +137,7 @@ async def test_what_is_not_a_link_of_ours_signs_nobody_in(chat, person):      # 
     ann = await person()
     await asked(ann), await asked(ann, path="/auth/send-code")
     token = re.search(MAIL_LOG, chat["mails"][0][1]).group(1)
-    for wrong in (token[:-1], token + "x", token.swapcase(), "", "x" * 5000, biff._hash(token), ann.last_code(), "é"):
+    for wrong in (token[:-1], token + "x", token.swapcase(), "", "x" * 5000, biff.hash_of(token), ann.last_code(), "é"):
         assert (await redeem(ann, wrong))[1] == "invalid-link"
     assert documents(chat, "session/hash") == []
 
@@ -227,7 +228,7 @@ async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # 
 async def test_a_thousand_requests_are_few_mails_to_anyone_and_from_anyone(chat, person, say):      # noqa: F811
     """A sign-in form that anybody can fill in is a machine that sends mail to strangers, and gets its server listed as one."""
     one, sent = await person(), {"address": collections.Counter(), "client": collections.Counter()}
-    chat["biff/config"]["proxies"] = biff._networks("127.0.0.1")
+    chat["biff/config"]["proxies"] = biff.networks("127.0.0.1")
     token = await one.token("/signin")
     for n in range(1000):
         address, client = f"v{n % 37}@example.com", f"9.9.{n % 11}.9"
@@ -246,7 +247,7 @@ async def test_a_thousand_requests_are_few_mails_to_anyone_and_from_anyone(chat,
 async def test_known_and_unknown_addresses_take_the_same_time(chat, person, say, monkeypatch):      # noqa: F811
     """A stopwatch would tell who is here."""
     for limit in "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
-        monkeypatch.setattr(biff, limit, (10 ** 6, 60))
+        monkeypatch.setattr(biff.auth, limit, (10 ** 6, 60))
     await person("known@example.com")
     one, times = await person(), {"known@example.com": [], "stranger@example.com": []}
     token = await one.token("/signin")
@@ -395,7 +396,7 @@ async def test_sessions_are_listed_to_their_owner_who_ends_them_and_nobody_else_
 async def test_whoever_is_no_user_any_more_is_signed_out_without_a_loop(chat, person):      # noqa: F811
     """A page that redirects to a page that redirects back."""
     ann = await person("ann@example.com")
-    await chat["biff/node"].submit([biff.store.evict(documents(chat, "user/email")[0]["xt/id"])])
+    await chat["biff/node"].submit([store.evict(documents(chat, "user/email")[0]["xt/id"])])
     assert (await ann.get("/app")).url.path == "/signin"
 
 
@@ -411,4 +412,4 @@ async def test_the_store_holds_no_token_no_code_and_no_cookie(chat, person, tmp_
     assert b"ann@example.com" in kept
     assert not any(value.encode() in kept for value in (token, cookie))
     hashes = [document["token/hash"] for document in documents(chat, "token/hash")]
-    assert biff._hash(code) not in hashes and biff._hash("ann@example.com" + code) not in hashes
+    assert biff.hash_of(code) not in hashes and biff.hash_of("ann@example.com" + code) not in hashes

@@ -20,7 +20,7 @@ import pytest
 
 import biff
 import eelchat
-import sockets
+from biff import sockets
 import store
 from conftest import ROOT, Server, free_port
 from crowd import Ear, Town, Voice, come_back, cursor, handshake, lag, listen, memory_mb, percentile, texts
@@ -313,7 +313,7 @@ async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):     
     """Authority ends with the transaction that takes it, not with the next page."""
     town, node = await settle(chat, 2), chat["biff/node"]
     ear = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
-    session = biff._session_id(biff._hash(town.cookies[1]))
+    session = biff.session_id(biff.hash_of(town.cookies[1]))
     operation = {"the membership": delete(town.mems[1]), "the session, evicted": evict(session), "the session's user": delete(town.people[1]),
                  "a membership that is another's now": put({"xt/id": town.mems[1], "mem/user": town.people[0], "mem/comm": town.community, "mem/roles": set()})}[loss]
     posts = [node.submit([put(town.message(f"before {n}"))]) for n in range(20)]
@@ -748,7 +748,7 @@ async def test_a_sign_out_elsewhere_is_nothing_to_a_page(chat):      # noqa: F81
     """Sessions and tokens are evicted all the time: told to every page, the log's housekeeping would be its traffic."""
     town, node = await settle(chat, 2), chat["biff/node"]
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
-    await node.submit([evict(biff._session_id(biff._hash(town.cookies[1])))])
+    await node.submit([evict(biff.session_id(biff.hash_of(town.cookies[1])))])
     await node.submit([put(town.message("after"))])
     await until(lambda: ear.texts)
     assert texts(ear.texts[0]) == ["after"]

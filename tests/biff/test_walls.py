@@ -11,10 +11,12 @@ import urllib.parse
 import uuid
 from types import SimpleNamespace
 
+import aiohttp
 import hypothesis
 import multidict
 import pytest
 import yarl
+from aiohttp import web
 from hypothesis import strategies as st
 
 import biff
@@ -78,13 +80,13 @@ async def test_every_unsafe_route_refuses_what_does_not_come_from_a_page_of_ours
     assert tried > 100 and chat["biff/node"].latest_tx.tx_id == before and chat["mails"][2:] == []
 
 
-@pytest.mark.parametrize("wall", ["is_ours", "_has_token"])
+@pytest.mark.parametrize("wall", ["is_ours", "has_token"])
 async def test_each_of_the_two_walls_stands_alone(chat, person, monkeypatch, wall):      # noqa: F811
     """A wall that nothing needs is one that nobody notices falling."""
     ann = await person("ann@example.com")
-    monkeypatch.setattr(biff, wall, lambda *_: True)
+    monkeypatch.setattr(biff.requests, wall, lambda *_: True)
     assert (await ann.post("/community", headers={"Origin": "http://evil.example"})).status == (200 if wall == "is_ours" else 403)
-    assert (await ann.post("/community", {biff.TOKEN_FIELD: "x"})).status == (200 if wall == "_has_token" else 403)
+    assert (await ann.post("/community", {biff.TOKEN_FIELD: "x"})).status == (200 if wall == "has_token" else 403)
 
 
 async def test_reading_writes_nothing(chat, person, say):      # noqa: F811
@@ -104,7 +106,7 @@ async def test_sockets_open_to_pages_of_ours_only(chat, person):      # noqa: F8
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}):
-        with pytest.raises(biff.aiohttp.WSServerHandshakeError, match="403"):
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
             await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0", headers=origin)
     socket = await ann.listen(channel)
     assert not socket.closed
@@ -165,12 +167,12 @@ async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
 async def test_static_files_are_named_by_their_content_and_packed(chat, person):      # noqa: F811
     """After an update, browsers would run yesterday's script on today's page."""
     one = await person()
-    path = biff._asset_url(chat["biff/assets"], "htmx.js")
+    path = biff.asset_url(chat["biff/assets"], "htmx.js")
     answer = await one.get(path)
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable" and answer.headers["Content-Encoding"] == "gzip"
     assert answer.body_text.encode() == (biff.ROOT / "node_modules" / biff.SCRIPTS["htmx.js"]).read_bytes()
     assert (await one.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
-    for wrong in ("/static/../biff.py", "/static/%2e%2e/biff.py", "/static/..%2fbiff.py", "/static/", "/static//etc/passwd"):
+    for wrong in ("/static/../biff/auth.py", "/static/%2e%2e/biff/auth.py", "/static/..%2fbiff/auth.py", "/static/", "/static//etc/passwd"):
         assert (await one.get(wrong)).status == 404
 
 
@@ -212,7 +214,7 @@ async def test_nothing_that_people_give_us_leads_them_elsewhere(chat, person, sa
                     continue
                 url = f"{who.base}{path}" + ("&" if "?" in path else "?") + urllib.parse.urlencode(given)
                 options = {} if method == "GET" else {"data": given | {biff.TOKEN_FIELD: token}, "headers": {"Origin": who.base}}
-                with contextlib.suppress(ValueError, biff.aiohttp.ClientError):
+                with contextlib.suppress(ValueError, aiohttp.ClientError):
                     async with who.browser.request(method, yarl.URL(urllib.parse.quote(url, safe=":/?&=%@\\;#[]"), encoded=True), allow_redirects=False, **options) as answer:
                         asked += 1
                         for header in "Location", "HX-Redirect":
@@ -225,7 +227,7 @@ async def test_nothing_that_people_give_us_leads_them_elsewhere(chat, person, sa
 
 def asking(remote, *forwarded, proxies="10.0.0.0/8, 127.0.0.1"):
     headers = multidict.CIMultiDict([("X-Forwarded-For", line) for line in forwarded])
-    return biff.client_of({"request": SimpleNamespace(remote=remote, headers=headers), "biff/config": {"proxies": biff._networks(proxies)}})
+    return biff.client_of({"request": SimpleNamespace(remote=remote, headers=headers), "biff/config": {"proxies": biff.networks(proxies)}})
 
 
 def test_forwarded_headers_are_believed_from_named_proxies_only():
@@ -326,13 +328,13 @@ async def drip(port, head, pieces_s, ends):
 async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cut(tmp_path, monkeypatch, say, size):
     """Whoever sends a byte a second through a few hundred connections would hold the door for everyone."""
     limit_s = size(1, 15)
-    monkeypatch.setattr(biff, "IDLE_S_MAX", limit_s), monkeypatch.setattr(biff, "REQUEST_S_MAX", limit_s)
+    monkeypatch.setattr(biff.server, "IDLE_S_MAX", limit_s), monkeypatch.setattr(biff.requests, "REQUEST_S_MAX", limit_s)
     async with running(tmp_path) as system:
         ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
         head, body = b"GET / HTTP/1.1\r\nX: ", b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 60000\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
         begun, ends, times = time.monotonic(), [], []
         dripping = [asyncio.create_task(drip(system["biff/port"], part, 0.05, ends)) for part in [head, body] * 100]
-        async with biff.aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession() as session:
             await asyncio.sleep(limit_s / 4)
             assert not ends
             for _ in range(100):
@@ -348,11 +350,11 @@ async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cu
 
 async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, caplog, say):
     """Whoever asks for long pages and reads none of them would fill the memory with answers."""
-    monkeypatch.setattr(biff, "ANSWER_S_MAX", 0.3)
+    monkeypatch.setattr(biff.requests, "ANSWER_S_MAX", 0.3)
     caplog.set_level(logging.INFO)
 
     async def book(ctx):
-        return biff.web.Response(text="x" * 8_000_000)
+        return web.Response(text="x" * 8_000_000)
     async with running(tmp_path, {"routes": [("GET", "/book", biff.anyone, book)]}) as system:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -370,7 +372,7 @@ async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, cap
                 while piece := await asyncio.to_thread(client.recv, 1_000_000):
                     taken += len(piece)
             assert taken < 8_000_000
-        async with biff.aiohttp.ClientSession() as session, session.get(system["biff/base-url"] + "/book") as answer:
+        async with aiohttp.ClientSession() as session, session.get(system["biff/base-url"] + "/book") as answer:
             assert len(await answer.text()) == 8_000_000, "whoever reads gets it"
 
 
@@ -379,7 +381,7 @@ async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, cap
 async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_has_both(chat, person, monkeypatch, caplog):      # noqa: F811
     """A trace tells strangers how we are built, and a page without a mark tells us nothing."""
     ann = await person("ann@example.com")
-    monkeypatch.setattr(biff, "sessions_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(biff.auth, "sessions_of", lambda *_: 1 / 0)
     answer = await ann.get("/sessions")
     mark = re.search(r"mark (\w{8})", answer.body_text).group(1)
     assert answer.status == 500 and "Traceback" not in answer.body_text and "ZeroDivision" not in answer.body_text
@@ -473,7 +475,7 @@ async def answered(port, request):
 async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path, say, seed, monkeypatch, caplog):
     """What breaks a handler is found by people with time."""
     for limits in "WRITES_A_PERSON", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
-        monkeypatch.setattr(biff, limits, (10 ** 6, 1))
+        monkeypatch.setattr(biff.requests if hasattr(biff.requests, limits) else biff.auth, limits, (10 ** 6, 1))
     monkeypatch.setattr(eelchat, "CHANNELS_MAX", 5), monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3)         # pages stay small, and so does the time
     monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (10 ** 6, 1)), monkeypatch.setattr(eelchat.sockets, "CONNECTS_A_PERSON", (10 ** 6, 1))
     caplog.set_level(logging.ERROR)
@@ -482,7 +484,7 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
         people, ids, _ = await settle(chat)
         node, loop, admin = chat["biff/node"], asyncio.get_running_loop(), people["admin"]
         channel, session = node.db().entity(ids["{channel_id}"]), admin.documents[1]
-        usual = {"Origin": admin.base, "Cookie": f"eelchat={admin.cookie}", biff.TOKEN_HEADER: biff._hmac(chat, "anti-forgery", admin.cookie)}
+        usual = {"Origin": admin.base, "Cookie": f"eelchat={admin.cookie}", biff.TOKEN_HEADER: biff.hmac_of(chat, "anti-forgery", admin.cookie)}
         routes = [(method, filled(path, ids | {"/sessions/{id}": f"/sessions/{session['xt/id']}"})) for method, path in ROUTES]
         statuses = collections.Counter()
 
@@ -513,7 +515,7 @@ async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": with_handlers(faulty)})
     people, ids, _ = await settle(system)
     before = system["biff/node"].latest_tx.tx_id
-    async with biff.aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         for method, path in ROUTES:
             status, text = await people["admin"].ask(session, method, filled(path, ids))
             mark = re.search(r"mark (\w{8})", text)[1]

@@ -10,7 +10,7 @@ import uuid
 import biff
 import eelchat
 import store
-from door import Door
+from biff.door import Door
 from plugins import feeds
 from hosts import host, rss      # noqa: F401
 from people import HELP, chat, person      # noqa: F401

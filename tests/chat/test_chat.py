@@ -298,7 +298,7 @@ async def test_ten_messages_in_ten_seconds_and_no_more(chat, person, say):
 
 async def test_a_session_that_writes_faster_than_hands_do_is_slowed(chat, person, monkeypatch):
     """Channels made and deleted in a loop pass every other bound, and the log keeps them all."""
-    monkeypatch.setattr(biff, "WRITES_A_PERSON", (6, 60))
+    monkeypatch.setattr(biff.requests, "WRITES_A_PERSON", (6, 60))
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
     statuses = [(await ann.post(f"{community}/channel", page=community)).status for _ in range(6)]

@@ -11,7 +11,7 @@ from aiohttp import web
 
 import biff
 import eelchat
-from door import Door
+from biff.door import Door
 from plugins import feed_reader, feeds
 from hosts import fixed, host, rss      # noqa: F401
 from people import HELP, chat, person, texts     # noqa: F401

@@ -12,8 +12,8 @@ import zlib
 import pytest
 from aiohttp import web
 
-import door
-from door import Door, DoorError
+from biff import door
+from biff.door import Door, DoorError
 from hosts import host, rss      # noqa: F401
 from plugins import feed_reader
 

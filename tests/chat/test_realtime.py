@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 import eelchat
-import sockets
+from biff import sockets
 from people import chat, person, texts     # noqa: F401
 from store import delete, evict, put
 

@@ -3,7 +3,9 @@ import asyncio
 import re
 import uuid
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 import biff
 import eelchat
@@ -23,7 +25,7 @@ MAY = {                                       # the rules of the route table, by
 
 
 async def reached(ctx):
-    return biff.web.Response(text="reached")
+    return web.Response(text="reached")
 
 
 async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(tmp_path, say):
@@ -31,7 +33,7 @@ async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(t
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": with_handlers(reached)})
     people, ids, theirs = await settle(system)
     asked, wrong, through = 0, [], 0
-    async with biff.aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         for method, path, rule, _ in biff.parts(system, "routes"):
             for name, one in people.items():
                 status, text = await one.ask(session, method, filled(path, ids))
@@ -55,7 +57,7 @@ async def test_without_a_right_asked_for_the_matrix_fails(tmp_path, rule):
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": plugins})
     people, ids, _ = await settle(system)
     lost = [(method, path) for plugin in eelchat.PLUGINS for method, path, asked, _ in plugin.get("routes", ()) if asked.__name__ == rule]
-    async with biff.aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session:
         answers = [await people["nobody"].ask(session, method, filled(path, ids)) for method, path in lost]
     await biff.stop_system(system)
     assert answers and {text for _, text in answers} == {"reached"}
@@ -93,7 +95,7 @@ async def all_that_is_shown(one, channel, secret):
         socket = await one.listen(channel, cursor)
         frames = ""
         try:
-            while (message := await socket.receive(timeout=0.05)).type is biff.aiohttp.WSMsgType.TEXT:
+            while (message := await socket.receive(timeout=0.05)).type is aiohttp.WSMsgType.TEXT:
                 frames += message.data
         except (asyncio.TimeoutError, TimeoutError):
             pass

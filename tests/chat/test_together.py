@@ -12,7 +12,7 @@ import eelchat
 import gate
 import postgres
 from conftest import Server
-from door import DoorError
+from biff.door import DoorError
 from hosts import fixed, host      # noqa: F401
 from plugins import feed_reader, feeds
 from people import Person, kept_mails

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 import biff
+import store
 import eelchat
 from conftest import ROOT, free_port
 from people import Person, filled      # noqa: F401
@@ -56,7 +57,7 @@ async def served(tmp_path, monkeypatch):
     async def keep(ctx, to, subject, text, html=None):
         mails.append((to, text))
         return True
-    monkeypatch.setattr(biff, "send_mail", keep)
+    monkeypatch.setattr(biff.auth, "send_mail", keep)
     port = free_port()
     proxy = Proxy(port)
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(
@@ -214,7 +215,7 @@ async def test_names_full_of_marks_stay_in_their_box(served, window, say):
                "10,000 marks": "a" + "\u0301\u0316\u0489" * 3300}
     overflows = {}
     for kind, text in deceits.items():
-        await node.submit([biff.store.put(message | {"msg/text": text})])
+        await node.submit([store.put(message | {"msg/text": text})])
         await page.wait_for_function("text => document.querySelectorAll('.message p')[1].textContent === text", arg=text)
         now = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
         after = [await page.screenshot(clip=box) for box in now]

@@ -56,6 +56,7 @@ class FullError(Exception):
 
 # ── Frames ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+
 def text_frame(text: str) -> bytes:
     """An unmasked, uncompressed text frame. Source: RFC 6455, section 5.2."""
     data = text.encode()
@@ -469,6 +470,7 @@ class Rooms:
 # ── What was said lately ─────────────────────────────────────────────────────────────────────────────────────
 #
 # Who comes back asks for what was said since a number. A thousand who ask together cost one reading of the log and one joining.
+
 
 class Lately:
     """What was said last, to all rooms, in order and without a gap: under the numbers above `low`, up to `high`.

@@ -62,6 +62,7 @@ class Answer(NamedTuple):
 
 # ── Which addresses are public ───────────────────────────────────────────────────────────────────────────────
 
+
 def is_public(text: str) -> bool:
     """Whether an IP address, as a socket names it, belongs to the public internet. What cannot be read does not."""
     try:
@@ -83,6 +84,7 @@ def _embedded(address):
 
 
 # ── The door ─────────────────────────────────────────────────────────────────────────────────────────────────
+
 
 class Door:
     """`is_allowed(ip)`, `ports` and `resolver` are for tests, which have a server of their own; nothing that is configured reaches them."""

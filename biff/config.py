@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""Configuration: what the server is told at its start.
+
+An argument wins over an environment variable, that over a line of config.env in the data folder, that over the default.
+Variables and lines have the same names: EELCHAT_MAIL_HOST, where the application is named eelchat. What would be seen
+in the list of processes, a password, is not an argument. The secret is made at the first start and never shown.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import os
+import pathlib
+import resource
+import secrets
+import sys
+import tempfile
+import urllib.parse
+from typing import Any, Callable, NamedTuple
+
+from biff import metrics
+from biff.limits import Limits
+from biff.system import StartError, end_tasks
+
+FILES_KEPT = 80                       # not for connections: the store, feeds and mail, and those that are accepted in one go
+
+
+class Setting(NamedTuple):
+    default: Any
+    read: Callable[[str], Any]        # raises ValueError, with a sentence of its own or without
+    help: str
+    is_argument: bool = True
+
+
+def _port(text):
+    if not 0 <= int(text) <= 65_535:
+        raise ValueError
+    return int(text)
+
+
+def _base_url(text):
+    url = urllib.parse.urlsplit(text.rstrip("/"))
+    if url.scheme not in ("http", "https") or not url.hostname or url.path or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("wanted is http:// or https://, a name, perhaps a port, and nothing after it")
+    return f"{url.scheme}://{url.netloc.lower()}"
+
+
+def networks(text):
+    return [ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip()]
+
+
+SETTINGS = {
+    "host": Setting("127.0.0.1", str, "the address to listen on"),
+    "port": Setting(8080, _port, "the port to listen on; 0 takes a free one"),
+    "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
+    "log": Setting(None, str, "postgresql://… of the log that several servers share; the folder then holds this one's index"),
+    "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
+    "proxies": Setting([], networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
+    "metrics": Setting(None, _port, "a loopback port for /metrics in the Prometheus format"),
+    "mail_host": Setting(None, str, "the mail server; without one, mail is printed to the console", False),
+    "mail_port": Setting(587, _port, "its port; 465 speaks TLS from the first byte", False),
+    "mail_user": Setting(None, str, "the name to sign in there with", False),
+    "mail_password": Setting(None, str, "the password to sign in there with", False),
+    "mail_from": Setting(None, str, "the address that mail comes from", False),
+}
+
+
+def arguments(name: str, description: str, argv: list[str] | None = None) -> dict:
+    """What the command line says, as {setting: text}; only what was given. Prints help, and ends, when asked to."""
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    for key, setting in SETTINGS.items():
+        if setting.is_argument:
+            shown = f" (default: {setting.default})" if setting.default else ""
+            parser.add_argument("--" + key.replace("_", "-"), help=setting.help + shown, metavar=key.upper())
+    return {key: text for key, text in vars(parser.parse_args(argv)).items() if text is not None}
+
+
+async def use_config(system: dict) -> dict:
+    prefix = system["biff/name"].upper() + "_"
+    given = {prefix + key.upper(): str(text) for key, text in system.get("biff/arguments", {}).items()}
+    folder = _setting("data", [given, os.environ], prefix)
+    _make_folder(folder)
+    sources = [given, os.environ, _config_file(folder / "config.env", prefix)]
+    config = system["biff/config"] = {key: _setting(key, sources, prefix) for key in SETTINGS} | {"data": folder}
+    if config["mail_host"] and not config["mail_from"]:
+        raise StartError(f"{prefix}MAIL_HOST is set but {prefix}MAIL_FROM is not; mail needs an address that it comes from.")
+    system["biff/secret"] = _secret(folder / "secret")
+    system["biff/limits"], system["biff/seen"] = Limits(), {}
+    system["biff/connections-max"] = max(files_max() - FILES_KEPT, files_max() // 4)
+    await _use_metrics(system)
+    system["biff/base-url"] = config["base_url"] or address_of(config["host"], config["port"])
+    return system
+
+
+def files_max() -> int:
+    """How many files the process may have open, after the soft limit, 1,024 on most machines, was raised to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+async def _use_metrics(system):
+    """Figures are always kept, and told where a port is named for them."""
+    figures, port = metrics.Metrics(system["biff/name"]), system["biff/config"]["metrics"]
+    system["biff/metrics"] = figures
+    system["biff/commit-seconds"] = figures.histogram("commit_seconds", "From a transaction's submission to its acknowledgement.")
+    if port is None:
+        return
+    watching = asyncio.create_task(metrics.watch_loop(figures.histogram("loop_lag_seconds", "How late the event loop was.")))
+    system["biff/stop"].append(functools.partial(end_tasks, [watching]))
+    try:
+        runner = await metrics.serve(figures, port)
+    except OSError as failure:
+        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics ({os.strerror(failure.errno or 0)}): name another one with --metrics.") from None
+    system["biff/stop"].append(runner.cleanup)
+    print(f"Metrics are at http://{metrics.HOST}:{runner.addresses[0][1]}/metrics.", flush=True)
+
+
+def _setting(key, sources, prefix):
+    name = prefix + key.upper()
+    text = next((source[name] for source in sources if source.get(name)), None)
+    if text is None:
+        return SETTINGS[key].default
+    try:
+        return SETTINGS[key].read(text)
+    except ValueError as error:
+        raise StartError(f"{name} (or --{key.replace('_', '-')}) is {text[:80]!r}, which cannot be read: {error}.") from None
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartError(f"The data folder {folder} cannot be written to ({error.strerror}): make it yours, or name "
+                         "another one with --data.") from None
+
+
+def _config_file(path, prefix):
+    """The lines NAME=value of a file, if there is one; # begins a comment line, quotes around a value are dropped."""
+    found = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), 1):
+        line = line.strip().removeprefix("export ")
+        if not line or line.startswith("#"):
+            continue
+        name, is_pair, value = line.partition("=")
+        if not is_pair or name.strip().removeprefix(prefix).lower() not in SETTINGS or not name.startswith(prefix):
+            raise StartError(f"{path} line {number} is not a setting. Settings are "
+                             f"{', '.join(prefix + key.upper() for key in SETTINGS if key != 'data')}.")
+        found[name.strip()] = value.strip().strip("\"'")
+    return found
+
+
+def _secret(path):
+    """32 random bytes, kept in a file that only its owner reads; tokens and codes are nothing without them."""
+    try:
+        if not path.exists():
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            new.rename(path)
+        secret = path.read_bytes()
+    except OSError as error:
+        raise StartError(f"The secret {path} cannot be read or made ({error.strerror}).") from None
+    if len(secret) != 32:
+        raise StartError(f"{path} has {len(secret)} bytes and not 32: put the right file back, or remove it for a new one.")
+    return secret
+
+
+def address_of(host, port):
+    """Where a browser on this machine finds the server."""
+    shown = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"

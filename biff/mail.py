@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Mail: handed to the mail server, or printed to the console where none is configured."""
+
+import email.message
+import email.utils
+import logging
+
+import aiosmtplib
+
+log = logging.getLogger("biff")
+
+MAIL_S_MAX = 10                       # below REQUEST_S_MAX, so that a slow relay is told as "not sent"
+
+
+async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | None = None) -> bool:
+    """Whether the mail was handed over; printed to the console, where no mail server is configured, counts."""
+    config = ctx["biff/config"]
+    if not config["mail_host"]:
+        print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n\nTo send mail instead of printing it, set "
+              f"{ctx['biff/name'].upper()}_MAIL_HOST and _MAIL_FROM in {config['data']}/config.env.\n", flush=True)
+        return True
+    mail = email.message.EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject
+    domain = config["mail_from"].rpartition("@")[2].rstrip(">")
+    mail["Date"], mail["Message-ID"] = email.utils.localtime(), email.utils.make_msgid(domain=domain)
+    mail.set_content(text)
+    if html:
+        mail.add_alternative(html, subtype="html")
+    try:
+        await aiosmtplib.send(mail, recipients=[to], **_smtp(config))
+    except (aiosmtplib.SMTPException, OSError, ValueError) as failure:
+        log.error("Mail could not be sent by %s: %s", config["mail_host"], type(failure).__name__)
+        return False
+    return True
+
+
+def _smtp(config):
+    """TLS is taken where it is offered, and demanded before a password is said."""
+    is_tls = config["mail_port"] == 465
+    return {"hostname": config["mail_host"], "port": config["mail_port"], "username": config["mail_user"],
+            "password": config["mail_password"], "timeout": MAIL_S_MAX, "use_tls": is_tls,
+            "start_tls": None if is_tls or not config["mail_password"] else True}

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""Pages: templates, static files, redirects and errors.
+
+One escaping environment renders pages and fragments: a second one would be the place where escaping is forgotten.
+Static files and the browser scripts are read once, and served from memory under an address that changes with them.
+"""
+
+import functools
+import gzip
+import hashlib
+import logging
+import mimetypes
+import pathlib
+import re
+import secrets
+import urllib.parse
+from typing import Any, NamedTuple
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from biff.sessions import csrf_token
+from biff.system import StartError
+
+log = logging.getLogger("biff")
+
+BODY_BYTES_MAX = 64 * 1024            # of a form: a message of 10,000 characters, percent-encoded in any script, and room
+ERROR_ID = web.ResponseKey("error id", str)
+ROOT = pathlib.Path(__file__).parent.parent
+SCRIPTS = {
+    "htmx.js": "htmx.org/dist/htmx.min.js",
+    "hx-ws.js": "htmx.org/dist/ext/hx-ws.min.js",
+    "hyperscript.js": "hyperscript.org/dist/_hyperscript.min.js",
+}
+CONTENT_SECURITY_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+                           "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not "no-referrer": under it browsers send `Origin: null` with our own forms, and the origin check refuses them.
+    "Referrer-Policy": "same-origin",
+}
+HTTPS_ONLY = {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"}
+
+
+class Asset(NamedTuple):
+    body: bytes
+    gzipped: bytes | None
+    type: str
+    version: str
+
+
+async def use_jinja(system: dict) -> dict:
+    root = system.setdefault("biff/root", ROOT)
+    assets = system["biff/assets"] = _assets(root)
+    app = system["biff/app"] = web.Application(client_max_size=BODY_BYTES_MAX)
+    system["biff/jinja"] = aiohttp_jinja2.setup(
+        app, loader=jinja2.FileSystemLoader(root / "templates"), auto_reload=False, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: name is None or not name.endswith(".txt"))
+    system["biff/jinja"].globals |= {"asset": functools.partial(asset_url, assets), "name": system["biff/name"]}
+    system["biff/jinja"].filters["addresses_apart"] = addresses_apart
+    return system
+
+
+def _assets(root):
+    ours = root / "static"
+    files = {path.relative_to(ours).as_posix(): path for path in sorted(ours.rglob("*")) if path.is_file()}
+    files |= {name: root / "node_modules" / path for name, path in SCRIPTS.items()}
+    try:
+        return {name: _asset(name, path.read_bytes()) for name, path in files.items()}
+    except FileNotFoundError as error:
+        raise StartError(f"The browser scripts are not installed ({pathlib.Path(error.filename).name} is missing): "
+                         "run `.venv/bin/pip install -e .` in the clone.") from None
+
+
+def _asset(name, body):
+    type = {"js": "text/javascript", "webmanifest": "application/manifest+json", "ico": "image/x-icon"}.get(
+        name.rpartition(".")[2], mimetypes.guess_type(name)[0] or "application/octet-stream")
+    is_text = type.startswith("text/") or type.endswith(("+xml", "+json"))
+    gzipped = gzip.compress(body, 9, mtime=0) if is_text else None
+    return Asset(body, gzipped, type, hashlib.sha256(body).hexdigest()[:16])
+
+
+def asset_url(assets, name):
+    return f"/static/{name}?v={assets[name].version}"
+
+
+async def static(ctx: dict) -> web.StreamResponse:
+    asset = ctx["biff/assets"].get(ctx["params"]["name"])
+    if asset is None:
+        raise web.HTTPNotFound()
+    request, etag = ctx["request"], f'"{asset.version}"'
+    is_current = request.query.get("v") == asset.version
+    headers = {"ETag": etag, "Vary": "Accept-Encoding",
+               "Cache-Control": "public, max-age=31536000, immutable" if is_current else "no-cache"}
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers=headers)
+    is_gzipped = asset.gzipped and "gzip" in request.headers.get("Accept-Encoding", "")
+    if is_gzipped:
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=asset.gzipped if is_gzipped else asset.body, headers=headers, content_type=asset.type,
+                        charset="utf-8" if asset.type.startswith("text/") else None)
+
+
+def render(ctx: dict, template: str, status: int = 200, **values: Any) -> web.Response:
+    """A page. Every template knows csrf_token, base_url, path, uid and name beside the given values."""
+    request = ctx["request"]
+    known = {"csrf_token": csrf_token(ctx), "base_url": ctx["biff/base-url"], "path": request.path, "uid": ctx.get("uid")}
+    return aiohttp_jinja2.render_template(template, request, known | values, status=status)
+
+
+def fragment(system: dict, template: str, **values: Any) -> str:
+    """A template's text outside a request, by the same environment."""
+    return system["biff/jinja"].get_template(template).render({"base_url": system["biff/base-url"]} | values)
+
+
+ADDRESS = re.compile(r"https?://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]*")
+
+
+def addresses_apart(text: str) -> list[tuple[str, bool]]:
+    """The text in pieces, each with whether it is a web address, for a template to link. Only http and https are; a sentence's own marks are not."""
+    pieces, end = [], 0
+    for found in ADDRESS.finditer(text):
+        address = found.group().rstrip(".,;:!?")
+        if address.endswith(")") and address.count("(") < address.count(")"):
+            address = address[:-1]
+        pieces += [(text[end:found.start()], False), (address, True)]
+        end = found.start() + len(address)
+    return [piece for piece in [*pieces, (text[end:], False)] if piece[0]]
+
+
+def is_local(path: str) -> bool:
+    """Whether a redirect to it stays on this site, as browsers read addresses: they take \\ for / and skip tabs."""
+    return re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", path) is not None
+
+
+def redirect(ctx: dict, path: str) -> web.Response:
+    """303 to a path of ours; for a request of htmx 204 with HX-Redirect, or it would put the page into a page."""
+    if not is_local(path):
+        raise ValueError(f"{path[:80]!r} leaves the site")
+    if "HX-Request" in ctx["request"].headers:
+        return web.Response(status=204, headers={"HX-Redirect": path})
+    return web.Response(status=303, headers={"Location": path})
+
+
+def url(path: str, **query: Any) -> str:
+    return f"{path}?{urllib.parse.urlencode(query)}" if query else path
+
+
+SENTENCES = {
+    400: "That request could not be read.",
+    403: "This is not allowed, or the page was open for too long. Reload it and try again.",
+    404: "Page not found.",
+    405: "This address cannot be used that way.",
+    408: "The request took too long to arrive.",
+    409: "Others changed the same things meanwhile. Reload the page and try again.",
+    413: "That is more than we take at once.",
+    415: "We take forms only, no files.",
+    429: "Too many requests. Wait a little and try again.",
+}
+UNKNOWN = "Something went wrong."
+
+
+def error(ctx: dict, status: int, sentence: str | None = None) -> web.Response:
+    """A page that says no more than a sentence and an id, which stands in the log too. For htmx, only the text."""
+    id, sentence = secrets.token_hex(4), sentence or SENTENCES.get(status, UNKNOWN)
+    try:
+        if "HX-Request" in ctx["request"].headers:
+            response = web.Response(status=status, text=sentence if status < 500 else f"{sentence} If you report this, name the mark {id}.")
+        else:
+            response = render(ctx, "error.html", status, sentence=sentence, id=id)
+    except Exception:
+        log.exception("The error page failed")
+        response = web.Response(status=status, text=f"{sentence} ({id})")
+    response[ERROR_ID] = id
+    return response

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Requests: routes, the rules of who may, and the walls before them.
+
+A route is (method, path, rule, handler); the rule says who may: it returns None, or the response that refuses. Before the
+rule is asked, a request that could change something has shown twice that it is ours: by where the browser says it comes
+from, and by a token that only our pages carry. A GET never writes to the store.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+import urllib.parse
+
+import aiohttp
+from aiohttp import web
+
+import store
+from biff.limits import is_allowed
+from biff.pages import ERROR_ID, error
+from biff.sessions import TOKEN_FIELD, has_token, session_of
+from biff.system import PATH_CHARS_LOGGED, assoc_db, masked, name_of
+from biff.tx import ContentionError
+
+log = logging.getLogger("biff")
+
+FIELDS_MAX = 50                       # in a form; ours have at most five
+REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
+ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
+WRITES_A_PERSON = 120, 60             # unsafe requests per minute: more than hands do, less than what fills a disk unnoticed
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+def anyone(ctx: dict) -> None:
+    """The rule of what is open to all."""
+
+
+def every_request(system):
+    @web.middleware
+    async def answer(request, handler):
+        """One line in the log for each answer, and an error page for each failure. What becomes of a socket is told by whoever opened it."""
+        begun = time.perf_counter()
+        try:
+            response = await handler(request)
+        except web.HTTPException as found:
+            if found.status < 400:
+                raise
+            response = error({**system, "request": request}, found.status)
+            response.headers.extend({"Allow": found.headers["Allow"]} if "Allow" in found.headers else {})
+        except ConnectionError:
+            raise
+        except ContentionError:
+            response = error({**system, "request": request}, 409)
+        except Exception as failure:
+            response = error({**system, "request": request}, *_told(failure))
+            log.exception("Error %s in %s", response[ERROR_ID], _shown(request))
+            _end_if_closed(system, failure)
+        if isinstance(response, web.WebSocketResponse):
+            return response
+        mark = f" error {response[ERROR_ID]}" if ERROR_ID in response else ""
+        log.info("%.0f ms %d %s%s", (time.perf_counter() - begun) * 1000, response.status, _shown(request), mark)
+        await _send(request, response)
+        return response
+    return answer
+
+
+async def _send(request, response):
+    """Writes the answer here and not in aiohttp, where a browser that does not read would hold it, and its connection, for ever."""
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            request.transport and request.transport.set_write_buffer_limits(0)      # sent is what the kernel has
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        log.info("an answer to %s is not taken: cut", _shown(request))
+        request.transport and request.transport.abort()
+
+
+def _told(failure):
+    """The status of a failure, and the sentence that people read if it is not the usual one."""
+    if isinstance(failure, store.UnreachableError):
+        return 503, "The server is cut off from its log, so sending waits. Try again in a moment."
+    return (503,) if isinstance(failure, TimeoutError) else (500,)
+
+
+def _shown(request):
+    """A request in the log: never its query, where addresses of people stand, and nothing that may be a token."""
+    return f"{request.method} {masked(request.raw_path.partition('?')[0])[:PATH_CHARS_LOGGED]}"
+
+
+def _end_if_closed(system, failure):
+    """A store that stopped after a failed write refuses everything: a server that goes on would only say sorry."""
+    if isinstance(failure, store.ClosedError) and "biff/end" in system:
+        system["biff/failure"] = str(failure)
+        system["biff/end"]()
+
+
+def answering(system, rule, handler):
+    async def answer(request):
+        is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
+        if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
+            log.info("Refused, for it comes from no page of ours: %s", _shown(request))
+            raise web.HTTPForbidden()
+        ctx = await _ctx(system, request)
+        if request.method in UNSAFE and not has_token(ctx):
+            log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
+            raise web.HTTPForbidden()
+        if request.method in UNSAFE and ctx["uid"] and not is_allowed(ctx, (("writes", ctx["uid"]), *WRITES_A_PERSON)):
+            raise web.HTTPTooManyRequests()
+        async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
+            refusal = await _called(rule, ctx)
+            if refusal is None:
+                return await _called(handler, ctx)
+            log.info("Refused by %s: %s by user %s", name_of(rule), _shown(request), ctx["uid"])
+            return refusal
+    answer.rule = rule                     # type: ignore[attr-defined]
+    return answer
+
+
+async def _called(function, ctx):
+    result = function(ctx)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _ctx(system, request):
+    fields = await _fields(request) if request.method in UNSAFE else {}
+    ctx = {**assoc_db(system), "request": request, "biff/token": fields.pop(TOKEN_FIELD, ""),
+           "params": {**request.query, **fields, **request.match_info}}
+    session = ctx["session"] = session_of(ctx)
+    ctx["uid"] = session and session["session/user"]
+    return ctx
+
+
+async def _fields(request):
+    """The fields of a form. Browsers end lines with CRLF in forms and with LF in scripts; here it is always LF."""
+    try:
+        async with asyncio.timeout(REQUEST_S_MAX):
+            body = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout() from None
+    except (web.RequestPayloadError, aiohttp.ClientError):
+        raise web.HTTPBadRequest() from None
+    if body and request.content_type != "application/x-www-form-urlencoded":
+        raise web.HTTPUnsupportedMediaType()
+    try:
+        pairs = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+    except ValueError:
+        raise web.HTTPBadRequest() from None
+    return {key: value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") for key, value in pairs}
+
+
+def is_ours(system: dict, request: web.Request, is_upgrade: bool = False) -> bool:
+    """Whether the browser says that the request comes from a page of ours. A request that says nothing does not."""
+    site = None if is_upgrade else request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin, base = request.headers.get("Origin", ""), system["biff/base-url"]
+    # The same host is as good as the base URL: people type localhost, 127.0.0.1 or the name of the machine.
+    return origin == base or origin == f"{base.partition(':')[0]}://{request.headers.get('Host', '')}"

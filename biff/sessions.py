@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""Sessions: who asks, and that their own browser asks.
+
+A cookie holds 256 random bits and nothing else. A person who signs in gets a document named by the hash of those bits, so
+that signing out is a transaction; a visitor needs no document. The anti-forgery token is an HMAC of the cookie.
+"""
+
+import datetime as dt
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Any
+
+from aiohttp import web
+
+import store
+from biff.system import is_secure, now
+from biff.tx import lookup_all, submit_tx
+
+SESSION_DAYS = 60                     # from signing in, however often it is used
+SESSION_IDLE_DAYS = 30                # without use
+USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: reading a page writes nothing, a task does, once a day
+EVICT_MAX = 500                       # expired documents in one transaction
+COOKIE = web.RequestKey("cookie", tuple)          # the value and its seconds, if the answer is to set one
+TOKEN_FIELD, TOKEN_HEADER = "__anti-forgery-token", "X-CSRF-Token"
+
+
+def cookie_name(system: dict) -> str:
+    """`__Host-` keeps subdomains from planting a cookie; browsers drop such a one on plain http, which has its own name."""
+    return ("__Host-" if is_secure(system) else "") + system["biff/name"]
+
+
+def cookie_of(ctx, is_made=False):
+    request = ctx["request"]
+    if COOKIE in request:
+        return request[COOKIE][0]
+    value = request.cookies.get(cookie_name(ctx), "")
+    if re.fullmatch(r"[A-Za-z0-9_-]{43}", value):
+        return value
+    if is_made:
+        request[COOKIE] = secrets.token_urlsafe(32), None
+        return request[COOKIE][0]
+    return None
+
+
+def set_cookie(ctx, value):
+    ctx["request"][COOKIE] = value, SESSION_DAYS * 86_400
+
+
+def cookie_line(system, value, seconds):
+    lasting = "" if seconds is None else f"; Max-Age={seconds}"
+    return f"{cookie_name(system)}={value}; Path=/; HttpOnly; SameSite=Lax{lasting}{'; Secure' if is_secure(system) else ''}"
+
+
+def hash_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def hmac_of(ctx, *words) -> str:
+    return hmac.new(ctx["biff/secret"], "\0".join(words).encode("utf-8", "backslashreplace"), "sha256").hexdigest()
+
+
+def csrf_token(ctx: dict) -> str:
+    """Goes into every form of this browser; a browser without a cookie gets one with this response."""
+    return hmac_of(ctx, "anti-forgery", cookie_of(ctx, is_made=True))
+
+
+def has_token(ctx):
+    given = ctx["request"].headers.get(TOKEN_HEADER) or ctx["biff/token"]
+    cookie = cookie_of(ctx)
+    return cookie is not None and hmac.compare_digest(hmac_of(ctx, "anti-forgery", cookie).encode(),
+                                                      given.encode("utf-8", "backslashreplace"))
+
+
+def session_of(ctx):
+    """The session's document, if it is alive and so is its user. Its use is noted in memory; `keep_sessions` writes it."""
+    if (cookie := cookie_of(ctx)) is None:
+        return None
+    db, hashed, moment = ctx["biff/db"], hash_of(cookie), now(ctx)
+    found = db.entity(session_id(hashed))
+    if not found or found.get("session/hash") != hashed or not is_alive(found, moment) or db.entity(found["session/user"]) is None:
+        return None
+    if found["session/used-at"] + USED_EVERY < moment:
+        ctx["biff/seen"][found["xt/id"]] = moment
+    return found
+
+
+def session_id(hashed: str) -> str:
+    """Half of the cookie's hash: found by its id, a session costs a third of a search, and it is looked for in every request."""
+    return f"session-{hashed[:32]}"
+
+
+def is_alive(session: dict, moment: dt.datetime) -> bool:
+    return (moment < session["session/created-at"] + dt.timedelta(days=SESSION_DAYS)
+            and moment < session["session/used-at"] + dt.timedelta(days=SESSION_IDLE_DAYS))
+
+
+def sessions_of(db: store.Db, uid: Any) -> list[dict]:
+    """A person's sessions, the last used first."""
+    return sorted(lookup_all(db, "session/user", uid), key=lambda session: session["session/used-at"], reverse=True)
+
+
+async def keep_sessions(ctx: dict) -> None:
+    """Writes when sessions were last used, and evicts what has expired: a store that forgets nothing keeps no secrets."""
+    seen = dict(ctx["biff/seen"])
+    await submit_tx(ctx, lambda ctx: [
+        {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
+        for id, used_at in seen.items() if ctx["biff/db"].entity(id)])
+    for id in seen:
+        del ctx["biff/seen"][id]
+    moment = now(ctx)
+    ends = [("token/expires-at", moment), ("session/created-at", moment - dt.timedelta(days=SESSION_DAYS)),
+            ("session/used-at", moment - dt.timedelta(days=SESSION_IDLE_DAYS))]
+    for attribute, end in ends:
+        over = {"find": "?e", "in": ["?end"], "limit": EVICT_MAX, "where": [["?e", attribute, "?at"], [("<=", "?at", "?end")]]}
+        await submit_tx(ctx, [store.evict(id) for id in set(ctx["biff/db"].q(over, end))])
