@@ -1,10 +1,13 @@
-"""The peers of bench/fanout.py, each the least that its kind can do: take a POST, write one prebuilt frame to every open socket of its path.
+"""The peers of bench/fanout.py: each takes a POST and writes one prebuilt frame to every open socket of its path.
 
     python bench/broadcasters.py bare|uwebsockets|aiohttp PORT FRAME_BYTES
 
-No sign-in, no store, no templates: what they cost beside the chat is what the chat's own work costs. `bare` is an asyncio
-protocol under uvloop that knows of HTTP only where a request ends and which key it carries; `uwebsockets` is uWebSockets
-through socketify; `aiohttp` is the usual loop over `send_str`, here for the rate at which it opens sockets.
+They have no sign-in, no store and no templates. The difference between their cost and the chat's is what the chat's own
+work costs.
+
+`bare` is an asyncio protocol under uvloop. Of HTTP it knows only where a request ends and which key it carries.
+`uwebsockets` is uWebSockets through socketify. `aiohttp` is the usual loop over `send_str`; it shows at which rate
+aiohttp opens sockets.
 """
 
 import asyncio
@@ -72,7 +75,8 @@ def uwebsockets(port, text):
         answer.upgrade(*headers, context, request.get_url())
 
     app.ws("/*", {"upgrade": upgrade,
-                  "compression": socketify.CompressOptions.DISABLED, "max_backpressure": 64 * 1024 * 1024, "idle_timeout": 0,
+                  "compression": socketify.CompressOptions.DISABLED, "max_backpressure": 64 * 1024 * 1024,
+                  "idle_timeout": 0,
                   "open": lambda ws: ws.subscribe(ws.get_user_data()), "message": lambda ws, message, code: None})
     app.post("/*", post)
     app.listen(socketify.AppListenOptions(port=port, host="127.0.0.1"), lambda config: None)

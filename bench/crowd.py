@@ -1,8 +1,10 @@
 """Many open sockets in one process, read by polling: the client of bench/fanout.py.
 
-A client that sleeps is woken by the server's send(), on the server's core and its account, and falsifies the server's cost; this
-one never sleeps. All sockets of a crowd get the same bytes. One of them, the scout, is read frame by frame and tells at which byte
-each message ends; the others are only counted, which Python does faster than a server writes.
+A client that sleeps is woken by the server's send(). The kernel charges the waking to the server, which falsifies the
+server's cost. This client never sleeps.
+
+All sockets of a crowd get the same bytes. One of them, the scout, is read frame by frame and tells at which byte each
+message ends. The bytes of the others are only counted, which Python does faster than a server writes.
 """
 
 import base64
@@ -13,7 +15,7 @@ import socket
 import time
 import zlib
 
-OPENING_MAX = 100                     # handshakes in flight; more than a server's backlog would be dropped and tried again after a second
+OPENING_MAX = 100                     # handshakes in flight; a server's backlog drops more, for a second each
 EVENTS_MAX = 4096
 READ_BYTES = 256 * 1024
 STALL_S = 20                          # without a byte where bytes are due
@@ -23,19 +25,21 @@ PING, PONG = b"\x89\0", b"\x8a\x80\0\0\0\0"                # both empty, the sec
 
 
 class CrowdError(Exception):
-    """What a server did that none may do; the sentence says what."""
+    """A server broke a promise; the sentence says which."""
 
 
 def upgrade(port, path="/", *headers):
     """The request that opens a socket."""
     key = base64.b64encode(os.urandom(16)).decode()
-    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: http://127.0.0.1:{port}", "Upgrade: websocket", "Connection: Upgrade",
+    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: http://127.0.0.1:{port}",
+             "Upgrade: websocket", "Connection: Upgrade",
              "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def open_sockets(port, requests, receive_bytes=None):
-    """One open websocket for each request, in their order, and what each had to say so far. At most OPENING_MAX are under way."""
+    """One open websocket for each request, in their order, and the bytes that each has sent so far. At most
+    OPENING_MAX handshakes are under way."""
     epoll, todo, under_way, opened = select.epoll(), list(enumerate(requests))[::-1], {}, {}
     while todo or under_way:
         while todo and len(under_way) < OPENING_MAX:
@@ -80,7 +84,8 @@ def frames_of(data):
 class Crowd:
     """Sockets of one channel, and a few connections that post into it.
 
-    `ends` are the bytes after which each message was complete, since `begin`; `got` is what each socket has had.
+    `ends` are the byte counts at which each message was complete, since `begin`. `got` is the number of bytes of each
+    socket.
     """
 
     def __init__(self, port, upgrades, post, drivers=16):
@@ -110,9 +115,9 @@ class Crowd:
         self.epoll.register(sock, select.EPOLLIN)
 
     def begin(self, with_times=False, with_sums=False, quiet_s=0.05):
-        """A new window: everything is counted from here, once nothing more comes of greetings, replays, cursors and pings.
+        """Begins a new window, once no greeting, replay, cursor or ping is on its way.
 
-        With sums, what the sockets got is compared by the bytes themselves and not only by their number.
+        With sums, the bytes themselves are compared and not only their number.
         """
         self._clear()
         heard = time.monotonic()
@@ -165,7 +170,7 @@ class Crowd:
         self.free.append(sock)
 
     def _replace(self, driver):
-        """A new connection for one that idled too long for the server."""
+        """A new connection for one that the server closed because it was idle."""
         number, fd = self.drivers.index(driver), driver.fileno()
         self.free.remove(driver)
         driver.close()
@@ -201,7 +206,8 @@ class Crowd:
             self.complete += 1
 
     def flight(self, width, seconds=None, messages=None, **begin):
-        """Posts `width` messages at once, again and again, each time when all are everywhere; how many in all, and the seconds it took."""
+        """Posts `width` messages at once, and again each time when all sockets have them. Returns the number of
+        messages and the seconds."""
         self.begin(**begin)
         begun = time.perf_counter()
         while len(self.sent) < messages if messages else time.perf_counter() - begun < seconds:
@@ -215,7 +221,8 @@ class Crowd:
         return len(self.sent), time.perf_counter() - begun
 
     def drizzle(self, rate, seconds):
-        """Posts at a steady rate, each when it is due whatever became of those before; then waits until all are everywhere."""
+        """Posts at a steady rate: each post goes out when it is due, whatever became of those before. Waits until
+        all sockets have all messages."""
         self.begin(with_times=True)
         begun = time.time_ns()
         for number in range(max(2, int(rate * seconds))):
@@ -231,20 +238,24 @@ class Crowd:
 
     def _check_stall(self, late_s):
         if late_s > STALL_S:
-            raise CrowdError(f"after {STALL_S} s {self.complete} of {len(self.sent)} messages are with everybody, {self.answered} posts are answered, "
-                             f"{self.total:,} bytes came to {len(self.sockets)} sockets, whose messages end at {self.ends[-1:]}")
+            raise CrowdError(f"after {STALL_S} s {self.complete} of {len(self.sent)} messages are with everybody, "
+                             f"{self.answered} posts are answered, "
+                             f"{self.total:,} bytes came to {len(self.sockets)} sockets, whose messages end at "
+                             f"{self.ends[-1:]}")
 
     def _finish(self):
-        """Waits for the last answers, and for who comes last in a pass: a cursor's frame to the others makes up for it in the sum."""
+        """Waits for the last answers and the last sockets of a pass. A frame that only some sockets got, such as a
+        cursor, is made up for in the sum."""
         begun = time.monotonic()
         while self.answered < len(self.sent) or len(set(self.got.values())) != 1:
             self.read()
             self._check_stall(time.monotonic() - begun)
         if len(self.ends) != len(self.sent) or len(set((self.sums or {}).values())) > 1:
-            raise CrowdError(f"{len(self.sent)} messages were posted and {len(self.ends)} came, to sockets with {sorted(set(self.got.values()))} bytes")
+            raise CrowdError(f"{len(self.sent)} messages were posted and {len(self.ends)} came, to sockets with "
+                             f"{sorted(set(self.got.values()))} bytes")
 
     def arrivals(self):
-        """For each message of the last window, in the order in which they came, when each socket had the whole of it, in ns."""
+        """For each message of the last window, in order of arrival: when each socket had the whole of it, in ns."""
         found, following = [[] for _ in self.ends], dict.fromkeys(self.got, 0)
         for fd, got, moment in self.times:
             while following[fd] < len(self.ends) and self.ends[following[fd]] <= got:

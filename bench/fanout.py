@@ -1,13 +1,17 @@
-"""One message to many browsers: what it costs the server, and how long it takes, beside the least that a server can do.
+"""One message to many browsers: its cost for the server, and its time, beside the least that a server can do.
 
     pip install -e '.[bench]' && python bench/fanout.py [--sockets 100 1000 5000] [--rounds 5] [--seconds 1]
 
-The chat is posted to as a browser posts, with its store committing; the peers (bench/broadcasters.py) take an empty POST and write one
-prebuilt frame to each socket, which is as large as the chat's own. Servers share one core, the client has the other. CPU is
-the server process's own, from /proc, for it survives a busy machine: (a message to N sockets - a message to one) / (N - 1) is a
-frame's, and a message to one is told apart as the cost of posting. Ratios are medians of rounds in which all servers took
-their turn, the bare server's figure divided by the other's: above 1 is cheaper than the bare server. Latency is measured at half of each
-server's own rate with one message in flight. A machine that reads ±10 % from one run to the next says no more than that.
+The chat gets posts as a browser sends them, and its store commits each. The peers (bench/broadcasters.py) take an empty
+POST and write one prebuilt frame to each socket, as large as the chat's own. The servers share one core; the client has
+the other.
+
+CPU is the server process's own, from /proc, because that is true on a busy machine too. The cost of a frame is (a
+message to N sockets − a message to one) / (N − 1). A message to one socket is shown as the cost of posting.
+
+A ratio is the bare server's figure divided by the other's: above 1 is cheaper than the bare server. It is a median over
+rounds in which all servers took turns. Latency is measured at half of each server's own rate with one message in
+flight. If the machine differs by ±10 % from one run to the next, a smaller difference means nothing.
 """
 
 import argparse
@@ -45,9 +49,9 @@ from store import put                            # noqa: E402
 
 FRAME_BYTES = 400                     # the frame of a message; more, if the markup alone is more
 TEXT_CHARS_MIN = 20
-PEOPLE = 5_000                        # who open the sockets and post in turn
+PEOPLE = 5_000                        # open the sockets and post in turn
 READY_S = 20
-CHANNELS = "/lively", "/quiet"        # of a peer: the second has one socket, for what a message costs without the fan-out
+CHANNELS = "/lively", "/quiet"        # of a peer; the quiet one has one socket: the cost of a post alone
 WARM_S = 0.3
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -57,7 +61,8 @@ class Server:
 
     def __init__(self, name, *argv):
         self.name, self.log = name, tempfile.TemporaryFile()
-        self.process = subprocess.Popen([sys.executable, "-u", *map(str, argv)], stdout=self.log, stderr=self.log, cwd=ROOT,
+        self.process = subprocess.Popen([sys.executable, "-u", *map(str, argv)], stdout=self.log, stderr=self.log,
+                                        cwd=ROOT,
                                         preexec_fn=lambda: os.sched_setaffinity(0, CORES[:1]))
 
     def wait(self, port):
@@ -71,8 +76,9 @@ class Server:
         raise SystemExit(f"{self.name} did not start: {self.log.read().decode()[-2000:]}")
 
     def cpu_us(self):
-        """Of all its threads, since they began."""
-        return sum(int(path.read_text().split()[0]) for path in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")) / 1000
+        """CPU of all its threads, since they began."""
+        return sum(int(path.read_text().split()[0]) for path
+                   in pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")) / 1000
 
     def memory_kib(self):
         return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{self.process.pid}/status").read_text()).group(1))
@@ -113,7 +119,8 @@ class Peer:
 class Chat:
     """The chat itself: a file with people who are signed in, one community, a lively channel and a quiet one.
 
-    Once it is closed, `order` and `committed` are by message id the place in the log and the time of the transaction, in ns.
+    After `close`, `order` gives a message's place in the log by its id, and `committed` the time of its transaction in
+    ns.
     """
     name = "eelchat"
 
@@ -132,12 +139,14 @@ class Chat:
         now = dt.datetime.now(dt.timezone.utc)
         comm, chan, quiet = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
         node = store.open(self.path)
-        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}), put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm}),
+        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}),
+                        put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm}),
                         put({"xt/id": quiet, "chan/title": "Channel #2", "chan/comm": comm})])
         for start in range(0, len(self.cookies), 1_000):
             node.submit_tx([put(document) for number, cookie in enumerate(self.cookies[start:start + 1_000], start)
                             for document in person(comm, number, cookie, now)])
-        self._fill_channel(node, chan, node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0], now)
+        self._fill_channel(node, chan, node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0],
+                           now)
         self.tx_id = node.db().tx_id
         node.close()
         return [f"/community/{comm}/channel/{channel}" for channel in (chan, quiet)]
@@ -150,7 +159,8 @@ class Chat:
 
     def upgrades(self, count, channel=None, after=None):
         path = f"{channel or self.channel}/connect?after={after or self.newest()}"
-        return [crowd.upgrade(self.port, path, *self.headers(cookie)) for cookie in itertools.islice(itertools.cycle(self.cookies), count)]
+        return [crowd.upgrade(self.port, path, *self.headers(cookie))
+                for cookie in itertools.islice(itertools.cycle(self.cookies), count)]
 
     def newest(self):
         """The transaction that a page loaded now has seen."""
@@ -164,14 +174,17 @@ class Chat:
     def post(self, channel=None):
         id, (cookie, token) = uuid.uuid4(), next(self.posters)
         body = urllib.parse.urlencode({"text": self.text, "post": id, "__anti-forgery-token": token})
-        head = [f"POST {channel or self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Sec-Fetch-Site: same-origin", "HX-Request: true",
-                "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}", *self.headers(cookie)]
+        head = [f"POST {channel or self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}",
+                "Sec-Fetch-Site: same-origin", "HX-Request: true",
+                "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}",
+                *self.headers(cookie)]
         return "\r\n".join([*head, "", body]).encode(), id
 
     def close(self):
         self.process.stop()
         node = store.open(self.path)
-        posted = [(op[1]["xt/id"], tx.tx_time) for tx in node.tx_log(after=self.tx_id) for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
+        posted = [(op[1]["xt/id"], tx.tx_time) for tx in node.tx_log(after=self.tx_id)
+                  for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
         node.close()
         self.order = {id: number for number, (id, _) in enumerate(posted)}
         self.committed = {id: round(tx_time.timestamp() * 1e6) * 1000 for id, tx_time in posted}
@@ -207,7 +220,8 @@ class Figures:
 
     def ratio(self, over, under, size, what):
         """The median of one server's figures divided by another's of the same round."""
-        return statistics.median(a / b for a, b in zip(self.values[over, size, what], self.values[under, size, what], strict=True))
+        return statistics.median(a / b for a, b in zip(self.values[over, size, what], self.values[under, size, what],
+                                                       strict=True))
 
 
 def at_one_size(figures, size, frame_bytes, text, options):
@@ -216,7 +230,8 @@ def at_one_size(figures, size, frame_bytes, text, options):
         servers = [stack.enter_context(contextlib.closing(made)) for made in
                    (Chat(text), Peer("bare", "bare", frame_bytes), Peer("uWebSockets", "uwebsockets", frame_bytes))]
         crowds = {server: measured_crowd(figures, server, size) for server in servers}
-        alone = {server: crowd.Crowd(server.port, server.upgrades(1, server.quiet), functools.partial(server.post, server.quiet)) for server in servers}
+        alone = {server: crowd.Crowd(server.port, server.upgrades(1, server.quiet),
+                                     functools.partial(server.post, server.quiet)) for server in servers}
         for width, server, _ in itertools.product(WIDTHS, servers, range(2)):
             crowds[server].flight(width, WARM_S)
             alone[server].flight(width, WARM_S)
@@ -230,7 +245,7 @@ def at_one_size(figures, size, frame_bytes, text, options):
 
 
 def measured_crowd(figures, server, size):
-    """A crowd of a server that has had a few sockets before, and what its memory grew by for each."""
+    """A crowd of a server that has had a few sockets before, and by how much each socket grew its memory."""
     crowd.Crowd(server.port, server.upgrades(50), server.post).close()
     before = server.process.memory_kib()
     many = crowd.Crowd(server.port, server.upgrades(size), server.post)
@@ -257,7 +272,8 @@ def one_drizzle(figures, server, many, size, seconds):
 
 
 def add_latencies(figures, server, size, sent, arrivals):
-    """From when a post was due, and from its commit, until each socket had its frame. The peers commit nothing: theirs are the same."""
+    """The time from when a post was due, and from its commit, until each socket had its frame. The peers commit
+    nothing: their two times are equal."""
     posted = [due for _, due in sent]
     if server.committed:
         dues = dict(sent)
@@ -272,10 +288,12 @@ def add_latencies(figures, server, size, sent, arrivals):
 
 
 def handshakes(figures, rounds, frame_bytes):
-    """Server CPU of opening a socket, in batches that are closed again; the chat's are with a session and a membership."""
+    """Server CPU of opening a socket, in batches that are closed again. The chat's handshakes have a session and a
+    membership."""
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(contextlib.closing(made)) for made in
-                   (Chat(), *(Peer(*names, frame_bytes) for names in (("bare", "bare"), ("uWebSockets", "uwebsockets"), ("aiohttp", "aiohttp"))))]
+                   (Chat(), *(Peer(*names, frame_bytes) for names in (("bare", "bare"), ("uWebSockets", "uwebsockets"),
+                                                                      ("aiohttp", "aiohttp"))))]
         for round, server in itertools.product(range(rounds + 1), servers):
             requests, begun = server.upgrades(HANDSHAKES), server.process.cpu_us()
             for sock, _ in crowd.open_sockets(server.port, requests):
@@ -285,7 +303,8 @@ def handshakes(figures, rounds, frame_bytes):
 
 
 def flood(figures, rounds):
-    """Large messages as fast as they go, to ninety who read; then with ten more who never do, and who come back in the end."""
+    """Large messages as fast as they go, to ninety sockets that read; then beside ten more that never read, and that
+    come back at the end."""
     chat, rows = Chat("x" * FLOOD_CHARS), []
     with contextlib.closing(chat):
         living = crowd.Crowd(chat.port, chat.upgrades(FLOOD_SOCKETS - DEAD), chat.post)
@@ -303,31 +322,35 @@ def flood(figures, rounds):
 
 
 def come_back(chat, dead, seen, ids):
-    """The dead were closed; those who have seen nothing get the newest page, and those who missed a little get just that."""
+    """Checks that the sockets that did not read were closed, and that they get what they missed: the newest page if
+    they saw nothing, else just the missing messages."""
     for sock in dead:
         sock.settimeout(5)
         with contextlib.suppress(ConnectionResetError):
             while sock.recv(crowd.READ_BYTES):
                 pass                                 # a timeout here: it was not closed
-    missed = 40                                      # more would be more than may wait for one socket: then the page comes as a whole
+    missed = 40                                      # of more than that, the whole page would come
     for after, wanted in (seen, ids[-PAGE_MESSAGES:]), (chat.newest() - missed, ids[-missed:]):
         (sock, data), = crowd.open_sockets(chat.port, chat.upgrades(1, after=after))
         sock.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
             while more := sock.recv(crowd.READ_BYTES):
                 data += more
-        got = [id.decode() for opcode, payload, _ in crowd.frames_of(data) if opcode == 1 for id in crowd.ID.findall(payload)]
+        got = [id.decode() for opcode, payload, _ in crowd.frames_of(data) if opcode == 1
+               for id in crowd.ID.findall(payload)]
         if got != wanted:
-            raise crowd.CrowdError(f"who came back after {after} got {len(got)} messages, and wanted were {len(wanted)}")
+            raise crowd.CrowdError(f"a socket that came back after {after} got {len(got)} messages "
+                                   f"instead of {len(wanted)}")
         sock.close()
 
 
 def add_flood(figures, chat, count, sent, arrivals, ids):
-    """All that was posted came to the ninety, in the log's order, once; how long that took."""
+    """Checks that the ninety got all that was posted, in the log's order, once; adds how long that took."""
     dues = dict(sent)
     if ids != [str(id) for id in sorted(dues, key=chat.order.__getitem__)]:
         raise crowd.CrowdError("messages came in another order than the log's, or not once each")
-    waits = [(moment - dues[uuid.UUID(id)]) / 1e6 for id, moments in zip(ids, arrivals, strict=True) for moment in moments]
+    waits = [(moment - dues[uuid.UUID(id)]) / 1e6 for id, moments in zip(ids, arrivals, strict=True)
+             for moment in moments]
     figures.add("eelchat", count, "flood p99", crowd.percentile(waits, 0.99))
 
 
@@ -343,41 +366,49 @@ def show(label, values, relation="", asked="", beside=""):
 def show_size(figures, size):
     print(f"\n{size:,} sockets")
     for width in WIDTHS:
-        show(f"  CPU a frame, {width} in flight, us", [f"{figures.of(name, size, f'frame {width}'):.2f}" for name in SERVERS],
+        show(f"  CPU a frame, {width} in flight, us", [f"{figures.of(name, size, f'frame {width}'):.2f}"
+                                                       for name in SERVERS],
              f"{figures.ratio('bare', 'eelchat', size, f'frame {width}'):.2f}", {1: "0.8", 8: "3.5"}[width],
              f"{figures.ratio('uWebSockets', 'eelchat', size, f'frame {width}'):.2f}")
     for width in WIDTHS:
         show(f"  frames a second, {width} in flight, thousands",
              [f"{figures.of(name, size, f'messages {width}') * size / 1000:,.0f}" for name in SERVERS])
     for what, label, asked in ("commit", "  commit to frame", "1.5"), ("post", "  POST to frame", ""):
-        show(f"{label}, p50 / p99, ms", [f"{figures.of(name, size, f'{what} p50'):.1f} / {figures.of(name, size, f'{what} p99'):.1f}" for name in SERVERS],
+        show(f"{label}, p50 / p99, ms", [f"{figures.of(name, size, f'{what} p50'):.1f} / "
+                                         f"{figures.of(name, size, f'{what} p99'):.1f}" for name in SERVERS],
              f"{figures.ratio('eelchat', 'bare', size, f'{what} p99'):.2f}", asked if size >= 1_000 else "")
     show("  memory an idle socket, KiB", [f"{figures.of(name, size, 'KiB'):.1f}" for name in SERVERS], "", "20")
     for width in WIDTHS:
-        show(f"  beside that, CPU of a post, {width} in flight, us", [f"{figures.of(name, size, f'post {width}'):,.0f}" for name in SERVERS])
+        show(f"  beside that, CPU of a post, {width} in flight, us",
+             [f"{figures.of(name, size, f'post {width}'):,.0f}" for name in SERVERS])
     sys.stdout.flush()
 
 
 def show_handshakes(figures):
     ratio = figures.ratio("aiohttp", "eelchat", 1, "handshake us")
-    print("\nhandshakes a second of CPU: " + ", ".join(f"{name} {1e6 / figures.of(name, 1, 'handshake us'):,.0f}" for name in (*SERVERS, "aiohttp"))
+    print("\nhandshakes a second of CPU: " + ", ".join(f"{name} {1e6 / figures.of(name, 1, 'handshake us'):,.0f}"
+                                                       for name in (*SERVERS, "aiohttp"))
           + f"; eelchat's with a session to plain aiohttp's {ratio:.2f}, asked 0.5", flush=True)
 
 
 def show_flood(figures):
-    """Printed only if nothing was lost: else the flood has raised."""
+    """Prints the flood's figures. Nothing was lost: else the flood has raised."""
     bound = DEAD * (sockets.WAITING_BYTES_MAX + sockets.JOINED_BYTES_MAX) / 1024
     pairs = zip(*(figures.values["eelchat", count, "flood KiB"] for count in (0, DEAD)))
-    ratio = statistics.median(b / a for a, b in zip(*(figures.values["eelchat", count, "flood p99"] for count in (0, DEAD))))
-    print(f"\na flood of {FLOOD_MESSAGES:,} messages of {FLOOD_CHARS:,} bytes, {DEAD} of {FLOOD_SOCKETS} never read: the others got all of it, in order, once; "
+    ratio = statistics.median(b / a
+                              for a, b in zip(*(figures.values["eelchat", count, "flood p99"] for count in (0, DEAD))))
+    print(f"\na flood of {FLOOD_MESSAGES:,} messages of {FLOOD_CHARS:,} bytes, {DEAD} of {FLOOD_SOCKETS} never read: "
+          "the others got all of it, in order, once; "
           "the dead were closed, came back and missed nothing")
-    print(f"  p99 from POST to frame, without and with the dead: {figures.of('eelchat', 0, 'flood p99'):.1f} and {figures.of('eelchat', DEAD, 'flood p99'):.1f} ms, "
+    print(f"  p99 from POST to frame, without and with the dead: {figures.of('eelchat', 0, 'flood p99'):.1f} and "
+          f"{figures.of('eelchat', DEAD, 'flood p99'):.1f} ms, "
           f"{ratio:.2f} ×, asked 1.5")
     print(f"  memory that the dead cost: {statistics.median(b - a for a, b in pairs):,.0f} KiB, asked {bound:,.0f}")
 
 
 def text_of_a_frame():
-    """A message that makes a frame of FRAME_BYTES, or a short one if the markup alone is longer; and the frame's size."""
+    """A message that makes a frame of FRAME_BYTES, or a short one if the markup alone is longer; and the size of the
+    frame."""
     with contextlib.closing(Chat()) as chat:
         one = crowd.Crowd(chat.port, chat.upgrades(1), chat.post)
         one.flight(1, messages=1)
@@ -398,7 +429,8 @@ def main():
     os.sched_setaffinity(0, CORES[-1:])
     text, frame_bytes = text_of_a_frame()
     figures = Figures()
-    print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷: of CPU the peer's by eelchat's (of uWebSockets 0.9 is asked), of p99 eelchat's by the peer's")
+    print(f"frames of {frame_bytes} bytes, medians of {options.rounds} rounds; ÷: of CPU the peer's by eelchat's (of "
+          "uWebSockets 0.9 is asked), of p99 eelchat's by the peer's")
     show("", SERVERS, "÷ bare", "asked", "÷ uWS")
     for size in options.sockets:
         at_one_size(figures, size, frame_bytes, text, options)

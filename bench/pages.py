@@ -1,10 +1,12 @@
-"""A channel's page and a post, with a hundred messages in the channel and with a million: server time, and requests a second.
+"""A channel's page and a post, with a hundred messages in the channel and with a million.
 
-    pip install -e '.[bench]' && npm ci --prefix bench && python bench/pages.py [--messages 100 1000000] [--rounds 5] [--seconds 2]
+    pip install -e '.[bench]' && npm ci --prefix bench
+    python bench/pages.py [--messages 100 1000000] [--rounds 5] [--seconds 2]
 
-The load comes from autocannon (bench/load.js), on a core of its own; the servers share the other one, and take turns. Server time is
-the process's CPU, from /proc, divided by the requests that were answered; it survives a busy machine, where requests a second do not.
-Posts come from thousands of people in turn, each with an id of its own, and are committed and synced before they are answered.
+The load comes from autocannon (bench/load.js) on a core of its own. The servers share the other core and take turns.
+Server time is the CPU of the process, from /proc, divided by the number of answered requests. It is true on a busy
+machine too; requests a second are not. Posts come from thousands of people in turn, each with an id of its own, and are
+committed and synced before they are answered.
 """
 
 import argparse
@@ -36,23 +38,28 @@ class Filled(Chat):
         for start in range(0, self.messages, LOADED):
             ids = [node.new_id() for _ in range(min(LOADED, self.messages - start))]
             node.submit_tx([put({"xt/id": id, "msg/mem": mem, "msg/channel": channel, "msg/created-at": now,
-                                 "msg/text": f"message {start + number} of many, about as long as people write them in a chat"})
+                                 "msg/text": f"message {start + number} of many, about as long as people write them in "
+                                             "a chat"})
                             for number, id in enumerate(ids)])
             if start + len(ids) > self.messages // 2 and self.middle is None:
                 self.middle = ids[self.messages // 2 - start]
 
 
 def load(chat, kind, seconds):
-    """Requests a second, and CPU of one in ms."""
+    """Requests a second, and the CPU of one in ms."""
     people = [{"headers": {"cookie": f"eelchat={cookie}"}, "body": post_body(chat, token)} if kind == "post" else
-              {"headers": {"cookie": f"eelchat={cookie}"}} for cookie, token in itertools.islice(chat.posters, len(chat.cookies))]
+              {"headers": {"cookie": f"eelchat={cookie}"}} for cookie, token
+              in itertools.islice(chat.posters, len(chat.cookies))]
     path = chat.channel + (f"?before={chat.middle}" if kind == "older" else "")
-    given = {"url": f"http://127.0.0.1:{chat.port}{path}", "method": "POST" if kind == "post" else "GET", "seconds": seconds,
+    given = {"url": f"http://127.0.0.1:{chat.port}{path}", "method": "POST" if kind == "post" else "GET",
+             "seconds": seconds,
              "connections": CONNECTIONS, "people": people,
-             "headers": {"sec-fetch-site": "same-origin", "hx-request": "true", "content-type": "application/x-www-form-urlencoded"}
+             "headers": {"sec-fetch-site": "same-origin", "hx-request": "true",
+                         "content-type": "application/x-www-form-urlencoded"}
              if kind == "post" else {}}
     begun = chat.process.cpu_us()
-    made = subprocess.run(["node", str(ROOT / "bench/load.js")], input=json.dumps(given), capture_output=True, text=True, check=True)
+    made = subprocess.run(["node", str(ROOT / "bench/load.js")], input=json.dumps(given), capture_output=True,
+                          text=True, check=True)
     result = json.loads(made.stdout)
     if result["failures"] or result["redirects"] or not result["answers"]:
         raise SystemExit(f"{kind}: {result}")
@@ -79,7 +86,8 @@ def main():
             measured[chat, kind].append(load(chat, kind, options.seconds))
         memory = [chat.process.memory_kib() / 1024 for chat in chats]
     small, large = chats
-    print(f"medians of {options.rounds} rounds" + "".join(f"{f'{messages:,} messages':>34}" for messages in options.messages) + f"{'×':>8}   asked")
+    print(f"medians of {options.rounds} rounds" + "".join(f"{f'{messages:,} messages':>34}"
+                                                          for messages in options.messages) + f"{'×':>8}   asked")
     for kind, label in KINDS.items():
         ratio = statistics.median(b[1] / a[1] for a, b in zip(measured[small, kind], measured[large, kind]))
         cells = [[statistics.median(values) for values in zip(*measured[chat, kind])] for chat in chats]

@@ -1,7 +1,7 @@
-"""One side of bench/store.py in a process of its own: it answers commands, one JSON object a line, with a line each.
+"""One side of bench/store.py in a process of its own: it answers each command, a JSON object on a line, with one line.
 
-A side is a class: `Side(folder)` opens or makes its store, and has a method for each question of `world`, besides `load`, `change`,
-`put` and `close`. What it lacks it does not define, and the table says "–".
+A side is a class. `Side(folder)` opens or makes its store. It has a method for each question of `world`, and `load`,
+`change`, `put` and `close`. It leaves out what it cannot do, and the table shows "–".
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from world import Chat, People, plain
 
 
 def serve(side_of):
-    """Answers until standard input ends. Arguments: the folder, and how many messages, "people", or "rest" to open what is there."""
+    """Answers until standard input ends. The arguments are the folder, and a number of messages, or "people", or
+    "rest" to open the store that is there."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                                 # what a library prints is no answer
     folder, size = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -110,6 +111,6 @@ class _Serving:
         self.side.close()
 
     def rest(self):
-        """How long opening took, and what the process then has in memory, in MB."""
+        """How long opening took, and how much memory the process has then, in MB."""
         with open("/proc/self/statm") as statm:
             return self.opened_ms, int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2 ** 20

@@ -1,9 +1,9 @@
-"""The chat at rest: how long until it answers, how much memory it holds, and what a channel page costs, with many messages in its file.
+"""The chat at rest, with many messages in its file: when it answers, how much memory it holds, what a page costs.
 
     python bench/rest.py [--messages 100000]
 
-Starts the real server on a file made for it, signs in through it, and asks for the newest page of the hot channel. Server time
-is the process's own CPU time for the page, from /proc, so that a busy machine does not count.
+Starts the real server on a file made for it, signs in, and asks for the newest page of the hot channel. Server time is
+the CPU of the process for the page, from /proc, so that a busy machine does not count.
 """
 
 import argparse
@@ -35,12 +35,15 @@ def fill(path, count):
     user, comm, mem, chan = (uuid.uuid4() for _ in range(4))
     now = dt.datetime.now(dt.timezone.utc)
     node = store.open(path)
-    node.submit_tx([put({"xt/id": user, "user/email": EMAIL, "user/joined-at": now}), put({"xt/id": comm, "comm/title": "Community #1"}),
+    node.submit_tx([put({"xt/id": user, "user/email": EMAIL, "user/joined-at": now}),
+                    put({"xt/id": comm, "comm/title": "Community #1"}),
                     put({"xt/id": mem, "mem/user": user, "mem/comm": comm, "mem/roles": {"admin"}}),
                     put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm})])
     for start in range(0, count, 10_000):
-        node.submit_tx([put({"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": f"message {n} of many, about as long as people write them in a chat",
-                             "msg/channel": chan, "msg/created-at": now}) for n in range(start, min(start + 10_000, count))])
+        node.submit_tx([put({"xt/id": uuid.uuid4(), "msg/mem": mem,
+                             "msg/text": f"message {n} of many, about as long as people write them in a chat",
+                             "msg/channel": chan, "msg/created-at": now})
+                        for n in range(start, min(start + 10_000, count))])
     node.close()
     return f"/community/{comm}/channel/{chan}"
 
@@ -55,7 +58,8 @@ class Browser:
 
     def post(self, path, page, **fields):
         fields["__anti-forgery-token"] = re.search(r'name="__anti-forgery-token" value="([^"]+)"', page).group(1)
-        request = urllib.request.Request(self.base + path, urllib.parse.urlencode(fields).encode(), {"Origin": self.base})
+        request = urllib.request.Request(self.base + path, urllib.parse.urlencode(fields).encode(),
+                                         {"Origin": self.base})
         return self.opener.open(request).read().decode()
 
     def sign_in(self):
@@ -85,7 +89,8 @@ def main():
             asked.bind(("127.0.0.1", 0))
             port = asked.getsockname()[1]
         begin = time.perf_counter()
-        server = subprocess.Popen([sys.executable, "-u", str(ROOT / "eelchat.py"), "--port", str(port), "--data", data], text=True,
+        server = subprocess.Popen([sys.executable, "-u", str(ROOT / "eelchat.py"), "--port", str(port), "--data", data],
+                                  text=True,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             ready = next(time.perf_counter() - begin for line in server.stdout if str(port) in line)

@@ -4,10 +4,12 @@ import statistics
 from typing import NamedTuple
 
 STORE, SQL = "store", "sql"
+SCALE = {"µs": 1, "ms": 1e3, "s": 1e6}
 
 
 class Row(NamedTuple):
-    """× is to the hand-written SQL of the same run, or to the same side's row `of`. `asked` bounds it, or the figure where unit is ms or MB."""
+    """A row: × is the time divided by that of the hand-written SQL in the same run, or by that of the same side's
+    row `of`. `asked` bounds ×, or the figure itself where the unit is ms or MB."""
     title: str
     asked: float | None = 1.5
     unit: str = "µs"
@@ -50,16 +52,18 @@ PEOPLE = {
     "q1": Row("DataScript q1, 2,500 rows", calls=10), "q2": Row("DataScript q2, 2,500 rows", 4, calls=10),
     "q3": Row("DataScript q3, 1,250 rows", 4, calls=10), "q4": Row("DataScript q4, 1,250 rows", 4, calls=10),
     "qpred1": Row("DataScript qpred1, 10,000 rows", calls=5), "qpred2": Row("DataScript qpred2, 10,000 rows", calls=5),
-    "reach": Row("from the start of a chain of 1,000", calls=10), "ancestors": Row("all ancestors in a tree of 1,000", calls=5),
+    "reach": Row("from the start of a chain of 1,000", calls=10),
+    "ancestors": Row("all ancestors in a tree of 1,000", calls=5),
 }
 PUTS = {
     "put": Row("a durable put", 1.3), "threads": Row("durable puts/s, 16 threads", 2.5, "/s", "put"),
     "tasks": Row("durable puts/s, 64 tasks", 5, "/s", "put"),
 }
-REST = {"open": Row("opening, ms", 100, "ms"), "memory": Row("memory at rest, MB", 100, "MB"), "file": Row("files, MB", None, "MB")}
+REST = {"open": Row("opening, ms", 100, "ms"), "memory": Row("memory at rest, MB", 100, "MB"),
+        "file": Row("files, MB", None, "MB")}
 ROWS = {"load": Row("bulk load, documents/s", 0.25, "/s")} | PUTS | READS | THEN | PEOPLE | REST
 
-# Why a peer is ahead, by its name and the row; a name alone is for all of its rows.
+# Why a peer is ahead: by its name and the row, or by its name alone for all its rows.
 WHY = {
     "cozo_mem": "is in memory: nothing is written, nothing survives",
     "datascript": "is in memory: nothing is written, nothing survives",
@@ -76,7 +80,7 @@ WHY = {
 
 
 def show(figures):
-    """Of each size: the store beside the SQL, with what is asked; then beside the peers, × the store."""
+    """For each size: the store beside the SQL, with what is asked; then the peers, × the store."""
     for size, rows in figures.items():
         title = "people, chain and tree" if size == "people" else f"{int(size):,} messages"
         print(f"\n{title:38}{'store':>12}{'SQL by hand':>14}{'×':>9}   asked")
@@ -93,7 +97,8 @@ def beside_sql(row, sides) -> str:
     figure, times = sides[STORE]
     other = shown(row, sides[SQL][0]) if SQL in sides else "–"
     ratio = "–" if times is None else f"{times:.2f} ×"
-    return f"{row.title:38}{shown(row, figure):>12}{other:>14}{ratio:>9}   {row.want:12}" + ("" if row.holds(figure, times) else "misses")
+    verdict = "" if row.holds(figure, times) else "misses"
+    return f"{row.title:38}{shown(row, figure):>12}{other:>14}{ratio:>9}   {row.want:12}{verdict}"
 
 
 def beside_peers(title, rows, peers):
@@ -108,8 +113,10 @@ def beside_peers(title, rows, peers):
             theirs = sides[peer][0] if peer in sides else None
             is_ahead = theirs is not None and (theirs > own if row.is_rate else theirs < own)
             if is_ahead:
-                ahead.setdefault((peer, WHY.get((peer, name), WHY.get(peer, "is faster here; not looked into"))), []).append(row.title)
-            cells.append("–" if theirs is None else f"{'* ' if is_ahead else ''}{shown(row, theirs)} {theirs / own:9.2f} ×")
+                ahead.setdefault((peer, WHY.get((peer, name), WHY.get(peer, "is faster here; not looked into"))),
+                                 []).append(row.title)
+            cells.append("–" if theirs is None else f"{'* ' if is_ahead else ''}{shown(row, theirs)} "
+                                                    f"{theirs / own:9.2f} ×")
         print(f"{row.title:38}{shown(row, own):>12}" + "".join(f"{cell:>22}" for cell in cells))
     for (peer, why), titles in ahead.items():
         print(f"* {peer} {why}: {'; '.join(titles)}.")
@@ -117,15 +124,17 @@ def beside_peers(title, rows, peers):
 
 def shown(row, figure) -> str:
     if row.unit == "µs":
-        return f"{figure:,.1f} µs" if figure < 100 else f"{figure:,.0f} µs" if figure < 10_000 else f"{figure / 1000:,.1f} ms" if figure < 1e6 \
-            else f"{figure / 1e6:,.1f} s"
+        for bound, unit, digits in (100, "µs", 1), (10_000, "µs", 0), (1e6, "ms", 1), (float("inf"), "s", 1):
+            if figure < bound:
+                return f"{figure / SCALE[unit]:,.{digits}f} {unit}"
     return f"{figure:,.1f}" if figure < 10 else f"{figure:,.0f}"
 
 
 def grown(figures):
     """How much the store's reads grow from a hundred thousand messages to a million."""
     few, many = figures.get("100000", {}), figures.get("1000000", {})
-    rows = {name: row for name, row in (READS | THEN).items() if STORE in few.get(name, {}) and STORE in many.get(name, {})}
+    rows = {name: row for name, row in (READS | THEN).items() if STORE in few.get(name, {})
+            and STORE in many.get(name, {})}
     if rows:
         print("\nthe store from 100,000 to 1,000,000 messages; asked: ≤ 1.3 ×")
     for name, row in rows.items():

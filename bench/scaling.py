@@ -1,15 +1,19 @@
 """How far each step carries: one process, several servers on one PostgreSQL, communities divided over several logs.
 
-Assumed, at the busiest minute, for each person online: one message in five minutes, one page in two minutes, one socket, memberships
-in five communities. Communities have 5 to 10,000 people online, sizes by a power law (exponent 1.2); 40 % of a community's people and
-messages are in its hot channel, the rest in twenty others. A core is filled to half, an append's lock to half. A server is one process on one
-core; PostgreSQL has its own machine. Communities go to logs by their id's hash; messages come at random (Poisson), seed 1.
-Measured, and to be replaced by what one's own machine prints: the options below, each with the program that it comes from.
-
     python bench/scaling.py [--people 1000 … 10000000]
 
-For each number of people online: the least number of logs and of servers a log, then a simulation of the busiest log with all its servers,
-message by message: from posting to the acknowledgement, and to the last socket of the channel.
+For each number of people online, the program finds the least number of logs, and of servers for each log. Then it
+simulates the busiest log with all its servers, message by message: from the post to the acknowledgement, and to the
+last socket of the channel.
+
+It assumes, for each person online in the busiest minute: one message in five minutes, one page in two minutes, one
+socket, memberships in five communities. Communities have 5 to 10,000 people online; their sizes follow a power law
+(exponent 1.2). In each, 40 % of the people and messages are in the hot channel, the rest in twenty others. A core is
+filled to half, and so is the lock of appends. A server is one process on one core; PostgreSQL has its own machine. The
+hash of a community's id chooses its log. Messages come at random (Poisson), seed 1.
+
+The costs of a message, a page and a frame are options. Their defaults were measured, each by the program that its help
+names; measure them anew for another machine.
 """
 
 import argparse
@@ -37,7 +41,7 @@ MEASURED = {
 
 
 def communities(people, rng):
-    """Sizes that add up to so many people."""
+    """Sizes of communities that add up to so many people."""
     sizes, left, exponent = [], people, 1 - SIZE_EXPONENT
     low, high = SIZE_MIN ** exponent, min(SIZE_MAX, people) ** exponent
     while left > 0:
@@ -48,7 +52,7 @@ def communities(people, rng):
 
 
 def audience(size, rng):
-    """To how many sockets a message of such a community goes: the hot channel's or another's."""
+    """How many sockets a message of such a community goes to: those of the hot channel or of another one."""
     return max(1, round(size * (HOT if rng.random() < HOT else (1 - HOT) / OTHERS)))
 
 
@@ -65,7 +69,7 @@ def divided(sizes, logs, rng):
 
 
 def shape(sizes, cost, rng):
-    """The least number of logs, and of servers on the busiest, and that log's communities."""
+    """The least number of logs, and of servers on the busiest one, and that log's communities."""
     logs = 1
     while True:
         busiest = divided(sizes, logs, rng)
@@ -75,7 +79,7 @@ def shape(sizes, cost, rng):
 
 
 def servers_for(sizes, cost):
-    """How many servers carry a log, or None if none do: each of them follows all of it, however many they are."""
+    """How many servers carry a log. None if no number does, since each server follows the whole log."""
     people = sum(sizes)
     writes, frames = people * MESSAGES_S, sum(size * MESSAGES_S * frames_a_message(size) for size in sizes)
     following = writes * cost["index"]
@@ -86,7 +90,8 @@ def servers_for(sizes, cost):
 
 
 def simulate(sizes, servers, cost, rng):
-    """Seconds from post to acknowledgement and to the last socket, sorted: servers append what has queued, one after the other."""
+    """Seconds from a post to its acknowledgement and to the last socket, sorted. Servers append in turns, each all
+    that waits there."""
     rate, now, arrivals = sum(sizes) * MESSAGES_S, 0.0, []
     for size in rng.choices(sizes, weights=sizes, k=SIMULATED):
         now += rng.expovariate(rate)
@@ -105,7 +110,7 @@ def simulate(sizes, servers, cost, rng):
                 delivered.append(deliver(free, reach) - arrived)
 
     def deliver(committed, reach):
-        """Every server of the log hears, and writes its share of the frames after what it is still writing."""
+        """Every server of the log hears of it, and writes its share of the frames after those that it still writes."""
         share = math.ceil(reach / servers) * cost["frame"]
         for server in range(servers):
             writing[server] = max(writing[server], committed + NETWORK_S + cost["index"]) + share
@@ -127,11 +132,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000, 10_000_000])
     for name, (default, what) in MEASURED.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=float, default=default, help=f"{what}; default {default:.6f}")
+        parser.add_argument("--" + name.replace("_", "-"), type=float, default=default,
+                            help=f"{what}; default {default:.6f}")
     given = parser.parse_args()
     cost = {name: getattr(given, name) for name in MEASURED}
-    print("| people online | messages a second | frames a second | step | logs | servers, all | busiest log: messages a second | following takes of a core "
-          "| to the acknowledgement p50, p99 | to the last socket p50, p99 | logs that a page over five communities asks |")
+    print("| people online | messages a second | frames a second | step | logs | servers, all | busiest log: messages "
+          "a second | following takes of a core "
+          "| to the acknowledgement p50, p99 | to the last socket p50, p99 | logs that a page over five communities "
+          "asks |")
     print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for people in given.people:
         rng = random.Random(1)
@@ -142,7 +150,8 @@ def main():
         frames = sum(size * MESSAGES_S * frames_a_message(size) for size in sizes)
         at = lambda times: f"{times[len(times) // 2] * 1e3:.1f}, {times[len(times) * 99 // 100] * 1e3:.1f} ms"
         asked = logs * (1 - (1 - 1 / logs) ** MEMBERSHIPS)
-        print(f"| {people:,} | {people * MESSAGES_S:,.0f} | {frames:,.0f} | {step(logs, servers)} | {logs} | {logs * servers} | {writes:,.0f} | "
+        print(f"| {people:,} | {people * MESSAGES_S:,.0f} | {frames:,.0f} | {step(logs, servers)} | {logs} | "
+              f"{logs * servers} | {writes:,.0f} | "
               f"{writes * cost['index']:.0%} | {at(acked)} | {at(delivered)} | {asked:.1f} |", flush=True)
 
 

@@ -1,10 +1,13 @@
-"""The log on PostgreSQL beside the embedded one and beside raw inserts of the same rows: appends, delivery to another server, catching up.
+"""The log on PostgreSQL beside the embedded one and beside raw inserts of the same rows.
 
     python bench/servers.py [--seconds 3] [--catch-up 20000]
 
-Starts a PostgreSQL of its own (tests/postgres.py; fsync on). All sides write the same messages with as many posters, tasks of one event
-loop that each wait for their answer; rounds alternate, the table has medians. "Raw" inserts the log's row and the document's with the
-driver alone, all that wait in one batch: what anyone would write who has one writer a server, and no index, abort, hash or history.
+Measures appends, delivery to another server, and catching up. Starts a PostgreSQL of its own (tests/postgres.py; fsync
+on). All sides write the same messages with as many posters: tasks of one event loop that each wait for their answer.
+Rounds alternate; the table has medians.
+
+"Raw" inserts the log's row and the document's row with the driver alone, and puts all that waits into one batch. A
+program with one writer a server would do that if it needed no index, abort, hash or history.
 """
 
 import argparse
@@ -31,7 +34,8 @@ BULK = 1_000                                     # documents in a transaction of
 
 
 def message():
-    return {"xt/id": uuid.uuid4(), "msg/mem": uuid.UUID(int=1), "msg/channel": uuid.UUID(int=2), "msg/text": TEXT, "msg/created-at": store.EPOCH}
+    return {"xt/id": uuid.uuid4(), "msg/mem": uuid.UUID(int=1), "msg/channel": uuid.UUID(int=2), "msg/text": TEXT,
+            "msg/created-at": store.EPOCH}
 
 
 async def post_all(submit, posters, seconds):
@@ -54,20 +58,21 @@ def posts_of(node, posters, seconds):
 # ── Raw ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 class Raw:
-    """The same rows without a store. One batch under way at a time, of all that waits."""
+    """The same rows without a store. One batch at a time is under way, of all that waits."""
 
     def __init__(self):
         self.tx_id, self.waiting = 0, []
 
     def rows(self, count):
-        """Of each message a row of the log and one of the documents, packed as the store does."""
+        """For each message a row of the log and a row of the documents, packed as the store does."""
         ids = range(self.tx_id + 1, self.tx_id + count + 1)
         self.tx_id += count
         for tx_id in ids:
             document = message()
             data = store.pack_document(document)
             ops = store.pack([[0, document["xt/id"], None, None, store.digest(data)]])
-            yield (tx_id, tx_id, ops, bytes(32), len(data) + len(ops), uuid.UUID(int=3)), (tx_id, 0, document["xt/id"].bytes, data)
+            yield (tx_id, tx_id, ops, bytes(32), len(data) + len(ops),
+                   uuid.UUID(int=3)), (tx_id, 0, document["xt/id"].bytes, data)
 
     async def submit(self):
         done = asyncio.get_running_loop().create_future()
@@ -89,7 +94,8 @@ class Raw:
         self.is_busy = False
 
 
-LOG = "insert into store_log select * from unnest({}::bigint[], {}::bigint[], {}::bytea[], {}::bytea[], {}::bigint[], {}::uuid[])"
+LOG = ("insert into store_log select * from unnest({}::bigint[], {}::bigint[], {}::bytea[], {}::bytea[], "
+       "{}::bigint[], {}::uuid[])")
 DOCUMENTS = "insert into store_documents select * from unnest({}::bigint[], {}::bigint[], {}::bytea[], {}::bytea[])"
 
 
@@ -102,7 +108,8 @@ class RawPsycopg(Raw):
         async with self.connection.pipeline():
             await self.connection.execute("begin")
             await self.connection.execute(LOG.format(*["%b"] * 6), [list(column) for column in zip(*log)], prepare=True)
-            await self.connection.execute(DOCUMENTS.format(*["%b"] * 4), [list(column) for column in zip(*documents)], prepare=True)
+            await self.connection.execute(DOCUMENTS.format(*["%b"] * 4), [list(column) for column in zip(*documents)],
+                                          prepare=True)
             await self.connection.execute("commit")
 
 
@@ -118,8 +125,10 @@ class RawAsyncpg(Raw):
 
     async def insert(self, log, documents):
         async with self.connection.transaction():
-            await self.connection.execute(LOG.format(*[f"${n}" for n in range(1, 7)]), *(list(column) for column in zip(*log)))
-            await self.connection.execute(DOCUMENTS.format(*[f"${n}" for n in range(1, 5)]), *(list(column) for column in zip(*documents)))
+            await self.connection.execute(LOG.format(*[f"${n}" for n in range(1, 7)]),
+                                          *(list(column) for column in zip(*log)))
+            await self.connection.execute(DOCUMENTS.format(*[f"${n}" for n in range(1, 5)]),
+                                          *(list(column) for column in zip(*documents)))
 
 
 def raw(kind, cluster, posters, seconds):
@@ -138,12 +147,13 @@ def embedded(folder, posters, seconds):
 
 
 def on_one(cluster, folder, posters, seconds):
-    with contextlib.closing(store.open(postgres.empty_schema(cluster.url), index=folder / f"{uuid.uuid4()}.db")) as node:
+    with contextlib.closing(store.open(postgres.empty_schema(cluster.url),
+                                       index=folder / f"{uuid.uuid4()}.db")) as node:
         return posts_of(node, posters, seconds)
 
 
 def other_server(url, index, pipe):
-    """A server in a process of its own: does what it is told, and hears."""
+    """A server in a process of its own: it does what it is told, and listens."""
     with contextlib.closing(store.open(url, index=index)) as node:
         pipe.send("open")
         heard = []
@@ -171,7 +181,7 @@ def another(target, *arguments):
 
 
 def on_two(cluster, folder, posters, seconds):
-    """Both servers together, half of the posters on each; one poster is on each of them."""
+    """Both servers together, with half of the posters on each; a single poster is on both."""
     url, half = postgres.empty_schema(cluster.url), max(1, posters // 2)
     with contextlib.closing(store.open(url, index=folder / f"{uuid.uuid4()}.db")) as node, \
             another(other_server, url, folder / f"{uuid.uuid4()}.db") as other:
@@ -251,7 +261,7 @@ def bulk(folder, count):
 # ── The table ────────────────────────────────────────────────────────────────────────────────────────────────
 
 def median_of(rounds, sides):
-    """Each side's median, the sides taking turns."""
+    """The median of each side; the sides take turns."""
     taken = [[side() for side in sides] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*taken)]
 
@@ -264,22 +274,28 @@ def main():
     given = parser.parse_args()
     with postgres.Postgres() as cluster, tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = pathlib.Path(name)
-        print("| acknowledged appends a second | embedded | raw psycopg | raw asyncpg | one server | two servers | of the lesser bound (asked 60 %) |")
+        print("| acknowledged appends a second | embedded | raw psycopg | raw asyncpg | one server | two servers | of "
+              "the lesser bound (asked 60 %) |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for posters in POSTERS:
-            sides = [lambda: embedded(folder, posters, given.seconds), lambda: raw(RawPsycopg, cluster, posters, given.seconds),
-                     lambda: raw(RawAsyncpg, cluster, posters, given.seconds), lambda: on_one(cluster, folder, posters, given.seconds),
+            sides = [lambda: embedded(folder, posters, given.seconds),
+                     lambda: raw(RawPsycopg, cluster, posters, given.seconds),
+                     lambda: raw(RawAsyncpg, cluster, posters, given.seconds),
+                     lambda: on_one(cluster, folder, posters, given.seconds),
                      lambda: on_two(cluster, folder, posters, given.seconds)]
             rates = median_of(given.rounds, sides)
             bound = min(rates[0], max(rates[1:3]))
-            print(f"| {posters} poster{'s' * (posters > 1)} | {' | '.join(f'{rate:,.0f}' for rate in rates)} | {rates[3] / bound:.0%} |", flush=True)
+            print(f"| {posters} poster{'s' * (posters > 1)} | {' | '.join(f'{rate:,.0f}' for rate in rates)} | "
+                  f"{rates[3] / bound:.0%} |", flush=True)
         raw_s, ours_s = raw_delivery(cluster), delivery(cluster, folder)
         p50, p99 = (lambda times: times[len(times) // 2] * 1e3), (lambda times: times[len(times) * 99 // 100] * 1e3)
-        print(f"\npost to delivery on the other server: p50 {p50(ours_s):.2f} ms, p99 {p99(ours_s):.2f} ms; raw INSERT, commit, NOTIFY until another has it: "
-              f"p50 {p50(raw_s):.2f} ms, p99 {p99(raw_s):.2f} ms; {p50(ours_s) / p50(raw_s):.1f} × (asked: at most 3 ×)")
-        caught, loaded = median_of(given.rounds, [lambda: catching_up(cluster, folder, given.catch_up), lambda: bulk(folder, given.catch_up)])
-        print(f"catching up: {caught:,.0f} transactions a second of one document each; the embedded store loads {loaded:,.0f} documents a second, {BULK:,} in a "
-              f"transaction (asked: {min(20_000, loaded / 2):,.0f})")
+        print(f"\npost to delivery on the other server: p50 {p50(ours_s):.2f} ms, p99 {p99(ours_s):.2f} ms; raw "
+              f"INSERT, commit, NOTIFY until another has it: p50 {p50(raw_s):.2f} ms, p99 {p99(raw_s):.2f} ms; "
+              f"{p50(ours_s) / p50(raw_s):.1f} × (asked: at most 3 ×)")
+        caught, loaded = median_of(given.rounds, [lambda: catching_up(cluster, folder, given.catch_up),
+                                                  lambda: bulk(folder, given.catch_up)])
+        print(f"catching up: {caught:,.0f} transactions a second of one document each; the embedded store loads "
+              f"{loaded:,.0f} documents a second, {BULK:,} in a transaction (asked: {min(20_000, loaded / 2):,.0f})")
 
 
 if __name__ == "__main__":

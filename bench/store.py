@@ -1,14 +1,19 @@
 """The store beside hand-written SQL and beside its peers: the same data and questions, in one run, one table.
 
-    python bench/store.py [--size 10000 100000 people] [--peers sql cozo_mem …] [--rows newest join …] [--rounds 5] [--keep FILE]
+    python bench/store.py [--size 10000 100000 people] [--peers sql cozo_mem …] [--rows newest join …] [--rounds 5]
+                          [--keep FILE]
 
-Each side works in a process of its own (`peer.py`), in the same folder. Its first answer to every question is compared with the truth that
-the data was made from (`world.py`). Sides are timed in turns, round after round, so that a noisy minute hits all alike; a figure is
-the median of the rounds' medians, × is the store's to that of the side in the same round. The store and the SQL keep their files
-with synchronous=FULL and a write-ahead log. A side that takes longer than five minutes over something is stopped and shown as "> 5 min".
-With --keep the figures are added to a file, and the table shows all that is in it: a full table takes several commands.
+Each side works in a process of its own (`peer.py`), in the same folder. Its first answer to every question is compared
+with the truth that the data was made from (`world.py`).
 
-The peers come from PyPI and npm, and only this program needs them: `pip install -e '.[bench]'`, `npm install --prefix bench`.
+The sides are timed in turns, round after round, so that a noisy minute hits all alike. A figure is the median of the
+rounds' medians. × is the store's figure divided by the side's in the same round. The store and the SQL keep their files
+with synchronous=FULL and a write-ahead log. A side that takes longer than five minutes over something is stopped and
+shown as "> 5 min". With --keep the figures are added to a file, and the table shows all that is in it: a full table
+takes several commands.
+
+The peers come from PyPI and npm, and only this program needs them: `pip install -e '.[bench]' && npm ci --prefix
+bench`.
 """
 
 import argparse
@@ -26,14 +31,15 @@ from rows import PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
 from world import Chat, People, plain, same
 
 HERE = pathlib.Path(__file__).resolve().parent
-LIMIT_S = 300                         # for one command to a peer: what takes longer is none at that size
+LIMIT_S = 300                         # for one command to a peer; what takes longer has no figure at that size
 SIDES = {STORE: [sys.executable, "eelchat.py"], SQL: [sys.executable, "sql.py"],
          **{f"cozo_{engine}": [sys.executable, "cozo.py", engine] for engine in ("mem", "sqlite", "rocksdb")},
          "datalevin": [sys.executable, "datalevin_jvm.py"], "datascript": ["node", "datascript.js"]}
 IN_MEMORY = {"cozo_mem", "datascript"}
 
 
-WAYS = {"put": ("put", 100, "put"), "threads": ("put_from_threads", 1600, "put"), "tasks": ("put_from_tasks", 3200, "put_async")}
+WAYS = {"put": ("put", 100, "put"), "threads": ("put_from_threads", 1600, "put"),
+        "tasks": ("put_from_tasks", 3200, "put_async")}
 
 
 class Failed(Exception):
@@ -52,8 +58,10 @@ class Side:
         self.name, self.folder = name, folder
         folder.mkdir(exist_ok=True)
         self.errors = open(folder / "errors", "a+")
-        self.process = subprocess.Popen([command, str(HERE / "peers" / script), str(folder), str(size), *rest], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, stderr=self.errors, text=True, env=os.environ | {"PYTHON": sys.executable})
+        self.process = subprocess.Popen([command, str(HERE / "peers" / script), str(folder), str(size), *rest],
+                                        stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.errors, text=True,
+                                        env=os.environ | {"PYTHON": sys.executable})
 
     def __getattr__(self, command):
         return lambda **options: self.ask({"do": command} | options)
@@ -111,7 +119,8 @@ class Run:
         return not self.options.rows or row in self.options.rows
 
     def each(self, work, sides=None) -> list:
-        """Does something with every side that is still there; the names of those that could. One that is lost leaves the run."""
+        """Does something with every side that is still there. Returns the names of the sides that could. A side that
+        is lost leaves the run."""
         able = []
         for name in list(self.sides) if sides is None else sides:
             try:
@@ -151,47 +160,55 @@ class Run:
         for question, row in rows.items():
             if not self.wants(question):
                 continue
-            able = self.each(lambda name, side: self.check(name, side, question), [name for name in self.sides if self.has(name, question)])
+            able = self.each(lambda name, side: self.check(name, side, question),
+                             [name for name in self.sides if self.has(name, question)])
             taken = self.rounds([(name, asked) for name in able for asked in (question, row.of) if asked], row.calls)
             for name in able:
                 base = taken.get((name, row.of) if row.of else (SQL, question))
-                self.add(question, name, statistics.median(taken[name, question]), base and ratio(taken[name, question], base))
+                self.add(question, name, statistics.median(taken[name, question]),
+                         base and ratio(taken[name, question], base))
 
     def has(self, name, question):
         return self.sides[name].has(question=question)
 
     def check(self, name, side, question):
         argument, = self.world.arguments(question, 1)
-        truth, answer = json.loads(json.dumps(plain(self.world.ask(question, argument)))), side.answer(question=question)
+        truth, answer = json.loads(json.dumps(plain(self.world.ask(question,
+                                                                   argument)))), side.answer(question=question)
         if not same(question, truth, answer):
             raise Failed(f"{question} answered {str(answer)[:300]}, the truth is {str(truth)[:300]}")
 
     def rounds(self, asked, calls) -> dict:
-        """Of each (side, question) the median of each round, all in turns; a slow one is asked less often: for a second a round."""
+        """For each (side, question) the median of each round, in turns. A slow side is asked less often, so that it
+        takes a second a round."""
         taken = {one: [] for one in asked}
-        counts = {(name, question): max(1, min(calls, int(1e6 / self.sides[name].time(question=question, count=1)))) for name, question in asked}
+        counts = {(name, question): max(1, min(calls, int(1e6 / self.sides[name].time(question=question, count=1))))
+                  for name, question in asked}
         for _ in range(self.options.rounds):
             for name, question in asked:
                 taken[name, question].append(self.sides[name].time(question=question, count=counts[name, question]))
         return taken
 
     def puts(self):
-        """Durable puts: alone, from 16 threads, from 64 tasks; the rates beside that of one writer in the same round."""
+        """Durable puts: alone, from 16 threads, from 64 tasks. Rates stand beside the rate of one writer in the same
+        round."""
         taken: dict = {how: {name: [] for name in self.sides} for how in WAYS}
         for _ in range(self.options.rounds):
             for how, (method, count, question) in WAYS.items():
                 able = [name for name in taken[how] if name in self.sides and self.has(name, question)]
-                able = self.each(lambda name, side: taken[how][name].append(side.ask({"do": method, "count": count})), able)
+                able = self.each(lambda name, side: taken[how][name].append(side.ask({"do": method, "count": count})),
+                                 able)
                 taken[how] = {name: taken[how][name] for name in able}
         for name, times in taken["put"].items():
-            self.add("put", name, statistics.median(times), ratio(times, taken["put"][SQL]) if SQL in taken["put"] else None)
+            self.add("put", name, statistics.median(times),
+                     ratio(times, taken["put"][SQL]) if SQL in taken["put"] else None)
         for how in "threads", "tasks":
             for name, rates in taken[how].items():
                 beside_one = statistics.median(rate * one / 1_000_000 for rate, one in zip(rates, taken["put"][name]))
                 self.add(how, name, statistics.median(rates), beside_one)
 
     def rest(self, name, side):
-        """Opens what was closed in a new process; a side in memory has nothing to open."""
+        """Opens in a new process what was closed; a side in memory has nothing to open."""
         side.end()
         if name in IN_MEMORY:
             return
@@ -212,7 +229,8 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people"], help="numbers of messages, or \"people\"; none: only show what is kept")
+    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people"],
+                        help="numbers of messages, or \"people\"; none: only show what is kept")
     parser.add_argument("--peers", nargs="*", default=[SQL], choices=[name for name in SIDES if name != STORE])
     parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ROWS)}; default all")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""The data of bench/store.py and the answers that it must give, the same in every process: made from one seed."""
+"""The data of bench/store.py and the answers that it must give: made from one seed, the same in every process."""
 
 import datetime as dt
 import json
@@ -29,20 +29,23 @@ class _World:
 
 
 class Chat(_World):
-    """1,000 users, 50 communities, 5,000 memberships, 500 channels; 40 % of the messages in one hot channel, twenty channels of exactly fifty.
+    """1,000 users, 50 communities, 5,000 memberships, 500 channels.
 
-    After the load, `change` is history to go through: the small channels get 10 edits and 5 deletions each, 20 users are renamed 10
-    times and back. Questions about "then" are about the end of the load.
+    One hot channel has 40 % of the messages; twenty channels have exactly fifty. After the load, `change` makes a
+    history: the small channels get 10 edits and 5 deletions each, and 20 users are renamed 10 times and back. Questions
+    about "then" are about the end of the load.
     """
 
     def __init__(self, messages):
         super().__init__(1)
         rng, id = self.rng, self.id
-        self.users = [{"xt/id": id(), "user/email": f"user{n}@example.com", "user/joined-at": NOW} for n in range(USERS)]
+        self.users = [{"xt/id": id(), "user/email": f"user{n}@example.com", "user/joined-at": NOW}
+                      for n in range(USERS)]
         self.communities = [{"xt/id": id(), "comm/title": f"Community #{n}"} for n in range(COMMUNITIES)]
         self.mems = [{"xt/id": id(), "mem/user": user["xt/id"], "mem/comm": comm["xt/id"], "mem/roles": set()}
                      for user in self.users for comm in rng.sample(self.communities, MEMBERSHIPS)]
-        self.channels = [{"xt/id": id(), "chan/title": f"Channel #{n}", "chan/comm": rng.choice(self.communities)["xt/id"]} for n in range(CHANNELS)]
+        self.channels = [{"xt/id": id(), "chan/title": f"Channel #{n}",
+                          "chan/comm": rng.choice(self.communities)["xt/id"]} for n in range(CHANNELS)]
         self.messages = list(self._messages(messages))
         self._plan_changes()
 
@@ -58,7 +61,7 @@ class Chat(_World):
                    "msg/text": f"{rng.choice(texts)} {n}", "msg/created-at": NOW + dt.timedelta(seconds=n)}
 
     def _plan_changes(self):
-        """Documents to be put and ids to be deleted after the load, and the small channels before and after."""
+        """Documents to put and ids to delete after the load, and the small channels before and after."""
         self.then = {id: [] for id in self.small}
         for message in self.messages:
             if message["msg/channel"] in self.then:
@@ -66,7 +69,8 @@ class Chat(_World):
         edit = lambda message: message | {"msg/text": "edited " + message["msg/text"]}
         self.now = {id: [edit(m) for m in all[:EDITS]] + all[EDITS + DELETIONS:] for id, all in self.then.items()}
         self.puts = [m for id in self.small for m in self.now[id][:EDITS]]
-        self.puts += [user | {"user/email": f"renamed{n}-{user['user/email']}"} for user in self.users[:RENAMED] for n in range(RENAMES)]
+        self.puts += [user | {"user/email": f"renamed{n}-{user['user/email']}"} for user in self.users[:RENAMED]
+                      for n in range(RENAMES)]
         self.puts += self.users[:RENAMED]
         self.deletes = [m["xt/id"] for all in self.then.values() for m in all[EDITS:EDITS + DELETIONS]]
         self.is_changed = False
@@ -76,7 +80,8 @@ class Chat(_World):
 
     def fresh(self, rng):
         """A message that is not there yet."""
-        return rng.choice(self.messages) | {"xt/id": uuid.UUID(int=rng.getrandbits(128), version=4), "msg/created-at": NOW + dt.timedelta(days=400)}
+        return rng.choice(self.messages) | {"xt/id": uuid.UUID(int=rng.getrandbits(128), version=4),
+                                            "msg/created-at": NOW + dt.timedelta(days=400)}
 
     def arguments(self, question, count):
         rng = random.Random(2)
@@ -117,7 +122,8 @@ class Chat(_World):
 
     def nested(self, id):
         comms = {comm["xt/id"]: comm for comm in self.communities}
-        return self.user(id) | {"mems": [mem | {"mem/comm": comms[mem["mem/comm"]]} for mem in self.mems if mem["mem/user"] == id]}
+        return self.user(id) | {"mems": [mem | {"mem/comm": comms[mem["mem/comm"]]}
+                                         for mem in self.mems if mem["mem/user"] == id]}
 
     def channel_then(self, id):
         return self.then[id]
@@ -126,14 +132,17 @@ class Chat(_World):
 
 
 class People(_World):
-    """20,000 people as DataScript's benchmark has them, a chain and a tree of 1,000 nodes each; whole numbers as ids."""
+    """20,000 people as DataScript's benchmark has them, and a chain and a tree of 1,000 nodes each; ids are whole
+    numbers."""
 
     def __init__(self):
         super().__init__(1)
         rng = self.rng
-        self.people = [{"xt/id": n, "name": rng.choice(NAMES), "last-name": rng.choice(LAST_NAMES), "sex": rng.choice(("male", "female")),
+        self.people = [{"xt/id": n, "name": rng.choice(NAMES), "last-name": rng.choice(LAST_NAMES),
+                        "sex": rng.choice(("male", "female")),
                         "age": rng.randrange(100), "salary": rng.randrange(100_000)} for n in range(1, PEOPLE + 1)]
-        self.chain = [{"xt/id": 100_000 + n, "node/next": 100_001 + n} for n in range(NODES - 1)] + [{"xt/id": 100_000 + NODES - 1}]
+        self.chain = [{"xt/id": 100_000 + n, "node/next": 100_001 + n}
+                      for n in range(NODES - 1)] + [{"xt/id": 100_000 + NODES - 1}]
         self.tree = [{"xt/id": 200_000 + n} for n in range(NODES)]
         for n in range(1, NODES):
             self.tree[n]["node/parent"] = self.tree[(n - 1) // 2]["xt/id"]
@@ -147,7 +156,8 @@ class People(_World):
     # The true answers
 
     def _of_people(self, attributes, **wanted):
-        return [tuple(one[a] for a in attributes) for one in self.people if all(one[a] == value for a, value in wanted.items())]
+        return [tuple(one[a] for a in attributes) for one in self.people
+                if all(one[a] == value for a, value in wanted.items())]
 
     def q1(self, _):
         return [id for id, in self._of_people(["xt/id"], name="Ivan")]
@@ -204,11 +214,14 @@ def _in_order(answer):
 
 
 def main():
-    """The world as JSON, for a side in another language: documents, and of each question the arguments of two hundred calls."""
+    """The world as JSON, for a side in another language: documents, and arguments for two hundred calls of each
+    question."""
     size = sys.argv[1]
     world = People() if size == "people" else Chat(int(size))
-    asked = [name for name in vars(type(world)) if not name.startswith("_") and name not in ("documents", "arguments", "fresh")]
-    print(json.dumps({"documents": plain(world.documents()), "arguments": {name: plain(world.arguments(name, 200)) for name in asked}}))
+    asked = [name for name in vars(type(world)) if not name.startswith("_")
+             and name not in ("documents", "arguments", "fresh")]
+    print(json.dumps({"documents": plain(world.documents()),
+                      "arguments": {name: plain(world.arguments(name, 200)) for name in asked}}))
 
 
 if __name__ == "__main__":

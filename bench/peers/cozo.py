@@ -2,8 +2,9 @@
 
     python bench/peers/cozo.py FOLDER SIZE ENGINE      # of cozo_embedded: mem, sqlite, rocksdb
 
-Top-k has no reverse scan in Cozo: a column holds the negated time, and `:limit` without `:order` stops early. Questions name the
-index relation themselves: with a literal on an indexed column and `@ 'NOW'` Cozo 0.7.6 answered nothing.
+Cozo has no reverse scan for the top k: a column holds the negated time, and `:limit` without `:order` stops early. The
+questions name the index relation themselves, because Cozo 0.7.6 answered nothing with a literal on an indexed column
+and `@ 'NOW'`.
 """
 
 import pathlib
@@ -33,15 +34,17 @@ MESSAGE = "?[mem, channel, text, at] := *message{id: $id, mem, channel, text, at
 USER = "?[email, joined] := *user{id: $id, email, joined @ %s}"
 BY_EMAIL = "?[id, joined] := *user:by_email{email: $email, id @ 'NOW'}, *user{id, joined @ 'NOW'}"
 ID_BY_EMAIL = "?[id] := *user:by_email{email: $email, id @ 'NOW'}"
-CHANNEL = "?[neg, id, mem, text, at] := *message:by_channel{channel: $c, neg, id @ %s}, *message{id, mem, text, at @ %s}"
-JOIN = ("?[text, email] := *message:by_channel{channel: $c, id @ 'NOW'}, *message{id, mem, text @ 'NOW'}, *mem{id: mem, user}, "
-        "*user{id: user, email @ 'NOW'}")
-NESTED = ("?[email, joined, mem, comm, title] := *user{id: $id, email, joined @ 'NOW'}, *mem:by_user{user: $id, id: mem}, *mem{id: mem, comm}, "
-          "*community{id: comm, title}")
-PUT = "?[id, vld, mem, channel, text, at, neg] <- [[$id, 'ASSERT', $mem, $channel, $text, $at, $neg]] :put message {id, vld => mem, channel, text, at, neg}"
+CHANNEL = ("?[neg, id, mem, text, at] := *message:by_channel{channel: $c, neg, id @ %s}, *message{id, mem, text, at @ "
+           "%s}")
+JOIN = ("?[text, email] := *message:by_channel{channel: $c, id @ 'NOW'}, *message{id, mem, text @ 'NOW'}, *mem{id: "
+        "mem, user}, *user{id: user, email @ 'NOW'}")
+NESTED = ("?[email, joined, mem, comm, title] := *user{id: $id, email, joined @ 'NOW'}, *mem:by_user{user: $id, id: "
+          "mem}, *mem{id: mem, comm}, *community{id: comm, title}")
+PUT = ("?[id, vld, mem, channel, text, at, neg] <- [[$id, 'ASSERT', $mem, $channel, $text, $at, $neg]] :put message "
+       "{id, vld => mem, channel, text, at, neg}")
 RENAME = "?[id, vld, email, joined] <- [[$id, 'ASSERT', $email, $joined]] :put user {id, vld => email, joined}"
-DELETE = ("?[id, vld, mem, channel, text, at, neg] := id = $id, *message{id, mem, channel, text, at, neg @ 'NOW'}, vld = 'RETRACT' "
-          ":put message {id, vld => mem, channel, text, at, neg}")
+DELETE = ("?[id, vld, mem, channel, text, at, neg] := id = $id, *message{id, mem, channel, text, at, neg @ 'NOW'}, "
+          "vld = 'RETRACT' :put message {id, vld => mem, channel, text, at, neg}")
 REACH = "r[n] := *next{id: $start, next: n} r[n] := r[m], *next{id: m, next: n} ?[n] := r[n]"
 ANCESTORS = "r[n, a] := *parent{id: n, parent: a} r[n, a] := r[n, m], *parent{id: m, parent: a} ?[n, a] := r[n, a]"
 PEOPLE = {
@@ -72,11 +75,15 @@ class Side:
             self._import("next", "id next", [list(one.values()) for one in world.chain if "node/next" in one])
             self._import("parent", "id parent", [list(one.values()) for one in world.tree if "node/parent" in one])
             return
-        self._import("user", "id vld email joined", [[d["xt/id"].bytes, now, d["user/email"], micros(d["user/joined-at"])] for d in world.users])
+        self._import("user", "id vld email joined",
+                     [[d["xt/id"].bytes, now, d["user/email"], micros(d["user/joined-at"])] for d in world.users])
         self._import("community", "id title", [[d["xt/id"].bytes, d["comm/title"]] for d in world.communities])
-        self._import("mem", "id user comm", [[d["xt/id"].bytes, d["mem/user"].bytes, d["mem/comm"].bytes] for d in world.mems])
-        self._import("channel", "id title comm", [[d["xt/id"].bytes, d["chan/title"], d["chan/comm"].bytes] for d in world.channels])
-        self._import("message", "id vld mem channel text at neg", [[id, now, *rest] for id, *rest in map(message_row, world.messages)])
+        self._import("mem", "id user comm", [[d["xt/id"].bytes, d["mem/user"].bytes, d["mem/comm"].bytes]
+                                             for d in world.mems])
+        self._import("channel", "id title comm", [[d["xt/id"].bytes, d["chan/title"], d["chan/comm"].bytes]
+                                                  for d in world.channels])
+        self._import("message", "id vld mem channel text at neg",
+                     [[id, now, *rest] for id, *rest in map(message_row, world.messages)])
         self.past = str(int(time.time() * 1_000_000))
 
     def _import(self, relation, headers, rows):
@@ -88,7 +95,8 @@ class Side:
             if "msg/text" in document:
                 self.put(document)
             else:
-                self.db.run(RENAME, {"id": document["xt/id"].bytes, "email": document["user/email"], "joined": micros(document["user/joined-at"])})
+                self.db.run(RENAME, {"id": document["xt/id"].bytes, "email": document["user/email"],
+                                     "joined": micros(document["user/joined-at"])})
         for id in world.deletes:
             self.db.run(DELETE, {"id": id.bytes})
 
@@ -138,7 +146,8 @@ class Side:
     def nested(self, id):
         rows = self.rows(NESTED, id=id.bytes)
         return user(id.bytes, *rows[0][:2]) | {"mems": [
-            {"xt/id": uuid.UUID(bytes=mem), "mem/user": id, "mem/roles": set(), "mem/comm": {"xt/id": uuid.UUID(bytes=comm), "comm/title": title}}
+            {"xt/id": uuid.UUID(bytes=mem), "mem/user": id, "mem/roles": set(),
+             "mem/comm": {"xt/id": uuid.UUID(bytes=comm), "comm/title": title}}
             for _, _, mem, comm, title in rows]}
 
     def reach(self, start):

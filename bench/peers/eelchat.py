@@ -16,7 +16,8 @@ NEWEST = CHANNEL | {"order-by": [[("created", "?m"), "desc"]], "limit": 50}
 USER = {"find": ("pull", "?u", ["*"]), "in": ["?email"], "where": [["?u", "user/email", "?email"]]}
 USER_ID = USER | {"find": "?u"}
 JOIN = {"find": ["?text", "?email"], "in": ["?c"],
-        "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"], ["?m", "msg/mem", "?e"], ["?e", "mem/user", "?u"],
+        "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"], ["?m", "msg/mem", "?e"],
+                  ["?e", "mem/user", "?u"],
                   ["?u", "user/email", "?email"]]}
 NESTED = ["*", ("mem/_user", {"as": "mems"}, ["*", {"mem/comm": ["*"]}])]
 REACH = {"find": "?n", "in": ["?start"], "where": [("reach", "?start", "?n")],
@@ -28,7 +29,8 @@ ANCESTORS = {"find": ["?n", "?a"], "where": [("above", "?n", "?a")],
 Q1 = {"find": "?e", "where": [["?e", "name", "Ivan"]]}
 Q2 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"]]}
 Q3 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
-Q4 = {"find": ["?e", "?l", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "last-name", "?l"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
+Q4 = {"find": ["?e", "?l", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "last-name", "?l"], ["?e", "age", "?a"],
+                                            ["?e", "sex", "male"]]}
 QPRED1 = {"find": ["?e", "?s"], "where": [["?e", "salary", "?s"], [(">", "?s", 50_000)]]}
 QPRED2 = {"find": ["?e", "?s"], "in": ["?least"], "where": [["?e", "salary", "?s"], [(">", "?s", "?least")]]}
 

@@ -1,4 +1,5 @@
-"""What one would write without the store: integer keys, an index for each question, and the past of a row beside it."""
+"""Hand-written SQL without the store: integer keys, an index for each question, and the past of a row in a table
+beside it."""
 
 import datetime as dt
 import pathlib
@@ -21,9 +22,11 @@ SCHEMA = """
     create table mems(n integer primary key, id blob unique, user integer, comm integer, roles text);
     create index mems_user on mems(user);
     create table channels(n integer primary key, id blob unique, title text, comm integer);
-    create table messages(n integer primary key, id blob unique, mem integer, channel integer, text text, created_at integer, since integer);
+    create table messages(n integer primary key, id blob unique, mem integer, channel integer, text text,
+                          created_at integer, since integer);
     create index messages_channel on messages(channel, created_at);
-    create table messages_past(n integer, id blob, mem integer, channel integer, text text, created_at integer, since integer, until integer);
+    create table messages_past(n integer, id blob, mem integer, channel integer, text text, created_at integer,
+                               since integer, until integer);
     create index messages_past_channel on messages_past(channel, created_at, until);
     create table people(n integer primary key, name text, last_name text, sex text, age integer, salary integer);
     create index people_name on people(name);
@@ -31,19 +34,22 @@ SCHEMA = """
     create table nodes(n integer primary key, next integer, parent integer);
 """
 
-MESSAGE = "select m.id, e.id, m.text, m.created_at from {} m join mems e on e.n = m.mem where m.channel = (select n from channels where id = ?1)"
+MESSAGE = ("select m.id, e.id, m.text, m.created_at from {} m join mems e on e.n = m.mem where m.channel = (select n "
+           "from channels where id = ?1)")
 CHANNEL = MESSAGE.format("messages")
 NEWEST = CHANNEL + " order by m.created_at desc limit 50"
-CHANNEL_THEN = f"{CHANNEL} and m.since <= ?2 union all {MESSAGE.format('messages_past')} and m.since <= ?2 and m.until > ?2"
+CHANNEL_THEN = (f"{CHANNEL} and m.since <= ?2 union all {MESSAGE.format('messages_past')} and m.since <= ?2 and "
+                "m.until > ?2")
 NEWEST_THEN = CHANNEL_THEN + " order by 4 desc limit 50"
-ONE = ("select m.id, e.id, c.id, m.text, m.created_at from messages m join mems e on e.n = m.mem join channels c on c.n = m.channel "
-       "where m.id = ?")
+ONE = ("select m.id, e.id, c.id, m.text, m.created_at from messages m join mems e on e.n = m.mem join channels c on "
+       "c.n = m.channel where m.id = ?")
 JOIN = ("select m.text, u.email from messages m join mems e on e.n = m.mem join users u on u.n = e.user "
         "where m.channel = (select n from channels where id = ?)")
 USER = "select id, email, joined_at from users where id = ?"
 USER_THEN = ("select id, email, joined_at from users where id = ?1 and since <= ?2 union all "
              "select id, email, joined_at from users_past where id = ?1 and until > ?2 and since <= ?2")
-MEMS = "select e.id, c.id, c.title from mems e join communities c on c.n = e.comm where e.user = (select n from users where id = ?)"
+MEMS = ("select e.id, c.id, c.title from mems e join communities c on c.n = e.comm where e.user = (select n from "
+        "users where id = ?)")
 REACH = ("with recursive r(n) as (select next from nodes where n = ? union "
          "select t.next from r join nodes t on t.n = r.n where t.next is not null) select n from r")
 ANCESTORS = ("with recursive r(n, a) as (select n, parent from nodes where parent is not null union "
@@ -52,7 +58,8 @@ ANCESTORS = ("with recursive r(n, a) as (select n, parent from nodes where paren
 
 class Side:
     def __init__(self, folder):
-        self.db = sqlite3.connect(folder / "hand.db", isolation_level=None, check_same_thread=False, cached_statements=256)
+        self.db = sqlite3.connect(folder / "hand.db", isolation_level=None, check_same_thread=False,
+                                  cached_statements=256)
         self.db.execute("pragma journal_mode = wal")
         self.db.execute("pragma synchronous = full")
         self.mutex = threading.Lock()
@@ -76,22 +83,28 @@ class Side:
         self.numbers = n
         many("insert into users(id, email, joined_at, since) values (?, ?, ?, 0)",
              [(d["xt/id"].bytes, d["user/email"], micros(d["user/joined-at"])) for d in world.users])
-        many("insert into communities(id, title) values (?, ?)", [(d["xt/id"].bytes, d["comm/title"]) for d in world.communities])
-        many("insert into mems(id, user, comm, roles) values (?, ?, ?, '')", [(d["xt/id"].bytes, n[d["mem/user"]], n[d["mem/comm"]]) for d in world.mems])
-        many("insert into channels(id, title, comm) values (?, ?, ?)", [(d["xt/id"].bytes, d["chan/title"], n[d["chan/comm"]]) for d in world.channels])
-        many("insert into messages(id, mem, channel, text, created_at, since) values (?, ?, ?, ?, ?, 0)", map(self._row, world.messages))
+        many("insert into communities(id, title) values (?, ?)",
+             [(d["xt/id"].bytes, d["comm/title"]) for d in world.communities])
+        many("insert into mems(id, user, comm, roles) values (?, ?, ?, '')",
+             [(d["xt/id"].bytes, n[d["mem/user"]], n[d["mem/comm"]]) for d in world.mems])
+        many("insert into channels(id, title, comm) values (?, ?, ?)",
+             [(d["xt/id"].bytes, d["chan/title"], n[d["chan/comm"]]) for d in world.channels])
+        many("insert into messages(id, mem, channel, text, created_at, since) values (?, ?, ?, ?, ?, 0)",
+             map(self._row, world.messages))
 
     def _load_people(self, world):
-        self.db.executemany("insert into people values (?, ?, ?, ?, ?, ?)", [tuple(one.values()) for one in world.people])
+        self.db.executemany("insert into people values (?, ?, ?, ?, ?, ?)",
+                            [tuple(one.values()) for one in world.people])
         self.db.executemany("insert into nodes values (?, ?, ?)", [
             (node["xt/id"], node.get("node/next"), node.get("node/parent")) for node in world.chain + world.tree])
 
     def _row(self, d):
-        return d["xt/id"].bytes, self.numbers[d["msg/mem"]], self.numbers[d["msg/channel"]], d["msg/text"], micros(d["msg/created-at"])
+        mem, channel = self.numbers[d["msg/mem"]], self.numbers[d["msg/channel"]]
+        return d["xt/id"].bytes, mem, channel, d["msg/text"], micros(d["msg/created-at"])
 
     def change(self, world):
         for at, document in enumerate(world.puts, 1):
-            kind, id = ("messages", document["xt/id"].bytes) if "msg/text" in document else ("users", document["xt/id"].bytes)
+            kind, id = "messages" if "msg/text" in document else "users", document["xt/id"].bytes
             self.db.execute("begin")
             self.db.execute(f"insert into {kind}_past select *, ? from {kind} where id = ?", (at, id))
             if kind == "messages":
@@ -108,7 +121,8 @@ class Side:
     def put(self, document):
         row = self._row(document)
         with self.mutex:
-            self.db.execute("insert into messages(id, mem, channel, text, created_at, since) values (?, ?, ?, ?, ?, 0)", row)
+            self.db.execute("insert into messages(id, mem, channel, text, created_at, since) values (?, ?, ?, ?, ?, 0)",
+                            row)
 
     def close(self):
         self.db.close()
@@ -117,7 +131,8 @@ class Side:
 
     def message(self, id):
         m, e, c, text, at = self.db.execute(ONE, (id.bytes,)).fetchone()
-        return {"xt/id": identity(m), "msg/mem": identity(e), "msg/channel": identity(c), "msg/text": text, "msg/created-at": moment(at)}
+        return {"xt/id": identity(m), "msg/mem": identity(e), "msg/channel": identity(c), "msg/text": text,
+                "msg/created-at": moment(at)}
 
     def user(self, id):
         return user(self.db.execute(USER, (id.bytes,)).fetchone())
@@ -126,7 +141,8 @@ class Side:
         return user(self.db.execute(USER_THEN, (id.bytes, self.past)).fetchone())
 
     def user_by_email(self, email):
-        return [user(row) for row in self.db.execute("select id, email, joined_at from users where email = ?", (email,))]
+        return [user(row) for row in self.db.execute("select id, email, joined_at from users where email = ?",
+                                                     (email,))]
 
     def id_by_email(self, email):
         return [identity(id) for id, in self.db.execute("select id from users where email = ?", (email,))]
@@ -149,7 +165,8 @@ class Side:
     def nested(self, id):
         rows = self.db.execute(MEMS, (id.bytes,)).fetchall()
         return self.user(id) | {"mems": [
-            {"xt/id": identity(mem), "mem/user": id, "mem/roles": set(), "mem/comm": {"xt/id": identity(comm), "comm/title": title}}
+            {"xt/id": identity(mem), "mem/user": id, "mem/roles": set(),
+             "mem/comm": {"xt/id": identity(comm), "comm/title": title}}
             for mem, comm, title in rows]}
 
     def reach(self, start):
@@ -194,7 +211,8 @@ def user(row):
 
 
 def message(row, channel):
-    return {"xt/id": identity(row[0]), "msg/mem": identity(row[1]), "msg/channel": channel, "msg/text": row[2], "msg/created-at": moment(row[3])}
+    return {"xt/id": identity(row[0]), "msg/mem": identity(row[1]), "msg/channel": channel, "msg/text": row[2],
+            "msg/created-at": moment(row[3])}
 
 
 if __name__ == "__main__":
