@@ -1074,16 +1074,24 @@ class _File:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[_Reader]:
-        """A reader of its own for as long as the block lasts. Raises: CorruptError if the file cannot be read."""
+        """A reader of its own for as long as the block lasts. Raises: what `read_error` makes of SQLite's errors."""
         reader = self.borrow()
         try:
             yield reader
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError and not str(error).startswith(("no such ", "Could not decode")):
-                raise       # the leaves below it are not about the file, but for what it lost or garbled
-            raise CorruptError(f"{self.path} cannot be read: {error}.") from error
+        except sqlite3.Error as error:
+            raise self.read_error(error) from error
         finally:
             self.give_back(reader)
+
+    def read_error(self, error: sqlite3.Error) -> StoreError:
+        """Our error for one of SQLite's that ended a reading; the only place that says which."""
+        if self.closed:
+            return ClosedError(self.closed)
+        if "interrupted" in str(error):
+            return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
+        if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):      # lost or garbled
+            return CorruptError(f"{self.path} cannot be read: {error}.")
+        return StoreError(f"{self.path} could not be read: {error}.")
 
     def borrow(self) -> _Reader:
         if self.closed:
@@ -2541,10 +2549,8 @@ class Db:
                 if file.committing == self._point.tx_id:
                     return answer
             return ask(reader, _AS_OF if is_recent else _BEFORE, *rest)
-        except sqlite3.OperationalError as error:
-            raise _read_error(error, file) from error
-        except sqlite3.DatabaseError as error:
-            raise CorruptError(f"{file.path} cannot be read: {error}.") from error
+        except sqlite3.Error as error:
+            raise file.read_error(error) from error
         finally:
             file.give_back(reader)
 
@@ -2721,14 +2727,6 @@ def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
     for rect in sorted(rects, key=lambda rect: rect.tx_from):
         first.setdefault((rect.n, rect.vt_from), rect)
     return list(first.values())
-
-
-def _read_error(error: sqlite3.OperationalError, file: _File) -> StoreError:
-    if "interrupted" in str(error):
-        return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
-    if file.closed:
-        return ClosedError(file.closed)
-    return StoreError(f"{file.path} could not be read: {error}.")
 
 
 # ── Datalog: what a query says ───────────────────────────────────────────────────────────────────────────────
