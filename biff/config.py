@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Configuration: what the server is told at its start.
 
-An argument wins over an environment variable, that over a line of config.env in the data folder, that over the default.
-Variables and lines have the same names: EELCHAT_MAIL_HOST, where the application is named eelchat. What would be seen
-in the list of processes, a password, is not an argument. The secret is made at the first start and never shown.
+An argument wins over an environment variable, that over `config.toml` in the data folder, that over the default. The
+setting mail_host is EELCHAT_MAIL_HOST in the environment, where the application is named eelchat. A password is not an
+argument, because every user of a machine sees those. The secret is made at the first start and never shown.
 """
 
 import argparse
@@ -13,10 +13,12 @@ import functools
 import ipaddress
 import os
 import pathlib
+import re
 import resource
 import secrets
 import sys
 import tempfile
+import tomllib
 import urllib.parse
 from typing import Any, Callable, NamedTuple
 
@@ -24,7 +26,8 @@ from biff import metrics
 from biff.limits import Limits
 from biff.system import StartError, end_tasks
 
-FILES_KEPT = 80                       # not for connections: the store, feeds and mail, and those that are accepted in one go
+FILES_KEPT = 80                       # not for connections: the store, feeds, mail, and those accepted in one go
+OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://[^/]*")      # what it sets as EELCHAT_PORT beside a service of that name
 
 
 class Setting(NamedTuple):
@@ -42,7 +45,8 @@ def _port(text):
 
 def _base_url(text):
     url = urllib.parse.urlsplit(text.rstrip("/"))
-    if url.scheme not in ("http", "https") or not url.hostname or url.path or url.query or url.fragment or "@" in url.netloc:
+    is_more = url.path or url.query or url.fragment or "@" in url.netloc
+    if url.scheme not in ("http", "https") or not url.hostname or is_more:
         raise ValueError("wanted is http:// or https://, a name, perhaps a port, and nothing after it")
     return f"{url.scheme}://{url.netloc.lower()}"
 
@@ -55,7 +59,7 @@ SETTINGS = {
     "host": Setting("127.0.0.1", str, "the address to listen on"),
     "port": Setting(8080, _port, "the port to listen on; 0 takes a free one"),
     "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
-    "log": Setting(None, str, "postgresql://… of the log that several servers share; the folder then holds this one's index"),
+    "log": Setting(None, str, "postgresql://… of the log that servers share; the folder then holds this one's index"),
     "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
     "proxies": Setting([], networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
     "metrics": Setting(None, _port, "a loopback port for /metrics in the Prometheus format"),
@@ -79,13 +83,14 @@ def arguments(name: str, description: str, argv: list[str] | None = None) -> dic
 
 async def use_config(system: dict) -> dict:
     prefix = system["biff/name"].upper() + "_"
-    given = {prefix + key.upper(): str(text) for key, text in system.get("biff/arguments", {}).items()}
-    folder = _setting("data", [given, os.environ], prefix)
+    given = {key: str(text) for key, text in system.get("biff/arguments", {}).items()}
+    around = _environment(prefix)
+    folder = _setting("data", [given, around], prefix)
     _make_folder(folder)
-    sources = [given, os.environ, _config_file(folder / "config.env", prefix)]
+    sources = [given, around, _config_file(folder, prefix)]
     config = system["biff/config"] = {key: _setting(key, sources, prefix) for key in SETTINGS} | {"data": folder}
     if config["mail_host"] and not config["mail_from"]:
-        raise StartError(f"{prefix}MAIL_HOST is set but {prefix}MAIL_FROM is not; mail needs an address that it comes from.")
+        raise StartError("mail_host is set but mail_from is not; mail needs an address that it comes from.")
     system["biff/secret"] = _secret(folder / "secret")
     system["biff/limits"], system["biff/seen"] = Limits(), {}
     system["biff/connections-max"] = max(files_max() - FILES_KEPT, files_max() // 4)
@@ -95,7 +100,7 @@ async def use_config(system: dict) -> dict:
 
 
 def files_max() -> int:
-    """How many files the process may have open, after the soft limit, 1,024 on most machines, was raised to the hard one."""
+    """How many files the process may have open, once its soft limit, often 1,024, was raised to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -107,28 +112,37 @@ async def _use_metrics(system):
     """Figures are always kept, and told where a port is named for them."""
     figures, port = metrics.Metrics(system["biff/name"]), system["biff/config"]["metrics"]
     system["biff/metrics"] = figures
-    system["biff/commit-seconds"] = figures.histogram("commit_seconds", "From a transaction's submission to its acknowledgement.")
+    system["biff/commit-seconds"] = figures.histogram(
+        "commit_seconds", "From a transaction's submission to its acknowledgement.")
     if port is None:
         return
-    watching = asyncio.create_task(metrics.watch_loop(figures.histogram("loop_lag_seconds", "How late the event loop was.")))
+    lag = figures.histogram("loop_lag_seconds", "How late the event loop was.")
+    watching = asyncio.create_task(metrics.watch_loop(lag))
     system["biff/stop"].append(functools.partial(end_tasks, [watching]))
     try:
         runner = await metrics.serve(figures, port)
     except OSError as failure:
-        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics ({os.strerror(failure.errno or 0)}): name another one with --metrics.") from None
+        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics ({os.strerror(failure.errno or 0)}): "
+                         "name another one with --metrics.") from None
     system["biff/stop"].append(runner.cleanup)
     print(f"Metrics are at http://{metrics.HOST}:{runner.addresses[0][1]}/metrics.", flush=True)
 
 
+def _environment(prefix):
+    """The settings that stand in the environment, {setting: text}."""
+    found = {key: os.environ[prefix + key.upper()] for key in SETTINGS if prefix + key.upper() in os.environ}
+    return {key: text for key, text in found.items() if not (key == "port" and OF_KUBERNETES.fullmatch(text))}
+
+
 def _setting(key, sources, prefix):
-    name = prefix + key.upper()
-    text = next((source[name] for source in sources if source.get(name)), None)
+    text = next((source[key] for source in sources if source.get(key)), None)
     if text is None:
         return SETTINGS[key].default
     try:
         return SETTINGS[key].read(text)
     except ValueError as error:
-        raise StartError(f"{name} (or --{key.replace('_', '-')}) is {text[:80]!r}, which cannot be read: {error}.") from None
+        raise StartError(f"The setting {key} (--{key.replace('_', '-')}, {prefix}{key.upper()}) is {text[:80]!r}, which "
+                         f"cannot be read: {error}.") from None
 
 
 def _make_folder(folder):
@@ -141,19 +155,23 @@ def _make_folder(folder):
                          "another one with --data.") from None
 
 
-def _config_file(path, prefix):
-    """The lines NAME=value of a file, if there is one; # begins a comment line, quotes around a value are dropped."""
-    found = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), 1):
-        line = line.strip().removeprefix("export ")
-        if not line or line.startswith("#"):
-            continue
-        name, is_pair, value = line.partition("=")
-        if not is_pair or name.strip().removeprefix(prefix).lower() not in SETTINGS or not name.startswith(prefix):
-            raise StartError(f"{path} line {number} is not a setting. Settings are "
-                             f"{', '.join(prefix + key.upper() for key in SETTINGS if key != 'data')}.")
-        found[name.strip()] = value.strip().strip("\"'")
-    return found
+def _config_file(folder, prefix):
+    """The settings in config.toml, {setting: text}; {} if there is no such file."""
+    path, old = folder / "config.toml", folder / "config.env"
+    if old.exists():
+        raise StartError(f"{old} is not read any more. Write its settings into {path}, the name in small letters without "
+                         f"{prefix} and the value between quotes, such as mail_host = \"mail.example.org\", and remove it.")
+    try:
+        found = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartError(f"{path} cannot be read as TOML: {error}.") from None
+    known = [key for key in SETTINGS if key != "data"]
+    for key, value in found.items():
+        if key not in known:
+            raise StartError(f"{key} in {path} is not a setting. Settings are {', '.join(known)}.")
+        if type(value) not in (str, int, list):
+            raise StartError(f"{key} in {path} is a {type(value).__name__}; wanted is text between quotes or a number.")
+    return {key: ",".join(map(str, value)) if type(value) is list else str(value) for key, value in found.items()}
 
 
 def _secret(path):
@@ -171,7 +189,8 @@ def _secret(path):
     except OSError as error:
         raise StartError(f"The secret {path} cannot be read or made ({error.strerror}).") from None
     if len(secret) != 32:
-        raise StartError(f"{path} has {len(secret)} bytes and not 32: put the right file back, or remove it for a new one.")
+        raise StartError(f"{path} has {len(secret)} bytes and not 32: put the right file back, or remove it for a new "
+                         "one.")
     return secret
 
 

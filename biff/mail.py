@@ -17,7 +17,7 @@ async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | Non
     config = ctx["biff/config"]
     if not config["mail_host"]:
         print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n\nTo send mail instead of printing it, set "
-              f"{ctx['biff/name'].upper()}_MAIL_HOST and _MAIL_FROM in {config['data']}/config.env.\n", flush=True)
+              f"mail_host and mail_from in {config['data']}/config.toml.\n", flush=True)
         return True
     mail = email.message.EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject

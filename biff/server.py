@@ -147,8 +147,8 @@ def _say_where(system):
     name, base = system["biff/name"], system["biff/base-url"]
     print(f"{name} is at {base} (Ctrl-C stops it).")
     if not system["biff/config"]["mail_host"]:
-        file = system["biff/config"]["data"] / "config.env"
-        print(f"Sign-in links are printed here until {name.upper()}_MAIL_HOST stands in {file}.")
+        file = system["biff/config"]["data"] / "config.toml"
+        print(f"Sign-in links are printed here until mail_host stands in {file}.")
     if not is_secure(system):
         print("Over http, cookies cross the network readably: away from this machine, put a TLS proxy in front and "
               "name its https address with --base-url.")

@@ -280,12 +280,13 @@ def q(db: store.Db, query: dict, *args: Any) -> list:
 
 
 def lookup(db: store.Db, *pairs: Any, pattern: Iterable = ("*",)) -> dict | None:
-    """A document that has all these attributes with these values, given as k, v, k, v …; any one if several, or None."""
+    """A document that has all these attributes with these values, given as k, v, k, v …; any one, or None."""
     return next(iter(lookup_all(db, *pairs, pattern=pattern, limit=1)), None)
 
 
 def lookup_all(db: store.Db, *pairs: Any, pattern: Iterable = ("*",), limit: int | None = None) -> list[dict]:
-    return _found(db, ("pull", "?e", list(pattern)), pairs, limit)
+    found = _found(db, ("pull", "?e", list(pattern)), pairs, limit)
+    return [document for document in found if document is not None]      # None: evicted between search and reading
 
 
 def lookup_id(db: store.Db, *pairs: Any) -> Any:

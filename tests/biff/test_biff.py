@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import uuid
+from types import SimpleNamespace
 
 import pytest
 import voluptuous
@@ -275,13 +276,21 @@ async def test_components_stop_in_reverse_order_also_when_one_cannot_start_or_st
     assert told == ["a up", "b up", "b down", "a down"]
 
 
+def test_a_document_that_is_evicted_while_it_is_looked_up_is_not_found():
+    """The list of sessions failed in the moment in which one of them ended."""
+    ended = SimpleNamespace(q=lambda query, *values: [None, {"xt/id": "other"}])
+    assert biff.lookup_all(ended, "session/user", 1) == [{"xt/id": "other"}]
+
+
 async def test_a_setting_comes_from_the_argument_else_the_environment_else_the_file(tmp_path, monkeypatch):
     """Whoever sets a thing twice must know which one counts."""
-    (tmp_path / "config.env").write_text("# mine\nEELCHAT_PORT=1\nEELCHAT_HOST=1.1.1.1\nexport EELCHAT_BASE_URL='https://Chat.example.org/'\n")
+    (tmp_path / "config.toml").write_text("# mine\nport = 1\nhost = '1.1.1.1'\nbase_url = 'https://Chat.example.org/'\n"
+                                          "proxies = ['10.0.0.0/8', '127.0.0.1']\n")
     monkeypatch.setenv("EELCHAT_HOST", "2.2.2.2")
     system = await biff.start_system([biff.use_config], {"biff/name": "eelchat", "biff/arguments": {"data": str(tmp_path), "port": "3"}})
     config = system["biff/config"]
     assert (config["port"], config["host"], config["base_url"]) == (3, "2.2.2.2", "https://chat.example.org")
+    assert [str(network) for network in config["proxies"]] == ["10.0.0.0/8", "127.0.0.1/32"]
 
 
 async def test_the_first_start_makes_a_secret_that_only_its_owner_reads_and_keeps_it(tmp_path):
@@ -292,14 +301,34 @@ async def test_the_first_start_makes_a_secret_that_only_its_owner_reads_and_keep
     assert stat.S_IMODE((tmp_path / "new" / "secret").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("line, words", [("EELCHAT_PROT=1", "line 1 is not a setting"), ("what", "line 1 is not a setting"),
-                                         ("EELCHAT_PORT=http", "EELCHAT_PORT .* cannot be read"), ("EELCHAT_BASE_URL=chat.org", "cannot be read"),
-                                         ("EELCHAT_PROXIES=many", "cannot be read"), ("EELCHAT_MAIL_HOST=mail", "MAIL_FROM is not")])
+@pytest.mark.parametrize("line, words", [
+    ("prot = 1", "prot in .*config.toml is not a setting. Settings are host, port, log"),
+    ("what", "cannot be read as TOML: Expected"),
+    ("port = 'http'", r"The setting port \(--port, EELCHAT_PORT\) is 'http', which cannot be read"),
+    ("port = true", "port in .* is a bool; wanted is text between quotes or a number"), ("base_url = 'chat.org'", "cannot be read"),
+    ("proxies = 'many'", "cannot be read"), ("mail_host = 'mail'", "mail_host is set but mail_from is not")])
 async def test_a_setting_that_cannot_be_read_is_one_sentence(tmp_path, line, words):
     """A typing mistake would be silently ignored, or be a page of traceback."""
-    (tmp_path / "config.env").write_text(line)
+    (tmp_path / "config.toml").write_text(line)
     with pytest.raises(biff.StartError, match=words):
         await biff.start_system([biff.use_config], {"biff/name": "eelchat", "biff/arguments": {"data": str(tmp_path)}})
+
+
+async def test_an_old_configuration_file_is_not_silently_ignored(tmp_path):
+    """After an upgrade the server would start without its mail server, and print links for a community that waits."""
+    (tmp_path / "config.env").write_text("EELCHAT_MAIL_HOST=mail.example.org\n")
+    with pytest.raises(biff.StartError, match='config.env is not read any more.*config.toml.*mail_host = "mail.example.org"'):
+        await biff.start_system([biff.use_config], arguments(tmp_path))
+
+
+async def test_the_port_that_kubernetes_names_beside_a_service_is_none_of_ours(tmp_path, monkeypatch):
+    """In a cluster with a service named eelchat the server would not start."""
+    monkeypatch.setenv("EELCHAT_PORT", "tcp://10.96.3.7:8080")
+    given = {"biff/name": "eelchat", "biff/arguments": {"data": str(tmp_path)}}
+    assert (await biff.start_system([biff.use_config], given))["biff/config"]["port"] == 8080
+    monkeypatch.setenv("EELCHAT_PORT", "tcp")
+    with pytest.raises(biff.StartError, match="The setting port"):
+        await biff.start_system([biff.use_config], given | {"biff/arguments": {"data": str(tmp_path)}})
 
 
 def sentence_of(*given, **environment):

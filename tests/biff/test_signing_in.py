@@ -298,7 +298,7 @@ async def mail_server(tmp_path):
     port = free_port()
     controller = Controller(mailbox, hostname="127.0.0.1", port=port)
     controller.start()
-    (tmp_path / "config.env").write_text(f"EELCHAT_MAIL_HOST=127.0.0.1\nEELCHAT_MAIL_PORT={port}\nEELCHAT_MAIL_FROM=Eel <eel@example.org>\n")
+    (tmp_path / "config.toml").write_text(f"mail_host = '127.0.0.1'\nmail_port = {port}\nmail_from = 'Eel <eel@example.org>'\n")
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
     yield system, mailbox
     await biff.stop_system(system)
