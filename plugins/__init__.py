@@ -1,9 +1,13 @@
 """What goes beyond the tutorial: one capability a file, each ending in a dict PLUGIN, which `eelchat.PLUGINS` names.
 
-A plugin adds, each under its key, and all of them optional:
-- "schema": document types; "routes": (method, path, rule, handler); "tx-fns": functions that run inside a transaction;
-- "on_tx": what hears every transaction; "queues", "tasks": work beside requests, as in `biff`;
-- "goes-with": {kind: [attributes]}: documents that point with such an attribute to one that is deleted go with it;
-- "commands": {name: Command}, what a message that begins with /name does.
-Arrows run eelchat → plugins → biff → store: a plugin may use another one and imports nothing of eelchat. See `feeds.py`.
+A plugin adds, each under its key and all of them optional (`feeds.py` is the first, `changes.py` says how pages live):
+- "schema": {type: Schema} and "extends": {type: {attribute: what}} for a type of another plugin; "tx-fns" as in `biff`;
+- "goes-with": {kind: [attributes]}: documents that point to a deleted channel (or message) by these go with it;
+- "routes": (method, path, rule, handler), with rules of `places.py` or own; "on_tx", "queues", "tasks" as in `biff`;
+- "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
+- "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "channel-head", "message-head",
+  "message-foot", "compose", "dialogs"; "page": f(ctx) → their values; "message": f(db, message) → values of a message;
+- "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
+  about) → fragment}, each live piece of a page; "settings": {name: Setting}; bounds are constants at its head.
+Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.
 """

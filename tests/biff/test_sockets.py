@@ -4,6 +4,7 @@ Where a test speaks of servers it takes a list of addresses: today of one server
 """
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 import biff
 import eelchat
 from biff import sockets
+from plugins import changes
 import store
 from conftest import ROOT, Server, free_port
 from crowd import Ear, Town, Voice, come_back, cursor, handshake, lag, listen, memory_mb, percentile, texts
@@ -792,11 +794,12 @@ def test_a_rendered_message_is_kept_and_never_shown_stale():
         def render(self, message, oob):
             rendered.append(message["xt/id"])
             return f"<p>{message['msg/text']}</p>"
-    views, message = eelchat.Views(Template()), {"xt/id": 1, "msg/text": "one"}
-    assert views(message) == views(dict(message)) == "<p>one</p>" and rendered == [1]
-    assert views(message | {"msg/text": "two"}) == "<p>two</p>" and views(message) == "<p>one</p>"
+    views, message = changes.Views(Template()), {"xt/id": 1, "msg/text": "one"}
+    view = functools.partial(views, {"biff/plugins": []}, None)
+    assert view(message) == view(dict(message)) == "<p>one</p>" and rendered == [1]
+    assert view(message | {"msg/text": "two"}) == "<p>two</p>" and view(message) == "<p>one</p>"
     views.forget([1])
     assert not views._kept and views._bytes == 0
     for n in range(3_000):
-        views({"xt/id": n, "msg/text": "x" * 10_000})
-    assert views._bytes <= eelchat.VIEWS_BYTES_MAX and 0 < len(views._kept) < 3_000
+        view({"xt/id": n, "msg/text": "x" * 10_000})
+    assert views._bytes <= changes.VIEWS_BYTES_MAX and 0 < len(views._kept) < 3_000

@@ -12,7 +12,7 @@ from aiohttp import web
 import biff
 import eelchat
 from biff.door import Door
-from plugins import feed_reader, feeds
+from plugins import feed_reader, feeds, places
 from hosts import fixed, host, rss      # noqa: F401
 from people import HELP, chat, person, texts     # noqa: F401
 from store import delete, put
@@ -435,7 +435,7 @@ async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(c
 async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch, say):      # noqa: F811
     """A feed's owner could run anything in every browser of the channel."""
     monkeypatch.setattr(feeds, "POSTS_MAX", 100)
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 200)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 200)
     items = [{"id": "0", "title": "plain"}]
     host.pages["/feed"] = lambda request: web.json_response({"version": "https://jsonfeed.org/version/1.1", "title": "t", "items": items})
     await ann.command(f"/subscribe {ann.feed}")

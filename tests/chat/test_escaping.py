@@ -9,6 +9,7 @@ import pytest
 
 import biff
 import eelchat
+from plugins import places
 from people import LINK, chat, person      # noqa: F401
 from store import evict, put
 
@@ -155,7 +156,7 @@ async def frames_of(fields, words):
 
 async def active_on_sockets(fields, payloads, monkeypatch):
     """Whether frames differ from those with harmless words in more than these words; and how many messages were in them."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", PAYLOADS)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     words = payloads + payloads[7:12]
     plain = await frames_of(fields, [f"w{n}w" for n in range(len(words))])
     hostile = await frames_of(fields, words)
@@ -225,7 +226,7 @@ def as_shown(text):
 
 async def test_three_hundred_attacks_at_once_do_nothing_in_a_real_browser(fields, payloads, window, say, monkeypatch):
     """A browser reads markup as no parser of ours does."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", PAYLOADS)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     seen, asked = await shown_to_a_browser(fields, payloads, window)
     foreign = [url for url in asked if not url.startswith(fields.ann.base) or "pwned" in url]
     say(f"{len(payloads)} payloads as messages, live messages and titles in Chromium: pwned is {seen['pwned']}, {seen['foreign']} elements not ours, {len(foreign)} requests; asked none")
@@ -236,7 +237,7 @@ async def test_three_hundred_attacks_at_once_do_nothing_in_a_real_browser(fields
 
 async def test_without_escaping_a_browser_runs_them(fields, payloads, window, monkeypatch):
     """The policy alone does not stop hyperscript and htmx: escaping is the wall, and this test sees it when it is gone."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", PAYLOADS)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     page = await window(allow=[""])
     fields.chat["biff/jinja"].autoescape = False
     fields.chat["biff/jinja"].cache.clear()

@@ -12,6 +12,7 @@ import pytest
 
 import biff
 import eelchat
+from plugins import changes, places
 from people import Person, a_chat, kept_mails
 from store import delete, evict, put
 
@@ -276,8 +277,8 @@ async def a_world(data, mails, seed):
 
 async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monkeypatch, seed, size, say):
     """If they were not, somebody would see another conversation than the rest, and nobody would know."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
-    monkeypatch.setattr(eelchat, "LOOKUPS_MAX", 10)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
+    monkeypatch.setattr(changes, "LOOKUPS_MAX", 10)
     compared = 0
     for n in range(size(4, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
@@ -299,21 +300,21 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
 
 async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, monkeypatch, seed, size):
     """Pages begin with the newest messages and grow: what they show must be a stretch of the log up to now, without a hole."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 8)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 8)
     for n in range(size(2, 100)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
             windows = [Window(world, channel_id) for channel_id in world.channels]
             for window in windows:
                 await window.load()
             await happen(world, windows, 150)
-            monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
+            monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
             for window in windows:
                 fresh = Window(world, window.channel_id)
                 await fresh.load()
                 shown, whole = ([str(one) for one in page.page.all() if one.tag == "article"] for page in (window, fresh))
                 assert shown and shown == whole[-len(shown):]
                 await window.cut()
-            monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 8)
+            monkeypatch.setattr(places, "PAGE_MESSAGES", 8)
 
 
 TIDY = """() => { const list = document.querySelector('#messages').cloneNode(true);
@@ -325,7 +326,7 @@ TIDY = """() => { const list = document.querySelector('#messages').cloneNode(tru
 @pytest.mark.parametrize("n", [0, 1])
 async def test_in_a_real_browser_too(tmp_path, monkeypatch, window, seed, n):
     """It is htmx that applies the fragments: this holds the applier above honest."""
-    monkeypatch.setattr(eelchat, "PAGE_MESSAGES", 100_000)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
     async with a_world(tmp_path, kept_mails(monkeypatch), f"{seed} {n}") as world:
         page = await window(allow=[r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED"])
         await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": world.ann.base} for cookie in world.ann.browser.cookie_jar])

@@ -1,0 +1,297 @@
+"""Changes: what a transaction changed on open pages, and the fragments that say so.
+
+A page stands at a *place*: a channel, a community, or a person's own first page; the sockets at one place are a room.
+Its messages are told one by one. Every other live piece of it is a *part*: a named function that renders the piece as
+it is now, so that a part told twice is the same as told once. A plugin touches a part for all pages of a place, or for
+the pages of one person:
+
+    def on_change(changes, id, old, new):              # "changes": [on_change]; one call a document that was written
+        if "chan/topic" in (new or {}):
+            changes.touch(new["chan/comm"], "topic", id)
+
+    def topic_part(ctx, db, place, about): …           # "parts": {"topic": topic_part}; `about` None is the whole
+
+The law for all of it: a page as it was loaded, and the fragments since, are the page as it would load now.
+"""
+import collections
+import logging
+import sys
+import uuid
+
+import jinja2
+import markupsafe
+
+import biff
+from biff.sockets import text_frame
+from plugins.places import channel_path, channels_in, messages_of
+
+log = logging.getLogger("eelchat")
+
+VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some 20,000, all that people have open
+LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
+
+# ── What a transaction changed ───────────────────────────────────────────────────────────────────────────────
+
+
+class Changes:
+    """The net effect of a transaction: what was before, what is after. Frames are made when somebody hears them."""
+
+    def __init__(self, ctx, db):
+        self._ctx, self._db, self._frames = ctx, db, {}
+        self.messages = {}            # channel id → [(kind, document)]; kind is "new", "edited", "deleted"
+        self.anew = set()             # channels whose list is sent as a whole
+        self.touched = {}             # id of a place → {(part, about): None}; a community's reach its channels
+        self.people = {}              # the same by person
+        self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
+        self.ids, self.others = set(), set()          # of messages, and of everything else that was written
+        self.size = 0
+
+    def touch(self, place_id, part, about=None):
+        """The part has changed on the pages of this place."""
+        self.touched.setdefault(place_id, {})[part, about] = None
+
+    def touch_person(self, person, part, about=None):
+        """The part has changed on the pages of this person."""
+        self.people.setdefault(person, {})[part, about] = None
+
+    def retouch(self, message):
+        """A message looks different although its document is the same."""
+        if channel_id := channel_of(message):
+            told = self.messages.setdefault(channel_id, [])
+            if not any(message["xt/id"] == known["xt/id"] for _, known in told):
+                told.append(("edited", message))
+
+    def rooms(self, rooms):
+        """Those of the rooms that may have something to hear."""
+        if self.touched or self.forgotten:
+            return list(rooms)
+        return [id for id in self.messages.keys() | self.anew if id in rooms]
+
+    def shown(self, place_id):
+        """The ids of messages whose text the pages of a place are told; None if it is the whole list."""
+        return None if place_id in self.anew else self._told(place_id, "new", "edited")
+
+    def changed(self, place_id):
+        """The ids of those whose former text nobody is to see any more; None for any."""
+        return None if place_id in self.anew else self._told(place_id, "edited", "deleted")
+
+    def _told(self, channel_id, *kinds):
+        return {message["xt/id"] for kind, message in self.messages.get(channel_id, ()) if kind in kinds}
+
+    def frame(self, place_id):
+        """What the pages of a place are told, with the tx_id; None if nothing there changed, or it is gone."""
+        if place_id not in self._frames:
+            text = self._text(place_id)
+            if not text or place_id in self.anew:      # not kept: a list is large
+                return text and text_frame(text)
+            self._frames[place_id] = text_frame(text)
+        return self._frames[place_id]
+
+    def _text(self, place_id):
+        is_here = place_id in self.messages or place_id in self.anew
+        if not (is_here or self.touched or self.forgotten):
+            return None
+        place = self._db.entity(place_id)
+        parts = self._parts(place)
+        if place is None or not (is_here or parts or self.forgotten):
+            return None
+        if place_id in self.anew:
+            return whole_view(self._ctx, self._db, place_id, parts)
+        return biff.fragment(self._ctx, "changes.html", view=view_of(self._ctx, self._db), parts=parts,
+                             changes=self.messages.get(place_id, ()), forgotten=self.forgotten, tx_id=self._db.tx_id)
+
+    def _parts(self, place):
+        touched: dict = {}
+        for scope in scopes_of(place):
+            touched |= self.touched.get(scope, {})
+        return [part_view(self._ctx, self._db, place, part, about) for part, about in touched]
+
+    def person_frame(self, person, place_id):
+        """What a page of this person at this place is told; None for nothing. It has no tx_id: it may be told again."""
+        place = self._db.entity(place_id)
+        parts = [part_view(self._ctx, self._db, place, part, about or person)
+                 for part, about in self.people.get(person, ()) if place]
+        return text_frame("".join(parts)) if any(parts) else None
+
+
+def scopes_of(place):
+    """The ids under which a place is touched: a channel's pages show their community too."""
+    if place is None:
+        return ()
+    return (place["chan/comm"], place["xt/id"]) if "chan/comm" in place else (place["xt/id"],)
+
+
+def part_view(ctx, db, place, part, about=None):
+    return markupsafe.Markup(biff.dicts(ctx, "parts")[part](ctx, db, place, about))
+
+
+# ── Found from a transaction ─────────────────────────────────────────────────────────────────────────────────
+
+
+def changes_of(ctx, tx):
+    """Worked out from the snapshots before and after. What a transaction writes and takes back is touched, no more."""
+    before, after = ctx["biff/node"].db(tx.tx_id - 1), ctx["biff/node"].db(tx.tx_id)
+    changes = Changes(ctx, after)
+    written = {op[1]["xt/id"]: op[1] for op in tx.ops if op[0] == "put"}
+    written |= {op[1]: {} for op in tx.ops if op[0] == "delete"}
+    hooks = biff.parts(ctx, "changes")
+    if len(written) > LOOKUPS_MAX:
+        note_many(changes, hooks, before, after, written)
+    else:
+        for id, document in written.items():
+            note(changes, hooks, id, before.entity(id), after.entity(id), document)
+    evicted = [op[1] for op in tx.ops if op[0] == "evict"]
+    changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]    # sessions and tokens have another type of id
+    changes.others.update(evicted)
+    changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
+    changes.size = size_of(changes)
+    return changes
+
+
+def size_of(changes):
+    """About how many bytes it holds: each text twice, as a document and as a frame."""
+    texts = sum(len(str(message.get("msg/text"))) for made in changes.messages.values() for _, message in made)
+    return 500 + 100 * len(changes.ids) + 2 * texts
+
+
+def note(changes, hooks, id, old, new, written):
+    """What became of one document."""
+    before, after, between = map(channel_of, (old, new, written))
+    for hook in hooks:
+        hook(changes, id, old, new)
+    if not (before or after or between):
+        changes.others.add(id)
+        return
+    changes.ids.add(id)
+    if between:
+        changes.messages.setdefault(between, [])
+    if before and before != after:
+        changes.messages.setdefault(before, []).append(("deleted", old))
+    if after:
+        changes.messages.setdefault(after, []).append(("edited" if before == after else "new", new))
+
+
+def channel_of(document):
+    """Where a message stands; None for what is no message, however wrongly it was put."""
+    channel_id = document.get("msg/channel") if document else None
+    return channel_id if type(channel_id) is uuid.UUID else None
+
+
+def note_many(changes, hooks, before, after, written):
+    """Of very many documents, as when a channel goes, only where the messages are: those lists are sent anew."""
+    places = {"find": ["?message", "?channel"], "in": [["?message", ...]],
+              "where": [["?message", "msg/channel", "?channel"]]}
+    for db in before, after:
+        for id, channel_id in db.q(places, list(written)):
+            changes.ids.add(id)
+            changes.anew.add(channel_id)
+    for id in written.keys() - changes.ids:
+        note(changes, hooks, id, before.entity(id), after.entity(id), written[id])
+
+
+def is_at_the_end(db, channel_id, made):
+    """Whether the new messages are the channel's newest: one that was there before goes back to its old place."""
+    new = [message["xt/id"] for kind, message in made if kind == "new"]
+    newest = {"find": "?message", "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
+              "order-by": [[("created", "?message"), "desc"]], "limit": len(new)}
+    return not new or biff.q(db, newest, channel_id) == new[::-1]
+
+
+# ── Fragments ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def whole_view(ctx, db, place_id, parts=None):
+    """All that is live at a place, for a browser too far behind for fragments."""
+    place = db.entity(place_id)
+    if place is None:
+        return ""
+    if parts is None:
+        parts = [part_view(ctx, db, place, part) for part in biff.dicts(ctx, "parts")]
+    if "chan/comm" not in place:
+        return biff.fragment(ctx, "changes.html", parts=parts, changes=(), forgotten=(), tx_id=db.tx_id)
+    messages, has_older = messages_of(db, place)
+    return biff.fragment(ctx, "list_fragment.html", view=view_of(ctx, db), messages=messages, has_older=has_older,
+                         path=channel_path(place), tx_id=db.tx_id, parts=parts)
+
+
+def titles_part(ctx, db, place, about):
+    """What stands around the messages: the titles of channel and community, and the channels beside it."""
+    if "chan/comm" not in place:
+        return ""
+    return biff.fragment(ctx, "around.html", channel=place, community=db.entity(place["chan/comm"]),
+                         channels=channels_in(db, place["chan/comm"]), path_of=channel_path)
+
+
+def on_title(changes, id, old, new):
+    for document in old, new:
+        if document and ("chan/title" in document or "comm/title" in document):
+            changes.touch(document.get("chan/comm", id), "titles")
+
+
+PLUGIN = {"changes": [on_title], "parts": {"titles": titles_part}}
+
+
+# ── Messages as HTML ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def view_of(ctx, db):
+    """What templates call for a message's HTML, as of a snapshot: `view(message)`."""
+    return lambda message, oob=None: ctx["chat_views"](ctx, db, message, oob)
+
+
+def facts_of(ctx, db, message):
+    """What plugins show of a message beside its document, by name."""
+    return {key: value for plugin in ctx["biff/plugins"] if "message" in plugin
+            for key, value in plugin["message"](db, message).items()}
+
+
+class Views:
+    """The HTML of messages, kept for those that were shown last. A message that looks different is rendered anew."""
+
+    def __init__(self, template):
+        self._template, self._kept, self._bytes = template, collections.OrderedDict(), 0
+
+    def __call__(self, ctx, db, message, oob=None):
+        facts = facts_of(ctx, db, message)
+        if oob:
+            return self._rendered(message, facts, oob)
+        known, html = self._kept.get(message["xt/id"], (None, None))
+        if known == (message, facts):
+            self._kept.move_to_end(message["xt/id"])
+            return html
+        return self._keep(message, facts, self._rendered(message, facts))
+
+    def _rendered(self, message, facts, oob=None):
+        """One that somebody put past the schema takes neither a page nor a transaction's other messages with it."""
+        try:
+            return markupsafe.Markup(self._template.render(message=message, oob=oob, **facts))
+        except Exception:
+            log.exception("The message %s cannot be shown", message["xt/id"])
+            swap = markupsafe.Markup(' hx-swap-oob="{}"').format(oob) if oob else ""
+            return markupsafe.Markup('<article id="message-{}"{}><p>This message cannot be shown.</p></article>'
+                                     ).format(message["xt/id"], swap)
+
+    def _keep(self, message, facts, html):
+        self.forget([message["xt/id"]])
+        self._kept[message["xt/id"]] = (message, facts), html
+        self._bytes += self._size(html)
+        while self._bytes > VIEWS_BYTES_MAX:
+            self._bytes -= self._size(self._kept.popitem(last=False)[1][1])
+        return html
+
+    def _size(self, html):
+        return 2 * sys.getsizeof(html) + 500           # the document beside it, and their places
+
+    def forget(self, ids):
+        for id in ids:
+            if kept := self._kept.pop(id, None):
+                self._bytes -= self._size(kept[1])
+
+
+def use_views(system):
+    """Messages' HTML, and the places in templates that plugins fill: `slot("sidebar-foot")` lists their templates."""
+    jinja: jinja2.Environment = system["biff/jinja"]
+    slots = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
+             for plugin in system["biff/plugins"] for name in plugin.get("slots", {})}
+    jinja.globals["slot"] = lambda name: slots.get(name, ())
+    system["chat_views"] = Views(jinja.get_template("message.html"))

@@ -1,0 +1,151 @@
+"""Places: communities and channels, who may enter them, what is in them, and the page around them.
+
+The chat and its plugins ask the same rules. Each rule stands in a route table: it adds to ctx what the handler needs,
+or answers in its place.
+"""
+import re
+import uuid
+
+import biff
+
+MEMS_KNOWN_MAX = 10_000               # memberships found once and not searched again
+PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
+
+# ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def signed_in(ctx):
+    user = user_of(ctx)
+    if user is None:
+        return biff.ask_to_sign_in(ctx)
+    ctx["user"] = user
+
+
+def user_of(ctx):
+    """The user's document; None if the session's user is gone."""
+    user = ctx["biff/db"].entity(ctx["uid"]) if ctx["uid"] else None
+    return user if user and "user/email" in user else None
+
+
+def in_community(ctx):
+    """Any user may see a community's door; `mem` is None for those who have not joined."""
+    if refusal := signed_in(ctx):
+        return refusal
+    community = entity_of(ctx, ctx["params"]["id"], "comm/title")
+    if community is None:
+        return biff.redirect(ctx, "/app")
+    ctx["community"] = community
+    ctx["mem"] = mem_of(ctx, community["xt/id"])
+    ctx["roles"] = ctx["mem"]["mem/roles"] if ctx["mem"] else None
+
+
+def mem_of(ctx, community_id):
+    """A person's membership of a community, or None.
+
+    Its id is remembered; the snapshot says each time whether it still is one.
+    """
+    known, place = ctx["chat_mems"], (ctx["uid"], community_id)
+    mem = ctx["biff/db"].entity(known[place]) if place in known else None
+    if mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != place:
+        mem = biff.lookup(ctx["biff/db"], "mem/user", ctx["uid"], "mem/comm", community_id)
+    if mem:
+        if len(known) >= MEMS_KNOWN_MAX:
+            known.clear()
+        known[place] = mem["xt/id"]
+    return mem
+
+
+def in_channel(ctx):
+    """Members only, and only through the community that the channel belongs to."""
+    if refusal := in_community(ctx):
+        return refusal
+    channel = entity_of(ctx, ctx["params"]["channel_id"], "chan/title")
+    if ctx["mem"] is None or channel is None or channel["chan/comm"] != ctx["community"]["xt/id"]:
+        return biff.redirect(ctx, community_path(ctx["community"]))
+    ctx["channel"] = channel
+
+
+def community_admin(ctx):
+    return in_community(ctx) or forbidden(ctx)
+
+
+def channel_admin(ctx):
+    return in_channel(ctx) or forbidden(ctx)
+
+
+def forbidden(ctx):
+    if "admin" not in (ctx["roles"] or ()):
+        return biff.error(ctx, 403, "Only an admin of this community may do that.")
+
+
+def entity_of(ctx, text, attribute):
+    """The document that an id in an address names, if it is one of this kind: an id of another kind leads nowhere."""
+    try:
+        document = ctx["biff/db"].entity(uuid.UUID(text))
+    except ValueError:
+        return None
+    return document if document and attribute in document else None
+
+
+# ── Where, and what is there ─────────────────────────────────────────────────────────────────────────────────
+
+
+def community_path(community):
+    return f"/community/{community['xt/id']}"
+
+
+def channel_path(channel):
+    return f"/community/{channel['chan/comm']}/channel/{channel['xt/id']}"
+
+
+def channels_of(ctx):
+    if not ctx.get("mem"):
+        return []
+    return channels_in(ctx["biff/db"], ctx["community"]["xt/id"])
+
+
+def channels_in(db, community_id):
+    channels = biff.q(db, {"find": ("pull", "?channel", ["*"]), "in": ["?community"],
+                           "where": [["?channel", "chan/comm", "?community"]]}, community_id)
+    return sorted(channels, key=by_title("chan/title"))
+
+
+def by_title(attribute):
+    """#2 before #10."""
+    def key(document):
+        return [int(part) if part.isdigit() else part.casefold() for part in re.split(r"(\d+)", document[attribute])]
+    return key
+
+
+def messages_of(db, channel, before=None):
+    """A page of a channel, oldest first, and whether there are older ones. Order is the log's, not a clock's."""
+    query: dict = {"find": ("pull", "?message", ["*"]), "in": ["?channel"],
+                   "where": [["?message", "msg/channel", "?channel"]],
+                   "order-by": [[("created", "?message"), "desc"]], "limit": PAGE_MESSAGES + 1}
+    args = [channel["xt/id"]]
+    if before:
+        query = query | {"in": ["?channel", "?before"],
+                         "where": [*query["where"], [("created-before", "?message", "?before")]]}
+        args.append(before)
+    newest = biff.q(db, query, *args)
+    return newest[:PAGE_MESSAGES][::-1], len(newest) > PAGE_MESSAGES
+
+
+# ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def app_page(ctx, template, **values):
+    """A page with the communities and channels of whoever is signed in beside it."""
+    user = ctx["biff/db"].pull(["*", ("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], ctx["uid"])
+    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem["mem/comm"]) is dict]
+    around = {"user": user, "communities": sorted(communities, key=by_title("comm/title")),
+              "community": ctx.get("community"), "mem": ctx.get("mem"), "channel": ctx.get("channel"),
+              "channels": channels_of(ctx), "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path,
+              "is_waiting": ctx["biff/node"].cut_off is not None}
+    return biff.render(ctx, template, **around, **page_values(ctx), **values)
+
+
+def page_values(ctx):
+    """What plugins add to the values of every page, by name."""
+    return {key: value for plugin in ctx["biff/plugins"] if "page" in plugin
+            for key, value in plugin["page"](ctx).items()}
