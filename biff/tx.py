@@ -230,7 +230,7 @@ def unchanged(ctx: dict, *ids: Any) -> list:
 
 
 async def use_store(system: dict) -> dict:
-    system["biff/schema"] = {name: _schema(given) for name, given in dicts(system, "schema").items()}
+    system["biff/schema"] = _schemas(system)
     functions = {"biff/ensure-unique": ensure_unique, "biff/ensure-at-most": ensure_at_most} | dicts(system, "tx-fns")
     config, file = system["biff/config"], system["biff/config"]["data"] / f"{system['biff/name']}.db"
     try:
@@ -269,6 +269,15 @@ def _open_shared(system, functions):
         node.close()
         raise
     return node
+
+
+def _schemas(system):
+    """The document types of all plugins, each with the attributes that other plugins add to it."""
+    schemas = {name: _schema(given) for name, given in dicts(system, "schema").items()}
+    for plugin in system["biff/plugins"]:
+        for name, attributes in plugin.get("extends", {}).items():
+            schemas[name] = schemas[name].extend(attributes)
+    return schemas
 
 
 def _schema(given):
