@@ -27,6 +27,8 @@ PORTS = frozenset({80, 443})          # others are where machines speak to each 
 REDIRECTS_MAX = 5                     # a feed that moved twice, to https and to www
 BODY_BYTES_MAX = 2 * 1024 * 1024      # unpacked; a feed of fifty long articles has half of it
 CHUNK_BYTES = 64 * 1024
+GZIP, GZIP_MEMBERS_MAX = b"\x1f\x8b", 100          # how a member begins; a server that appends has a few
+PERMANENT = 301, 308
 GET_S_MAX = 10.0                      # for the whole of it, redirects included
 RESOLVE_S_MAX = 3                     # somebody waits for the answer to their command
 LOOKUPS_MAX = 32                      # threads that ask for names; each hangs for as long as a name server likes
@@ -58,6 +60,7 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    moved_to: str | None = None       # where permanent redirects alone led, from the address that was asked
 
 
 # ── Which addresses are public ───────────────────────────────────────────────────────────────────────────────
@@ -110,14 +113,17 @@ class Door:
     async def get(self, text: str, headers: dict | None = None) -> Answer:
         """The answer, whatever its status, after redirects. Raises: DoorError."""
         url, left_s = self._url(text), GET_S_MAX
+        is_moved, moved_to = True, None
         for _ in range(REDIRECTS_MAX + 1):
             async with self._turn(url.host), self._few:
                 begun = time.monotonic()
                 answer = await self._get_within(left_s, url, headers or {})
                 left_s -= time.monotonic() - begun
             if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
-                return answer
+                return answer._replace(moved_to=moved_to)
+            is_moved = is_moved and answer.status in PERMANENT
             url = self._url(answer.headers["Location"], url)
+            moved_to = str(url) if is_moved else moved_to
         raise DoorError(f"It redirected more than {REDIRECTS_MAX} times.")
 
     def _url(self, text, base=None):
@@ -172,18 +178,49 @@ async def _body(response):
     packing = response.headers.get("Content-Encoding", "identity").strip().lower()
     if packing not in ("identity", "gzip", "x-gzip", ""):
         raise DoorError("It came packed in a way that was not asked for.")
-    unpacker, body, received = (zlib.decompressobj(31) if "gzip" in packing else None), bytearray(), 0
+    unpacker, body, received = (Gunzip() if "gzip" in packing else None), bytearray(), 0
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         received += len(chunk)
         try:
-            body += unpacker.decompress(chunk, BODY_BYTES_MAX + 1 - len(body)) if unpacker else chunk
+            body += unpacker.unpacked(chunk, BODY_BYTES_MAX + 1 - len(body)) if unpacker else chunk
         except zlib.error:
             raise DoorError("Its answer is damaged.") from None
         if max(received, len(body)) > BODY_BYTES_MAX:
             raise DoorError(f"It is larger than {BODY_BYTES_MAX // 1024 ** 2} MB.")
-    if unpacker and received and not unpacker.eof:
+    if unpacker and received and not unpacker.is_whole:
         raise DoorError("Its answer broke off.")
     return bytes(body)
+
+
+class Gunzip:
+    """The members of a gzip file, one after the other; what follows them is padding. Source: RFC 1952, 2.2"""
+
+    def __init__(self):
+        self._member, self._members, self._rest = zlib.decompressobj(31), 1, b""
+
+    @property
+    def is_whole(self):
+        return self._member.eof
+
+    def unpacked(self, data: bytes, room: int) -> bytes:
+        """At most `room` bytes. Raises: zlib.error."""
+        data, self._rest, found = self._rest + data, b"", bytearray()
+        while data and len(found) < room:
+            if self._member.eof and not self._next(data):
+                break
+            found += self._member.decompress(data, room - len(found))
+            data = self._member.unused_data
+        return bytes(found)
+
+    def _next(self, data):
+        if len(data) < len(GZIP):
+            self._rest = data
+        if not data.startswith(GZIP):
+            return False
+        self._member, self._members = zlib.decompressobj(31), self._members + 1
+        if self._members > GZIP_MEMBERS_MAX:
+            raise zlib.error("too many members")
+        return True
 
 
 class Resolver(AbstractResolver):

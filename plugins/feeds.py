@@ -4,13 +4,16 @@ A feed is fetched once for all channels that listen to it: each server tries to 
 a match on the feed's document, and the server that succeeds fetches. What a channel has seen is decided inside the
 transaction that posts.
 """
+import contextlib
 import datetime as dt
 import functools
+import itertools
 import random
 import re
 import uuid
 
 from voluptuous import Optional, Schema
+from yarl import URL
 
 import biff
 from biff.door import DoorError
@@ -29,6 +32,7 @@ FAILURES_TOLD = 5                     # in a row: about eight hours
 POSTS_MAX = 10                        # of a feed in one run; the rest waits for the next ones
 WAITING_MAX = 200                     # of a feed that is always ahead of us
 SEEN_MIN = 200                        # entries remembered of a feed, or twice as many as it ever had at once
+IDS_OF_AN_ENTRY = 3                   # at most: its guid, its link, and all of it
 
 SCHEMA = {
     "subscription": Schema({
@@ -66,6 +70,7 @@ async def address_refused(ctx, url):
 
 def subscribe_command_tx(ctx, url):
     subs = subscriptions_of(ctx)
+    url = canonical(url)
     if url not in subs and len(subs) >= SUBSCRIPTIONS_MAX:
         return [answer(ctx, f"A channel has at most {SUBSCRIPTIONS_MAX} subscriptions. "
                             "/unsubscribe from one that nobody reads.")]
@@ -80,12 +85,19 @@ def subscribe_tx(ctx, url):
 
 
 def unsubscribe_command_tx(ctx, url):
-    gone = [delete(id) for known, id in subscriptions_of(ctx).items() if known == url]
+    gone = [delete(id) for known, id in subscriptions_of(ctx).items() if canonical(known) == canonical(url)]
     return [*gone, answer(ctx, f"Unsubscribed from {url[:FEED_URL_CHARS_MAX]}")]
 
 
 def list_command_tx(ctx):
     return [answer(ctx, "\n - ".join(["Subscriptions:", *sorted(subscriptions_of(ctx))]))]
+
+
+def canonical(url):
+    """One spelling of an address: scheme and host in lower case, no default port, no fragment."""
+    with contextlib.suppress(ValueError):
+        return str(URL(url).with_fragment(None))
+    return url
 
 
 def subscriptions_of(ctx):
@@ -98,11 +110,12 @@ def answer(ctx, text):
     return system_message(ctx["channel"]["xt/id"], text)
 
 
-URL = re.compile(r" (\S+)")
+ADDRESS = re.compile(r" (\S+)")
 COMMANDS = {
     "subscribe": Command("/subscribe URL: what is new in an RSS, Atom or JSON feed is posted here (admins)",
-                         subscribe_command_tx, URL, is_for_admins=True, refusal=address_refused),
-    "unsubscribe": Command("/unsubscribe URL: and no more (admins)", unsubscribe_command_tx, URL, is_for_admins=True),
+                         subscribe_command_tx, ADDRESS, is_for_admins=True, refusal=address_refused),
+    "unsubscribe": Command("/unsubscribe URL: and no more (admins)",
+                           unsubscribe_command_tx, ADDRESS, is_for_admins=True),
     "list": Command("/list: what this channel is subscribed to", list_command_tx),
 }
 
@@ -132,9 +145,27 @@ def feeds_to_update(ctx):
     return wanted - set(biff.q(ctx["biff/db"], waiting, biff.now(ctx))) | set(biff.q(ctx["biff/db"], known)) - wanted
 
 
+TURNS: dict[str, dict] = {}           # host that is being asked → the jobs, by URL, that wait until it has answered
+
+
 async def fetch_rss_consumer(ctx):
-    """One feed, for all channels. Whatever goes wrong on the way, the feed is due again after the usual time."""
+    """One feed. While its host is being asked for another, the job waits and the worker goes on to other hosts."""
     url = ctx["biff/job"]
+    host = URL(url).host or ""
+    if host in TURNS:
+        TURNS[host][url] = ctx
+        return
+    TURNS[host] = {}
+    try:
+        await fetch_for_all(ctx, url)
+    finally:
+        for waiting, its_ctx in TURNS.pop(host).items():
+            with contextlib.suppress(biff.QueueFullError):          # it stays due
+                biff.submit_job(its_ctx, "fetch-rss", waiting)
+
+
+async def fetch_for_all(ctx, url):
+    """One fetch for all channels. Whatever goes wrong on the way, the feed is due again after the usual time."""
     if await biff.submit_tx(ctx, functools.partial(claim_tx, url=url)) is None:
         return
     db = ctx["biff/node"].db()
@@ -143,12 +174,16 @@ async def fetch_rss_consumer(ctx):
     try:
         agent = f"eelchat (+{ctx['biff/base-url']})"
         fetched = await feed_reader.fetch(ctx["door"], url, known, agent) if subs else None
+    except feed_reader.GoneError as end:
+        return await biff.submit_tx(ctx, functools.partial(end_tx, url=url, why=str(end)))
     except (DoorError, feed_reader.FeedError) as failure:
-        return await biff.submit_tx(ctx, functools.partial(failure_tx, url=url, why=str(failure)))
+        return await biff.submit_tx(ctx, functools.partial(failure_tx, url=url, failure=failure))
     entries = fetched.entries if fetched else []
     for sub in subs:
         await biff.submit_tx(ctx, functools.partial(sub_tx, sub_id=sub["xt/id"], entries=entries))
     await biff.submit_tx(ctx, functools.partial(feed_tx, url=url, fetched=fetched))
+    if fetched and fetched.moved_to and canonical(fetched.moved_to) != url:
+        await biff.submit_tx(ctx, functools.partial(move_tx, url=url, to=canonical(fetched.moved_to)))
 
 
 def claim_tx(ctx, url):
@@ -167,7 +202,7 @@ def next_time(ctx, failures=0):
     return ctx["biff/now"] + min(BACK_OFF_MAX, FETCH_EVERY * 2 ** min(failures, 16)) * random.uniform(0.9, 1.1)
 
 
-def failure_tx(ctx, url, why):
+def failure_tx(ctx, url, failure):
     """Told to whoever has just subscribed and waits, and to all when it goes on."""
     feed = biff.lookup(ctx["biff/db"], "feed/url", url)
     if feed is None:
@@ -177,8 +212,37 @@ def failure_tx(ctx, url, why):
             if failures == FAILURES_TOLD or failures == 1 and "sub/seen" not in sub]
     times = f" {failures} times in a row" if failures > 1 else ""
     return [{"db/doc-type": "feed", "db/op": "update", "xt/id": feed["xt/id"], "feed/failures": failures,
-             "feed/due-at": next_time(ctx, failures - 1)},
-            *(system_message(sub["sub/chan"], f"{url} could not be fetched{times}. {why}") for sub in told)]
+             "feed/due-at": max(next_time(ctx, failures - 1), asked_to_wait(ctx, failure))},
+            *(system_message(sub["sub/chan"], f"{url} could not be fetched{times}. {failure}") for sub in told)]
+
+
+def asked_to_wait(ctx, failure):
+    return ctx["biff/now"] + min(BACK_OFF_MAX, dt.timedelta(seconds=getattr(failure, "retry_after_s", 0)))
+
+
+def end_tx(ctx, url, why):
+    """A feed that has ended takes its subscriptions along; each channel is told."""
+    feed_id, subs = biff.lookup_id(ctx["biff/db"], "feed/url", url), biff.lookup_all(ctx["biff/db"], "sub/url", url)
+    gone = [feed_id] if feed_id else []
+    return [*biff.unchanged(ctx, *gone, *(sub["xt/id"] for sub in subs)), *map(delete, gone),
+            *itertools.chain(*((delete(sub["xt/id"]), system_message(sub["sub/chan"], f"Unsubscribed from {url} {why}"))
+                               for sub in subs))]
+
+
+def move_tx(ctx, url, to):
+    """Subscriptions follow a permanent redirect. A channel that has the new address already keeps one of the two."""
+    if len(to) > FEED_URL_CHARS_MAX:
+        return []
+    listening = set(biff.q(ctx["biff/db"], {"find": "?chan", "in": ["?to"], "where": [
+        ["?sub", "sub/url", "?to"], ["?sub", "sub/chan", "?chan"]]}, to))
+    subs = biff.lookup_all(ctx["biff/db"], "sub/url", url)
+    moved = [{"db/doc-type": "subscription", "db/op": "update", "xt/id": sub["xt/id"], "sub/url": to}
+             for sub in subs if sub["sub/chan"] not in listening]
+    told = [system_message(sub["sub/chan"], f"{url} has moved to {to}") for sub in subs]
+    return [*biff.unchanged(ctx, *(sub["xt/id"] for sub in subs)), *moved, *told,
+            *(delete(sub["xt/id"]) for sub in subs if sub["sub/chan"] in listening),
+            {"db/doc-type": "feed", "db.op/upsert": {"feed/url": to}, "feed/failures": ("db/default", 0),
+             "feed/due-at": ("db/default", next_time(ctx))}]
 
 
 def sub_tx(ctx, sub_id, entries):
@@ -186,36 +250,52 @@ def sub_tx(ctx, sub_id, entries):
     sub = ctx["biff/db"].entity(sub_id)
     if sub is None:
         return []
-    new, waiting = unseen(sub, entries), sub.get("sub/waiting", ())
+    new, waiting = unseen(ctx["biff/db"], sub, entries), sub.get("sub/waiting", ())
     most = max(sub.get("sub/most", 0), len(entries))
     if "sub/seen" in sub and not new and not waiting and most == sub.get("sub/most"):
         return []
     new = new[:max(0, WAITING_MAX - len(waiting))]
     line = [*waiting, *((entry.id, feed_reader.told(entry)) for entry in new)]
     return [{"db/doc-type": "subscription", "db/op": "update", "xt/id": sub_id, "sub/most": most,
-             "sub/seen": seen_after(sub, entries, new)[:max(SEEN_MIN, 2 * most)],
+             "sub/seen": seen_after(ctx["biff/db"], sub, entries, new)[:IDS_OF_AN_ENTRY * max(SEEN_MIN, 2 * most)],
              "sub/waiting": tuple(line[POSTS_MAX:]) or biff.DISSOC},
-            *(system_message(sub["sub/chan"], text) for _, text in line[:POSTS_MAX])]
+            *(system_message(sub["sub/chan"], text) | {"xt/id": message_id(sub_id, id)}
+              for id, text in line[:POSTS_MAX])]
 
 
-def unseen(sub, entries):
-    seen = set(sub.get("sub/seen", ()))
-    return [entry for entry in entries if entry.id not in seen] if "sub/seen" in sub else entries[-1:]
+def message_id(sub_id, entry_id):
+    """An entry of a subscription is always the same message, so the history knows whether it was posted."""
+    return uuid.uuid5(sub_id, entry_id)
 
 
-def seen_after(sub, entries, new):
+def unseen(db, sub, entries):
+    """The entries to post: of the first fetch the newest, later those that neither `sub/seen` nor the history knows."""
+    if "sub/seen" not in sub:
+        return entries[-1:]
+    known = {*sub["sub/seen"], *(id for id, _ in sub.get("sub/waiting", ()))}
+    return [entry for entry in entries if entry.id not in known and not was_posted(db, sub, entry)]
+
+
+def was_posted(db, sub, entry):
+    return any(db.history(message_id(sub["xt/id"], id), documents=False) for id in (entry.id, *entry.other_ids))
+
+
+def seen_after(db, sub, entries, new):
     """What the feed has now comes first, then what it had before; the first time all of it counts as seen."""
-    done = {entry.id for entry in (new if "sub/seen" in sub else entries)} | set(sub.get("sub/seen", ()))
-    return tuple(dict.fromkeys([*(entry.id for entry in entries if entry.id in done), *sub.get("sub/seen", ())]))
+    posted = {entry.id for entry in new}
+    held_back = {entry.id for entry in unseen(db, sub, entries)} - posted if "sub/seen" in sub else ()
+    now = itertools.chain(*((entry.id, *entry.other_ids) for entry in entries if entry.id not in held_back))
+    return tuple(dict.fromkeys([*now, *sub.get("sub/seen", ())]))
 
 
 def feed_tx(ctx, url, fetched):
-    """Remembers what to ask with next time; not while more is new than can wait, or the feed would not send it again."""
+    """Remembers what to ask with next time, unless more is new than can wait: the feed would not send it again."""
     feed = biff.lookup(ctx["biff/db"], "feed/url", url)
     if feed is None or fetched is None and not feed["feed/failures"]:
         return []
     known = feed.get("feed/known") if fetched is None else fetched.known
-    if fetched and any(unseen(sub, fetched.entries) for sub in biff.lookup_all(ctx["biff/db"], "sub/url", url)):
+    subs = biff.lookup_all(ctx["biff/db"], "sub/url", url)
+    if fetched and any(unseen(ctx["biff/db"], sub, fetched.entries) for sub in subs):
         known = None
     return [{"db/doc-type": "feed", "db/op": "update", "xt/id": feed["xt/id"], "feed/failures": 0,
              "feed/known": known or biff.DISSOC}]

@@ -2,6 +2,7 @@
 import asyncio
 import datetime as dt
 import html
+import json
 import random
 import re
 import uuid
@@ -446,14 +447,83 @@ async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann,
     page, frames = (await ann.get(ann.channel)).body_text, ""
     while len(texts(frames)) < len(items) - 1:
         frames += (await listening.receive_str(timeout=10))
-    told = [feed_reader.told(feed_reader.entry_of(item | {"author": item["authors"][0]["name"], "link": item["url"], "content": [
-        {"value": item.get("content_html") or item["content_text"]}]}, ann.feed)) for item in reversed(items[1:])]
+    whole = json.dumps({"items": items[1:]}).encode()
+    told = [feed_reader.told(entry) for entry in feed_reader.entries_of(whole, ann.feed)]
     for shown in page, frames:
         assert [html.unescape(text) for text in texts(shown)][-len(told):] == told
     strange = (markup(page) | markup(frames)) - markup(clean) - {("div", "id hx-swap-oob"), ("input", "type id value hx-swap-oob")}
     say(f"{len(payloads)} attacks as a feed's title, author, text and link, on the page and the socket: {len(strange)} elements or attributes beyond our own; asked 0")
     assert not strange and len(told) == 75 and any("<script" in text for text in told)
     await listening.close()
+
+
+async def test_a_feed_that_says_when_to_ask_again_is_not_asked_before(chat, host, ann):      # noqa: F811
+    """A server that is overloaded would be asked again and again, and would shut us out."""
+    host.pages["/feed"] = lambda request: web.Response(status=429, headers={"Retry-After": "14400"})
+    await ann.command(f"/subscribe {ann.feed}")
+    for _ in range(5):
+        await ann.later()
+    assert len(host.asked) == 2
+    host.pages["/feed"] = lambda request: web.Response(status=503, headers={"Retry-After": "a while"})
+    await ann.later(24)
+    assert len(host.asked) == 3
+
+
+async def test_a_feed_that_is_gone_for_good_is_asked_no_more(chat, host, ann):      # noqa: F811
+    """A dead feed would be asked for ever, and the channel told of its failures."""
+    host.pages["/feed"] = lambda request: web.Response(status=410)
+    said = await ann.command(f"/subscribe {ann.feed}")
+    assert said[-1] == f"Unsubscribed from {ann.feed} It answered that it is gone for good."
+    assert not documents(chat, "sub/url") and not documents(chat, "feed/url")
+    await ann.later(48)
+    assert len(host.asked) == 1
+
+
+async def test_a_subscription_follows_a_permanent_redirect_and_no_other(chat, host, ann):      # noqa: F811
+    """A feed would be lost on the day when its old address, which only redirects, is given up."""
+    host.pages |= {"/feed": rss("a"), "/new": rss("a", "b"), "/other": rss("a", "b", "c")}
+    await ann.command(f"/subscribe {ann.feed}")
+    host.pages["/feed"] = lambda request: web.Response(status=302, headers={"Location": "/other"})
+    await ann.later()
+    assert [sub["sub/url"] for sub in documents(chat, "sub/url")] == [ann.feed]
+    host.pages["/feed"] = lambda request: web.Response(status=308, headers={"Location": "/new"})
+    await ann.later()
+    assert [sub["sub/url"] for sub in documents(chat, "sub/url")] == [f"{host.url}/new"]
+    await ann.later()
+    await ann.later()
+    assert [feed["feed/url"] for feed in documents(chat, "feed/url")] == [f"{host.url}/new"]
+    assert (await ann.said())[2:] == ["Entry a", "Entry b", "Entry c", f"{ann.feed} has moved to {host.url}/new"]
+
+
+async def test_an_address_in_another_spelling_is_the_same_feed(chat, host, ann):      # noqa: F811
+    """A channel would get each entry as often as somebody spelt the address differently."""
+    host.pages["/feed"] = rss("a")
+    for spelling in ann.feed, ann.feed.replace("http", "HTTP"), f"{ann.feed}#top", ann.feed.replace("/feed", "/%66eed"):
+        await ann.command(f"/subscribe {spelling}")
+    assert [sub["sub/url"] for sub in documents(chat, "sub/url")] == [ann.feed] and len(host.asked) == 1
+    await ann.command(f"/unsubscribe {ann.feed}#top")
+    assert not documents(chat, "sub/url")
+
+
+async def test_a_slow_host_keeps_one_worker_and_no_other_feed_waiting(chat, host, ann, monkeypatch):      # noqa: F811
+    """Four feeds of one host that hangs would stop the feeds of everybody else."""
+    hanging, fetched = asyncio.Event(), []
+
+    async def fetch(door, url, known, agent):      # as from hosts of other names: all that the test's door reaches is one
+        fetched.append(url)
+        if "//slow" in url:
+            await hanging.wait()
+        return feed_reader.Fetched(feed_reader.entries_of(rss("a"), url), {})
+    monkeypatch.setattr(feed_reader, "fetch", fetch)
+    urls = [f"http://slow.example/{n}" for n in range(9)] + ["http://quick.example/"]
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": id_of(ann.channel)}) for url in urls])
+    async with asyncio.timeout(10):
+        while not any(text == "Entry a" for text in await ann.said()):
+            await asyncio.sleep(0.01)
+    assert [url for url in fetched if "slow" in url] == ["http://slow.example/0"] and urls[-1] in fetched
+    hanging.set()
+    await ann.fetched()
+    assert sorted(fetched) == sorted(urls)
 
 
 async def test_a_subscription_put_by_anyone_is_fetched(chat, host, ann):      # noqa: F811
