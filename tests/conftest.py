@@ -1,4 +1,5 @@
-"""What the promises stand on: an empty store, the real server as a process, a real browser, and the tools that break things."""
+"""What the promises stand on: an empty store, the real server as a process,
+a real browser, and the tools that break things."""
 import asyncio
 import collections
 import contextlib
@@ -76,7 +77,8 @@ def seed(request):
 
 @pytest.fixture
 def size(request):
-    """`size(100, 10_000)` is 100 in every run and 10,000 with --long; where one test runs on both logs, a tenth on PostgreSQL."""
+    """`size(100, 10_000)` is 100 in every run and 10,000 with --long;
+    where one test runs on both logs, a tenth on PostgreSQL."""
     is_long, less = request.config.getoption("--long"), 10 if log_of(request.node) == "postgres" else 1
     return lambda every_run, release: max(1, (release if is_long else every_run) // less)
 
@@ -99,7 +101,8 @@ LOGS = "file", "postgres"             # a store test that is not about the file 
 
 @pytest.fixture(params=LOGS)
 def open_store(request, tmp_path):
-    """`open_store(functions, clock=…)` opens an empty store on either log; with `at="name"` the one that had this name before."""
+    """`open_store(functions, clock=…)` opens an empty store on either log;
+    with `at="name"` the one that had this name before."""
     import store
     if request.param == "postgres":
         cluster, urls = request.getfixturevalue("cluster"), {}
@@ -126,14 +129,16 @@ def node(open_store):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """One PostgreSQL for the whole run; without its programs a promise goes untested: with CI set that is an error, else a skip."""
+    """One PostgreSQL for the whole run; without its programs a promise goes untested:
+    with CI set that is an error, else a skip."""
     try:
         postgres.found()
     except LookupError as error:
         if IS_CI:
             raise
         pytest.skip(str(error))
-    with postgres.Postgres(port=free_port(), fsync="off") as running:         # what must survive a crash has a cluster of its own
+    # what must survive a crash has a cluster of its own
+    with postgres.Postgres(port=free_port(), fsync="off") as running:
         yield running
 
 
@@ -145,7 +150,8 @@ def log_url(cluster):
 
 @pytest.fixture
 def join(log_url, tmp_path):
-    """`join()` opens another server on this test's log, each with an index of its own; all are closed after the test."""
+    """`join()` opens another server on this test's log, each with an index of its own;
+    all are closed after the test."""
     import store
     with contextlib.ExitStack() as opened:
         def open_server(functions={}, url=log_url, **options):
@@ -180,7 +186,8 @@ class Server:
         """Returns when the landing page answers; raises with the server's own words if it ends before."""
         command = [sys.executable, "-u", str(ROOT / "eelchat.py"), "--port", str(self.port), "--data", str(self.data)]
         self.process = subprocess.Popen([*command, *self.arguments], cwd=ROOT, env=os.environ | environment, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", preexec_fn=self._limit)
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+                                        preexec_fn=self._limit)
         self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
         self._reader.start()
         wait_until(self._answers, READY_S_MAX, lambda: f"the server did not answer:\n{self.text}")
@@ -285,7 +292,8 @@ def chromium_found():
 
 @pytest.fixture
 async def browser(chromium_found):
-    """A Chromium of this test's own, in its event loop: it takes a quarter of a second, and nothing leaks between tests."""
+    """A Chromium of this test's own, in its event loop:
+    it takes a quarter of a second, and nothing leaks between tests."""
     from playwright.async_api import async_playwright
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(args=chromium.FLAGS, **chromium_found)
@@ -330,7 +338,8 @@ def strace(tmp_path_factory):
     found = shutil.which("strace")
     if not found:
         pytest.skip(f"{NEEDS}strace: not on PATH")
-    tried = subprocess.run([found, "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO", "true"],
+    tried = subprocess.run([found, "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO",
+                            "true"],
                            capture_output=True, text=True, timeout=30)
     if tried.returncode:
         pytest.skip(f"{NEEDS}strace: {tried.stderr.strip()[-100:]}")
@@ -391,7 +400,8 @@ def pytest_terminal_summary(terminalreporter, config):
     reasons = [skip_reason(report) for report in terminalreporter.stats.get("skipped", [])]
     wanting = collections.Counter(reason.removeprefix(NEEDS) for reason in reasons if reason.startswith(NEEDS))
     terminalreporter.write_line("promises not tried here for want of a right or a tool: " + (
-        f"{wanting.total()} ({'; '.join(f'{count} × {what}' for what, count in wanting.most_common())})" if wanting else "0"))
+        f"{wanting.total()} ({'; '.join(f'{count} × {what}' for what, count in wanting.most_common())})" if wanting
+        else "0"))
 
 
 def skip_reason(report):

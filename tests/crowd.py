@@ -1,4 +1,5 @@
-"""Many browsers without a browser: people put into a store by the hundred, and sockets that parse frames and do nothing else."""
+"""Many browsers without a browser: people put into a store by the hundred,
+and sockets that parse frames and do nothing else."""
 import asyncio
 import base64
 import datetime as dt
@@ -32,7 +33,8 @@ class Town:
             self.documents += [
                 {"xt/id": user, "user/email": f"{n}@example.com", "user/joined-at": now},
                 {"xt/id": mem, "mem/user": user, "mem/comm": self.community, "mem/roles": set()},
-                {"xt/id": biff.session_id(hashed), "session/hash": hashed, "session/user": user, "session/agent": "a test",
+                {"xt/id": biff.session_id(hashed), "session/hash": hashed, "session/user": user,
+                 "session/agent": "a test",
                  "session/created-at": now, "session/used-at": now}]
 
     def found(self, path):
@@ -100,7 +102,8 @@ class Ear(asyncio.Protocol):
     def send(self, opcode, payload=b"", fin=True):
         """A masked frame, with a mask that changes nothing."""
         size = len(payload)
-        length = bytes([128 | size]) if size < 126 else struct.pack("!BH", 254, size) if size < 65_536 else struct.pack("!BQ", 255, size)
+        length = (bytes([128 | size]) if size < 126 else struct.pack("!BH", 254, size) if size < 65_536
+                  else struct.pack("!BQ", 255, size))
         if not self.transport.is_closing():
             self.transport.write(bytes([(128 if fin else 0) | opcode]) + length + bytes(4) + payload)
 
@@ -111,8 +114,9 @@ class Ear(asyncio.Protocol):
 
 def handshake(base, path, cookie, after):
     host = urllib.parse.urlsplit(base).netloc
-    return (f"GET {path}/connect?after={after} HTTP/1.1\r\nHost: {host}\r\nOrigin: {base}\r\nCookie: eelchat={cookie}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n").encode()
+    return (f"GET {path}/connect?after={after} HTTP/1.1\r\nHost: {host}\r\nOrigin: {base}\r\nCookie: "
+            f"eelchat={cookie}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: "
+            f"13\r\nSec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n").encode()
 
 
 async def listen(base, path, cookie, after, hear=None, receive_bytes=None, answers=True):
@@ -149,20 +153,24 @@ class Voice:
     def __init__(self, session, base, data, town, n):
         self.session, self.url, self.cookie = session, base + town.channel, town.cookies[n]
         token = biff.hmac_of({"biff/secret": (data / "secret").read_bytes()}, "anti-forgery", self.cookie)
-        self.headers = {"Origin": base, "HX-Request": "true", biff.TOKEN_HEADER: token, "Cookie": f"eelchat={self.cookie}"}
+        self.headers = {"Origin": base, "HX-Request": "true", biff.TOKEN_HEADER: token,
+                        "Cookie": f"eelchat={self.cookie}"}
 
     async def say(self, text, post=None):
         """The status of the answer: 204 if it was stored."""
-        async with self.session.post(self.url, data={"text": text, "post": str(post or uuid.uuid4())}, headers=self.headers) as answer:
+        async with self.session.post(self.url, data={"text": text, "post": str(post or uuid.uuid4())},
+                                     headers=self.headers) as answer:
             return answer.status
 
 
 def cursor(payload):
-    return int(re.search(r'id="cursor" value="(\d+)"', payload if isinstance(payload, str) else payload.decode()).group(1))
+    return int(re.search(r'id="cursor" value="(\d+)"', payload if isinstance(payload, str)
+                         else payload.decode()).group(1))
 
 
 def texts(payload):
-    return re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', payload if isinstance(payload, str) else payload.decode(), re.DOTALL)
+    return re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>',
+                      payload if isinstance(payload, str) else payload.decode(), re.DOTALL)
 
 
 def percentile(values, share):

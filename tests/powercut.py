@@ -1,4 +1,5 @@
-"""What a power cut may leave of some files: all that was synced, and of what was written after that any blocks of a disk.
+"""What a power cut may leave of some files: all that was synced, and of what was written after that any blocks of a
+disk.
 
 A run's system calls, as strace tells them, are played back. Between two syncs the machine may stop. Then a file is what
 its last sync made durable, and each of its 512-byte blocks may have seen any number of the writes since, the first ones
@@ -31,7 +32,8 @@ class File:
         self.later: list[Event] = []
 
     def left(self, how_many: Callable[[int], int]) -> bytes | None:
-        """What a cut leaves, None if no file: `how_many(n)` chooses how many of n writes to a block, or of one change, there were."""
+        """What a cut leaves, None if no file: `how_many(n)` chooses how many of n writes to a block,
+        or of one change, there were."""
         exists, contents = self.exists, bytearray(self.contents)
         pieces = [list(_pieces(event)) for event in self.later]
         writes = collections.Counter(offset // BLOCK for several in pieces for offset, _ in several)
@@ -79,7 +81,8 @@ def _pieces(event) -> Iterator[tuple[int, bytes]]:
 
 
 def cuts(trace: str, paths: list[str]) -> Iterator[tuple[str, dict[str, File]]]:
-    """For each stretch between two syncs: all that the run said until its end, and its files as they may be after a cut in it."""
+    """For each stretch between two syncs: all that the run said until its end,
+    and its files as they may be after a cut in it."""
     files, said = {path: File() for path in paths}, ""
     for event in [*events(trace), Event("sync")]:
         if event.kind == "said":

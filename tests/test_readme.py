@@ -30,7 +30,8 @@ def test_every_example_prints_what_stands_beneath_it(path, tmp_path):
     for name in "store.py", "shell.py":
         (tmp_path / name).symlink_to(ROOT / name)
     programs = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    done = subprocess.run([sys.executable, str(ROOT / "tests/printed.py"), str(path)], cwd=tmp_path, capture_output=True,
+    done = subprocess.run([sys.executable, str(ROOT / "tests/printed.py"), str(path)], cwd=tmp_path,
+                          capture_output=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs}, text=True, timeout=120)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     examples = json.loads(done.stdout)
@@ -119,7 +120,8 @@ def is_defined(path, name):
 
 def test_the_picture_can_be_taken_again(chromium_found, tmp_path):
     """Without this, the README would show a chat that is long gone, and nobody could take its picture anew."""
-    done = subprocess.run([sys.executable, str(ROOT / "docs/pictures.py"), str(tmp_path)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(ROOT / "docs/pictures.py"), str(tmp_path)], capture_output=True,
+                          text=True,
                           timeout=120)
     assert done.returncode == 0, done.stderr
     for picture in tmp_path / "chat.png", ROOT / "docs/chat.png":

@@ -1,4 +1,5 @@
-"""What the tutorial takes for granted: typed transactions, retries, queues, tasks, and a system that starts and stops in order."""
+"""What the tutorial takes for granted: typed transactions, retries, queues, tasks,
+and a system that starts and stops in order."""
 import asyncio
 import datetime as dt
 import os
@@ -26,7 +27,8 @@ WITHOUT_WEB = [biff.use_config, biff.use_store, biff.use_queues, biff.use_tx_lis
 
 
 def arguments(tmp_path, *plugins, **more):
-    return {"biff/name": "eelchat", "biff/plugins": [{"schema": SCHEMA}, *plugins], "biff/arguments": {"data": str(tmp_path), "port": "0"}} | more
+    return {"biff/name": "eelchat", "biff/plugins": [{"schema": SCHEMA}, *plugins],
+            "biff/arguments": {"data": str(tmp_path), "port": "0"}} | more
 
 
 @pytest.fixture
@@ -70,15 +72,18 @@ async def after(ctx, *txs):
 ])
 async def test_update_and_merge_work_out_special_values_over_what_is_there(ctx, given, wanted):
     """Each page would read, change and write for itself, and forget the match."""
-    document = await after(ctx, [person(person__name="Ann", person__tags={"a"}, person__age=30)], [person() | given | {"db/op": "update"}])
+    document = await after(ctx, [person(person__name="Ann", person__tags={"a"}, person__age=30)],
+                           [person() | given | {"db/op": "update"}])
     assert {key: document.get(key) for key in wanted} == wanted
-    again = await after(ctx, [person(person__name="Ann", person__tags={"a"}, person__age=30)], [person() | given | {"db/op": "merge"}])
+    again = await after(ctx, [person(person__name="Ann", person__tags={"a"}, person__age=30)],
+                        [person() | given | {"db/op": "merge"}])
     assert again == document
 
 
 async def test_merge_makes_what_is_not_there_and_special_values_begin_with_nothing(ctx):
     """The first message of a counter or a set would need a case of its own."""
-    document = await after(ctx, [person(person__name="Ann", person__age=("db/add", 1), person__tags=("db/union", "x")) | {"db/op": "merge"}])
+    document = await after(ctx, [person(person__name="Ann", person__age=("db/add", 1), person__tags=("db/union", "x"))
+                                 | {"db/op": "merge"}])
     assert document == {"xt/id": ANN, "person/name": "Ann", "person/age": 1, "person/tags": {"x"}}
 
 
@@ -91,14 +96,17 @@ async def test_what_a_person_types_is_never_an_instruction(ctx):
 async def test_temporary_ids_are_one_id_in_a_transaction_and_now_is_one_moment(ctx):
     """A membership would point at a community that does not exist."""
     friend = {"db/doc-type": "person", "xt/id": biff.temp_id("friend"), "person/name": "Bob", "person/since": biff.NOW}
-    document = await after(ctx, [person(person__name="Ann", person__friend=biff.temp_id("friend"), person__since=biff.NOW), friend])
+    document = await after(ctx,
+                           [person(person__name="Ann", person__friend=biff.temp_id("friend"), person__since=biff.NOW),
+                            friend])
     bob = ctx["biff/node"].db().entity(document["person/friend"])
     assert bob["person/name"] == "Bob" and bob["person/since"] == document["person/since"]
 
 
 async def test_upsert_finds_one_or_makes_one_and_ten_at_once_make_one(ctx):
     """Joining twice with two fast clicks would make two memberships."""
-    upsert = {"db/doc-type": "person", "db.op/upsert": {"person/name": "Ann"}, "person/tags": ("db/default", set()), "person/age": ("db/add", 1)}
+    upsert = {"db/doc-type": "person", "db.op/upsert": {"person/name": "Ann"}, "person/tags": ("db/default", set()),
+              "person/age": ("db/add", 1)}
     await biff.submit_tx(ctx, [{"db/doc-type": "person", "person/name": "Zoe", "person/age": 0}])
     tried = await asyncio.gather(*(biff.submit_tx(ctx, [upsert]) for _ in range(10)), return_exceptions=True)
     done = [tx for tx in tried if not isinstance(tx, biff.ContentionError)]
@@ -132,13 +140,15 @@ async def test_who_loses_five_times_is_told_and_retry_false_loses_once(ctx, monk
 
 
 @pytest.mark.parametrize("tx, error, words", [
-    ([person(person__name=7)], biff.SchemaError, r"^person: person/name: expected str \(operation 1 of 1\). Nothing was written.$"),
+    ([person(person__name=7)], biff.SchemaError, r"^person: person/name: expected str \(operation 1 of 1\). Nothing "
+                                                 r"was written.$"),
     ([person(person__name="x" * 21)], biff.SchemaError, "person/name: length of value must be at most 20"),
     ([person()], biff.SchemaError, "person/name: required key not provided"),
     ([person(person__name="A", person__colour="red")], biff.SchemaError, "person/colour: extra keys not allowed"),
     ([person(person__name="A", person__age=("db/add", 1))], biff.TransactionError, "only update and merge know"),
     ([person(person__name="A") | {"db/op": "create"}], biff.TransactionError, "create a person that exists"),
-    ([person(person__name="A") | {"db/op": "update", "xt/id": uuid.UUID(int=9)}], biff.TransactionError, "update a person that does not exist"),
+    ([person(person__name="A") | {"db/op": "update", "xt/id": uuid.UUID(int=9)}], biff.TransactionError,
+     "update a person that does not exist"),
     ([{"person/name": "A"}], biff.TransactionError, "needs db/doc-type"),
     ([{"db/op": "delete"}], biff.TransactionError, "needs xt/id"),
     ([person(person__name="A") | {"db/typo": 1}], biff.TransactionError, "db/typo is not an instruction"),
@@ -158,7 +168,8 @@ async def test_a_schema_error_shows_no_value(ctx):
     """Someone's text, or a secret, would stand in the log."""
     with pytest.raises(biff.SchemaError) as caught:
         await biff.submit_tx(ctx, [person(person__name="a secret that is far too long")])
-    assert "secret" not in str(caught.value) and (caught.value.doc_type, caught.value.attribute) == ("person", "person/name")
+    assert "secret" not in str(caught.value)
+    assert (caught.value.doc_type, caught.value.attribute) == ("person", "person/name")
 
 
 async def test_nothing_to_do_submits_nothing_and_store_operations_pass_through(ctx):
@@ -170,9 +181,11 @@ async def test_nothing_to_do_submits_nothing_and_store_operations_pass_through(c
 
 async def test_lookups_take_pairs_and_give_a_document_an_id_or_all(ctx):
     """Every page would spell the same query."""
-    await biff.submit_tx(ctx, [person(person__name="Ann", person__age=3), {"db/doc-type": "person", "person/name": "Bob", "person/age": 3}])
+    await biff.submit_tx(ctx, [person(person__name="Ann", person__age=3),
+                               {"db/doc-type": "person", "person/name": "Bob", "person/age": 3}])
     db = ctx["biff/node"].db()
-    assert biff.lookup(db, "person/age", 3, "person/name", "Ann")["xt/id"] == biff.lookup_id(db, "person/name", "Ann") == ANN
+    assert biff.lookup(db, "person/age", 3, "person/name",
+                       "Ann")["xt/id"] == biff.lookup_id(db, "person/name", "Ann") == ANN
     assert biff.lookup(db, "person/name", "Ann", pattern=["person/age"]) == {"person/age": 3}
     assert len(biff.lookup_all(db, "person/age", 3)) == len(biff.lookup_id_all(db, "person/age", 3)) == 2
     assert biff.lookup(db, "person/name", "Eve") is None and biff.lookup_id(db, "person/name", "Eve") is None
@@ -192,7 +205,8 @@ async def test_one_plugin_that_fails_keeps_no_other_from_hearing_every_transacti
 
     def fails(ctx, tx):
         raise RuntimeError("a bug")
-    ctx = await started({"on_tx": fails}, {"on_tx": lambda ctx, tx: heard.append((tx.tx_id, ctx["biff/db"].tx_id >= tx.tx_id))})
+    ctx = await started({"on_tx": fails},
+                        {"on_tx": lambda ctx, tx: heard.append((tx.tx_id, ctx["biff/db"].tx_id >= tx.tx_id))})
     for n in range(5):
         await biff.submit_tx(ctx, [person(person__name=f"{n}")])
     await until(lambda: len(heard) == 5)
@@ -210,7 +224,9 @@ async def test_jobs_go_by_priority_survive_an_exception_and_give_results(started
     ctx = await started({"queues": [{"id": "work", "consumer": consume}]})
     biff.submit_job(ctx, "work", 1)
     await asyncio.sleep(0)
-    failing, last, first = biff.submit_job(ctx, "work", 0), biff.submit_job(ctx, "work", 2, 20), biff.submit_job(ctx, "work", 4, 0)
+    failing = biff.submit_job(ctx, "work", 0)
+    last = biff.submit_job(ctx, "work", 2, 20)
+    first = biff.submit_job(ctx, "work", 4, 0)
     gate.set()
     assert await last == 0.5 and await first == 0.25 and done == [1, 4, 0, 2]
     with pytest.raises(ZeroDivisionError):
@@ -272,7 +288,8 @@ async def test_components_stop_in_reverse_order_also_when_one_cannot_start_or_st
     """A store left open by a port that was taken would be locked for the next start."""
     told = []
     with pytest.raises(biff.StartError):
-        await biff.start_system([component("a", told), component("b", told), component("c", told, fails=True)], {"biff/name": "x"})
+        await biff.start_system([component("a", told), component("b", told), component("c", told, fails=True)],
+                                {"biff/name": "x"})
     assert told == ["a up", "b up", "b down", "a down"]
 
 
@@ -287,7 +304,8 @@ async def test_a_setting_comes_from_the_argument_else_the_environment_else_the_f
     (tmp_path / "config.toml").write_text("# mine\nport = 1\nhost = '1.1.1.1'\nbase_url = 'https://Chat.example.org/'\n"
                                           "proxies = ['10.0.0.0/8', '127.0.0.1']\n")
     monkeypatch.setenv("EELCHAT_HOST", "2.2.2.2")
-    system = await biff.start_system([biff.use_config], {"biff/name": "eelchat", "biff/arguments": {"data": str(tmp_path), "port": "3"}})
+    system = await biff.start_system([biff.use_config], {"biff/name": "eelchat",
+                                                         "biff/arguments": {"data": str(tmp_path), "port": "3"}})
     config = system["biff/config"]
     assert (config["port"], config["host"], config["base_url"]) == (3, "2.2.2.2", "https://chat.example.org")
     assert [str(network) for network in config["proxies"]] == ["10.0.0.0/8", "127.0.0.1/32"]
@@ -305,7 +323,8 @@ async def test_the_first_start_makes_a_secret_that_only_its_owner_reads_and_keep
     ("prot = 1", "prot in .*config.toml is not a setting. Settings are host, port, log"),
     ("what", "cannot be read as TOML: Expected"),
     ("port = 'http'", r"The setting port \(--port, EELCHAT_PORT\) is 'http', which cannot be read"),
-    ("port = true", "port in .* is a bool; wanted is text between quotes or a number"), ("base_url = 'chat.org'", "cannot be read"),
+    ("port = true", "port in .* is a bool; wanted is text between quotes or a number"),
+    ("base_url = 'chat.org'", "cannot be read"),
     ("proxies = 'many'", "cannot be read"), ("mail_host = 'mail'", "mail_host is set but mail_from is not")])
 async def test_a_setting_that_cannot_be_read_is_one_sentence(tmp_path, line, words):
     """A typing mistake would be silently ignored, or be a page of traceback."""
@@ -317,7 +336,8 @@ async def test_a_setting_that_cannot_be_read_is_one_sentence(tmp_path, line, wor
 async def test_an_old_configuration_file_is_not_silently_ignored(tmp_path):
     """After an upgrade the server would start without its mail server, and print links for a community that waits."""
     (tmp_path / "config.env").write_text("EELCHAT_MAIL_HOST=mail.example.org\n")
-    with pytest.raises(biff.StartError, match='config.env is not read any more.*config.toml.*mail_host = "mail.example.org"'):
+    with pytest.raises(biff.StartError, match='config.env is not read any more.*config.toml.*mail_host = '
+                                              '"mail.example.org"'):
         await biff.start_system([biff.use_config], arguments(tmp_path))
 
 
@@ -332,7 +352,8 @@ async def test_the_port_that_kubernetes_names_beside_a_service_is_none_of_ours(t
 
 
 def sentence_of(*given, **environment):
-    ran = subprocess.run([sys.executable, str(ROOT / "eelchat.py"), *map(str, given)], capture_output=True, text=True, timeout=30,
+    ran = subprocess.run([sys.executable, str(ROOT / "eelchat.py"), *map(str, given)], capture_output=True, text=True,
+                         timeout=30,
                          env=os.environ | environment, cwd=ROOT)
     assert ran.returncode == 1 and "Traceback" not in ran.stderr, ran.stderr
     return ran.stderr.strip().splitlines()[-1]
@@ -340,7 +361,8 @@ def sentence_of(*given, **environment):
 
 def test_what_a_newcomer_meets_is_one_sentence_and_status_1(server, tmp_path):
     """Their first minute would end in a traceback."""
-    assert f"Port {server.port} of 127.0.0.1 is taken" in sentence_of("--port", server.port, "--data", tmp_path / "other")
+    assert f"Port {server.port} of 127.0.0.1 is taken" in sentence_of("--port", server.port, "--data",
+                                                                      tmp_path / "other")
     assert "eelchat.db" in sentence_of("--port", 0, "--data", server.data)
     (tmp_path / "file").write_text("")
     assert "cannot be written to" in sentence_of("--port", 0, "--data", tmp_path / "file" / "data")

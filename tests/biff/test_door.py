@@ -15,21 +15,24 @@ from hosts import fixed, host      # noqa: F401
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 FORBIDDEN = """
-    127.0.0.1 127.1.2.3 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 169.254.0.1
-    169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.8 192.0.0.170 192.0.2.1 192.31.196.1 192.52.193.1 192.88.99.1
-    192.168.0.1 192.168.255.255 192.175.48.1 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 168.63.129.16 224.0.0.1 224.0.0.251
-    239.255.255.250 240.0.0.1 255.255.255.254 255.255.255.255
-    :: ::1 ::2 ::127.0.0.1 ::10.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::ffff:0.0.0.0 ::ffff:192.168.1.1
-    ::ffff:0:127.0.0.1 ::ffff:0:169.254.169.254 ::ffff:0:8.8.8.8 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b::a00:1 64:ff9b::c0a8:1
-    64:ff9b:1::1 64:ff9b:1::808:808 100::1 100:0:0:1::1 2001::1 2001:0:7f00:1:: 2001:2::1 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1::
-    2002:a9fe:a9fe::1 2002:808:808::1 2620:4f:8000::1 3fff::1 4000::1 5f00::1 fc00::1 fd00::1 fd00:ec2::254 fe80::1 febf::1 fec0::1 ff02::1
-    ff05::2 ff0e::1 2a00::5efe:7f00:1 2a00::200:5efe:a00:1 2a00::5efe:808:808
+    127.0.0.1 127.1.2.3 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200
+    100.127.255.255 169.254.0.1 169.254.169.254 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.8
+    192.0.0.170 192.0.2.1 192.31.196.1 192.52.193.1 192.88.99.1 192.168.0.1 192.168.255.255 192.175.48.1 198.18.0.1
+    198.19.255.255 198.51.100.1 203.0.113.1 168.63.129.16 224.0.0.1 224.0.0.251 239.255.255.250 240.0.0.1
+    255.255.255.254 255.255.255.255
+    :: ::1 ::2 ::127.0.0.1 ::10.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::ffff:0.0.0.0
+    ::ffff:192.168.1.1 ::ffff:0:127.0.0.1 ::ffff:0:169.254.169.254 ::ffff:0:8.8.8.8 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe
+    64:ff9b::a00:1 64:ff9b::c0a8:1 64:ff9b:1::1 64:ff9b:1::808:808 100::1 100:0:0:1::1 2001::1 2001:0:7f00:1::
+    2001:2::1 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1:: 2002:a9fe:a9fe::1 2002:808:808::1 2620:4f:8000::1
+    3fff::1 4000::1 5f00::1 fc00::1 fd00::1 fd00:ec2::254 fe80::1 febf::1 fec0::1 ff02::1 ff05::2 ff0e::1
+    2a00::5efe:7f00:1 2a00::200:5efe:a00:1 2a00::5efe:808:808
 """.split()
 
 
 @pytest.fixture
 async def anywhere(monkeypatch):
-    """Whatever address a socket connects to, it reaches the canary, which says the name of a page; `connected` has the address that was meant."""
+    """Whatever address a socket connects to, it reaches the canary, which says the name of a page;
+    `connected` has the address that was meant."""
     connected, loop = [], asyncio.get_running_loop()
 
     async def sing(reader, writer):
@@ -37,10 +40,12 @@ async def anywhere(monkeypatch):
             head = urllib.parse.unquote((await reader.readuntil(b"\r\n\r\n")).decode())
             target = re.search(r"/go/(\S+) HTTP", head)
             where = f"Location: http://{target.group(1)}/secret\r\n" if target else ""
-            writer.write(f"HTTP/1.1 {302 if target else 200} OK\r\n{where}Content-Length: 6\r\nConnection: close\r\n\r\ncanary".encode())
+            writer.write(f"HTTP/1.1 {302 if target else 200} OK\r\n{where}Content-Length: 6\r\nConnection: "
+                         "close\r\n\r\ncanary".encode())
             await writer.drain()
         writer.close()
-    servers = {family: await asyncio.start_server(sing, address, 0) for family, address in [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]}
+    servers = {family: await asyncio.start_server(sing, address, 0)
+               for family, address in [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]}
     connect = loop.sock_connect
 
     async def sock_connect(sock, address):
@@ -57,11 +62,14 @@ def literal(address):
 
 
 async def ways_to(address, is_allowed):
-    """Tries an address as a literal, by a name, by a redirect to either, and by a name that was public when it was checked; the errors."""
+    """Tries an address as a literal, by a name, by a redirect to either,
+    and by a name that was public when it was checked; the errors."""
     errors = []
     for resolver, url in [(None, f"http://{literal(address)}/"), (fixed(x_example=[address]), "http://x.example/"),
-                          (fixed(), f"https://{literal(address)}/"), (fixed(), f"http://{PUBLIC[0]}/go/{literal(address)}"),
-                          (fixed(x_example=[address]), f"http://{PUBLIC[0]}/go/x.example"), (fixed(x_example=[PUBLIC[0], address]), "http://x.example/")]:
+                          (fixed(), f"https://{literal(address)}/"),
+                          (fixed(), f"http://{PUBLIC[0]}/go/{literal(address)}"),
+                          (fixed(x_example=[address]), f"http://{PUBLIC[0]}/go/x.example"),
+                          (fixed(x_example=[PUBLIC[0], address]), "http://x.example/")]:
         one = Door(is_allowed=is_allowed, resolver=resolver)
         try:
             if len(url) == len("http://x.example/") and url.endswith("x.example/"):
@@ -83,7 +91,8 @@ async def test_only_the_public_internet_is_reached_by_whatever_way(anywhere, say
     assert len(FORBIDDEN) >= 80 and reached == [] and len(anywhere) == 2 * len(FORBIDDEN)
     for address in PUBLIC:
         assert (await Door().get(f"http://{literal(address)}/")).body == b"canary"
-    assert len(anywhere) == 2 * len(FORBIDDEN) + len(PUBLIC), "the control addresses must reach it, or the test is blind"
+    assert len(anywhere) == 2 * len(FORBIDDEN) + len(
+        PUBLIC), "the control addresses must reach it, or the test is blind"
 
 
 async def test_without_the_check_at_the_socket_all_of_them_would_be_reached(anywhere, monkeypatch):
@@ -97,7 +106,8 @@ async def test_without_the_check_at_the_socket_all_of_them_would_be_reached(anyw
 
 async def test_spellings_of_this_machine_lead_nowhere(anywhere):
     """Resolvers and browsers know more ways to write an address than lists of forbidden ones do."""
-    for name in ["localhost", "LOCALHOST", "localhost.", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "①②⑦.⓪.⓪.①", "127.0.0.1.", "127。0。0。1",
+    for name in ["localhost", "LOCALHOST", "localhost.", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0",
+                 "①②⑦.⓪.⓪.①", "127.0.0.1.", "127。0。0。1",
                  "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:127.0.0.1]", "[::1%25lo]", "%31%32%37.0.0.1", "x.localhost"]:
         with pytest.raises(DoorError):
             await Door().get(f"http://{name}/")
@@ -105,10 +115,14 @@ async def test_spellings_of_this_machine_lead_nowhere(anywhere):
 
 
 async def test_schemes_ports_names_and_lengths(anywhere, monkeypatch):
-    """A feed's address is no way to speak to a mail server or a database, to send a password, or to go through a proxy that the environment names."""
-    cases = ["ftp://8.8.8.8/", "file:///etc/passwd", "gopher://8.8.8.8/", "javascript:alert(1)", "//8.8.8.8/", "8.8.8.8", "", "http://", "http:///x", "http:8.8.8.8",
-             "http://a@8.8.8.8/", "http://a:b@8.8.8.8/", "http://:b@8.8.8.8/", "http://8.8.8.8:22/", "http://8.8.8.8:0/", "http://8.8.8.8:99999/",
-             "https://8.8.8.8:8443/", "http://8.8.8.8:x/", "http://" + "a" * 2_000 + "/", "http://[::1/", "http://8.8.8.8\\@127.0.0.1/", "http://\0/", "http://a b/"]
+    """A feed's address is no way to speak to a mail server or a database, to send a password,
+    or to go through a proxy that the environment names."""
+    cases = ["ftp://8.8.8.8/", "file:///etc/passwd", "gopher://8.8.8.8/", "javascript:alert(1)", "//8.8.8.8/",
+             "8.8.8.8", "", "http://", "http:///x", "http:8.8.8.8",
+             "http://a@8.8.8.8/", "http://a:b@8.8.8.8/", "http://:b@8.8.8.8/", "http://8.8.8.8:22/",
+             "http://8.8.8.8:0/", "http://8.8.8.8:99999/",
+             "https://8.8.8.8:8443/", "http://8.8.8.8:x/", "http://" + "a" * 2_000 + "/", "http://[::1/",
+             "http://8.8.8.8\\@127.0.0.1/", "http://\0/", "http://a b/"]
     one = Door(resolver=fixed(**{"8_8_8_8": ["8.8.8.8"]}))
     for url in cases:
         for ask in one.check, one.get:

@@ -46,7 +46,7 @@ async def redeem(one, token, **fields):
 
 # ── Links ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async def test_a_link_signs_in_once_in_the_browser_that_asked_after_a_press_of_a_button(chat, person):      # noqa: F811
+async def test_a_link_signs_in_once_in_the_browser_that_asked_after_a_press_of_a_button(chat, person):  # noqa: F811
     """Mail scanners open links: what a GET redeems is gone before its owner clicks."""
     ann = await person()
     assert await asked(ann, " Ann@Example.com ") == ("/link-sent", None)
@@ -82,7 +82,8 @@ async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, p
     fields = {"email": "bob@example.com", "return-to": page.url.query["return-to"]}
     answer = await bob.post(f"/auth/send-{way}", fields)
     if way == "code":
-        answer = await bob.post("/auth/verify-code", {"email": "bob@example.com", "code": "", "return-to": answer.url.query["return-to"]})
+        answer = await bob.post("/auth/verify-code", {"email": "bob@example.com", "code": "",
+                                                      "return-to": answer.url.query["return-to"]})
         assert answer.url.query["error"] == "invalid-code" and answer.url.query["return-to"] == community
         answer = await bob.post("/auth/verify-code", {"email": "bob@example.com", "code": bob.last_code()})
     else:
@@ -90,7 +91,8 @@ async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, p
     assert answer.url.path == community and "Join this community" in answer.body_text
 
 
-@pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "/\t/evil.example", "evil", "/" + "x" * 500])
+@pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "/\t/evil.example",
+                                       "evil", "/" + "x" * 500])
 async def test_signing_in_leads_nowhere_but_here(chat, person, elsewhere):      # noqa: F811
     """A sign-in link that ends at a stranger's copy of our page asks for the next one there."""
     ann, other = await person(), await person()
@@ -107,7 +109,8 @@ async def test_of_fifty_who_redeem_one_link_at_once_one_is_signed_in(chat, perso
     fields = {"token": ann.last_token(), "__anti-forgery-token": await ann.token("/signin")}
 
     async def press():
-        async with ann.browser.post(f"{ann.base}/auth/verify-link", data=fields, headers={"Origin": ann.base}, allow_redirects=False) as answer:
+        async with ann.browser.post(f"{ann.base}/auth/verify-link", data=fields, headers={"Origin": ann.base},
+                                    allow_redirects=False) as answer:
             return answer.headers["Location"]
     answers = await asyncio.gather(*(press() for _ in range(50)))
     say(f"{answers.count('/app')} of 50 signed in, {len(documents(chat, 'session/hash'))} session; asked 1 and 1")
@@ -153,7 +156,8 @@ async def test_a_link_of_an_attacker_does_not_change_who_somebody_is(chat, perso
         assert (await redeem(victim, token, **fields))[1] == "incorrect-email"
     assert [cookie.value for cookie in victim.browser.cookie_jar] == before
     assert "victim@example.com" in (await victim.get("/app")).body_text
-    assert "Sign in as attacker@example.com" in (await attacker.get(f"/auth/verify-link/{token}")).body_text, "the button names the address"
+    assert "Sign in as attacker@example.com" in (
+        await attacker.get(f"/auth/verify-link/{token}")).body_text, "the button names the address"
 
 
 # ── Codes ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +173,8 @@ async def test_a_code_signs_in_once_and_three_wrong_tries_end_it(chat, person): 
     await asked(ann, path="/auth/send-code")
     code = ann.last_code()
     wrong = f"{(int(code) + 1) % 10 ** 6:06}"
-    assert [await guess(ann, code) for code in (wrong, wrong, code, code)] == ["/verify-code", "/verify-code", "/app", "/verify-code"]
+    assert [await guess(ann, code) for code in (wrong, wrong, code, code)] == ["/verify-code", "/verify-code", "/app",
+                                                                               "/verify-code"]
     bob = await person()
     await asked(bob, "bob@example.com", "/auth/send-code")
     code = bob.last_code()
@@ -185,7 +190,8 @@ async def test_guesses_in_parallel_are_three_guesses(chat, person):      # noqa:
 
     async def press(code):
         fields = {"email": "ann@example.com", "code": code, "__anti-forgery-token": token}
-        async with ann.browser.post(f"{ann.base}/auth/verify-code", data=fields, headers={"Origin": ann.base}, allow_redirects=False) as answer:
+        async with ann.browser.post(f"{ann.base}/auth/verify-code", data=fields, headers={"Origin": ann.base},
+                                    allow_redirects=False) as answer:
             return answer.headers["Location"]
     wrong = [f"{(int(ann.last_code()) + n) % 10 ** 6:06}" for n in range(1, 20)]
     assert "/app" not in await asyncio.gather(*map(press, wrong))
@@ -198,7 +204,8 @@ async def test_nobody_uses_up_or_uses_another_browsers_code(chat, person):      
     ann, eve = await person(), await person()
     await asked(ann, path="/auth/send-code")
     code = ann.last_code()
-    assert [await guess(eve, guessed) for guessed in ("000000", "000001", "000002", "000003", code)] == ["/verify-code"] * 5
+    assert [await guess(eve, guessed) for guessed in ("000000", "000001", "000002", "000003",
+                                                      code)] == ["/verify-code"] * 5
     assert await guess(ann, code) == "/app"
 
 
@@ -208,8 +215,10 @@ async def test_a_known_and_an_unknown_address_are_answered_alike(chat, person): 
     """Anyone could ask who is here."""
     await person("known@example.com")
     one = await person()
-    answers = [await one.post("/auth/send-link", {"email": address}) for address in ("known@example.com", "stranger@example.com")]
-    known, unknown = [re.sub("known@|stranger@", "", re.sub(r'value="\w+"', "", answer.body_text)) for answer in answers]
+    answers = [await one.post("/auth/send-link", {"email": address})
+               for address in ("known@example.com", "stranger@example.com")]
+    known, unknown = [re.sub("known@|stranger@", "", re.sub(r'value="\w+"', "", answer.body_text))
+                      for answer in answers]
     assert known == unknown and [answer.status for answer in answers] == [200, 200]
 
 
@@ -219,28 +228,31 @@ async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # 
     errors = [(await asked(one, "victim@example.com"))[1] for _ in range(6)]
     assert errors == [None] * 3 + ["too-many"] * 3
     more = [(await asked(one, f"v{n}@example.com"))[1] for n in range(25)]
-    say(f"{len(chat['mails'])} mails for one client, {errors.count(None)} to one address; asked at most 20 and 3 an hour")
+    say(f"{len(chat['mails'])} mails for one client, {errors.count(None)} to one address; asked at most 20 and 3 an "
+        "hour")
     assert more.count(None) == 17 and len(chat["mails"]) == 20
     forged = await one.post("/auth/send-link", {"email": "w@example.com"}, headers={"X-Forwarded-For": "9.9.9.9"})
     assert forged.url.query["error"] == "too-many"
 
 
 async def test_a_thousand_requests_are_few_mails_to_anyone_and_from_anyone(chat, person, say):      # noqa: F811
-    """A sign-in form that anybody can fill in is a machine that sends mail to strangers, and gets its server listed as one."""
+    """A sign-in form that anybody can fill in is a machine that sends mail to strangers,
+    and gets its server listed as one."""
     one, sent = await person(), {"address": collections.Counter(), "client": collections.Counter()}
     chat["biff/config"]["proxies"] = biff.networks("127.0.0.1")
     token = await one.token("/signin")
     for n in range(1000):
         address, client = f"v{n % 37}@example.com", f"9.9.{n % 11}.9"
         fields = {"email": address, biff.TOKEN_FIELD: token}
-        async with one.browser.post(f"{one.base}/auth/send-{('link', 'code')[n % 2]}", data=fields, headers={"Origin": one.base, "X-Forwarded-For": f"{n}.1.1.1, {client}"},
+        async with one.browser.post(f"{one.base}/auth/send-{('link', 'code')[n % 2]}", data=fields,
+                                    headers={"Origin": one.base, "X-Forwarded-For": f"{n}.1.1.1, {client}"},
                                     allow_redirects=False) as answer:
             if "too-many" not in answer.headers["Location"]:
                 sent["address"][address] += 1
                 sent["client"][client] += 1
     most = {kind: max(counted.values()) for kind, counted in sent.items()}
-    say(f"1,000 requests for 37 addresses from 11 clients in a minute: {len(chat['mails'])} mails, at most {most['address']} to an address and {most['client']} for a client; "
-        "asked at most 60, 3 and 20")
+    say(f"1,000 requests for 37 addresses from 11 clients in a minute: {len(chat['mails'])} mails, at most "
+        f"{most['address']} to an address and {most['client']} for a client; asked at most 60, 3 and 20")
     assert len(chat["mails"]) == sent["address"].total() == 60 and most["address"] <= 3 and most["client"] <= 20
 
 
@@ -254,7 +266,8 @@ async def test_known_and_unknown_addresses_take_the_same_time(chat, person, say,
     for _ in range(60):
         for address, taken in times.items():
             begun = time.perf_counter()
-            async with one.browser.post(f"{one.base}/auth/send-link", data={"email": address, biff.TOKEN_FIELD: token}, headers={"Origin": one.base}, allow_redirects=False) as answer:
+            async with one.browser.post(f"{one.base}/auth/send-link", data={"email": address, biff.TOKEN_FIELD: token},
+                                        headers={"Origin": one.base}, allow_redirects=False) as answer:
                 assert answer.headers["Location"].startswith("/link-sent")
             taken.append((time.perf_counter() - begun) * 1000)
     known, stranger = map(statistics.median, times.values())
@@ -274,9 +287,12 @@ def test_limits_forget_after_their_window_and_count_all_or_nothing():
     assert limits.take(("a", 2, 10), ("all", 3, 60))
 
 
-@pytest.mark.parametrize("address", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com", "ann@example.com\nBcc: eve@example.com",
-                                     "ann@example.com,eve@example.com", "ann,eve@example.com", "<ann@example.com>", "ann@example.com;x@y.z",
-                                     "ann\r\n@example.com", "ann\u202e@example.com", "x" * 250 + "@example.com", '"a"@example.com'])
+@pytest.mark.parametrize("address", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com",
+                                     "ann@example.com\nBcc: eve@example.com",
+                                     "ann@example.com,eve@example.com", "ann,eve@example.com", "<ann@example.com>",
+                                     "ann@example.com;x@y.z",
+                                     "ann\r\n@example.com", "ann\u202e@example.com", "x" * 250 + "@example.com",
+                                     '"a"@example.com'])
 async def test_what_is_not_one_address_gets_no_mail(chat, person, address):      # noqa: F811
     """A line break in an address is another recipient."""
     assert await asked(await person(), address) == ("/signin", "invalid-email") and chat["mails"] == []
@@ -298,7 +314,8 @@ async def mail_server(tmp_path):
     port = free_port()
     controller = Controller(mailbox, hostname="127.0.0.1", port=port)
     controller.start()
-    (tmp_path / "config.toml").write_text(f"mail_host = '127.0.0.1'\nmail_port = {port}\nmail_from = 'Eel <eel@example.org>'\n")
+    (tmp_path / "config.toml").write_text(f"mail_host = '127.0.0.1'\nmail_port = {port}\nmail_from = 'Eel "
+                                          "<eel@example.org>'\n")
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}))
     yield system, mailbox
     await biff.stop_system(system)
@@ -312,7 +329,8 @@ async def test_mail_goes_out_by_smtp_in_text_and_html_to_one_recipient(mail_serv
     assert await asked(one) == ("/link-sent", None)
     recipients, mail = mailbox.mails[0]
     token = re.search(MAIL_LOG, mail.get_body(["plain"]).get_content()).group(1)
-    assert recipients == ["ann@example.com"] == [mail["To"]] and mail["From"] == "Eel <eel@example.org>" and mail["Date"] and mail["Message-ID"]
+    assert recipients == ["ann@example.com"] == [mail["To"]] and mail["From"] == "Eel <eel@example.org>"
+    assert mail["Date"] and mail["Message-ID"]
     assert f'href="{system["biff/base-url"]}/auth/verify-link/{token}"' in mail.get_body(["html"]).get_content()
     assert await redeem(one, token) == ("/app", None)
     assert await asked(one, "full@example.com") == ("/signin", "send-failed")
@@ -325,7 +343,7 @@ async def is_in(one):
     return (await one.get("/app")).url.path == "/app"
 
 
-async def test_signing_in_changes_the_cookie_and_signing_out_ends_it_for_whoever_has_a_copy(chat, person):      # noqa: F811
+async def test_signing_in_changes_the_cookie_and_signing_out_ends_it_for_whoever_has_a_copy(chat, person):  # noqa: F811
     """A cookie planted before, or copied after, would be a key for ever."""
     ann, thief = await person(), await person()
     await ann.get("/signin")
@@ -343,15 +361,17 @@ async def test_a_thousand_forged_cookies_sign_nobody_in(chat, person):      # no
     """The whole house hangs on this one value."""
     await person("ann@example.com")
     hashed = documents(chat, "session/hash")[0]["session/hash"]
-    forged = [hashed, hashed[:43], "", "x", "é" * 43, str(documents(chat, "session/hash")[0]["xt/id"]), *(secrets.token_urlsafe(32) for _ in range(1000))]
+    forged = [hashed, hashed[:43], "", "x", "é" * 43, str(documents(chat, "session/hash")[0]["xt/id"]),
+              *(secrets.token_urlsafe(32) for _ in range(1000))]
     one, accepted = await person(), 0
     for cookie in forged:
-        async with one.browser.get(f"{one.base}/app", headers={"Cookie": f"eelchat={cookie}"}, allow_redirects=False) as answer:
+        async with one.browser.get(f"{one.base}/app", headers={"Cookie": f"eelchat={cookie}"},
+                                   allow_redirects=False) as answer:
             accepted += answer.status == 200
     assert accepted == 0
 
 
-async def test_a_session_ends_sixty_days_after_signing_in_or_thirty_without_use(chat, person, later):      # noqa: F811
+async def test_a_session_ends_sixty_days_after_signing_in_or_thirty_without_use(chat, person, later):  # noqa: F811
     """A browser sold with a drawer full of cookies."""
     ann = await person("ann@example.com")
     for days in (29, 57):
@@ -381,7 +401,7 @@ async def test_what_has_expired_is_gone_from_the_past_too(chat, person, later): 
 
 async def test_sessions_are_listed_to_their_owner_who_ends_them_and_nobody_else_does(chat, person):      # noqa: F811
     """Whoever leaves a browser signed in at the library must be able to end it from home."""
-    home, library, eve = await person("ann@example.com"), await person("ann@example.com"), await person("eve@example.com")
+    home, library, eve = [await person(f"{name}@example.com") for name in ("ann", "ann", "eve")]
     page = (await home.get("/sessions")).body_text
     (other,) = re.findall(r"/sessions/(session-[0-9a-f]{32})/revoke", page)
     await eve.post(f"/sessions/{other}/revoke")

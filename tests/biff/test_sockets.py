@@ -1,4 +1,5 @@
-"""Thousands of sockets: a slow one delays nobody, all come back after a crash and miss nothing, and what misbehaves is closed.
+"""Thousands of sockets: a slow one delays nobody, all come back after a crash and miss nothing, and what misbehaves is
+closed.
 
 Where a test speaks of servers it takes a list of addresses: today of one server, and of two as soon as there are two.
 """
@@ -69,7 +70,8 @@ async def ask(url):
 @pytest.fixture
 def flood(tmp_path, size):
     async def run(slow):
-        """Posts from many, as fast as eight at a time go; the delays of every frame at the readers, and what became of the slow."""
+        """Posts from many, as fast as eight at a time go;
+        the delays of every frame at the readers, and what became of the slow."""
         readers, count, town = 199, size(450, 2_000), Town(200)
         with serving(tmp_path / f"slow{slow}", town) as server:
             delays, orders = [], [[] for _ in range(readers)]
@@ -79,18 +81,22 @@ def flood(tmp_path, size):
                 number, sent = payload[at:payload.index(b"@", at)].split(b" ")
                 order.append(int(number))
                 delays.append(time.perf_counter() - float(sent))
-            ears = [await listen(server.url, town.channel, cookie, server.tx_id, lambda payload, order=order: hear(order, payload))
+            ears = [await listen(server.url, town.channel, cookie, server.tx_id,
+                                 lambda payload, order=order: hear(order, payload))
                     for cookie, order in zip(town.cookies[1:], orders)]
-            stuck = [await listen(server.url, town.channel, town.cookies[0], server.tx_id, receive_bytes=4096) for _ in range(slow)]
+            stuck = [await listen(server.url, town.channel, town.cookies[0], server.tx_id, receive_bytes=4096)
+                     for _ in range(slow)]
             for ear in stuck:
                 ear.transport.pause_reading()
             before = memory_mb(server.process.pid)
             async with aiohttp.ClientSession() as session:
-                voices, numbers = [Voice(session, server.url, server.data, town, n) for n in range(200)], iter(range(count))
+                voices, numbers = [Voice(session, server.url, server.data, town, n)
+                                   for n in range(200)], iter(range(count))
 
                 async def speak():
                     for number in numbers:
-                        assert await voices[number % 200].say(f"@{number} {time.perf_counter():.6f}@" + "x" * 1_000) == 204
+                        assert await voices[number % 200].say(f"@{number} {time.perf_counter():.6f}@"
+                                                              + "x" * 1_000) == 204
                 await asyncio.gather(*(speak() for _ in range(4)))
             await until(lambda: all(len(order) >= count for order in orders), 60)
             held = memory_mb(server.process.pid) - before
@@ -105,8 +111,8 @@ async def test_one_that_never_reads_delays_nobody_and_is_cut(flood, say):
     """One dead browser would stop the channel for everybody, or eat the memory."""
     without, *_ = await flood(0)
     with_one, orders, held, cut, stopping = await flood(1)
-    say(f"p99 of a frame {with_one * 1000:.1f} ms with a slow reader, {without * 1000:.1f} ms without, asked + 20 ms; {cut} cut, asked 1; server "
-        f"grew by {held:.1f} MB; stopped in {stopping:.2f} s, asked 5 s")
+    say(f"p99 of a frame {with_one * 1000:.1f} ms with a slow reader, {without * 1000:.1f} ms without, asked + 20 ms; "
+        f"{cut} cut, asked 1; server grew by {held:.1f} MB; stopped in {stopping:.2f} s, asked 5 s")
     assert all(order == orders[0] for order in orders) and sorted(orders[0]) == list(range(len(orders[0])))
     assert cut == 1 and with_one < without + 0.2 and held < 20 and stopping < 5
 
@@ -125,7 +131,8 @@ async def test_a_thousand_come_back_after_a_crash_and_miss_nothing(tmp_path, siz
             seen[n] = cursor(payload)
 
         async def connect(n):
-            return await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n], lambda payload: hear(n, payload))
+            return await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n],
+                                   lambda payload: hear(n, payload))
         ears = await asyncio.gather(*(connect(n) for n in range(count)))
         said = []
         async with aiohttp.ClientSession() as session:
@@ -156,8 +163,8 @@ async def test_a_thousand_come_back_after_a_crash_and_miss_nothing(tmp_path, siz
         late = lag(await ask(server.metrics_url), 0.99)
     missed = sum(len(set(said) - set(words)) for words in heard)
     twice = sum(len(words) - len(set(words)) for words in heard)
-    say(f"{count} sockets back {back:.1f} s after a crash, asked 10; {missed} missed, {twice} twice, asked 0; loop lag p99 at most {late * 1000:.0f} ms, asked "
-        f"250; a post meanwhile p99 {percentile(waits, 0.99) * 1000:.0f} ms")
+    say(f"{count} sockets back {back:.1f} s after a crash, asked 10; {missed} missed, {twice} twice, asked 0; loop lag "
+        f"p99 at most {late * 1000:.0f} ms, asked 250; a post meanwhile p99 {percentile(waits, 0.99) * 1000:.0f} ms")
     assert all(words == said for words in heard) and back < 100 and late < 2.5
 
 
@@ -173,7 +180,8 @@ async def test_a_deploy_closes_every_tab_with_1012_and_all_return(tmp_path, wind
         for tab in tabs:
             await tab.goto(server.url + town.channel)
             await tab.wait_for_selector("#messages[data-live]")
-            await tab.evaluate("document.querySelector('#messages').addEventListener('htmx:ws:close', event => { window.code ??= event.detail.code })")
+            await tab.evaluate("document.querySelector('#messages').addEventListener('htmx:ws:close', event => { "
+                               "window.code ??= event.detail.code })")
         took = server.stop()
         codes = [await tab.evaluate("window.code") for tab in tabs]
         server.start()
@@ -181,7 +189,8 @@ async def test_a_deploy_closes_every_tab_with_1012_and_all_return(tmp_path, wind
         for tab in tabs:
             await tab.wait_for_selector("#messages[data-live]")
         back = time.perf_counter() - begun
-    say(f"{count} tabs closed with {sorted(set(codes))}, asked 1012; stopped in {took:.2f} s, asked 1; all back {back:.1f} s after the start, asked 3")
+    say(f"{count} tabs closed with {sorted(set(codes))}, asked 1012; stopped in {took:.2f} s, asked 1; all back "
+        f"{back:.1f} s after the start, asked 3")
     assert set(codes) == {1012} and took < 10 and back < 30
 
 
@@ -193,7 +202,8 @@ def ping_often(monkeypatch):
 
 
 async def test_a_peer_that_is_gone_without_a_word_is_noticed(ping_often, chat, say):      # noqa: F811
-    """A phone in a tunnel sends no farewell: its socket, and what waits for it, would be kept for a quarter of an hour."""
+    """A phone in a tunnel sends no farewell: its socket, and what waits for it,
+    would be kept for a quarter of an hour."""
     town = await settle(chat, 2)
     dead = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096, answers=False)
     alive = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
@@ -206,7 +216,8 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed(ping_often, chat, s
     await until(lambda: chat["chat_clients"].count == 1)
     took = time.perf_counter() - begun
     await until(lambda: client.waiting() == 0 and client.transport.is_closing())
-    say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; nothing is held for it any more")
+    say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; "
+        "nothing is held for it any more")
     assert alive.is_open and alive.code is None and took < 15
 
 
@@ -228,7 +239,8 @@ def test_browsers_come_back_at_random_within_ten_seconds():
     """Without jitter a thousand would come in the same moment; without a bound some would wait for a minute."""
     page = (ROOT / "templates/base.html").read_text()
     ws = json.loads(re.search(r"name=\"htmx-config\" content='([^']+)'", page).group(1))["ws"]
-    assert ws["reconnectJitter"] >= 0.5 and ws["reconnectMaxDelay"] * (1 + ws["reconnectJitter"]) <= 10_000 and not ws["pauseOnBackground"]
+    assert ws["reconnectJitter"] >= 0.5 and ws["reconnectMaxDelay"] * (1 + ws["reconnectJitter"]) <= 10_000
+    assert not ws["pauseOnBackground"]
 
 
 # ── D5: abuse ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,7 +253,8 @@ ABUSE = {
     "a JSON bomb": lambda ear: ear.send(1, b"[" * 4_000),
     "a flood of pings": lambda ear: [ear.send(9, b"x" * 100) for _ in range(500)],
     "a flood of pongs": lambda ear: [ear.send(10) for _ in range(500)],
-    "fragments without end": lambda ear: [ear.send(1, b"x", fin=False)] + [ear.send(0, b"x" * 1_000, fin=False) for _ in range(100)],
+    "fragments without end": lambda ear: [ear.send(1, b"x", fin=False)]
+    + [ear.send(0, b"x" * 1_000, fin=False) for _ in range(100)],
     "a deflated frame": lambda ear: ear.transport.write(bytes([0xC1, 0x80 | 4]) + bytes(4) + b"\x4a\x4c\x04\x00"),
     "an unmasked frame": lambda ear: ear.transport.write(b"\x81\x05hello"),
     "an opcode that does not exist": lambda ear: ear.send(5, b"x"),
@@ -279,8 +292,8 @@ async def test_abuse_of_one_socket_stays_there(tmp_path, size, say):
             grown, loud = memory_mb(server.process.pid) - before, percentile(delays, 0.99)
         assert all(ear.code is None and not ear.ended.done() for ear in ears)
     wrong = {name: code for name, code in codes.items() if not code <= {1002, 1003, 1007, 1008, 1009, None}}
-    say(f"{frames} frames of {len(ABUSE)} kinds: all closed by {sorted(set().union(*codes.values()) - {None})}; grew by {grown:.1f} MB, asked 32; "
-        f"the others' p99 {loud * 1000:.1f} ms, before {quiet * 1000:.1f}, asked + 20")
+    say(f"{frames} frames of {len(ABUSE)} kinds: all closed by {sorted(set().union(*codes.values()) - {None})}; grew "
+        f"by {grown:.1f} MB, asked 32; the others' p99 {loud * 1000:.1f} ms, before {quiet * 1000:.1f}, asked + 20")
     assert not wrong and codes["text"] == {1008} == codes["a flood of pings"] and codes["a frame of 5 MB"] == {1009}
     assert delays and grown < 320 and loud < quiet + 0.2
 
@@ -291,8 +304,10 @@ async def test_only_the_exact_origin_opens_a_socket(chat, say):      # noqa: F81
     """Any page on the internet could otherwise listen with the cookies of its visitor."""
     town = await settle(chat, 1)
     host = town.base.removeprefix("http://")
-    origins = [None, "null", f"https://{host}", f"http://127.0.0.1:{chat['biff/port'] + 1}", f"http://sub.{host}", f"http://{host}.evil.example",
-               f"http://evil.example/{host}", f"HTTP://{host}", f"http://{host}.", "http://127.0.0.1", f"http://{host}@evil.example", "", f"http://{host}/"]
+    origins = [None, "null", f"https://{host}", f"http://127.0.0.1:{chat['biff/port'] + 1}", f"http://sub.{host}",
+               f"http://{host}.evil.example",
+               f"http://evil.example/{host}", f"HTTP://{host}", f"http://{host}.", "http://127.0.0.1",
+               f"http://{host}@evil.example", "", f"http://{host}/"]
 
     async def status(origin):
         ask = handshake(town.base, town.channel, town.cookies[0], 0)
@@ -304,20 +319,24 @@ async def test_only_the_exact_origin_opens_a_socket(chat, say):      # noqa: F81
         ear.transport.abort()
         return ear.status
     refused = [await status(origin) for origin in origins]
-    say(f"{len(origins)} foreign origins: {sorted(set(refused))}, asked 403 for all; our own: {await status(town.base)}, asked 101")
+    say(f"{len(origins)} foreign origins: {sorted(set(refused))}, asked 403 for all; our own: "
+        f"{await status(town.base)}, asked 101")
     assert set(refused) == {403} and await status(town.base) == 101
 
 
 # ── D7: leaving ends hearing ───────────────────────────────────────────────────────────────────────────────────
 
-@pytest.mark.parametrize("loss", ["the membership", "the session, evicted", "the session's user", "a membership that is another's now"])
+@pytest.mark.parametrize("loss", ["the membership", "the session, evicted", "the session's user",
+                                  "a membership that is another's now"])
 async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):      # noqa: F811
     """Authority ends with the transaction that takes it, not with the next page."""
     town, node = await settle(chat, 2), chat["biff/node"]
     ear = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
     session = biff.session_id(biff.hash_of(town.cookies[1]))
-    operation = {"the membership": delete(town.mems[1]), "the session, evicted": evict(session), "the session's user": delete(town.people[1]),
-                 "a membership that is another's now": put({"xt/id": town.mems[1], "mem/user": town.people[0], "mem/comm": town.community, "mem/roles": set()})}[loss]
+    operation = {"the membership": delete(town.mems[1]), "the session, evicted": evict(session),
+                 "the session's user": delete(town.people[1]),
+                 "a membership that is another's now": put({"xt/id": town.mems[1], "mem/user": town.people[0],
+                                                            "mem/comm": town.community, "mem/roles": set()})}[loss]
     posts = [node.submit([put(town.message(f"before {n}"))]) for n in range(20)]
     removal = node.submit([operation, put(town.message("in the same transaction"))])
     after = [node.submit([put(town.message(f"after {n}"))]) for n in range(20)]
@@ -326,12 +345,14 @@ async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):     
     await ear.ended
     took = time.perf_counter() - begun
     late = [payload for payload in ear.texts if "id=\"cursor\"" in payload and cursor(payload) >= removed]
-    say(f"{loss}: closed with {ear.code} after {took:.2f} s, asked 1; {len(late)} frames of transactions from the removal on, asked 0")
+    say(f"{loss}: closed with {ear.code} after {took:.2f} s, asked 1; {len(late)} frames of transactions from the "
+        "removal on, asked 0")
     assert ear.code == 1008 and not late and took < 10 and "data-final" in ear.texts[-1]
 
 
 async def test_a_close_frame_may_be_answered_before_the_connection_is_cut(chat, say):      # noqa: F811
-    """Cut at once, a connection can take its close frame along: the browser would see an accident, and come back again and again."""
+    """Cut at once, a connection can take its close frame along:
+    the browser would see an accident, and come back again and again."""
     town, node = await settle(chat, 2), chat["biff/node"]
     patient = await listen(town.base, town.channel, town.cookies[1], town.tx_id, answers=False)
     prompt = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
@@ -342,13 +363,15 @@ async def test_a_close_frame_may_be_answered_before_the_connection_is_cut(chat, 
     await until(lambda: patient.code)
     assert patient.code == prompt.code == 1008 and not patient.ended.done()
     await patient.ended
-    say(f"closed {took:.3f} s after the transaction when the close frame is answered, {time.perf_counter() - begun:.2f} s when it never is, asked 1")
+    say(f"closed {took:.3f} s after the transaction when the close frame is answered, "
+        f"{time.perf_counter() - begun:.2f} s when it never is, asked 1")
     assert took < 5
 
 
 # ── D8: together or not at all ─────────────────────────────────────────────────────────────────────────────────
 
-async def test_what_was_said_together_arrives_together_wherever_the_connection_is_cut(chat, seed, size, say):      # noqa: F811
+async def test_what_was_said_together_arrives_together_wherever_the_connection_is_cut(chat, seed, size,
+                                                                                      say):  # noqa: F811
     """A command without its answer, or an answer without its question, would stay on the screen."""
     town, node, raw, dice = await settle(chat, 1), chat["biff/node"], bytearray(), random.Random(seed)
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
@@ -363,7 +386,8 @@ async def test_what_was_said_together_arrives_together_wherever_the_connection_i
         partial.is_open, partial.transport = True, ear.transport
         partial.data_received(bytes(raw[:cut]))
         shown = [words for payload in partial.texts for words in texts(payload)]
-        assert shown[::2] == [f"question {n}" for n in range(len(shown) // 2)] and shown[1::2] == [f"answer {n}" for n in range(len(shown) // 2)]
+        assert shown[::2] == [f"question {n}" for n in range(len(shown) // 2)]
+        assert shown[1::2] == [f"answer {n}" for n in range(len(shown) // 2)]
     say(f"{len(cuts)} cuts in a stream of {len(raw):,} bytes: 0 questions without their answer; asked 0")
 
 
@@ -375,13 +399,15 @@ async def test_a_post_that_is_sent_again_is_one_message(chat, seed, size, say): 
     town, bases = await settle(chat, count // 10 * 5), [chat["biff/base-url"]]
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
     async with aiohttp.ClientSession() as session:
-        voices = [Voice(session, dice.choice(bases), chat["biff/config"]["data"], town, n) for n in range(len(town.cookies))]
+        voices = [Voice(session, dice.choice(bases), chat["biff/config"]["data"], town, n)
+                  for n in range(len(town.cookies))]
 
         async def repeat(n):
             post, times = uuid.uuid4(), dice.randrange(1, 6)
             at_once = dice.randrange(1, times + 1)
             say_it = lambda: voices[n % len(voices)].say(f"message {n}", post)      # noqa: E731
-            return [*await asyncio.gather(*(say_it() for _ in range(at_once))), *[await say_it() for _ in range(times - at_once)]]
+            return [*await asyncio.gather(*(say_it() for _ in range(at_once))),
+                    *[await say_it() for _ in range(times - at_once)]]
         answers = []
         for start in range(0, count, 50):
             answers += await asyncio.gather(*(repeat(n) for n in range(start, min(start + 50, count))))
@@ -389,12 +415,14 @@ async def test_a_post_that_is_sent_again_is_one_message(chat, seed, size, say): 
     stored = chat["biff/node"].db().q({"find": "?text", "where": [["?m", "msg/text", "?text"]]})
     heard = [words for payload in ear.texts for words in texts(payload)]
     say(f"{sum(map(len, answers))} posts of {count} messages: {len(heard)} heard, {len(stored)} stored; asked {count}")
-    assert sorted(heard) == sorted(stored) == sorted(f"message {n}" for n in range(count)) and set().union(*answers) == {204}
+    assert sorted(heard) == sorted(stored) == sorted(f"message {n}" for n in range(count))
+    assert set().union(*answers) == {204}
 
 
 # ── D10: order ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-async def test_every_screen_shows_the_logs_order_whatever_the_clocks_say(chat, monkeypatch, seed, size, say):      # noqa: F811
+async def test_every_screen_shows_the_logs_order_whatever_the_clocks_say(chat, monkeypatch, seed, size,
+                                                                         say):  # noqa: F811
     """Clocks go back. Two people who disagree about who spoke first have not had the same conversation."""
     town, node, dice = await settle(chat, 8), chat["biff/node"], random.Random(seed)
     clock = chat["biff/clock"]
@@ -411,9 +439,11 @@ async def test_every_screen_shows_the_logs_order_whatever_the_clocks_say(chat, m
         await until(lambda: all(sum(len(texts(payload)) for payload in ear.texts) == count for ear in ears))
         async with session.get(town.base + town.channel, headers=voices[0].headers) as answer:
             page = texts(await answer.text()) if answer.status == 200 else []
-    order = [op[1]["msg/text"] for tx in node.tx_log(after=town.tx_id) for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
+    order = [op[1]["msg/text"] for tx in node.tx_log(after=town.tx_id)
+             for op in tx.ops if op[0] == "put" and "msg/text" in op[1]]
     screens = [[words for payload in ear.texts for words in texts(payload)] for ear in ears]
-    say(f"8 senders with clocks ±5 s: {sum(screen == order for screen in screens)} of 8 screens in the log's order; asked 8")
+    say(f"8 senders with clocks ±5 s: {sum(screen == order for screen in screens)} of 8 screens in the log's order; "
+        "asked 8")
     assert all(screen == order for screen in screens) and len(order) == count and page in ([], order[-len(page):])
 
 
@@ -428,7 +458,8 @@ async def test_the_loop_is_never_held_up_for_long(tmp_path, say):
             voices = [Voice(session, server.url, server.data, town, n) for n in range(300)]
             for n in range(200):
                 assert await voices[n].say(f"message {n}") == 204
-            ears = await asyncio.gather(*(listen(server.url, town.channel, cookie, server.tx_id + n % 20) for n, cookie in enumerate(town.cookies)))
+            ears = await asyncio.gather(*(listen(server.url, town.channel, cookie, server.tx_id + n % 20)
+                                          for n, cookie in enumerate(town.cookies)))
             for start in range(0, 300, 20):
                 await asyncio.gather(*(voice.say("hello " * 100) for voice in voices[start:start + 20]))
             await until(lambda: all(sum(len(texts(payload)) for payload in ear.texts) >= 300 for ear in ears), 60)
@@ -438,8 +469,8 @@ async def test_the_loop_is_never_held_up_for_long(tmp_path, say):
             await asyncio.gather(*(ear.ended for ear in ears))
         metrics = await ask(server.metrics_url)
     p99, worst = lag(metrics, 0.99) * 1000, lag(metrics, 1) * 1000
-    say(f"200 posts, 300 sockets opened with replays, 300 posts by twenty at a time, the channel deleted: loop lag p99 at most {p99:.0f} ms, asked 50; worst at most "
-        f"{worst:.0f}, asked 250")
+    say("200 posts, 300 sockets opened with replays, 300 posts by twenty at a time, the channel deleted: loop lag p99 "
+        f"at most {p99:.0f} ms, asked 50; worst at most {worst:.0f}, asked 250")
     assert {ear.code for ear in ears} == {1008} and p99 <= 500 and worst <= 2_500
 
 
@@ -454,7 +485,8 @@ async def test_after_the_end_nothing_is_left_running(tmp_path, monkeypatch, say)
     took = time.perf_counter() - begun
     await asyncio.sleep(sockets.CLOSE_S)
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
-    say(f"20 sockets closed with {sorted({ear.code for ear in ears[2:]})} in {took:.2f} s, asked 1012 and 1 s; tasks left {len(left)}, asked 0")
+    say(f"20 sockets closed with {sorted({ear.code for ear in ears[2:]})} in {took:.2f} s, asked 1012 and 1 s; tasks "
+        f"left {len(left)}, asked 0")
     assert {ear.code for ear in ears[2:]} == {1012} and not left and took < 10
 
 
@@ -470,7 +502,8 @@ async def test_a_server_that_may_open_few_files_refuses_some_and_loses_none(tmp_
     try:
         said = len(server.log)
         begun = time.perf_counter()
-        tried = await asyncio.gather(*(listen(server.url, town.channel, cookie, tx_id) for cookie in town.cookies), return_exceptions=True)
+        tried = await asyncio.gather(*(listen(server.url, town.channel, cookie, tx_id) for cookie in town.cookies),
+                                     return_exceptions=True)
         ears = [ear for ear in tried if isinstance(ear, Ear) and ear.status == 101]
         for ear in tried:
             if isinstance(ear, Ear) and ear.status not in (101, None):
@@ -496,15 +529,16 @@ async def test_a_server_that_may_open_few_files_refuses_some_and_loses_none(tmp_
         lost = sum(ear.ended.done() for ear in rest)
     finally:
         server.kill()
-    say(f"128 files, 400 connects: {len(ears)} let in, {lost} of them lost, asked 0; posted and heard after {time.perf_counter() - voice_at:.1f} s; "
-        f"{len(lines)} log lines in {seconds:.0f} s, asked one a second at most")
+    say(f"128 files, 400 connects: {len(ears)} let in, {lost} of them lost, asked 0; posted and heard after "
+        f"{time.perf_counter() - voice_at:.1f} s; {len(lines)} log lines in {seconds:.0f} s, at most one a second")
     assert ears and lost == 0 and status == 204 and len(lines) <= 10 * (seconds + 1)
 
 
 # ── D13: an hour of life ───────────────────────────────────────────────────────────────────────────────────────
 
 async def test_a_life_full_of_faults(tmp_path, seed, size, say):
-    """What each test above tries alone comes together in the end: crashes, cuts, slow readers, and talk all the while."""
+    """What each test above tries alone comes together in the end:
+    crashes, cuts, slow readers, and talk all the while."""
     dice, count, seconds, pause = random.Random(seed), size(60, 300), size(6, 3_600), size(1, 60)
     town = Town(count)
     with serving(tmp_path, town) as server:
@@ -516,7 +550,8 @@ async def test_a_life_full_of_faults(tmp_path, seed, size, say):
 
         async def live(n):
             while True:
-                ears[n] = await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n], lambda payload: hear(n, payload))
+                ears[n] = await come_back(server.url, town.channel, town.cookies[n], lambda: seen[n],
+                                          lambda payload: hear(n, payload))
                 await ears[n].ended
 
         async def speak(session):
@@ -546,7 +581,8 @@ async def test_a_life_full_of_faults(tmp_path, seed, size, say):
             await asyncio.sleep(pause / 2)
             ear and ear.transport.abort()
         async with aiohttp.ClientSession() as session:
-            lives, talk, memories = [asyncio.create_task(live(n)) for n in range(count)], asyncio.create_task(speak(session)), []
+            lives, memories = [asyncio.create_task(live(n)) for n in range(count)], []
+            talk = asyncio.create_task(speak(session))
             end, faults = time.monotonic() + seconds, 0
             while time.monotonic() < end:
                 await asyncio.sleep(pause)
@@ -561,7 +597,8 @@ async def test_a_life_full_of_faults(tmp_path, seed, size, say):
                 task.cancel()
     wrong = sum(words != said for words in heard)
     slope = (memories[-1] - memories[0]) / max(seconds / 600, 1e-9) if seconds >= 600 else 0
-    say(f"{seconds} s, {count} sockets, {len(said)} messages, {faults} faults: {wrong} screens that miss or repeat, asked 0"
+    say(f"{seconds} s, {count} sockets, {len(said)} messages, {faults} faults: {wrong} screens that miss or repeat, "
+        "asked 0"
         + (f"; memory {slope:+.1f} MB in ten minutes, asked 1" if slope else ""))
     assert said and wrong == 0 and slope < 10
 
@@ -569,17 +606,20 @@ async def test_a_life_full_of_faults(tmp_path, seed, size, say):
 # ── Bounds, replays, figures ───────────────────────────────────────────────────────────────────────────────────
 
 async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat, monkeypatch, say):      # noqa: F811
-    """A thousand browsers that come back would otherwise read the log a thousand times, and the server would answer nobody."""
+    """A thousand browsers that come back would otherwise read the log a thousand times,
+    and the server would answer nobody."""
     town, node, lately = await settle(chat, 200), chat["biff/node"], chat["chat_lately"]
     for n in range(30):
         await node.submit([put(town.message(f"missed {n}"))])
     lately.forget()
     rendered, render = [], biff.fragment
-    monkeypatch.setattr(biff, "fragment", lambda *args, **values: (rendered.append(args[1]), render(*args, **values))[1])
+    monkeypatch.setattr(biff, "fragment", lambda *args, **values: (rendered.append(args[1]),
+                                                                   render(*args, **values))[1])
     reads = lately.reads
     ears = await asyncio.gather(*(listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies))
     await until(lambda: all(len(ear.texts) == 30 for ear in ears))
-    say(f"200 browsers, each 30 transactions behind: {lately.reads - reads} readings of the log, asked 1; {len(rendered)} fragments rendered, asked 30")
+    say(f"200 browsers, each 30 transactions behind: {lately.reads - reads} readings of the log, asked 1; "
+        f"{len(rendered)} fragments rendered, asked 30")
     assert lately.reads - reads == 1 and len(rendered) == 30 and len({tuple(ear.texts) for ear in ears}) == 1
     assert len({id(data) for _, data in lately._replays.values()}) == 1
 
@@ -617,8 +657,10 @@ async def test_a_pass_over_many_is_cut_and_each_hears_all_in_order(chat, monkeyp
         assert [words for payload in ear.texts for words in texts(payload)] == [str(n) for n in range(100)]
 
 
-async def test_what_a_slow_one_hears_is_whole_and_in_order_and_so_are_the_pings_between(ping_often, chat, say):      # noqa: F811
-    """Frames go past the transport: one that overtook what waits there would end in the middle of another, and the browser would hang up."""
+async def test_what_a_slow_one_hears_is_whole_and_in_order_and_so_are_the_pings_between(ping_often, chat,
+                                                                                        say):  # noqa: F811
+    """Frames go past the transport: one that overtook what waits there would end in the middle
+    of another, and the browser would hang up."""
     town, node = await settle(chat, 2), chat["biff/node"]
     slow = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096)
     quick = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
@@ -644,7 +686,8 @@ async def test_what_a_slow_one_hears_is_whole_and_in_order_and_so_are_the_pings_
     await node.submit([put(town.message("after"))])
     await until(lambda: len(slow.texts) == count + 1)
     assert not client.room.apart                       # what has caught up is like the others again
-    say(f"{count} messages to one that stopped reading {stops} times: all in order, once, also where the transport had to keep some; pings answered")
+    say(f"{count} messages to one that stopped reading {stops} times: all in order, once, also where the transport had "
+        "to keep some; pings answered")
 
 
 async def test_a_frame_never_goes_to_who_got_the_number_of_a_closed_connection(chat, monkeypatch):      # noqa: F811
@@ -706,7 +749,8 @@ async def test_one_person_has_so_many_sockets_and_the_oldest_gives_way(chat, mon
 
 
 async def test_who_connects_too_often_is_asked_to_come_later(chat, monkeypatch):      # noqa: F811
-    """A browser gone wild is slowed down; the answer must be one that it takes for a reason to wait longer each time."""
+    """A browser gone wild is slowed down;
+    the answer must be one that it takes for a reason to wait longer each time."""
     monkeypatch.setattr(sockets, "CONNECTS_A_PERSON", (3, 60))
     town = await settle(chat, 2)
     statuses = [(await listen(town.base, town.channel, town.cookies[0], town.tx_id)).status for _ in range(5)]
@@ -769,8 +813,10 @@ async def test_metrics_are_told_on_loopback_and_on_no_public_route(tmp_path, say
         text = await ask(server.metrics_url)
         await server.said(r"connect channel=\S+ person=\S+ sockets=3")
     figures = dict(re.findall(r"^(eelchat_\w+) (\S+)$", text, re.M))
-    assert (figures["eelchat_sockets"], figures["eelchat_channels"], figures["eelchat_messages_total"]) == ("3", "1", "1")
-    assert figures["eelchat_frames_total"] == "3" and figures["eelchat_tx_lag"] == "0" and figures["eelchat_waiting_bytes"] == "0"
+    assert (figures["eelchat_sockets"], figures["eelchat_channels"],
+            figures["eelchat_messages_total"]) == ("3", "1", "1")
+    assert figures["eelchat_frames_total"] == "3" and figures["eelchat_tx_lag"] == "0"
+    assert figures["eelchat_waiting_bytes"] == "0"
     assert figures["eelchat_delivery_seconds_count"] == "1" and figures["eelchat_commit_seconds_count"] >= "1"
     assert {"eelchat_replays_total", "eelchat_loop_lag_seconds_count", "eelchat_cut_total"} <= figures.keys()
     for line in text.splitlines():
@@ -780,8 +826,9 @@ async def test_metrics_are_told_on_loopback_and_on_no_public_route(tmp_path, say
 
 def test_the_limit_on_open_files_is_raised_and_bounds_the_sockets():
     """Most machines give a process 1,024 files unless it asks for more."""
-    script = ("import resource, biff; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"
-              "print(biff.files_max() == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[0])")
+    script = ("import resource, biff; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+              "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));print(biff.files_max() == hard == "
+              "resource.getrlimit(resource.RLIMIT_NOFILE)[0])")
     done = subprocess.run([os.sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
 

@@ -1,4 +1,5 @@
-"""The walls of the web face: whose requests these are, what every answer bears, what is bounded, what the log may hold."""
+"""The walls of the web face: whose requests these are, what every answer bears,
+what is bounded, what the log may hold."""
 import asyncio
 import collections
 import contextlib
@@ -27,8 +28,8 @@ from people import Person, chat, filled, person, settle, with_handlers      # no
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
 UNSAFE = [route for route in ROUTES if route[0] != "GET"]
 READING = [route for route in ROUTES if route[0] == "GET" and not route[1].endswith("/connect")]
-CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-       "base-uri 'none'; frame-ancestors 'none'")
+CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action "
+       "'self'; base-uri 'none'; frame-ancestors 'none'")
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +47,8 @@ async def paths_of(one):
     """How to fill in a route: this person's own community, channel and session."""
     community, channel = await one.new_channel()
     session = one.chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
-    ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2], "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
+    ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2],
+           "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
 
     def fill(path):
         for hole, value in ids.items():
@@ -57,8 +59,10 @@ async def paths_of(one):
 
 # ── Requests are ours ────────────────────────────────────────────────────────────────────────────────────────
 
-FROM_ELSEWHERE = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": "https://HOST"},
-                  {"Origin": "http://HOST.evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
+FROM_ELSEWHERE = [{}, {"Origin": "null"}, {"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:1"},
+                  {"Origin": "https://HOST"},
+                  {"Origin": "http://HOST.evil.example"}, {"Sec-Fetch-Site": "cross-site"},
+                  {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
                   {"Sec-Fetch-Site": "cross-site", "Origin": "OURS"}]
 
 
@@ -67,16 +71,21 @@ async def test_every_unsafe_route_refuses_what_does_not_come_from_a_page_of_ours
     ann, eve = await person("ann@example.com"), await person("eve@example.com")
     fill, right, others = await paths_of(ann), await ann.token(), await eve.token("/signin")
     host, before, tried = ann.base.removeprefix("http://"), chat["biff/node"].latest_tx.tx_id, 0
-    elsewhere = [{key: value.replace("HOST", host).replace("OURS", ann.base) for key, value in headers.items()} for headers in FROM_ELSEWHERE]
+    elsewhere = [{key: value.replace("HOST", host).replace("OURS", ann.base) for key, value in headers.items()}
+                 for headers in FROM_ELSEWHERE]
     ours = [{"Origin": ann.base}, {"Sec-Fetch-Site": "same-origin"}]
-    cases = [(headers, right) for headers in elsewhere] + [(headers, wrong) for headers in ours for wrong in (None, "", "x", others, right[:-1], "é" * 64)]
+    cases = [(headers, right) for headers in elsewhere] + [(headers, wrong) for headers in ours
+                                                           for wrong in (None, "", "x", others, right[:-1], "é" * 64)]
     for method, path in UNSAFE:
         for headers, token in cases:
-            fields = {"email": "v@example.com", "text": "hi", "post": str(uuid.uuid4())} | ({biff.TOKEN_FIELD: token} if token is not None else {})
-            async with ann.browser.request(method, ann.base + fill(path), data=fields, headers=headers, allow_redirects=False) as answer:
+            fields = {"email": "v@example.com", "text": "hi",
+                      "post": str(uuid.uuid4())} | ({biff.TOKEN_FIELD: token} if token is not None else {})
+            async with ann.browser.request(method, ann.base + fill(path), data=fields, headers=headers,
+                                           allow_redirects=False) as answer:
                 assert answer.status == 403, (method, path, headers, token)
             tried += 1
-    say(f"{tried} requests over {len(UNSAFE)} unsafe routes: all 403, {chat['biff/node'].latest_tx.tx_id - before} transactions; asked 0")
+    say(f"{tried} requests over {len(UNSAFE)} unsafe routes: all 403, {chat['biff/node'].latest_tx.tx_id - before} "
+        "transactions; asked 0")
     assert tried > 100 and chat["biff/node"].latest_tx.tx_id == before and chat["mails"][2:] == []
 
 
@@ -85,7 +94,8 @@ async def test_each_of_the_two_walls_stands_alone(chat, person, monkeypatch, wal
     """A wall that nothing needs is one that nobody notices falling."""
     ann = await person("ann@example.com")
     monkeypatch.setattr(biff.requests, wall, lambda *_: True)
-    assert (await ann.post("/community", headers={"Origin": "http://evil.example"})).status == (200 if wall == "is_ours" else 403)
+    assert (await ann.post("/community",
+                           headers={"Origin": "http://evil.example"})).status == (200 if wall == "is_ours" else 403)
     assert (await ann.post("/community", {biff.TOKEN_FIELD: "x"})).status == (200 if wall == "has_token" else 403)
 
 
@@ -105,7 +115,8 @@ async def test_sockets_open_to_pages_of_ours_only(chat, person):      # noqa: F8
     """Another site's page could read along with its visitor's cookie."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
-    for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}):
+    for origin in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"},
+                   {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}):
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
             await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0", headers=origin)
     socket = await ann.listen(channel)
@@ -115,20 +126,23 @@ async def test_sockets_open_to_pages_of_ours_only(chat, person):      # noqa: F8
 
 def test_a_rule_for_every_route_or_no_start():
     """A page without a rule is a page for everyone."""
-    assert all(len(route) == 4 and all(map(callable, route[2:])) for plugin in eelchat.PLUGINS for route in plugin.get("routes", ()))
+    assert all(len(route) == 4 and all(map(callable, route[2:])) for plugin in eelchat.PLUGINS
+               for route in plugin.get("routes", ()))
 
 
 async def test_a_route_without_a_rule_does_not_start(tmp_path):
     """It would be found by whoever looks for it."""
     plugins = [*eelchat.PLUGINS, {"routes": [("GET", "/hidden", eelchat.app)]}]
     with pytest.raises(biff.StartError, match="does not state who may use it"):
-        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": plugins})
+        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
+                                | {"biff/plugins": plugins})
 
 
 # ── Cookies and headers ──────────────────────────────────────────────────────────────────────────────────────
 
 async def cookie_under(base_url, tmp_path):
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": base_url}))
+    system = await biff.start_system(eelchat.COMPONENTS,
+                                     eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": base_url}))
     one = Person(system | {"biff/base-url": f"http://127.0.0.1:{system['biff/port']}"})
     answer = await one.get("/signin")
     await one.browser.close()
@@ -143,24 +157,30 @@ async def test_cookies_under_https_cannot_be_planted_and_under_http_are_kept(tmp
     assert list(secure) == ["__Host-eelchat"] and list(plain) == ["eelchat"]
     for cookies in (secure, plain):
         (cookie,) = cookies.values()
-        assert cookie["httponly"] and cookie["samesite"] == "Lax" and cookie["path"] == "/" and not cookie["domain"] and len(cookie.value) == 43
+        assert cookie["httponly"] and cookie["samesite"] == "Lax" and cookie["path"] == "/"
+        assert not cookie["domain"] and len(cookie.value) == 43
     assert secure["__Host-eelchat"]["secure"] and not plain["eelchat"]["secure"]
-    assert "max-age=31536000" in headers["Strict-Transport-Security"] and "Strict-Transport-Security" not in plain_headers
+    assert "max-age=31536000" in headers["Strict-Transport-Security"]
+    assert "Strict-Transport-Security" not in plain_headers
 
 
 async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
     """The one page without them is the one that is put into a frame."""
     ann = await person("ann@example.com")
     fill = await paths_of(ann)
-    asked = [("GET", fill(path)) for _, path in READING] + [("GET", "/nowhere"), ("PATCH", "/app"), ("GET", "/static/eelchat.css"), ("GET", "/static/none"),
-                                                            ("POST", "/community"), ("GET", "/app/"), ("GET", "/community/x"), ("GET", "/sessions?x=%ff")]
+    asked = [("GET", fill(path)) for _, path in READING] + [("GET", "/nowhere"), ("PATCH", "/app"),
+                                                            ("GET", "/static/eelchat.css"), ("GET", "/static/none"),
+                                                            ("POST", "/community"), ("GET", "/app/"),
+                                                            ("GET", "/community/x"), ("GET", "/sessions?x=%ff")]
     statuses = set()
     for method, path in asked:
         async with ann.browser.request(method, ann.base + path, allow_redirects=False) as answer:
             statuses.add(answer.status)
-            assert answer.headers["Content-Security-Policy"] == CSP and answer.headers["X-Content-Type-Options"] == "nosniff", path
+            assert answer.headers["Content-Security-Policy"] == CSP, path
+            assert answer.headers["X-Content-Type-Options"] == "nosniff", path
             assert answer.headers["Referrer-Policy"] == "same-origin" and "Server" not in answer.headers
-            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css" else "no-store"), path
+            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css"
+                                                       else "no-store"), path
     assert {200, 303, 308, 403, 404, 405} <= statuses
 
 
@@ -169,16 +189,19 @@ async def test_static_files_are_named_by_their_content_and_packed(chat, person):
     one = await person()
     path = biff.asset_url(chat["biff/assets"], "htmx.js")
     answer = await one.get(path)
-    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable" and answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["Content-Encoding"] == "gzip"
     assert answer.body_text.encode() == (biff.ROOT / "node_modules" / biff.SCRIPTS["htmx.js"]).read_bytes()
     assert (await one.get(path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
-    for wrong in ("/static/../biff/auth.py", "/static/%2e%2e/biff/auth.py", "/static/..%2fbiff/auth.py", "/static/", "/static//etc/passwd"):
+    for wrong in ("/static/../biff/auth.py", "/static/%2e%2e/biff/auth.py", "/static/..%2fbiff/auth.py", "/static/",
+                  "/static//etc/passwd"):
         assert (await one.get(wrong)).status == 404
 
 
 async def test_redirects_stay_here():
     """A link to us would be a link to wherever someone likes."""
-    away = ["//evil", "/\\evil", "\\\\evil", "https:evil", "https://evil", "", "evil", "/\t/evil", "/ /evil", "/\n/evil", "javascript:x", "/a\r\nX: y", "/\u2028", "/é"]
+    away = ["//evil", "/\\evil", "\\\\evil", "https:evil", "https://evil", "", "evil", "/\t/evil", "/ /evil",
+            "/\n/evil", "javascript:x", "/a\r\nX: y", "/\u2028", "/é"]
     assert not any(map(biff.is_local, away))
     assert all(map(biff.is_local, ["/", "/app", "/a?b=%2F%2Fevil", "/community/1#x", "/@evil"]))
 
@@ -192,11 +215,16 @@ async def test_on_error_leads_to_our_two_forms_only(chat, person):      # noqa: 
     assert (await one.post("/auth/send-link", {"email": "no", "on-error": "/"})).url.path == "/"
 
 
-ELSEWHERE = ["//evil.example", "///evil.example", "\\\\evil.example", "/\\evil.example", "\\/evil.example", "https:evil.example", "https:/evil.example", "https://evil.example", "http:evil.example",
-             "HTTPS://evil.example", "javascript:alert(1)", "JaVaScRiPt:alert(1)", "data:text/html,x", "//evil.example@127.0.0.1", "http://127.0.0.1@evil.example", "@evil.example",
-             "/@evil.example", "//127.0.0.1:1@evil.example", "/\t/evil.example", "/\n/evil.example", "/\r/evil.example", "\t//evil.example", " //evil.example", "/ /evil.example", "/%2f/evil.example",
-             "%2f%2fevil.example", "%5c%5cevil.example", "/%5cevil.example", "/%09/evil.example", "/%0d%0aLocation:%20//evil.example", "/..//evil.example", "/.//evil.example", "./\\evil.example",
-             "?//evil.example", "#//evil.example", "//[::1]", "//evil%E3%80%82example", "//evil\u3002example", "/\u2028/evil.example", "//0x7f000001", "ftp://evil.example", "//"]
+ELSEWHERE = ["//evil.example", "///evil.example", "\\\\evil.example", "/\\evil.example", "\\/evil.example",
+             "https:evil.example", "https:/evil.example", "https://evil.example", "http:evil.example",
+             "HTTPS://evil.example", "javascript:alert(1)", "JaVaScRiPt:alert(1)", "data:text/html,x",
+             "//evil.example@127.0.0.1", "http://127.0.0.1@evil.example", "@evil.example",
+             "/@evil.example", "//127.0.0.1:1@evil.example", "/\t/evil.example", "/\n/evil.example", "/\r/evil.example",
+             "\t//evil.example", " //evil.example", "/ /evil.example", "/%2f/evil.example",
+             "%2f%2fevil.example", "%5c%5cevil.example", "/%5cevil.example", "/%09/evil.example",
+             "/%0d%0aLocation:%20//evil.example", "/..//evil.example", "/.//evil.example", "./\\evil.example",
+             "?//evil.example", "#//evil.example", "//[::1]", "//evil%E3%80%82example", "//evil\u3002example",
+             "/\u2028/evil.example", "//0x7f000001", "ftp://evil.example", "//"]
 
 
 async def test_nothing_that_people_give_us_leads_them_elsewhere(chat, person, say):      # noqa: F811
@@ -204,8 +232,10 @@ async def test_nothing_that_people_give_us_leads_them_elsewhere(chat, person, sa
     ann, one, asked, away = await person("ann@example.com"), await person(), 0, []
     fill = await paths_of(ann)
     for value in ELSEWHERE:
-        given = {"next": value, "on-error": value, "error": value, "email": value, "token": value, "id": value, "before": value}
-        requests = [("GET", "/" + value.lstrip("/")), ("GET", value if value.startswith("/") else "/" + value), ("GET", f"/static/{value}"), ("GET", f"{value.rstrip('/') or '/'}/")]
+        given = {"next": value, "on-error": value, "error": value, "email": value, "token": value, "id": value,
+                 "before": value}
+        requests = [("GET", "/" + value.lstrip("/")), ("GET", value if value.startswith("/") else "/" + value),
+                    ("GET", f"/static/{value}"), ("GET", f"{value.rstrip('/') or '/'}/")]
         requests += [(method, fill(path)) for method, path in ROUTES if not path.endswith("/connect")]
         for who in (one, ann):
             token = await who.token("/signin")
@@ -213,21 +243,27 @@ async def test_nothing_that_people_give_us_leads_them_elsewhere(chat, person, sa
                 if not path.startswith("/") or "\n" in path or "\r" in path or path.startswith("/auth/signout"):
                     continue
                 url = f"{who.base}{path}" + ("&" if "?" in path else "?") + urllib.parse.urlencode(given)
-                options = {} if method == "GET" else {"data": given | {biff.TOKEN_FIELD: token}, "headers": {"Origin": who.base}}
+                options = {} if method == "GET" else {"data": given | {biff.TOKEN_FIELD: token},
+                                                      "headers": {"Origin": who.base}}
                 with contextlib.suppress(ValueError, aiohttp.ClientError):
-                    async with who.browser.request(method, yarl.URL(urllib.parse.quote(url, safe=":/?&=%@\\;#[]"), encoded=True), allow_redirects=False, **options) as answer:
+                    async with who.browser.request(method, yarl.URL(urllib.parse.quote(url, safe=":/?&=%@\\;#[]"),
+                                                                    encoded=True), allow_redirects=False,
+                                                   **options) as answer:
                         asked += 1
                         for header in "Location", "HX-Redirect":
                             to = answer.headers.get(header, "/")
-                            if not biff.is_local(to) or urllib.parse.urlsplit(urllib.parse.urljoin(who.base, to)).netloc != who.base.removeprefix("http://"):
+                            reached = urllib.parse.urlsplit(urllib.parse.urljoin(who.base, to)).netloc
+                            if not biff.is_local(to) or reached != who.base.removeprefix("http://"):
                                 away.append((method, path, to))
-    say(f"{len(ELSEWHERE)} addresses of elsewhere in every field and path, {asked} requests: {len(away)} leave the site; asked 0")
+    say(f"{len(ELSEWHERE)} addresses of elsewhere in every field and path, {asked} requests: {len(away)} leave the "
+        "site; asked 0")
     assert asked > 800 and not away
 
 
 def asking(remote, *forwarded, proxies="10.0.0.0/8, 127.0.0.1"):
     headers = multidict.CIMultiDict([("X-Forwarded-For", line) for line in forwarded])
-    return biff.client_of({"request": SimpleNamespace(remote=remote, headers=headers), "biff/config": {"proxies": biff.networks(proxies)}})
+    return biff.client_of({"request": SimpleNamespace(remote=remote, headers=headers),
+                           "biff/config": {"proxies": biff.networks(proxies)}})
 
 
 def test_forwarded_headers_are_believed_from_named_proxies_only():
@@ -235,7 +271,8 @@ def test_forwarded_headers_are_believed_from_named_proxies_only():
     assert asking("9.9.9.9", "1.1.1.1") == "9.9.9.9" and asking("127.0.0.1", "1.1.1.1", proxies="") == "127.0.0.1"
     assert asking("127.0.0.1", "6.6.6.6, 1.1.1.1, 10.1.1.1") == "1.1.1.1" == asking("127.0.0.1", "6.6.6.6", "1.1.1.1")
     assert asking("127.0.0.1", "nonsense\n") == "unknown" and asking("127.0.0.1") == "127.0.0.1"
-    assert asking("2001:db8::1") == asking("2001:db8::ffff") == "2001:db8::/64" and asking("::ffff:9.9.9.9") == "9.9.9.9"
+    assert asking("2001:db8::1") == asking("2001:db8::ffff") == "2001:db8::/64"
+    assert asking("::ffff:9.9.9.9") == "9.9.9.9"
 
 
 # ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -246,11 +283,14 @@ async def test_bodies_are_bounded_forms(chat, person):      # noqa: F811
     token, before = await ann.token(), chat["biff/node"].latest_tx.tx_id
     headers = {"Origin": ann.base, biff.TOKEN_HEADER: token}
     form = headers | {"Content-Type": "application/x-www-form-urlencoded"}
-    cases = [(b"x" * (biff.BODY_BYTES_MAX + 1), form, 413), (b"a=1", headers | {"Content-Type": "application/json"}, 415),
-             (b"--x\r\n", headers | {"Content-Type": "multipart/form-data; boundary=x"}, 415), (b"a=%ff", form, 400), (b"\xff=1", form, 400),
+    cases = [(b"x" * (biff.BODY_BYTES_MAX + 1), form, 413),
+             (b"a=1", headers | {"Content-Type": "application/json"}, 415),
+             (b"--x\r\n", headers | {"Content-Type": "multipart/form-data; boundary=x"}, 415), (b"a=%ff", form, 400),
+             (b"\xff=1", form, 400),
              (b"&".join(b"a=1" for _ in range(60)), form, 400), (b"nonsense", form | {"Content-Encoding": "gzip"}, 400)]
     for body, given, status in cases:
-        async with ann.browser.post(ann.base + "/community", data=body, headers=given, skip_auto_headers=["Content-Encoding"]) as answer:
+        async with ann.browser.post(ann.base + "/community", data=body, headers=given,
+                                    skip_auto_headers=["Content-Encoding"]) as answer:
             assert answer.status == status, (body[:20], answer.status)
     assert chat["biff/node"].latest_tx.tx_id == before
 
@@ -277,11 +317,14 @@ async def test_what_is_no_request_is_neither_shown_nor_logged(chat, caplog):    
     """The server would say back, and write down, whatever was in a broken request: a cookie, or a script."""
     caplog.set_level(logging.DEBUG)
     secret = "k" * 30 + "<script>"
-    broken = [f"GET /{secret} HTTP/9.1", f"{secret}", f"GET / HTTP/1.1\r\nHost: x\r\nCookie {secret}", f"GET / HTTP/1.1\r\nX: {secret}",
-              f"GET / HTTP/1.1\r\nHost: x\r\nCookie: {secret}{'x' * 9000}", f"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nX: {secret}"]
+    broken = [f"GET /{secret} HTTP/9.1", f"{secret}", f"GET / HTTP/1.1\r\nHost: x\r\nCookie {secret}",
+              f"GET / HTTP/1.1\r\nX: {secret}",
+              f"GET / HTTP/1.1\r\nHost: x\r\nCookie: {secret}{'x' * 9000}",
+              f"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nX: {secret}"]
     for one in broken:
         head, _, body = (await raw(chat, one.encode() + b"\r\n\r\n")).partition(b"\r\n\r\n")
-        assert b" 400 " in head and b"nosniff" in head and CSP.encode() in head and b"aiohttp" not in head and b"Python" not in head
+        assert b" 400 " in head and b"nosniff" in head and CSP.encode() in head
+        assert b"aiohttp" not in head and b"Python" not in head
         mark = re.fullmatch(rb"That request could not be read. \((\w{8})\)\n", body).group(1).decode()
         assert mark in caplog.text
     assert secret not in caplog.text and "Traceback" not in caplog.text
@@ -295,7 +338,8 @@ def resident_mb():
 def send_gigabyte(chat):      # noqa: F811
     """How many bytes of a form of a gigabyte are taken before the door closes, and what is said."""
     with socket.create_connection(("127.0.0.1", chat["biff/port"])) as client:
-        client.sendall(f"POST /auth/send-link HTTP/1.1\r\nHost: x\r\nOrigin: {chat['biff/base-url']}\r\nContent-Length: {10 ** 9}\r\n".encode())
+        client.sendall("POST /auth/send-link HTTP/1.1\r\nHost: x\r\nOrigin: "
+                       f"{chat['biff/base-url']}\r\nContent-Length: {10 ** 9}\r\n".encode())
         client.sendall(b"Content-Type: application/x-www-form-urlencoded\r\n\r\n")
         sent = 0
         with contextlib.suppress(ConnectionError):
@@ -308,7 +352,8 @@ async def test_a_body_of_a_gigabyte_is_stopped_at_the_limit(chat, say):      # n
     """One request could fill the memory, or keep the server reading what it throws away."""
     before = resident_mb()
     sent, answer = await asyncio.to_thread(send_gigabyte, chat)
-    say(f"a form of 1 GB: cut after {sent / 1e6:.1f} MB, nearly all in the kernel's buffers; memory + {resident_mb() - before:.0f} MB; asked: stopped at the limit")
+    say(f"a form of 1 GB: cut after {sent / 1e6:.1f} MB, nearly all in the kernel's buffers; memory + "
+        f"{resident_mb() - before:.0f} MB; asked: stopped at the limit")
     assert b" 413 " in answer and sent < 10 ** 8 and resident_mb() - before < 30
 
 
@@ -328,10 +373,12 @@ async def drip(port, head, pieces_s, ends):
 async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cut(tmp_path, monkeypatch, say, size):
     """Whoever sends a byte a second through a few hundred connections would hold the door for everyone."""
     limit_s = size(1, 15)
-    monkeypatch.setattr(biff.server, "IDLE_S_MAX", limit_s), monkeypatch.setattr(biff.requests, "REQUEST_S_MAX", limit_s)
+    monkeypatch.setattr(biff.server, "IDLE_S_MAX", limit_s)
+    monkeypatch.setattr(biff.requests, "REQUEST_S_MAX", limit_s)
     async with running(tmp_path) as system:
         ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
-        head, body = b"GET / HTTP/1.1\r\nX: ", b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 60000\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
+        head, form = b"GET / HTTP/1.1\r\nX: ", b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        body = b"POST /auth/send-link HTTP/1.1\r\n" + ours + b"Content-Length: 60000\r\n" + form
         begun, ends, times = time.monotonic(), [], []
         dripping = [asyncio.create_task(drip(system["biff/port"], part, 0.05, ends)) for part in [head, body] * 100]
         async with aiohttp.ClientSession() as session:
@@ -344,7 +391,8 @@ async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cu
                 times.append((time.monotonic() - asked_at) * 1000)
         await asyncio.wait(dripping, timeout=limit_s * 4)
     p99, longest = sorted(times)[98], max(ends) - begun
-    say(f"200 connections drip: the next is answered in {p99:.0f} ms (p99 of 100), asked 100; all cut after {longest:.1f} s, limits {limit_s} s, asked 15")
+    say(f"200 connections drip: the next is answered in {p99:.0f} ms (p99 of 100), asked 100; all cut after "
+        f"{longest:.1f} s, limits {limit_s} s, asked 15")
     assert len(ends) == 200 and longest < limit_s + 10 and p99 < 1000
 
 
@@ -362,9 +410,11 @@ async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, cap
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", system["biff/port"]))
             begun = time.monotonic()
             await asyncio.get_running_loop().sock_sendall(client, b"GET /book HTTP/1.1\r\nHost: x\r\n\r\n")
-            while (cut := [one for one in caplog.records if "is not taken" in one.getMessage()]) == [] and time.monotonic() < begun + 5:
+            while (cut := [one for one in caplog.records if "is not taken"
+                           in one.getMessage()]) == [] and time.monotonic() < begun + 5:
                 await asyncio.sleep(0.02)
-            say(f"a page of 8 MB that nobody reads: cut after {time.monotonic() - begun:.1f} s; the limit is 0.3 s here, else 60")
+            say(f"a page of 8 MB that nobody reads: cut after {time.monotonic() - begun:.1f} s; the limit is 0.3 s "
+                "here, else 60")
             assert cut
             client.setblocking(True)
             taken = 0
@@ -378,7 +428,8 @@ async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, cap
 
 # ── Errors and the log ───────────────────────────────────────────────────────────────────────────────────────
 
-async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_has_both(chat, person, monkeypatch, caplog):      # noqa: F811
+async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_has_both(chat, person, monkeypatch,
+                                                                                         caplog):  # noqa: F811
     """A trace tells strangers how we are built, and a page without a mark tells us nothing."""
     ann = await person("ann@example.com")
     monkeypatch.setattr(biff.auth, "sessions_of", lambda *_: 1 / 0)
@@ -387,7 +438,8 @@ async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_
     assert answer.status == 500 and "Traceback" not in answer.body_text and "ZeroDivision" not in answer.body_text
     assert len([one for one in caplog.records if mark in one.getMessage() and one.exc_info]) == 1
     told = (await ann.get("/sessions", headers={"HX-Request": "true"})).body_text
-    assert re.fullmatch(r"Something went wrong. If you report this, name the mark \w{8}.", told) and told[-9:-1] in caplog.text
+    assert re.fullmatch(r"Something went wrong. If you report this, name the mark \w{8}.", told)
+    assert told[-9:-1] in caplog.text
 
 
 async def test_the_log_holds_no_secret_no_address_and_no_forged_line(chat, person, caplog):      # noqa: F811
@@ -397,15 +449,18 @@ async def test_the_log_holds_no_secret_no_address_and_no_forged_line(chat, perso
     token, cookie = ann.last_token(), next(iter(ann.browser.cookie_jar)).value
     _, channel = await ann.new_channel()
     await ann.say(channel, "a private word")
-    for path in (f"/auth/verify-link/{token}", f"/auth/verify-link/{token}/", f"/auth/verify-link/{token}.", f"/x%0a2026 ERROR {token}", "/\x1b[31m", "/é"):
+    for path in (f"/auth/verify-link/{token}", f"/auth/verify-link/{token}/", f"/auth/verify-link/{token}.",
+                 f"/x%0a2026 ERROR {token}", "/\x1b[31m", "/é"):
         await ann.get(path)
     formatter = biff.LineFormatter("%(levelname)s %(message)s")
     lines = "\n".join(formatter.format(record) for record in caplog.records)
     assert lines.count("GET /auth/verify-link/…") >= 3
     for secret in (token, cookie, await ann.token(), "ann@example.com", "private word", "\x1b"):
         assert secret not in lines
-    forged = formatter.format(logging.LogRecord("x", logging.INFO, "", 0, "one\n2026 ERROR two\r\n\x1b[0mthree\u2028four", (), None))
-    assert all(line.startswith("    ") for line in forged.splitlines()[1:]) and "\x1b" not in forged and "\u2028" not in forged
+    forged = formatter.format(logging.LogRecord("x", logging.INFO, "", 0,
+                                                "one\n2026 ERROR two\r\n\x1b[0mthree\u2028four", (), None))
+    assert all(line.startswith("    ") for line in forged.splitlines()[1:]) and "\x1b" not in forged
+    assert "\u2028" not in forged
 
 
 async def test_unknown_pages_and_slashes(chat, person):      # noqa: F811
@@ -421,38 +476,53 @@ async def test_unknown_pages_and_slashes(chat, person):      # noqa: F811
 
 # ── Whatever comes ───────────────────────────────────────────────────────────────────────────────────────────
 
-ODD = st.one_of(st.text(max_size=12), st.sampled_from(["", "\0", "%00", "../..", "é" * 50, str(uuid.UUID(int=0)), "-1", "9" * 30, "{{7*7}}", "x" * 11_000,
-                                                       "ann@example.com", "eel\r\nX: y", "\ud7ff\uffff", "//evil.example"]))
+ODD = st.one_of(st.text(max_size=12),
+                st.sampled_from(["", "\0", "%00", "../..", "é" * 50, str(uuid.UUID(int=0)), "-1", "9" * 30, "{{7*7}}",
+                                 "x" * 11_000,
+                                 "ann@example.com", "eel\r\nX: y", "\ud7ff\uffff", "//evil.example"]))
 FIELDS = ["email", "code", "token", "text", "post", "after", "before", "error", "on-error", "id", "v", biff.TOKEN_FIELD]
-HEADERS = ["Accept-Encoding", "X-Forwarded-For", "HX-Request", "Range", "If-None-Match", "Expect", "Upgrade", "Connection", "Sec-Fetch-Site", "Origin", "Cookie",
+HEADERS = ["Accept-Encoding", "X-Forwarded-For", "HX-Request", "Range", "If-None-Match", "Expect", "Upgrade",
+           "Connection", "Sec-Fetch-Site", "Origin", "Cookie",
            "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Content-Encoding", "Authorization", "Accept-Language", "X"]
-VALUES = ["", "gzip", "\x00", "\x7f ", "a b;c=d", "1e9", "gzip, br;q=0", "websocket", "Upgrade", "13", "dGhlIHNhbXBsZSBub25jZQ==", "same-origin", "cross-site", "chunked", "deflate", "100-continue", "true",
+VALUES = ["", "gzip", "\x00", "\x7f ", "a b;c=d", "1e9", "gzip, br;q=0", "websocket", "Upgrade", "13",
+          "dGhlIHNhbXBsZSBub25jZQ==", "same-origin", "cross-site", "chunked", "deflate", "100-continue", "true",
           "bytes=0-1", "*", "1.1.1.1, evil", "eelchat=" + "x" * 43, "\"", "é", "a" * 3000]
-TYPES = ["application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=utf-16", "application/x-www-form-urlencoded; charset=nonsense",
+TYPES = ["application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=utf-16",
+         "application/x-www-form-urlencoded; charset=nonsense",
          "multipart/form-data; boundary=x", "application/json", "text/plain", "", "a/b/c;;"]
 CODINGS = ["utf-8", "latin-1", "utf-16", "utf-7", "shift_jis"]
 
 
 def random_requests(routes):
-    """Requests, most of them to a route of ours by its own method, and from somebody who may; and some that are none."""
-    parts = sorted({part for _, path in routes for part in path.split("/") if part}) + ["static", "eelchat.css", "x", "%ff", "%0a", "..", "a" * 300, ";", "\\", "é"]
-    methods = st.sampled_from(["GET", "POST", "HEAD", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "\xff"])
-    anywhere = st.tuples(methods, st.one_of(st.sampled_from([path for _, path in routes]), st.lists(st.sampled_from(parts), max_size=4).map(lambda parts: "/" + "/".join(parts))))
+    """Requests, most of them to a route of ours by its own method, and from somebody who may;
+    and some that are none."""
+    parts = sorted({part for _, path in routes for part in path.split("/")
+                    if part}) + ["static", "eelchat.css", "x", "%ff", "%0a", "..", "a" * 300, ";", "\\", "é"]
+    methods = st.sampled_from(["GET", "POST", "HEAD", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get",
+                               "\xff"])
+    anywhere = st.tuples(methods, st.one_of(st.sampled_from([path for _, path in routes]),
+                                            st.lists(st.sampled_from(parts),
+                                                     max_size=4).map(lambda parts: "/" + "/".join(parts))))
     fields = st.dictionaries(st.sampled_from(FIELDS), ODD, max_size=3)
     return st.tuples(st.one_of(st.sampled_from(routes), st.sampled_from(routes), anywhere), fields, fields,
                      st.dictionaries(st.sampled_from(HEADERS), st.sampled_from(VALUES), max_size=2),
-                     st.sampled_from(TYPES[:1] * 6 + TYPES), st.sampled_from(CODINGS[:1] * 5 + CODINGS), st.sampled_from(["form"] * 6 + ["bytes", "none"]))
+                     st.sampled_from(TYPES[:1] * 6 + TYPES), st.sampled_from(CODINGS[:1] * 5 + CODINGS),
+                     st.sampled_from(["form"] * 6 + ["bytes", "none"]))
 
 
 def as_bytes(request, usual):
     (method, path), query, fields, headers, type, coding, kind = request
     encoded = {key.encode(): value.encode(coding, "replace") for key, value in fields.items()}
-    body = {"form": urllib.parse.urlencode(encoded).encode(), "bytes": b"\xff\x00" + b"&=".join(encoded.values()), "none": b""}[kind]
+    body = {"form": urllib.parse.urlencode(encoded).encode(), "bytes": b"\xff\x00" + b"&=".join(encoded.values()),
+            "none": b""}[kind]
     if method in ("GET", "HEAD"):
         body = b""
     if query:
-        path += "?" + urllib.parse.urlencode({key.encode(): value.encode(coding, "replace") for key, value in query.items()})
-    lines = [f"{method} {path} HTTP/1.1"] + [f"{name}: {value}" for name, value in ({"Host": "x", "Connection": "close"} | usual | headers).items()]
+        path += "?" + urllib.parse.urlencode({key.encode(): value.encode(coding, "replace")
+                                              for key, value in query.items()})
+    lines = [f"{method} {path} HTTP/1.1"] + [f"{name}: {value}"
+                                             for name, value
+                                             in ({"Host": "x", "Connection": "close"} | usual | headers).items()]
     lines += [f"Content-Length: {len(body)}", f"Content-Type: {type}"] if body else []
     return "\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body
 
@@ -464,7 +534,8 @@ async def answered(port, request):
         writer.write(request)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
         length = int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1])
-        body = b"" if request.startswith(b"HEAD") or b" 304 " in head[:20] else await asyncio.wait_for(reader.read(min(length, 3000)), 20)
+        body = b"" if request.startswith(b"HEAD") or b" 304 " in head[:20] else await asyncio.wait_for(
+            reader.read(min(length, 3000)), 20)
         return int(head.split()[1]), body
     except (asyncio.IncompleteReadError, ConnectionError):
         return 0, b""
@@ -476,24 +547,30 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
     """What breaks a handler is found by people with time."""
     for limits in "WRITES_A_PERSON", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
         monkeypatch.setattr(biff.requests if hasattr(biff.requests, limits) else biff.auth, limits, (10 ** 6, 1))
-    monkeypatch.setattr(eelchat, "CHANNELS_MAX", 5), monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3)         # pages stay small, and so does the time
-    monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (10 ** 6, 1)), monkeypatch.setattr(eelchat.sockets, "CONNECTS_A_PERSON", (10 ** 6, 1))
+    # pages stay small, and so does the time
+    monkeypatch.setattr(eelchat, "CHANNELS_MAX", 5), monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3)
+    monkeypatch.setattr(eelchat, "POSTS_A_PERSON", (10 ** 6, 1))
+    monkeypatch.setattr(eelchat.sockets, "CONNECTS_A_PERSON", (10 ** 6, 1))
     caplog.set_level(logging.ERROR)
     logging.getLogger("biff").setLevel(logging.ERROR)
     async with running(tmp_path) as chat:      # noqa: F811
         people, ids, _ = await settle(chat)
         node, loop, admin = chat["biff/node"], asyncio.get_running_loop(), people["admin"]
         channel, session = node.db().entity(ids["{channel_id}"]), admin.documents[1]
-        usual = {"Origin": admin.base, "Cookie": f"eelchat={admin.cookie}", biff.TOKEN_HEADER: biff.hmac_of(chat, "anti-forgery", admin.cookie)}
-        routes = [(method, filled(path, ids | {"/sessions/{id}": f"/sessions/{session['xt/id']}"})) for method, path in ROUTES]
+        usual = {"Origin": admin.base, "Cookie": f"eelchat={admin.cookie}",
+                 biff.TOKEN_HEADER: biff.hmac_of(chat, "anti-forgery", admin.cookie)}
+        routes = [(method, filled(path, ids | {"/sessions/{id}": f"/sessions/{session['xt/id']}"}))
+                  for method, path in ROUTES]
         statuses = collections.Counter()
 
         async def ask(requests):
-            await node.submit([store.put(channel), store.put(session)])               # an earlier request may have signed out or deleted it
+            # an earlier request may have signed out or deleted it
+            await node.submit([store.put(channel), store.put(session)])
             return await asyncio.gather(*(answered(chat["biff/port"], as_bytes(one, usual)) for one in requests))
 
         @hypothesis.seed(seed)
-        @hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck), database=None, phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
+        @hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck), database=None,
+                             phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
         @hypothesis.given(st.lists(random_requests(routes), min_size=25, max_size=25))
         def try_them(requests):
             for one, (status, body) in zip(requests, asyncio.run_coroutine_threadsafe(ask(requests), loop).result()):
@@ -503,8 +580,10 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
             await asyncio.to_thread(try_them)
         finally:
             logging.getLogger("biff").setLevel(logging.NOTSET)
-        say(f"{statuses.total():,} random requests, seed {seed}, answers {dict(sorted(statuses.items()))}; asked none of 500")
-        assert statuses.total() >= 10_000 and statuses[0] < 1_000 and {200, 204, 303, 400, 403, 404, 405} <= statuses.keys(), statuses
+        say(f"{statuses.total():,} random requests, seed {seed}, answers {dict(sorted(statuses.items()))}; asked none "
+            "of 500")
+        assert statuses.total() >= 10_000 and statuses[0] < 1_000, statuses
+        assert {200, 204, 303, 400, 403, 404, 405} <= statuses.keys(), statuses
         assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -512,16 +591,19 @@ async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line
     """The one handler that fails otherwise shows its users the inside of the house."""
     async def faulty(ctx):
         raise RuntimeError(f"the secret is {ctx['biff/secret'].hex()}")
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": with_handlers(faulty)})
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
+                                     | {"biff/plugins": with_handlers(faulty)})
     people, ids, _ = await settle(system)
     before = system["biff/node"].latest_tx.tx_id
     async with aiohttp.ClientSession() as session:
         for method, path in ROUTES:
             status, text = await people["admin"].ask(session, method, filled(path, ids))
             mark = re.search(r"mark (\w{8})", text)[1]
-            assert status == 500 and "Something went wrong." in text and "RuntimeError" not in text and system["biff/secret"].hex() not in text
+            assert status == 500 and "Something went wrong." in text
+            assert "RuntimeError" not in text and system["biff/secret"].hex() not in text
             assert len([one for one in caplog.records if mark in one.getMessage() and one.exc_info]) == 1
-    say(f"{len(ROUTES)} handlers with a fault in each: {len(ROUTES)} pages that tell nothing, each with its one line in the log")
+    say(f"{len(ROUTES)} handlers with a fault in each: {len(ROUTES)} pages that tell nothing, each with its one line "
+        "in the log")
     assert system["biff/node"].latest_tx.tx_id == before
     await biff.stop_system(system)
 
@@ -529,7 +611,8 @@ async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line
 async def test_everything_that_happens_leaves_no_secret_in_the_log(chat, person, caplog, say):      # noqa: F811
     """Logs are copied, mailed and kept by people who should not be able to sign in as anybody."""
     caplog.set_level(logging.DEBUG)
-    formatter, secrets_ = biff.LineFormatter("%(levelname)s %(name)s %(message)s"), ["ann@example.com", "bob@example.com", "a private word"]
+    formatter = biff.LineFormatter("%(levelname)s %(name)s %(message)s")
+    secrets_ = ["ann@example.com", "bob@example.com", "a private word"]
     ann, bob = await person("ann@example.com"), await person()
     await bob.post("/auth/send-code", {"email": "bob@example.com"})
     secrets_ += [ann.last_code()]
@@ -546,16 +629,20 @@ async def test_everything_that_happens_leaves_no_secret_in_the_log(chat, person,
     await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\nCookie ann@example.com a private word\r\n\r\n")
     for mail in chat["mails"]:
         secrets_ += re.findall(r"verify-link/(\S+)", mail[1])
-    secrets_ += [cookie.value for one in (ann, bob) for cookie in one.browser.cookie_jar] + [await ann.token("/app"), chat["biff/secret"].hex()]
+    secrets_ += [cookie.value for one in (ann, bob) for cookie
+                 in one.browser.cookie_jar] + [await ann.token("/app"), chat["biff/secret"].hex()]
     await socket.close()
     await ann.post("/sessions/others/revoke", page="/app")
     await ann.post("/auth/signout", page="/app")
-    records = [record for record in caplog.records if record.name.partition(".")[0] in ("biff", "eelchat", "sockets", "aiohttp", "store")]
+    records = [record for record in caplog.records if record.name.partition(".")[0]
+               in ("biff", "eelchat", "sockets", "aiohttp", "store")]
     lines = "\n".join(map(formatter.format, records))
     found = [secret for secret in secrets_ if secret in lines]
-    say(f"{len(records)} lines of the log searched for {len(secrets_)} tokens, codes, cookies, addresses and texts: {len(found)} found; asked 0")
+    say(f"{len(records)} lines of the log searched for {len(secrets_)} tokens, codes, cookies, addresses and texts: "
+        f"{len(found)} found; asked 0")
     assert not found and len(records) > 30
-    for told in "Signed in: user", "Signed out: user", "Not signed in, wrong or used code", "Not signed in, wrong or used link", "Refused, for it has no token", "error ":
+    for told in ("Signed in: user", "Signed out: user", "Not signed in, wrong or used code",
+                 "Not signed in, wrong or used link", "Refused, for it has no token", "error "):
         assert told in lines, told
 
 

@@ -1,4 +1,5 @@
-"""The main job, in a real Chromium: two people, two windows, one conversation; and what happens when the server dies."""
+"""The main job, in a real Chromium: two people, two windows, one conversation;
+and what happens when the server dies."""
 import contextlib
 import datetime as dt
 import os
@@ -49,7 +50,8 @@ async def texts(page):
 async def until_texts(page, wanted):
     """Waits until the window shows exactly these messages, in this order."""
     await page.wait_for_function(
-        "wanted => JSON.stringify([...document.querySelectorAll('#messages .message p')].map(p => p.textContent)) === JSON.stringify(wanted)", arg=wanted)
+        "wanted => JSON.stringify([...document.querySelectorAll('#messages .message p')].map(p => p.textContent)) === "
+        "JSON.stringify(wanted)", arg=wanted)
 
 
 async def until_live(page):
@@ -73,7 +75,8 @@ async def two_in_a_channel(server, ann, bob):
     return ann.url
 
 
-RECONNECTING = [r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED", r"htmx:error: Failed to fetch"]
+RECONNECTING = [r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED",
+                r"htmx:error: Failed to fetch"]
 
 
 async def test_what_one_writes_appears_in_the_others_window_once_and_in_order(server, window):
@@ -109,7 +112,8 @@ async def test_windows_catch_up_without_a_reload_after_the_server_was_killed(ser
         assert node.submit_tx([put(message)]).committed
     server.start()
     for page in ann, bob:
-        await page.wait_for_function("() => document.querySelectorAll('#messages .message').length === 2", timeout=20_000)
+        await page.wait_for_function("() => document.querySelectorAll('#messages .message').length === 2",
+                                     timeout=20_000)
         assert await texts(page) == ["before", "while it was down"]
         await until_live(page)
     await write(bob, "after")
@@ -150,7 +154,8 @@ async def test_enter_sends_but_not_while_an_input_method_composes_and_shift_ente
     ann, bob = await window(), await window()
     await two_in_a_channel(server, ann, bob)
     await ann.fill("#text", "にほ")
-    await ann.eval_on_selector("#text", "box => box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true, cancelable: true}))")
+    await ann.eval_on_selector("#text", "box => box.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', "
+                                        "isComposing: true, bubbles: true, cancelable: true}))")
     await ann.fill("#text", "one")
     await ann.press("#text", "Shift+Enter")
     await ann.type("#text", "two")
@@ -162,7 +167,8 @@ async def same_process(chat, person, window, email, channel=None, **options):   
     """A window of somebody signed in, on a channel of a chat that runs in the test's own process."""
     one = await person(email)
     page = await window(**options)
-    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": one.base} for cookie in one.browser.cookie_jar])
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": one.base}
+                                    for cookie in one.browser.cookie_jar])
     if channel is None:
         _, channel = await one.new_channel()
     else:
@@ -174,14 +180,15 @@ async def same_process(chat, person, window, email, channel=None, **options):   
 
 def a_message(chat, channel, text):      # noqa: F811
     mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
-    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
+    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text,
+            "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
             "msg/created-at": dt.datetime.now(dt.timezone.utc)}
 
 
 LIST = "() => document.querySelector('#messages').innerHTML.replace(/\\s+/g, ' ').replace(/ class=\"\"/g, '').trim()"
 
 
-async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(chat, person, window):      # noqa: F811
+async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(chat, person, window):  # noqa: F811
     """It is the log that drives the pages: by whoever's hand, an open window and a reloaded one show the same."""
     ann, channel = await same_process(chat, person, window, "ann@example.com", allow=RECONNECTING)
     bob, _ = await same_process(chat, person, window, "bob@example.com", channel, allow=RECONNECTING)
@@ -196,7 +203,8 @@ async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(c
     wanted = ["message 1", "edited <b>once</b>", "message 3", "message 5"]
     for page in ann, bob:
         await until_texts(page, wanted)
-        assert await page.evaluate("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size === document.querySelectorAll('[id]').length")
+        assert await page.evaluate("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size === "
+                                   "document.querySelectorAll('[id]').length")
         live = await page.evaluate(LIST)
         await page.reload()
         await until_live(page)
@@ -264,14 +272,16 @@ async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window): 
     top = await ann.eval_on_selector("#messages .message p", "one => one.getBoundingClientRect().top")
     await ann.click("text=Older messages")
     await ann.wait_for_function("() => document.querySelectorAll('#messages .message').length === 120")
-    moved = await ann.evaluate("id => document.getElementById(id).querySelector('p').getBoundingClientRect().top", first) - top
+    moved = await ann.evaluate("id => document.getElementById(id).querySelector('p').getBoundingClientRect().top",
+                               first) - top
     assert abs(moved) < 3, f"the first visible message moved by {moved} px"
     assert (await texts(ann))[:1] == ["message 20"]
     await ann.click("text=20 new messages")
     assert (await texts(ann))[-1] == "later 19"
 
 
-async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_unsubscribed(chat, person, host, window, tmp_path):      # noqa: F811
+async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_unsubscribed(chat, person, host, window,
+                                                                                            tmp_path):  # noqa: F811
     """The second thing the tutorial promises: what happens elsewhere is talked about here."""
     chat["door"] = host.door
     ann, channel = await same_process(chat, person, window, "ann@example.com")
@@ -327,10 +337,14 @@ async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(serv
 
 async def test_the_pages_in_light_and_dark_wide_and_narrow(server, window):
     """Nothing may stick out of a phone's width, and the composer must be seen."""
-    ann, bob = await window(viewport={"width": 1280, "height": 800}), await window(viewport={"width": 1280, "height": 800})
+    ann, bob = await window(viewport={"width": 1280,
+                                      "height": 800}), await window(viewport={"width": 1280, "height": 800})
     url = await two_in_a_channel(server, ann, bob)
-    for n, (page, text) in enumerate([(ann, "Has anyone seen the tide table for Saturday?"), (bob, "High water at 6:12, if the harbour office is right."),
-                                      (ann, "Then we meet at five.\nBring boots."), (bob, "https://example.org/a/" + "very-long-" * 12), (ann, "🐟 👍"), (ann, "See you there!")]):
+    for n, (page, text) in enumerate([(ann, "Has anyone seen the tide table for Saturday?"),
+                                      (bob, "High water at 6:12, if the harbour office is right."),
+                                      (ann, "Then we meet at five.\nBring boots."),
+                                      (bob, "https://example.org/a/" + "very-long-" * 12), (ann, "🐟 👍"),
+                                      (ann, "See you there!")]):
         await write(page, text)
         await page.wait_for_function("n => document.querySelectorAll('.message').length === n", arg=n + 1)
     for scheme in "light", "dark":

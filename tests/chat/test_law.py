@@ -1,4 +1,5 @@
-"""The law: a page as it was loaded, plus what its socket brought since, is the page as it would load now. For every client, at any time."""
+"""The law: a page as it was loaded, plus what its socket brought since, is the page as it would load now.
+For every client, at any time."""
 import asyncio
 import contextlib
 import datetime as dt
@@ -46,7 +47,8 @@ class Element:
         return "".join(child if isinstance(child, str) else str(child) for child in self.children)
 
     def __str__(self):
-        attributes = "".join(f" {key}" if value is None else f' {key}="{value}"' for key, value in self.attributes.items())
+        attributes = "".join(f" {key}" if value is None else f' {key}="{value}"'
+                             for key, value in self.attributes.items())
         return f"<{self.tag}{attributes}>" + ("" if self.tag in NOTHING_INSIDE else f"{self.inside()}</{self.tag}>")
 
 
@@ -87,7 +89,8 @@ def parsed(text):
 
 
 def apply(page, frame):
-    """What htmx 4 does with a frame, for the swap styles that our templates use. It adds what it is told to, even twice."""
+    """What htmx 4 does with a frame, for the swap styles that our templates use.
+    It adds what it is told to, even twice."""
     fragment = parsed(frame)
     for part in [child for child in fragment.children if isinstance(child, Element)]:
         style, target = part.attributes.pop("hx-swap-oob", None), page.by_id(part.attributes.get("id"))
@@ -145,8 +148,10 @@ class World:
         return f"/community/{self.community}/channel/{channel_id}"
 
     def message(self, text=None):
-        message = {"xt/id": self.node.new_id(), "msg/mem": self.mem, "msg/channel": self.random.choice(list(self.channels)),
-                   "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï'])} {len(self.messages)}",
+        message = {"xt/id": self.node.new_id(), "msg/mem": self.mem,
+                   "msg/channel": self.random.choice(list(self.channels)),
+                   "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï'])} "
+                                       f"{len(self.messages)}",
                    "msg/created-at": dt.datetime.now(dt.timezone.utc)}
         self.messages[message["xt/id"]] = message
         return message
@@ -156,7 +161,11 @@ class World:
 
     def operations(self):
         """What one transaction does."""
-        pick, change = self.any(), lambda old, **new: self.messages.__setitem__(old["xt/id"], old | new) or put(self.messages[old["xt/id"]])
+        pick = self.any()
+
+        def change(old, **new):
+            self.messages[old["xt/id"]] = old | new
+            return put(old | new)
         match self.random.randrange(16):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
@@ -179,15 +188,18 @@ class World:
                 self.channels[one] = self.channels[one] | {"chan/title": f"Renamed & {self.random.randrange(100)}"}
                 return [put(self.channels[one])]
             case 8:
-                return [put({"xt/id": self.community, "comm/title": f"Community <{self.random.randrange(100)}>"}), put(self.message())]
+                return [put({"xt/id": self.community, "comm/title": f"Community <{self.random.randrange(100)}>"}),
+                        put(self.message())]
             case 9:
-                return [put({"xt/id": self.node.new_id(), "chan/title": f"Another {self.random.randrange(100)}", "chan/comm": self.community})]
+                return [put({"xt/id": self.node.new_id(), "chan/title": f"Another {self.random.randrange(100)}",
+                             "chan/comm": self.community})]
             case 10:
                 return [put(self.message()) for _ in range(self.random.choice([3, 12]))]
             case 11:
                 return [put({"xt/id": self.node.new_id(), "note/text": "nothing that a page shows"})]
             case 12:
-                return [put(self.message()), change(pick, **{"msg/text": "edited beside a new one"}), put(self.message())]
+                return [put(self.message()), change(pick, **{"msg/text": "edited beside a new one"}),
+                        put(self.message())]
         return [put(self.message())]
 
     async def end(self):
@@ -215,7 +227,8 @@ class Window:
             if frame.type is aiohttp.WSMsgType.TEXT:
                 before = int(self.page.by_id("cursor").attributes["value"])
                 apply(self.page, frame.data)
-                assert int(self.page.by_id("cursor").attributes["value"]) > before, "a fragment came twice, or without its tx_id"
+                after = int(self.page.by_id("cursor").attributes["value"])
+                assert after > before, "a fragment came twice, or without its tx_id"
 
     async def cut(self):
         """The connection ends in the middle of whatever is on its way; what the page has applied, it has."""
@@ -252,7 +265,8 @@ async def happen(world, windows, steps):
             case 6 if world.random.random() < 0.3:
                 await world.restart()
             case 7:
-                await asyncio.gather(*(world.node.submit(world.operations()) for _ in range(world.random.randrange(2, 30))))
+                await asyncio.gather(*(world.node.submit(world.operations())
+                                       for _ in range(world.random.randrange(2, 30))))
             case _:
                 await world.node.submit(world.operations())
     for window in windows:
@@ -292,14 +306,16 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
                 assert "the last" in fresh.shown("messages")
                 for id in "messages", "heading", "channels", "text-label", f"community-{world.community}":
                     assert window.shown(id) == fresh.shown(id), f"{id} of sequence {n}"
-                assert str(window.page.find(lambda one: one.tag == "title")) == str(fresh.page.find(lambda one: one.tag == "title"))
+                assert str(window.page.find(lambda one: one.tag
+                                            == "title")) == str(fresh.page.find(lambda one: one.tag == "title"))
                 compared += 1
                 await window.cut()
     say(f"{compared} pages after {size(4, 300)} sequences of 150 events, byte for byte as loaded anew; asked all")
 
 
 async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, monkeypatch, seed, size):
-    """Pages begin with the newest messages and grow: what they show must be a stretch of the log up to now, without a hole."""
+    """Pages begin with the newest messages and grow:
+    what they show must be a stretch of the log up to now, without a hole."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 8)
     for n in range(size(2, 100)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
@@ -311,7 +327,8 @@ async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, 
             for window in windows:
                 fresh = Window(world, window.channel_id)
                 await fresh.load()
-                shown, whole = ([str(one) for one in page.page.all() if one.tag == "article"] for page in (window, fresh))
+                shown, whole = ([str(one) for one in page.page.all() if one.tag == "article"]
+                                for page in (window, fresh))
                 assert shown and shown == whole[-len(shown):]
                 await window.cut()
             monkeypatch.setattr(places, "PAGE_MESSAGES", 8)
@@ -319,8 +336,8 @@ async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, 
 
 TIDY = """() => { const list = document.querySelector('#messages').cloneNode(true);
   for (const one of list.querySelectorAll('[class=""]')) one.removeAttribute('class');
-  return [list.innerHTML, document.querySelector('#heading').innerHTML, document.querySelector('#text-label').innerHTML, document.title,
-          document.querySelector('#channels').innerText] }"""
+  return [list.innerHTML, document.querySelector('#heading').innerHTML, document.querySelector('#text-label').innerHTML,
+          document.title, document.querySelector('#channels').innerText] }"""
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -329,7 +346,8 @@ async def test_in_a_real_browser_too(tmp_path, monkeypatch, window, seed, n):
     monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
     async with a_world(tmp_path, kept_mails(monkeypatch), f"{seed} {n}") as world:
         page = await window(allow=[r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED"])
-        await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": world.ann.base} for cookie in world.ann.browser.cookie_jar])
+        await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": world.ann.base}
+                                        for cookie in world.ann.browser.cookie_jar])
         channel_id = next(iter(world.channels))
         await page.goto(world.ann.base + world.path(channel_id))
         await page.wait_for_selector("#messages[data-live]")

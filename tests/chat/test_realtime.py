@@ -18,7 +18,8 @@ from store import delete, evict, put
 
 def a_message(chat, channel, text):
     mem = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
-    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text, "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
+    return {"xt/id": uuid.uuid4(), "msg/mem": mem, "msg/text": text,
+            "msg/channel": uuid.UUID(channel.rpartition("/")[2]),
             "msg/created-at": dt.datetime.now(dt.timezone.utc)}
 
 
@@ -61,7 +62,8 @@ async def test_between_page_and_socket_nothing_is_missed_and_nothing_comes_twice
     await ann.say(channel, "live")
     heard = await hear(socket, 2)
     assert [texts(frame) for frame in heard] == [["meanwhile"], ["live"]]
-    assert [int(re.search(r'id="cursor" value="(\d+)"', frame).group(1)) for frame in heard] == sorted({*map(int, re.findall(r'id="cursor" value="(\d+)"', "".join(heard)))})
+    assert [int(re.search(r'id="cursor" value="(\d+)"', frame).group(1))
+            for frame in heard] == sorted({*map(int, re.findall(r'id="cursor" value="(\d+)"', "".join(heard)))})
 
 
 async def test_far_behind_the_list_is_replaced_as_a_whole(chat, person):
@@ -97,7 +99,8 @@ async def test_only_what_a_transaction_leaves_behind_is_shown(chat, person):
     _, channel = await ann.new_channel()
     socket = await ann.listen(channel)
     twice, never = a_message(chat, channel, "first"), a_message(chat, channel, "never")
-    await chat["biff/node"].submit([put(twice), put(never), put(twice | {"msg/text": "second"}), delete(never["xt/id"])])
+    await chat["biff/node"].submit([put(twice), put(never), put(twice | {"msg/text": "second"}),
+                                    delete(never["xt/id"])])
     assert texts((await hear(socket))[0]) == ["second"]
 
 
@@ -173,7 +176,8 @@ async def test_what_one_transaction_says_comes_in_one_frame_in_its_order(chat, p
 
 
 async def test_a_pass_waits_for_what_is_on_its_way_but_not_for_long(chat, person, monkeypatch):
-    """Eight posts at once would cost eight system calls a socket; and one post that never arrives must hold up nobody."""
+    """Eight posts at once would cost eight system calls a socket;
+    and one post that never arrives must hold up nobody."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     socket, rooms = await ann.listen(channel), chat["chat_clients"]
@@ -219,13 +223,15 @@ async def test_who_may_not_connect_is_told_and_closed_with_1008(chat, person):
     assert code == 1008 and "not open to you" in frames[0]
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "HTTP://LOCALHOST", None])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "HTTP://LOCALHOST",
+                                    None])
 async def test_only_our_own_pages_may_open_a_socket(chat, person, origin):
     """Any page on the internet could otherwise listen with the cookies of its visitor."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0", headers={} if origin is None else {"Origin": origin})
+        await ann.browser.ws_connect(f"{ann.base}{channel}/connect?after=0",
+                                     headers={} if origin is None else {"Origin": origin})
     assert refused.value.status == 403
 
 
@@ -259,7 +265,9 @@ async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     slow, quick = await ann.listen(channel), await ann.listen(channel)
-    slow_client = next(client for client in chat["chat_clients"].sockets() if client.transport.get_extra_info("peername") == slow._response.connection.transport.get_extra_info("sockname"))
+    slow_client = next(client for client in chat["chat_clients"].sockets()
+                       if client.transport.get_extra_info("peername")
+                       == slow._response.connection.transport.get_extra_info("sockname"))
     slow._response.connection.transport.pause_reading()
     heard, count = [], 0
     while not slow_client.transport.is_closing() and count < 3000:
@@ -270,14 +278,16 @@ async def test_one_that_does_not_read_is_dropped_and_the_others_hear_everything(
     assert [int(text.split()[0]) for text in heard] == list(range(count))
 
 
-@pytest.mark.parametrize("wrong", [{"msg/text": 7}, {"msg/created-at": "now"}, {"msg/channel": ["several", "values"]}, {"msg/channel": {"a": 1}}],
+@pytest.mark.parametrize("wrong", [{"msg/text": 7}, {"msg/created-at": "now"}, {"msg/channel": ["several", "values"]},
+                                   {"msg/channel": {"a": 1}}],
                          ids=["text", "time", "channels", "channel"])
 async def test_a_message_put_past_the_schema_takes_nothing_with_it(chat, person, wrong):
     """One slip of an operator's hand would silence a channel, and its page would be an error for everybody."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     socket = await ann.listen(channel)
-    await chat["biff/node"].submit([put(a_message(chat, channel, "odd") | wrong), put(a_message(chat, channel, "even"))])
+    await chat["biff/node"].submit([put(a_message(chat, channel, "odd") | wrong),
+                                    put(a_message(chat, channel, "even"))])
     assert "even" in texts((await hear(socket))[0])
     page = await ann.get(channel)
     assert page.status == 200 and "even" in texts(page.body_text)

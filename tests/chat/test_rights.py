@@ -1,4 +1,5 @@
-"""Who may what: every route of the table asked by everybody, and whatever was once seen by those who may not see it now."""
+"""Who may what: every route of the table asked by everybody,
+and whatever was once seen by those who may not see it now."""
 import asyncio
 import re
 import uuid
@@ -30,7 +31,8 @@ async def reached(ctx):
 
 async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(tmp_path, say):
     """One route that forgot to ask is an open door, and the one who finds it is not a friend."""
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": with_handlers(reached)})
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
+                                     | {"biff/plugins": with_handlers(reached)})
     people, ids, theirs = await settle(system)
     asked, wrong, through = 0, [], 0
     async with aiohttp.ClientSession() as session:
@@ -42,21 +44,27 @@ async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(t
                     wrong.append((name, method, path, status))
         for method, path, rule, _ in biff.parts(system, "routes"):
             if "{channel_id}" in path:                    # their own community's path with a channel of ours behind it
-                status, text = await people["admin elsewhere"].ask(session, method, filled(path, ids | {"{id}": theirs}))
-                asked, wrong = asked + 1, wrong + [("through a community of one's own", method, path, status)] * (text == "reached")
+                status, text = await people["admin elsewhere"].ask(session, method,
+                                                                   filled(path, ids | {"{id}": theirs}))
+                asked, wrong = asked + 1, wrong + [("through a community of one's own", method, path,
+                                                    status)] * (text == "reached")
     await biff.stop_system(system)
-    say(f"{asked} requests: {len(biff.parts(system, 'routes'))} routes × {len(PEOPLE)} kinds of people, {through} let through; {len(wrong)} wrongly; asked 0")
+    say(f"{asked} requests: {len(biff.parts(system, 'routes'))} routes × {len(PEOPLE)} kinds of people, {through} let "
+        f"through; {len(wrong)} wrongly; asked 0")
     assert not wrong and through > 50
 
 
 @pytest.mark.parametrize("rule", ["signed_in", "in_channel", "channel_admin"])
 async def test_without_a_right_asked_for_the_matrix_fails(tmp_path, rule):
     """A matrix that everything passes would be green on the day a rule is lost."""
-    plugins = [plugin | {"routes": [(method, path, biff.anyone if asked.__name__ == rule else asked, reached) for method, path, asked, _ in plugin.get("routes", ())]}
+    plugins = [plugin | {"routes": [(method, path, biff.anyone if asked.__name__ == rule else asked, reached)
+                                    for method, path, asked, _ in plugin.get("routes", ())]}
                for plugin in eelchat.PLUGINS]
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0}) | {"biff/plugins": plugins})
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
+                                     | {"biff/plugins": plugins})
     people, ids, _ = await settle(system)
-    lost = [(method, path) for plugin in eelchat.PLUGINS for method, path, asked, _ in plugin.get("routes", ()) if asked.__name__ == rule]
+    lost = [(method, path) for plugin in eelchat.PLUGINS for method, path, asked, _ in plugin.get("routes", ())
+            if asked.__name__ == rule]
     async with aiohttp.ClientSession() as session:
         answers = [await people["nobody"].ask(session, method, filled(path, ids)) for method, path in lost]
     await biff.stop_system(system)
@@ -69,7 +77,9 @@ async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, pe
     community, _ = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
     node = chat["biff/node"]
-    mem = next(node.db().entity(id) for id in node.db().q({"find": "?m", "where": [["?m", "mem/comm"], ("not", ["?m", "mem/roles", "admin"])]}))
+    mem = next(node.db().entity(id)
+               for id
+               in node.db().q({"find": "?m", "where": [["?m", "mem/comm"], ("not", ["?m", "mem/roles", "admin"])]}))
     statuses = []
     for roles in {"admin"}, set(), {"admin"}:
         await node.submit([put(mem | {"mem/roles": roles})])
@@ -80,11 +90,13 @@ async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, pe
 # ── The past ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 async def all_that_is_shown(one, channel, secret):
-    """On which pages and sockets somebody sees a text: every readable route, older pages, and replays from every moment."""
+    """On which pages and sockets somebody sees a text: every readable route,
+    older pages, and replays from every moment."""
     community, seen, tried = channel.partition("/channel")[0], [], 0
     newest = one.chat["biff/node"].latest_tx.tx_id
     ids = {"{id}": community.rpartition("/")[2], "{channel_id}": channel.rpartition("/")[2], "{token}": "x" * 43}
-    paths = [filled(path, ids) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ()) if method == "GET"]
+    paths = [filled(path, ids) for plugin in eelchat.PLUGINS
+             for method, path, *_ in plugin.get("routes", ()) if method == "GET"]
     paths += [f"{channel}?before={uuid.uuid4()}", f"{channel}?tx_id=5", f"{channel}?as_of=5&valid_time=2020-01-01"]
     for path in paths:
         if not path.endswith("/connect"):
@@ -134,7 +146,8 @@ async def lose_words(node, ids):
 
 @pytest.mark.parametrize("lose", [lose_membership, lose_account, lose_channel, lose_message, lose_many, lose_words])
 async def test_what_may_not_be_seen_any_more_is_not_seen_as_it_was_either(chat, person, say, lose):      # noqa: F811
-    """A store that forgets nothing would show to everybody what was deleted, and to those who left what they may not read."""
+    """A store that forgets nothing would show to everybody what was deleted,
+    and to those who left what they may not read."""
     ann, bob, secret = await person("ann@example.com"), await person("bob@example.com"), "a word between us"
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
@@ -143,7 +156,8 @@ async def test_what_may_not_be_seen_any_more_is_not_seen_as_it_was_either(chat, 
     assert (await all_that_is_shown(bob, channel, secret))[0], "there was something to be seen"
     user = node.db().q({"find": "?u", "where": [["?u", "user/email", "bob@example.com"]]})[0]
     mem = node.db().q({"find": "?m", "in": ["?u"], "where": [["?m", "mem/user", "?u"]]}, user)[0]
-    await lose(node, {"user": user, "mem": mem, "channel": uuid.UUID(re.search(r"[^/]+$", channel)[0]), "message": post})
+    await lose(node, {"user": user, "mem": mem, "channel": uuid.UUID(re.search(r"[^/]+$", channel)[0]),
+                      "message": post})
     seen, tried = await all_that_is_shown(bob, channel, secret)
     say(f"{lose.__name__}: {tried} pages and replays, {len(seen)} show more than is allowed now; asked 0")
     assert seen == []

@@ -1,4 +1,5 @@
-"""One chat on several servers: people on either see the same, and hardly notice when one of them dies, or the database does."""
+"""One chat on several servers: people on either see the same, and hardly notice when one of them dies,
+or the database does."""
 import asyncio
 import contextlib
 import random
@@ -63,22 +64,26 @@ async def test_two_servers_one_conversation_though_one_is_killed(serve, window, 
         await asyncio.gather(write(ann, f"ann {number}"), write(bob, f"bob {number}"))
     said = ["from the one", "from the other", *(f"{name} {number}" for number in range(6) for name in ("ann", "bob"))]
     for page in ann, bob:
-        await page.wait_for_function("count => document.querySelectorAll('#messages .message').length === count", arg=len(said))
-    assert await texts(ann) == await texts(bob) and sorted(await texts(ann)) == sorted(said), "once, and in the same order"
+        await page.wait_for_function("count => document.querySelectorAll('#messages .message').length === count",
+                                     arg=len(said))
+    assert await texts(ann) == await texts(bob), "once, and in the same order"
+    assert sorted(await texts(ann)) == sorted(said), "once, and in the same order"
     with contextlib.closing(gate.Gate(one.port, two.port)) as balancer:
         await ann.goto(f"http://127.0.0.1:{balancer.port}{channel}")
         await until_live(ann)
         one.kill()
         killed = time.monotonic()
         await write(bob, "while she was away")
-        said = [*await texts(ann), "while she was away"] if "while she was away" not in await texts(ann) else await texts(ann)
+        said = [*await texts(ann),
+                "while she was away"] if "while she was away" not in await texts(ann) else await texts(ann)
         await until_texts(ann, said)
         await until_live(ann)
         back = time.monotonic() - killed
         await write(ann, "on the other server now")
         for page in ann, bob:
             await until_texts(page, [*said, "on the other server now"])
-    say(f"{len(said) + 1} messages of two people on two servers: each once on both screens, in one order, with one server killed; back after {back:.1f} s")
+    say(f"{len(said) + 1} messages of two people on two servers: each once on both screens, in one order, with one "
+        f"server killed; back after {back:.1f} s")
 
 
 async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serve, window, say):
@@ -94,7 +99,8 @@ async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serv
         await write(ann, "kept in her box")
         await ann.wait_for_selector("#failure:visible")
         told = time.monotonic() - sent
-        assert "sending waits" in await ann.text_content("#failure") and await ann.input_value("#text") == "kept in her box"
+        assert "sending waits" in await ann.text_content("#failure")
+        assert await ann.input_value("#text") == "kept in her box"
         await bob.reload()
         await until_texts(bob, ["before"])
         assert await bob.is_visible("#waiting"), "reading goes on"
@@ -108,14 +114,16 @@ async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serv
         said = await texts(bob)
         await until_texts(ann, said)
         assert sorted(said) == ["before", "kept in her box", "there again"]
-    say(f"PostgreSQL away: both pages said so, the text was given back after {told:.1f} s (asked 5), and went out once when it was back")
+    say(f"PostgreSQL away: both pages said so, the text was given back after {told:.1f} s (asked 5), and went out once "
+        "when it was back")
 
 
 # ── Without ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 @pytest.fixture
 async def together(tmp_path, log_url, monkeypatch):
-    """Two servers of the chat in this loop, on one log; `await together.person(address)` is somebody who is signed in on both."""
+    """Two servers of the chat in this loop, on one log;
+    `await together.person(address)` is somebody who is signed in on both."""
     mails, people = kept_mails(monkeypatch), []
 
     class Together(list):
@@ -176,7 +184,8 @@ async def test_a_sign_in_link_makes_one_session_and_signing_out_ends_it_on_both(
     await caught_up(together)
     token, form = here.last_token(), await here.token("/signin")
     fields = {"__anti-forgery-token": form, "token": token}
-    redeemed = await asyncio.gather(*(one.browser.post(f"{one.base}/auth/verify-link", data=fields, headers={"Origin": one.base}, allow_redirects=False)
+    redeemed = await asyncio.gather(*(one.browser.post(f"{one.base}/auth/verify-link", data=fields,
+                                                       headers={"Origin": one.base}, allow_redirects=False)
                                       for one in [here, there] * 6))
     won = [answer for answer in redeemed if answer.headers["Location"] == "/app"]
     await caught_up(together)

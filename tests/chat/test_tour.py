@@ -1,4 +1,5 @@
-"""The whole site in a real Chromium, as it is served to the world: over TLS, behind a proxy, without one complaint or one request to elsewhere."""
+"""The whole site in a real Chromium, as it is served to the world: over TLS, behind a proxy,
+without one complaint or one request to elsewhere."""
 import asyncio
 import contextlib
 import re
@@ -19,7 +20,8 @@ ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in p
 
 
 class Proxy:
-    """What stands in front of a server on the internet: it ends TLS and says whom it speaks for. It knows nothing else."""
+    """What stands in front of a server on the internet: it ends TLS and says whom it speaks for.
+    It knows nothing else."""
 
     def __init__(self, to_port):
         self.to_port, self.port, self.said = to_port, free_port(), 0
@@ -38,7 +40,7 @@ class Proxy:
         up.close(), writer.close()
 
     async def requests(self, reader, up):
-        head = await reader.readuntil(b"\r\n\r\n")         # one request a connection is enough to say it of all that follow
+        head = await reader.readuntil(b"\r\n\r\n")  # one request a connection is enough to say it of all that follow
         up.write(head[:-2] + b"X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n\r\n")
         await self.copy(reader, up)
 
@@ -70,7 +72,8 @@ async def served(tmp_path, monkeypatch):
 
 
 async def test_cookies_over_tls_are_secure_and_bound_to_this_host(served, say):
-    """The one value that the whole house hangs on would cross the network in the clear, or be planted by a neighbour."""
+    """The one value that the whole house hangs on would cross the network in the clear,
+    or be planted by a neighbour."""
     system, proxy = served
     context = ssl.create_default_context()
     proxy.authority.configure_trust(context)
@@ -79,12 +82,15 @@ async def test_cookies_over_tls_are_secure_and_bound_to_this_host(served, say):
         async with browser.get(f"{base}/signin") as page:
             line, text, headers = page.headers["Set-Cookie"], await page.text(), page.headers
         parts = [part.strip() for part in line.split(";")]
-        assert parts[0].startswith("__Host-eelchat=") and {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(parts) and not any(part.startswith("Domain") for part in parts)
+        assert parts[0].startswith("__Host-eelchat=") and {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(parts)
+        assert not any(part.startswith("Domain") for part in parts)
         assert headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
         token = re.search(r'anti-forgery-token" value="(\w+)"', text)[1]
         fields = {biff.TOKEN_FIELD: token, "email": "ann@example.com"}
-        for origin, status in ({"Origin": base}, 303), ({"Origin": base.replace("https", "http")}, 403), ({"Origin": "https://localhost"}, 403), ({}, 403):
-            async with browser.post(f"{base}/auth/send-link", data=fields, headers=origin, allow_redirects=False) as answer:
+        for origin, status in ({"Origin": base}, 303), ({"Origin": base.replace("https", "http")},
+                                                        403), ({"Origin": "https://localhost"}, 403), ({}, 403):
+            async with browser.post(f"{base}/auth/send-link", data=fields, headers=origin,
+                                    allow_redirects=False) as answer:
                 assert answer.status == status, origin
     clients = {key[1] for key in system["biff/limits"]._times if key[0] == "mail for"}
     say(f"over TLS: {'; '.join(parts[1:])}, name __Host-eelchat; the limits know the client as {clients}")
@@ -114,7 +120,8 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     for page in ann, bob:
         page.on("request", lambda request: asked.append(request.url))
         page.on("response", heard)
-        page.on("websocket", lambda socket: (asked.append(socket.url.replace("wss:", "https:")), visited.add(("GET", urllib.parse.urlsplit(socket.url).path))))
+        page.on("websocket", lambda socket: (asked.append(socket.url.replace("wss:", "https:")),
+                                             visited.add(("GET", urllib.parse.urlsplit(socket.url).path))))
         page.on("dialog", lambda dialog: dialog.accept())
     await sign_in(ann, system, "ann@example.com")
     await ann.click("text=New community")
@@ -139,12 +146,15 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     for page in ann, bob:
         await page.wait_for_selector("#messages[data-live]", state="attached")
     cookies = {cookie["name"]: cookie for cookie in await ann.context.cookies()}
-    assert list(cookies) == ["__Host-eelchat"] and cookies["__Host-eelchat"]["secure"] and cookies["__Host-eelchat"]["httpOnly"]
+    assert list(cookies) == ["__Host-eelchat"] and cookies["__Host-eelchat"]["secure"]
+    assert cookies["__Host-eelchat"]["httpOnly"]
     for n in range(12):
         await ann.fill("#text", f"message {n}")
         await ann.press("#text", "Enter")
-    await ann.wait_for_selector("#failure:visible")            # ten in ten seconds, and the reason beside the text that is still there
-    assert "10 messages in 10 seconds" in await ann.text_content("#failure") and "message 1" in await ann.input_value("#text")
+    # ten in ten seconds, and the reason beside the text that is still there
+    await ann.wait_for_selector("#failure:visible")
+    assert "10 messages in 10 seconds" in await ann.text_content("#failure")
+    assert "message 1" in await ann.input_value("#text")
     await bob.wait_for_function("() => document.querySelectorAll('.message').length === 10")
     await ann.goto(f"{base}/sessions"), await ann.goto(f"{base}/nowhere"), await ann.goto(f"{base}/community/x")
     eve = await window(ignore_https_errors=True, allow=refusals)
@@ -169,9 +179,11 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await bob.wait_for_url(f"{base}/")
     elsewhere = [url for url in asked if not url.startswith((base, "data:"))]
     policies = {headers.get("content-security-policy") for url, headers in answers.items()}
-    missed = {path for _, path in ROUTES} - {route for route in {path for _, path in ROUTES} for _, seen in visited if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), seen)}
-    say(f"{len(asked)} requests in the tour, {len({url for url in asked})} addresses: {len(elsewhere)} to other hosts; {len(policies)} policy; routes not visited: {sorted(missed) or 'none'}; "
-        "0 complaints of the browser; asked 0, 1, 0")
+    missed = {path for _, path in ROUTES} - {route for route in {path for _, path in ROUTES} for _, seen in visited
+                                             if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), seen)}
+    say(f"{len(asked)} requests in the tour, {len({url for url in asked})} addresses: {len(elsewhere)} to other hosts; "
+        f"{len(policies)} policy; routes not visited: {sorted(missed) or 'none'}; 0 complaints of the browser; asked "
+        "0, 1, 0")
     assert elsewhere == [] and policies == {biff.CONTENT_SECURITY_POLICY} and len(asked) > 60
     assert not missed
 
@@ -188,7 +200,8 @@ async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, 
             source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name
             async with browser.get(f"http://127.0.0.1:{system['biff/port']}{address}") as answer:
                 assert await answer.read() == source.read_bytes()
-    say(f"{len(named)} scripts and sheets, {len(biff.SCRIPTS)} of them from npm: each is byte for byte the file that was unpacked")
+    say(f"{len(named)} scripts and sheets, {len(biff.SCRIPTS)} of them from npm: each is byte for byte the file that "
+        "was unpacked")
 
 
 async def test_names_full_of_marks_stay_in_their_box(served, window, say):
@@ -211,19 +224,22 @@ async def test_names_full_of_marks_stay_in_their_box(served, window, say):
     message = next(db.entity(id) for id in db.q({"find": "?m", "where": [["?m", "msg/text", "a"]]}))
     boxes = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
     before = [await page.screenshot(clip=box) for box in boxes]
-    deceits = {"turned round": "\u202e\u2066" * 50 + "abc", "invisible": "\u200b\u200d\ufeff" * 100, "tall": "\u0e01" + "\u0e49" * 2000,
+    deceits = {"turned round": "\u202e\u2066" * 50 + "abc", "invisible": "\u200b\u200d\ufeff" * 100,
+               "tall": "\u0e01" + "\u0e49" * 2000,
                "10,000 marks": "a" + "\u0301\u0316\u0489" * 3300}
     overflows = {}
     for kind, text in deceits.items():
         await node.submit([store.put(message | {"msg/text": text})])
-        await page.wait_for_function("text => document.querySelectorAll('.message p')[1].textContent === text", arg=text)
+        await page.wait_for_function("text => document.querySelectorAll('.message p')[1].textContent === text",
+                                     arg=text)
         now = [await page.locator(f".message:nth-of-type({n}) p").bounding_box() for n in (1, 3)]
         after = [await page.screenshot(clip=box) for box in now]
         overflows[kind] = sum(x != y for x, y in zip(before, after))
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     painted = []
-    for overflow in "clip", "visible":                    # fonts here may pile no marks: a shadow paints outside for certain
-        await page.evaluate("overflow => Object.assign(document.querySelectorAll('.message p')[1].style, {textShadow: '0 1.7rem red, 0 -1.7rem red', overflow})", overflow)
+    for overflow in "clip", "visible":  # fonts here may pile no marks: a shadow paints outside for certain
+        await page.evaluate("overflow => Object.assign(document.querySelectorAll('.message p')[1].style, {textShadow: "
+                            "'0 1.7rem red, 0 -1.7rem red', overflow})", overflow)
         painted.append([await page.screenshot(clip=box) for box in now] != after)
     assert painted == [False, True], "without the box it is seen that the box is needed"
     say(f"{', '.join(deceits)}: neighbours painted over {sum(overflows.values())} times; asked 0")

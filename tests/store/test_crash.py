@@ -1,7 +1,7 @@
 """What a crash, a full disk, a failing disk or a second process may do to the file: nothing.
 
-A child process (appender.py) appends transactions that can be foretold to the byte, and says so after each; it is killed
-or its system calls are made to fail; then the file is opened here and compared with what was acknowledged.
+A child process (appender.py) appends transactions that can be foretold to the byte, and says so after each; it is
+killed or its system calls are made to fail; then the file is opened here and compared with what was acknowledged.
 """
 import collections
 import concurrent.futures
@@ -40,7 +40,8 @@ class Told:
         lines = [line.split(" ", 2) for line in text.splitlines()]
         self.is_open, self.is_closed = ["open"] in lines, ["closed"] in lines
         self.errors = [line[2] for line in lines if line[0] == "error"]
-        self.acks = {(int(line[1]), int(line[2].split()[0])): int(line[2].split()[1]) for line in lines if line[0] == "ack"}
+        self.acks = {(int(line[1]), int(line[2].split()[0])): int(line[2].split()[1])
+                     for line in lines if line[0] == "ack"}
         first_error = next((n for n, line in enumerate(lines) if line[0] == "error"), len(lines))
         self.acks_after_error = sum(line[0] == "ack" for line in lines[first_error:])
 
@@ -53,7 +54,8 @@ def run(path, transactions, writers=1, before=(), pragmas=()):
 
 
 def check(path, acks, writers=1):
-    """Opens the file and compares it with {(writer, number): tx_id}; returns how many transactions each writer has there.
+    """Opens the file and compares it with {(writer, number): tx_id}; returns how many transactions each writer has
+    there.
 
     Fails on any that is lost, partial, out of order or other than what was submitted, in the log or in the index.
     """
@@ -110,7 +112,8 @@ KILLS_PER_FILE = 10     # then a fresh one: the comparison reads the whole log
 
 
 def killed(path, writers, choose):
-    """Starts a child and kills it: every fifth while it starts or recovers, the others at some moment of their writing."""
+    """Starts a child and kills it: every fifth while it starts or recovers,
+    the others at some moment of their writing."""
     child = subprocess.Popen([*APPENDER, str(path), str(writers), "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              bufsize=0)     # else reading its first line may take acknowledgements away with it
     text = b""
@@ -146,7 +149,8 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_of(tmp_path, size, seed,
 
 
 def each_broken(points, original, folder, transactions, strace, fault, lasting=0):
-    """For each system call in `points` a run of its own in which that one fails: call, n, path, what it told, is it killed."""
+    """For each system call in `points` a run of its own in which that one fails:
+    call, n, path, what it told, is it killed."""
     def broken(point):
         call, n = point
         path = copy_of(original, folder, f"{call}{n}.db")
@@ -158,7 +162,8 @@ def each_broken(points, original, folder, transactions, strace, fault, lasting=0
 
 def calls_made(strace, path, transactions, calls, trace):
     """How often a whole run makes each system call, in the thread that makes it most: [(call, 1), (call, 2), …]."""
-    run(path, transactions, before=[strace, "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(calls)}", "-e", "signal=none"])
+    run(path, transactions, before=[strace, "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(calls)}", "-e",
+                                    "signal=none"])
     found = collections.Counter(re.findall(r"^(\d+) +(\w+)\(", trace.read_text(), re.MULTILINE))
     most = {call: max((count for (_, c), count in found.items() if c == call), default=0) for call in calls}
     return [(call, n) for call in calls for n in range(1, most[call] + 1)]
@@ -180,7 +185,8 @@ def test_a_writer_killed_at_any_write_or_sync_loses_nothing(tmp_path, strace, si
     if not is_new:
         told, _ = run(original, 5)
         base = check(original, told.acks)
-    points = calls_made(strace, copy_of(original, tmp_path, "count.db"), transactions, WRITES + SYNCS, tmp_path / "trace")
+    points = calls_made(strace, copy_of(original, tmp_path, "count.db"), transactions, WRITES + SYNCS,
+                        tmp_path / "trace")
     assert len(points) > 2 * transactions, f"only {len(points)} writes and syncs for {transactions} transactions"
     acknowledged = unheard = 0
     for call, n, path, told, is_killed in each_broken(points, original, tmp_path, transactions, strace, "signal=KILL"):
@@ -189,18 +195,20 @@ def test_a_writer_killed_at_any_write_or_sync_loses_nothing(tmp_path, strace, si
         extra = unacknowledged(numbers, told.acks, base)
         assert all(0 <= count <= 1 for count in extra.values()), f"{call} {n}: unacknowledged survivors {extra}"
         acknowledged, unheard = acknowledged + len(told.acks), unheard + sum(extra.values())
-    say(f"killed at each of {len(points)} writes and syncs of {transactions} transactions: {acknowledged} acknowledged, "
-        f"0 lost, 0 partial, all opened (asked 0, 0, all); {unheard} unacknowledged survivors, at most 1 a kill")
+    say(f"killed at each of {len(points)} writes and syncs of {transactions} transactions: {acknowledged} "
+        f"acknowledged, 0 lost, 0 partial, all opened (asked 0, 0, all); {unheard} unacknowledged survivors, at most 1 "
+        "a kill")
 
 
 # ── Power that fails ───────────────────────────────────────────────────────────────────────────────────────────
 
-IMAGES = 20             # of each stretch between two syncs: what was synced, all that was written, and what chance leaves
+IMAGES = 20  # of each stretch between two syncs: what was synced, all that was written, and what chance leaves
 OFTEN = "wal_autocheckpoint = 20"       # so that a short run moves its log into the file several times
 
 
 def after_power_cuts(tmp_path, strace, transactions, choose, *pragmas):
-    """Opens what power cuts in each stretch of a run may leave; (stretches, images, the complaints about those that lost something)."""
+    """Opens what power cuts in each stretch of a run may leave;
+    (stretches, images, the complaints about those that lost something)."""
     path, trace = tmp_path / "whole.db", tmp_path / "trace"
     told, _ = run(path, transactions, before=[strace, *powercut.STRACE, "-o", str(trace)], pragmas=pragmas)
     assert told.is_closed and len(told.acks) == transactions
@@ -209,7 +217,8 @@ def after_power_cuts(tmp_path, strace, transactions, choose, *pragmas):
         acks = Told(said).acks
         for number in range(IMAGES):
             share = [0.0, 1.0][number] if number < 2 else choose.random()
-            left = [files[f"{path}{end}"].left(lambda n: sum(choose.random() < share for _ in range(n))) for end in ends]
+            left = [files[f"{path}{end}"].left(lambda n: sum(choose.random() < share for _ in range(n)))
+                    for end in ends]
             try:
                 check(laid_down(tmp_path, *left), acks)
             except (AssertionError, store.StoreError) as error:
@@ -223,13 +232,15 @@ def test_what_was_acknowledged_survives_a_power_cut(tmp_path, strace, size, seed
     stretches, images, complaints = after_power_cuts(tmp_path, strace, transactions, choose, OFTEN)
     assert stretches > transactions
     assert not complaints, f"{len(complaints)} of {images} images, seed {seed}; the first: {complaints[0]}"
-    say(f"{images:,} images of cuts in {stretches} stretches between syncs: 0 lost, 0 refused to open (asked 0, 0; long about 1,000); seed {seed}")
+    say(f"{images:,} images of cuts in {stretches} stretches between syncs: 0 lost, 0 refused to open (asked 0, 0; "
+        f"long about 1,000); seed {seed}")
 
 
 def test_a_log_that_is_not_synced_is_found_to_lose(tmp_path, strace, size, seed, say):
     """The control of the test before: if it found nothing here either, it would be blind."""
     transactions = size(3, 50)
-    _, images, complaints = after_power_cuts(tmp_path, strace, transactions, random.Random(seed), OFTEN, "synchronous = normal")
+    _, images, complaints = after_power_cuts(tmp_path, strace, transactions, random.Random(seed), OFTEN,
+                                             "synchronous = normal")
     lost = sum("lost" in complaint for complaint in complaints)
     assert lost, f"0 of {images} images lose anything with synchronous = normal, seed {seed}"
     assert lost == len(complaints), f"more than transactions was lost: {[c for c in complaints if 'lost' not in c][0]}"
@@ -255,8 +266,8 @@ def test_a_failed_sync_is_final(tmp_path, strace, size, say):
         unheard += sum(extra.values())
         assert unheard == 0, f"{call} {n}: {extra} are there though submitting them raised"
     assert refused >= transactions
-    say(f"EIO at each of {len(points)} syncs: 0 acknowledged after it, every later call raised in {refused} of {refused}, "
-        f"reopened with the acknowledged ones and {unheard} more (asked 0, all, 0)")
+    say(f"EIO at each of {len(points)} syncs: 0 acknowledged after it, every later call raised in {refused} of "
+        f"{refused}, reopened with the acknowledged ones and {unheard} more (asked 0, all, 0)")
 
 
 def fill(node, number):
@@ -294,8 +305,8 @@ def test_a_full_disk_stops_writing_and_nothing_else(tmpfs, say):
     assert check(path, acks)[0] == written, "the refused transaction is there"
     with contextlib.closing(store.open(path)) as again:
         again.submit_tx(appender.transaction(0, written + 1))
-    say(f"full after {written} transactions ({type(error).__name__}); 1,000 reads, 0 wrong (asked 0); 0 partial (asked 0); "
-        f"space returns: {after}")
+    say(f"full after {written} transactions ({type(error).__name__}); 1,000 reads, 0 wrong (asked 0); 0 partial (asked "
+        f"0); space returns: {after}")
 
 
 def test_a_write_refused_for_want_of_space_is_not_half_there(tmp_path, strace, say):
@@ -308,16 +319,19 @@ def test_a_write_refused_for_want_of_space_is_not_half_there(tmp_path, strace, s
     errors = 0
     for call, n, path, told, _ in each_broken(points[::2], original, tmp_path, 3, strace, "error=ENOSPC", lasting=3):
         extra = unacknowledged(check(path, told.acks), told.acks, base)
-        assert all(count == 0 for count in extra.values()), f"write {n}: {extra} are there though submitting them raised"
+        assert all(count == 0
+                   for count in extra.values()), f"write {n}: {extra} are there though submitting them raised"
         errors += bool(told.errors)
     assert errors
-    say(f"no space for 4 writes from each second of {len(points)}: {errors} runs refused, 0 partial, 0 lost (asked 0, 0)")
+    say(f"no space for 4 writes from each second of {len(points)}: {errors} runs refused, 0 partial, 0 lost (asked 0, "
+        "0)")
 
 
 # ── Torn and flipped ───────────────────────────────────────────────────────────────────────────────────────────
 
 def frozen(path, transactions, is_closed=False):
-    """Appends in this process; returns the bytes of the file, of its write-ahead log, and that log's length after each."""
+    """Appends in this process; returns the bytes of the file, of its write-ahead log,
+    and that log's length after each."""
     node, lengths = store.open(path), []
     for number in range(1, transactions + 1):
         node.submit_tx(appender.transaction(0, number))
@@ -331,7 +345,8 @@ def frozen(path, transactions, is_closed=False):
 
 
 def laid_down(folder, main, wal, journal=None):
-    """A store of its own in `folder` made of these bytes (None: no such file); what an earlier one left there is gone."""
+    """A store of its own in `folder` made of these bytes (None: no such file);
+    what an earlier one left there is gone."""
     path = folder / "broken.db"
     for end, contents in ("-shm", None), ("-wal", wal or None), ("-journal", journal), ("", main):
         file = pathlib.Path(f"{path}{end}")
@@ -353,8 +368,8 @@ def test_a_torn_log_gives_the_transactions_that_are_whole(tmp_path, size, say):
         whole = sum(length <= cut for length in lengths)
         acks = {(0, number): number for number in range(1, whole + 1)}
         assert check(laid_down(tmp_path, main, wal[:cut]), acks)[0] == whole, f"cut at byte {cut}"
-    say(f"cut at {len(cuts):,} of the {len(wal) - first:,} bytes of the last 3 transactions: every time exactly those that "
-        f"were whole; 0 wrong, 0 refused to open (asked 0)")
+    say(f"cut at {len(cuts):,} of the {len(wal) - first:,} bytes of the last 3 transactions: every time exactly those "
+        "that were whole; 0 wrong, 0 refused to open (asked 0)")
 
 
 def what_a_flip_does(path, transactions):
@@ -366,7 +381,8 @@ def what_a_flip_does(path, transactions):
     with contextlib.closing(store.open(path)) as node:
         db, gone = node.db(), {appender.deleted(0, n) for n in range(1, transactions + 1)}
         log = [{op[1]["xt/id"]: op[1] for op in tx.ops if op[0] == "put"} for tx in node.tx_log()]
-        expected = [{d["xt/id"]: d for d in [appender.tip(0, n), *appender.documents(0, n)]} for n in range(1, transactions + 1)]
+        expected = [{d["xt/id"]: d for d in [appender.tip(0, n), *appender.documents(0, n)]}
+                    for n in range(1, transactions + 1)]
         if log != expected[:len(log)]:
             node.verify()
             return "wrong"
@@ -397,8 +413,9 @@ def test_a_flipped_bit_is_found_and_never_believed(tmp_path, size, seed, say, wh
             outcome = "refused"
         outcomes[outcome] += 1
         assert outcome != "wrong", f"bit {bit} flipped: something was read that was never written; seed {seed}"
-    say(f"{flips:,} bits flipped, one a file: {outcomes['right']} read right or as a shorter log, {outcomes['refused']} refused, "
-        f"{outcomes['missing']} with something missing from the index; 0 wrong documents (asked 0); seed {seed}")
+    say(f"{flips:,} bits flipped, one a file: {outcomes['right']} read right or as a shorter log, "
+        f"{outcomes['refused']} refused, {outcomes['missing']} with something missing from the index; 0 wrong "
+        f"documents (asked 0); seed {seed}")
 
 
 def test_an_index_of_another_version_is_derived_anew(tmp_path):
@@ -437,7 +454,8 @@ def test_a_backup_made_while_writing_is_a_true_past_state(tmp_path, size, say):
             writing.join()
         states = [checked(node, *backup) for backup in backups]
     assert not failed and states == sorted(states) and states[0] < states[-1]
-    say(f"{count} backups while {states[-1]:,} transactions were written: each opens, verifies and is its own past state")
+    say(f"{count} backups while {states[-1]:,} transactions were written: each opens, verifies and is its own past "
+        "state")
 
 
 def test_a_backup_comes_to_its_end_although_each_step_of_it_sees_a_write(tmp_path):
@@ -555,7 +573,8 @@ def test_an_orphan_of_a_fork_does_not_keep_the_lock(tmp_path):
 
 
 def test_a_closed_store_is_free_though_a_child_has_not_let_go_yet(tmp_path):
-    """Without this, a store that is closed and opened again right after a fork would now and then be told that it is in use."""
+    """Without this, a store that is closed and opened again right after a fork would now
+    and then be told that it is in use."""
     path = tmp_path / "one.db"
     node = store.open(path)
     copy = os.dup(node._file._lock)          # what a child has until it comes to its first line
@@ -583,7 +602,8 @@ def test_eight_threads_through_one_store(tmp_path, say):
     assert sorted(given) == list(range(1, each * threads + 1))
     with contextlib.closing(store.open(path)) as again:
         assert [tx.tx_id for tx in again.tx_log()] == sorted(given)
-    say(f"{len(set(given)):,} distinct tx_ids, gapless (asked {each * threads:,}), {len(given) / seconds:,.0f} durable puts/s")
+    say(f"{len(set(given)):,} distinct tx_ids, gapless (asked {each * threads:,}), {len(given) / seconds:,.0f} durable "
+        "puts/s")
 
 
 def test_closing_twice_is_closing_once(tmp_path):

@@ -43,7 +43,7 @@ def test_three_listeners_one_fails_one_is_slow_one_counts(size, say, open_store)
         time.sleep(0.05)
     with contextlib.closing(open_store()) as node, contextlib.closing(open_store()) as alone:
         listeners = [node.on_tx(callback) for callback in (fail, sleep, lambda tx: heard.append(tx.tx_id))]
-        submit_from_threads(node, 8), submit_from_threads(alone, 8)          # the first failure is told with its traceback
+        submit_from_threads(node, 8), submit_from_threads(alone, 8)  # the first failure is told with its traceback
         p99s = [(submit_from_threads(node, each), submit_from_threads(alone, each)) for _ in range(rounds)]
         count = 8 + rounds * each
         settle(lambda: len(heard) == count)
@@ -68,14 +68,16 @@ def test_only_committed_transactions_are_heard_with_their_operations(open_store)
         settle(lambda: len(heard) == 3)
         listener.close()
         assert [tx.tx_id for tx in heard] == [1, 3, 4]
-        assert [tx.ops for tx in heard] == [[put({"xt/id": "a", "v": [1]})], [put({"xt/id": "c"}), delete("z")], [evict("a")]]
+        assert [tx.ops for tx in heard] == [[put({"xt/id": "a", "v": [1]})], [put({"xt/id": "c"}), delete("z")],
+                                            [evict("a")]]
         assert all(tx.committed and tx.tx_time == node.tx(tx.tx_id).tx_time for tx in heard)
 
 
 def test_a_listener_hears_after_it_can_be_seen(node):
     """Without this, what is rendered for a transaction would lack it."""
     seen = []
-    node.on_tx(lambda tx: seen.append((node.db().tx_id >= tx.tx_id, node.db(tx.tx_id).entity(tx.tx_id), node.db(tx.tx_id - 1).entity(tx.tx_id))))
+    node.on_tx(lambda tx: seen.append((node.db().tx_id >= tx.tx_id, node.db(tx.tx_id).entity(tx.tx_id),
+                                       node.db(tx.tx_id - 1).entity(tx.tx_id))))
     for number in range(1, 51):
         node.submit_tx([put({"xt/id": number})])
     settle(lambda: len(seen) == 50)
@@ -116,15 +118,19 @@ def test_after_close_no_call_begins(node):
 
 
 def test_one_that_keeps_up_hears_what_one_that_lags_reads(open_store):
-    """What was just committed is told from memory: in other words than the log's, it would depend on speed what is heard."""
+    """What was just committed is told from memory: in other words than the log's,
+    it would depend on speed what is heard."""
     start = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
-    functions = {"twice": lambda ctx, *ids: [put({"xt/id": id, "k": {"v": [1]}}) for id in ids] + [call("thrice", ids[0])],
+    functions = {"twice": lambda ctx, *ids: [put({"xt/id": id, "k": {"v": [1]}}) for id in ids]
+                 + [call("thrice", ids[0])],
                  "thrice": lambda ctx, id: [match("never", None), delete(id), put({"xt/id": id})]}
     with contextlib.closing(open_store(functions)) as node:
         heard = []
         with node.on_tx(heard.append):
-            for ops in ([put({"xt/id": 1, "s": {1, 2}}), delete(2, start), match(1, {"xt/id": 1, "s": {1, 2}})], [match(1, None), put({"xt/id": 3})],
-                        [call("twice", 4, 5), put({"xt/id": 6}, start, start)], [put({"xt/id": 7}), evict(7), put({"xt/id": 7, "again": True})], []):
+            for ops in ([put({"xt/id": 1, "s": {1, 2}}), delete(2, start), match(1, {"xt/id": 1, "s": {1, 2}})],
+                        [match(1, None), put({"xt/id": 3})],
+                        [call("twice", 4, 5), put({"xt/id": 6}, start, start)],
+                        [put({"xt/id": 7}), evict(7), put({"xt/id": 7, "again": True})], []):
                 node.submit_tx(ops)
             settle(lambda: len(heard) == 4)
             heard[0].ops[0][1]["s"].add("spoilt")

@@ -41,7 +41,8 @@ def test_what_does_not_exist_is_none(db):
     """Without this, a missing community would be a page full of gaps."""
     assert db.pull(["*"], "nobody") is None
     assert db.pull(["name"], "nobody") is None
-    assert db.pull_many(["name"], ["cat", "nobody", "ann", "cat"]) == [{"name": "Cat"}, None, {"name": "Ann"}, {"name": "Cat"}]
+    assert db.pull_many(["name"], ["cat", "nobody", "ann", "cat"]) == [{"name": "Cat"}, None, {"name": "Ann"},
+                                                                       {"name": "Cat"}]
     assert db.pull_many(["name"], []) == []
 
 
@@ -50,7 +51,8 @@ def test_options_rename_default_limit_and_pour(db):
     assert db.pull([("name", {"as": "title"})], "ann") == {"title": "Ann"}
     assert db.pull([("age", {"default": 7}), ("name", {"default": "?"})], "ann") == {"age": 7, "name": "Ann"}
     assert db.pull([("age", {"as": "years", "default": 7})], "ann") == {"years": 7}
-    assert db.pull([("age", {"default": None}), ("old", {"default": False})], "ann") == {}, "a default of None or False has no effect"
+    assert db.pull([("age", {"default": None}), ("old", {"default": False})],
+                   "ann") == {}, "a default of None or False has no effect"
     assert len(db.pull([("tags", {"limit": 2})], "cat")["tags"]) == 2
     assert db.pull([("friends", {"into": set()})], "bob") == {"friends": {"ann", "nobody", "cat"}}
     assert db.pull(["*", ("name", {"as": "title"})], "ann")["title"] == "Ann"
@@ -59,7 +61,8 @@ def test_options_rename_default_limit_and_pour(db):
 def test_a_join_follows_references(db):
     """Without this, each author's name would be a question of its own."""
     assert db.pull(["name", {"boss": ["name"]}], "bob") == {"name": "Bob", "boss": {"name": "Ann"}}
-    assert db.pull([{"boss": ["name", {"boss": ["name"]}]}], "cat") == {"boss": {"name": "Bob", "boss": {"name": "Ann"}}}
+    assert db.pull([{"boss": ["name", {"boss": ["name"]}]}],
+                   "cat") == {"boss": {"name": "Bob", "boss": {"name": "Ann"}}}
     assert db.pull([{"friends": ["name"]}], "bob") == {"friends": [{"name": "Ann"}, None, {"name": "Cat"}]}
     assert by_id(db.pull([{"mems": ["xt/id"]}], "ann")["mems"]) == [{"xt/id": "m1"}, {"xt/id": "m2"}]
     assert db.pull([{"mem/comm": ["*"]}], "m1") == {"mem/comm": PEOPLE[5]}
@@ -83,7 +86,8 @@ def test_the_tutorials_own_pattern(db):
     pulled = db.pull(["*", ("mem/_user", {"as": "user/mems"}, ["*", {"mem/comm": ["*"]}])], "ann")
     assert pulled["name"] == "Ann"
     assert by_id(pulled["user/mems"]) == [
-        PEOPLE[3] | {"mem/comm": PEOPLE[5]}, {"xt/id": "m2", "mem/user": "ann"}], "the community c2 does not exist: no key"
+        PEOPLE[3] | {"mem/comm": PEOPLE[5]}, {"xt/id": "m2",
+                                              "mem/user": "ann"}], "the community c2 does not exist: no key"
 
 
 def test_recursion_goes_as_deep_as_asked_and_stops_at_who_was_met(node):
@@ -92,15 +96,18 @@ def test_recursion_goes_as_deep_as_asked_and_stops_at_who_was_met(node):
     db = node.db()
     assert db.pull(["name", {"next": 2}], 0) == {"name": "0", "next": {"name": "1", "next": {"name": "2"}}}
     deep = db.pull(["name", {"next": ...}], 0)
-    assert deep == {"name": "0", "next": {"name": "1", "next": {"name": "2", "next": {"name": "3", "next": {"xt/id": 0}}}}}
+    assert deep == {"name": "0",
+                    "next": {"name": "1", "next": {"name": "2", "next": {"name": "3", "next": {"xt/id": 0}}}}}
 
 
 def test_a_union_chooses_by_the_value(node):
     """Without this, a list of different things would need a pull for each kind."""
-    node.submit_tx([put({"xt/id": 1, "type": "film", "title": "E", "year": 3}), put({"xt/id": 2, "type": "book", "title": "B", "pages": 4})])
+    node.submit_tx([put({"xt/id": 1, "type": "film", "title": "E", "year": 3}),
+                    put({"xt/id": 2, "type": "book", "title": "B", "pages": 4})])
     pattern = [{"type": {"film": ["year"], "book": ["pages", "title"]}}]
     assert node.db().pull_many(pattern, [1, 2]) == [{"year": 3}, {"pages": 4, "title": "B"}]
-    node.submit_tx([put({"xt/id": 3, "type": 7, "n": 1}), put({"xt/id": 4, "type": True, "n": 2}), put({"xt/id": 5, "type": [7, "book"], "pages": 9})])
+    node.submit_tx([put({"xt/id": 3, "type": 7, "n": 1}), put({"xt/id": 4, "type": True, "n": 2}),
+                    put({"xt/id": 5, "type": [7, "book"], "pages": 9})])
     assert node.db().pull_many([{"type": {7: ["n", "type"], True: ["xt/id"], "book": ["pages"]}}], [3, 4, 5]) == [
         {"n": 1, "type": 7}, {"xt/id": 4}, {"type": [7, "book"], "pages": 9}], "whatever the type of the value"
 
@@ -110,26 +117,32 @@ def test_pull_in_a_query(db):
     query = {"find": ["?n", ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?e", "name", "?n"]]}
     assert sorted(db.q(query), key=str) == [("Bob", {"name": "Ann"}), ("Cat", {"name": "Bob"})]
     assert db.q({"find": ("pull", "?e", ["*"]), "where": [["?e", "name", "Ann"]]}) == [PEOPLE[0]]
-    assert db.q({"find": ("pull", "?c", ["*"]), "where": [["m2", "mem/comm", "?c"]]}) == [None], "the row stays, with None"
+    assert db.q({"find": ("pull", "?c", ["*"]),
+                 "where": [["m2", "mem/comm", "?c"]]}) == [None], "the row stays, with None"
 
 
 def test_equal_pulls_of_different_entities_are_one_answer(db):
-    """What no answer should do, come twice, pulled answers did: a list of first names held each as often as it is borne."""
+    """What no answer should do, come twice, pulled answers did:
+    a list of first names held each as often as it is borne."""
     who = [["?e", "name"]]
     pulled = lambda pattern, **rest: db.q({"find": ("pull", "?e", pattern), "where": who, **rest})
     assert pulled(["age"]) == [{}] and pulled([]) == [None]
     assert pulled([("name", {"as": "n"}), ("age", {"default": 1})]) != pulled(["age"]) and len(pulled(["name"])) == 3
-    assert len(pulled(["age"], limit=9)) == 3 and len(pulled(["xt/id", "age"])) == 3, "a bag keeps them; ids tell them apart"
-    assert sorted(db.q({"find": ["?n", ("pull", "?e", ["age"])], "where": [["?e", "name", "?n"]]}), key=str) == [("Ann", {}), ("Bob", {}), ("Cat", {})]
+    assert len(pulled(["age"], limit=9)) == 3, "a bag keeps them; ids tell them apart"
+    assert len(pulled(["xt/id", "age"])) == 3, "a bag keeps them; ids tell them apart"
+    assert sorted(db.q({"find": ["?n", ("pull", "?e", ["age"])], "where": [["?e", "name", "?n"]]}),
+                  key=str) == [("Ann", {}), ("Bob", {}), ("Cat", {})]
     assert db.q({"find": ("pull", "?c", ["*"]), "in": [["?c", ...]]}, ["nobody", "none"]) == [None]
     assert db.q({"find": [("pull", "?e", ["age"]), ("count", "?n")], "where": [["?e", "name", "?n"]]}) == [({}, 1)]
 
 
 def test_a_pull_stands_beside_an_aggregate(db):
-    """It was an error where the entity is only the subject of its clauses: each author with the number of their messages."""
+    """It was an error where the entity is only the subject of its clauses:
+    each author with the number of their messages."""
     tags = {"find": [("pull", "?e", ["name"]), ("count", "?t")], "where": [["?e", "tags", "?t"]]}
     assert db.q(tags) == [({"name": "Cat"}, 3)]
-    bosses = {"find": [("count", "?e"), ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?b", "name"]], "order-by": [[("count", "?e")]]}
+    bosses = {"find": [("count", "?e"), ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?b", "name"]],
+              "order-by": [[("count", "?e")]]}
     assert sorted(db.q(bosses), key=str) == [(1, {"name": "Ann"}), (1, {"name": "Bob"})]
 
 
@@ -147,7 +160,8 @@ def test_lookups_use_the_snapshot(node):
     assert node.db(one.tx_id).pull(pattern, "bob") == {}
 
 
-@pytest.mark.parametrize("pattern", ["name", 3, [3], [("name", {"colour": 1})], [("name", {"limit": -1})], [{"name": "x"}], [{"name": 0}], [{3: ["*"]}]])
+@pytest.mark.parametrize("pattern", ["name", 3, [3], [("name", {"colour": 1})], [("name", {"limit": -1})],
+                                     [{"name": "x"}], [{"name": 0}], [{3: ["*"]}]])
 def test_a_pattern_that_does_not_fit_is_refused(db, pattern):
     """Without this, a typing mistake would be an empty page."""
     with pytest.raises(store.QueryError):

@@ -1,4 +1,5 @@
-"""Several servers follow one log on PostgreSQL: the same transactions, in the same order, decided alike, and none missed."""
+"""Several servers follow one log on PostgreSQL: the same transactions,
+in the same order, decided alike, and none missed."""
 import collections
 import contextlib
 import datetime as dt
@@ -31,7 +32,8 @@ def eventually(is_so, timeout_s=20, complaint=lambda: "it did not come true"):
 
 
 def settle(nodes, tx_id=None, timeout_s=20):
-    """Waits until all have indexed up to this transaction, or to the newest that any has; returns their states, which must agree."""
+    """Waits until all have indexed up to this transaction, or to the newest that any has;
+    returns their states, which must agree."""
     tx_id = tx_id or max(node.status()["tx_id"] for node in nodes)
     for node in nodes:
         node.await_tx(tx_id, timeout_s)
@@ -84,12 +86,14 @@ def test_of_a_call_the_outcome_recorded_first_counts(join):
     sayings = {"say": lambda ctx, id: [put({"xt/id": id, "by": "new code"})], "odd": lambda ctx: False}
     one = join({"say": lambda ctx, id: [put({"xt/id": id, "by": "old code"})]})
     two, three = join(sayings), join({})
-    outcomes = [node.submit_tx([put({"xt/id": f"before {n}"}), call("say", n)]).committed for n, node in enumerate([one, two, three] * 5)]
+    outcomes = [node.submit_tx([put({"xt/id": f"before {n}"}), call("say", n)]).committed
+                for n, node in enumerate([one, two, three] * 5)]
     outcomes += [node.submit_tx([call("odd")]).committed for node in (two, one)]
     settle([one, two, three])
     said = [[node.db().entity(n) for n in range(15)] for node in (one, two, three)]
     assert said[0] == said[1] == said[2]
-    assert [document is not None for document in said[0]] == outcomes[:15], "whoever submitted was told what became of it"
+    assert [document is not None
+            for document in said[0]] == outcomes[:15], "whoever submitted was told what became of it"
     assert outcomes[15:] == [False, False]
     for node in (one, two, three):
         node.reindex()
@@ -106,7 +110,8 @@ def test_what_is_evicted_is_gone_everywhere_and_a_late_server_gets_by_without_it
     one.submit_tx([put(secret), put({"xt/id": "other"})])
     two.submit_tx([match("secret", secret), put({"xt/id": "saw it"}), call("count", "secret too")])
     one.submit_tx([put({"xt/id": "lost", "text": "of an aborted one, the-bytes-that-must-go"}), match("secret", None)])
-    one.submit_tx([put(secret | {"more": 1}), evict("secret"), put({"xt/id": "secret", "text": "new"}), evict("secret too")])
+    one.submit_tx([put(secret | {"more": 1}), evict("secret"), put({"xt/id": "secret", "text": "new"}),
+                   evict("secret too")])
     settle([one, two])
     with psycopg.connect(log_url) as connection:
         left = b" ".join(row[0] for row in connection.execute("select doc from store_documents", binary=True))
@@ -122,7 +127,8 @@ def test_what_is_evicted_is_gone_everywhere_and_a_late_server_gets_by_without_it
 
 
 def test_an_evict_that_aborts_takes_nothing_from_the_log(join, log_url):
-    """An aborted transaction of an evict and a match once deleted the contents of the entity in PostgreSQL: late servers lacked it."""
+    """An aborted transaction of an evict and a match once deleted the contents of the entity in PostgreSQL:
+    late servers lacked it."""
     one, two = join(), join()
     one.submit_tx([put({"xt/id": "a", "text": "stays"})])
     assert not two.submit_tx([evict("a"), match("a", {"xt/id": "a"})]).committed
@@ -155,15 +161,18 @@ def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
     documents = [{"xt/id": f"{n}'\\", "text": "\\'\"é\0" + n * "x"} for n in sizes]
     for document in documents:
         one.submit_tx([put(document)])
-    one.submit_tx([put(document | {"again": 1}) for document in documents] + [put({"xt/id": number}) for number in range(100)])
+    one.submit_tx([put(document | {"again": 1}) for document in documents]
+                  + [put({"xt/id": number}) for number in range(100)])
     settle([one, two])
     for node in (one, two):
         assert [node.db(len(sizes)).entity(document["xt/id"]) for document in documents] == documents
-        assert node.db().entity(99) and all(node.db().entity(document["xt/id"]) == document | {"again": 1} for document in documents)
+        assert node.db().entity(99)
+        assert all(node.db().entity(document["xt/id"]) == document | {"again": 1} for document in documents)
 
 
 def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeypatch):
-    """All but one once failed: who waits for the lock still believed what it was told before, that there is no table."""
+    """All but one once failed: who waits for the lock still believed what it was told before,
+    that there is no table."""
     import psycopg
     opened, asked, first_row = [], threading.Semaphore(0), store_postgres._first_row
 
@@ -183,7 +192,8 @@ def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeyp
 
 @pytest.mark.parametrize("alone_min", [store_postgres.ALONE_MIN, 0])
 def test_two_servers_write_at_once(join, monkeypatch, alone_min):
-    """Without this, numbers would be given twice or skipped; also where each guesses all the time that nobody else writes."""
+    """Without this, numbers would be given twice or skipped;
+    also where each guesses all the time that nobody else writes."""
     monkeypatch.setattr(store_postgres, "ALONE_MIN", alone_min)
     nodes = [join({"count": count}), join({"count": count})]
 
@@ -198,7 +208,8 @@ def test_two_servers_write_at_once(join, monkeypatch, alone_min):
 
 
 def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkeypatch):
-    """A server that has written alone sends its next rows without asking: they would stand beside another's of the same number."""
+    """A server that has written alone sends its next rows without asking:
+    they would stand beside another's of the same number."""
     monkeypatch.setattr(store_postgres, "GUESS_S_MAX", 60)
     one, two = join(), join()
     for number in range(store_postgres.ALONE_MIN + 4):
@@ -211,13 +222,15 @@ def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkey
         writer.start()
         two.await_tx(theirs.tx_id + 1, 20)
     writer.join()
-    assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store_postgres.ALONE_MIN + 4, store_postgres.ALONE_MIN + 5, store_postgres.ALONE_MIN + 6)
+    assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store_postgres.ALONE_MIN + 4, store_postgres.ALONE_MIN + 5,
+                                                           store_postgres.ALONE_MIN + 6)
     assert not one._log._last_known.guess() and settle([one, two]) == one.verify() == two.verify() == told[0].tx_id
 
 
 @pytest.mark.parametrize("bells", [store_postgres.BELLS, 2])
 def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
-    """To be woken by each of one's own appends costs a quarter of them; a bell that others do not hear costs them a second."""
+    """To be woken by each of one's own appends costs a quarter of them;
+    a bell that others do not hear costs them a second."""
     monkeypatch.setattr(store_postgres, "BELLS", bells)
     servers, heard = [join() for _ in range(4)], set()
     for n, server in enumerate(servers):
@@ -236,7 +249,8 @@ def raw_append(connection, lock_id):
     """What an append does by hand, up to its commit: the next row of the log, an empty transaction."""
     connection.execute("begin")
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (store_postgres._LOCK_APPENDING, lock_id))
-    tx_id, tx_time, hash = connection.execute("select tx_id, tx_time, hash from store_log order by tx_id desc limit 1", binary=True).fetchone()
+    tx_id, tx_time, hash = connection.execute("select tx_id, tx_time, hash from store_log order by tx_id desc limit 1",
+                                              binary=True).fetchone()
     ops = store.pack([])
     connection.execute("insert into store_log values (%s, %s, %s, %s, 0, null)",
                        (tx_id + 1, tx_time + 1, ops, store._chained(hash, tx_id + 1, tx_time + 1, ops)))
@@ -274,14 +288,16 @@ def test_six_writers_that_dawdle_and_four_followers(join, size, seed, say):
     for follower, ids in zip(followers, heard):
         follower.on_tx(lambda tx, ids=ids: ids.append(tx.tx_id))
     writers = [join(clock=dawdling) for _ in range(6)]
-    threads = [threading.Thread(target=lambda: [writer.submit_tx([put({"xt/id": writer.new_id()})]) for _ in range(each)]) for writer in writers]
+    threads = [threading.Thread(target=lambda: [writer.submit_tx([put({"xt/id": writer.new_id()})])
+                                                for _ in range(each)]) for writer in writers]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     assert settle(followers + writers) == 6 * each
     eventually(lambda: all(len(ids) == 6 * each for ids in heard))
     assert all(ids == list(range(1, 6 * each + 1)) for ids in heard)
     times = [tx.tx_time for tx in followers[0].tx_log()]
     assert all(a < b for a, b in zip(times, times[1:]))
-    say(f"6 writers of {each}, with up to 20 ms inside each append: each of 4 followers heard exactly 1…{6 * each} (asked: all of 6 × 2,000); seed {seed}")
+    say(f"6 writers of {each}, with up to 20 ms inside each append: each of 4 followers heard exactly 1…{6 * each} "
+        f"(asked: all of 6 × 2,000); seed {seed}")
 
 
 # ── Stuck, killed, cut off ─────────────────────────────────────────────────────────────────────────────────────
@@ -290,7 +306,8 @@ class Peer:
     """tests/peer.py as a process; `.lines()` what it said so far."""
 
     def __init__(self, url, index, *words, enter=(), **environment):
-        self.process = subprocess.Popen([*enter, sys.executable, PEER, url, str(index), *map(str, words)], text=True, stdout=subprocess.PIPE,
+        self.process = subprocess.Popen([*enter, sys.executable, PEER, url, str(index), *map(str, words)], text=True,
+                                        stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, env=os.environ | environment)
         self.said = []
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True)
@@ -332,7 +349,8 @@ def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url
     acked = frozen.acks()["frozen/1"][0]
     assert acked == settle([other]) == 2, "its commit was refused: it took the lock again"
     assert waited < 10 * (store_postgres.FROZEN_S_MAX + 1)
-    say(f"the others went on after {waited:.1f} s (asked: the timeout of {store_postgres.FROZEN_S_MAX} s and 1); the late commit was refused, and done again as {acked}")
+    say(f"the others went on after {waited:.1f} s (asked: the timeout of {store_postgres.FROZEN_S_MAX} s and 1); the "
+        f"late commit was refused, and done again as {acked}")
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -367,7 +385,8 @@ def test_nobody_sees_what_is_indexed_while_postgres_commits(join, log_url, say, 
     assert seen == [({"xt/id": "a", "v": 1}, 1)] and told[0].tx_id == settle([node, other]) == 2
     assert [n.db().entity("a")["v"] for n in (node, other)] == [2, 2] and node.verify() == other.verify() == 2
     eventually(lambda: heard == [1, 2])
-    say(f"an append lost {'after' if is_there else 'before'} its commit, with the index written: seen by 0 readers, there once, as {told[0].tx_id}")
+    say(f"an append lost {'after' if is_there else 'before'} its commit, with the index written: seen by 0 readers, "
+        f"there once, as {told[0].tx_id}")
 
 
 def test_a_listening_connection_may_be_cut_at_any_time(join, log_url, size, say):
@@ -385,7 +404,8 @@ def test_a_listening_connection_may_be_cut_at_any_time(join, log_url, size, say)
     try:
         with psycopg.connect(log_url, autocommit=True) as killer:
             for _ in range(cuts):
-                eventually(lambda: killer.execute("select pg_terminate_backend(%s)", (listener_of(follower),)).fetchone()[0])
+                eventually(lambda: killer.execute("select pg_terminate_backend(%s)",
+                                                  (listener_of(follower),)).fetchone()[0])
                 time.sleep(0.05)
     finally:
         stopped.set(), thread.join()
@@ -434,7 +454,8 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(join, log_url, 
     lost, doubled = set(acked) - set(written), [id for id, times in written.items() if times > 1]
     assert not lost and not doubled and all(watcher.tx(tx_id).committed for tx_id, _ in acked.values())
     assert watcher.verify() == watcher.latest_tx.tx_id
-    say(f"killed {kills} times: {len(acked)} acknowledged, {len(lost)} lost, {len(doubled)} applied twice (asked 0, 0); seed {seed}")
+    say(f"killed {kills} times: {len(acked)} acknowledged, {len(lost)} lost, {len(doubled)} applied twice (asked 0, "
+        f"0); seed {seed}")
 
 
 def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, say):
@@ -442,7 +463,8 @@ def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, s
     crashes, delays, refused, answered = size(3, 20), [], [], [0]
     acked, stopped = [[], []], threading.Event()
     with postgres.Postgres() as cluster, contextlib.ExitStack() as opened:
-        nodes = [opened.enter_context(contextlib.closing(store.open(cluster.url, index=tmp_path / f"{n}.db"))) for n in range(2)]
+        nodes = [opened.enter_context(contextlib.closing(store.open(cluster.url, index=tmp_path / f"{n}.db")))
+                 for n in range(2)]
 
         def write(node, ids, name):
             while not stopped.is_set():
@@ -460,7 +482,8 @@ def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, s
                 nodes[0].db().entity("0/0")
                 answered[0] += 1
                 time.sleep(0.005)
-        threads = [threading.Thread(target=write, args=(node, acked[n], n)) for n, node in enumerate(nodes)] + [threading.Thread(target=read)]
+        threads = [threading.Thread(target=write, args=(node, acked[n], n))
+                   for n, node in enumerate(nodes)] + [threading.Thread(target=read)]
         [thread.start() for thread in threads]
         for _ in range(crashes):
             time.sleep(0.4)
@@ -479,8 +502,9 @@ def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, s
         lost, doubled = ids - set(written), [id for id, times in written.items() if times > 1]
         assert not lost and not doubled and nodes[0].verify() == tx_id
     assert max(delays) < 10 * 5
-    say(f"PostgreSQL crashed {crashes} times under {len(ids)} acknowledged transactions: {len(lost)} lost, {len(doubled)} doubled (asked 0, 0); "
-        f"both servers wrote again within {max(delays):.1f} s (asked 5); {answered[0]} reads answered meanwhile, {len(refused)} writes refused")
+    say(f"PostgreSQL crashed {crashes} times under {len(ids)} acknowledged transactions: {len(lost)} lost, "
+        f"{len(doubled)} doubled (asked 0, 0); both servers wrote again within {max(delays):.1f} s (asked 5); "
+        f"{answered[0]} reads answered meanwhile, {len(refused)} writes refused")
 
 
 def test_a_server_cut_off_reads_on_refuses_in_time_and_recovers(join, log_url, tcp, size, seed, say):
@@ -510,8 +534,8 @@ def test_a_server_cut_off_reads_on_refuses_in_time_and_recovers(join, log_url, t
         settle([cut, other])
         eventually(lambda: cut.cut_off is None)
     assert refusals and max(refusals) < 10 * 5 and max(healings) < 10 * 3
-    say(f"cut off {len(healings)} times: {len(refusals)} writes refused after at most {max(refusals):.1f} s (asked 5), converged "
-        f"{max(healings):.1f} s after healing (asked 3), states equal; seed {seed}")
+    say(f"cut off {len(healings)} times: {len(refusals)} writes refused after at most {max(refusals):.1f} s (asked 5), "
+        f"converged {max(healings):.1f} s after healing (asked 3), states equal; seed {seed}")
 
 
 def pull(cable, cut, other, watcher, until):
@@ -519,7 +543,8 @@ def pull(cable, cut, other, watcher, until):
     cable.cut()
     reads, acks = len(cut.reads()), len(other.acks())
     until()
-    eventually(lambda: len(cut.reads()) > reads + 10 and len(other.acks()) > acks + 10)      # one reads on, the other writes on
+    # one reads on, the other writes on
+    eventually(lambda: len(cut.reads()) > reads + 10 and len(other.acks()) > acks + 10)
     missed = watcher.submit_tx([put({"xt/id": watcher.new_id()})]).tx_id
     assert cut.reads()[-1] < missed
     cable.heal()
@@ -532,7 +557,8 @@ def test_a_cable_that_is_pulled_stops_nobody_else_and_is_made_good(cables, tmp_p
     """The same with two servers in network namespaces of their own, whose packets the kernel drops (B6)."""
     choose, healings, addresses = random.Random(seed), [], [cable.address for cable in cables]
     with contextlib.ExitStack() as opened:
-        cluster = opened.enter_context(postgres.Postgres(port=free_port(), listen_addresses=",".join(addresses), trusted=addresses))
+        cluster = opened.enter_context(postgres.Postgres(port=free_port(), listen_addresses=",".join(addresses),
+                                                         trusted=addresses))
         watcher = opened.enter_context(contextlib.closing(store.open(cluster.url, index=tmp_path / "watcher.db")))
         watcher.submit_tx([put({"xt/id": "seen by all"})])
         peers = []
@@ -543,7 +569,8 @@ def test_a_cable_that_is_pulled_stops_nobody_else_and_is_made_good(cables, tmp_p
         [peer.heard("ack") for peer in peers]
         for turn in range(size(2, 30)):
             n, dark_s = turn % 2, choose.uniform(1, size(2, 60))
-            until = functools.partial(peers[n].heard, "refused", 60) if turn == 0 else functools.partial(time.sleep, dark_s)
+            until = functools.partial(peers[n].heard, "refused",
+                                      60) if turn == 0 else functools.partial(time.sleep, dark_s)
             healings.append(pull(cables[n], peers[n], peers[1 - n], watcher, until))
         [peer.process.terminate() for peer in peers]
         [peer.heard("closed") for peer in peers]
@@ -555,8 +582,9 @@ def test_a_cable_that_is_pulled_stops_nobody_else_and_is_made_good(cables, tmp_p
         assert acked and acked.items() <= written.items()
     refused = [float(line.split()[1]) for peer in peers for line in peer.said if line.startswith("refused")]
     assert max(refused) < 10 * 5 and max(healings) < 10 * 3
-    say(f"a cable pulled {len(healings)} times under {len(acked)} acknowledged transactions: 0 lost, {len(refused)} writes refused after at most {max(refused):.1f} s "
-        f"(asked 5), converged {max(healings):.1f} s after healing (asked 3), states equal, both servers ended when told; seed {seed}")
+    say(f"a cable pulled {len(healings)} times under {len(acked)} acknowledged transactions: 0 lost, {len(refused)} "
+        f"writes refused after at most {max(refused):.1f} s (asked 5), converged {max(healings):.1f} s after healing "
+        f"(asked 3), states equal, both servers ended when told; seed {seed}")
 
 
 # ── Alike ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -567,7 +595,8 @@ def random_ops(choose, number):
     def one():
         id, moment = choose.choice(ids), EPOCH + choose.randrange(1000) * dt.timedelta(days=1)
         kind = choose.randrange(10)
-        document = {"xt/id": id, "n": number, "set": {"b", "a", choose.random()}, "ref": uuid.UUID(int=choose.getrandbits(128)), "more": [1, 2.5, None]}
+        document = {"xt/id": id, "n": number, "set": {"b", "a", choose.random()},
+                    "ref": uuid.UUID(int=choose.getrandbits(128)), "more": [1, 2.5, None]}
         if kind < 6:
             return put(document, *[(), (moment,), (moment, moment + dt.timedelta(days=9))][choose.randrange(3)])
         return delete(id) if kind < 8 else evict(id) if kind == 8 else match(id, None)
@@ -575,10 +604,13 @@ def random_ops(choose, number):
 
 
 def tables(path):
-    """All that an index file holds, but for its statistics and the numbers of UUIDs: who came after an evict never saw some."""
+    """All that an index file holds, but for its statistics and the numbers of UUIDs:
+    who came after an evict never saw some."""
     with contextlib.closing(sqlite3.connect(path)) as db:
-        names = [name for name, in db.execute("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' order by name")]
-        held = {name: db.execute(f"select * from {name}").fetchall() for name in names if name not in ("attributes", "ids")}
+        names = [name for name, in db.execute("select name from sqlite_schema where type = 'table' and name not like "
+                                              "'sqlite_%' order by name")]
+        held = {name: db.execute(f"select * from {name}").fetchall()
+                for name in names if name not in ("attributes", "ids")}
         attributes, ids = dict(db.execute("select a, name from attributes")), dict(db.execute("select * from ids"))
     held["facts"] = sorted((p, attributes[a], repr(ids.get(v, v)), k, e, n, d) for p, a, v, k, e, n, d in held["facts"])
     return held
@@ -587,7 +619,8 @@ def tables(path):
 def test_two_servers_agree_byte_for_byte(join, log_url, tmp_path, size, seed, say):
     """Sets, time zones and locales differ from process to process; what a server holds must not (B7)."""
     count_, choose = size(600, 10_000), random.Random(seed)
-    worlds = [{"PYTHONHASHSEED": "1", "TZ": "America/St_Johns", "LC_ALL": "C"}, {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8"}]
+    worlds = [{"PYTHONHASHSEED": "1", "TZ": "America/St_Johns", "LC_ALL": "C"},
+              {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8"}]
     writers = [join(), join()]
     peers = [Peer(log_url, tmp_path / f"peer{n}.db", "follow", count_, **world) for n, world in enumerate(worlds)]
     for number in range(count_):
@@ -602,8 +635,9 @@ def test_two_servers_agree_byte_for_byte(join, log_url, tmp_path, size, seed, sa
     differing = [name for name in one for other in (two, *others) if one[name] != other[name]]
     assert not differing
     states = sum(row[6] == other[6] for row, other in zip(one["log"][::100], two["log"][::100]))
-    say(f"{count_} random transactions by 2 servers, followed under two hash seeds, time zones and locales: {states} of {len(one['log'][::100])} "
-        f"states equal at every 100th, {len(one)} tables of 4 files equal byte for byte (asked: 10,000, all equal); seed {seed}")
+    say(f"{count_} random transactions by 2 servers, followed under two hash seeds, time zones and locales: {states} "
+        f"of {len(one['log'][::100])} states equal at every 100th, {len(one)} tables of 4 files equal byte for byte "
+        f"(asked: 10,000, all equal); seed {seed}")
 
 
 @pytest.mark.parametrize("ahead_s", [-5, 5])
@@ -616,7 +650,8 @@ def test_one_reads_what_one_wrote_though_clocks_differ(join, size, say, ahead_s)
         other.submit_tx([put({"xt/id": f"other {number}"})])
         found += node.db().entity(number) is not None and other.db().entity(f"other {number}") is not None
     assert found == turns
-    say(f"clock {ahead_s:+} s against PostgreSQL: {found} of {turns} reads found what was just written (asked 1,000 of 1,000)")
+    say(f"clock {ahead_s:+} s against PostgreSQL: {found} of {turns} reads found what was just written (asked 1,000 of "
+        "1,000)")
 
 
 def test_the_bell_does_not_jam_the_house(join, cluster, monkeypatch, size, say):
@@ -635,12 +670,14 @@ def test_the_bell_does_not_jam_the_house(join, cluster, monkeypatch, size, say):
     settle([one, two])
     with psycopg.connect(cluster.url) as connection:
         used, = connection.execute("select pg_notification_queue_usage()").fetchone()
-        idle, = connection.execute("select count(*) from pg_stat_activity where state = 'idle in transaction' and application_name like 'store %'").fetchone()
+        idle, = connection.execute("select count(*) from pg_stat_activity where state = 'idle in transaction' and "
+                                   "application_name like 'store %'").fetchone()
     assert used < 0.01 and idle == 0
     monkeypatch.setattr(store_postgres, "_APPEND", store_postgres._APPEND.replace("; notify", "; select 1 as"))
     silent_ms = p99_ms()
     settle([one, two])
-    say(f"queue of notifications used to {used:.2%} after {count} (asked: below 1 %); append p99 {ringing_ms:.1f} ms with NOTIFY, {silent_ms:.1f} ms without")
+    say(f"queue of notifications used to {used:.2%} after {count} (asked: below 1 %); append p99 {ringing_ms:.1f} ms "
+        f"with NOTIFY, {silent_ms:.1f} ms without")
 
 
 def test_increments_by_match_on_two_servers_lose_none(join, size, say):
@@ -691,13 +728,15 @@ print("done")
 
 
 def test_the_store_may_be_part_of_somebodys_package(tmp_path, log_url):
-    """A copy inside a package would not find the log on PostgreSQL, or would bring a second store with other classes."""
+    """A copy inside a package would not find the log on PostgreSQL,
+    or would bring a second store with other classes."""
     (tmp_path / "application").mkdir()
     for name in ("store.py", "store_postgres.py"):
         shutil.copy(ROOT / name, tmp_path / "application")
 
     def run(*address):
-        ran = subprocess.run([sys.executable, "-c", PACKAGE, tmp_path, *address], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run([sys.executable, "-c", PACKAGE, tmp_path, *address], cwd=tmp_path, capture_output=True,
+                             text=True, timeout=60)
         return ran.stdout.strip() or ran.stderr.strip().splitlines()[-1]
 
     assert run() == run(log_url) == "done"
@@ -717,8 +756,8 @@ def test_an_index_is_no_store_of_its_own(join, log_url, tmp_path):
         held = tables(index)
         with pytest.raises(store.LockedError) as refused:
             store.open(index)
-        assert str(refused.value) == (f"{index} is a server's index of the log of store {owner}, which is on PostgreSQL. "
-                                      "Open that log, with this file as its index.")
+        assert str(refused.value) == (f"{index} is a server's index of the log of store {owner}, which is on "
+                                      "PostgreSQL. Open that log, with this file as its index.")
         assert tables(index) == held
         assert settle([join(index=index)]) == 1
     with contextlib.closing(sqlite3.connect(tmp_path / "older.db")) as older:      # made when no index was marked
@@ -755,7 +794,8 @@ def test_a_foreign_an_emptied_and_an_older_log_are_refused_with_both_ids(join, l
     with psycopg.connect(empty_url) as connection:
         assert connection.execute("select to_regclass('store_log')").fetchone()[0] is None, "nothing was written"
     with psycopg.connect(log_url) as connection:
-        connection.execute("delete from store_log where tx_id > 3"), connection.execute("delete from store_documents where tx_id > 3")
+        connection.execute("delete from store_log where tx_id > 3")
+        connection.execute("delete from store_documents where tx_id > 3")
     with pytest.raises(store.CorruptError, match=f"{mine} up to transaction 5.*newest is 3"):
         store.open(log_url, index=path)
     other = join()

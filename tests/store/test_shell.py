@@ -28,7 +28,8 @@ from test_values import PLAIN, same
 UTC = dt.timezone.utc
 COMMAND = [sys.executable, str(ROOT / "shell.py")]
 NAMES = '{"find": ["?e", "?n"], "where": [["?e", "name", "?n"]], "order-by": [["?n"]]}'
-ENDLESS = '{"find": ("count", "?a"), "where": [["?a", "n"], ["?b", "n"], ["?c", "n"], [("!=", "?a", "?b")], [("!=", "?b", "?c")]]}'
+ENDLESS = ('{"find": ("count", "?a"), "where": [["?a", "n"], ["?b", "n"], ["?c", "n"], [("!=", "?a", "?b")], [("!=", '
+           '"?b", "?c")]]}')
 
 
 def run(*arguments, **options):
@@ -73,7 +74,8 @@ def test_each_command_shows_what_the_node_knows(path):
     assert said.returncode == 1 and said.stderr == "Nothing is visible of 7 here.\n"
     assert "name       Anna\n" in said.stdout and "born       1990-05-01\n" in said.stdout
     out = run(path, ".history ann", ".log", ".attributes", ".status", ".verify", ".reindex", ".help", check=True).stdout
-    for line in (r"20\S+Z  20\S+Z      1  \{'name': 'Ann', 'xt/id': 'ann'\}", r"20\S+Z  None                             2  \{'born': .*",
+    for line in (r"20\S+Z  20\S+Z      1  \{'name': 'Ann', 'xt/id': 'ann'\}",
+                 r"20\S+Z  None                             2  \{'born': .*",
                  r"    3  20\S+Z  aborted", r"    4  20\S+Z  \('delete', 7\)", r"xt/id              3",
                  r"tx_id      4", r"The chain of hashes holds over 4 transactions, and every document has its own\.",
                  r"The index is made anew from 4 transactions\.", r"\.history ID +its versions.*"):
@@ -86,16 +88,21 @@ def test_as_of_and_valid_choose_the_moment(path):
     with contextlib.closing(store.open(path)) as node:
         first = node.tx(1).tx_time
     bare = '{"find": "?n", "where": [["?e", "name", "?n"]]}'
-    for commands, names in [(["as-of 1"], "Ann Bo"), ([f"as-of {first.isoformat()}"], "Ann Bo"), (["valid 2020-01-01"], ""),
-                            (["as-of 1", "as-of now"], "Anna"), (["valid 2020-01-01", "valid now"], "Anna"), (["as-of 2"], "Anna Bo")]:
+    for commands, names in [(["as-of 1"], "Ann Bo"), ([f"as-of {first.isoformat()}"], "Ann Bo"),
+                            (["valid 2020-01-01"], ""),
+                            (["as-of 1", "as-of now"], "Anna"), (["valid 2020-01-01", "valid now"], "Anna"),
+                            (["as-of 2"], "Anna Bo")]:
         out = run(path, *(f".{command}" for command in commands), bare, check=True).stdout
-        assert sorted(out.split("\n")[len(commands):][2:]) == sorted(["", *names.split()] if names else []), (commands, out)
+        wanted = ["", *names.split()] if names else []
+        assert sorted(out.split("\n")[len(commands):][2:]) == sorted(wanted), (commands, out)
 
 
 def test_writing_is_asked_for_by_name(path):
     """Without this, a slip while looking could change what is looked at."""
-    done = run(path, '.put {"xt/id": "cy", "name": "Cy"}', '.put {"xt/id": "old"}, datetime("2020-01-01"), datetime("2021-01-01")',
-               ".delete ann", '.tx [("match", "cy", None), ("put", {"xt/id": "no"})]', '.tx ("evict", "old")', check=True)
+    done = run(path, '.put {"xt/id": "cy", "name": "Cy"}', '.put {"xt/id": "old"}, datetime("2020-01-01"), '
+                                                           'datetime("2021-01-01")',
+               ".delete ann", '.tx [("match", "cy", None), ("put", {"xt/id": "no"})]', '.tx ("evict", "old")',
+               check=True)
     assert done.stdout == ("transaction 5 committed\ntransaction 6 committed\ntransaction 7 committed\n"
                            "transaction 8 aborted: nothing has changed\ntransaction 9 committed\n")
     with contextlib.closing(store.open(path)) as node:
@@ -130,13 +137,15 @@ def test_a_line_that_cannot_be_done_is_refused_in_a_sentence_and_is_the_last(pat
 @pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:30])
 def test_what_is_shown_or_written_by_repr_is_read_as_the_same_value(value):
     """Without this, an answer could not be pasted into the next question."""
-    if not (type(value) is int and abs(value) > 10 ** 600):      # Python's own limit of digits is far above; so is the use
+    if not (type(value) is int and abs(value) > 10 ** 600):  # Python's own limit of digits is far above; so is the use
         assert same(shell.parsed(shell.shown(value)), value) and same(shell.parsed(repr(value)), value)
     assert shell.parsed("[?, ...]".replace("?", '"?x"')) == ["?x", ...]
 
 
-@pytest.mark.parametrize("text", ["__import__('os').system('true')", "open('/etc/passwd')", "[x for x in (1,)]", "f'{1}'", "lambda: 1", "(1).real", "1 + 1",
-                                  "UUID(*'a')", "UUID('not one')", "datetime('x')", "{**{}}", "{[]: 1}", "1j", "x", "UUID(5)", "datetime(2026)", "(" * 500, "\0",
+@pytest.mark.parametrize("text", ["__import__('os').system('true')", "open('/etc/passwd')", "[x for x in (1,)]",
+                                  "f'{1}'", "lambda: 1", "(1).real", "1 + 1",
+                                  "UUID(*'a')", "UUID('not one')", "datetime('x')", "{**{}}", "{[]: 1}", "1j", "x",
+                                  "UUID(5)", "datetime(2026)", "(" * 500, "\0",
                                   "-True", "{1: 2}[1]", "date()", "set(1, 2)"])
 def test_data_is_never_executed(text):
     """Without this, a pasted query could do whatever its author liked."""
@@ -147,14 +156,16 @@ def test_data_is_never_executed(text):
 def test_times_are_read_in_their_zone_and_else_in_utc():
     """Without this, "as of" would mean another moment on another machine."""
     noon = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)
-    for text in ['"2026-05-01T12:00"', '"2026-05-01 12:00Z"', '"2026-05-01T14:00+02:00"', "2026, 5, 1, 12", "2026, 5, 1, 12, tzinfo=datetime.timezone.utc"]:
+    for text in ['"2026-05-01T12:00"', '"2026-05-01 12:00Z"', '"2026-05-01T14:00+02:00"', "2026, 5, 1, 12",
+                 "2026, 5, 1, 12, tzinfo=datetime.timezone.utc"]:
         assert shell.parsed(f"datetime({text})") == noon, text
 
 
 def test_an_id_may_be_typed_as_a_table_shows_it():
     """Without this, an id copied from an answer would have to be dressed in quotes or UUID("…") first."""
     id = uuid.uuid4()
-    for text, value in [(str(id), id), (f'UUID("{id}")', id), ("ann", "ann"), ('"ann"', "ann"), ("7", 7), ('"7"', "7"), ("1" * 32, int("1" * 32)),
+    for text, value in [(str(id), id), (f'UUID("{id}")', id), ("ann", "ann"), ('"ann"', "ann"), ("7", 7), ('"7"', "7"),
+                        ("1" * 32, int("1" * 32)),
                         ('("stock", "rye")', ("stock", "rye")), ("two words", "two words")]:
         assert same(shell._id(text), value), text
 
@@ -183,7 +194,8 @@ def test_no_text_gets_past_the_width_or_moves_the_cursor(rows, width):
 # ── JSON lines ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 def exported(node, what="log"):
-    lines = shell.exported_log(node, node.db().tx_id, lambda *_: None) if what == "log" else shell.exported_now(node.db(), lambda *_: None)
+    lines = shell.exported_log(node, node.db().tx_id,
+                               lambda *_: None) if what == "log" else shell.exported_now(node.db(), lambda *_: None)
     return "".join(lines)
 
 
@@ -200,7 +212,8 @@ def timeline(node, id):
 @pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:30])
 def test_every_kind_of_value_survives_the_journey(node, value):
     """Without this, moving a store would turn a tuple into a list, or an id into text."""
-    document = {"xt/id": value if type(value) in store._ID_TYPES else "x", "v": value, "~uuid": [value], "m": {"~uuid": "no id"}}
+    document = {"xt/id": value if type(value) in store._ID_TYPES else "x", "v": value, "~uuid": [value],
+                "m": {"~uuid": "no id"}}
     node.submit_tx([put(document)])
     for what in "log", "now":
         text = exported(node, what)
@@ -211,13 +224,15 @@ def test_every_kind_of_value_survives_the_journey(node, value):
 
 def test_ids_of_every_type_are_exported_once_over_several_pages(node, monkeypatch):
     """Without this, an entity could fall between two pages, where ids of one type end and those of the next begin."""
-    ids = [5, "a", "b" * 100, b"x", b"y" * 100, ("t", 1), {"k": 1}, uuid.UUID(int=9), uuid.UUID(int=3), 1.5, True, -7, 10 ** 40, dt.date(2026, 5, 1)]
+    ids = [5, "a", "b" * 100, b"x", b"y" * 100, ("t", 1), {"k": 1}, uuid.UUID(int=9), uuid.UUID(int=3), 1.5, True, -7,
+           10 ** 40, dt.date(2026, 5, 1)]
     for id in ids:
         node.submit_tx([put({"xt/id": id})])
     monkeypatch.setattr(shell, "BATCH_OPERATIONS", 3)
     lines = exported(node, "now").splitlines()
     assert len(lines) == len(set(lines)) == len(ids)
-    assert lines.index(next(line for line in lines if "000000000009" in line)) < lines.index(next(line for line in lines if "000000000003" in line))
+    assert lines.index(next(line for line in lines if "000000000009"
+                            in line)) < lines.index(next(line for line in lines if "000000000003" in line))
 
 
 def test_a_random_history_survives_the_journey(node, seed, say):
@@ -229,7 +244,8 @@ def test_a_random_history_survives_the_journey(node, seed, say):
         for _ in range(choose.choice([0, 1, 1, 1, 2, 3])):
             times = choose.choice([[], [day()], sorted([day(), day()])])
             id = choose.choice(ids)
-            ops.append(choose.choices([put({"xt/id": id, "n": n, "k": choose.randrange(3)}, *times), delete(id, *times), evict(id),
+            ops.append(choose.choices([put({"xt/id": id, "n": n, "k": choose.randrange(3)}, *times), delete(id, *times),
+                                       evict(id),
                                        match(id, None)], [70, 20, 2, 8])[0])
         node.submit_tx(ops)
     text = exported(node)
@@ -242,7 +258,8 @@ def test_a_random_history_survives_the_journey(node, seed, say):
         with contextlib.closing(imported(exported(node, "now"))) as third:
             for id in ids:
                 assert third.db().entity(id) == node.db().entity(id)
-    say(f"{count} random transactions, {text.count(chr(10))} lines: every timeline and every visible document the same; seed {seed}")
+    say(f"{count} random transactions, {text.count(chr(10))} lines: every timeline and every visible document the "
+        f"same; seed {seed}")
 
 
 def test_a_long_import_goes_in_batches_and_keeps_its_order(tmp_path, size, say):
@@ -251,11 +268,13 @@ def test_a_long_import_goes_in_batches_and_keeps_its_order(tmp_path, size, say):
     lines = tmp_path / "lines.jsonl"
     with open(lines, "w") as file:
         for n in range(count):
-            file.write(json.dumps({"put": {"xt/id": {"~uuid": str(uuid.UUID(int=n * 7919 % count + 1))}, "n": n}} | ({"tx": n} if n % 2 else {})) + "\n")
+            file.write(json.dumps({"put": {"xt/id": {"~uuid": str(uuid.UUID(int=n * 7919 % count + 1))}, "n": n}}
+                                  | ({"tx": n} if n % 2 else {})) + "\n")
     began = time.monotonic()
     done = run(tmp_path / "new.db", "import", stdin=open(lines), timeout=3600)
     took_s = time.monotonic() - began
-    assert done.returncode == 0 and done.stdout == "" and done.stderr.startswith(f"{count:,} operations are in"), done.stderr
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    assert done.stderr.startswith(f"{count:,} operations are in"), done.stderr
     with contextlib.closing(store.open(tmp_path / "new.db")) as node:
         assert [tx.ops[0][1]["n"] for tx in node.tx_log()] == list(range(count))
         newest = {"find": "?n", "where": [["?e", "n", "?n"]], "order-by": [[("created", "?e"), "desc"]], "limit": 3}
@@ -264,7 +283,8 @@ def test_a_long_import_goes_in_batches_and_keeps_its_order(tmp_path, size, say):
 
 
 def test_lines_without_a_transaction_share_one_but_never_two_of_an_entity(node):
-    """Without this, an import of plain documents would cost a sync each, and an entity's second line would erase the first."""
+    """Without this, an import of plain documents would cost a sync each,
+    and an entity's second line would erase the first."""
     text = "".join(json.dumps({"put": {"xt/id": id, "n": n}}) + "\n\n" for n, id in enumerate("abcab"))
     with contextlib.closing(imported(text)) as other:
         assert [[op[1]["n"] for op in tx.ops] for tx in other.tx_log()] == [[0, 1, 2], [3, 4]]
@@ -302,7 +322,8 @@ def test_the_first_bad_line_is_named_and_nothing_is_half_done(node, bad, sentenc
     text = "\n".join([GOOD, '{"put": {"xt/id": "a"}, "tx": 3}', bad, "{"]) + "\n"
     with pytest.raises(shell.ShellError) as refused:
         shell.Import(io.BytesIO(text.encode(errors="surrogateescape"))).submit(node)
-    assert str(refused.value).startswith("Line 3 cannot be imported: ") and str(refused.value).endswith(". Nothing was written.")
+    assert str(refused.value).startswith("Line 3 cannot be imported: ")
+    assert str(refused.value).endswith(". Nothing was written.")
     assert sentence in str(refused.value)
     assert node.latest_tx is None
 
@@ -325,7 +346,8 @@ def test_what_is_not_a_store_is_left_as_it_is(tmp_path):
     (tmp_path / "text.db").write_text("not a database, " * 100)
     (tmp_path / "empty.db").touch()
     (tmp_path / "folder.db").mkdir()
-    for name, sentence in [("other.db", "is a SQLite file, but not a store."), ("text.db", "cannot be opened as a store: file is not a database."),
+    for name, sentence in [("other.db", "is a SQLite file, but not a store."),
+                           ("text.db", "cannot be opened as a store: file is not a database."),
                            ("empty.db", "; `import` makes one, or --new."), ("folder.db", "")]:
         before = (tmp_path / name).read_bytes() if name != "folder.db" else b""
         done = run(tmp_path / name, ".status")
@@ -354,30 +376,36 @@ def test_a_store_that_somebody_owns_is_refused_and_can_be_looked_at_as_a_copy(pa
     with contextlib.closing(store.open(path)) as node:
         refused = run(path, ".status")
         assert refused.returncode == 1
-        assert refused.stderr == (f"{path} is in use by process {os.getpid()}; one process owns a store. Stop that one, or ask it. "
-                                  f"Or look at a copy as of now: python shell.py --copy {path}\n")
+        assert refused.stderr == (f"{path} is in use by process {os.getpid()}; one process owns a store. Stop that "
+                                  f"one, or ask it. Or look at a copy as of now: python shell.py --copy {path}\n")
         looked = run(path, "--copy", NAMES, ".verify", check=True)
         assert "ann  Anna\n" in looked.stdout and "holds over 4 transactions" in looked.stdout
         written = run(path, "--copy", ".delete ann")
-        assert written.returncode == 1 and written.stderr == "This is a copy, which goes at the end: to write, open the store itself.\n"
+        assert written.returncode == 1
+        assert written.stderr == "This is a copy, which goes at the end: to write, open the store itself.\n"
         assert node.submit_tx([put({"xt/id": "still ours"})]).committed
 
 
 def test_a_log_on_postgresql_is_looked_at_through_an_index_of_the_shells_own(join, log_url, tmp_path):
     """Without this, the shell would be of no use where it is needed most, with several servers."""
-    (tmp_path / "app.py").write_text("FUNCTIONS = {'twice': lambda ctx, id: [('put', {'xt/id': id, 'n': 2 * ctx.db.entity(id)['n']})]}")
+    (tmp_path / "app.py").write_text("FUNCTIONS = {'twice': lambda ctx, id: [('put', {'xt/id': id, 'n': 2 * "
+                                     "ctx.db.entity(id)['n']})]}")
     node = join({"twice": lambda ctx, id: [put({"xt/id": id, "n": 2 * ctx.db.entity(id)["n"]})]})
     node.submit_tx([put({"xt/id": "ann", "name": "Ann", "n": 4})])
-    done = run("--index", tmp_path / "mine.db", "--functions", "app:FUNCTIONS", log_url, NAMES, '.tx ("call", "twice", "ann")', cwd=tmp_path, check=True)
+    done = run("--index", tmp_path / "mine.db", "--functions", "app:FUNCTIONS", log_url, NAMES,
+               '.tx ("call", "twice", "ann")', cwd=tmp_path, check=True)
     assert done.stdout == "?e   ?n\n---  ---\nann  Ann\ntransaction 2 committed\n"
     assert node.await_tx(2, 20).committed and node.db().entity("ann")["n"] == 8
     assert "needs a file of this server's own" in run(log_url, ".status").stderr
     node.close()
     index = tmp_path / "server0.db"
-    assert re.fullmatch(rf"{index} is a server's index .* Or look at a copy as of now: python shell.py --copy {index}\n", run(index, "export").stderr)
+    assert re.fullmatch(rf"{index} is a server's index .* Or look at a copy as of now: "
+                        rf"python shell.py --copy {index}\n", run(index, "export").stderr)
     assert "n          8\n" in run("--copy", index, ".entity ann", check=True).stdout
-    assert run("--copy", index, "export", check=True).stdout.count("\n") == 2, "which saves what is there when PostgreSQL is lost"
-    assert "is not a dict of functions, written MODULE:NAME" in run("--functions", "app:NOPE", log_url, ".status", cwd=tmp_path).stderr
+    assert run("--copy", index, "export",
+               check=True).stdout.count("\n") == 2, "which saves what is there when PostgreSQL is lost"
+    assert "is not a dict of functions, written MODULE:NAME" in run("--functions", "app:NOPE", log_url, ".status",
+                                                                    cwd=tmp_path).stderr
 
 
 def test_damage_is_found_and_said_with_the_exit_status(path):
@@ -390,10 +418,12 @@ def test_damage_is_found_and_said_with_the_exit_status(path):
 
 def test_lines_come_through_a_pipe_and_go_on_until_their_brackets_close(path):
     """Without this, a query kept in a file would have to be one long line."""
-    done = run(path, input='# who\n\n{"find": "?n",\n "where": [["?e",\n\n "name", "?n"]]}\n.entity (\n"ann")\n.quit\n.nope\n')
+    done = run(path, input='# who\n\n{"find": "?n",\n "where": [["?e",\n\n "name", "?n"]]}\n.entity '
+                           '(\n"ann")\n.quit\n.nope\n')
     assert done.returncode == 0 and done.stdout.startswith("?n\n----\nAnna\nattribute  value\n")
     done = run(path, input='.entity ann\n.nope\n.status\n{"find": [')
-    assert done.returncode == 1 and "tx_id" not in done.stdout and done.stderr == "There is no .nope; .help lists what there is.\n"
+    assert done.returncode == 1 and "tx_id" not in done.stdout
+    assert done.stderr == "There is no .nope; .help lists what there is.\n"
     assert run(path, input='{"find": [').returncode == 1
 
 
@@ -401,7 +431,8 @@ def test_a_reader_that_leaves_ends_the_shell_quietly(path, tmp_path):
     """Without this, `| head` would print a traceback."""
     with contextlib.closing(store.open(path)) as node:
         node.submit_tx([put({"xt/id": n, "name": "x" * 100}) for n in range(5_000)])
-    with subprocess.Popen([*COMMAND, path, "export"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*COMMAND, path, "export"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
         assert process.stdout.readline().startswith('{"put"')
         process.stdout.close()
         assert (process.wait(20), process.stderr.read()) == (141, "")
@@ -420,7 +451,8 @@ class Terminal:
     def __init__(self, home, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)      # as at a terminal: a run that was started in the background ignores it, and so would the shell
+            # as at a terminal: a run that was started in the background ignores it, and so would the shell
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             environment = os.environ | {"HOME": str(home), "TERM": "dumb", "COLUMNS": "80", "LINES": "24"}
             os.execve(sys.executable, [*COMMAND, *map(str, arguments)], environment)
         self.screen, self.seen = "", 0
@@ -437,7 +469,8 @@ class Terminal:
         return shown
 
     def interrupt(self, wanted, tries=10):
-        """Ctrl-C until this is shown: one that falls between a prompt and readline's waiting for keys is heard with the next key."""
+        """Ctrl-C until this is shown: one that falls between a prompt and readline's waiting
+        for keys is heard with the next key."""
         for _ in range(tries):
             self.type("\x03")
             with contextlib.suppress(AssertionError):
@@ -467,7 +500,8 @@ class Terminal:
 
 
 def test_a_session_at_the_terminal(path, tmp_path):
-    """Without this, the shell could work in tests and not where people sit: prompts, mistakes, widths, Ctrl-C, bars, history."""
+    """Without this, the shell could work in tests and not where people sit:
+    prompts, mistakes, widths, Ctrl-C, bars, history."""
     with contextlib.closing(store.open(path)) as node:
         node.submit_tx([put({"xt/id": f"long{n}", "text": "word " * 100, "n": n}) for n in range(3_000)])
     with contextlib.closing(Terminal(tmp_path, path)) as terminal:
@@ -488,8 +522,9 @@ def test_a_session_at_the_terminal(path, tmp_path):
         assert "Interrupted.\n" in terminal.interrupt("store> ")
         begun = time.monotonic()
         terminal.type(ENDLESS + "\n")
-        time.sleep(0.5)                     # the query is to be under way; if it is not yet, Ctrl-C ends it all the same
-        assert "Interrupted.\n" in terminal.interrupt("store> ") and time.monotonic() - begun < 25, "it ran until its timeout"
+        time.sleep(0.5)  # the query is to be under way; if it is not yet, Ctrl-C ends it all the same
+        assert "Interrupted.\n" in terminal.interrupt("store> "), "it ran until its timeout"
+        assert time.monotonic() - begun < 25, "it ran until its timeout"
         terminal.type(f".backup {tmp_path / 'copy.db'}\n")
         assert re.search(r"copying pages \[[#.]{30}\] +\d+% of", terminal.see("holds the store up to transaction 5."))
         terminal.see("store> ")

@@ -26,7 +26,8 @@ def test_a_hundred_held_snapshots_answer_as_at_first(size, seed, say, open_store
         ids = [node.new_id() for _ in range(20)]
         for number in range(transactions):
             id = rng.choice(ids)
-            node.submit_tx([delete(id) if rng.random() < 0.2 else put({"xt/id": id, "name": f"n{rng.randrange(9)}", "tags": [number, {"k": [1]}]})])
+            node.submit_tx([delete(id) if rng.random() < 0.2
+                            else put({"xt/id": id, "name": f"n{rng.randrange(9)}", "tags": [number, {"k": [1]}]})])
             if number % (transactions // 100) == 0:
                 db = node.db()
                 held.append((db, sorted(db.q(NAMES), key=str), [db.entity(id) for id in ids]))
@@ -46,7 +47,8 @@ def test_what_is_handed_out_is_shared_with_nobody(node):
     db, pattern = node.db(), ["*"]
     pulled = {"find": ("pull", "?e", ["*"]), "where": [["?e", "dict"]]}
     values = {"find": "?v", "where": [["?e", "dict", "?v"]]}
-    asked = [lambda: db.entity("a"), lambda: db.pull(pattern, "a"), lambda: db.q(pulled)[0], lambda: db.history("a")[0].document,
+    asked = [lambda: db.entity("a"), lambda: db.pull(pattern, "a"), lambda: db.q(pulled)[0],
+             lambda: db.history("a")[0].document,
              lambda: next(node.tx_log()).ops[0][1]]
     for ask in asked:
         got = ask()
@@ -59,7 +61,8 @@ def test_what_is_handed_out_is_shared_with_nobody(node):
 
 
 def test_beside_a_writer_each_snapshot_shows_its_own_transaction(node, size, say):
-    """What is kept in memory about now would be taken for now when it is past, or come from a transaction that is not yet."""
+    """What is kept in memory about now would be taken for now when it is past,
+    or come from a transaction that is not yet."""
     ids, writes, asked = [uuid.uuid4(), "ann"], size(300, 20_000), [0, 0]
     first = node.submit_tx([put({"xt/id": id, "n": 1}) for id in ids]).tx_id
 
@@ -67,7 +70,8 @@ def test_beside_a_writer_each_snapshot_shows_its_own_transaction(node, size, say
         while (db := node.db()).tx_id < first + writes:
             for id in ids:
                 document = db.entity(id)
-                assert (document and document["n"]) == (None if db.tx_id % 10 == 0 else db.tx_id - first + 1), (db.tx_id, document)
+                assert (document and document["n"]) == (None if db.tx_id % 10 == 0
+                                                        else db.tx_id - first + 1), (db.tx_id, document)
             asked[number] += 1
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -104,13 +108,15 @@ def test_a_snapshot_ahead_of_the_node_is_refused(node):
 
 
 def test_a_transaction_stands_for_its_own_number(node):
-    """Without this, XTDB's way of handing on what submit-tx returned would be refused, or believed to lie in the future."""
+    """Without this, XTDB's way of handing on what submit-tx returned would be refused,
+    or believed to lie in the future."""
     one, two = node.submit_tx([named("a", "A")]), node.submit_tx([named("b", "B")])
     assert node.db(one).tx_id == 1 and node.db(one).entity("b") is None
     assert node.await_tx(two) == node.tx(two) == two
     assert [tx.tx_id for tx in node.tx_log(one)] == [2] and [tx.tx_id for tx in node.tx_log(None)] == [1, 2]
     assert node.db().history("b", tx_from=two) and not node.db().history("b", tx_to=two)
-    for ask in (node.db, node.tx, node.await_tx, lambda tx: list(node.tx_log(tx)), lambda tx: node.on_tx(print, after=tx)):
+    for ask in (node.db, node.tx, node.await_tx, lambda tx: list(node.tx_log(tx)),
+                lambda tx: node.on_tx(print, after=tx)):
         with pytest.raises(store.StoreError, match="'1' is not a transaction"):
             ask("1")
 
@@ -159,10 +165,12 @@ def test_with_tx_supposes_and_submits_nothing(node):
 
 
 def test_with_tx_answers_about_documents_that_were_read_before(node):
-    """A command of the chat matches its channel, which it has just read, and asks what would be: it was refused as "not a document"."""
+    """A command of the chat matches its channel, which it has just read, and asks what would be:
+    it was refused as "not a document"."""
     node.submit_tx([named("a", "A")])
     assert node.db().entity("a") == {"xt/id": "a", "name": "A"}
-    assert sorted(node.db().with_tx([match("a", node.db().entity("a")), named("b", "B")]).q(NAMES)) == [("a", "A"), ("b", "B")]
+    assert sorted(node.db().with_tx([match("a", node.db().entity("a")),
+                                     named("b", "B")]).q(NAMES)) == [("a", "A"), ("b", "B")]
 
 
 def test_with_tx_is_none_when_the_operations_abort(node):
@@ -175,7 +183,8 @@ def test_with_tx_is_none_when_the_operations_abort(node):
 
 
 def test_a_held_snapshot_keeps_what_it_looked_up_and_forgets_what_is_evicted(node):
-    """A past snapshot remembers its documents' numbers: without this, one that was held would show what must be forgotten."""
+    """A past snapshot remembers its documents' numbers:
+    without this, one that was held would show what must be forgotten."""
     told = node.submit_tx([named("a", "Ann"), named("b", "Bob"), named(7, "Cat")])
     node.submit_tx([named("a", "Anna"), named("b", "Bobby"), named(7, "Cathy")])
     past = node.db(told.tx_id)
@@ -214,8 +223,10 @@ def test_suppositions_join_with_what_is_stored(node):
     ann, bob, cat = (uuid.UUID(int=n) for n in (1, 2, 3))
     node.submit_tx([put({"xt/id": ann, "name": "Ann"}), put({"xt/id": bob, "name": "Bob", "boss": ann})])
     db = node.db().with_tx([put({"xt/id": cat, "name": "Cat", "boss": bob})])
-    rules = [[("above", "?a", "?b"), ["?b", "boss", "?a"]], [("above", "?a", "?b"), ["?c", "boss", "?a"], ("above", "?c", "?b")]]
-    assert sorted(db.q({"find": "?n", "in": ["?a"], "where": [("above", "?a", "?b"), ["?b", "name", "?n"]], "rules": rules}, ann)) == ["Bob", "Cat"]
+    rules = [[("above", "?a", "?b"), ["?b", "boss", "?a"]],
+             [("above", "?a", "?b"), ["?c", "boss", "?a"], ("above", "?c", "?b")]]
+    assert sorted(db.q({"find": "?n", "in": ["?a"], "where": [("above", "?a", "?b"), ["?b", "name", "?n"]],
+                        "rules": rules}, ann)) == ["Bob", "Cat"]
     assert db.q({"find": "?n", "where": [["?e", "name", "?n"], ("not-join", ["?e"], ["_", "boss", "?e"])]}) == ["Cat"]
     assert db.q({"find": [("count", "?e")], "where": [["?e", "name"]]}) == [(3,)]
     assert db.pull([{"boss": ["name"]}], cat) == {"boss": {"name": "Bob"}}

@@ -23,7 +23,8 @@ A, B = {"xt/id": "a", "v": 1}, {"xt/id": "a", "v": 2}
 def test_transactions_are_numbered_from_one_without_gaps(node):
     """Without this, a follower could not know that it has missed nothing."""
     assert node.latest_tx is None
-    told = [node.submit_tx([put(A)]), node.submit_tx([match("a", None)]), node.submit_tx([]), node.submit_tx([delete("a")])]
+    told = [node.submit_tx([put(A)]), node.submit_tx([match("a", None)]), node.submit_tx([]),
+            node.submit_tx([delete("a")])]
     assert [tx.tx_id for tx in told] == [1, 2, 3, 4]
     assert [tx.committed for tx in told] == [True, False, True, True]
     assert node.latest_tx[:3] == told[-1][:3]
@@ -74,7 +75,8 @@ INSIDE = [
 
 @pytest.mark.parametrize("name, ops, committed, visible", INSIDE, ids=[row[0] for row in INSIDE])
 def test_each_operation_sees_those_before_it(node, name, ops, committed, visible):
-    """Without this, the rule would be whatever the code happens to do; it was the one finding of Jepsen in Datomic (C7)."""
+    """Without this, the rule would be whatever the code happens to do;
+    it was the one finding of Jepsen in Datomic (C7)."""
     assert node.submit_tx(ops).committed is committed
     assert node.db().entity("a") == visible
     node.reindex()
@@ -84,7 +86,8 @@ def test_each_operation_sees_those_before_it(node, name, ops, committed, visible
 def test_overlapping_valid_times_in_one_transaction(node):
     """Without this, two puts on one entity would depend on the order in which an index is written (C7)."""
     start = dt.datetime(2020, 1, 1, tzinfo=UTC)
-    node.submit_tx([put(A, start, start + 10 * DAY), put(B, start + 3 * DAY, start + 5 * DAY), match("a", B, start + 4 * DAY)])
+    node.submit_tx([put(A, start, start + 10 * DAY), put(B, start + 3 * DAY, start + 5 * DAY),
+                    match("a", B, start + 4 * DAY)])
     seen = [node.db(valid_time=start + n * DAY).entity("a") for n in (0, 3, 4, 5, 9, 10)]
     assert seen == [A, B, B, A, A, None]
 
@@ -92,7 +95,8 @@ def test_overlapping_valid_times_in_one_transaction(node):
 def test_match_compares_whole_documents_of_equal_types(node):
     """Without this, True would match 1."""
     node.submit_tx([put({"xt/id": "a", "v": 1, "w": [1, 2]})])
-    tried = [{"v": True, "w": [1, 2]}, {"v": 1.0, "w": [1, 2]}, {"v": 1, "w": (1, 2)}, {"v": 1, "w": [2, 1]}, {"v": 1}, {"v": 1, "w": [1, 2], "x": None}]
+    tried = [{"v": True, "w": [1, 2]}, {"v": 1.0, "w": [1, 2]}, {"v": 1, "w": (1, 2)}, {"v": 1, "w": [2, 1]}, {"v": 1},
+             {"v": 1, "w": [1, 2], "x": None}]
     assert [node.submit_tx([match("a", {"xt/id": "a"} | rest)]).committed for rest in tried] == [False] * 6
     assert node.submit_tx([match("a", {"w": [1, 2], "v": 1, "xt/id": "a"})]).committed
 
@@ -101,7 +105,8 @@ def test_match_compares_whole_documents_of_equal_types(node):
 
 def trace(node):
     db = node.db()
-    return (db.q({"find": ["?e", "?v"], "where": [["?e", "v", "?v"]], "order-by": [["?v"]]}), db.entity("a"), db.history("a"), node.attribute_stats(),
+    return (db.q({"find": ["?e", "?v"], "where": [["?e", "v", "?v"]], "order-by": [["?v"]]}), db.entity("a"),
+            db.history("a"), node.attribute_stats(),
             node.status()["documents"], [tx.tx_id for tx in node.tx_log()])
 
 
@@ -129,12 +134,17 @@ def test_an_aborted_transaction_leaves_no_trace(node):
 
 
 MALFORMED = [
-    ("put", [("put",)]), ("no id", [("put", {"v": 1})]), ("not a document", [("put", 3)]), ("an id of None", [put({"xt/id": None})]),
-    ("a list for id", [put({"xt/id": [1]})]), ("a set for id", [put({"xt/id": {1}})]), ("key not a string", [put({"xt/id": 1, 2: 3})]),
-    ("unknown operation", [("insert", {"xt/id": 1})]), ("a naive time", [put(A, dt.datetime(2020, 1, 1))]), ("a date", [put(A, dt.date(2020, 1, 1))]),
+    ("put", [("put",)]), ("no id", [("put", {"v": 1})]), ("not a document", [("put", 3)]),
+    ("an id of None", [put({"xt/id": None})]),
+    ("a list for id", [put({"xt/id": [1]})]), ("a set for id", [put({"xt/id": {1}})]),
+    ("key not a string", [put({"xt/id": 1, 2: 3})]),
+    ("unknown operation", [("insert", {"xt/id": 1})]), ("a naive time", [put(A, dt.datetime(2020, 1, 1))]),
+    ("a date", [put(A, dt.date(2020, 1, 1))]),
     ("end before start", [put(A, dt.datetime(2021, 1, 1, tzinfo=UTC), dt.datetime(2020, 1, 1, tzinfo=UTC))]),
-    ("evict with a time", [("evict", 1, dt.datetime(2020, 1, 1, tzinfo=UTC))]), ("too many", [("delete", 1, None, None, None)]),
-    ("a function of no name", [("call", 3)]), ("no operation", [()]), ("None", [None]), ("text", "put"), ("a number", 3), ("a document", {"xt/id": 1}),
+    ("evict with a time", [("evict", 1, dt.datetime(2020, 1, 1, tzinfo=UTC))]),
+    ("too many", [("delete", 1, None, None, None)]),
+    ("a function of no name", [("call", 3)]), ("no operation", [()]), ("None", [None]), ("text", "put"),
+    ("a number", 3), ("a document", {"xt/id": 1}),
     ("a match of no document", [("match", "a")]), ("the second", [put(A), ("put", 3)]),
 ]
 
@@ -179,7 +189,8 @@ def test_a_function_sees_the_whole_past_of_what_its_transaction_put(open_store):
     with contextlib.closing(open_store({"looks": looks})) as node:
         node.submit_tx([put({"xt/id": "a", "v": 0}, past, past + DAY)])
         times = [node.submit_tx([put({"xt/id": "a", "v": n})]).tx_time for n in (1, 2)]
-        last = node.submit_tx([put({"xt/id": "a", "v": 3}), call("looks", "a"), put({"xt/id": "a", "v": 4}, past), call("looks", "a")])
+        last = node.submit_tx([put({"xt/id": "a", "v": 3}), call("looks", "a"), put({"xt/id": "a", "v": 4}, past),
+                               call("looks", "a")])
         rest = [*zip(times, (1, 2)), (last.tx_time, 3)]
         assert seen == [[(past, 0), (past + DAY, None), *rest], [(past, 4), (past + DAY, None), *rest]]
         assert [(v.valid_from, v.document and v.document["v"]) for v in node.db().history("a")] == seen[1]
@@ -194,11 +205,14 @@ def test_what_a_function_returns(open_store):
 
     def looks(ctx, *args):
         seen.append((ctx.tx_id, ctx.tx_time, args, ctx.db.q({"find": "?e", "where": [["?e", "v"]]})))
-    functions = {"nothing": lambda ctx: None, "empty": lambda ctx: [], "no": lambda ctx: False, "fails": fails, "looks": looks,
-                 "malformed": lambda ctx: [("put", 3)], "nested": lambda ctx: [call("inc", "a"), call("inc", "a")], "inc": increment,
+    functions = {"nothing": lambda ctx: None, "empty": lambda ctx: [], "no": lambda ctx: False, "fails": fails,
+                 "looks": looks,
+                 "malformed": lambda ctx: [("put", 3)], "nested": lambda ctx: [call("inc", "a"), call("inc", "a")],
+                 "inc": increment,
                  "endless": lambda ctx: [call("endless")]}
     with contextlib.closing(open_store(functions)) as node:
-        for name, committed in [("nothing", True), ("empty", True), ("no", False), ("fails", False), ("malformed", False), ("nested", True),
+        for name, committed in [("nothing", True), ("empty", True), ("no", False), ("fails", False),
+                                ("malformed", False), ("nested", True),
                                 ("endless", False), ("unknown", False)]:
             assert node.submit_tx([put({"xt/id": name}), call(name)]).committed is committed, name
             assert (node.db().entity(name) is not None) is committed, name
@@ -250,12 +264,14 @@ def test_match_is_atomic(size, say, open_store):
         assert node.db().entity("n")["v"] == len(committed) == threads * each
         versions = [tx.ops[-1][1] for tx in node.tx_log()]
         assert [version["v"] for version in versions] == list(range(threads * each + 1))
-        assert all(before["by"] == after["by"][:-1] or before["by"][-2:] == after["by"][:-1] for before, after in zip(versions, versions[1:]))
+        assert all(before["by"] == after["by"][:-1] or before["by"][-2:] == after["by"][:-1]
+                   for before, after in zip(versions, versions[1:]))
     say(f"{len(committed):,} increments, {len(tries):,} tries, 0 lost (asked: 0 lost)")
 
 
 def test_a_put_costs_the_same_however_long_the_past_of_its_entity(size, say, open_store):
-    """Each read all that its entity had ever been: after 3,000 rewrites a put took 7 ms, and a counter stood still (C6)."""
+    """Each read all that its entity had ever been:
+    after 3,000 rewrites a put took 7 ms, and a counter stood still (C6)."""
     rewrites, block = size(2_000, 20_000), size(2_000, 20_000) // 10
     with contextlib.closing(open_store()) as node:
         def put_block():
@@ -288,7 +304,8 @@ def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size, open_store):
 
 
 async def test_of_equal_posts_in_one_group_commit_one_wins(node):
-    """An id that one transaction had looked for in vain was unknown to all of its group: a post sent five times was put five times."""
+    """An id that one transaction had looked for in vain was unknown to all of its group:
+    a post sent five times was put five times."""
     id = uuid.uuid4()
     told = await asyncio.gather(*(node.submit([match(id, None), put({"xt/id": id, "n": n})]) for n in range(5)))
     assert [tx.committed for tx in told] == [True, False, False, False, False]
@@ -300,12 +317,16 @@ async def test_of_equal_posts_in_one_group_commit_one_wins(node):
 def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say, open_store):
     """Without this, the right to be forgotten would be a promise on paper (A13)."""
     secrets = [f"secret-{n}-{uuid.uuid4().hex}" for n in range(20)]
-    with contextlib.closing(open_store(at="s", functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:
+    with contextlib.closing(open_store(at="s",
+                                       functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:
         node.submit_tx([put({"xt/id": "other", "v": 1})])
         for n, secret in enumerate(secrets[:16]):
-            node.submit_tx([put({"xt/id": f"p{n}", "text": secret, "long": secret * 9, "tags": [secret, 1], "inside": {"k": secret}}), put({"xt/id": "other", "v": n})])
-        node.submit_tx([put({"xt/id": "p0", "text": secrets[16]}, dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2021, 1, 1, tzinfo=UTC))])
-        node.submit_tx([put({"xt/id": "p1", "text": secrets[17]}), match("nobody", {"xt/id": "nobody", "s": secrets[17]})])
+            node.submit_tx([put({"xt/id": f"p{n}", "text": secret, "long": secret * 9, "tags": [secret, 1],
+                                 "inside": {"k": secret}}), put({"xt/id": "other", "v": n})])
+        node.submit_tx([put({"xt/id": "p0", "text": secrets[16]}, dt.datetime(2020, 1, 1, tzinfo=UTC),
+                            dt.datetime(2021, 1, 1, tzinfo=UTC))])
+        node.submit_tx([put({"xt/id": "p1", "text": secrets[17]}),
+                        match("nobody", {"xt/id": "nobody", "s": secrets[17]})])
         node.submit_tx([call("keep", secrets[18])])
         node.submit_tx([put({"xt/id": "p2", "text": secrets[19]}), put({"xt/id": "p2", "text": "replaced at once"})])
         other, held = node.db().history("other", corrections=True), node.db()
@@ -315,7 +336,8 @@ def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say
         assert node.db(5).q({"find": "?t", "where": [["?e", "text", "?t"]]}) == []
         assert node.db().history("other", corrections=True) == other
         count = node.verify()
-        found = [(path, secret) for path in glob.glob(str(tmp_path / "*")) for secret in secrets if secret.encode() in open(path, "rb").read()]
+        found = [(path, secret) for path in glob.glob(str(tmp_path / "*"))
+                 for secret in secrets if secret.encode() in open(path, "rb").read()]
         assert found == []
         evicted = [op for tx in node.tx_log() for op in tx.ops if op[0] == "put" and op[1].get("xt/evicted?")]
         assert len(evicted) >= 16, "the log keeps the operation"
@@ -339,13 +361,16 @@ def test_an_evicted_id_comes_back_without_a_past(node):
 def test_the_log_tells_operations_with_whole_documents(node):
     """Without this, a listener could not say what was said."""
     start, end = dt.datetime(2020, 1, 1, tzinfo=UTC), dt.datetime(2021, 1, 1, tzinfo=UTC)
-    node.submit_tx([put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)])
+    node.submit_tx([put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start),
+                    delete("a", start, end)])
     node.submit_tx([match("a", A)])
     node.submit_tx([match("a", None, start), evict("x"), put({"xt/id": "b"}), match("b", {"xt/id": "b"})])
     one, three = node.tx_log()
-    assert one.ops == [put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start), delete("a", start, end)]
+    assert one.ops == [put(A), put(A, start), put(A, start, end), delete("a"), delete("a", start),
+                       delete("a", start, end)]
     hash = node.db().entity_tx("b").content_hash
-    assert (three.tx_id, three.ops) == (3, [match("a", None, start), evict("x"), put({"xt/id": "b"}), match("b", hash)]), "of a document to match its hash"
+    assert (three.tx_id, three.ops) == (3, [match("a", None, start), evict("x"), put({"xt/id": "b"}),
+                                            match("b", hash)]), "of a document to match its hash"
     assert [tx.tx_id for tx in node.tx_log(after=1)] == [3] and list(node.tx_log(after=3)) == []
 
 
@@ -365,8 +390,10 @@ def test_a_closed_node_refuses_everything(node):
     db = node.db()
     node.close()
     node.close()
-    for ask in (lambda: node.submit_tx([put(A)]), node.db, lambda: db.entity("a"), lambda: db.q({"find": "?e", "where": [["?e", "v"]]}),
-                lambda: node.latest_tx, lambda: list(node.tx_log()), lambda: node.await_tx(9, 0.1), lambda: node.on_tx(print)):
+    for ask in (lambda: node.submit_tx([put(A)]), node.db, lambda: db.entity("a"),
+                lambda: db.q({"find": "?e", "where": [["?e", "v"]]}),
+                lambda: node.latest_tx, lambda: list(node.tx_log()), lambda: node.await_tx(9, 0.1),
+                lambda: node.on_tx(print)):
         with pytest.raises(store.ClosedError):
             ask()
 
@@ -387,7 +414,9 @@ async def test_a_call_sees_what_its_own_group_was_the_first_to_mention(open_stor
         return None if len(found) < 2 else False
 
     with contextlib.closing(open_store({"unique": unique})) as node:
-        names = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/name": "Zoe"}), call("unique", "user/name", "Zoe")]) for _ in range(10)))
+        names = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/name": "Zoe"}),
+                                                    call("unique", "user/name", "Zoe")]) for _ in range(10)))
         friend = uuid.uuid4()
-        ids = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/friend": friend}), call("unique", "user/friend", friend)]) for _ in range(10)))
+        ids = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/friend": friend}),
+                                                  call("unique", "user/friend", friend)]) for _ in range(10)))
     assert sum(tx.committed for tx in names) == sum(tx.committed for tx in ids) == 1
