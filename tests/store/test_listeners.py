@@ -104,16 +104,21 @@ def test_after_resumes_without_gap_or_repeat(open_store):
 
 def test_after_close_no_call_begins(node):
     """Without this, a plugin would be called while the system it needs is gone."""
-    heard = []
-    listener = node.on_tx(lambda tx: (time.sleep(0.02), heard.append(tx.tx_id)))
+    heard, others, may_go_on = [], [], threading.Event()
+    listener = node.on_tx(lambda tx: (heard.append(tx.tx_id), may_go_on.wait(20)))
+    node.on_tx(lambda tx: others.append(tx.tx_id))
     for number in range(20):
         node.submit_tx([put({"xt/id": number})])
     settle(lambda: heard)
-    listener.close()
-    count = len(heard)
+    closing = threading.Thread(target=listener.close)
+    closing.start()
+    settle(lambda: node.status()["listeners"] == 1)
+    assert closing.is_alive(), "a running call is waited for"
+    may_go_on.set()
+    closing.join()
     node.submit_tx([put({"xt/id": "late"})])
-    time.sleep(0.1)
-    assert len(heard) == count < 20
+    settle(lambda: others == list(range(1, 22)))
+    assert heard == [1] and not listener._thread.is_alive()
     listener.close()
 
 
@@ -189,8 +194,9 @@ def test_a_listener_may_close_itself_and_submit(node):
     listener = node.on_tx(answer)
     node.submit_tx([put({"xt/id": "question"})])
     settle(lambda: len(heard) == 2)
+    listener._thread.join(20)
+    assert not listener._thread.is_alive() and node.status()["listeners"] == 0
     node.submit_tx([put({"xt/id": "unheard"})])
-    time.sleep(0.05)
     assert heard == [1, 2]
 
 
@@ -214,6 +220,11 @@ async def test_in_a_loop_it_is_called_there_in_order(node):
         await asyncio.sleep(0.01)
     assert heard == slowly == list(range(1, 61)) and threads == {threading.get_ident()}
     one.close(), two.close()
+    await asyncio.wait_for(asyncio.gather(one._task, two._task), 20)
     await node.submit([put({"xt/id": "late"})])
-    await asyncio.sleep(0.05)
-    assert len(heard) == len(slowly) == 60
+    others = []
+    three = node.on_tx(lambda tx: others.append(tx.tx_id), after=60)
+    while not others:
+        await asyncio.sleep(0.001)
+    three.close()
+    assert others == [61] and len(heard) == len(slowly) == 60

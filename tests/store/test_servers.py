@@ -267,7 +267,8 @@ def test_a_writer_held_between_insert_and_commit_is_not_passed_by(join, log_url,
         told = []
         writer = threading.Thread(target=lambda: told.append(two.submit_tx([put({"xt/id": "second"})])))
         writer.start()
-        time.sleep(0.3)
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        eventually(lambda: held.execute(waits).fetchone()[0])
         assert not told and one.latest_tx.tx_id == two.latest_tx.tx_id == 1, "nobody may go on past what may still come"
         held.execute(end)
         writer.join()

@@ -283,9 +283,9 @@ def test_a_put_costs_the_same_however_long_the_past_of_its_entity(size, say, ope
         node.submit_tx([put({"xt/id": "n", "v": 0})])
         took = [put_block() for _ in range(10)]
         assert node.db().entity("n")["v"] == len(node.db().history("n", documents=False)) - 1 == rewrites
-    first, last = min(took[:3]), min(took[-3:])
+    first, last = min(took[:4]), min(took[-4:])          # the machine disturbs some of them, hardly all
     say(f"{block} rewrites after {rewrites:,} others take {last / first:.2f} times the first ones (asked: 1.3)")
-    assert last < 13 * first
+    assert last < 2 * 1.3 * first
 
 
 def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size, open_store):
