@@ -13,7 +13,7 @@ arguments after it; it goes on until its brackets close:
 
     {"find": ["?text"], "in": ["?c"], "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"]]}, "eels"
 
-Beyond Python's literals and `...`, values are written UUID("…"), datetime("2026-05-01T12:00Z"), date("2026-05-01"), set(),
+Beyond Python's literals and `...`, values are written UUID("…"), datetime("2026-05-01T12:00Z"), date("2026-05-01"), Decimal("1.5"), set(),
 frozenset({…}) and inf, or as Python's `repr` writes them. Nothing is executed. A time without a zone is in UTC.
 
 Nothing is written but by `import`, `.import`, `.put`, `.delete` and `.tx`, and no file is made but by `import` and `--new`.
@@ -28,6 +28,8 @@ import bisect
 import codeop
 import contextlib
 import datetime as dt
+import decimal
+import enum
 import importlib
 import io
 import itertools
@@ -131,13 +133,18 @@ def _date(*args: Any) -> dt.date:
 _ZONES = {"UTC", "timezone.utc", "datetime.timezone.utc", "dt.timezone.utc"}
 _MAKERS: dict[str, Callable[..., Any]] = {
     "UUID": uuid.UUID, "uuid.UUID": uuid.UUID, "datetime": moment, "datetime.datetime": moment, "dt.datetime": moment,
-    "date": _date, "datetime.date": _date, "dt.date": _date, "set": set, "frozenset": frozenset,
+    "date": _date, "datetime.date": _date, "dt.date": _date, "Decimal": decimal.Decimal, "decimal.Decimal": decimal.Decimal,
+    "time": dt.time, "datetime.time": dt.time, "dt.time": dt.time,
+    "timedelta": dt.timedelta, "datetime.timedelta": dt.timedelta, "dt.timedelta": dt.timedelta, "Member": lambda enum, name: store.unpack_member(enum, name),
+    "set": set, "frozenset": frozenset,
 }
 
 
 def shown(value: Any) -> str:
     """A value in this notation, on one line, without anything that could move a terminal's cursor."""
     match value:
+        case store.Member() | enum.Enum():
+            return f"Member{shown(tuple(_named(value)))}"
         case dict():
             return f"{{{', '.join(f'{shown(key)}: {shown(item)}' for key, item in value.items())}}}"
         case list():
@@ -148,7 +155,7 @@ def shown(value: Any) -> str:
             return f"{{{', '.join(sorted(map(shown, value)))}}}"
         case frozenset():
             return f"frozenset({shown(set(value)) if value else ''})"
-        case uuid.UUID() | dt.date():
+        case uuid.UUID() | dt.date() | decimal.Decimal():
             return f"{type(value).__name__}(\"{_bare(value)}\")"
     return "..." if value is ... else repr(value)
 
@@ -160,7 +167,7 @@ def _bare(value: Any) -> str:
             return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
         case dt.datetime():
             return value.isoformat().replace("+00:00", "Z")
-        case uuid.UUID() | dt.date():
+        case uuid.UUID() | dt.date() | dt.time() | dt.timedelta() | decimal.Decimal():
             return str(value)
     return shown(value)
 
@@ -261,14 +268,22 @@ def _pairs(pairs: list) -> dict:
 
 _OF_TEXT: dict[str, Callable[[str], Any]] = {
     "~uuid": uuid.UUID, "~datetime": moment, "~date": dt.date.fromisoformat, "~int": lambda text: int(text, 16), "~float": float,
-    "~bytes": lambda text: base64.b64decode(text, validate=True),
+    "~bytes": lambda text: base64.b64decode(text, validate=True), "~decimal": decimal.Decimal, "~time": dt.time.fromisoformat,
+    "~timedelta": lambda text: dt.timedelta(microseconds=int(text)),
 }
-_OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs}
+_OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs,
+                                               "~member": lambda named: store.unpack_member(*named)}
+
+
+def _named(value: Any) -> store.Member:
+    return value if type(value) is store.Member else store.Member(f"{type(value).__module__}:{type(value).__qualname__}", value.name)
 
 
 def _jsonable(value: Any) -> Any:
     """A value in JSON's own types, the others tagged."""
     match value:
+        case store.Member() | enum.Enum():
+            return {"~member": list(_named(value))}
         case dict() if all(type(key) is str and key[:1] != "~" for key in value):
             return {key: _jsonable(item) for key, item in value.items()}
         case dict():
@@ -279,6 +294,10 @@ def _jsonable(value: Any) -> Any:
             return {"~tuple": [_jsonable(item) for item in value]}
         case set() | frozenset():
             return {f"~{type(value).__name__}": [_jsonable(item) for item in sorted(value, key=store.pack)]}
+        case dt.timedelta():
+            return {"~timedelta": str(value // dt.timedelta(microseconds=1))}
+        case decimal.Decimal() | dt.time():
+            return {f"~{type(value).__name__.lower()}": str(value)}
         case uuid.UUID() | dt.date():
             return {f"~{type(value).__name__.lower()}": _bare(value)}
         case bytes():

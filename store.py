@@ -34,6 +34,8 @@ import collections
 import contextlib
 import copy
 import datetime as dt
+import decimal
+import enum
 import fcntl
 import functools
 import hashlib
@@ -51,6 +53,7 @@ import shutil
 import sqlite3
 import statistics
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -103,7 +106,9 @@ STEPS = 10_000                        # of SQLite's machine between two looks at
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
+PLACES = 28                           # digits of a decimal that are written out; as many as Python calculates with
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999      # years 1 to 9999 in UTC, all that Python has
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 Document = dict[str, Any]             # an entity's state, under "xt/id"
@@ -112,9 +117,15 @@ Progress = Callable[[int, int], None] # told (done, of) as work goes on
 
 
 def _micros(moment: dt.datetime) -> int:
-    """Microseconds since 1970 of an aware datetime."""
-    since = moment - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    """Microseconds since 1970 of an aware datetime. Raises: ValueTypeError if `_moment` could not give it back."""
+    try:
+        since = moment - EPOCH
+    except TypeError:
+        raise ValueTypeError(f"{moment!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).") from None
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    if not _MICROS_MIN <= micros <= _MICROS_MAX:
+        raise ValueTypeError(f"{moment!r} lies outside the years 1 to 9999 in UTC.")
+    return micros
 
 
 def _moment(micros: int) -> dt.datetime:
@@ -122,7 +133,7 @@ def _moment(micros: int) -> dt.datetime:
 
 
 def _given_micros(moment: Any, what: str) -> int:
-    if type(moment) is not dt.datetime or moment.tzinfo is None:
+    if type(moment) is not dt.datetime or moment.utcoffset() is None:
         raise ValueTypeError(f"{what} is {_short(moment)}; wanted an aware datetime, such as datetime.now(timezone.utc).")
     return _micros(moment)
 
@@ -287,12 +298,20 @@ def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | N
 # ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A value is stored as canonical msgpack: equal values of equal type have equal bytes, others never. Python thinks that
-# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused.
+# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. Each type is one row of
+# `_TYPES`, at the end of the next chapter.
 
 _EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
+_EXT_DECIMAL, _EXT_TIME, _EXT_DELTA, _EXT_MEMBER = range(8, 12)
 _UUID_HEAD, _DATETIME_HEAD, _DATE_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME)), bytes((0xd6, _EXT_DATE))
 _msgpack = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
 _array_header, _map_header = msgpack.Packer().pack_array_header, msgpack.Packer().pack_map_header
+
+
+class Member(NamedTuple):
+    """A member of an enumeration that this program does not have: what else would be read as `enum[name]`."""
+    enum: str                         # "module:Class"
+    name: str
 
 
 def pack(value: Any) -> bytes:
@@ -310,16 +329,17 @@ def unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, ext_hook=_unpack_ext, strict_map_key=False)
 
 
+def _unpack_ext(code: int, data: bytes) -> Any:
+    return _UNPACK_EXT[code](data)
+
+
 def _packed(value: Any, depth: int) -> bytes:
     """The bytes of a value that lies so many levels deep, by its exact type."""
-    kind = type(value)
-    if kind is str:
-        return _msgpack(value)
-    convert = _PACKED.get(kind)
-    if convert is None:
-        raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, str, "
-                             "bytes, UUID, aware datetime, date, or a list, tuple, set or dict of these.")
-    return convert(value, depth + 1)
+    return (_PACKED.get(type(value)) or _packed_member)(value, depth + 1)
+
+
+def _packed_plain(value: Any, depth: int) -> bytes:
+    return _msgpack(value)
 
 
 def _packed_float(value: float, depth: int) -> bytes:
@@ -334,14 +354,16 @@ def _packed_int(value: int, depth: int) -> bytes:
     return _msgpack(msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)))
 
 
-def _packed_uuid(value: Any, depth: int) -> bytes:
+def _packed_uuid(value: uuid.UUID, depth: int) -> bytes:
     return _UUID_HEAD + value.int.to_bytes(16, "big")
 
 
-def _packed_datetime(value: Any, depth: int) -> bytes:
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ValueTypeError(f"{value!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).")
+def _packed_datetime(value: dt.datetime, depth: int) -> bytes:
     return _DATETIME_HEAD + _micros(value).to_bytes(8, "big", signed=True)
+
+
+def _packed_date(value: dt.date, depth: int) -> bytes:
+    return _DATE_HEAD + value.toordinal().to_bytes(4, "big")
 
 
 def _packed_items(values: Any, depth: int) -> list[bytes]:
@@ -354,7 +376,7 @@ def _packed_list(value: Any, depth: int) -> bytes:
     return _array_header(len(value)) + b"".join(_packed_items(value, depth))
 
 
-def _packed_set(value: set, depth: int) -> bytes:
+def _packed_set(value: Any, depth: int) -> bytes:
     return _array_header(len(value)) + b"".join(sorted(_packed_items(value, depth)))
 
 
@@ -363,40 +385,86 @@ def _packed_dict(value: dict, depth: int) -> bytes:
     return _map_header(len(pairs)) + b"".join(part for pair in pairs for part in pair)
 
 
-def _packed_ext(code: int, inner: Callable) -> Callable:
+def _packed_ext(code: int, inner: Callable[[Any, int], bytes]) -> Callable[[Any, int], bytes]:
     return lambda value, depth: _msgpack(msgpack.ExtType(code, inner(value, depth)))
 
 
-_PACKED: dict[type, Callable] = {
-    type(None): lambda value, depth: b"\xc0",
-    bool: lambda value, depth: b"\xc3" if value else b"\xc2",
-    int: _packed_int,
-    float: _packed_float,
-    str: lambda value, depth: _msgpack(value),
-    bytes: lambda value, depth: _msgpack(value),
-    uuid.UUID: _packed_uuid,
-    dt.datetime: _packed_datetime,
-    dt.date: lambda value, depth: _DATE_HEAD + value.toordinal().to_bytes(4, "big"),
-    list: _packed_list,
-    tuple: _packed_ext(_EXT_TUPLE, _packed_list),
-    set: _packed_ext(_EXT_SET, _packed_set),
-    frozenset: _packed_ext(_EXT_FROZENSET, _packed_set),
-    dict: _packed_dict,
-}
+# Of equal decimals one form is kept, as 1.5 of 1.50: sign, digits without zeros at either end, and the power of ten.
 
-_UNPACK_EXT: dict[int, Callable] = {
-    _EXT_UUID: lambda data: uuid.UUID(bytes=data),
-    _EXT_DATETIME: lambda data: _moment(struct.unpack(">q", data)[0]),
-    _EXT_DATE: lambda data: dt.date.fromordinal(struct.unpack(">i", data)[0]),
-    _EXT_TUPLE: lambda data: tuple(unpack(data)),
-    _EXT_SET: lambda data: set(unpack(data)),
-    _EXT_FROZENSET: lambda data: frozenset(unpack(data)),
-    _EXT_INT: lambda data: int.from_bytes(data, "big", signed=True),
-}
+def _decimal_parts(value: decimal.Decimal) -> tuple[int, str, int]:
+    if not value.is_finite():
+        raise ValueTypeError(f"{value} is no number that can be stored; leave the attribute out.")
+    sign, digits, power = value.as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    kept = text.rstrip("0")
+    return (sign, kept, int(power) + len(text) - len(kept)) if kept else (0, "0", 0)
 
 
-def _unpack_ext(code: int, data: bytes) -> Any:
-    return _UNPACK_EXT[code](data)
+def _packed_decimal(value: decimal.Decimal, depth: int) -> bytes:
+    sign, digits, power = _decimal_parts(value)
+    return f"{'-' * sign}{digits}E{power}".encode()
+
+
+def _decimal(sign: int, digits: str, power: int) -> decimal.Decimal:
+    """Written out where that is no longer than a calculation would be."""
+    if 0 < power <= PLACES - len(digits):
+        digits, power = digits + "0" * power, 0
+    return decimal.Decimal((sign, tuple(map(int, digits)), power))
+
+
+def _unpacked_decimal(data: bytes) -> decimal.Decimal:
+    digits, _, power = data.decode().partition("E")
+    return _decimal(int(digits[0] == "-"), digits.lstrip("-"), int(power))
+
+
+def _time_micros(value: dt.time) -> int:
+    if value.tzinfo is not None:
+        raise ValueTypeError(f"{value!r} has a time zone, which means nothing without a day; wanted a time without, or a datetime.")
+    return ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
+
+
+def _time_bytes(value: dt.time, depth: int = 0) -> bytes:
+    return _time_micros(value).to_bytes(5, "big")
+
+
+def _time(data: bytes) -> dt.time:
+    return (dt.datetime.min + dt.timedelta(microseconds=int.from_bytes(data, "big"))).time()
+
+
+def _delta_bytes(value: dt.timedelta, depth: int = 0) -> bytes:
+    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds + 2 ** 71).to_bytes(9, "big")
+
+
+def _delta(data: bytes) -> dt.timedelta:
+    return dt.timedelta(microseconds=int.from_bytes(data, "big") - 2 ** 71)
+
+
+# An enumeration's member is stored by name, and found again among the modules that are loaded; none is imported for it.
+
+def _packed_member(value: Any, depth: int) -> bytes:
+    """The bytes of a member, whose class is learned at its first. Raises: ValueTypeError for what no document can hold."""
+    kind = type(value)
+    if not isinstance(value, enum.Enum):
+        raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, str, "
+                             "bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an enumeration, or a "
+                             "list, tuple, set or dict of these.")
+    named = Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
+    if unpack_member(*named) is not value:
+        raise ValueTypeError(f"{_short(value)} would not be found again as {kind.__module__}.{kind.__qualname__}.{value.name}; "
+                             "wanted one member of an enumeration that stands at the top of its module.")
+    return _PACKED[Member](named, depth)
+
+
+def unpack_member(where: str, name: str) -> Any:
+    """The member of an enumeration, or a `Member` where this program has not loaded the class, or the class not the name."""
+    module, _, path = where.partition(":")
+    try:
+        kind = functools.reduce(getattr, path.split("."), sys.modules[module])
+    except (KeyError, AttributeError):
+        return Member(where, name)
+    if not isinstance(kind, enum.EnumMeta) or name not in kind.__members__:
+        return Member(where, name)
+    return kind.__members__[name]
 
 
 def pack_document(document: Any) -> bytes:
@@ -415,9 +483,6 @@ def _attribute_at_fault(document: dict) -> OperationError:
     return OperationError(f"The document {_short(document)} cannot be stored.")
 
 
-_ID_TYPES = (uuid.UUID, str, int, bool, float, bytes, dt.datetime, dt.date, dict, tuple)
-
-
 def check_id(id: Any) -> None:
     """Nothing, or ValueTypeError if this cannot name an entity."""
     kind = type(id)
@@ -426,9 +491,6 @@ def check_id(id: Any) -> None:
     if kind not in _ID_TYPES:
         raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single value.")
     pack(id)
-
-
-_IMMUTABLE = frozenset((type(None), bool, int, float, str, bytes, uuid.UUID, dt.datetime, dt.date))
 
 
 class _Flat(dict):
@@ -448,9 +510,6 @@ def _copied(value: Any) -> Any:
     return kind([item if type(item) in _IMMUTABLE else _copied(item) for item in value])
 
 
-_SEVERAL = frozenset((list, set, frozenset))
-
-
 def _several(value: Any) -> Any:
     """The values that an attribute has: a list or a set is several, anything else is one."""
     return value if type(value) in _SEVERAL else (value,)
@@ -461,13 +520,16 @@ def _several(value: Any) -> Any:
 # A cell is what the index holds of a value: one canonical SQLite value a typed value. Equal cells are equal values.
 # UUIDs are integers given in the order in which the log first mentions them, so that entities sort by creation; whole
 # numbers that fit are integers below zero, which SQL gives back by an addition; strings are text; the rest is a tag and
-# bytes that sort as the values do. What is long or composed is a tag and a hash.
+# bytes that sort as the values do. What is long or composed is a tag and a hash. A cell is only made of what a document
+# can hold.
 
 Cell = int | str | bytes
 
-_NONE, _BOOL, _INT, _FLOAT, _DATETIME, _DATE, _BYTES, _UUID = b"\1", b"\2", b"\3", b"\4", b"\5", b"\6", b"\7", b"\x0f"
+_NONE, _BOOL, _INT, _FLOAT, _DATETIME, _DATE, _BYTES, _DECIMAL, _TIME, _DELTA = map(bytes, zip(range(1, 11)))
+_UUID = b"\x0f"                       # of one that the file does not know
 _LONG = 0x10                          # tags from here on are hashes
-_HASHED: dict[type, bytes] = {str: b"\x10", bytes: b"\x11", tuple: b"\x12", dict: b"\x13", list: b"\x14", set: b"\x15", frozenset: b"\x15"}
+_HASHED: dict[type, bytes] = {str: b"\x10", bytes: b"\x11", tuple: b"\x12", dict: b"\x13", list: b"\x14", set: b"\x15",
+                              frozenset: b"\x15", Member: b"\x16"}
 
 
 def digest(data: bytes) -> bytes:
@@ -475,16 +537,22 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def _hashed_cell(value: Any, data: Any) -> bytes:
+def _hashed_cell(value: Any, data: bytes | None = None) -> bytes:
     """The cell of a value that is long or composed, from its bytes; a frozenset is the set that it equals."""
     kind = type(value)
-    return _HASHED[kind] + hashlib.blake2b(pack(set(value)) if kind is frozenset else data, digest_size=16).digest()
+    data = pack(set(value) if kind is frozenset else value) if data is None or kind is frozenset else data
+    return _HASHED.get(kind, _HASHED[Member]) + hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _str_cell(value: str) -> str | bytes:
-    if len(value) <= TEXT_BYTES_MAX // 4 or len(value.encode()) <= TEXT_BYTES_MAX:
+    if value.isascii() and len(value) <= TEXT_BYTES_MAX:
         return value
-    return _hashed_cell(value, _msgpack(value))
+    data = pack(value)
+    return value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
+
+
+def _bytes_cell(value: bytes) -> bytes:
+    return _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value)
 
 
 _SHIFT, _SMALL = 2 ** 62, 2 ** 61     # the cell of a whole number within ±2⁶¹ is that number less 2⁶²
@@ -499,13 +567,10 @@ def _int_cell(value: int) -> Cell:
 def _big_cell(value: int) -> bytes:
     """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way round."""
     size = (value.bit_length() + 7) // 8
+    body = (value if value >= 0 else (1 << 8 * size) - 1 + value).to_bytes(size, "big")
     if size < 120:
-        if value >= 0:
-            return _INT + bytes((128 + size,)) + value.to_bytes(size, "big")
-        return _INT + bytes((127 - size,)) + ((1 << 8 * size) - 1 + value).to_bytes(size, "big")
-    if value >= 0:
-        return _INT + b"\xff" + struct.pack(">I", size) + value.to_bytes(size, "big")
-    return _INT + b"\0" + struct.pack(">I", 2 ** 32 - 1 - size) + ((1 << 8 * size) - 1 + value).to_bytes(size, "big")
+        return _INT + bytes((128 + size if value >= 0 else 127 - size,)) + body
+    return _INT + (b"\xff" + struct.pack(">I", size) if value >= 0 else b"\0" + struct.pack(">I", 2 ** 32 - 1 - size)) + body
 
 
 def _int_of_cell(cell: bytes) -> int:
@@ -517,6 +582,8 @@ def _int_of_cell(cell: bytes) -> int:
 
 
 def _float_cell(value: float) -> bytes:
+    if value != value:
+        pack(value)                   # says why there is none
     bits, = struct.unpack(">Q", struct.pack(">d", value + 0.0))       # + 0.0 makes -0.0 the same value as 0.0
     bits ^= 0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else 1 << 63
     return _FLOAT + struct.pack(">Q", bits)
@@ -528,27 +595,74 @@ def _float_of_cell(cell: bytes) -> float:
     return struct.unpack(">d", struct.pack(">Q", bits))[0]
 
 
-_CELL: dict[type, Any] = {
-    type(None): lambda value: _NONE,
-    bool: lambda value: _BOOL + (b"\1" if value else b"\0"),
-    int: _int_cell,
-    float: _float_cell,
-    str: _str_cell,
-    bytes: lambda value: _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value, _msgpack(value)),
-    dt.datetime: lambda value: _DATETIME + struct.pack(">Q", _micros(value) + 2 ** 63),
-    dt.date: lambda value: _DATE + struct.pack(">I", value.toordinal()),
-} | dict.fromkeys((tuple, dict, list, set, frozenset), lambda value: _hashed_cell(value, pack(value)))
+_NEGATIVE, _ZERO, _POSITIVE = b"\0", b"\1", b"\2"
+_COMPLEMENT = bytes(range(255, -1, -1))
 
-_OF_CELL: dict[int, Callable] = {
-    _NONE[0]: lambda cell: None,
-    _BOOL[0]: lambda cell: cell[1] == 1,
-    _INT[0]: _int_of_cell,
-    _FLOAT[0]: _float_of_cell,
-    _BYTES[0]: lambda cell: cell[1:],
-    _DATETIME[0]: lambda cell: _moment(struct.unpack(">Q", cell[1:])[0] - 2 ** 63),
-    _DATE[0]: lambda cell: dt.date.fromordinal(struct.unpack(">I", cell[1:])[0]),
-    _UUID[0]: lambda cell: uuid.UUID(bytes=cell[1:]),
+
+def _decimal_cell(value: decimal.Decimal) -> bytes:
+    """The sign, the place of the first digit, the digits; of a negative number complemented, and ended by the highest byte."""
+    sign, digits, power = _decimal_parts(value)
+    if digits == "0":
+        return _DECIMAL + _ZERO
+    body = struct.pack(">Q", power + len(digits) + 2 ** 63) + digits.encode()
+    return _DECIMAL + (_NEGATIVE + body.translate(_COMPLEMENT) + b"\xff" if sign else _POSITIVE + body)
+
+
+def _decimal_of_cell(cell: bytes) -> decimal.Decimal:
+    sign, body = cell[1:2], cell[2:]
+    if sign == _ZERO:
+        return decimal.Decimal(0)
+    if sign == _NEGATIVE:
+        body = body[:-1].translate(_COMPLEMENT)
+    digits = body[8:].decode()
+    return _decimal(int(sign == _NEGATIVE), digits, struct.unpack(">Q", body[:8])[0] - 2 ** 63 - len(digits))
+
+
+class _Type(NamedTuple):
+    """What the store knows of one type of value."""
+    packed: Callable[[Any, int], bytes]              # a value's bytes in a document, so many levels deep
+    code: int                                        # of its msgpack extension; 0 where msgpack has the type
+    unpacked: Callable[[bytes], Any] | None          # the value of an extension's bytes
+    cell: Callable[[Any], Cell] | None               # the file gives the cells of UUIDs
+    tag: bytes                                       # of cells that `of_cell` reads; b"" where another row has it, or they are hashes
+    of_cell: Callable[[bytes], Any] | None
+    uses: str                                        # "id": it can name an entity; "fixed": nothing in it can change; "several"
+
+
+def _ext(code: int, inner: Callable[[Any, int], bytes], unpacked: Callable[[bytes], Any], *rest: Any) -> _Type:
+    return _Type(_packed_ext(code, inner), code, unpacked, *rest)
+
+
+_TYPES: dict[type, _Type] = {
+    type(None): _Type(_packed_plain, 0, None, lambda value: _NONE, _NONE, lambda cell: None, "fixed"),
+    bool: _Type(_packed_plain, 0, None, lambda value: _BOOL + bytes((value,)), _BOOL, lambda cell: cell[1] == 1, "id fixed"),
+    int: _Type(_packed_int, _EXT_INT, lambda data: int.from_bytes(data, "big", signed=True), _int_cell, _INT, _int_of_cell, "id fixed"),
+    float: _Type(_packed_float, 0, None, _float_cell, _FLOAT, _float_of_cell, "id fixed"),
+    str: _Type(_packed_plain, 0, None, _str_cell, b"", None, "id fixed"),
+    bytes: _Type(_packed_plain, 0, None, _bytes_cell, _BYTES, lambda cell: cell[1:], "id fixed"),
+    uuid.UUID: _Type(_packed_uuid, _EXT_UUID, lambda data: uuid.UUID(bytes=data), None, _UUID, lambda cell: uuid.UUID(bytes=cell[1:]), "id fixed"),
+    dt.datetime: _Type(_packed_datetime, _EXT_DATETIME, lambda data: _moment(int.from_bytes(data, "big", signed=True)),
+                       lambda value: _DATETIME + (_micros(value) + 2 ** 63).to_bytes(8, "big"), _DATETIME,
+                       lambda cell: _moment(int.from_bytes(cell[1:], "big") - 2 ** 63), "id fixed"),
+    dt.date: _Type(_packed_date, _EXT_DATE, lambda data: dt.date.fromordinal(int.from_bytes(data, "big")),
+                   lambda value: _DATE + value.toordinal().to_bytes(4, "big"), _DATE,
+                   lambda cell: dt.date.fromordinal(int.from_bytes(cell[1:], "big")), "id fixed"),
+    dt.time: _ext(_EXT_TIME, _time_bytes, _time, lambda value: _TIME + _time_bytes(value), _TIME, lambda cell: _time(cell[1:]), "fixed"),
+    dt.timedelta: _ext(_EXT_DELTA, _delta_bytes, _delta, lambda value: _DELTA + _delta_bytes(value), _DELTA, lambda cell: _delta(cell[1:]), "fixed"),
+    decimal.Decimal: _ext(_EXT_DECIMAL, _packed_decimal, _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell, "fixed"),
+    Member: _ext(_EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell, b"", None, "fixed"),
+    tuple: _ext(_EXT_TUPLE, _packed_list, lambda data: tuple(unpack(data)), _hashed_cell, b"", None, "id"),
+    dict: _Type(_packed_dict, 0, None, _hashed_cell, b"", None, "id"),
+    list: _Type(_packed_list, 0, None, _hashed_cell, b"", None, "several"),
+    set: _ext(_EXT_SET, _packed_set, lambda data: set(unpack(data)), _hashed_cell, b"", None, "several"),
+    frozenset: _ext(_EXT_FROZENSET, _packed_set, lambda data: frozenset(unpack(data)), _hashed_cell, b"", None, "several"),
 }
+# The same by column, as it is looked up.
+_PACKED = {kind: row.packed for kind, row in _TYPES.items()}
+_UNPACK_EXT = {row.code: row.unpacked for row in _TYPES.values() if row.unpacked}
+_CELL: dict[type, Callable[[Any], Any]] = {kind: row.cell for kind, row in _TYPES.items() if row.cell}
+_OF_CELL = {row.tag[0]: row.of_cell for row in _TYPES.values() if row.of_cell}
+_ID_TYPES, _IMMUTABLE, _SEVERAL = (frozenset(kind for kind, row in _TYPES.items() if use in row.uses) for use in ("id", "fixed", "several"))
 
 
 def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
@@ -578,8 +692,8 @@ def _cell_of_json(text: str) -> bytes | str:
 
 
 def _cell(value: Any) -> Any:
-    """The cell of a value; a UUID stays itself, since its number is the file's."""
-    return value if type(value) is uuid.UUID else _CELL[type(value)](value)
+    """The cell of a value; a UUID stays itself, since its number is the file's. Raises: ValueTypeError if no document can hold it."""
+    return value if type(value) is uuid.UUID else (_CELL.get(type(value)) or _hashed_cell)(value)
 
 
 def _cells(value: Any) -> tuple:
@@ -636,7 +750,7 @@ def _encoded_value(value: Any) -> tuple:
 
 def _encoded_str(value: str) -> tuple:
     data = _msgpack(value)
-    return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
+    return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)
 
 
 def _encoded_uuid(value: uuid.UUID) -> tuple:
@@ -1650,22 +1764,24 @@ def _prepare_one(op: Any) -> _Op:
 
 def _prepare_put(document: Any, start: Any = None, end: Any = None) -> _Op:
     data, facts = _encoded(document)
-    (start, end), hash, id = _span(start, end), digest(data), document["xt/id"]
+    (start, end), hash, id = _span(start, end), digest(data), _checked_id(document["xt/id"])
     return _Op(_PUT, id, start, end, data, hash, facts, (), _record(_PUT, id, start, end, hash))
 
 
 def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
-    start, end = _span(start, end)
-    return _Op(_DELETE, _checked_id(id), start, end, record=_record(_DELETE, id, start, end))
+    (start, end), id = _span(start, end), _checked_id(id)
+    return _Op(_DELETE, id, start, end, record=_record(_DELETE, id, start, end))
 
 
 def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
     hash, at = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match")
-    return _Op(_MATCH, _checked_id(id), at, hash=hash, record=_record(_MATCH, id, at, hash))
+    id = _checked_id(id)
+    return _Op(_MATCH, id, at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
 def _prepare_evict(id: Any) -> _Op:
-    return _Op(_EVICT, _checked_id(id), record=_record(_EVICT, id))
+    id = _checked_id(id)
+    return _Op(_EVICT, id, record=_record(_EVICT, id))
 
 
 def _prepare_call(name: Any, *args: Any) -> _Op:
@@ -1675,9 +1791,9 @@ def _prepare_call(name: Any, *args: Any) -> _Op:
 
 
 def _checked_id(id: Any) -> Any:
+    """The id as the log has it: of 0.0 and -0.0, which name one entity, the first."""
     check_id(id)
-    pack(id)
-    return id
+    return id + 0.0 if type(id) is float else id
 
 
 def _span(start: Any, end: Any) -> tuple[int | None, int | None]:
@@ -1965,7 +2081,7 @@ class Context(NamedTuple):
 
 def _key(id: Any) -> Any:
     """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
-    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(id)
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(_checked_id(id))
 
 
 class _Transaction:
@@ -2569,10 +2685,7 @@ class Db:
     def _cell(self, value: Any, reader: _Reader) -> Cell:
         """The cell that a value has here. A UUID that the file does not know is a BLOB while the question lasts."""
         if type(value) is not uuid.UUID:
-            convert = _CELL.get(type(value))
-            if convert is None:
-                raise QueryError(f"{_short(value)} is a {type(value).__name__}; no document can hold it, so it cannot be asked for.")
-            return convert(value)
+            return _cell(value)
         n = self._file.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
@@ -4866,16 +4979,9 @@ class _Run:
             if found is None:
                 found = self.cells[value] = self.db._cell(value, self.reader)
             return found
-        convert = _CELL.get(kind)
-        if convert is None:
-            return self._private(value)
-        if kind is float and value != value or kind is dt.datetime and value.tzinfo is None:
-            return self._private(value)
         try:
-            if kind is str and not value.isascii():
-                value.encode()
-            cell = convert(value)
-        except (StoreError, UnicodeEncodeError):      # NaN, or text or a collection that no document could hold
+            cell = _cell(value)
+        except StoreError:            # no document could hold it
             return self._private(value)
         if type(cell) is bytes and cell[0] >= _LONG:
             self.values[cell] = value
@@ -4907,7 +5013,7 @@ class _Run:
         for document in documents:
             for value in document.values():
                 for item in _several(value):
-                    if type(item) in _HASHED and _CELL[type(item)](item) == cell:
+                    if (type(item) in _HASHED or isinstance(item, enum.Enum)) and _cell(item) == cell:
                         return item
         raise CorruptError(f"{self.file.path}: the index holds a value that no document has; reindex.")
 

@@ -138,7 +138,9 @@ def test_a_line_that_cannot_be_done_is_refused_in_a_sentence_and_is_the_last(pat
 def test_what_is_shown_or_written_by_repr_is_read_as_the_same_value(value):
     """Without this, an answer could not be pasted into the next question."""
     if not (type(value) is int and abs(value) > 10 ** 600):  # Python's own limit of digits is far above; so is the use
-        assert same(shell.parsed(shell.shown(value)), value) and same(shell.parsed(repr(value)), value)
+        assert same(shell.parsed(shell.shown(value)), value)
+        is_python = not re.search(r"<\w+\.\w+: ", repr(value))      # a member's is not
+        assert not is_python or same(shell.parsed(repr(value)), value)
     assert shell.parsed("[?, ...]".replace("?", '"?x"')) == ["?x", ...]
 
 
