@@ -1,11 +1,11 @@
-"""A writer that tests kill: appends transactions whose every byte can be foretold, and says so after each return.
+"""A writer that tests kill: it appends transactions whose every byte is known in advance, and says so after each.
 
 `python tests/appender.py PATH WRITERS TRANSACTIONS [PRAGMA …]` opens the store, with other settings of SQLite if any
-are given, and lets each writer (a thread; a single one is the main thread) append that many, 0 for ever. A line is
-written for each event, by one system call, so that it is there even if the next instruction is never run: `open`, `ack
+are given. Each writer is a thread; a single writer is the main thread. Each appends that many transactions; 0 means for
+ever. One system call writes each line, so that the line is there even if the next instruction never runs: `open`, `ack
 WRITER NUMBER TX_ID`, `error WRITER NAME: TEXT` (writer `-`: of opening or closing), `closed`.
 
-Transaction number i of writer w, always the same: it matches what i - 1 left, puts the tip and one to five documents
+Transaction number i of writer w is always the same: it matches what i - 1 left, puts the tip and one to five documents
 from a few bytes to three pages, and every third deletes a document of an earlier one.
 """
 import hashlib

@@ -1,11 +1,12 @@
 """A server without a web face, for tests to freeze and kill: it opens a log with an index of its own and says what it
 does.
 
-`python tests/peer.py URL INDEX append NAME FIRST COUNT` puts NAME/FIRST and so on, COUNT of them, each once: whatever
-is in doubt it tries again under the same id. `python tests/peer.py URL INDEX follow TX_ID` only follows, up to that
-transaction; `… live NAME` puts and reads until it is told to end, by SIGTERM. A line for each event: `open`, `ack
-NAME/3 TX_ID SECONDS`, `refused SECONDS`, `read TX_ID` (what was newest), `inside` (between the lock and the insert of
-the first, if INSIDE_S is set), `closed`.
+`python tests/peer.py URL INDEX append NAME FIRST COUNT` puts NAME/FIRST and so on, COUNT of them, each once: a put that
+is in doubt is tried again under the same id. `python tests/peer.py URL INDEX follow TX_ID` only follows, up to that
+transaction. `… live NAME` puts and reads until SIGTERM.
+
+It prints a line for each event: `open`, `ack NAME/3 TX_ID SECONDS`, `refused SECONDS`, `read TX_ID` (what was newest),
+`inside` (between the lock and the insert of the first, if INSIDE_S is set), `closed`.
 """
 import datetime as dt
 import os

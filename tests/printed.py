@@ -1,6 +1,9 @@
-"""Runs the examples of a document, `python printed.py FILE.md`: prints, as JSON, for each its line, what the document
-says that it prints, and what it prints. All ```python blocks of a document are one session; a block without a language
-behind one is its output. In ```console blocks what follows "$ " is run by a shell."""
+"""Runs the examples of a document, `python printed.py FILE.md`.
+
+Prints, as JSON, for each example its line, what the document says that it prints, and what it prints. All ```python
+blocks of a document are one session; a block without a language behind one is its output. In ```console blocks, a shell
+runs what follows "$ ".
+"""
 import contextlib
 import io
 import json

@@ -294,13 +294,13 @@ async def test_components_stop_in_reverse_order_also_when_one_cannot_start_or_st
 
 
 def test_a_document_that_is_evicted_while_it_is_looked_up_is_not_found():
-    """The list of sessions failed in the moment in which one of them ended."""
+    """Without this, the list of sessions failed in the moment in which one of them ended."""
     ended = SimpleNamespace(q=lambda query, *values: [None, {"xt/id": "other"}])
     assert biff.lookup_all(ended, "session/user", 1) == [{"xt/id": "other"}]
 
 
 async def test_a_setting_comes_from_the_argument_else_the_environment_else_the_file(tmp_path, monkeypatch):
-    """Whoever sets a thing twice must know which one counts."""
+    """A person who sets a thing twice must know which one counts."""
     (tmp_path / "config.toml").write_text("# mine\nport = 1\nhost = '1.1.1.1'\nbase_url = 'https://Chat.example.org/'\n"
                                           "proxies = ['10.0.0.0/8', '127.0.0.1']\n")
     monkeypatch.setenv("EELCHAT_HOST", "2.2.2.2")

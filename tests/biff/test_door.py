@@ -31,8 +31,8 @@ FORBIDDEN = """
 
 @pytest.fixture
 async def anywhere(monkeypatch):
-    """Whatever address a socket connects to, it reaches the canary, which says the name of a page;
-    `connected` has the address that was meant."""
+    """A door whose every connection, to whatever address, reaches the canary, which says the name of a page.
+    `connected` has the addresses that were meant."""
     connected, loop = [], asyncio.get_running_loop()
 
     async def sing(reader, writer):
@@ -62,8 +62,8 @@ def literal(address):
 
 
 async def ways_to(address, is_allowed):
-    """Tries an address as a literal, by a name, by a redirect to either,
-    and by a name that was public when it was checked; the errors."""
+    """Tries an address as a literal, by a name, by a redirect to either, and by a name that was public when it was
+    checked. Returns the errors."""
     errors = []
     for resolver, url in [(None, f"http://{literal(address)}/"), (fixed(x_example=[address]), "http://x.example/"),
                           (fixed(), f"https://{literal(address)}/"),
@@ -82,7 +82,7 @@ async def ways_to(address, is_allowed):
 
 
 async def test_only_the_public_internet_is_reached_by_whatever_way(anywhere, say):
-    """Whoever may subscribe could read this machine, its neighbours and the cloud's own secrets."""
+    """Without this, anybody who may subscribe could read this machine, its neighbours and the cloud's own secrets."""
     for address in FORBIDDEN:
         errors = await ways_to(address, door.is_public)
         assert set(errors) == {"That address is not public."}, (address, errors)
@@ -105,7 +105,7 @@ async def test_without_the_check_at_the_socket_all_of_them_would_be_reached(anyw
 
 
 async def test_spellings_of_this_machine_lead_nowhere(anywhere):
-    """Resolvers and browsers know more ways to write an address than lists of forbidden ones do."""
+    """Resolvers and browsers know more ways to write an address than lists of forbidden addresses do."""
     for name in ["localhost", "LOCALHOST", "localhost.", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0",
                  "①②⑦.⓪.⓪.①", "127.0.0.1.", "127。0。0。1",
                  "[::ffff:7f00:1]", "[0:0:0:0:0:ffff:127.0.0.1]", "[::1%25lo]", "%31%32%37.0.0.1", "x.localhost"]:
@@ -115,8 +115,8 @@ async def test_spellings_of_this_machine_lead_nowhere(anywhere):
 
 
 async def test_schemes_ports_names_and_lengths(anywhere, monkeypatch):
-    """A feed's address is no way to speak to a mail server or a database, to send a password,
-    or to go through a proxy that the environment names."""
+    """Without this, a feed's address could speak to a mail server or a database, send a password, or use the
+    environment's proxy."""
     cases = ["ftp://8.8.8.8/", "file:///etc/passwd", "gopher://8.8.8.8/", "javascript:alert(1)", "//8.8.8.8/",
              "8.8.8.8", "", "http://", "http:///x", "http:8.8.8.8",
              "http://a@8.8.8.8/", "http://a:b@8.8.8.8/", "http://:b@8.8.8.8/", "http://8.8.8.8:22/",
@@ -164,7 +164,7 @@ async def test_a_name_server_that_hangs_holds_up_nobody_else(monkeypatch):
 
 
 async def test_redirects_are_followed_a_few_times(host):      # noqa: F811
-    """Feeds move to https and to www; some move in circles."""
+    """Feeds move to https and to www, and some move in circles."""
     for n in range(1, 8):
         host.pages[f"/{n}"] = lambda request, n=n: web.Response(status=301 + n % 2, headers={"Location": f"/{n - 1}"})
     host.pages["/0"] = b"here"
@@ -177,7 +177,7 @@ async def test_redirects_are_followed_a_few_times(host):      # noqa: F811
 
 
 async def test_one_at_a_time_for_each_host_and_a_few_in_all(host, monkeypatch):      # noqa: F811
-    """A community of a hundred channels would be a crowd at somebody's door."""
+    """Without this, a community of a hundred channels would be a crowd at somebody's server."""
     now, most = {}, {}
 
     async def slow(left_s, url, headers):

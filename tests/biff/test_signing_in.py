@@ -47,7 +47,7 @@ async def redeem(one, token, **fields):
 # ── Links ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 async def test_a_link_signs_in_once_in_the_browser_that_asked_after_a_press_of_a_button(chat, person):  # noqa: F811
-    """Mail scanners open links: what a GET redeems is gone before its owner clicks."""
+    """Mail scanners open links: a link that a GET redeems is used up before its owner clicks."""
     ann = await person()
     assert await asked(ann, " Ann@Example.com ") == ("/link-sent", None)
     token, before = ann.last_token(), chat["biff/node"].latest_tx.tx_id
@@ -74,7 +74,8 @@ async def test_another_browser_is_asked_for_the_address(chat, person):      # no
 
 @pytest.mark.parametrize("way", ["link", "code"])
 async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, person, way):      # noqa: F811
-    """Whoever is invited has no account yet, and would stand before an empty page that knows of no community."""
+    """Without this, a person who is invited and has no account yet would end on an empty page that knows of no
+    community."""
     ann, bob = await person("ann@example.com"), await person()
     community, _ = await ann.new_channel()
     page = await bob.get(community)
@@ -119,7 +120,7 @@ async def test_of_fifty_who_redeem_one_link_at_once_one_is_signed_in(chat, perso
 
 @pytest.mark.parametrize("path", ["/auth/send-link", "/auth/send-code"])
 async def test_links_and_codes_live_ten_minutes(chat, person, later, path):      # noqa: F811
-    """Mail lies about: what opens a door for an hour is a password sent by mail."""
+    """Mail lies about: a link that works for an hour is a password sent by mail."""
     ann = await person()
 
     async def used():
@@ -136,7 +137,7 @@ async def test_links_and_codes_live_ten_minutes(chat, person, later, path):     
 
 
 async def test_what_is_not_a_link_of_ours_signs_nobody_in(chat, person):      # noqa: F811
-    """An altered token, one cut short by a mail program, or a code's hash would do."""
+    """Without this, an altered token, a token that a mail program cut short, or a code's hash would do."""
     ann = await person()
     await asked(ann), await asked(ann, path="/auth/send-code")
     token = re.search(MAIL_LOG, chat["mails"][0][1]).group(1)
@@ -146,7 +147,7 @@ async def test_what_is_not_a_link_of_ours_signs_nobody_in(chat, person):      # 
 
 
 async def test_a_link_of_an_attacker_does_not_change_who_somebody_is(chat, person):      # noqa: F811
-    """Whoever writes as somebody else without noticing tells them everything."""
+    """Without this, a person would write under an attacker's account, and tell the attacker everything."""
     victim, attacker = await person("victim@example.com"), await person()
     await asked(attacker, "attacker@example.com")
     token, before = attacker.last_token(), [cookie.value for cookie in victim.browser.cookie_jar]
@@ -168,7 +169,7 @@ async def guess(one, code, address="ann@example.com"):
 
 
 async def test_a_code_signs_in_once_and_three_wrong_tries_end_it(chat, person):      # noqa: F811
-    """A million codes are soon tried."""
+    """Without this, somebody would try all million codes."""
     ann = await person()
     await asked(ann, path="/auth/send-code")
     code = ann.last_code()
@@ -200,7 +201,7 @@ async def test_guesses_in_parallel_are_three_guesses(chat, person):      # noqa:
 
 
 async def test_nobody_uses_up_or_uses_another_browsers_code(chat, person):      # noqa: F811
-    """Whoever knows an address could keep its owner out, or guess from a thousand machines."""
+    """Without this, anybody who knows an address could keep its owner out, or guess from a thousand machines."""
     ann, eve = await person(), await person()
     await asked(ann, path="/auth/send-code")
     code = ann.last_code()
@@ -223,7 +224,7 @@ async def test_a_known_and_an_unknown_address_are_answered_alike(chat, person): 
 
 
 async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # noqa: F811
-    """A sign-in form is a machine that sends mail to strangers."""
+    """Without this, anybody could fill a stranger's mailbox through the sign-in form."""
     one = await person()
     errors = [(await asked(one, "victim@example.com"))[1] for _ in range(6)]
     assert errors == [None] * 3 + ["too-many"] * 3
@@ -236,8 +237,7 @@ async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # 
 
 
 async def test_a_thousand_requests_are_few_mails_to_anyone_and_from_anyone(chat, person, say):      # noqa: F811
-    """A sign-in form that anybody can fill in is a machine that sends mail to strangers,
-    and gets its server listed as one."""
+    """Without this, the sign-in form would send mail to strangers, and the server would be listed as one that does."""
     one, sent = await person(), {"address": collections.Counter(), "client": collections.Counter()}
     chat["biff/config"]["proxies"] = biff.networks("127.0.0.1")
     token = await one.token("/signin")
@@ -276,7 +276,7 @@ async def test_known_and_unknown_addresses_take_the_same_time(chat, person, say,
 
 
 def test_limits_forget_after_their_window_and_count_all_or_nothing():
-    """A limit that is never lifted locks people out; one that counts refusals never lifts."""
+    """A limit that is never lifted locks people out; a limit that counts refusals is never lifted."""
     moment = [0.0]
     limits = biff.Limits(lambda: moment[0])
     assert [limits.take(("a", 2, 10), ("all", 3, 60)) for _ in range(4)] == [True, True, False, False]
@@ -358,7 +358,7 @@ async def test_signing_in_changes_the_cookie_and_signing_out_ends_it_for_whoever
 
 
 async def test_a_thousand_forged_cookies_sign_nobody_in(chat, person):      # noqa: F811
-    """The whole house hangs on this one value."""
+    """Without this, a guess would be a key: all of a person's rights rest on this one value."""
     await person("ann@example.com")
     hashed = documents(chat, "session/hash")[0]["session/hash"]
     forged = [hashed, hashed[:43], "", "x", "é" * 43, str(documents(chat, "session/hash")[0]["xt/id"]),
@@ -372,7 +372,7 @@ async def test_a_thousand_forged_cookies_sign_nobody_in(chat, person):      # no
 
 
 async def test_a_session_ends_sixty_days_after_signing_in_or_thirty_without_use(chat, person, later):  # noqa: F811
-    """A browser sold with a drawer full of cookies."""
+    """Without this, the cookies in a browser that is sold would sign its buyer in."""
     ann = await person("ann@example.com")
     for days in (29, 57):
         later(days=days)
@@ -400,7 +400,7 @@ async def test_what_has_expired_is_gone_from_the_past_too(chat, person, later): 
 
 
 async def test_sessions_are_listed_to_their_owner_who_ends_them_and_nobody_else_does(chat, person):      # noqa: F811
-    """Whoever leaves a browser signed in at the library must be able to end it from home."""
+    """A person who stays signed in on a browser at the library must be able to end that session from home."""
     home, library, eve = [await person(f"{name}@example.com") for name in ("ann", "ann", "eve")]
     page = (await home.get("/sessions")).body_text
     (other,) = re.findall(r"/sessions/(session-[0-9a-f]{32})/revoke", page)
@@ -414,14 +414,14 @@ async def test_sessions_are_listed_to_their_owner_who_ends_them_and_nobody_else_
 
 
 async def test_whoever_is_no_user_any_more_is_signed_out_without_a_loop(chat, person):      # noqa: F811
-    """A page that redirects to a page that redirects back."""
+    """Without this, two pages would redirect to each other for ever."""
     ann = await person("ann@example.com")
     await chat["biff/node"].submit([store.evict(documents(chat, "user/email")[0]["xt/id"])])
     assert (await ann.get("/app")).url.path == "/signin"
 
 
 async def test_the_store_holds_no_token_no_code_and_no_cookie(chat, person, tmp_path):      # noqa: F811
-    """Whoever reads a backup could sign in as everybody."""
+    """Without this, everybody who reads a backup could sign in as anybody."""
     ann = await person()
     await asked(ann)
     await asked(ann, path="/auth/send-code")

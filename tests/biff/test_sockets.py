@@ -1,7 +1,6 @@
-"""Thousands of sockets: a slow one delays nobody, all come back after a crash and miss nothing, and what misbehaves is
-closed.
+"""Thousands of sockets: a slow one delays nobody, all come back after a crash, and misbehaving ones are closed.
 
-Where a test speaks of servers it takes a list of addresses: today of one server, and of two as soon as there are two.
+A test that speaks of servers takes a list of addresses, of one server or of two.
 """
 import asyncio
 import contextlib
@@ -70,8 +69,8 @@ async def ask(url):
 @pytest.fixture
 def flood(tmp_path, size):
     async def run(slow):
-        """Posts from many, as fast as eight at a time go;
-        the delays of every frame at the readers, and what became of the slow."""
+        """Posts from many people, eight at a time, as fast as that goes. Returns the delay of every frame at the
+        readers, and the fate of the slow ones."""
         readers, count, town = 199, size(450, 2_000), Town(200)
         with serving(tmp_path / f"slow{slow}", town) as server:
             delays, orders = [], [[] for _ in range(readers)]
@@ -120,7 +119,7 @@ async def test_one_that_never_reads_delays_nobody_and_is_cut(flood, say):
 # ── D2: a crash with a thousand sockets ────────────────────────────────────────────────────────────────────────
 
 async def test_a_thousand_come_back_after_a_crash_and_miss_nothing(tmp_path, size, say):
-    """Every deploy and every crash is this; whoever missed a word would never know."""
+    """Every deploy and every crash is like this, and a person who missed a word would never know."""
     count, town = size(1_000, 1_000), Town(1_000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with serving(tmp_path, town) as server:
@@ -351,8 +350,8 @@ async def test_who_has_left_hears_nothing_that_came_after(chat, say, loss):     
 
 
 async def test_a_close_frame_may_be_answered_before_the_connection_is_cut(chat, say):      # noqa: F811
-    """Cut at once, a connection can take its close frame along:
-    the browser would see an accident, and come back again and again."""
+    """A connection that is cut at once can take its close frame along. The browser would see an accident, and come
+    back again and again."""
     town, node = await settle(chat, 2), chat["biff/node"]
     patient = await listen(town.base, town.channel, town.cookies[1], town.tx_id, answers=False)
     prompt = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
@@ -450,7 +449,7 @@ async def test_every_screen_shows_the_logs_order_whatever_the_clocks_say(chat, m
 # ── D11: the loop is never blocked ─────────────────────────────────────────────────────────────────────────────
 
 async def test_the_loop_is_never_held_up_for_long(tmp_path, say):
-    """Whatever takes long must leave room for the rest: a chat that stutters feels broken."""
+    """Long work must leave room for the rest: a chat that stutters feels broken."""
     town = Town(300)
     town.documents[3]["mem/roles"] = {"admin"}
     with serving(tmp_path, town) as server:
@@ -537,8 +536,7 @@ async def test_a_server_that_may_open_few_files_refuses_some_and_loses_none(tmp_
 # ── D13: an hour of life ───────────────────────────────────────────────────────────────────────────────────────
 
 async def test_a_life_full_of_faults(tmp_path, seed, size, say):
-    """What each test above tries alone comes together in the end:
-    crashes, cuts, slow readers, and talk all the while."""
+    """Crashes, cuts, slow readers and talk come together here; the tests above try each alone."""
     dice, count, seconds, pause = random.Random(seed), size(60, 300), size(6, 3_600), size(1, 60)
     town = Town(count)
     with serving(tmp_path, town) as server:
@@ -625,7 +623,7 @@ async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat,
 
 
 async def test_what_is_under_way_together_is_written_once(chat, say):      # noqa: F811
-    """Under load the system calls are what costs: several messages must go out by one."""
+    """Under load, system calls cost most: several messages must go out by one call."""
     town, node, rooms, writes = await settle(chat, 1), chat["biff/node"], chat["chat_clients"], []
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
     told = rooms._told
@@ -637,7 +635,8 @@ async def test_what_is_under_way_together_is_written_once(chat, say):      # noq
 
 
 async def test_a_pass_over_many_is_cut_and_each_hears_all_in_order(chat, monkeypatch):      # noqa: F811
-    """Slices must not let a newer frame overtake, nor anybody who comes or goes between two of them miss one."""
+    """A pass in slices must not let a newer frame overtake, and must not miss a socket that comes or goes between
+    two slices."""
     monkeypatch.setattr(sockets, "SLICE_SOCKETS", 3)
     monkeypatch.setattr(sockets, "JOINED_BYTES_MAX", 2_000)
     town, node = await settle(chat, 20), chat["biff/node"]
@@ -659,8 +658,8 @@ async def test_a_pass_over_many_is_cut_and_each_hears_all_in_order(chat, monkeyp
 
 async def test_what_a_slow_one_hears_is_whole_and_in_order_and_so_are_the_pings_between(ping_often, chat,
                                                                                         say):  # noqa: F811
-    """Frames go past the transport: one that overtook what waits there would end in the middle
-    of another, and the browser would hang up."""
+    """Frames go past the transport: a frame that overtook the bytes waiting there would end in the middle of another
+    one."""
     town, node = await settle(chat, 2), chat["biff/node"]
     slow = await listen(town.base, town.channel, town.cookies[0], town.tx_id, receive_bytes=4096)
     quick = await listen(town.base, town.channel, town.cookies[1], town.tx_id)
@@ -729,7 +728,7 @@ async def test_nothing_follows_a_close_frame(chat):      # noqa: F811
 
 
 async def test_a_word_about_the_server_reaches_all_and_cuts_nobody(chat):      # noqa: F811
-    """Were everybody cut with it, all would come back at once, just when their server has lost its log."""
+    """Without this, all browsers would come back at once, just when their server has lost its log."""
     town = await settle(chat, 3)
     ears = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies]
     await chat["chat_clients"].announce(sockets.text_frame("a word"))
@@ -749,8 +748,7 @@ async def test_one_person_has_so_many_sockets_and_the_oldest_gives_way(chat, mon
 
 
 async def test_who_connects_too_often_is_asked_to_come_later(chat, monkeypatch):      # noqa: F811
-    """A browser gone wild is slowed down;
-    the answer must be one that it takes for a reason to wait longer each time."""
+    """A browser gone wild must get an answer that makes it wait longer each time."""
     monkeypatch.setattr(sockets, "CONNECTS_A_PERSON", (3, 60))
     town = await settle(chat, 2)
     statuses = [(await listen(town.base, town.channel, town.cookies[0], town.tx_id)).status for _ in range(5)]
@@ -791,7 +789,8 @@ async def test_a_long_list_reaches_a_browser_that_was_away(chat, monkeypatch):  
 
 
 async def test_a_sign_out_elsewhere_is_nothing_to_a_page(chat):      # noqa: F811
-    """Sessions and tokens are evicted all the time: told to every page, the log's housekeeping would be its traffic."""
+    """Sessions and tokens are evicted all the time. If every page were told, the log's housekeeping would be most of
+    its traffic."""
     town, node = await settle(chat, 2), chat["biff/node"]
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
     await node.submit([evict(biff.session_id(biff.hash_of(town.cookies[1])))])

@@ -131,7 +131,7 @@ def test_a_rule_for_every_route_or_no_start():
 
 
 async def test_a_route_without_a_rule_does_not_start(tmp_path):
-    """It would be found by whoever looks for it."""
+    """Without this, an attacker would find the route that nobody thought of."""
     plugins = [*eelchat.PLUGINS, {"routes": [("GET", "/hidden", eelchat.app)]}]
     with pytest.raises(biff.StartError, match="does not state who may use it"):
         await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
@@ -165,7 +165,7 @@ async def test_cookies_under_https_cannot_be_planted_and_under_http_are_kept(tmp
 
 
 async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
-    """The one page without them is the one that is put into a frame."""
+    """An attacker puts the one page without these headers into a frame."""
     ann = await person("ann@example.com")
     fill = await paths_of(ann)
     asked = [("GET", fill(path)) for _, path in READING] + [("GET", "/nowhere"), ("PATCH", "/app"),
@@ -267,7 +267,7 @@ def asking(remote, *forwarded, proxies="10.0.0.0/8, 127.0.0.1"):
 
 
 def test_forwarded_headers_are_believed_from_named_proxies_only():
-    """Whoever may name their own address has no limits."""
+    """A client that may name its own address has no limits."""
     assert asking("9.9.9.9", "1.1.1.1") == "9.9.9.9" and asking("127.0.0.1", "1.1.1.1", proxies="") == "127.0.0.1"
     assert asking("127.0.0.1", "6.6.6.6, 1.1.1.1, 10.1.1.1") == "1.1.1.1" == asking("127.0.0.1", "6.6.6.6", "1.1.1.1")
     assert asking("127.0.0.1", "nonsense\n") == "unknown" and asking("127.0.0.1") == "127.0.0.1"
@@ -314,7 +314,7 @@ async def test_heads_are_bounded(chat):      # noqa: F811
 
 
 async def test_what_is_no_request_is_neither_shown_nor_logged(chat, caplog):      # noqa: F811
-    """The server would say back, and write down, whatever was in a broken request: a cookie, or a script."""
+    """Without this, the server would repeat and write down a broken request: a cookie, or a script."""
     caplog.set_level(logging.DEBUG)
     secret = "k" * 30 + "<script>"
     broken = [f"GET /{secret} HTTP/9.1", f"{secret}", f"GET / HTTP/1.1\r\nHost: x\r\nCookie {secret}",
@@ -336,7 +336,7 @@ def resident_mb():
 
 
 def send_gigabyte(chat):      # noqa: F811
-    """How many bytes of a form of a gigabyte are taken before the door closes, and what is said."""
+    """Sends a form of a gigabyte. Returns how many bytes are taken before the connection ends, and the answer."""
     with socket.create_connection(("127.0.0.1", chat["biff/port"])) as client:
         client.sendall("POST /auth/send-link HTTP/1.1\r\nHost: x\r\nOrigin: "
                        f"{chat['biff/base-url']}\r\nContent-Length: {10 ** 9}\r\n".encode())
@@ -371,7 +371,7 @@ async def drip(port, head, pieces_s, ends):
 
 
 async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cut(tmp_path, monkeypatch, say, size):
-    """Whoever sends a byte a second through a few hundred connections would hold the door for everyone."""
+    """Without this, a few hundred connections that send a byte a second would stop the server for everyone."""
     limit_s = size(1, 15)
     monkeypatch.setattr(biff.server, "IDLE_S_MAX", limit_s)
     monkeypatch.setattr(biff.requests, "REQUEST_S_MAX", limit_s)
@@ -397,7 +397,7 @@ async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cu
 
 
 async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, caplog, say):
-    """Whoever asks for long pages and reads none of them would fill the memory with answers."""
+    """Without this, a client that asks for long pages and reads none would fill the memory with answers."""
     monkeypatch.setattr(biff.requests, "ANSWER_S_MAX", 0.3)
     caplog.set_level(logging.INFO)
 
@@ -494,8 +494,8 @@ CODINGS = ["utf-8", "latin-1", "utf-16", "utf-7", "shift_jis"]
 
 
 def random_requests(routes):
-    """Requests, most of them to a route of ours by its own method, and from somebody who may;
-    and some that are none."""
+    """Requests: most of them go to a route of ours, by its own method, from a person who may. Some are no requests
+    at all."""
     parts = sorted({part for _, path in routes for part in path.split("/")
                     if part}) + ["static", "eelchat.css", "x", "%ff", "%0a", "..", "a" * 300, ";", "\\", "é"]
     methods = st.sampled_from(["GET", "POST", "HEAD", "DELETE", "PUT", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get",
@@ -544,7 +544,7 @@ async def answered(port, request):
 
 
 async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path, say, seed, monkeypatch, caplog):
-    """What breaks a handler is found by people with time."""
+    """Without this, people with time would find the request that breaks a handler."""
     for limits in "WRITES_A_PERSON", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT", "MAILS_A_SERVER":
         monkeypatch.setattr(biff.requests if hasattr(biff.requests, limits) else biff.auth, limits, (10 ** 6, 1))
     # pages stay small, and so does the time

@@ -150,7 +150,7 @@ async def test_what_was_typed_is_still_there_when_it_could_not_be_sent(server, w
 
 
 async def test_enter_sends_but_not_while_an_input_method_composes_and_shift_enter_breaks_the_line(server, window):
-    """Whoever writes Japanese would send half words."""
+    """Without this, people who write Japanese would send half words."""
     ann, bob = await window(), await window()
     await two_in_a_channel(server, ann, bob)
     await ann.fill("#text", "にほ")
@@ -189,7 +189,7 @@ LIST = "() => document.querySelector('#messages').innerHTML.replace(/\\s+/g, ' '
 
 
 async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(chat, person, window):  # noqa: F811
-    """It is the log that drives the pages: by whoever's hand, an open window and a reloaded one show the same."""
+    """The log drives the pages: an open window and a reloaded one show the same, whoever wrote."""
     ann, channel = await same_process(chat, person, window, "ann@example.com", allow=RECONNECTING)
     bob, _ = await same_process(chat, person, window, "bob@example.com", channel, allow=RECONNECTING)
     node, messages = chat["biff/node"], [a_message(chat, channel, f"message {n}") for n in range(6)]
@@ -241,7 +241,7 @@ async def test_a_session_that_ends_keeps_what_was_typed(chat, person, window):  
 
 
 async def test_whoever_signs_out_leaves_no_draft_behind(chat, person, window):      # noqa: F811
-    """The next one at a shared machine would read what was nearly said."""
+    """Without this, the next person at a shared machine would read what was nearly said."""
     ann, channel = await same_process(chat, person, window, "ann@example.com")
     await ann.fill("#text", "a private thought")
     assert await ann.evaluate("path => sessionStorage.getItem('draft ' + path)", channel) == "a private thought"
@@ -282,7 +282,7 @@ async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window): 
 
 async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_unsubscribed(chat, person, host, window,
                                                                                             tmp_path):  # noqa: F811
-    """The second thing the tutorial promises: what happens elsewhere is talked about here."""
+    """The tutorial's second promise: people talk here about what happens elsewhere."""
     chat["door"] = host.door
     ann, channel = await same_process(chat, person, window, "ann@example.com")
     bob, _ = await same_process(chat, person, window, "bob@example.com", channel)
@@ -326,7 +326,7 @@ async def shots(page, name):
 
 
 async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(server, window):
-    """Its members would otherwise write into nothing, and their browsers knock for ever."""
+    """Without this, its members would write into nothing, and their browsers would try to connect for ever."""
     ann, bob = await window(), await window()
     await two_in_a_channel(server, ann, bob)
     ann.on("dialog", lambda dialog: dialog.accept())

@@ -90,7 +90,7 @@ async def test_an_id_of_another_kind_leads_nowhere(chat, person):
 
 
 async def test_a_message_has_one_to_ten_thousand_characters(chat, person):
-    """An empty line in everyone's window, or a book in it; and a refusal must say why."""
+    """Without this, everyone's window could show an empty line, or a book. A refusal must say why."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     for text in "", "  \n\t ", "x" * (eelchat.MESSAGE_CHARS_MAX + 1):
@@ -113,7 +113,7 @@ async def test_posting_and_reading_work_without_a_script(chat, person):
 
 
 async def test_another_ones_message_id_cannot_be_taken(chat, person):
-    """Whoever saw an id in a page could otherwise put words under it."""
+    """Without this, a person who saw an id in a page could put words under it."""
     ann, eve = await person("ann@example.com"), await person("eve@example.com")
     community, channel = await ann.new_channel()
     await eve.post(f"{community}/join", page=community)
@@ -146,8 +146,8 @@ async def test_what_people_write_is_text_on_the_page(chat, person):
 
 
 def test_only_web_addresses_become_links_and_a_sentences_marks_do_not():
-    """A link that runs something, or leads where it does not say,
-    or to a page that is not there because of a full stop."""
+    """Without this, a link could run something, lead elsewhere than it says, or miss its page because of a full
+    stop."""
     for text, wanted in [("see https://a.example/b?c=d&e=f#g.", ["https://a.example/b?c=d&e=f#g"]),
                          ("(http://a.example/b_(c)) and http://d/;", ["http://a.example/b_(c)", "http://d/"]),
                          ("http://a.example/\"onclick=x", ["http://a.example/"]),
@@ -162,8 +162,7 @@ def test_only_web_addresses_become_links_and_a_sentences_marks_do_not():
 
 
 async def test_an_address_in_a_message_is_a_link_that_tells_nobody_where_it_was(chat, person):
-    """Nobody copies an address by hand; and the page that it leads to need not know our channel,
-    nor reach our window."""
+    """People do not copy addresses by hand. The page behind a link must not learn our channel, nor reach our window."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     await ann.say(channel, "look: https://a.example/?b=1&c='2' <i>")
@@ -248,7 +247,7 @@ async def test_documents_are_closed(chat, document):
 
 
 async def test_who_is_signed_in_lands_in_the_chat(chat, person):
-    """And who is not finds the promise, the form and the way in."""
+    """A person who is signed in wants the chat; a visitor finds the promise, the form and the way in."""
     ann, nobody = await person("ann@example.com"), await person()
     assert (await ann.get("/")).url.path == "/app"
     page = (await nobody.get("/")).body_text
@@ -258,7 +257,8 @@ async def test_who_is_signed_in_lands_in_the_chat(chat, person):
 # ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 async def at_its_limit(chat, fill, act, say, what):
-    """Fills up to the limit by `fill`, then `act` is refused with the reason, and nothing is written."""
+    """Fills up to the limit by `fill`; checks that `act` is then refused with the reason, and that nothing is
+    written."""
     for document in fill:
         await chat["biff/node"].submit([put(document)])
     before = newest(chat)
@@ -269,7 +269,7 @@ async def at_its_limit(chat, fill, act, say, what):
 
 
 async def test_one_person_cannot_fill_the_store_with_communities_or_channels(chat, person, say, monkeypatch):
-    """Each is a line in somebody's page and a document for ever."""
+    """Each community and channel is a line in somebody's page, and a document for ever."""
     monkeypatch.setattr(eelchat, "COMMUNITIES_MAX", 3), monkeypatch.setattr(eelchat, "CHANNELS_MAX", 3)
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
@@ -302,7 +302,7 @@ async def test_members_of_a_community_and_communities_of_a_member_are_bounded(ch
 
 
 async def test_of_many_who_take_the_last_place_at_once_one_gets_it(chat, person, monkeypatch):
-    """A limit that is looked at and then passed by all who looked is none."""
+    """A limit is none if many requests can all look at it and then pass it."""
     monkeypatch.setattr(eelchat, "CHANNELS_MAX", 2)
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
@@ -312,7 +312,8 @@ async def test_of_many_who_take_the_last_place_at_once_one_gets_it(chat, person,
 
 
 async def test_ten_messages_in_ten_seconds_and_no_more(chat, person, say):
-    """A script would talk everyone else out of the channel; and who is stopped must be told why, and keeps the text."""
+    """Without this, a script would talk everyone else out of the channel. The person who is stopped is told why, and
+    keeps the text."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
@@ -337,7 +338,7 @@ async def test_a_session_that_writes_faster_than_hands_do_is_slowed(chat, person
 
 
 async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(chat, person, monkeypatch):
-    """Whoever was put out could still write what was on its way."""
+    """Without this, a person who was put out could still write what was on its way."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)

@@ -1,5 +1,5 @@
-"""Commands and feeds in the chat: who may, what is answered and where, what is posted, once,
-in order, and what happens when it cannot be."""
+"""Commands and feeds in the chat: who may use them, what is answered, what is posted, once and in order, and what
+happens on failure."""
 import asyncio
 import datetime as dt
 import html
@@ -24,8 +24,8 @@ from test_escaping import payloads     # noqa: F401
 
 @pytest.fixture
 async def ann(chat, host, person, monkeypatch):      # noqa: F811
-    """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`;
-    `ann.later(hours)` moves the clock and fetches what is due."""
+    """An admin with a channel, `ann.channel`, in a chat whose door leads to `host`. `ann.later(hours)` moves the
+    clock and fetches the feeds that are due."""
     chat["door"] = host.door
     monkeypatch.setattr(feed_reader, "read", read_here)
     one = await person("ann@example.com")
@@ -62,7 +62,7 @@ async def ann(chat, host, person, monkeypatch):      # noqa: F811
 
 
 async def read_here(*arguments):
-    """Without a process for each: `test_feeds.py` has those."""
+    """Reads feeds in this process; `test_feeds.py` tries the process of its own."""
     return feed_reader.entries_of(*arguments)
 
 
@@ -105,7 +105,7 @@ async def test_what_is_not_exactly_a_command_is_a_message(ann, text):
 
 
 async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, ann, person):      # noqa: F811
-    """Any member could fill a channel; and one who may not would wait in vain."""
+    """Without this, any member could fill a channel. A member who may not subscribe must not wait in vain."""
     bob = await person("bob@example.com")
     await bob.post(f"{ann.community}/join", page=ann.community)
     for text in (f"/subscribe {ann.feed}", f"/unsubscribe {ann.feed}"):
@@ -264,8 +264,7 @@ async def test_no_entry_is_posted_twice_or_skipped_whatever_the_feed_does(chat, 
 
 @pytest.mark.parametrize("is_grown_before", [True, False])
 async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, ann, is_grown_before):  # noqa: F811
-    """What was remembered of it was cut to what it had last:
-    a feed that showed all it had for once came again, hundreds of posts."""
+    """Without this, a feed that once showed all its entries came again, in hundreds of posts."""
     entries = [str(n) for n in range(250)]
     host.pages["/feed"] = rss(*entries[-1 if not is_grown_before else 0:])
     await ann.command(f"/subscribe {ann.feed}")
@@ -289,8 +288,8 @@ async def test_a_feed_that_shrinks_and_grows_again_repeats_nothing(chat, host, a
 
 async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_feed_has_dropped_them(chat, host,
                                                                                                     ann):  # noqa: F811
-    """Thirty posts at once bury a conversation;
-    those that wait must not be lost to a feed that moves on, nor to a "not modified"."""
+    """Thirty posts at once bury a conversation. The entries that wait must survive a feed that moves on, and a "not
+    modified"."""
     now = {"entries": ["0"], "tag": "0"}
 
     def page(request):
@@ -309,7 +308,7 @@ async def test_at_most_ten_entries_a_run_and_the_rest_in_the_next_even_if_the_fe
 
 
 async def test_more_than_can_wait_is_asked_for_again(chat, host, ann, monkeypatch):      # noqa: F811
-    """Those over the bound would be lost, since the feed, unchanged, says nothing any more."""
+    """Without this, entries over the bound would be lost, since an unchanged feed says nothing any more."""
     monkeypatch.setattr(feeds, "WAITING_MAX", 15)
     host.pages["/feed"] = lambda request: web.Response(
         status=304) if "If-None-Match" in request.headers else web.Response(body=rss(*entries), headers={"ETag": "1"})
@@ -336,8 +335,8 @@ async def test_what_a_feed_says_is_never_an_instruction(chat, host, ann, monkeyp
 
 
 async def test_one_fetch_serves_all_channels_each_with_what_it_has_not_seen(chat, host, ann):      # noqa: F811
-    """A feed of a hundred channels would be asked a hundred times;
-    and a channel that comes later would get the past of another."""
+    """Without this, a feed of a hundred channels would be asked a hundred times, and a later channel would get
+    another one's past."""
     second, third = [(await ann.post(f"{ann.community}/channel", page=ann.community)).url.path for _ in range(2)]
     host.pages["/feed"] = lambda request: web.Response(body=rss(*entries), headers={"ETag": str(len(entries))}) \
         if request.headers.get("If-None-Match") != str(len(entries)) else web.Response(status=304)
@@ -394,7 +393,7 @@ async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monke
 
 
 async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat, host, ann, monkeypatch):  # noqa: F811
-    """What is due would wait for the next look, only because the last fetch was still writing down how it had ended."""
+    """Do not skip a due feed whose last fetch is still being recorded."""
     host.pages["/feed"] = rss("a")
     await ann.command(f"/subscribe {ann.feed}")
     claim, met = feeds.claim_tx, []
@@ -411,7 +410,7 @@ async def test_a_fetch_that_meets_another_write_to_its_feed_is_not_put_off(chat,
 
 
 async def test_of_two_fetches_at_once_each_entry_is_posted_once(chat, host, ann):      # noqa: F811
-    """What is seen is decided inside the transaction: a job carries an old copy of the world."""
+    """The transaction decides what is new: a job carries an old copy of the world."""
     host.pages["/feed"] = rss("a")
     await ann.command(f"/subscribe {ann.feed}")
     sub, = documents(chat, "sub/url")
@@ -444,8 +443,8 @@ async def test_an_unsubscribed_channel_hears_no_more_even_of_a_fetch_under_way(c
 
 
 async def test_a_feed_that_fails_is_asked_less_often_and_the_channel_is_told_twice(chat, host, ann, say):  # noqa: F811
-    """A dead feed would be asked for ever at full speed, or be silent without a word,
-    or be the only thing the channel talks about."""
+    """Without this, a dead feed would be asked for ever, or fail without a word, or fill the channel with its
+    failures."""
     host.pages["/feed"] = 500
     assert (await ann.command(f"/subscribe {ann.feed}"))[2:] == [f"{ann.feed} could not be fetched. It answered with "
                                                                  "status 500."]
@@ -572,7 +571,7 @@ async def test_a_slow_host_keeps_one_worker_and_no_other_feed_waiting(chat, host
 
 
 async def test_a_subscription_put_by_anyone_is_fetched(chat, host, ann):      # noqa: F811
-    """The listener drives it, not the handler: another server's subscription is fetched too."""
+    """The listener starts the fetch, not the handler: another server's subscription is fetched too."""
     host.pages["/feed"] = rss("a")
     await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": ann.feed, "sub/chan": id_of(ann.channel)})])
     for _ in range(100):

@@ -56,15 +56,15 @@ CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" '
 
 @pytest.fixture
 def payloads(seed):
-    """All attacks behind all ways out of an attribute or element, by lot;
-    each ends in its number, so that none is another's part."""
+    """All attacks behind all ways out of an attribute or element, by lot. Each ends in its number, so that none is
+    part of another."""
     every = [breaker + active for breaker in BREAKERS for active in ACTIVE]
     return [f"{attack} {number}." for number, attack in enumerate(random.Random(seed).sample(every, PAYLOADS))]
 
 
 class Tree(html.parser.HTMLParser):
-    """A page as what it is made of, in order: elements with attributes and values, texts, comments.
-    An address that is a link to itself is text."""
+    """The parts of a page in order: elements with attributes and values, texts, comments. An address that is a link
+    to itself is text."""
 
     def __init__(self, page):
         super().__init__(convert_charrefs=True)
@@ -90,7 +90,7 @@ class Tree(html.parser.HTMLParser):
 
 
 def tree(page, words=()):
-    """The parts of a page; with `words`, those that it should have once each w7w in it is words[7]."""
+    """The parts of a page. With `words`, the parts that it should have once each w7w in it is words[7]."""
     def told(value):
         return WORD.sub(lambda found: words[int(found[1])], value) if words and value else value
     return [(part[0], *((name, told(value)) for name, value in part[1:])) if part[0] not in ("text", "comment", "/")
@@ -99,7 +99,7 @@ def tree(page, words=()):
 
 
 class Fields:
-    """Everything that people fill in, in the store, and every page and frame on which it is shown."""
+    """Every field that people fill in, in the store, and every page and frame that shows it."""
 
     def __init__(self, chat, ann, eve, paths):
         self.chat, self.ann, self.eve, (self.community, self.channel) = chat, ann, eve, paths
@@ -147,8 +147,8 @@ async def fields(chat, person):      # noqa: F811
 
 
 async def active_on_pages(fields, payloads):
-    """Those attacks that are anything but text on some page, each in another field by turns;
-    and how many trees were compared."""
+    """The attacks that are anything but text on some page, each in another field by turns; and how many trees were
+    compared."""
     await fields.write()
     plain, found, compared = await fields.pages(), set(), 0
     for n in range(len(payloads)):
@@ -162,8 +162,8 @@ async def active_on_pages(fields, payloads):
 
 
 async def frames_of(fields, words):
-    """What an open page is sent when these messages are written, then edited, when titles change,
-    and when it comes back from far behind."""
+    """The frames that an open page gets when these messages are written, then edited, when titles change, and when
+    it comes back from far behind."""
     node, texts = fields.chat["biff/node"], words[:PAYLOADS]
     await node.submit([evict(id) for id in fields.posts])
     await fields.write("community", "channel")
@@ -183,8 +183,8 @@ async def frames_of(fields, words):
 
 
 async def active_on_sockets(fields, payloads, monkeypatch):
-    """Whether frames differ from those with harmless words in more than these words;
-    and how many messages were in them."""
+    """How many frames differ from those with harmless words in more than these words; and how many messages were in
+    them."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     words = payloads + payloads[7:12]
     plain = await frames_of(fields, [f"w{n}w" for n in range(len(words))])
@@ -195,14 +195,14 @@ async def active_on_sockets(fields, payloads, monkeypatch):
 
 
 async def test_three_hundred_attacks_in_every_field_are_text_on_every_page(fields, payloads, say):
-    """One that is not runs in the browser of everybody who reads it, with their rights."""
+    """An attack that is not text runs in the browser of everybody who reads it, with their rights."""
     found, compared = await active_on_pages(fields, payloads)
     say(f"{len(payloads)} payloads × 6 fields, {compared} pages parsed and compared: {len(found)} active; asked 0")
     assert compared > 2_000 and not found
 
 
 async def test_three_hundred_attacks_are_text_on_the_socket(fields, payloads, say, monkeypatch):
-    """A fragment is rendered outside a request: the place where escaping is forgotten."""
+    """A fragment is rendered outside a request: there, escaping is easily forgotten."""
     found, compared = await active_on_sockets(fields, payloads, monkeypatch)
     say(f"{len(payloads)} payloads, new, edited and listed anew, and titles: {compared} messages in frames parsed and "
         f"compared: {found} frames active; asked 0")
@@ -210,7 +210,7 @@ async def test_three_hundred_attacks_are_text_on_the_socket(fields, payloads, sa
 
 
 async def test_without_escaping_both_tests_fail(fields, payloads, monkeypatch):
-    """A test that finds nothing when there is something proves nothing."""
+    """A test proves nothing if it finds nothing when there is something."""
     fields.chat["biff/jinja"].autoescape = False
     fields.chat["biff/jinja"].cache.clear()
     found, _ = await active_on_pages(fields, payloads[:40])
@@ -237,8 +237,8 @@ SWEEP = """() => ({
 
 
 async def shown_to_a_browser(fields, payloads, window, allow=()):
-    """All attacks at once as messages, as titles beside them, and as frames to the open page;
-    what the browser made of them."""
+    """All attacks at once as messages, as titles beside them, and as frames to the open page. Returns what the
+    browser made of them."""
     page, asked = await window(allow=allow), []
     titles = [put({"xt/id": uuid.uuid4(), "chan/title": text, "chan/comm": id_of(fields.community)})
               for text in payloads]
@@ -276,8 +276,7 @@ async def test_three_hundred_attacks_at_once_do_nothing_in_a_real_browser(fields
 
 
 async def test_without_escaping_a_browser_runs_them(fields, payloads, window, monkeypatch):
-    """The policy alone does not stop hyperscript and htmx: escaping is the wall,
-    and this test sees it when it is gone."""
+    """The policy alone does not stop hyperscript and htmx. Escaping is the wall, and this test sees when it is gone."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
     page = await window(allow=[""])
     fields.chat["biff/jinja"].autoescape = False
@@ -293,7 +292,7 @@ async def test_without_escaping_a_browser_runs_them(fields, payloads, window, mo
 
 
 async def test_the_second_wall_holds_where_people_write(fields, window, monkeypatch):
-    """Were a message ever rendered with markup in it, htmx and hyperscript would still pass over it."""
+    """If a message were ever rendered with markup in it, htmx and hyperscript would still pass over it."""
     page = await window(allow=[""])
     fields.chat["biff/jinja"].autoescape = False
     fields.chat["biff/jinja"].cache.clear()

@@ -1,5 +1,4 @@
-"""Feeds, as the world writes them and as those write them who mean harm:
-what is told, and what reading them may cost."""
+"""Feeds as the world writes them, and as attackers write them: what is posted, and what reading them may cost."""
 import asyncio
 import contextlib
 import gzip
@@ -62,7 +61,7 @@ async def test_a_feed_is_read_in_its_own_charset(charset, header, is_declared):
 
 
 def test_a_number_is_no_date():
-    """An entry without a date would be of the second of whatever month it is read in."""
+    """Without this, an entry without a date would be of the second of the month in which it is read."""
     for guid in "2", "<![CDATA[ 2 ]]>", "2026", "Nov 2":
         feed = f"<rss><channel><item><guid>{guid}</guid><title>T</title></item></channel></rss>"
         one, = feed_reader.entries_of(feed.encode(), "http://x.example/")
@@ -70,7 +69,7 @@ def test_a_number_is_no_date():
 
 
 def entry(**values):
-    """The entry of a JSON Feed that has it alone: everything in such a feed may be anything."""
+    """The entry of a JSON Feed that has it alone."""
     item = {"title": "T"} | values
     return next(iter(feed_reader.entries_of(json.dumps({"items": [item]}).encode(), "http://x.example/a/")), None)
 
@@ -101,7 +100,7 @@ def test_an_entry_is_text_within_bounds_whatever_is_in_it():
 
 
 async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noqa: F811
-    """A feed that moved would be silent for ever: by chance the new place has the same tag."""
+    """Without this, a feed that moved would be silent for ever, if the new place happens to have the same tag."""
     def tagged(name, body):
         def answer(request):
             if request.headers.get("If-None-Match") == '"1"':
@@ -143,7 +142,7 @@ async def test_a_tag_is_good_for_the_address_that_gave_it_only(host):      # noq
     (b'<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE x>', "It cannot be read as a feed."),
 ])
 async def test_what_is_no_feed_is_told_in_a_sentence(host, page, sentence):      # noqa: F811
-    """Whoever pasted the address of a web page would wait for ever."""
+    """Without this, a person who pasted the address of a web page would wait for ever."""
     host.pages["/feed"] = page
     with pytest.raises(feed_reader.FeedError, match=f"^{re.escape(sentence)}$"):
         await feed_reader.fetch(host.door, f"{host.url}/feed")
@@ -233,8 +232,8 @@ HOSTILE_DOCUMENTS = {
 
 
 def streamed(pieces, headers=b"\r\n", pause_s=0.0, status=b"200 OK"):
-    """An answer written by hand, piece by piece, for as long as somebody reads it;
-    the empty line that ends its head is among `headers`."""
+    """An answer written by hand, piece by piece, for as long as somebody reads it. `headers` includes the empty line
+    that ends the head."""
     async def answer(reader, writer):
         with contextlib.suppress(ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
@@ -278,8 +277,8 @@ def hostile_answers(size):
 
 
 class Watch:
-    """While it is entered: how late the loop's ticks are, the server's memory,
-    its readers' memory, how much each answer brought."""
+    """While it is entered, measures how late the loop's ticks are, the server's memory, its readers' memory, and how
+    much each answer brought."""
 
     def __init__(self, monkeypatch):
         self.late_s, self.read, self.peak_mb, self.readers = [], [], 0, []
@@ -324,7 +323,7 @@ def memory_mb(pid, kind):
 
 
 async def outcome(work):
-    """(what it was told as, seconds). Anything but a door's or a feed's sentence is a failure of the test."""
+    """(the sentence, the seconds). Anything but a door's or a feed's sentence fails the test."""
     begun = time.monotonic()
     try:
         told = f"{len((await work).entries)} entries"
@@ -367,7 +366,7 @@ async def test_hostile_feeds_stay_within_their_bounds(host, monkeypatch, size, s
 
 @pytest.mark.parametrize("wall", ["BODY_BYTES_MAX", "REDIRECTS_MAX", "document type", "READ_S_MAX"])
 async def test_each_bound_is_needed(host, monkeypatch, wall):      # noqa: F811
-    """A bound that nothing needs is one that nobody notices going."""
+    """Nobody notices the loss of a bound that nothing needs."""
     url = f"{host.url}/feed"
     host.pages["/feed"] = {"BODY_BYTES_MAX": b" " * 3 * MB + rss("a"),
                            "document type": b"<!DOCTYPE rss [<!ENTITY a 'b'>]>" + rss("a")[21:],

@@ -231,7 +231,7 @@ class Window:
                 assert after > before, "a fragment came twice, or without its tx_id"
 
     async def cut(self):
-        """The connection ends in the middle of whatever is on its way; what the page has applied, it has."""
+        """The connection ends in the middle of what is on its way. The page keeps what it has applied."""
         if self.socket:
             if connection := self.socket._response.connection:
                 connection.transport.abort()
@@ -290,7 +290,7 @@ async def a_world(data, mails, seed):
 
 
 async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monkeypatch, seed, size, say):
-    """If they were not, somebody would see another conversation than the rest, and nobody would know."""
+    """Without this, somebody would see another conversation than the rest, and nobody would know."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
     monkeypatch.setattr(changes, "LOOKUPS_MAX", 10)
     compared = 0
@@ -314,8 +314,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
 
 
 async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, monkeypatch, seed, size):
-    """Pages begin with the newest messages and grow:
-    what they show must be a stretch of the log up to now, without a hole."""
+    """Pages begin with the newest messages and grow. They must show a stretch of the log up to now, without a hole."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 8)
     for n in range(size(2, 100)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
@@ -342,7 +341,7 @@ TIDY = """() => { const list = document.querySelector('#messages').cloneNode(tru
 
 @pytest.mark.parametrize("n", [0, 1])
 async def test_in_a_real_browser_too(tmp_path, monkeypatch, window, seed, n):
-    """It is htmx that applies the fragments: this holds the applier above honest."""
+    """htmx applies the fragments in real pages: this test holds the applier above honest."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
     async with a_world(tmp_path, kept_mails(monkeypatch), f"{seed} {n}") as world:
         page = await window(allow=[r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED"])

@@ -37,7 +37,7 @@ async def closed_with(socket):
 
 
 async def test_a_transaction_by_no_handler_reaches_every_socket_of_its_channel_and_no_other(chat, person):
-    """It is the listener that drives the chat, not the handlers."""
+    """The listener drives the chat, not the handlers."""
     ann = await person("ann@example.com")
     _, one = await ann.new_channel()
     _, other = await ann.new_channel()
@@ -50,7 +50,7 @@ async def test_a_transaction_by_no_handler_reaches_every_socket_of_its_channel_a
 
 
 async def test_between_page_and_socket_nothing_is_missed_and_nothing_comes_twice(chat, person):
-    """What is written while a page is on its way would be lost, or shown again."""
+    """Without this, a message written while a page is on its way would be lost, or shown again."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     await ann.say(channel, "on the page")
@@ -94,7 +94,8 @@ async def test_an_edit_changes_the_message_and_a_deletion_removes_it(chat, perso
 
 
 async def test_only_what_a_transaction_leaves_behind_is_shown(chat, person):
-    """A message written twice in one transaction would stand there twice, and one put and deleted would stay."""
+    """Without this, a message written twice in one transaction would stand there twice, and a message put and
+    deleted would stay."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     socket = await ann.listen(channel)
@@ -105,7 +106,7 @@ async def test_only_what_a_transaction_leaves_behind_is_shown(chat, person):
 
 
 async def test_a_message_that_moves_or_comes_back_takes_its_old_place(chat, person):
-    """At the end of the list it would stand elsewhere than after a reload."""
+    """Without this, it would stand at the end of the list, and elsewhere after a reload."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     _, other = await ann.new_channel()
@@ -134,7 +135,7 @@ async def test_an_evicted_message_leaves_every_page(chat, person):
 
 
 async def test_a_large_channel_goes_without_holding_up_the_others(chat, person, say):
-    """Thousands of messages deleted at once are nothing to the pages of other channels."""
+    """Without this, thousands of messages deleted at once would delay the pages of other channels."""
     ann = await person("ann@example.com")
     _, large = await ann.new_channel()
     _, other = await ann.new_channel()
@@ -176,8 +177,8 @@ async def test_what_one_transaction_says_comes_in_one_frame_in_its_order(chat, p
 
 
 async def test_a_pass_waits_for_what_is_on_its_way_but_not_for_long(chat, person, monkeypatch):
-    """Eight posts at once would cost eight system calls a socket;
-    and one post that never arrives must hold up nobody."""
+    """Without this, eight posts at once would cost eight system calls a socket. A post that never arrives must delay
+    nobody."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     socket, rooms = await ann.listen(channel), chat["chat_clients"]
@@ -198,7 +199,7 @@ async def test_a_pass_waits_for_what_is_on_its_way_but_not_for_long(chat, person
 
 @pytest.mark.parametrize("loss", ["membership", "session", "channel"])
 async def test_who_loses_access_is_told_why_and_closed_for_good(chat, person, loss):
-    """Otherwise they read on, or their browser knocks for ever."""
+    """Without this, such a person would read on, or their browser would try to connect for ever."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)

@@ -1,5 +1,5 @@
-"""Who may what: every route of the table asked by everybody,
-and whatever was once seen by those who may not see it now."""
+"""Rights: every route of the table is asked by everybody, and by those who once might see something and may not see
+it now."""
 import asyncio
 import re
 import uuid
@@ -30,7 +30,7 @@ async def reached(ctx):
 
 
 async def test_every_route_asked_by_everybody_lets_through_whom_its_rule_names(tmp_path, say):
-    """One route that forgot to ask is an open door, and the one who finds it is not a friend."""
+    """A route that forgot to ask is an open door, and attackers find it first."""
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
                                      | {"biff/plugins": with_handlers(reached)})
     people, ids, theirs = await settle(system)
@@ -72,7 +72,8 @@ async def test_without_a_right_asked_for_the_matrix_fails(tmp_path, rule):
 
 
 async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, person):      # noqa: F811
-    """Rights are read from the newest snapshot; a copy kept for a minute is a minute in which the wrong one rules."""
+    """Rights are read from the newest snapshot. With a copy kept for a minute, the wrong person would rule for a
+    minute."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, _ = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
@@ -90,8 +91,8 @@ async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, pe
 # ── The past ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 async def all_that_is_shown(one, channel, secret):
-    """On which pages and sockets somebody sees a text: every readable route,
-    older pages, and replays from every moment."""
+    """The pages and sockets that show a text to somebody: every readable route, older pages, and replays from every
+    moment."""
     community, seen, tried = channel.partition("/channel")[0], [], 0
     newest = one.chat["biff/node"].latest_tx.tx_id
     ids = {"{id}": community.rpartition("/")[2], "{channel_id}": channel.rpartition("/")[2], "{token}": "x" * 43}
@@ -133,7 +134,7 @@ async def lose_message(node, ids):
 
 
 async def lose_many(node, ids):
-    """So many at once that they are not told one by one."""
+    """Loses so many at once that browsers are not told one by one."""
     mine = node.db().entity(ids["message"])
     others = [mine | {"xt/id": uuid.uuid4(), "msg/text": "one of many"} for _ in range(150)]
     await node.submit([put(one) for one in others])
@@ -146,8 +147,7 @@ async def lose_words(node, ids):
 
 @pytest.mark.parametrize("lose", [lose_membership, lose_account, lose_channel, lose_message, lose_many, lose_words])
 async def test_what_may_not_be_seen_any_more_is_not_seen_as_it_was_either(chat, person, say, lose):      # noqa: F811
-    """A store that forgets nothing would show to everybody what was deleted,
-    and to those who left what they may not read."""
+    """Without this, everybody would see what was deleted, and people who left would see what they may not read."""
     ann, bob, secret = await person("ann@example.com"), await person("bob@example.com"), "a word between us"
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)

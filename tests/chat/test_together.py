@@ -158,7 +158,7 @@ def messages_in(system):
 
 
 async def test_a_post_sent_many_times_to_both_servers_is_one_message(together, size, seed, say):
-    """Without this, a phone on a bad network would say everything twice (D9)."""
+    """Without this, a phone on a bad network would say everything twice."""
     here, there = await together.person("ann@example.com")
     _, channel = await here.new_channel()
     await caught_up(together)
@@ -175,7 +175,7 @@ async def test_a_post_sent_many_times_to_both_servers_is_one_message(together, s
 
 
 async def test_a_sign_in_link_makes_one_session_and_signing_out_ends_it_on_both(together, say):
-    """Without this, a link could be used on each server, and a session would outlive its end (E4, E7)."""
+    """Without this, a link could be used on each server, and a session would outlive its end."""
     here, there = await together.person("ann@example.com")
     await here.post("/auth/signout", page="/app")
     await caught_up(together)
@@ -196,7 +196,7 @@ async def test_a_sign_in_link_makes_one_session_and_signing_out_ends_it_on_both(
 
 
 async def test_who_leaves_on_one_server_hears_no_more_on_the_other(together, say):
-    """Without this, a person who was put out would read on where they happened to be connected (D7)."""
+    """Without this, a person who was put out would read on where they happened to be connected."""
     here, there = await together.person("ann@example.com")
     _, channel = await here.new_channel()
     await caught_up(together)

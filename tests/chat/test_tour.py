@@ -1,5 +1,4 @@
-"""The whole site in a real Chromium, as it is served to the world: over TLS, behind a proxy,
-without one complaint or one request to elsewhere."""
+"""The whole site in a real Chromium, over TLS, behind a proxy: no complaint, and no request to elsewhere."""
 import asyncio
 import contextlib
 import re
@@ -20,8 +19,8 @@ ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in p
 
 
 class Proxy:
-    """What stands in front of a server on the internet: it ends TLS and says whom it speaks for.
-    It knows nothing else."""
+    """A proxy as in front of a server on the internet: it ends TLS and says whom it speaks for. It knows nothing
+    else."""
 
     def __init__(self, to_port):
         self.to_port, self.port, self.said = to_port, free_port(), 0
@@ -72,8 +71,8 @@ async def served(tmp_path, monkeypatch):
 
 
 async def test_cookies_over_tls_are_secure_and_bound_to_this_host(served, say):
-    """The one value that the whole house hangs on would cross the network in the clear,
-    or be planted by a neighbour."""
+    """Without this, the one value that all rights rest on would cross the network in the clear, or be planted by a
+    neighbour."""
     system, proxy = served
     context = ssl.create_default_context()
     proxy.authority.configure_trust(context)
@@ -108,7 +107,7 @@ async def sign_in(page, system, email):
 
 
 async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else(served, window, say):
-    """A policy that breaks a page is switched off; a script from elsewhere is somebody else's program in our pages."""
+    """A policy that breaks a page is switched off. A script from elsewhere is somebody else's program in our pages."""
     system, _ = served
     asked, visited, answers, base = [], set(), {}, system["biff/base-url"]
     refusals = [r"Failed to load resource: the server responded with a status of 4\d\d"]
@@ -189,7 +188,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
 
 
 async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, say):
-    """What runs in everybody's browser must be what the lock file's hashes were checked for."""
+    """Every script that runs in people's browsers must be the one whose hash the lock file has."""
     system, _ = served
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:

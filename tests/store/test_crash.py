@@ -1,7 +1,7 @@
-"""What a crash, a full disk, a failing disk or a second process may do to the file: nothing.
+"""The file after a crash, on a full or failing disk, and beside a second process: nothing happens to it.
 
-A child process (appender.py) appends transactions that can be foretold to the byte, and says so after each; it is
-killed or its system calls are made to fail; then the file is opened here and compared with what was acknowledged.
+A child process (appender.py) appends transactions whose every byte is known in advance, and says so after each. It is
+killed, or its system calls are made to fail. Then the file is opened here and compared with what was acknowledged.
 """
 import collections
 import concurrent.futures
@@ -75,7 +75,8 @@ def check(path, acks, writers=1):
 
 
 def unacknowledged(numbers, acks, before=collections.Counter()):
-    """Of each writer, the transactions that are there though it had not heard of them; `before`: there at the start."""
+    """For each writer, the transactions that are there though it had not heard of them. `before` were there at the
+    start."""
     heard = collections.Counter(before)
     for writer, number in acks:
         heard[writer] = max(heard[writer], number)
@@ -149,8 +150,8 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_of(tmp_path, size, seed,
 
 
 def each_broken(points, original, folder, transactions, strace, fault, lasting=0):
-    """For each system call in `points` a run of its own in which that one fails:
-    call, n, path, what it told, is it killed."""
+    """For each system call in `points`, a run of its own in which that call fails: call, n, path, what the child
+    said, whether it was killed."""
     def broken(point):
         call, n = point
         path = copy_of(original, folder, f"{call}{n}.db")
@@ -207,8 +208,8 @@ OFTEN = "wal_autocheckpoint = 20"       # so that a short run moves its log into
 
 
 def after_power_cuts(tmp_path, strace, transactions, choose, *pragmas):
-    """Opens what power cuts in each stretch of a run may leave;
-    (stretches, images, the complaints about those that lost something)."""
+    """Opens what power cuts in each stretch of a run may leave. Returns stretches, images, and the complaints about
+    images that lost something."""
     path, trace = tmp_path / "whole.db", tmp_path / "trace"
     told, _ = run(path, transactions, before=[strace, *powercut.STRACE, "-o", str(trace)], pragmas=pragmas)
     assert told.is_closed and len(told.acks) == transactions
@@ -227,7 +228,7 @@ def after_power_cuts(tmp_path, strace, transactions, choose, *pragmas):
 
 
 def test_what_was_acknowledged_survives_a_power_cut(tmp_path, strace, size, seed, say):
-    """Without this, a machine that loses power could come back without a message that everybody has read (A3)."""
+    """Without this, a machine that loses power could come back without a message that everybody has read."""
     transactions, choose = size(4, 50), random.Random(seed)
     stretches, images, complaints = after_power_cuts(tmp_path, strace, transactions, choose, OFTEN)
     assert stretches > transactions
@@ -237,7 +238,7 @@ def test_what_was_acknowledged_survives_a_power_cut(tmp_path, strace, size, seed
 
 
 def test_a_log_that_is_not_synced_is_found_to_lose(tmp_path, strace, size, seed, say):
-    """The control of the test before: if it found nothing here either, it would be blind."""
+    """This is the control of the test before: if it found nothing here, that test would be blind."""
     transactions = size(3, 50)
     _, images, complaints = after_power_cuts(tmp_path, strace, transactions, random.Random(seed), OFTEN,
                                              "synchronous = normal")
@@ -330,8 +331,8 @@ def test_a_write_refused_for_want_of_space_is_not_half_there(tmp_path, strace, s
 # ── Torn and flipped ───────────────────────────────────────────────────────────────────────────────────────────
 
 def frozen(path, transactions, is_closed=False):
-    """Appends in this process; returns the bytes of the file, of its write-ahead log,
-    and that log's length after each."""
+    """Appends in this process. Returns the bytes of the file, of its write-ahead log, and that log's length after
+    each."""
     node, lengths = store.open(path), []
     for number in range(1, transactions + 1):
         node.submit_tx(appender.transaction(0, number))
@@ -345,8 +346,7 @@ def frozen(path, transactions, is_closed=False):
 
 
 def laid_down(folder, main, wal, journal=None):
-    """A store of its own in `folder` made of these bytes (None: no such file);
-    what an earlier one left there is gone."""
+    """A store of its own in `folder`, made of these bytes (None: no such file). Files of an earlier one are removed."""
     path = folder / "broken.db"
     for end, contents in ("-shm", None), ("-wal", wal or None), ("-journal", journal), ("", main):
         file = pathlib.Path(f"{path}{end}")
@@ -459,7 +459,8 @@ def test_a_backup_made_while_writing_is_a_true_past_state(tmp_path, size, say):
 
 
 def test_a_backup_comes_to_its_end_although_each_step_of_it_sees_a_write(tmp_path):
-    """A backup with a progress bar began anew with every transaction beside it: on a busy store it never ended."""
+    """Without this, a backup with a progress bar began anew with every transaction beside it, and never ended on a
+    busy store."""
     steps = []
     with contextlib.closing(store.open(tmp_path / "live.db")) as node:
         node.submit_tx([store.put({"xt/id": n, "text": "x" * 4000}) for n in range(2_500)])

@@ -518,7 +518,7 @@ def test_lazy_answers_are_a_bag_read_as_they_are_found(node):
         assert sorted(rows) == ["eels", "tea", "tea"]
 
 
-# ── Against a brute-force evaluator (C3) ─────────────────────────────────────────────────────────────────────
+# ── Against a brute-force evaluator ──────────────────────────────────────────────────────────────────────────
 #
 # An answer is found by trying: every fact for every triple, in the order written, filters when their variables are bound.
 # A binding of all variables is a row of the bag; blanks are variables too.
@@ -758,7 +758,7 @@ def compare(db, mode, brute, query, args):
 
 
 def test_random_queries_answer_as_brute_force_does(size, seed, say, open_store):
-    """Without this, a query that nobody thought of could be wrong in silence (C3)."""
+    """Without this, a query that nobody thought of could be wrong in silence."""
     rng, wanted, asked = random.Random(seed), size(5_000, 200_000), 0
     while asked < wanted:
         asker = Asker(rng)
@@ -773,7 +773,7 @@ def test_random_queries_answer_as_brute_force_does(size, seed, say, open_store):
     say(f"0 differences in {asked:,} queries, seed {seed} (asked: 0 in 5,000)")
 
 
-# ── Recursion ends (C4) ──────────────────────────────────────────────────────────────────────────────────────
+# ── Recursion ends ───────────────────────────────────────────────────────────────────────────────────────────
 
 def closure(count, edges):
     """Warshall's: which node leads to which."""
@@ -798,7 +798,7 @@ LEADS = {
 
 @pytest.mark.parametrize("form", LEADS)
 def test_recursion_over_cyclic_graphs_ends_with_the_closure(form, seed, say, open_store):
-    """Without this, two people who follow each other would hang the server (C4)."""
+    """Without this, two people who follow each other would hang the server."""
     count, slowest = 300, 0
     rng = random.Random(seed)
     edges = {(rng.randrange(count), rng.randrange(count)) for _ in range(360)}
@@ -816,7 +816,7 @@ def test_recursion_over_cyclic_graphs_ends_with_the_closure(form, seed, say, ope
     assert slowest < 10
 
 
-# ── Budgets (C5) ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Budgets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 HOSTILE = {
     "cross join": {"find": ("count", "?a"), "where": [["?a", "v"], ["?b", "v"], ["?c", "v"], ["?d", "v"]]},
@@ -828,7 +828,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 async def test_a_hostile_query_ends_at_its_timeout_and_does_not_hold_the_loop(node, kind, say):
-    """Without this, one question could hold the server (C5)."""
+    """Without this, one question could hold the server."""
     db = holding(node, *({"xt/id": n, "v": n} for n in range(400)))
     lags, running = [], True
     gc.freeze()                     # what other tests left is no part of what a query costs the collector

@@ -95,7 +95,7 @@ def test_a_put_lasts_until_the_next_start_of_a_different_version(node, known, th
 
 @pytest.mark.parametrize("known, then, afterwards", [row for row in TABLE if all(op[2] != row[1][2] for op in row[0])])
 def test_the_same_operations_in_one_transaction_end_the_same(node, known, then, afterwards):
-    """Without this, the meaning of an operation would depend on how a program groups its writes (C7)."""
+    """Without this, the meaning of an operation would depend on how a program groups its writes."""
     node.submit_tx([*known, then])
     assert timeline(lambda vt: node.db(valid_time=vt)) == afterwards
 
@@ -259,7 +259,7 @@ def test_a_naive_time_is_refused(node):
         node.submit_tx([put(letter("B"), dt.datetime(2030, 1, 1))])
 
 
-# ── Against a naive model (C1) ───────────────────────────────────────────────────────────────────────────────
+# ── Against a naive model ────────────────────────────────────────────────────────────────────────────────────
 #
 # The model is XTDB's own way of writing: an entity is a list of entries (valid time, tx_id) → document, and nothing has
 # an end. A put writes an entry at its start and over every later start that it covers; one with an end writes once more,
@@ -485,7 +485,7 @@ def merged(entries):
 
 
 def test_random_histories_answer_as_a_naive_model_does(size, seed, say, open_store):
-    """Without this, the rectangles might be right only in the cases somebody thought of (C1)."""
+    """Without this, the rectangles might be right only in the cases somebody thought of."""
     sequences, questions = size(5_000, 200_000), 20
     rng, left = random.Random(seed), sequences
     while left:
@@ -500,7 +500,7 @@ def test_random_histories_answer_as_a_naive_model_does(size, seed, say, open_sto
     say(f"0 differences in {sequences:,} sequences × {questions} questions, seed {seed} (asked: 0 in 5,000 × 20)")
 
 
-# ── The log is the truth (A9) ────────────────────────────────────────────────────────────────────────────────
+# ── The log is the truth ─────────────────────────────────────────────────────────────────────────────────────
 
 def test_an_index_rebuilt_from_the_log_answers_the_same(size, seed, say, open_store):
     """Without this, the index could hold something that nobody ever submitted, and rebuilding it would change the past."""

@@ -31,7 +31,7 @@ def submit_from_threads(node, count, threads=8):
 
 
 def test_three_listeners_one_fails_one_is_slow_one_counts(size, say, open_store):
-    """Without this, one broken plugin would silence the chat (C8)."""
+    """Without this, one broken plugin would silence the chat."""
     rounds, each = 5, size(400, 2_000)
     heard, slow = [], []
 
@@ -123,8 +123,7 @@ def test_after_close_no_call_begins(node):
 
 
 def test_one_that_keeps_up_hears_what_one_that_lags_reads(open_store):
-    """What was just committed is told from memory: in other words than the log's,
-    it would depend on speed what is heard."""
+    """A listener that keeps up hears from memory. If the log's words differed, speed would decide what is heard."""
     start = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
     functions = {"twice": lambda ctx, *ids: [put({"xt/id": id, "k": {"v": [1]}}) for id in ids]
                  + [call("thrice", ids[0])],
@@ -147,7 +146,7 @@ def test_one_that_keeps_up_hears_what_one_that_lags_reads(open_store):
 
 
 def test_what_is_evicted_is_told_to_no_listener_that_lags(node):
-    """A listener that was slow would be handed from memory what every file has forgotten."""
+    """Without this, a slow listener would be handed from memory what every file has forgotten."""
     heard, may_go_on = [], threading.Event()
     with node.on_tx(lambda tx: (heard.append(tx), may_go_on.wait(10))):
         node.submit_tx([put({"xt/id": "first"})])
@@ -160,7 +159,7 @@ def test_what_is_evicted_is_told_to_no_listener_that_lags(node):
 
 
 def test_one_that_goes_on_failing_is_told_of_with_one_traceback(node, caplog):
-    """The traceback of each failure took longer than a transaction: a broken plugin slowed everyone's writes."""
+    """The traceback of each failure took longer than a transaction, so a broken plugin slowed everyone's writes."""
     def fail(tx):
         raise RuntimeError("a broken listener")
     with node.on_tx(fail) as listener:

@@ -122,8 +122,7 @@ def test_pull_in_a_query(db):
 
 
 def test_equal_pulls_of_different_entities_are_one_answer(db):
-    """What no answer should do, come twice, pulled answers did:
-    a list of first names held each as often as it is borne."""
+    """Without this, pulled answers came twice: a list of first names held each name as often as people bear it."""
     who = [["?e", "name"]]
     pulled = lambda pattern, **rest: db.q({"find": ("pull", "?e", pattern), "where": who, **rest})
     assert pulled(["age"]) == [{}] and pulled([]) == [None]
@@ -137,8 +136,7 @@ def test_equal_pulls_of_different_entities_are_one_answer(db):
 
 
 def test_a_pull_stands_beside_an_aggregate(db):
-    """It was an error where the entity is only the subject of its clauses:
-    each author with the number of their messages."""
+    """Without this, "each author with the number of their messages" was an error."""
     tags = {"find": [("pull", "?e", ["name"]), ("count", "?t")], "where": [["?e", "tags", "?t"]]}
     assert db.q(tags) == [({"name": "Cat"}, 3)]
     bosses = {"find": [("count", "?e"), ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?b", "name"]],
@@ -169,7 +167,7 @@ def test_a_pattern_that_does_not_fit_is_refused(db, pattern):
 
 
 def test_a_pull_deeper_than_python_nests_is_refused_in_a_sentence(node):
-    """A long chain must not end in an error that is none of ours."""
+    """Without this, a long chain would end in an error that is none of ours."""
     node.submit_tx([put({"xt/id": n, "up": n + 1}) for n in range(400)])
     with pytest.raises(store.QueryError, match="bound it"):
         node.db().pull(["xt/id", {"up": ...}], 0)

@@ -32,8 +32,8 @@ def eventually(is_so, timeout_s=20, complaint=lambda: "it did not come true"):
 
 
 def settle(nodes, tx_id=None, timeout_s=20):
-    """Waits until all have indexed up to this transaction, or to the newest that any has;
-    returns their states, which must agree."""
+    """Waits until all have indexed up to this transaction, or to the newest that any has. Returns their states,
+    which must agree."""
     tx_id = tx_id or max(node.status()["tx_id"] for node in nodes)
     for node in nodes:
         node.await_tx(tx_id, timeout_s)
@@ -43,7 +43,7 @@ def settle(nodes, tx_id=None, timeout_s=20):
 
 
 def count(ctx, id):
-    """A transaction function: one more."""
+    """A transaction function that adds one."""
     return [put({"xt/id": id, "n": (ctx.db.entity(id) or {"n": 0})["n"] + 1})]
 
 
@@ -127,8 +127,8 @@ def test_what_is_evicted_is_gone_everywhere_and_a_late_server_gets_by_without_it
 
 
 def test_an_evict_that_aborts_takes_nothing_from_the_log(join, log_url):
-    """An aborted transaction of an evict and a match once deleted the contents of the entity in PostgreSQL:
-    late servers lacked it."""
+    """An aborted transaction with an evict once deleted the entity's contents in PostgreSQL, and late servers lacked
+    them."""
     one, two = join(), join()
     one.submit_tx([put({"xt/id": "a", "text": "stays"})])
     assert not two.submit_tx([evict("a"), match("a", {"xt/id": "a"})]).committed
@@ -154,7 +154,7 @@ def test_a_new_server_catches_up_and_may_begin_with_a_copy(join, tmp_path):
 
 
 def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
-    """Small ones go as text, large ones in lots beside it: a border between them would be a place to lose one."""
+    """Small documents go as text, large ones in lots beside it: a document at the border could be lost."""
     monkeypatch.setattr(store_postgres, "FOLLOW_BYTES", 300_000)
     one, two = join(), join()
     sizes = [0, 1, store_postgres.MESSAGE_BYTES - 200, store_postgres.MESSAGE_BYTES, 299_000, 301_000, 700_000]
@@ -171,8 +171,7 @@ def test_documents_of_any_size_arrive_as_they_were_sent(join, monkeypatch):
 
 
 def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeypatch):
-    """All but one once failed: who waits for the lock still believed what it was told before,
-    that there is no table."""
+    """All servers but one once failed: after its wait for the lock, a server still believed that there is no table."""
     import psycopg
     opened, asked, first_row = [], threading.Semaphore(0), store_postgres._first_row
 
@@ -192,8 +191,7 @@ def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeyp
 
 @pytest.mark.parametrize("alone_min", [store_postgres.ALONE_MIN, 0])
 def test_two_servers_write_at_once(join, monkeypatch, alone_min):
-    """Without this, numbers would be given twice or skipped;
-    also where each guesses all the time that nobody else writes."""
+    """Without this, numbers would be given twice or skipped, also where each server guesses that nobody else writes."""
     monkeypatch.setattr(store_postgres, "ALONE_MIN", alone_min)
     nodes = [join({"count": count}), join({"count": count})]
 
@@ -208,8 +206,8 @@ def test_two_servers_write_at_once(join, monkeypatch, alone_min):
 
 
 def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkeypatch):
-    """A server that has written alone sends its next rows without asking:
-    they would stand beside another's of the same number."""
+    """A server that wrote alone sends its next rows without asking. Without this, they would stand beside another
+    server's rows of the same number."""
     monkeypatch.setattr(store_postgres, "GUESS_S_MAX", 60)
     one, two = join(), join()
     for number in range(store_postgres.ALONE_MIN + 4):
@@ -229,8 +227,7 @@ def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkey
 
 @pytest.mark.parametrize("bells", [store_postgres.BELLS, 2])
 def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
-    """To be woken by each of one's own appends costs a quarter of them;
-    a bell that others do not hear costs them a second."""
+    """A server that is woken by its own appends makes a quarter fewer; a server that misses a bell is a second late."""
     monkeypatch.setattr(store_postgres, "BELLS", bells)
     servers, heard = [join() for _ in range(4)], set()
     for n, server in enumerate(servers):
@@ -243,10 +240,10 @@ def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
     settle(servers)
 
 
-# ── Nothing is passed by (B1) ──────────────────────────────────────────────────────────────────────────────────
+# ── Nothing is passed by ───────────────────────────────────────────────────────────────────────────────────────
 
 def raw_append(connection, lock_id):
-    """What an append does by hand, up to its commit: the next row of the log, an empty transaction."""
+    """An append by hand, up to its commit: the next row of the log, an empty transaction."""
     connection.execute("begin")
     connection.execute("select pg_advisory_xact_lock(%s, %s)", (store_postgres._LOCK_APPENDING, lock_id))
     tx_id, tx_time, hash = connection.execute("select tx_id, tx_time, hash from store_log order by tx_id desc limit 1",
@@ -258,7 +255,7 @@ def raw_append(connection, lock_id):
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_a_writer_held_between_insert_and_commit_is_not_passed_by(join, log_url, say, end):
-    """With numbers from a sequence a follower would skip the row that commits late, for ever (B1)."""
+    """With numbers from a sequence a follower would skip the row that commits late, for ever."""
     import psycopg
     one, two = join(), join()
     one.submit_tx([put({"xt/id": "first"})])
@@ -278,7 +275,7 @@ def test_a_writer_held_between_insert_and_commit_is_not_passed_by(join, log_url,
 
 
 def test_six_writers_that_dawdle_and_four_followers(join, size, seed, say):
-    """Without this, a follower could apply what it saw and never learn of what it did not (B1)."""
+    """Without this, a follower could apply what it saw and never learn of what it did not."""
     each, choose = size(30, 2_000), random.Random(seed)
 
     def dawdling():
@@ -333,7 +330,7 @@ class Peer:
 
 
 def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url, tmp_path, say):
-    """Without this, one machine that swaps would silence all (B2)."""
+    """Without this, one machine that swaps would silence all."""
     other = join()
     frozen = Peer(log_url, tmp_path / "frozen.db", "append", "frozen", 1, 1, INSIDE_S="0.5")
     try:
@@ -356,7 +353,8 @@ def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_nobody_sees_what_is_indexed_while_postgres_commits(join, log_url, say, is_there):
-    """The index is written while the append is on its way: if that is lost, a reader would have seen what never was."""
+    """The index is written while the append is on its way. If the append is lost, a reader would have seen what
+    never was."""
     import psycopg
     node, other, heard = join(), join(), []
     node.on_tx(lambda tx: heard.append(tx.tx_id))
@@ -391,7 +389,7 @@ def test_nobody_sees_what_is_indexed_while_postgres_commits(join, log_url, say, 
 
 
 def test_a_listening_connection_may_be_cut_at_any_time(join, log_url, size, say):
-    """A dead listener is silent: nobody would notice until somebody reloads (B3)."""
+    """A dead listener is silent: without this, nobody would notice until somebody reloads."""
     import psycopg
     cuts, writer, follower = size(10, 100), join(), join()
     heard, stopped = [], threading.Event()
@@ -423,7 +421,7 @@ def listener_of(node):
 
 
 def test_without_any_bell_followers_look_each_second(join, say):
-    """A notification is a doorbell, not a letter (B3)."""
+    """A notification is a doorbell, not a letter."""
     writer, follower = join(), join()
     follower._log._heard = lambda pid: None                       # from now on no bell is heard
     lags = []
@@ -436,7 +434,7 @@ def test_without_any_bell_followers_look_each_second(join, say):
 
 
 def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(join, log_url, tmp_path, size, seed, say):
-    """Without this, a person who presses send again after a crash would say it twice, or never (B4)."""
+    """Without this, a person who presses send again after a crash would say it twice, or never."""
     kills, choose, watcher = size(8, 500), random.Random(seed), join()
     acked, number = {}, 1
     for life in range(kills):
@@ -460,7 +458,7 @@ def test_a_server_killed_at_any_moment_loses_and_doubles_nothing(join, log_url, 
 
 
 def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, say):
-    """Without this, an update of the database would cost messages (B5)."""
+    """Without this, an update of the database would cost messages."""
     crashes, delays, refused, answered = size(3, 20), [], [], [0]
     acked, stopped = [[], []], threading.Event()
     with postgres.Postgres() as cluster, contextlib.ExitStack() as opened:
@@ -509,7 +507,7 @@ def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, s
 
 
 def test_a_server_cut_off_reads_on_refuses_in_time_and_recovers(join, log_url, tcp, size, seed, say):
-    """Without this, a loose cable would stop a server for good, or make it promise what it cannot keep (B6)."""
+    """Without this, a loose cable would stop a server for good, or make it promise what it cannot keep."""
     gate, choose = tcp(), random.Random(seed)
     cut, other = join(url=gate.url(log_url)), join()
     cut.submit_tx([put({"xt/id": "before"})])
@@ -540,7 +538,8 @@ def test_a_server_cut_off_reads_on_refuses_in_time_and_recovers(join, log_url, t
 
 
 def pull(cable, cut, other, watcher, until):
-    """Cuts one peer off until something is so; the seconds from healing until it has what it missed, and writes."""
+    """Cuts one peer off until something is so. Returns the seconds from healing until it has what it missed, and
+    writes."""
     cable.cut()
     reads, acks = len(cut.reads()), len(other.acks())
     until()
@@ -555,7 +554,7 @@ def pull(cable, cut, other, watcher, until):
 
 
 def test_a_cable_that_is_pulled_stops_nobody_else_and_is_made_good(cables, tmp_path, size, seed, say):
-    """The same with two servers in network namespaces of their own, whose packets the kernel drops (B6)."""
+    """The same with two servers in network namespaces of their own: the kernel drops their packets."""
     choose, healings, addresses = random.Random(seed), [], [cable.address for cable in cables]
     with contextlib.ExitStack() as opened:
         cluster = opened.enter_context(postgres.Postgres(port=free_port(), listen_addresses=",".join(addresses),
@@ -605,8 +604,8 @@ def random_ops(choose, number):
 
 
 def tables(path):
-    """All that an index file holds, but for its statistics and the numbers of UUIDs:
-    who came after an evict never saw some."""
+    """Everything in an index file but its statistics and the numbers of UUIDs: a server that came after an evict
+    never saw some of them."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         names = [name for name, in db.execute("select name from sqlite_schema where type = 'table' and name not like "
                                               "'sqlite_%' order by name")]
@@ -618,7 +617,7 @@ def tables(path):
 
 
 def test_two_servers_agree_byte_for_byte(join, log_url, tmp_path, size, seed, say):
-    """Sets, time zones and locales differ from process to process; what a server holds must not (B7)."""
+    """Sets, time zones and locales differ from process to process. The files must not."""
     count_, choose = size(600, 10_000), random.Random(seed)
     worlds = [{"PYTHONHASHSEED": "1", "TZ": "America/St_Johns", "LC_ALL": "C"},
               {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8"}]
@@ -643,7 +642,7 @@ def test_two_servers_agree_byte_for_byte(join, log_url, tmp_path, size, seed, sa
 
 @pytest.mark.parametrize("ahead_s", [-5, 5])
 def test_one_reads_what_one_wrote_though_clocks_differ(join, size, say, ahead_s):
-    """A server five seconds behind its database would not see its own write (B8)."""
+    """Without this, a server five seconds behind its database would not see its own write."""
     node, other, turns, found = join(), join(), size(60, 1_000), 0
     node._clock = lambda: time.time_ns() // 1000 + ahead_s * 1_000_000
     for number in range(turns):
@@ -656,7 +655,7 @@ def test_one_reads_what_one_wrote_though_clocks_differ(join, size, say, ahead_s)
 
 
 def test_the_bell_does_not_jam_the_house(join, cluster, monkeypatch, size, say):
-    """A listener idle in a transaction would fill the queue of notifications, and then nobody could ring (B9)."""
+    """A listener that idles in a transaction would fill the queue of notifications, and then nobody could notify."""
     import psycopg
     one, two, count = join(), join(), size(200, 100_000)
 
@@ -682,7 +681,7 @@ def test_the_bell_does_not_jam_the_house(join, cluster, monkeypatch, size, say):
 
 
 def test_increments_by_match_on_two_servers_lose_none(join, size, say):
-    """Without this, two people who press at once would count once (C6)."""
+    """Without this, two people who press at once would count once."""
     nodes, turns, aborts = [join(), join()], size(15, 125), [0]
     nodes[0].submit_tx([put({"xt/id": "n", "n": 0})])
     settle(nodes)
@@ -747,7 +746,7 @@ def test_the_store_may_be_part_of_somebodys_package(tmp_path, log_url):
 
 
 def test_an_index_is_no_store_of_its_own(join, log_url, tmp_path):
-    """What was written into an index alone once made it unfit for its log, and no other server ever saw it."""
+    """A write into an index alone once made it unfit for its log, and no other server ever saw that write."""
     node = join()
     node.submit_tx([put({"xt/id": "a"})])
     node.backup(tmp_path / "copy.db")
@@ -770,7 +769,7 @@ def test_an_index_is_no_store_of_its_own(join, log_url, tmp_path):
 
 
 def test_closing_twice_is_closing_once(join):
-    """A second close raised OSError, where that of a store in a file does nothing."""
+    """A second close raised OSError here, and does nothing on a store in a file."""
     node = join()
     node.close()
     node.close()
@@ -779,7 +778,7 @@ def test_closing_twice_is_closing_once(join):
 
 
 def test_a_foreign_an_emptied_and_an_older_log_are_refused_with_both_ids(join, log_url, cluster, tmp_path, say):
-    """Without this, a server pointed at the wrong database would mix two communities, or unsay what was said (B10)."""
+    """Without this, a server pointed at the wrong database would mix two communities, or unsay what was said."""
     import psycopg
     node = join()
     for number in range(5):
@@ -822,7 +821,7 @@ def test_a_log_that_is_changed_under_a_running_server_stops_it(join, log_url):
 
 
 def test_settings_that_break_promises_are_warned_of(cluster, log_url, tmp_path, caplog, say):
-    """Without this, somebody's fast database would turn out to be one that forgets (B11)."""
+    """Without this, somebody's fast database would turn out to be one that forgets."""
     with contextlib.closing(store.open(log_url, index=tmp_path / "one.db")):
         warned = [record.message for record in caplog.records if "fsync = off" in record.message]
     assert len(warned) == 1
@@ -830,7 +829,7 @@ def test_settings_that_break_promises_are_warned_of(cluster, log_url, tmp_path, 
 
 
 def test_a_proxy_that_pools_transactions_is_refused(join, log_url, tcp, say):
-    """Behind one, LISTEN does nothing, and says nothing (B11)."""
+    """Behind such a proxy, LISTEN does nothing and says nothing."""
     begun = time.monotonic()
     with pytest.raises(store.StoreError, match="pools transactions"):
         join(url=tcp(is_deaf=True).url(log_url))

@@ -1,4 +1,4 @@
-"""A snapshot is a value: it never changes, it can be asked for again, and one can suppose things on it."""
+"""A snapshot is a value: it never changes, it can be asked for again, and it can be supposed upon."""
 import concurrent.futures
 import contextlib
 import datetime as dt
@@ -20,7 +20,7 @@ def named(id, name):
 
 
 def test_a_hundred_held_snapshots_answer_as_at_first(size, seed, say, open_store):
-    """Without this, a page could change while it is rendered (C2)."""
+    """Without this, a page could change while it is rendered."""
     transactions, rng, held = size(2_000, 10_000), random.Random(seed), []
     with contextlib.closing(open_store()) as node:
         ids = [node.new_id() for _ in range(20)]
@@ -61,8 +61,8 @@ def test_what_is_handed_out_is_shared_with_nobody(node):
 
 
 def test_beside_a_writer_each_snapshot_shows_its_own_transaction(node, size, say):
-    """What is kept in memory about now would be taken for now when it is past,
-    or come from a transaction that is not yet."""
+    """Documents are kept in memory for now. Without this, a snapshot could show one that is past, or one of a later
+    transaction."""
     ids, writes, asked = [uuid.uuid4(), "ann"], size(300, 20_000), [0, 0]
     first = node.submit_tx([put({"xt/id": id, "n": 1}) for id in ids]).tx_id
 
@@ -122,7 +122,7 @@ def test_a_transaction_stands_for_its_own_number(node):
 
 
 def test_sync_is_the_time_up_to_which_everything_is_here(node):
-    """Without this, whoever reads what others wrote would not know what to wait for."""
+    """Without this, a reader of what others wrote would not know what to wait for."""
     assert node.sync() is None
     tx = node.submit_tx([named("a", "A")])
     assert node.sync(10) == tx.tx_time
@@ -165,8 +165,8 @@ def test_with_tx_supposes_and_submits_nothing(node):
 
 
 def test_with_tx_answers_about_documents_that_were_read_before(node):
-    """A command of the chat matches its channel, which it has just read, and asks what would be:
-    it was refused as "not a document"."""
+    """A command matches the channel that it has just read, and asks what would be. That was refused as "not a
+    document"."""
     node.submit_tx([named("a", "A")])
     assert node.db().entity("a") == {"xt/id": "a", "name": "A"}
     assert sorted(node.db().with_tx([match("a", node.db().entity("a")),
@@ -183,8 +183,7 @@ def test_with_tx_is_none_when_the_operations_abort(node):
 
 
 def test_a_held_snapshot_keeps_what_it_looked_up_and_forgets_what_is_evicted(node):
-    """A past snapshot remembers its documents' numbers:
-    without this, one that was held would show what must be forgotten."""
+    """A past snapshot remembers its documents' numbers. Without this, a held one would show what must be forgotten."""
     told = node.submit_tx([named("a", "Ann"), named("b", "Bob"), named(7, "Cat")])
     node.submit_tx([named("a", "Anna"), named("b", "Bobby"), named(7, "Cathy")])
     past = node.db(told.tx_id)
@@ -211,7 +210,7 @@ def test_suppositions_stack_and_evict(node):
 
 
 def test_a_supposition_is_a_value(node):
-    """Without this, it would change under the hands of whoever checks it."""
+    """Without this, it would change while somebody checks it."""
     node.submit_tx([named("a", "A")])
     supposed = node.db().with_tx([named("b", "B")])
     node.submit_tx([named("c", "C"), named("b", "other")])

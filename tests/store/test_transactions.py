@@ -33,7 +33,7 @@ def test_transactions_are_numbered_from_one_without_gaps(node):
 
 
 def test_time_never_goes_back_whatever_the_clock_does(size, say, open_store):
-    """Without this, a server whose clock is set back would write before what is written (A10)."""
+    """Without this, a server whose clock is set back would write before what is written."""
     now = [dt.datetime(2030, 1, 1, tzinfo=UTC)]
     with contextlib.closing(open_store(clock=lambda: now[0])) as node:
         count, last, bad = size(2_000, 10_000), None, 0
@@ -55,7 +55,7 @@ def test_time_never_goes_back_whatever_the_clock_does(size, say, open_store):
     say(f"0 of {count:,} transaction times went back (asked: 0 of 10,000)")
 
 
-# ── One after the other (C7) ─────────────────────────────────────────────────────────────────────────────────
+# ── One after the other ──────────────────────────────────────────────────────────────────────────────────────
 
 INSIDE = [
     ("put then match", [put(A), match("a", A)], True, A),
@@ -75,8 +75,7 @@ INSIDE = [
 
 @pytest.mark.parametrize("name, ops, committed, visible", INSIDE, ids=[row[0] for row in INSIDE])
 def test_each_operation_sees_those_before_it(node, name, ops, committed, visible):
-    """Without this, the rule would be whatever the code happens to do;
-    it was the one finding of Jepsen in Datomic (C7)."""
+    """Without this, the rule would be whatever the code happens to do. Jepsen found this in Datomic."""
     assert node.submit_tx(ops).committed is committed
     assert node.db().entity("a") == visible
     node.reindex()
@@ -84,7 +83,7 @@ def test_each_operation_sees_those_before_it(node, name, ops, committed, visible
 
 
 def test_overlapping_valid_times_in_one_transaction(node):
-    """Without this, two puts on one entity would depend on the order in which an index is written (C7)."""
+    """Without this, two puts on one entity would depend on the order in which an index is written."""
     start = dt.datetime(2020, 1, 1, tzinfo=UTC)
     node.submit_tx([put(A, start, start + 10 * DAY), put(B, start + 3 * DAY, start + 5 * DAY),
                     match("a", B, start + 4 * DAY)])
@@ -101,7 +100,7 @@ def test_match_compares_whole_documents_of_equal_types(node):
     assert node.submit_tx([match("a", {"w": [1, 2], "v": 1, "xt/id": "a"})]).committed
 
 
-# ── Aborted leaves no trace (C9) ─────────────────────────────────────────────────────────────────────────────
+# ── Aborted leaves no trace ──────────────────────────────────────────────────────────────────────────────────
 
 def trace(node):
     db = node.db()
@@ -111,7 +110,7 @@ def trace(node):
 
 
 def test_an_aborted_transaction_leaves_no_trace(node):
-    """Without this, a lost race would leave half a message (C9)."""
+    """Without this, a lost race would leave half a message."""
     node.submit_tx([put(A)])
     before, heard = trace(node), []
     listener = node.on_tx(heard.append)
@@ -181,7 +180,7 @@ def test_a_function_sees_what_the_transaction_did_so_far(open_store):
 
 
 def test_a_function_sees_the_whole_past_of_what_its_transaction_put(open_store):
-    """A put reads only what is valid from now on; a function that then asks for the history must get all of it."""
+    """A put reads only what is valid from now on. A function that then asks for the history must get all of it."""
     seen, past = [], dt.datetime(2020, 1, 1, tzinfo=UTC)
 
     def looks(ctx, id):
@@ -241,10 +240,10 @@ def test_a_call_is_recorded_and_replayed_never_repeated(open_store):
     assert calls == [1]
 
 
-# ── Together (C6) ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Together ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_match_is_atomic(size, say, open_store):
-    """Without this, two people could take the last seat (C6)."""
+    """Without this, two people could take the last seat."""
     threads, each = 8, size(60, 500)
     with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": "n", "v": 0, "by": []})])
@@ -270,8 +269,7 @@ def test_match_is_atomic(size, say, open_store):
 
 
 def test_a_put_costs_the_same_however_long_the_past_of_its_entity(size, say, open_store):
-    """Each read all that its entity had ever been:
-    after 3,000 rewrites a put took 7 ms, and a counter stood still (C6)."""
+    """Each put read all that its entity had ever been: after 3,000 rewrites it took 7 ms, and a counter stood still."""
     rewrites, block = size(2_000, 20_000), size(2_000, 20_000) // 10
     with contextlib.closing(open_store()) as node:
         def put_block():
@@ -304,18 +302,18 @@ def test_threads_get_gapless_tx_ids_and_read_what_they_wrote(size, open_store):
 
 
 async def test_of_equal_posts_in_one_group_commit_one_wins(node):
-    """An id that one transaction had looked for in vain was unknown to all of its group:
-    a post sent five times was put five times."""
+    """An id that one transaction had looked for in vain was unknown to its whole group: a post sent five times was
+    put five times."""
     id = uuid.uuid4()
     told = await asyncio.gather(*(node.submit([match(id, None), put({"xt/id": id, "n": n})]) for n in range(5)))
     assert [tx.committed for tx in told] == [True, False, False, False, False]
     assert node.db().entity(id)["n"] == 0 and len(node.db().history(id)) == 1
 
 
-# ── Forgetting (A13) ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Forgetting ───────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_evicted_bytes_are_in_no_file_and_the_chain_still_verifies(tmp_path, say, open_store):
-    """Without this, the right to be forgotten would be a promise on paper (A13)."""
+    """Without this, the right to be forgotten would be a promise on paper."""
     secrets = [f"secret-{n}-{uuid.uuid4().hex}" for n in range(20)]
     with contextlib.closing(open_store(at="s",
                                        functions={"keep": lambda ctx, s: [put({"xt/id": "called", "s": s})]})) as node:

@@ -223,7 +223,7 @@ def test_what_no_document_can_hold_is_never_found_and_never_breaks_a_question(no
     assert found in (None, [])
 
 
-# ── Hostile documents and queries (A11) ──────────────────────────────────────────────────────────────────────
+# ── Hostile documents and queries ────────────────────────────────────────────────────────────────────────────
 
 SCALARS = st.one_of(st.sampled_from([value for value in [*PLAIN, *REFUSED] if type(value) not in (list, set, dict, memoryview)]), st.integers(), st.floats(), st.text(max_size=80),
                     st.text(st.characters(), max_size=9), st.binary(max_size=70), st.uuids(), st.datetimes(), st.datetimes(timezones=st.just(UTC)), st.dates())
@@ -250,7 +250,7 @@ QUERIES = st.one_of(TAME, TAME, ODD, st.fixed_dictionaries({"find": st.one_of(VA
 
 
 def test_no_document_breaks_the_store(size, say, open_store):
-    """Without this, someone's message could stop the server, or be written and never be read (A11)."""
+    """Without this, someone's message could stop the server, or be written and never be read."""
     counts, count = {"stored": 0, "refused": 0}, size(5_000, 500_000)
     with contextlib.closing(open_store()) as node:
         @hypothesis.settings(max_examples=count, suppress_health_check=list(hypothesis.HealthCheck))
@@ -277,7 +277,7 @@ def test_no_document_breaks_the_store(size, say, open_store):
 
 
 def test_no_query_breaks_the_store(size, say, open_store):
-    """Without this, a query that a program composed wrongly would fail deep inside, or hang (A11)."""
+    """Without this, a query that a program composed wrongly would fail deep inside, or hang."""
     counts, count = {"answered": 0, "refused": 0}, size(5_000, 500_000)
     with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": n, "v": value, "w": [value, n]}) for n, value in enumerate(PLAIN)])
