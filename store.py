@@ -33,6 +33,7 @@ import asyncio
 import collections
 import contextlib
 import copy
+import dataclasses
 import datetime as dt
 import decimal
 import enum
@@ -102,6 +103,10 @@ LATE_ROWS = 512                       # of an answer whose documents are held at
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
+UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
+GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
+NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
+NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
@@ -2512,13 +2517,15 @@ def _holds(f: str) -> str:
             f"and w.tx_from <= ?1 and w.n = {f}.n)")
 
 
-def _seen(f: str, mode: str) -> str:
-    """The predicate under which a snapshot sees a row of `facts`. ?1 T, ?2 vt, ?3 and ?4 below."""
+_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "closed": "{0}.p = 1 and {0}.k > ?3"}
+
+
+def _seen(f: str, mode: str, part: str = "both") -> str:
+    """The predicate under which a snapshot sees a row of `facts`, live or closed. ?1 T, ?2 vt, ?3 and ?4 below."""
     if mode == _NOW:
-        return f"{f}.p = 0 and {f}.k = 0 and ({f}.d is null or {_holds(f)})"
-    if mode == _AS_OF:
-        return f"{f}.p in (0, 1) and {f}.k > ?3 and {f}.n <= ?4 and ({f}.d is null or {_holds(f)})"
-    return f"{f}.p in (0, 1) and {f}.k > ?3 and {f}.n <= ?4 and {_holds(f)}"
+        return f"{_PARTS['live'].format(f)} and ({f}.d is null or {_holds(f)})"
+    is_visible = f"({f}.d is null or {_holds(f)})" if mode == _AS_OF else _holds(f)
+    return f"{_PARTS[part].format(f)} and {f}.n <= ?4 and {is_visible}"
 
 
 _FROM_JSON = "case typeof({0}) when 'integer' then {0} else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end"
@@ -2844,8 +2851,23 @@ def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
 
 # ── Datalog: what a query says ───────────────────────────────────────────────────────────────────────────────
 #
-# A query is Python data: strings that begin with "?" are variables, "_" is a blank, lists are clauses and bindings, tuples
-# are calls, `...` is "each of". It is parsed once, checked whole, and refused with a sentence before anything is read.
+# A query is Python data. It is parsed once, checked whole, and refused with a sentence before anything is read.
+#
+#     query    {"find": FIND or [FIND, …], "in": [BINDING, …], "where": [CLAUSE, …], "rules": [RULE, …],
+#               "order-by": [ORDER, …], "limit": n, "offset": n, "keys": [name, …], "timeout": milliseconds}
+#     FIND     "?x"   ("pull", "?x", pattern)   ("count", FIND)   (f, FIND or value, …)   a list, set or dict of these
+#     BINDING  "?x"   ["?x", ...] each of a collection   ["?x", "?y"] one tuple   [["?x", "?y"]] each of a relation
+#     CLAUSE   [TERM, "attribute", TERM]   [TERM, "attribute"]        a fact: entity, attribute, value
+#              [(f, ARG, …)]                       a test: keeps rows for which f gives neither None nor False
+#              [(f, ARG, …), BINDING]              a call whose result is bound
+#              ("not", CLAUSE, …)                  ("not-join", ["?x", …], CLAUSE, …)
+#              ("or", BRANCH, …)                   ("or-join", ["?x", …] or [["?bound", …], "?x", …], BRANCH, …)
+#              ("rule", TERM, …)                   a call of a rule
+#     BRANCH   CLAUSE   ("and", CLAUSE, …)
+#     TERM     "?x"   "_" any value   a value   {value, …} any of these
+#     ARG      "?x"   a value   (f, ARG, …)   "$" this snapshot   f is a name or a callable
+#     RULE     [("rule", "?a", …), CLAUSE, …]      [("rule", ["?bound", …], "?a", …), CLAUSE, …]
+#     ORDER    [FIND]   [FIND, "desc"]   [("created", "?x"), "desc"]
 
 
 class _Const(NamedTuple):
@@ -2861,48 +2883,94 @@ class _Call(NamedTuple):
     args: tuple
 
 
-class _Triple(NamedTuple):
-    e: Any
-    a: str
-    v: Any
-    source: Any
-
-
-class _Test(NamedTuple):
-    call: _Call
-    source: Any
-
-
-class _Bind(NamedTuple):
-    call: _Call
-    binding: "_Binding"
-    source: Any
-
-
-class _Not(NamedTuple):
-    clauses: tuple
-    source: Any
-
-
-class _Or(NamedTuple):
-    branches: tuple                   # of tuples of clauses
-    needs: frozenset                  # variables that must be bound before
-    source: Any
-
-
-class _RuleCall(NamedTuple):
-    name: str
-    args: tuple
-    needs: frozenset                  # variables that must be bound before
-    source: Any
-
-
 class _Binding(NamedTuple):
     shape: str                        # "scalar", "collection", "tuple" or "relation"
     vars: tuple
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Clause:
+    """A clause as it was written, and its parts: terms, and lists of clauses inside. All traversals go by these two."""
+    source: Any
+    terms: tuple = ()
+    inside: tuple[tuple, ...] = ()
+
+    @property
+    def needs(self) -> Iterable[str]:
+        """The variables that must be bound before."""
+        return ()
+
+    @functools.cached_property
+    def binds(self) -> frozenset[str]:
+        """The variables that it can bind."""
+        return frozenset()
+
+    @functools.cached_property
+    def vars(self) -> frozenset[str]:
+        """All variables that it mentions, at any depth."""
+        return frozenset(_term_vars(self.terms)).union(*map(_mentioned, self.inside))
+
+    def rebuilt(self, of_term: Callable, of_clauses: Callable) -> Self:
+        """The same clause with other terms, and other clauses inside."""
+        terms, inside = tuple(map(of_term, self.terms)), tuple(map(of_clauses, self.inside))
+        return dataclasses.replace(self, terms=terms, inside=inside)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Triple(_Clause):
+    """An entity and a value, of one attribute."""
+    a: str = ""
+    e = property(lambda self: self.terms[0])
+    v = property(lambda self: self.terms[1])
+    binds = property(lambda self: self.vars)
+
+
+class _Test(_Clause):
+    """A call that keeps or drops a row."""
+    call = property(lambda self: self.terms[0])
+    needs = property(lambda self: self.vars)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Bind(_Clause):
+    """A call, and the variables that its result binds."""
+    shape: str = "scalar"
+    call = property(lambda self: self.terms[0])
+    binding = property(lambda self: _Binding(self.shape, self.terms[1:]))
+    needs = property(lambda self: _term_vars(self.terms[:1]))
+    binds = property(lambda self: frozenset(self.terms[1:]))
+
+
+class _Not(_Clause):
+    """Clauses that must not hold."""
+    clauses = property(lambda self: self.inside[0])
+
+
+class _Or(_Clause):
+    """Branches of which one must hold. The terms are what an or-join, or a rule that became an `or`, wants bound before."""
+    branches = property(lambda self: self.inside)
+    needs = property(lambda self: _term_vars(self.terms))
+
+    @functools.cached_property
+    def binds(self) -> frozenset[str]:
+        return frozenset.intersection(*map(_bound_by, self.branches)).difference(self.needs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _RuleCall(_Clause):
+    """A call of a rule; `required` are the positions of the arguments that must be bound before."""
+    name: str = ""
+    required: frozenset = frozenset()
+    args = property(lambda self: self.terms)
+    needs = property(lambda self: _term_vars(self.terms[i] for i in self.required))
+
+    @functools.cached_property
+    def binds(self) -> frozenset[str]:
+        return self.vars.difference(self.needs)
+
+
 class _Definition(NamedTuple):
+    """One of the definitions of a rule."""
     head: tuple                       # variables, in order
     clauses: tuple
 
@@ -2928,12 +2996,13 @@ class _Parsed(NamedTuple):
     offset: int
     timeout_s: float
     is_page: bool                     # ordered or cut: answers may come twice
-    is_bag: bool                      # it takes one row a binding, not one an answer, to find them
+    is_bag: bool                      # SQL must give one row a binding, not one row an answer
     source: dict
     plans: dict                       # what was compiled of it, by the mode of asking
 
 
-_QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms", "timeout"))
+_QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms",
+                         "timeout"))
 _fresh_numbers = itertools.count(1)
 
 
@@ -2944,6 +3013,49 @@ def _is_var(term: Any) -> bool:
 def _fresh(stem: str = "_") -> str:
     """A variable that nobody can have written."""
     return f"? {stem}{next(_fresh_numbers)}"
+
+
+def _term_vars(terms: Iterable) -> Iterator[str]:
+    """The variables in some terms, those of calls too."""
+    for term in terms:
+        if _is_var(term):
+            yield term
+        elif type(term) is _Call:
+            yield from _term_vars((term.head, *term.args))
+
+
+def _mentioned(clauses: Iterable[_Clause]) -> frozenset[str]:
+    return frozenset().union(*[clause.vars for clause in clauses])
+
+
+def _bound_by(clauses: Iterable[_Clause]) -> frozenset[str]:
+    return frozenset().union(*[clause.binds for clause in clauses])
+
+
+def _every(clauses: Iterable[_Clause], around: tuple[_Clause, ...] = ()) -> Iterator[tuple[_Clause, tuple]]:
+    """Each clause, at any depth, with the clauses that it stands in."""
+    for clause in clauses:
+        yield clause, around
+        for inner in clause.inside:
+            yield from _every(inner, (*around, clause))
+
+
+def _rule_calls(clauses: Iterable[_Clause]) -> list[_RuleCall]:
+    return [clause for clause, _ in _every(clauses) if type(clause) is _RuleCall]
+
+
+def _renamed(clauses: Iterable[_Clause], names: Mapping[str, Any]) -> tuple[_Clause, ...]:
+    """The clauses with variables replaced by other variables or terms."""
+    def of_term(term: Any) -> Any:
+        if type(term) is _Call:
+            return _Call(of_term(term.head), tuple(map(of_term, term.args)))
+        return names.get(term, term) if type(term) is str else term
+    return tuple(clause.rebuilt(of_term, lambda inner: _renamed(inner, names)) for clause in clauses)
+
+
+def _localised(clauses: Iterable[_Clause], shared: Iterable[str]) -> tuple[_Clause, ...]:
+    """The clauses with fresh variables for all that are not shared."""
+    return _renamed(clauses, {var: _fresh(var[1:]) for var in _mentioned(clauses).difference(shared)})
 
 
 def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _Parsed:
@@ -2960,23 +3072,32 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
         raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}.")
+    _check_depth(query)
     find, is_bare = _parse_find(query, functions)
     ins = tuple(_parse_binding(binding, "in") for binding in _listed(query, "in") if binding != "$")
-    heads = _rule_heads(_listed(query, "rules"))
-    rules = _parse_rules(_listed(query, "rules"), heads)
-    where = _clauses(_listed(query, "where"), heads)
+    parser = _ClauseParser(functions, _listed(query, "rules"))
+    where = parser.clauses(_listed(query, "where"))
     if "where" in query and not where:
         raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
-    limit, offset = _whole(query, "limit"), _whole(query, "offset")
-    timeout = _whole(query, "timeout")
+    limit, offset, timeout = (_whole(query, name) for name in ("limit", "offset", "timeout"))
     is_page = bool(order) or limit is not None or offset is not None
-    is_bag = is_page or any(f.kind == "aggregate" or _aggregates(f) for f in find)
-    parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, rules, order, limit, offset or 0,
+    is_bag = is_page or any(map(_is_grouping, find))
+    parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query, {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
+
+
+def _check_depth(query: Any) -> None:
+    """Refuses what Python or SQLite would give up half-way."""
+    level = [query]
+    for _ in range(NESTED_MAX):
+        level = [part for whole in level if type(whole) in (dict, list, tuple)
+                 for part in (whole.values() if type(whole) is dict else whole)]
+    if level:
+        raise QueryError(f"The query is nested more than {NESTED_MAX} deep, around {_short(level[0])}.")
 
 
 def _listed(query: Any, name: str) -> list:
@@ -2999,13 +3120,15 @@ def _parse_names(query: Any, find: tuple[_Find, ...]) -> tuple[str, ...] | None:
         return None
     names = query[given[0]]
     if len(given) > 1 or type(names) not in (list, tuple) or len(names) != len(find):
-        raise QueryError(f"\"{given[0]}\" is {_short(names)}; wanted one list of as many names as find has elements ({len(find)}).")
+        raise QueryError(f"\"{given[0]}\" is {_short(names)}; wanted one list of as many names as find has elements "
+                         f"({len(find)}).")
     return tuple(names)
 
 
 def _parse_find(query: Any, functions: Mapping[str, Callable]) -> tuple[tuple[_Find, ...], bool]:
     if "find" not in query or query["find"] in ([], ()):
-        raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of these.")
+        raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of "
+                         "these.")
     find = query["find"]
     is_bare = type(find) is not list
     return tuple(_parse_find_element(element, functions) for element in ([find] if is_bare else find)), is_bare
@@ -3019,14 +3142,18 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
             if len(element) != 3 or not _is_var(element[1]):
                 raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
             pattern = _parse_pull(element[2])
-            return _Find("pull", element[1], element, pattern, any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern))
+            is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
+            return _Find("pull", element[1], element, pattern, is_telling)
         term = _find_term(element, functions)
-        if any(_is_aggregate(part) and any(_is_aggregate(inner) for arg in part.args for inner in _parts(arg)) for part in _parts(term)):
-            raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the inner one.")
+        inner = (arg for part in _parts(term) if _is_aggregate(part) for arg in part.args)
+        if any(_is_aggregate(part) for arg in inner for part in _parts(arg)):
+            raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the "
+                             "inner one.")
         return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
     if type(element) in (list, dict, set):
         return _Find("expression", _find_term(element, functions), element)
-    raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or (\"count\", \"?x\").")
+    raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
+                     "(\"count\", \"?x\").")
 
 
 class _Made(NamedTuple):
@@ -3036,22 +3163,18 @@ class _Made(NamedTuple):
 
 
 def _no_function(head: Any) -> QueryError:
-    return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself into the query.")
+    return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself "
+                      "into the query.")
 
 
 def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
     """An expression of find; the names of registered aggregates are replaced by these."""
     part_of = functools.partial(_find_term, functions=functions)
     if type(term) is tuple and term:
-        head = term[0]
-        if not (type(head) is str or callable(head)):
-            raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
-        registered = functions.get(head) if type(head) is str else None
-        if type(head) is str and not (registered or _is_var(head) or head in FUNCTIONS or head in AGGREGATES or head in ("if", "aggregate")):
-            raise _no_function(head)
-        if registered is None and head in AGGREGATES and head not in FUNCTIONS and len(term) not in (2, 3):
-            raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
-        return _Call(registered if getattr(registered, "is_aggregate", False) else head, tuple(map(part_of, term[1:])))
+        _check_find_call(term, functions)
+        registered = functions.get(term[0]) if type(term[0]) is str else None
+        head = registered if getattr(registered, "is_aggregate", False) else term[0]
+        return _Call(head, tuple(map(part_of, term[1:])))
     if type(term) is dict:
         return _Made(dict, tuple((part_of(key), part_of(value)) for key, value in term.items()))
     if type(term) in (list, set):
@@ -3059,8 +3182,23 @@ def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
     return term if _is_var(term) else _Const(term)
 
 
-def _aggregates(find: _Find) -> bool:
-    return find.kind == "expression" and any(_is_aggregate(part) for part in _parts(find.term))
+def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
+    head = term[0]
+    if not (type(head) is str or callable(head)):
+        raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
+    if type(head) is not str or head in functions or _is_var(head) or head in ("if", "aggregate"):
+        return
+    if head not in FUNCTIONS and head not in AGGREGATES:
+        raise _no_function(head)
+    if head in AGGREGATES and head not in FUNCTIONS and len(term) not in (2, 3):
+        raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
+    if head not in AGGREGATES:
+        _check_arity(head, len(term) - 1, term)
+
+
+def _is_grouping(find: _Find) -> bool:
+    """Whether it holds an aggregate, so that the answer has one row a group."""
+    return find.kind in ("aggregate", "expression") and any(map(_is_aggregate, _parts(find.term)))
 
 
 def _parts(term: Any) -> Iterator:
@@ -3100,7 +3238,8 @@ def _parse_binding(binding: Any, where: Any) -> _Binding:
                 return _Binding("relation", _binding_vars(binding[0], binding, where))
         else:
             return _Binding("tuple", _binding_vars(binding, binding, where))
-    raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or [[\"?x\", \"?y\"]].")
+    raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or "
+                     "[[\"?x\", \"?y\"]].")
 
 
 def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
@@ -3112,33 +3251,172 @@ def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
     return tuple(_fresh() if name == "_" else name for name in names)
 
 
-def _clauses(clauses: Iterable, rules: dict) -> tuple:
-    return tuple(part for clause in clauses for part in _parse_clause(clause, rules))
+class _Head(NamedTuple):
+    """How a rule may be called."""
+    width: int                        # how many arguments it takes
+    required: frozenset               # positions of those that must be bound before
 
 
-def _parse_clause(clause: Any, rules: dict) -> tuple:
-    if type(clause) is list and clause:
-        if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
-            return (_parse_call_clause(clause),)
-        return (_parse_triple(clause),)
-    if type(clause) is tuple and clause and type(clause[0]) is str:
-        special = _SPECIAL.get(clause[0])
-        return special(clause, rules) if special else (_parse_rule_call(clause, rules),)
-    raise QueryError(f"{_short(clause)} is not a clause; wanted [e, a, v], [(f, …)], [(f, …), binding], (\"not\", …), (\"or\", …) or a rule.")
+class _ClauseParser:
+    """Parses the rules of a query, then clauses that may call them."""
 
+    def __init__(self, functions: Mapping[str, Callable], rules: list):
+        self._functions = functions
+        self._special = {"not": self._not, "not-join": self._not_join, "or": self._or, "or-join": self._or_join,
+                         "and": lambda clause: self.clauses(clause[1:])}
+        self._heads = self._parse_heads(rules)
+        self.rules = self._parse_rules(rules)
+        while (heads := self._with_inferred()) != self._heads:
+            self._heads = heads
+            self.rules = self._parse_rules(rules)
 
-def _parse_triple(clause: Any) -> _Triple:
-    if len(clause) not in (2, 3):
-        raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
-    e, a = clause[0], clause[1]
-    if type(a) is not str or _is_var(a) or a == "_":
-        raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is no variable.")
-    v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
-    return _Triple(_term(e, clause), a, v, clause)
+    # Rules
+
+    def _parse_heads(self, rules: list) -> dict[str, _Head]:
+        """How each rule may be called; rules may call each other, so this comes first."""
+        heads: dict[str, _Head] = {}
+        for rule in rules:
+            name, required, head = self._rule_head(rule)
+            count, positions = heads.get(name, (len(head), frozenset()))
+            if count != len(head):
+                raise QueryError(f"The rule {name} is defined with {count} and with {len(head)} arguments.")
+            heads[name] = _Head(count, positions | {i for i, var in enumerate(head) if var in required})
+        return heads
+
+    def _parse_rules(self, rules: list) -> dict[str, list[_Definition]]:
+        defined: dict[str, list[_Definition]] = {}
+        for rule in rules:
+            name, required, head = self._rule_head(rule)
+            clauses = self.clauses(rule[1:])
+            if unbound := set(head) - required - _mentioned(clauses):
+                raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses "
+                                           "binds it.")
+            defined.setdefault(name, []).append(_Definition(head, clauses))
+        return defined
+
+    def _with_inferred(self) -> dict[str, _Head]:
+        """The heads, with the positions required that some definition only compares or hands on to a rule that does."""
+        return {name: head._replace(required=head.required.union(
+            i for definition in self.rules[name] for i, var in enumerate(definition.head)
+            if var not in _bound_by(definition.clauses))) for name, head in self._heads.items()}
+
+    def _rule_head(self, rule: Any) -> tuple[str, set, tuple]:
+        """(name, the variables that must be bound before a call, all of them in order)"""
+        if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 \
+                or type(rule[0][0]) is not str:
+            raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
+        name, *args = rule[0]
+        if name in self._special:
+            raise QueryError(f"{_short(rule[0])}: no rule can be called {name}, which is a clause of its own.")
+        required = set(args[0]) if type(args[0]) is list else set()
+        head = tuple(part for arg in args for part in (arg if type(arg) is list else [arg]))
+        if not all(_is_var(var) for var in head) or len(set(head)) != len(head):
+            raise QueryError(f"The head {_short(rule[0])} of a rule must have different variables as arguments.")
+        return name, required, head
+
+    # Clauses
+
+    def clauses(self, clauses: Iterable) -> tuple[_Clause, ...]:
+        return tuple(part for clause in clauses for part in self._clause(clause))
+
+    def _clause(self, clause: Any) -> tuple[_Clause, ...]:
+        if type(clause) is list and clause:
+            if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
+                return (self._call_clause(clause),)
+            return (self._triple(clause),)
+        if type(clause) is tuple and clause and type(clause[0]) is str:
+            special = self._special.get(clause[0])
+            return special(clause) if special else (self._rule_call(clause),)
+        raise QueryError(f"{_short(clause)} is not a clause; wanted [e, a, v], [(f, …)], [(f, …), binding], "
+                         "(\"not\", …), (\"or\", …) or a rule.")
+
+    def _triple(self, clause: list) -> _Triple:
+        if len(clause) not in (2, 3):
+            raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
+        e, a = clause[0], clause[1]
+        if type(a) is not str or _is_var(a) or a == "_":
+            hint = f" A call is a tuple: [({_short(e)}, …)]." if type(e) is str and e in FUNCTIONS else ""
+            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is no "
+                             f"variable.{hint}")
+        if a[0:1] == ":":
+            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; attributes are plain "
+                             f"strings: {_short(a[1:])}.")
+        v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
+        return _Triple(clause, (_term(e, clause), v), a=a)
+
+    def _call_clause(self, clause: list) -> _Clause:
+        call = self._call(clause[0], clause)
+        if len(clause) == 1:
+            return _Test(clause, (call,))
+        if len(clause) != 2:
+            raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [(f, …)] or "
+                             "[(f, …), binding].")
+        binding = _parse_binding(clause[1], _short(clause))
+        return _Bind(clause, (call, *binding.vars), shape=binding.shape)
+
+    def _call(self, call: tuple, clause: Any) -> _Call:
+        head = call[0]
+        if head == "q" and type(head) is str:
+            if len(call) < 2 or type(call[1]) is not dict:
+                raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
+            return _Call("q", (_Const(call[1]), *(self._argument(arg, clause) for arg in call[2:])))
+        if type(head) is str and head not in self._functions:
+            _check_arity(head, len(call) - 1, clause)
+        return _Call(head, tuple(self._argument(arg, clause) for arg in call[1:]))
+
+    def _argument(self, arg: Any, clause: Any) -> Any:
+        if _is_var(arg):
+            return arg
+        if arg == "_" and type(arg) is str:
+            raise QueryError(f"{_short(clause)}: a blank cannot be an argument.")
+        if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in FUNCTIONS):
+            return self._call(arg, clause)
+        return _Const(arg)
+
+    def _not(self, clause: tuple) -> tuple[_Clause, ...]:
+        inner = self.clauses(clause[1:])
+        if not inner:
+            raise QueryError(f"{_short(clause)} is empty.")
+        return (_Not(clause, (), (inner,)),)
+
+    def _not_join(self, clause: tuple) -> tuple[_Clause, ...]:
+        shared = _join_vars(clause)[1]
+        inner = self.clauses(clause[2:])
+        if not inner:
+            raise QueryError(f"{_short(clause)} is empty.")
+        if absent := shared - _mentioned(inner):
+            raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
+        return (_Not(clause, (), (_localised(inner, shared),)),)
+
+    def _or(self, clause: tuple) -> tuple[_Clause, ...]:
+        return (_Or(clause, (), self._branches(clause[1:], clause)),)
+
+    def _or_join(self, clause: tuple) -> tuple[_Clause, ...]:
+        required, shared = _join_vars(clause)
+        branches = tuple(_localised(branch, shared) for branch in self._branches(clause[2:], clause))
+        return (_Or(clause, tuple(required), branches),)
+
+    def _branches(self, parts: tuple, clause: tuple) -> tuple[tuple[_Clause, ...], ...]:
+        if not parts:
+            raise QueryError(f"{_short(clause)} has no branches.")
+        return tuple(self.clauses([part]) for part in parts)
+
+    def _rule_call(self, clause: tuple) -> _RuleCall:
+        name, *args = clause
+        if name not in self._heads:
+            if len(clause) in (2, 3) and (_is_var(name) or name == "_"):
+                raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, value].")
+            known = ", ".join(sorted(map(str, self._heads))) or "none"
+            raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. "
+                             f"Defined: {known}.")
+        count, required = self._heads[name]
+        if len(args) != count:
+            raise QueryError(f"{_short(clause)}: the rule {name} takes {count} arguments, got {len(args)}.")
+        return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=name, required=required)
 
 
 def _term(term: Any, clause: Any) -> Any:
-    """A place of a triple: a variable, a constant, or any of a set of constants."""
+    """A place of a triple or an argument of a rule: a variable, a constant, or any of a set of constants."""
     if term == "_" and type(term) is str:
         return _fresh()
     if _is_var(term):
@@ -3146,67 +3424,12 @@ def _term(term: Any, clause: Any) -> Any:
     if type(term) in (set, frozenset):
         return _AnyOf(tuple(term))
     if type(term) is list or term is ...:
-        raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of them, or a variable.")
+        raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of them, "
+                         "or a variable.")
     return _Const(term)
 
 
-def _parse_call_clause(clause: Any) -> Any:
-    call = _parse_call(clause[0], clause)
-    if len(clause) == 1:
-        return _Test(call, clause)
-    if len(clause) != 2:
-        raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [(f, …)] or [(f, …), binding].")
-    return _Bind(call, _parse_binding(clause[1], _short(clause)), clause)
-
-
-def _parse_call(call: tuple, clause: Any) -> _Call:
-    head = call[0]
-    if head == "q" and type(head) is str:
-        if len(call) < 2 or type(call[1]) is not dict:
-            raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
-        return _Call("q", (_Const(call[1]), *(_argument(arg, clause) for arg in call[2:])))
-    return _Call(head, tuple(_argument(arg, clause) for arg in call[1:]))
-
-
-def _argument(arg: Any, clause: Any) -> Any:
-    if _is_var(arg):
-        return arg
-    if arg == "_" and type(arg) is str:
-        raise QueryError(f"{_short(clause)}: a blank cannot be an argument.")
-    if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in FUNCTIONS):
-        return _parse_call(arg, clause)
-    return _Const(arg)
-
-
-def _parse_not(clause: Any, rules: dict) -> tuple:
-    inner = _clauses(clause[1:], rules)
-    if not inner:
-        raise QueryError(f"{_short(clause)} is empty.")
-    return (_Not(inner, clause),)
-
-
-def _parse_not_join(clause: Any, rules: dict) -> tuple:
-    shared = _join_vars(clause)[1]
-    inner = _clauses(clause[2:], rules)
-    if not inner:
-        raise QueryError(f"{_short(clause)} is empty.")
-    if absent := shared - _mentioned(inner):
-        raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
-    return (_Not(_localised(inner, shared), clause),)
-
-
-def _parse_or(clause: Any, rules: dict) -> tuple:
-    branches = _branches(clause[1:], rules, clause)
-    return (_Or(branches, frozenset(), clause),)
-
-
-def _parse_or_join(clause: Any, rules: dict) -> tuple:
-    required, shared = _join_vars(clause)
-    branches = tuple(_localised(branch, shared) for branch in _branches(clause[2:], rules, clause))
-    return (_Or(branches, frozenset(required), clause),)
-
-
-def _join_vars(clause: Any) -> tuple[set, set]:
+def _join_vars(clause: tuple) -> tuple[set, set]:
     """The variables that must be bound before, and all that are shared, of a not-join or or-join."""
     names = clause[1] if len(clause) > 1 else None
     if type(names) is not list or not names:
@@ -3218,158 +3441,42 @@ def _join_vars(clause: Any) -> tuple[set, set]:
     return set(required), set(required) | set(free)
 
 
-def _branches(parts: Iterable, rules: dict, clause: Any) -> tuple:
-    if not parts:
-        raise QueryError(f"{_short(clause)} has no branches.")
-    return tuple(_clauses([part], rules) for part in parts)
+_LEAST_ARGUMENTS = dict.fromkeys(("=", "==", "!=", "not=", "identical?", "<", "<=", ">", ">=", "-", "/", "min", "max"), 1)
+#                                     of built-ins whose signature would take none
+_ARITIES: dict[str, tuple[float, float]] = {
+    "created-before": (2, 2), "created-after": (2, 2), "get-attr": (2, 3), "get-start-valid-time": (1, 1),
+    "get-end-valid-time": (1, 2), "float": (1, 1), "double": (1, 1), "int": (1, 1), "long": (1, 1), "set": (1, 1)}
 
 
-def _parse_and(clause: Any, rules: dict) -> tuple:
-    return _clauses(clause[1:], rules)
+def _check_arity(head: str, count: int, clause: Any) -> None:
+    """Refuses a call of a built-in function with too few or too many arguments."""
+    least, most = _arity(head)
+    if not least <= count <= most:
+        wanted = f"{least}" if least == most else f"at least {least}" if most == math.inf else f"{least} to {most}"
+        raise QueryError(f"{_short(clause)}: {head} takes {wanted} argument{'s' * (wanted != '1')}, got {count}.")
 
 
-_SPECIAL = {"not": _parse_not, "not-join": _parse_not_join, "or": _parse_or, "or-join": _parse_or_join, "and": _parse_and}
+@functools.cache
+def _arity(head: str) -> tuple[float, float]:
+    """The least and the greatest number of arguments of a built-in function; any, of what is none."""
+    if head in _ARITIES:
+        return _ARITIES[head]
+    if head not in FUNCTIONS:
+        return 0, math.inf
+    try:
+        parameters = inspect.signature(FUNCTIONS[head]).parameters.values()
+    except ValueError:                # some functions in C have no signature
+        return 0, math.inf
+    least = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
+    return max(least, _LEAST_ARGUMENTS.get(head, 0)), most
 
 
-def _parse_rule_call(clause: Any, rules: dict) -> _RuleCall:
-    name, *args = clause
-    if name not in rules:
-        known = ", ".join(sorted(map(str, rules))) or "none"
-        raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. Defined: {known}.")
-    count, required = rules[name]
-    if len(args) != count:
-        raise QueryError(f"{_short(clause)}: the rule {name} takes {count} arguments, got {len(args)}.")
-    terms = tuple(_term(arg, clause) for arg in args)
-    return _RuleCall(name, terms, frozenset(terms[i] for i in required if _is_var(terms[i])), clause)
-
-
-def _rule_heads(rules: list) -> dict:
-    """Name → how many arguments a rule takes, and the positions of those that must be bound before. Rules may call each other."""
-    heads: dict = {}
-    for rule in rules:
-        name, required, head = _rule_head(rule)
-        count, positions = heads.get(name, (len(head), frozenset()))
-        if count != len(head):
-            raise QueryError(f"The rule {name} is defined with {count} and with {len(head)} arguments.")
-        heads[name] = count, positions | {i for i, var in enumerate(head) if var in required}
-    return heads
-
-
-def _parse_rules(rules: list, heads: dict) -> dict:
-    """Name → definitions."""
-    defined: dict = {}
-    for rule in rules:
-        name, required, head = _rule_head(rule)
-        clauses = _clauses(rule[1:], heads)
-        if unbound := set(head) - required - _mentioned(clauses):
-            raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses binds it.")
-        defined.setdefault(name, []).append(_Definition(head, clauses))
-    return defined
-
-
-def _rule_head(rule: Any) -> tuple:
-    """(name, the variables that must be bound before a call, all of them in order)"""
-    if type(rule) is not list or len(rule) < 2 or type(rule[0]) is not tuple or len(rule[0]) < 2 or type(rule[0][0]) is not str:
-        raise QueryError(f"{_short(rule)} is not a rule; wanted [(\"name\", \"?a\", …), clause, …].")
-    name, *args = rule[0]
-    if name in _SPECIAL:
-        raise QueryError(f"{_short(rule[0])}: no rule can be called {name}, which is a clause of its own.")
-    required = set(args[0]) if type(args[0]) is list else set()
-    head = tuple(part for arg in args for part in (arg if type(arg) is list else [arg]))
-    if not all(_is_var(var) for var in head) or len(set(head)) != len(head):
-        raise QueryError(f"The head {_short(rule[0])} of a rule must have different variables as arguments.")
-    return name, required, head
-
-
-# Variables of clauses: which there are, which are bound, how to rename them.
-
-
-def _call_vars(call: _Call) -> Iterator[str]:
-    if _is_var(call.head):
-        yield call.head
-    for arg in call.args:
-        if type(arg) is _Call:
-            yield from _call_vars(arg)
-        elif _is_var(arg):
-            yield arg
-
-
-def _clause_vars(clause: Any) -> set:
-    """All variables that a clause mentions."""
-    kind = type(clause)
-    if kind is _Triple:
-        return {term for term in (clause.e, clause.v) if _is_var(term)}
-    if kind is _Test:
-        return set(_call_vars(clause.call))
-    if kind is _Bind:
-        return set(_call_vars(clause.call)) | set(clause.binding.vars)
-    if kind is _RuleCall:
-        return {arg for arg in clause.args if _is_var(arg)}
-    if kind is _Not:
-        return _mentioned(clause.clauses)
-    return set().union(*map(_mentioned, clause.branches)) | clause.needs
-
-
-def _mentioned(clauses: Iterable) -> set:
-    return set().union(*map(_clause_vars, clauses)) if clauses else set()
-
-
-def _binds(clause: Any) -> set:
-    """The variables that a clause can bind."""
-    kind = type(clause)
-    if kind is _Triple:
-        return _clause_vars(clause)
-    if kind is _RuleCall:
-        return _clause_vars(clause) - clause.needs
-    if kind is _Bind:
-        return set(clause.binding.vars)
-    if kind is _Or:
-        return set.intersection(*(_bound_by(branch) for branch in clause.branches)) - clause.needs
-    return set()
-
-
-def _bound_by(clauses: Iterable) -> set:
-    return set().union(*map(_binds, clauses)) if clauses else set()
-
-
-def _renamed_term(term: Any, names: dict[str, str]) -> Any:
-    if type(term) is _Call:
-        return _Call(names.get(term.head, term.head) if _is_var(term.head) else term.head,
-                     tuple(_renamed_term(arg, names) for arg in term.args))
-    return names.get(term, term) if type(term) is str else term
-
-
-def _renamed(clause: Any, names: dict[str, str]) -> Any:
-    """A clause with variables replaced by other variables or terms."""
-    kind = type(clause)
-    if kind is _Triple:
-        return clause._replace(e=_renamed_term(clause.e, names), v=_renamed_term(clause.v, names))
-    if kind is _Test:
-        return clause._replace(call=_renamed_term(clause.call, names))
-    if kind is _Bind:
-        binding = clause.binding._replace(vars=tuple(names.get(var, var) for var in clause.binding.vars))
-        return clause._replace(call=_renamed_term(clause.call, names), binding=binding)
-    if kind is _Not:
-        return clause._replace(clauses=tuple(_renamed(part, names) for part in clause.clauses))
-    needs = frozenset(new for var in clause.needs if _is_var(new := names.get(var, var)))
-    if kind is _RuleCall:
-        return clause._replace(args=tuple(_renamed_term(arg, names) for arg in clause.args), needs=needs)
-    branches = tuple(tuple(_renamed(part, names) for part in branch) for branch in clause.branches)
-    return clause._replace(branches=branches, needs=needs)
-
-
-def _localised(clauses: Iterable, shared: set[str]) -> tuple:
-    """The clauses with every variable that is not shared made their own."""
-    names = {var: _fresh(var[1:]) for var in _mentioned(clauses) - shared}
-    return tuple(_renamed(clause, names) for clause in clauses)
+# What a query asks for must be bound by something.
 
 
 def _check_variables(parsed: _Parsed) -> None:
-    """Every variable that is asked for or computed with must be bound by something."""
     given = {var for binding in parsed.ins for var in binding.vars}
-    names = [var for binding in parsed.ins for var in binding.vars]
-    if len(given) != len(names):
-        raise QueryError(f"\"in\" names a variable twice: {', '.join(_shown(binding) for binding in parsed.ins)}.")
     _check_clauses(parsed.where, given)
     bound = given | _bound_by(parsed.where)
     wanted = [(var, "find") for find in parsed.find for var in _find_vars(find)]
@@ -3377,23 +3484,23 @@ def _check_variables(parsed: _Parsed) -> None:
     for var, where in wanted:
         if var not in bound:
             raise _unknown(var, f"{where} asks for {var}", bound)
-    for name, definitions in parsed.rules.items():
+    for definitions in parsed.rules.values():
         for definition in definitions:
             _check_clauses(definition.clauses, set(definition.head))
 
 
-def _check_clauses(clauses: Iterable, given: set[str]) -> None:
+def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
     bound = given | _bound_by(clauses)
     for clause in clauses:
         if type(clause) in (_Test, _Bind):
-            for var in _call_vars(clause.call):
+            for var in clause.needs:
                 if var not in bound:
                     raise _unknown(var, f"{_short(clause.source)} uses {var}", bound)
         elif type(clause) is _Not:
             _check_clauses(clause.clauses, bound)
         elif type(clause) in (_RuleCall, _Or):
             outside = given | _bound_by([other for other in clauses if other is not clause])
-            if missing := clause.needs - outside:
+            if missing := set(clause.needs) - outside:
                 raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
             if type(clause) is _Or:
                 _check_or(clause, outside)
@@ -3401,12 +3508,12 @@ def _check_clauses(clauses: Iterable, given: set[str]) -> None:
 
 def _check_or(clause: _Or, outside: set[str]) -> None:
     fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
-    if any(names != fresh[0] for names in fresh):
-        odd = min(set.union(*fresh) - set.intersection(*fresh))
-        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what the others bind, "
-                         "or use \"or-join\".")
+    if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
+        odd = min(differing[0])
+        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what the "
+                         "others bind, or use \"or-join\".")
     for branch in clause.branches:
-        _check_clauses(branch, outside | clause.needs)
+        _check_clauses(branch, outside.union(clause.needs))
 
 
 def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
@@ -3414,42 +3521,31 @@ def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
     return UnknownVariableError(f"{what}, but no clause binds it. Bound here: {named}.")
 
 
-def _find_vars(find: _Find) -> list:
+def _find_vars(find: _Find) -> list[str]:
     if find.kind in ("var", "pull"):
         return [find.term]
-    return [part for part in _parts(find.term) if _is_var(part)] + \
-           [part.head for part in _parts(find.term) if type(part) is _Call and _is_var(part.head)]
+    parts = list(_parts(find.term))
+    return [part for part in parts if _is_var(part)] + \
+           [part.head for part in parts if type(part) is _Call and _is_var(part.head)]
 
 
 def _shown(binding: _Binding) -> str:
-    return {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape].format(" ".join(binding.vars))
-
-
-def _leaves(clauses: Iterable) -> Iterator:
-    """The clauses that hold no others, at any depth."""
-    for clause in clauses:
-        if type(clause) is _Not:
-            yield from _leaves(clause.clauses)
-        elif type(clause) is _Or:
-            for branch in clause.branches:
-                yield from _leaves(branch)
-        else:
-            yield clause
-
-
-def _rule_calls(clauses: Iterable) -> Iterator[_RuleCall]:
-    return (clause for clause in _leaves(clauses) if type(clause) is _RuleCall)
+    form = {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape]
+    return form.format(" ".join(binding.vars))
 
 
 def _check_subqueries(parsed: _Parsed, functions: Mapping[str, Callable], seen: frozenset[int]) -> None:
-    """A query inside a query is refused as early as this one. `seen`: those that are being checked, since a rule may hold itself."""
+    """Refuses a query inside a query as early as this one. `seen` are those being checked: a rule may hold itself."""
     bodies = [definition.clauses for definitions in parsed.rules.values() for definition in definitions]
-    for clause in _leaves(itertools.chain(parsed.where, *bodies)):
-        if type(clause) in (_Test, _Bind) and clause.call.head == "q" and id(clause.call.args[0].value) not in seen:
-            query, *args = clause.call.args
-            inner = _parse(_inheriting(query.value, parsed.source.get("rules")), functions, seen | {id(query.value)})
+    for clause, _ in _every(itertools.chain(parsed.where, *bodies)):
+        call = clause.call if type(clause) is _Test or type(clause) is _Bind else None
+        if call and call.head == "q" and id(call.args[0].value) not in seen:
+            query, *args = call.args
+            whole = _inheriting(query.value, parsed.source.get("rules"))
+            inner = _parse(whole, functions, seen | {id(query.value)})
             if len(args) != len(inner.ins):
-                raise QueryError(f"{_short(clause.source)}: the inner query takes {len(inner.ins)} arguments, got {len(args)}.")
+                raise QueryError(f"{_short(clause.source)}: the inner query takes {len(inner.ins)} arguments, "
+                                 f"got {len(args)}.")
 
 
 def _inheriting(query: dict, rules: list | None) -> dict:
@@ -3458,7 +3554,7 @@ def _inheriting(query: dict, rules: list | None) -> dict:
 
 
 class _PlanCache:
-    """Parsed queries with their plans, and parsed pull patterns, the most recent ones. They are data, so equal ones share."""
+    """Parsed queries with their plans, and parsed pull patterns, the most recent ones. Equal data share an entry."""
 
     def __init__(self) -> None:
         self._kept: collections.OrderedDict = collections.OrderedDict()
@@ -3474,9 +3570,9 @@ class _PlanCache:
     def parsed(self, data: Any, parse: Callable[[Any], Any]) -> Any:
         """What `parse` makes of a query or pattern, made once."""
         try:
-            key: Any = marshal.dumps(data, 2)         # what equal data have in common; it knows plain data only
+            key: Any = marshal.dumps(data, 2)         # tells 1, 1.0 and True apart; it knows plain data only
         except ValueError:
-            key = _walked(data)
+            key = _exact_key(data)
         found = self._kept.get(key)
         if found is None:
             found = parse(copy.deepcopy(data) if type(key) is bytes else data)
@@ -3487,24 +3583,30 @@ class _PlanCache:
         return found
 
 
-def _walked(part: Any) -> tuple:
-    """The key of data that marshal does not know: callables, times, UUIDs."""
-    kind = type(part)
+def _exact_key(data: Any, depth: int = 0) -> Any:
+    """The key of data that marshal does not know. Values that Python calls equal have one key only if they are the same."""
+    kind = type(data)
+    if depth > NESTED_MAX:
+        raise QueryError(f"The query is nested more than {NESTED_MAX} deep, around {_short(data)}.")
     if kind is dict:
-        return kind, tuple((_walked(key), _walked(value)) for key, value in part.items())
-    if kind in (list, tuple):
-        return kind, tuple(map(_walked, part))
-    if kind in (set, frozenset):
-        return kind, frozenset(map(_walked, part))
+        return kind, tuple((_exact_key(key, depth + 1), _exact_key(value, depth + 1)) for key, value in data.items())
+    if kind in (list, tuple, set, frozenset):
+        return kind, (frozenset if kind in (set, frozenset) else tuple)(_exact_key(part, depth + 1) for part in data)
+    if kind is dt.datetime:
+        return kind, data.replace(tzinfo=None, fold=0), data.fold, _Held(data.tzinfo)
+    if kind in _EQUAL_IS_SAME:
+        return kind, data
     try:
-        hash(part)
-    except TypeError:
-        return kind, id(part), _Held(part)
-    return kind, part
+        return marshal.dumps(data, 2)
+    except ValueError:
+        return _Held(data)
+
+
+_EQUAL_IS_SAME = frozenset((uuid.UUID, dt.date, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type))
 
 
 class _Held:
-    """Keeps something alive for as long as its id is part of a key."""
+    """Keeps something alive for as long as its identity is part of a key."""
 
     def __init__(self, part: Any):
         self.part = part
@@ -3518,16 +3620,16 @@ class _Held:
 
 # ── Datalog: the plan ────────────────────────────────────────────────────────────────────────────────────────
 #
-# A query becomes one statement of cross joins, which SQLite does not reorder: the order is ours, by our own statistics. Each
-# triple is one `facts`. An `or` that binds and a recursive rule begin a stage: the rows so far become a materialized table
-# that each branch joins. No name and no value is in the text: all are bound when it runs.
+# A query becomes one statement of cross joins, which SQLite does not reorder: the order is ours, by our own statistics.
+# Each triple is one `facts`. An `or` that binds and a call of a recursive rule begin a stage: the rows so far become a
+# materialized table that each branch joins. No name and no value is in the text: all are bound when it runs.
 #
 # Without order, limit and aggregates an answer is a set, and variables that nothing asks for later are dropped on the way.
-# Otherwise it is a bag, one row a binding of all variables; then rows that go through a stage are numbered, so that they
-# stay as many as they were.
+# Otherwise it is a bag, one row a binding of all variables; rows that go through a stage are then numbered, so that
+# equal rows stay as many as they were.
 #
-# Where a join only goes on to see what an entity says, its document tells: it is in memory, and the index would have to be
-# searched once a row. SQL finds the entities, and what `late` names is read afterwards.
+# Three parts make a plan: `_Joiner` orders and joins clauses, `_Rules` makes tables of recursive rules, `_Shaper` decides
+# what SQL brings of the answer and what is left to Python.
 
 
 class _Block:
@@ -3536,29 +3638,44 @@ class _Block:
     `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version shares
     them, so that the next clause about this entity need not ask again what is visible.
     `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
+    `first` is the alias of the first table and the place of its condition of visibility, if that table is `facts`.
     """
-    __slots__ = "froms", "wheres", "bound", "owners", "kinds"
-    wheres: list[str]
+    __slots__ = "froms", "wheres", "bound", "owners", "kinds", "first"
 
-    def __init__(self, froms: Iterable[str] = (), bound: Mapping[str, str] = NOTHING, owners: Mapping[str, tuple] = NOTHING,
-                 kinds: Mapping[str, int] = NOTHING):
-        self.froms, self.wheres, self.bound, self.owners, self.kinds = list(froms), [], dict(bound), dict(owners), dict(kinds)
+    def __init__(self, froms: Iterable[str] = (), bound: Mapping[str, str] = NOTHING,
+                 owners: Mapping[str, tuple] = NOTHING, kinds: Mapping[str, int] = NOTHING):
+        self.froms, self.bound, self.owners, self.kinds = list(froms), dict(bound), dict(owners), dict(kinds)
+        self.wheres: list[str] = []
+        self.first: tuple[str, int] | None = None
 
     def inner(self) -> _Block:
         """A block inside this one, that may use what is bound here."""
         return _Block((), self.bound, self.owners, self.kinds)
 
-    def sql(self, columns: Iterable[str], distinct: bool = False) -> str:
+    def sql(self, columns: Iterable[str], distinct: bool = False, wheres: list[str] | None = None) -> str:
         tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
-        conditions = f" where {' and '.join(self.wheres)}" if self.wheres else ""
-        return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{conditions}"
+        conditions = self.wheres if wheres is None else wheres
+        where = f" where {_joined_by(' and ', conditions)}" if conditions else ""
+        return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{where}"
 
 
-class _In(NamedTuple):
+def _joined_by(word: str, conditions: list[str]) -> str:
+    """The conditions as one, in groups: SQLite takes no expression deeper than 1,000."""
+    while len(conditions) > GROUP_TERMS:
+        conditions = [f"({word.join(conditions[i:i + GROUP_TERMS])})" for i in range(0, len(conditions), GROUP_TERMS)]
+    return word.join(conditions)
+
+
+def _numbered(stem: str, count: int) -> list[str]:
+    return [f"{stem}{i}" for i in range(count)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _In(_Clause):
     """An argument that brings several rows, as a clause among the others."""
-    place: int
-    binding: _Binding
-    source: Any
+    place: int = 0
+    shape: str = ""
+    binds = property(lambda self: self.vars)
 
 
 class _Statement(NamedTuple):
@@ -3567,8 +3684,37 @@ class _Statement(NamedTuple):
     highest: int                      # of its parameters; SQLite takes as many, and no more
 
 
-def _statement(sql: str, specs: list[tuple], file: _File) -> _Statement:
-    return _Statement(sql, tuple(_binder(spec, file) for spec in specs), max(map(int, re.findall(r"\?(\d+)", sql)), default=0))
+class _Text:
+    """A statement in the making: its parameters, and the tables that stand before it."""
+
+    def __init__(self, file: _File):
+        self._file, self._tables = file, []                 # type: _File, list[str]
+        self.specs: list[tuple] = []
+        self._known: dict[tuple, str] = {}
+
+    def param(self, *spec: Any) -> str:
+        """The name of a parameter; `_PARAMETER` says what gives its value."""
+        place = self._known.get(spec) if spec[0] in _SHARED else None
+        if place is None:
+            self.specs.append(spec)
+            place = f"?{4 + len(self.specs)}"
+            if spec[0] in _SHARED:
+                self._known[spec] = place
+        return place
+
+    def table(self, name: str, columns: list[str], sql: str, is_recursive: bool = False) -> str:
+        self._tables.append(f"{name}({', '.join(columns)}) as{'' if is_recursive else ' materialized'} ({sql})")
+        return name
+
+    def statement(self, sql: str) -> _Statement:
+        """The statement, with the tables and parameters that there are so far."""
+        whole = f"with recursive {', '.join(self._tables)} {sql}" if self._tables else sql
+        highest = max(map(int, re.findall(r"\?(\d+)", whole)), default=0)
+        return _Statement(whole, tuple(_binder(spec, self._file) for spec in self.specs), highest)
+
+
+_SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit", "round"))   # a statement has one parameter of each;
+#                                             never of constants: Python thinks that 1, 1.0 and True are one
 
 
 def _binder(spec: tuple, file: _File) -> Callable:
@@ -3582,7 +3728,7 @@ def _binder(spec: tuple, file: _File) -> Callable:
 
 
 class _Quick(NamedTuple):
-    """How a plan answers without a run: a statement of constants, texts and UUIDs, and one step after it."""
+    """For plans that need no run (`user_by_email`, `channel` in bench/store.py): one statement, and one step after it."""
     sql: str
     constants: list                   # its parameters from the fifth on, as far as they are always the same
     arguments: tuple                  # (place of a parameter, place of the argument that it is) for each of the others
@@ -3590,382 +3736,73 @@ class _Quick(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A triple that the documents answer: the column that has the entity, by its document's number or as its id, and what is read."""
-    place: int
-    is_number: bool
+    """A triple that the documents answer, once SQL has its entity."""
+    place: int                        # the column that has the entity
+    is_number: bool                   # as the number of its document, not as its id
     a: str
     v: str
 
 
+class _Row(NamedTuple):
+    """What stands where in a row of SQL's."""
+    columns: dict                     # variable → place
+    numbers: dict                     # variable → place of its entity's document number
+    values: frozenset                 # the places that hold values, not cells
+    width: int                        # late values stand behind it
+
+
+class _Direct(NamedTuple):
+    """How rows become the answer when find has only variables and pulls, and SQL has ordered and cut."""
+    places: tuple                     # of find's elements in a row
+    is_column: bool                   # the answer is the one column
+    is_whole: bool                    # the rows are the answer as they come
+    late_repeats: bool                # rows may be equal once their late values are there
+
+
 class _Plan(NamedTuple):
-    """A compiled query: statements that fill the tables of its rules, then the one that answers."""
-    steps: tuple                      # what is run before, in order
-    rounds: tuple                     # what is run again and again until nothing new comes
-    tables: tuple                     # the temporary tables of both
-    main: _Statement
-    arms: tuple                       # two statements whose ordered rows are merged, instead of main
-    quick: _Quick | None              # instead of all this, where it does
-    columns: dict                     # variable → position in a row
-    numbers: dict                     # variable → position of its entity's document number in a row
+    """A compiled query."""
+    before: tuple                     # what fills the tables of rules, in order: statements and `_Filling`s
+    tables: tuple                     # these tables: (name, number of columns, the columns to search by)
+    main: _Statement                  # brings the rows
+    arms: tuple                       # two statements whose ordered rows are merged, instead of `main`
+    quick: _Quick | None              # answers instead of all this, where the arguments allow
+    row: _Row
     late: tuple                       # what is read from the documents, a column each
-    calls: list
-    attributes: tuple                 # where the hashed values may come from
-    places: Any                       # columns of find, where each is one of SQL's and nothing is left to do but to decode
-    values: frozenset                 # the columns that are values already, no cells
-    is_column: bool                   # and there is only one, which is the answer as it comes
-    is_whole: bool                    # and SQL's rows are the answer
-    is_simple: bool                   # and one statement brings them, which calls nothing
-    width: int                        # of SQL's rows; the late values stand behind them
-    repeats: bool                     # a row may come twice where none should
-    late_repeats: bool                # the same, once the late values stand there
+    direct: _Direct | None
+    calls: list                       # of functions: (call, its variables, the binding that takes the result apart)
+    attributes: tuple                 # where hashed values may come from
+    is_simple: bool                   # one statement, which calls nothing, brings rows for `direct`
+    repeats: bool                     # SQL may bring a row twice where none should be
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
-    is_limited: bool                  # and limited them
     notes: list                       # the clauses in their order
 
 
-_SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit"))       # parameters that a statement has once
+def _compiled(parsed: _Parsed, mode: str, file: _File, is_over: bool, set_args: frozenset) -> _Plan:
+    """The plan of a query for one mode of asking; `set_args` are the parameters of arguments that are sets."""
+    return _Shaper(_Compilation(parsed, mode, file, is_over, set_args)).plan()
 
 
-class _Compiler:
-    """Makes a plan of a query for one mode of asking."""
-    specs: list[tuple]
-    _seen_specs: dict[Any, str]
-    ctes: list[str]
-    calls: list[tuple]
-    notes: list
-    steps: list[_Statement]
-    rounds: list
-    tables: list
-    delta: int | None
+class _Compilation:
+    """What the parts of a plan share in the making, for one mode of asking."""
 
     def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, set_args: frozenset):
         self.parsed, self.mode, self.file, self.is_over, self.set_args = parsed, mode, file, is_over, set_args
-        self.specs, self._seen_specs = [], {}
-        self.ctes, self.calls, self.notes = [], [], []
-        self.steps, self.rounds, self.tables = [], [], []
-        self.is_bag = parsed.is_bag
-        self.scalars: dict = {}
-        self.names = itertools.count()
-        self.recursive = _recursive_groups(parsed.rules)
-        self.adorned: Any = None         # the rules of the group that is derived, their tables and what is to do
-        self.delta, self.literal = 0, 0
-
-    def child(self) -> _Compiler:
-        """For another statement of the same plan."""
-        child = object.__new__(_Compiler)
-        child.__dict__.update(self.__dict__)
-        child.specs, child._seen_specs, child.ctes, child.is_bag = [], {}, [], False
-        return child
-
-    # Names and parameters
+        self.calls: list[tuple] = []
+        self.notes: list = []
+        self.tables: list[tuple] = []
+        self._names = itertools.count()
+        self.rules = _Rules(self)
 
     def name(self, stem: str) -> str:
-        return f"{stem}{next(self.names)}"
+        return f"{stem}{next(self._names)}"
 
-    def param(self, *spec: Any) -> str:
-        shared = spec if spec[0] in _SHARED else None        # never a constant: Python thinks that 1, 1.0 and True are one
-        place = self._seen_specs.get(shared)
-        if place is None:
-            self.specs.append(spec)
-            place = f"?{4 + len(self.specs)}"
-            if shared:
-                self._seen_specs[shared] = place
-        return place
+    def kinds(self, a: str) -> int:
+        """The types of cells that an attribute has had."""
+        return self.file.kinds.get(self.file.attributes.get(a), 0)
 
-    def statement(self, sql: str) -> _Statement:
-        ctes = f"with recursive {', '.join(self.ctes)} " if self.ctes else ""
-        return _statement(ctes + sql, self.specs, self.file)
-
-    def expr(self, term: Any, block: _Block) -> str:
-        if type(term) is _Const:
-            return self.param("value", term)
-        if term in self.scalars:
-            return self.param(*self.scalars[term])
-        return block.bound[term]
-
-    def is_bound(self, term: Any, block: _Block) -> bool:
-        return not _is_var(term) or term in block.bound or term in self.scalars
-
-    # The whole
-
-    def plan(self) -> _Plan:
-        parsed = self.parsed
-        where = self.expand(parsed.where)
-        self.attributes = tuple(dict.fromkeys(_attributes(where) + [a for defs in parsed.rules.values() for d in defs for a in _attributes(d.clauses)]))
-        ins = self._given()
-        late = () if self.is_over else self._late(where)
-        wanted = self._wanted(late)
-        joined = ins + [clause for clause in where if clause not in late]
-        return self._finish(self.join(_Block(), joined, wanted), late, joined)
-
-    def _given(self) -> list:
-        """Scalars and tuples become parameters; collections and relations become clauses."""
-        clauses = []
-        for index, binding in enumerate(self.parsed.ins):
-            if binding.shape == "scalar":
-                self.scalars[binding.vars[0]] = ("in", index)
-            elif binding.shape == "tuple":
-                self.scalars |= {var: ("in", index, place) for place, var in enumerate(binding.vars)}
-            else:
-                clauses.append(_In(index, binding, self.parsed.source.get("in", [])))
-        return clauses
-
-    def _late(self, where: tuple) -> tuple:
-        """Triples that the documents answer once SQL has an entity: they bring a value to be found, or an entity for others of them.
-
-        Each stands behind the one that brings its entity. One that is rarer than what SQL would begin with is not among them: let it begin there.
-        """
-        triples = [c for c in where if type(c) is _Triple]
-        given = _Block((), {var: "" for binding in self.parsed.ins for var in binding.vars})
-        read = self._readable(where, triples)
-        least = min((self._triple_cost(c, given) for c in triples if c not in read), default=math.inf)
-        read = self._readable(where, [c for c in read if self._triple_cost(c, given) >= least])
-        if self._sql_order(read):
-            return ()
-        known = {c.e for c in triples if _is_var(c.e) and c not in read}
-        late = []
-        for clause in read:
-            if clause.e in known:
-                late.append(clause)
-                known.add(clause.v)
-        return tuple(late)
-
-    def _readable(self, where: tuple, triples: list[_Triple]) -> list[_Triple]:
-        """Those triples whose value nothing but find asks for, and before these those whose value is only the entity of such."""
-        uses = collections.Counter(var for clause in where for var in _clause_vars(clause))
-        given = {var for binding in self.parsed.ins for var in binding.vars}
-        barred = given | {var for var, _ in self.parsed.order if type(var) is str} | {find.term for find in self.parsed.find if find.kind == "pull"}
-        todo = [c for c in triples if _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given and c.v not in barred
-                and not c.v.startswith("? ")]
-        read: list[_Triple] = []
-        while found := [c for c in todo if uses[c.v] == 1 or self._is_followed(c.v, uses[c.v], read)]:
-            read, todo = found + read, [c for c in todo if c not in found]
-        return read
-
-    def _is_followed(self, var: str, uses: int, read: list[_Triple]) -> bool:
-        """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
-        of_it = [c for c in read if c.e == var]
-        return self.mode == _NOW and self.parsed.limit is None and len(of_it) == uses - 1 and \
-            all(self.file.puts.get(self.file.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
-
-    def _sql_order(self, late: Iterable[_Triple]) -> bool:
-        """Whether ordering by the value of a triple in SQL is worth more than reading that value from the documents."""
-        values = {c.v for c in late}
-        by = [self.parsed.find[target] for target, _ in self.parsed.order if type(target) is int]
-        return self.parsed.limit is not None and any(find.kind == "var" and find.term in values for find in by)
-
-    def _wanted(self, late: tuple[_Triple, ...]) -> set:
-        wanted = {var for find in self.parsed.find for var in _find_vars(find)}
-        wanted |= {var for var, _ in self.parsed.order if type(var) is str}
-        return (wanted | {c.e for c in late}) - {c.v for c in late}
-
-    def _finish(self, block: _Block, late: tuple[_Triple, ...], joined: list) -> _Plan:
-        parsed = self.parsed
-        columns: dict[str, int] = {}
-        numbers: dict[str, int] = {}
-        exprs: list[str] = []
-        is_grouped = any(find.kind == "aggregate" or _aggregates(find) for find in parsed.find)
-        late_values = {c.v for c in late}
-        pulled = {find.term for find in parsed.find if find.kind == "pull"} | {c.e for c in late} - late_values
-        plain = {var: None for find in parsed.find if find.kind != "pull" or is_grouped for var in _find_vars(find)}
-        plain |= {var: None for var, _ in parsed.order if type(var) is str}
-        for var in sorted(pulled):
-            if var in block.owners:
-                numbers[var] = len(exprs)
-                exprs.append(block.owners[var][2])
-            else:
-                plain[var] = None
-        for var in [var for var in plain if var not in late_values]:
-            columns[var] = len(exprs)
-            exprs.append(self.expr(var, block))
-        order, is_ordered = self._order(block, late)
-        limit = self._limit(late, is_ordered)
-        repeats = not (self.is_bag or self._is_one_each(joined, columns.keys() | numbers.keys()))
-        distinct = repeats and len(block.froms) > 1
-        shown = {find.term for find in parsed.find if find.kind == "var"}
-        late_repeats = not self.is_bag and (repeats or not shown >= columns.keys() | numbers.keys() | late_values)
-        width = len(exprs)
-        late_places = {c.v: width + i for i, c in enumerate(late)}
-        places = None if is_grouped else self._places(columns | late_places, numbers, is_ordered, limit)
-        reads = tuple(_Read((late_places | numbers)[c.e], c.e in numbers, c.a, c.v) for c in late)
-        values = self._as_values(block, columns, exprs) if places is not None else frozenset()
-        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
-        main = self.statement(block.sql(exprs, distinct) + order + limit)
-        is_column = places is not None and parsed.is_bare and not (parsed.names or late) and \
-            (parsed.find[0].kind == "var" or parsed.find[0].is_telling and parsed.find[0].term in numbers)
-        is_whole = places == tuple(range(width)) and len(values) == width and not (arms or pulled or parsed.is_bare or parsed.names)
-        is_simple = places is not None and not (arms or self.tables or self.calls or self.is_over)
-        finish = None if not is_simple or repeats and not distinct else self._quick_finish(block, places, values, is_column, is_whole)
-        quick = finish and self._quick(main, finish)
-        return _Plan(tuple(self.steps), tuple(self.rounds), tuple(self.tables), main, arms, quick, columns, numbers, reads, self.calls,
-                     self.attributes, places, values, is_column, is_whole, is_simple, width, repeats and not distinct, late_repeats,
-                     is_grouped, is_ordered, bool(limit), self.notes)
-
-    def _quick_finish(self, block: _Block, places: tuple | None, values: frozenset, is_column: bool, is_whole: bool) -> Callable | None:
-        """What makes the answer of rows that are documents' numbers, UUIDs' numbers or values; None for others."""
-        find = self.parsed.find[0]
-        if is_whole:
-            return lambda db, reader, rows: rows
-        if not is_column or places != (0,):
-            return None
-        if find.kind == "pull":
-            return _quick_documents if find.pattern is _EVERYTHING else None
-        if 0 in values:
-            return lambda db, reader, rows: [row[0] for row in rows]
-        return _quick_ids if block.kinds.get(find.term) == _UUID_KIND else None
-
-    def _quick(self, main: _Statement, finish: Callable) -> _Quick | None:
-        """The plan's one statement with its constants in place, if its other parameters are arguments."""
-        constants: list = []
-        arguments = []
-        for kind, *rest in self.specs:
-            constant = None
-            if kind == "in" and len(rest) == 1:
-                arguments.append((4 + len(constants), rest[0]))
-            elif kind == "attribute":
-                constant = self.file.attributes.get(rest[0])
-            elif kind == "limit":
-                constant = (self.parsed.limit or 0) + self.parsed.offset
-            elif kind == "value" and type(rest[0].value) in (str, int):
-                constant = _CELL[type(rest[0].value)](rest[0].value)
-            if constant is None and kind != "in" or type(constant) is bytes:
-                return None
-            constants.append(constant)
-        return _Quick(main.sql, constants, tuple(arguments), finish) if 4 + len(constants) == main.highest and not self.parsed.offset else None
-
-    def _as_values(self, block: _Block, columns: dict, exprs: list[str]) -> frozenset:
-        """Turns cells into values in SQL, where the statistics know that an attribute has short texts only, or small whole numbers."""
-        if self.is_over:
-            return frozenset()
-        for var, place in columns.items():
-            if block.kinds.get(var) == _SMALL_KIND:
-                exprs[place] += f" + {_SHIFT}"
-        return frozenset(place for var, place in columns.items() if block.kinds.get(var) in (_SMALL_KIND, _TEXT_KIND))
-
-    def _is_one_each(self, joined: list, found: set[str]) -> bool:
-        """Whether no two rows can be equal: only triples and rules were joined, and each of their variables is found or given.
-
-        An entity has one visible version, which has each value once, and the rows of a rule's table are different.
-        """
-        for clause in joined:
-            terms = (clause.e, clause.v) if type(clause) is _Triple else clause.args if type(clause) is _RuleCall else None
-            if terms is None and type(clause) not in (_Test, _Not):
-                return False
-            if any(type(term) is _AnyOf or _is_var(term) and term not in found and term not in self.scalars for term in terms or ()):
-                return False
-        return not self.is_over
-
-    def _places(self, columns: dict[str, int], numbers: dict[str, int], is_ordered: bool, limit: str) -> tuple | None:
-        parsed = self.parsed
-        if (parsed.order and not is_ordered) or (parsed.limit is not None and not limit) or any(f.kind == "expression" for f in parsed.find):
-            return None
-        return tuple(numbers[f.term] if f.kind == "pull" and f.term in numbers else columns[f.term] for f in parsed.find)
-
-    def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
-        """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
-        parts, values = [], {c.v for c in late}
-        for target, is_descending in self.parsed.order:
-            if type(target) is int:
-                find = self.parsed.find[target]
-                if find.kind != "var" or find.term in values or not self._sorts(find.term):
-                    return "", False
-                target = find.term
-            parts.append(self.expr(target, block) + (" desc" if is_descending else ""))
-        return (f" order by {', '.join(parts)}", True) if parts else ("", False)
-
-    def _sorts(self, var: str) -> bool:
-        if self.is_over:
-            return False              # what is supposed may be of types that the statistics do not know
-        kinds = 0
-        for a in _attributes_of(var, self.parsed.where):
-            kinds |= self._kinds(a)
-        return kinds in _SORTABLE and not any(var in binding.vars for binding in self.parsed.ins)
-
-    def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
-        parsed = self.parsed
-        if late or parsed.limit is None or (parsed.order and not is_ordered) or any(f.kind == "aggregate" or _aggregates(f) for f in parsed.find):
-            return ""
-        return f" limit {self.param('limit')}"
-
-    def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple:
-        """As of the past the rows come from live and from closed versions: each arm in order, merged afterwards."""
-        first = next((table for table in block.froms), "")
-        if self.mode == _NOW or self.is_over or not first.startswith("facts ") or len(self.parsed.order) != 1 or not limit:
-            return ()
-        f, key = first.split()[1], order.removeprefix(" order by ").removesuffix(" desc")
-        both = f"{f}.p in (0, 1) and {f}.k > ?3"
-        live = _Block(block.froms)
-        live.wheres = [condition.replace(both, f"{f}.p = 0 and {f}.k = 0") for condition in block.wheres]
-        closed = _Block(block.froms)
-        closed.wheres = [condition.replace(both, f"{f}.p = 1 and {f}.k > ?3") for condition in block.wheres]
-        by_sorting = f" order by +{key}" + " desc" * order.endswith(" desc")        # else SQLite walks all that ever ceased
-        return tuple(self.statement(arm.sql(exprs) + by + limit) for arm, by in ((live, order), (closed, by_sorting)))
-
-    # Clauses in their order
-
-    def join(self, block: _Block, clauses: Iterable, later: set[str]) -> _Block:
-        """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
-        todo = list(clauses)
-        while todo:
-            clause = self._next(block, todo)
-            todo = [other for other in todo if other is not clause]
-            self.notes.append(clause.source)
-            needed = later | _mentioned([c for c in todo if type(c) is not _In]) | {v for c in todo if type(c) is _In for v in c.binding.vars}
-            block = self._JOIN[type(clause)](self, block, clause, needed)
-            if len(block.froms) > STAGE_TABLES:
-                block = self.stage(block, needed)
-        return block
-
-    def _next(self, block: _Block, todo: list) -> Any:
-        """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
-        best, least = None, math.inf
-        for clause in todo:
-            cost = self._cost(clause, block, todo)
-            if cost < least:
-                best, least = clause, cost
-            if least == 0:
-                break
-        if best is None:
-            raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that can come before it.")
-        return best
-
-    def _cost(self, clause: Any, block: _Block, todo: list) -> float:
-        """The rows that a clause would make of each row so far; 0 for a filter, infinite while it cannot be joined."""
-        kind = type(clause)
-        if kind is _In:
-            return 0.5
-        if kind is _Triple:
-            return self._triple_cost(clause, block)
-        if kind is _Test or kind is _Bind:
-            ready = all(self.is_bound(var, block) for var in _call_vars(clause.call))
-            return math.inf if not ready else 0 if kind is _Test or clause.binding.shape in ("scalar", "tuple") else 3
-        if kind is _RuleCall:
-            return self._rule_cost(clause, block)
-        elsewhere = set().union(*(_binds(other) if type(other) is not _In else set(other.binding.vars) for other in todo if other is not clause))
-        mine = _binds(clause)
-        if any(not self.is_bound(var, block) for var in (_clause_vars(clause) & elsewhere) - mine | getattr(clause, "needs", frozenset())):
-            return math.inf
-        if kind is _Not:
-            return 0
-        if self._blocked(clause, block):
-            return math.inf
-        return 2 + sum(min((self._cost(part, block, branch) for part in branch), default=0) for branch in clause.branches)
-
-    def _blocked(self, clause: _Or, block: _Block) -> bool:
-        """Whether a branch of an `or` computes with something that neither the branch nor what was joined binds."""
-        return any(var not in _bound_by(branch) and not self.is_bound(var, block)
-                   for branch in clause.branches for part in branch if type(part) in (_Test, _Bind) for var in _call_vars(part.call))
-
-    def _triple_cost(self, clause: _Triple, block: _Block) -> float:
-        e, v = self.is_bound(clause.e, block), self.is_bound(clause.v, block) or clause.v == clause.e
-        if e:
-            return 0.4 if v else 1.1
-        rows, values = self._estimate(clause.a)
-        return 1.2 + (rows / max(values, 1) if v else rows * 1.5)
-
-    def _estimate(self, a: str) -> tuple[float, float]:
-        """How many live facts an attribute has, and how many different values: looked up where few, else reckoned."""
+    def estimate(self, a: str) -> tuple[float, float]:
+        """How many live facts an attribute has, and how many different values: counted where few, else reckoned."""
         file, number = self.file, self.file.attributes.get(a)
         puts = file.puts.get(number, 0)
         if number is None or not puts:
@@ -3976,65 +3813,183 @@ class _Compiler:
                 known = file.estimates[number] = (puts, *_measured(reader, number, puts))
         return known[1:]
 
+
+_FEW, _SAMPLE = 2_000, 64             # facts that are counted one by one; values that are looked at
+
+
+def _measured(reader: _Reader, a: int, puts: int) -> tuple[float, float]:
+    """(live facts, different values) of an attribute, counted as far as that is cheap."""
+    one = lambda sql, *more: reader.execute(sql, (a, *more)).fetchone()
+    live, = one("select count(*) from (select 1 from facts where p = 0 and a = ? limit ?)", _FEW)
+    if live == _FEW:
+        live = max(puts, _FEW)
+    values, last = 0, None
+    row = one("select min(v) from facts where p = 0 and a = ?")
+    while row and row[0] is not None and values < _SAMPLE:
+        values, last = values + 1, row[0]
+        row = one("select v from facts where p = 0 and a = ? and v > ? limit 1", last)
+    if values == _SAMPLE:
+        seen, = one("select count(*) from (select 1 from facts where p = 0 and a = ? and v <= ? limit 10000)", last)
+        values = live * values / max(seen, 1)
+    return live, max(values, 1)
+
+
+# Costs are rows made of one row so far. Filters come first, whatever they cost, since they make all that follows cheaper.
+
+_FILTERS = 0
+_PROBE = 0.4                          # entity and value are known: it mostly drops rows, but has to look
+_ARGUMENT = 0.5                       # an argument's rows are few, and clauses are meant to begin with them
+_ONE_VALUE = 1.1                      # the entity is known: one value, now and then several
+_SEARCH = 1.2                         # beside the rows found: finding entities costs more than reading on about one
+_WHOLE = 1.5                          # a row of a whole attribute, which nothing narrows
+_TAKEN_APART = 3                      # rows that a function's collection is taken to have
+_BRANCHING = 2                        # beside the branches' rows: an `or` begins a stage
+_ASKED_RULE, _WHOLE_RULE = 8, 2_000   # rows of a recursive rule that is asked about something, or about everything
+
+
+class _Joiner:
+    """Orders clauses and joins them, one after the other, to a block of one statement.
+
+    `before` takes what must run before that statement. `turn` is set inside a rule that is derived round by round.
+    """
+
+    def __init__(self, shared: _Compilation, before: list, scalars: Mapping[str, tuple] = NOTHING, is_bag: bool = False,
+                 turn: _Turn | None = None, text: _Text | None = None):
+        self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
+        self.text = text or _Text(shared.file)
+
+    def inside_rule(self) -> _Joiner:
+        """For the clauses of a rule in the same statement: it has no part in the query's arguments, and its rows are a set."""
+        return _Joiner(self.shared, self.before, text=self.text)
+
+    def expr(self, term: Any, block: _Block) -> str:
+        if type(term) is _Const:
+            return self.text.param("value", term)
+        if term in self.scalars:
+            return self.text.param(*self.scalars[term])
+        return block.bound[term]
+
+    def is_bound(self, term: Any, block: _Block) -> bool:
+        return not _is_var(term) or term in block.bound or term in self.scalars
+
+    # Order
+
+    def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str]) -> _Block:
+        """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
+        todo = list(clauses)
+        while todo:
+            clause = self._next(block, todo)
+            todo.remove(clause)
+            self.shared.notes.append(clause.source)
+            needed = _mentioned(todo).union(later)
+            block = self._JOIN[type(clause)](self, block, clause, needed)
+            if len(block.froms) > STAGE_TABLES:
+                block = self.stage(block, needed)
+        return block
+
+    def _next(self, block: _Block, todo: list[_Clause]) -> _Clause:
+        """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
+        best, least = None, math.inf
+        for clause in todo:
+            cost = self._cost(clause, block, todo)
+            if cost < least:
+                best, least = clause, cost
+            if least == _FILTERS:
+                break
+        if best is None:
+            raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that can "
+                             "come before it.")
+        return best
+
+    def _cost(self, clause: Any, block: _Block, todo: Iterable[_Clause]) -> float:
+        """The rows that a clause would make of each row so far; infinite while it cannot be joined."""
+        kind = type(clause)
+        if any(not self.is_bound(var, block) for var in clause.needs):
+            return math.inf
+        if kind is _In:
+            return _ARGUMENT
+        if kind is _Triple:
+            return self.triple_cost(clause, block)
+        if kind is _Test:
+            return _FILTERS
+        if kind is _Bind:
+            return _FILTERS if clause.shape in ("scalar", "tuple") else _TAKEN_APART
+        if kind is _RuleCall:
+            return _ASKED_RULE if any(self.is_bound(arg, block) for arg in clause.args) else _WHOLE_RULE
+        elsewhere = _bound_by(other for other in todo if other is not clause)
+        if any(not self.is_bound(var, block) for var in (clause.vars & elsewhere) - clause.binds):
+            return math.inf
+        if kind is _Not:
+            return _FILTERS
+        if any(not self.is_bound(var, block) for branch in clause.branches
+               for part in branch for var in set(part.needs) - _bound_by(branch)):
+            return math.inf
+        return _BRANCHING + sum(min([self._cost(part, block, branch) for part in branch], default=0)
+                                for branch in clause.branches)
+
+    def triple_cost(self, clause: _Triple, block: _Block) -> float:
+        v = self.is_bound(clause.v, block) or clause.v == clause.e
+        if self.is_bound(clause.e, block):
+            return _PROBE if v else _ONE_VALUE
+        rows, values = self.shared.estimate(clause.a)
+        return _SEARCH + (rows / values if v else rows * _WHOLE)
+
     # Joining one clause
 
-    def _join_in(self, block: _Block, clause: _In, needed: set[str]) -> _Block:
-        name, width = self.name("i"), len(clause.binding.vars)
-        source = self.param("rows", clause.place, clause.binding.shape, width)
+    def _join_in(self, block: _Block, clause: _In, needed: frozenset[str]) -> _Block:
+        width = len(clause.terms)
+        source = self.text.param("rows", clause.place, clause.shape, width)
         places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
-        self.ctes.append(f"{name}({', '.join(f'c{i}' for i in range(width))}) as materialized (select {', '.join(places)} from json_each({source}))")
+        name = self.text.table(self.shared.name("i"), _numbered("c", width),
+                               f"select {', '.join(places)} from json_each({source})")
         block.froms.append(name)
-        self._bind_columns(block, clause.binding.vars, [f"{name}.c{i}" for i in range(width)])
+        self._bind_columns(block, clause.terms, [f"{name}.c{i}" for i in range(width)])
         return block
 
-    def _bind_columns(self, block: _Block, vars: tuple[str, ...], exprs: list[str]) -> None:
-        """Binds variables to expressions, or demands equality where they are bound."""
-        for var, expr in zip(vars, exprs):
-            if self.is_bound(var, block):
-                block.wheres.append(f"{expr} = {self.expr(var, block)}")
-            else:
-                block.bound[var] = expr
+    def _bind_columns(self, block: _Block, terms: Iterable, exprs: Iterable[str]) -> None:
+        for term, expr in zip(terms, exprs):
+            self.place(block, term, expr)
 
-    def _join_triple(self, block: _Block, clause: _Triple, needed: set[str]) -> _Block:
-        f, a = self.name("f"), self.param("attribute", clause.a)
-        if self.is_over:
-            return self._join_over(block, clause, f, a)
-        owner = block.owners.get(clause.e) if _is_var(clause.e) else None
-        block.froms.append(f"facts {f}")
-        if owner:
-            p, k, n = owner
-            block.wheres.append(f"{f}.p = {p} and {f}.e = {self.expr(clause.e, block)} and {f}.a = {a} and {f}.k = {k} and {f}.n = {n}")
-        else:
-            block.wheres.append(f"{f}.a = {a} and {_seen(f, self.mode)}")
-            self._place(block, clause.e, f"{f}.e", kinds=self._kinds("xt/id"))
-        self._place(block, clause.v, f"{f}.v", kinds=self._kinds(clause.a))
-        if _is_var(clause.e) and clause.e not in block.owners:
-            block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
-        return block
-
-    def _kinds(self, a: str) -> int:
-        return self.file.kinds.get(self.file.attributes.get(a), 0)
-
-    def _place(self, block: _Block, term: Any, column: str, conditions: Any = None, kinds: int | None = None) -> None:
-        """One place of a triple: binds its variable, or compares."""
-        conditions = block.wheres if conditions is None else conditions
+    def place(self, block: _Block, term: Any, column: str, kinds: int | None = None) -> None:
+        """One place of a table: binds its variable, or compares."""
         if type(term) is _AnyOf:
-            conditions.append(f"{column} in (select {_J} from json_each({self.param('any', term.values)}) j)")
+            block.wheres.append(f"{column} in (select {_J} from json_each({self.text.param('any', term.values)}) j)")
         elif self.is_bound(term, block):
-            conditions.append(f"{column} = {self.expr(term, block)}")
+            block.wheres.append(f"{column} = {self.expr(term, block)}")
         else:
             block.bound[term] = column
             if kinds is not None:
                 block.kinds[term] = kinds
 
+    def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> _Block:
+        shared = self.shared
+        f, a = shared.name("f"), self.text.param("attribute", clause.a)
+        if shared.is_over:
+            return self._join_over(block, clause, f, a)
+        owner = block.owners.get(clause.e) if _is_var(clause.e) else None
+        block.froms.append(f"facts {f}")
+        if owner:
+            p, k, n = owner
+            block.wheres.append(f"{f}.p = {p} and {f}.e = {self.expr(clause.e, block)} and {f}.a = {a} and {f}.k = {k} "
+                                f"and {f}.n = {n}")
+        else:
+            block.wheres += f"{f}.a = {a}", _seen(f, shared.mode)
+            if len(block.froms) == 1:
+                block.first = f, len(block.wheres) - 1
+            self.place(block, clause.e, f"{f}.e", shared.kinds("xt/id"))
+        self.place(block, clause.v, f"{f}.v", shared.kinds(clause.a))
+        if _is_var(clause.e) and clause.e not in block.owners:
+            block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
+        return block
+
     def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> _Block:
-        """A triple on a speculative snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
+        """A triple on a supposed snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
         r, g = f"{f}r", f"{f}g"
         stored, touched = _Block((), block.bound), _Block((), block.bound)
         for part, alias in (stored, f), (touched, g):
-            self._place(part, clause.e, f"{alias}.e")
-            self._place(part, clause.v, f"{alias}.v")
-        on_stored = [f"{r}.r = 0", f"{f}.a = {a}", _seen(f, self.mode), f"{f}.e not in (select e from temp.touched)", *stored.wheres]
+            self._bind_columns(part, (clause.e, clause.v), (f"{alias}.e", f"{alias}.v"))
+        on_stored = [f"{r}.r = 0", f"{f}.a = {a}", _seen(f, self.shared.mode),
+                     f"{f}.e not in (select e from temp.touched)", *stored.wheres]
         on_touched = [f"{r}.r = 1", f"{g}.a = {a}", *touched.wheres]
         block.froms.append(f"(select 0 as r union all select 1) {r} left join facts {f} on {' and '.join(on_stored)} "
                            f"left join temp.over_facts {g} on {' and '.join(on_touched)}")
@@ -4044,465 +3999,686 @@ class _Compiler:
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
         return block
 
-    def _join_test(self, block: _Block, clause: _Test, needed: set[str]) -> _Block:
+    def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> _Block:
         block.wheres.append(self._condition(clause.call, block))
         return block
 
     def _condition(self, call: _Call, block: _Block) -> str:
-        native = _NATIVE.get(call.head) if type(call.head) is str and not any(type(arg) is _Call for arg in call.args) else None
+        is_flat = type(call.head) is str and not any(type(arg) is _Call for arg in call.args)
+        native = _NATIVE.get(call.head) if is_flat else None
         if native and (condition := native(self, call, block)):
             return condition
         if call.head == "get-attr":
             return f"{self._python(call, block, 'py')} <> x'01'"
         return self._python(call, block, "py_test")
 
-    def _python(self, call: _Call, block: _Block, function: str, binding: Any = None) -> str:
-        vars = tuple(dict.fromkeys(var for var in _call_vars(call) if var != call.head or var in call.args))
-        self.calls.append((call, vars, binding))
-        return f"{function}({', '.join([str(len(self.calls) - 1), *(self.expr(var, block) for var in vars)])})"
+    def _python(self, call: _Call, block: _Block, function: str, binding: _Binding | None = None) -> str:
+        vars = tuple(dict.fromkeys(var for arg in call.args for var in _term_vars((arg,))))
+        self.shared.calls.append((call, vars, binding))
+        number = len(self.shared.calls) - 1
+        return f"{function}({', '.join([str(number), *(self.expr(var, block) for var in vars)])})"
 
-    def _join_bind(self, block: _Block, clause: _Bind, needed: set[str]) -> _Block:
-        shape, vars = clause.binding
-        if shape == "scalar":
-            return self._bind_scalar(block, clause, needed)
-        name, width = self.name("j"), len(vars)
-        block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
-        self._bind_columns(block, vars, [_FROM_JSON.format(f"json_extract({name}.value, '$[{i}]')") for i in range(width)])
-        return block
-
-    def _bind_scalar(self, block: _Block, clause: _Bind, needed: set[str]) -> _Block:
-        var, = clause.binding.vars
-        if self.is_bound(var, block):
-            block.wheres.append(f"{self._python(clause.call, block, 'py')} = {self.expr(var, block)}")
-        elif var in needed or var.startswith("? "):
-            name = self.name("j")
-            block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
-            block.bound[var] = _FROM_JSON.format(f"json_extract({name}.value, '$[0]')")
+    def _join_bind(self, block: _Block, clause: _Bind, needed: frozenset[str]) -> _Block:
+        vars, is_scalar = clause.binding.vars, clause.shape == "scalar"
+        if is_scalar and self.is_bound(vars[0], block):
+            block.wheres.append(f"{self._python(clause.call, block, 'py')} = {self.expr(vars[0], block)}")
+        elif is_scalar and vars[0] not in needed and not vars[0].startswith("? "):
+            block.bound[vars[0]] = self._python(clause.call, block, "py")
         else:
-            block.bound[var] = self._python(clause.call, block, "py")
+            name = self.shared.name("j")
+            block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
+            places = [_FROM_JSON.format(f"json_extract({name}.value, '$[{i}]')") for i in range(len(vars))]
+            self._bind_columns(block, vars, places)
         return block
 
-    def _join_not(self, block: _Block, clause: _Not, needed: set[str]) -> _Block:
+    def _join_not(self, block: _Block, clause: _Not, needed: frozenset[str]) -> _Block:
         if _is_simple(clause.clauses):
-            inner = self.join(block.inner(), clause.clauses, set())
-            block.wheres.append(f"not exists ({inner.sql(['1'])})" if inner.froms else f"not ({' and '.join(inner.wheres)})")
+            block.wheres.append(f"not {self._exists(block, clause.clauses)}")
             return block
-        block = self.stage(block, needed | _clause_vars(clause), numbered=True)
-        stage = block.froms[0]
-        row = _fresh("row")             # a variable, since a rule inside makes a stage of its own
-        inner = self.join(_Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds), clause.clauses, {row})
-        name = self.name("n")
-        self.ctes.append(f"{name}(id) as materialized ({inner.sql([inner.bound[row]])})")
+        block = self.stage(block, needed | clause.vars, numbered=True)
+        stage, row = block.froms[0], _fresh("row")        # a variable, since a rule inside makes a stage of its own
+        inner = _Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds)
+        inner = self.join(inner, clause.clauses, {row})
+        name = self.text.table(self.shared.name("n"), ["id"], inner.sql([inner.bound[row]]))
         block.wheres.append(f"{stage}.id not in (select id from {name})")
         return block
 
-    def _join_or(self, block: _Block, clause: _Or, needed: set[str]) -> _Block:
-        fresh = sorted(var for var in _binds(clause) if not self.is_bound(var, block))
-        if not fresh and all(_is_simple(branch) for branch in clause.branches):
-            block.wheres.append(f"({' or '.join(self._exists(block, branch) for branch in clause.branches)})")
+    def _exists(self, block: _Block, clauses: tuple[_Clause, ...]) -> str:
+        """The condition that these clauses hold, for clauses that fit inside a SELECT."""
+        inner = self.join(block.inner(), clauses, ())
+        is_test = inner.wheres and not inner.froms
+        return f"({_joined_by(' and ', inner.wheres)})" if is_test else f"exists ({inner.sql(['1'])})"
+
+    def _join_or(self, block: _Block, clause: _Or, needed: frozenset[str]) -> _Block:
+        fresh = sorted(var for var in clause.binds if not self.is_bound(var, block))
+        if not fresh and all(map(_is_simple, clause.branches)):
+            held = [self._exists(block, branch) for branch in clause.branches]
+            block.wheres.append(f"({_joined_by(' or ', held)})")
             return block
-        before = self.stage(block, needed | _clause_vars(clause), numbered=self.is_bag)
+        before = self.stage(block, needed | clause.vars, numbered=self.is_bag)
         stage, row = before.froms[0], _fresh("row")
         kept = [var for var in before.bound if var in needed]
         columns = kept + [var for var in fresh if var in needed or self.is_bag]
         owned = [var for var in kept if var in before.owners]
+        start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
         selects = []
         for branch in clause.branches:
-            start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
             inner = self.join(_Block([stage], start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
             selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
-        return self._staged(" union ".join(selects), columns, owned, self.is_bag, before.kinds)
+        return self._staged(self._union(selects), columns, owned, self.is_bag, before.kinds)
 
-    def _exists(self, block: _Block, branch: tuple) -> str:
-        inner = self.join(block.inner(), branch, set())
-        return f"exists ({inner.sql(['1'])})" if inner.froms else f"({' and '.join(inner.wheres)})"
+    def _union(self, selects: list[str]) -> str:
+        """The rows of several SELECTs: SQLite takes 500 in one."""
+        while len(selects) > UNION_TERMS:
+            groups = [" union ".join(selects[i:i + UNION_TERMS]) for i in range(0, len(selects), UNION_TERMS)]
+            selects = [f"select * from ({group})" for group in groups]
+        return " union ".join(selects)
 
-    def stage(self, block: _Block, needed: set[str], numbered: bool = False) -> _Block:
+    def stage(self, block: _Block, needed: Iterable[str], numbered: bool = False) -> _Block:
         """The rows so far as a table, with the columns that are needed later."""
         columns = [var for var in block.bound if var in needed]
         owned = [var for var in columns if var in block.owners]
         exprs = [block.bound[var] for var in columns] + [part for var in owned for part in block.owners[var]]
         sql = block.sql(exprs, distinct=not self.is_bag)
         if numbered:
-            sql = f"select *, row_number() over () from ({sql})" if exprs else f"select row_number() over () from ({sql})"
+            sql = f"select {'*, ' if exprs else ''}row_number() over () from ({sql})"
         return self._staged(sql, columns, owned, numbered, block.kinds)
 
     def _staged(self, sql: str, columns: list[str], owned: list[str], numbered: bool, kinds: dict) -> _Block:
-        name = self.name("s")
-        names = [f"c{i}" for i in range(len(columns))] + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
+        names = _numbered("c", len(columns)) + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
         names += ["id"] if numbered else [] if names else ["one"]
-        self.ctes.append(f"{name}({', '.join(names)}) as materialized ({sql})")
+        name = self.text.table(self.shared.name("s"), names, sql)
         bound = {var: f"{name}.c{i}" for i, var in enumerate(columns)}
         owners = {var: tuple(f"{name}.{part}{i}" for part in "pkn") for i, var in enumerate(owned)}
         return _Block([name], bound, owners, kinds)
 
-    # Rules
+    def _join_rule(self, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
+        return self.shared.rules.join(self, block, clause, needed)
 
-    def expand(self, clauses: Iterable, trail: tuple = ()) -> tuple:
+    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind,
+                                   _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
+
+
+def _is_simple(clauses: Iterable[_Clause]) -> bool:
+    """Whether clauses fit inside one SELECT: no rule, no `or` that binds, not too many, not too deep for SQLite's parser."""
+    every = list(_every(clauses))
+    return len(every) <= STAGE_TABLES and all(
+        len(around) <= NESTED_SELECTS and type(clause) is not _RuleCall and not (type(clause) is _Or and clause.binds)
+        for clause, around in every)
+
+
+# A rule that does not recurse is replaced by what it says. One that calls itself once in each definition is a recursive
+# table in the statement. All others are derived round by round: each round joins what the last one found, in temporary
+# tables. What such a rule is asked (its bound arguments) is a table too, so that only what can matter is derived.
+
+
+class _Filling:
+    """The tables of rules that call each other, and what fills them. `_Run` runs it until nothing new comes."""
+
+    def __init__(self, number: int, group: frozenset[str]):
+        self.number, self.group = number, group
+        self.tables: dict[tuple, tuple] = {}      # (rule, its bound arguments) → (what holds, what is asked)
+        self.first: list = []                     # statements and other fillings, to be run once
+        self.rounds: list = []                    # the same, to be run in every round
+
+
+class _Turn:
+    """One statement of a filling: in its join, the place `delta` takes what the last round found.
+
+    Earlier places take what is older, later ones both, so that no combination comes twice. Place 0 is what is asked;
+    the others are the calls of the group, as they are joined. A delta of None takes everything, once.
+    """
+
+    def __init__(self, filling: _Filling, delta: int | None):
+        self.filling, self.delta, self.place = filling, delta, 0
+
+    def condition(self, alias: str, text: _Text) -> str:
+        if self.delta is None:
+            return "1"
+        operator = "=" if self.place == self.delta else "<" if self.place < self.delta else "<="
+        return f"{alias}.g {operator} {text.param('round', self.filling.number)} - 1"
+
+
+class _Rules:
+    """The rules of a query."""
+
+    def __init__(self, shared: _Compilation):
+        self._shared, self._rules, self._groups = shared, shared.parsed.rules, _recursive_groups(shared.parsed.rules)
+        self._fillings: dict[frozenset, _Filling] = {}
+
+    def expand(self, clauses: Iterable[_Clause], is_bag: bool = False) -> tuple[_Clause, ...]:
         """The clauses with calls of rules that do not recurse replaced by what they say."""
-        return tuple(part for clause in clauses for part in self._expand_one(clause, trail))
+        return tuple(part for clause in clauses for part in self._expanded(clause, is_bag))
 
-    def _expand_one(self, clause: Any, trail: tuple) -> tuple:
-        kind = type(clause)
-        if kind is _Not:
-            return (clause._replace(clauses=self.expand(clause.clauses, trail)),)
-        if kind is _Or:
-            return (clause._replace(branches=tuple(self.expand(branch, trail) for branch in clause.branches)),)
-        if kind is not _RuleCall or clause.name in self.recursive:
+    def _expanded(self, clause: _Clause, is_bag: bool) -> tuple[_Clause, ...]:
+        if type(clause) is not _RuleCall:
+            return (clause.rebuilt(lambda term: term, lambda inner: self.expand(inner, is_bag)),)
+        if clause.name in self._groups:
             return (clause,)
-        branches = [self.expand(_called(definition, clause), trail) for definition in self.parsed.rules[clause.name]]
-        if len(branches) == 1 and not self.is_bag:
-            return branches[0]
-        return (_Or(tuple(branches), clause.needs, clause.source),)
+        branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
+        return branches[0] if len(branches) == 1 and not is_bag else \
+            (_Or(clause.source, tuple(clause.needs), tuple(branches)),)
 
-    def _rule_cost(self, clause: _RuleCall, block: _Block) -> float:
-        required = [*clause.needs, *(clause.args[i] for i in self._unbindable(clause.name))]
-        if any(not self.is_bound(arg, block) for arg in required):
-            return math.inf
-        return 8 if any(self.is_bound(arg, block) for arg in clause.args) else 2_000
-
-    def _unbindable(self, name: str) -> set:
-        """The positions of a recursive rule that some definition does not bind by itself."""
-        return {i for d in self.parsed.rules[name] for i, var in enumerate(d.head) if var not in _bound_by(self.expand(d.clauses))}
-
-    def _join_rule(self, block: _Block, clause: _RuleCall, needed: set[str]) -> _Block:
-        bound = [i for i, arg in enumerate(clause.args) if self.is_bound(arg, block)]
-        if self.adorned is not None and clause.name in self.adorned["group"]:
-            return self._join_adorned(block, clause, bound)
+    def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
+        """A call of a rule that recurses."""
+        bound = [i for i, arg in enumerate(clause.args) if joiner.is_bound(arg, block)]
+        if joiner.turn and clause.name in joiner.turn.filling.group:
+            return self._join_inside(joiner, block, clause, bound)
         if block.froms and bound:
-            block = self.stage(block, needed | _clause_vars(clause), numbered=self.is_bag)
-        seeds = self._seeds(block, [self._seed(clause.args[i], block) for i in bound]) if bound else None
-        table = self._linear(clause.name, bound, seeds) or self._general(clause.name, bound, seeds)
-        return self._join_relation(block, clause, table)
+            block = joiner.stage(block, needed | clause.vars, numbered=joiner.is_bag)
+        seeds = self._seeds(joiner, block, [clause.args[i] for i in bound]) if bound else ""
+        table = self._linear(joiner, clause.name, bound, seeds) or self._general(joiner, clause.name, bound, seeds)
+        return self._join_table(joiner, block, clause, table)
 
-    def _join_relation(self, block: _Block, clause: _RuleCall, table: str) -> _Block:
-        r = self.name("r")
+    def _join_table(self, joiner: _Joiner, block: _Block, clause: _RuleCall, table: str, condition: str = "") -> _Block:
+        r = self._shared.name("r")
         block.froms.append(f"{table} {r}")
+        if condition:
+            block.wheres.append(condition.format(r))
         for i, arg in enumerate(clause.args):
-            self._place(block, arg, f"{r}.c{i}")
+            joiner.place(block, arg, f"{r}.c{i}")
         return block
 
-    def _seed(self, arg: Any, block: _Block) -> str:
-        return f"(select {_J} from json_each({self.param('any', arg.values)}) j)" if type(arg) is _AnyOf else self.expr(arg, block)
-
-    def _seeds(self, block: _Block, exprs: list[str]) -> str:
+    def _seeds(self, joiner: _Joiner, block: _Block, args: list) -> str:
         """The arguments that a rule is called with, as a table."""
-        name = self.name("q")
-        columns = ", ".join(f"c{i}" for i in range(len(exprs)))
-        self.ctes.append(f"{name}({columns}) as materialized ({_Block(block.froms).sql(exprs, distinct=True)})")
-        return name
+        sql = self._asking(joiner, _Block(block.froms), block, args, ())
+        return joiner.text.table(self._shared.name("q"), _numbered("c", len(args)), sql)
 
-    def _linear(self, name: str, bound: list[int], seeds: str | None) -> str | None:
-        """A rule that calls itself at most once in each definition is a recursive table, grown from its seeds."""
-        definitions = [(d.head, self.expand(d.clauses)) for d in self.parsed.rules[name]]
-        split: list[Any] = [_split(clauses, name, self.recursive) for _, clauses in definitions]
+    def _asking(self, joiner: _Joiner, asking: _Block, block: _Block, args: list, more: Iterable[str]) -> str:
+        """The SELECT of some arguments, one row for each of a set of constants."""
+        exprs = []
+        for arg in args:
+            if type(arg) is _AnyOf:
+                j = self._shared.name("j")
+                asking.froms.append(f"json_each({joiner.text.param('any', arg.values)}) {j}")
+                exprs.append(_FROM_JSON.format(f"{j}.value"))
+            else:
+                exprs.append(joiner.expr(arg, block))
+        return asking.sql([*exprs, *more], distinct=True)
+
+    # Recursive tables
+
+    def _linear(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str | None:
+        """A rule that calls itself at most once in each definition as a recursive table, grown from its seeds, or None."""
+        definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[name]]
+        split = [self._split(clauses, name) for _, clauses in definitions]
         if None in split:
             return None
-        loops = [(head, call, rest) for (head, _), (call, rest) in zip(definitions, split) if call]
-        bases = [(head, rest) for (head, _), (call, rest) in zip(definitions, split) if not call]
+        loops = [(head, one[0], one[1]) for (head, _), one in zip(definitions, split) if one and one[0]]
+        bases = [(head, one[1]) for (head, _), one in zip(definitions, split) if one and not one[0]]
         kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
-        if kept or not bound:
-            return self._grown(len(definitions[0][0]), bases, loops, bound, kept, seeds)
+        if (kept or not bound) and _calls_required(self._rules[name]) <= set(kept):
+            return self._grown(joiner, len(definitions[0][0]), bases, loops, bound, kept, seeds)
         free = [i for i in range(len(definitions[0][0])) if i not in bound]
-        if all(call.args[i] == head[i] and head[i] not in _mentioned(rest) for head, call, rest in loops for i in free):
-            return self._walked(bases, loops, bound, free, seeds)
-        return None
+        is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest) for head, call, rest in loops for i in free)
+        is_found = all(not _is_var(call.args[i]) or call.args[i] in _bound_by(rest).union(head[i] for i in bound)
+                       for head, call, rest in loops for i in bound)
+        return self._walked(joiner, bases, loops, bound, len(definitions[0][0]), seeds) if is_last and is_found else None
 
-    def _grown(self, width: int, bases: list[tuple], loops: list[tuple], bound: list[int], kept: list[int], seeds: Any) -> str:
+    def _split(self, clauses: tuple[_Clause, ...], name: str) -> tuple[_RuleCall | None, tuple] | None:
+        """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
+        calls = [c for c in clauses if type(c) is _RuleCall]
+        rest = tuple(c for c in clauses if type(c) is not _RuleCall)
+        if len(calls) > 1 or any(call.name != name for call in calls) or len(self._groups[name]) > 1 or not _is_simple(rest):
+            return None
+        if calls and not all(_is_var(arg) or type(arg) is _Const for arg in calls[0].args):
+            return None
+        return (calls[0] if calls else None), rest
+
+    def _grown(self, joiner: _Joiner, width: int, bases: list[tuple], loops: list[tuple], bound: list[int],
+               kept: list[int], seeds: str) -> str:
         """Arguments that every call hands on unchanged restrict where it begins; each turn adds what follows from one row."""
-        table, x = self.name("g"), self.name("x")
+        table, x, inner = self._shared.name("g"), self._shared.name("x"), joiner.inside_rule()
         selects = []
         for head, clauses in bases:
             block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
-            block = self.child_block(block, clauses, set(head))
-            selects.append(block.sql([self.expr(var, block) for var in head]))
+            block = inner.join(block, clauses, head)
+            selects.append(block.sql([inner.expr(var, block) for var in head]))
         for head, call, clauses in loops:
             block = _Block([f"{table} {x}"])
             for i, arg in enumerate(call.args):
-                self._place(block, arg, f"{x}.c{i}")
-            block = self.child_block(block, clauses, set(head))
-            selects.append(block.sql([self.expr(var, block) for var in head]))
-        self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as ({' union '.join(selects)})")
-        return table
+                inner.place(block, arg, f"{x}.c{i}")
+            block = inner.join(block, clauses, head)
+            selects.append(block.sql([inner.expr(var, block) for var in head]))
+        return joiner.text.table(table, _numbered("c", width), " union ".join(selects), is_recursive=True)
 
-    def _walked(self, bases: list[tuple], loops: list[tuple], bound: list[int], free: list[int], seeds: Any) -> str:
-        """A call that comes last: first where it leads from each seed, then what holds there."""
-        path, table, x = self.name("t"), self.name("g"), self.name("x")
+    def _walked(self, joiner: _Joiner, bases: list[tuple], loops: list[tuple], bound: list[int], width: int,
+                seeds: str) -> str:
+        """For a call that comes last (`walk` in bench/store.py): first where it leads from each seed, then what holds there."""
+        path, x, inner = self._shared.name("t"), self._shared.name("x"), joiner.inside_rule()
         starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
-        selects = [f"select {', '.join([f'c{j}' for j in range(len(bound))] * 2)} from {seeds}"]
+        selects = [f"select {', '.join(_numbered('c', len(bound)) * 2)} from {seeds}"]
         for head, call, clauses in loops:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
-            block = self.child_block(block, clauses, set(call.args))
-            selects.append(block.sql([f"{x}.{s}" for s in starts] + [self.expr(call.args[i], block) for i in bound]))
-        self.ctes.append(f"{path}({', '.join(starts + ends)}) as ({' union '.join(selects)})")
-        width, selects = len(bound) + len(free), []
+            block = inner.join(block, clauses, [arg for arg in call.args if _is_var(arg)])
+            selects.append(block.sql([f"{x}.{s}" for s in starts] + [inner.expr(call.args[i], block) for i in bound]))
+        joiner.text.table(path, starts + ends, " union ".join(selects), is_recursive=True)
+        selects = []
         for head, clauses in bases:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
-            block = self.child_block(block, clauses, set(head))
-            selects.append(block.sql([f"{x}.s{i}" if i in bound else self.expr(head[i], block) for i in range(width)], distinct=True))
-        self.ctes.append(f"{table}({', '.join(f'c{i}' for i in range(width))}) as materialized ({' union '.join(selects)})")
-        return table
+            block = inner.join(block, clauses, head)
+            columns = [f"{x}.s{i}" if i in bound else inner.expr(head[i], block) for i in range(width)]
+            selects.append(block.sql(columns, distinct=True))
+        return joiner.text.table(self._shared.name("g"), _numbered("c", width), " union ".join(selects))
 
-    def child_block(self, block: _Block, clauses: Iterable, later: set[str]) -> _Block:
-        """Joins inside a rule, where an answer is a set whatever the query is."""
-        is_bag, scalars, self.is_bag, self.scalars = self.is_bag, self.scalars, False, {}
-        try:
-            return self.join(block, clauses, later)
-        finally:
-            self.is_bag, self.scalars = is_bag, scalars
+    # Round by round
 
-    # Rules in general: round by round, each round joins what the last one found, in temporary tables. What is asked of a
-    # rule (its bound arguments) is a table too, so that only what can matter is derived.
-
-    def _general(self, name: str, bound: list[int], seeds: str | None) -> str:
-        group = self.recursive[name]
-        outer, self.adorned = self.adorned, {"group": group, "tables": {}, "todo": []}
-        try:
-            table, asked = self._adorn(name, tuple(bound))
-            if seeds:
-                columns = ", ".join(f"c{i}" for i in range(len(bound)))
-                self.steps.append(self._copy_statement(f"insert or ignore into temp.{asked} select {columns}, 0 from {seeds}"))
-            while self.adorned["todo"]:
-                self._derive(*self.adorned["todo"].pop())
-        finally:
-            self.adorned = outer
+    def _general(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str:
+        """The table of a rule that is filled before the statement runs, from what all statements before have asked."""
+        group = self._groups[name]
+        filling = self._fillings.get(group) or self._fillings.setdefault(group, _Filling(len(self._fillings), group))
+        table, asked = self._tables(filling, name, tuple(bound))
+        if asked:
+            round, columns = joiner.text.param("round", filling.number), ", ".join(_numbered("c", len(bound)))
+            joiner.before.append(joiner.text.statement(
+                f"insert or ignore into temp.{asked} select {columns}, {round} from {seeds}"))
+        joiner.before.append(filling)
         return f"temp.{table}"
 
-    def _copy_statement(self, sql: str) -> _Statement:
-        return _statement(f"with recursive {', '.join(self.ctes)} {sql}" if self.ctes else sql, self.specs, self.file)
-
-    def _adorn(self, name: str, bound: tuple[int, ...]) -> tuple[str, str | None]:
+    def _tables(self, filling: _Filling, name: str, bound: tuple[int, ...]) -> tuple[str, str | None]:
         """The tables of a rule called with these arguments bound: what holds, and what is asked."""
-        tables = self.adorned["tables"]
-        if (name, bound) not in tables:
-            table, asked = self.name("rule"), self.name("asked") if bound else None
-            width = len(self.parsed.rules[name][0].head)
-            self.tables.append((table, width, bound))
+        if (name, bound) not in filling.tables:
+            number, width = next(_fresh_numbers), len(self._rules[name][0].head)
+            table, asked = f"rule{number}", f"asked{number}" if bound else None
+            self._shared.tables.append((table, width, bound))
             if asked:
-                self.tables.append((asked, len(bound), ()))
-            tables[name, bound] = table, asked
-            self.adorned["todo"].append((name, bound, table, asked))
-        return tables[name, bound]
+                self._shared.tables.append((asked, len(bound), ()))
+            filling.tables[name, bound] = table, asked
+            for definition in self._rules[name]:
+                for clauses in _without_or(self.expand(definition.clauses), filling.group):
+                    self._derive(filling, definition.head, bound, table, asked, clauses)
+        return filling.tables[name, bound]
 
-    def _derive(self, name: str, bound: tuple[int, ...], table: str, asked: str | None) -> None:
-        """The statements that derive a rule, one for each place where something new may come from."""
-        for definition in self.parsed.rules[name]:
-            for clauses in _without_or(self.expand(definition.clauses), self.adorned["group"], _short(name)):
-                calls = sum(type(c) is _RuleCall and c.name in self.adorned["group"] for c in clauses)
-                for delta in range(calls + 1) if asked else [None, *range(1, calls + 1)]:
-                    self._derive_one(definition.head, bound, table, asked, clauses, delta)
+    def _derive(self, filling: _Filling, head: tuple, bound: tuple[int, ...], table: str, asked: str | None,
+                clauses: tuple[_Clause, ...]) -> None:
+        """The statements that derive one definition of a rule, one for each place where something new may come from."""
+        calls = sum(type(c) is _RuleCall and c.name in filling.group for c in clauses)
+        for delta in range(calls + 1) if asked else [None, *range(1, calls + 1)]:
+            turn = _Turn(filling, delta)
+            target = filling.first if delta is None else filling.rounds
+            joiner, block = _Joiner(self._shared, target, turn=turn), _Block()
+            if asked:
+                x = self._shared.name("x")
+                block.froms.append(f"temp.{asked} {x}")
+                block.bound = {head[i]: f"{x}.c{place}" for place, i in enumerate(bound)}
+                block.wheres.append(turn.condition(x, joiner.text))
+            block = joiner.join(block, clauses, head)
+            columns = [joiner.expr(var, block) for var in head] + [joiner.text.param("round", filling.number)]
+            target.append(joiner.text.statement(
+                f"insert or ignore into temp.{table} {block.sql(columns, distinct=True)}"))
 
-    def _derive_one(self, head: tuple, bound: tuple[int, ...], table: str, asked: str | None, clauses: Iterable,
-                    delta: int | None) -> None:
-        child = self.child()
-        child.scalars, child.delta, child.literal = {}, delta, 0
-        block = _Block()
-        if asked:
-            x = child.name("x")
-            block.froms.append(f"temp.{asked} {x}")
-            block.bound = {head[i]: f"{x}.c{place}" for place, i in enumerate(bound)}
-            block.wheres.append(child._generation(x, 0))
-        block = child.join(block, clauses, set(head))
-        columns = [child.expr(var, block) for var in head]
-        sql = block.sql([*columns, "(select g from temp.round)"], distinct=True)
-        target = self.steps if delta is None else self.rounds
-        target.append(child.statement(f"insert or ignore into temp.{table} {sql}"))
-
-    def _generation(self, alias: str, literal: int) -> str:
-        """Which rounds' rows a recursive place joins: the delta those of the last round, earlier places older ones."""
-        if self.delta is None:
-            return "1"
-        comparison = "=" if literal == self.delta else "<" if literal < self.delta else "<="
-        return f"{alias}.g {comparison} (select g - 1 from temp.round)"
-
-    def _join_adorned(self, block: _Block, clause: _RuleCall, bound: list[int]) -> _Block:
+    def _join_inside(self, joiner: _Joiner, block: _Block, clause: _RuleCall, bound: list[int]) -> _Block:
         """A call inside its own group: asks for its bound arguments, and joins what holds."""
-        table, asked = self._adorn(clause.name, tuple(bound))
-        self.literal += 1
-        if asked and (self.delta is None or self.delta < self.literal):
-            inner = _Block(block.froms)
-            inner.wheres = block.wheres
-            columns = [self.expr(clause.args[i], block) for i in bound]
-            sql = f"insert or ignore into temp.{asked} {inner.sql([*columns, '(select g from temp.round)'], distinct=True)}"
-            self.rounds.append(self._copy_statement(sql))
-        r = self.name("r")
-        block.froms.append(f"temp.{table} {r}")
-        block.wheres.append(self._generation(r, self.literal))
-        for i, arg in enumerate(clause.args):
-            self._place(block, arg, f"{r}.c{i}")
-        return block
-
-    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind, _Not: _join_not,
-                                   _Or: _join_or, _RuleCall: _join_rule}
+        turn, text = joiner.turn, joiner.text
+        assert turn is not None
+        table, asked = self._tables(turn.filling, clause.name, tuple(bound))
+        turn.place += 1
+        if asked and (turn.delta is None or turn.delta < turn.place):
+            asking = _Block(block.froms)
+            asking.wheres = block.wheres
+            round, args = text.param("round", turn.filling.number), [clause.args[i] for i in bound]
+            sql = self._asking(joiner, asking, block, args, [round])
+            joiner.before.append(text.statement(f"insert or ignore into temp.{asked} {sql}"))
+        return self._join_table(joiner, block, clause, f"temp.{table}", turn.condition("{}", text))
 
 
-# How many of the attribute's facts and different values there are: counted as far as that is cheap.
-
-_FEW, _SAMPLE = 2_000, 64
-
-
-def _measured(reader: _Reader, a: int, puts: int) -> tuple[float, float]:
-    live, = reader.execute("select count(*) from (select 1 from facts where p = 0 and a = ? limit ?)", (a, _FEW)).fetchone()
-    if live == _FEW:
-        live = max(puts, _FEW)
-    values, last = 0, None
-    row = reader.execute("select min(v) from facts where p = 0 and a = ?", (a,)).fetchone()
-    while row and row[0] is not None and values < _SAMPLE:
-        values, last = values + 1, row[0]
-        row = reader.execute("select v from facts where p = 0 and a = ? and v > ? limit 1", (a, last)).fetchone()
-    if values == _SAMPLE:
-        seen, = reader.execute("select count(*) from (select 1 from facts where p = 0 and a = ? and v <= ? limit 10000)", (a, last)).fetchone()
-        values = live * values / max(seen, 1)
-    return live, max(values, 1)
-
-
-_SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND, *(1 << (tag + 2) for tag in (_BOOL[0], _INT[0], _FLOAT[0], _DATETIME[0], _DATE[0]))))
-
-
-def _attributes(clauses: Iterable) -> list:
-    """The attributes whose values some clauses may bring."""
-    found = []
-    for clause in clauses:
-        if type(clause) is _Triple:
-            found.append(clause.a)
-        elif type(clause) is _Not:
-            found += _attributes(clause.clauses)
-        elif type(clause) is _Or:
-            found += [a for branch in clause.branches for a in _attributes(branch)]
-    return found
-
-
-def _attributes_of(var: str, clauses: Iterable) -> list:
-    """The attributes that a variable is the value of; one that no triple binds could be anything."""
-    found = [clause.a for clause in clauses if type(clause) is _Triple and clause.v == var and type(clause.v) is str]
-    others = [clause for clause in clauses if not (type(clause) is _Triple and clause.v == var) and var in _binds(clause)]
-    return found if found and not others else ["xt/id"] if not found else found + ["xt/id"]
-
-
-def _is_simple(clauses: Iterable) -> bool:
-    """Whether clauses fit inside one SELECT: no rule, no `or` that binds."""
-    return all(type(clause) in (_Triple, _Test, _Bind) or type(clause) is _Not and _is_simple(clause.clauses)
-               or type(clause) is _Or and not _binds(clause) and all(map(_is_simple, clause.branches)) for clause in clauses)
-
-
-def _called(definition: _Definition, call: _RuleCall) -> tuple:
-    """The clauses of a rule as a call has them: its arguments for the head's variables, all others made the call's own."""
-    made = set().union(*(set(c.binding.vars) for c in definition.clauses if type(c) is _Bind), *(c.needs for c in definition.clauses if type(c) is _Or))
-    names, tests = {}, []
+def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
+    """The clauses of a rule as a call has them: its arguments for the head's variables, fresh variables for all others."""
+    computed = _mentioned(clause for clause in definition.clauses if type(clause) is not _Triple)
+    names: dict[str, Any] = {}
+    tests: list[_Clause] = []
     for var, arg in zip(definition.head, call.args):
-        if _is_var(arg) or type(arg) is _Const and var not in made and not _is_argument(var, definition.clauses):
+        if _is_var(arg) or type(arg) is _Const and var not in computed:
             names[var] = arg
         else:
             names[var] = _fresh(var[1:])
-            value = _Const(set(arg.values)) if type(arg) is _AnyOf else arg
-            tests.append(_Bind(_Call("identity", (arg,)), _Binding("scalar", (names[var],)), call.source) if type(arg) is _Const
-                         else _Test(_Call("==", (names[var], value)), call.source))
-    clauses = tuple(_renamed(clause, names) for clause in _localised(definition.clauses, set(definition.head)))
-    return (*tests, *clauses)
+            if type(arg) is _Const:
+                tests.append(_Bind(call.source, (_Call("identity", (arg,)), names[var])))
+            else:
+                tests.append(_Test(call.source, (_Call("==", (names[var], _Const(set(arg.values)))),)))
+    return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
 
 
-def _is_argument(var: str, clauses: Iterable) -> bool:
-    """Whether a variable is computed with, or handed to a rule or an `or`, where a constant cannot stand for it."""
-    return any(var in _clause_vars(clause) for clause in clauses if type(clause) is not _Triple)
+def _calls_required(definitions: Iterable[_Definition]) -> set[int]:
+    """The positions of a rule's arguments that some definition does not bind by itself."""
+    return {i for d in definitions for i, var in enumerate(d.head) if var not in _bound_by(d.clauses)}
 
 
-def _recursive_groups(rules: dict) -> dict:
+def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
     """Rule → the rules that call each other with it, for those that can come back to themselves."""
-    calls = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)} for name, definitions in rules.items()}
-    reach = {name: set(called) for name, called in calls.items()}
+    reach = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)}
+             for name, definitions in rules.items()}
     for middle in rules:
         for name in rules:
             if middle in reach[name]:
                 reach[name] |= reach[middle]
-    groups = {name: frozenset(other for other in rules if other in reach[name] and name in reach[other]) for name in rules if name in reach[name]}
+    groups = {name: frozenset(other for other in rules if other in reach[name] and name in reach[other])
+              for name in rules if name in reach[name]}
     for name, group in groups.items():
-        for definition in rules[name]:
-            _check_stratified(definition.clauses, group, name, False)
+        for clause, around in _every(part for definition in rules[name] for part in definition.clauses):
+            if type(clause) is _RuleCall and clause.name in group and any(type(outer) is _Not for outer in around):
+                raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside a "
+                                 "\"not\".")
     return groups
 
 
-def _check_stratified(clauses: Iterable, group: frozenset[str], name: str, is_negated: bool) -> None:
-    for clause in clauses:
-        if type(clause) is _RuleCall and is_negated and clause.name in group:
-            raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside a \"not\".")
-        if type(clause) is _Not:
-            _check_stratified(clause.clauses, group, name, True)
-        elif type(clause) is _Or:
-            for branch in clause.branches:
-                _check_stratified(branch, group, name, is_negated)
-
-
-def _split(clauses: Iterable, name: str, recursive: dict) -> tuple | None:
-    """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
-    calls = [c for c in clauses if type(c) is _RuleCall]
-    rest = tuple(c for c in clauses if type(c) is not _RuleCall)
-    if len(calls) > 1 or not _is_simple(rest) or any(call.name != name for call in calls) or len(recursive[name]) > 1:
-        return None
-    if calls and not all(_is_var(arg) or type(arg) is _Const for arg in calls[0].args):
-        return None
-    return (calls[0] if calls else None), rest
-
-
-def _without_or(clauses: tuple, group: frozenset[str], name: str) -> list[tuple]:
+def _without_or(clauses: tuple, group: frozenset[str]) -> list[tuple]:
     """A rule's clauses as several definitions, where an `or` holds a call of its own group."""
     for place, clause in enumerate(clauses):
         if type(clause) is _Or and any(call.name in group for call in _rule_calls([clause])):
             return [made for branch in clause.branches
-                    for made in _without_or(clauses[:place] + branch + clauses[place + 1:], group, name)]
+                    for made in _without_or(clauses[:place] + branch + clauses[place + 1:], group)]
     return [clauses]
+
+
+class _Shaper:
+    """Makes the plan of a query: what SQL brings, and in which shape.
+
+    Where a join only goes on to see what an entity says, its document tells: it is in memory, and the index would have to
+    be searched once a row. SQL finds the entities, and these *late* triples are read afterwards.
+    """
+
+    def __init__(self, shared: _Compilation):
+        self._shared, self._parsed = shared, shared.parsed
+        self._before: list = []
+        scalars: dict[str, tuple] = {}
+        self._given: list[_Clause] = []           # the arguments that are clauses
+        source = self._parsed.source.get("in", [])
+        for place, binding in enumerate(self._parsed.ins):
+            if binding.shape in ("collection", "relation"):
+                self._given.append(_In(source, binding.vars, place=place, shape=binding.shape))
+                continue
+            for i, var in enumerate(binding.vars):
+                name = var if var not in scalars else _fresh(var[1:])
+                scalars[name] = ("in", place) if binding.shape == "scalar" else ("in", place, i)
+                if name != var:       # two arguments for one variable join
+                    self._given.append(_Bind(source, (_Call("identity", (name,)), var)))
+        self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag)
+
+    def plan(self) -> _Plan:
+        shared, parsed, joiner = self._shared, self._parsed, self._joiner
+        where = shared.rules.expand(parsed.where, parsed.is_bag)
+        late = () if shared.is_over else self._late(where)
+        joined = self._given + [clause for clause in where if clause not in late]
+        block = joiner.join(_Block(), joined, self._wanted(late))
+        row, exprs, reads = self._row(block, late)
+        order, is_ordered = self._order(block, late)
+        limit = self._limit(late, is_ordered)
+        repeats = not (parsed.is_bag or self._is_one_each(joined, row.columns.keys() | row.numbers.keys()))
+        distinct = repeats and len(block.froms) > 1
+        direct = self._direct(row, reads, is_ordered, limit, repeats)
+        if direct and not shared.is_over:
+            row = row._replace(values=self._as_values(block, row, exprs))
+        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
+        main = joiner.text.statement(block.sql(exprs, distinct) + order + limit)
+        is_simple = direct is not None and not (arms or shared.tables or shared.calls or shared.is_over)
+        if direct and not (late or arms):
+            direct = direct._replace(is_whole=self._is_whole(row, direct))
+        finish = self._quick_finish(block, row, direct) if direct and is_simple and distinct == repeats else None
+        return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row, reads,
+                     direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
+                     any(map(_is_grouping, parsed.find)), is_ordered, shared.notes)
+
+    def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
+        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
+        every = _every(itertools.chain(where, *bodies))
+        return tuple(dict.fromkeys(clause.a for clause, _ in every if isinstance(clause, _Triple)))
+
+    # What is read from documents (`join`, `q2` and `q4` in bench/store.py)
+
+    def _late(self, where: tuple[_Clause, ...]) -> tuple[_Triple, ...]:
+        """Triples that the documents answer: they bring a value to be found, or an entity for others of them.
+
+        Each stands behind the one that brings its entity. A triple rarer than SQL's starting clause stays in SQL, so that
+        the search can start with it.
+        """
+        triples = [c for c in where if type(c) is _Triple]
+        given = _Block((), {var: "" for binding in self._parsed.ins for var in binding.vars})
+        cost = lambda clause: self._joiner.triple_cost(clause, given)
+        read = self._readable(where, triples)
+        least = min((cost(c) for c in triples if c not in read), default=math.inf)
+        read = self._readable(where, [c for c in read if cost(c) >= least])
+        if self._is_order_worth_more(read):
+            return ()
+        known = {c.e for c in triples if _is_var(c.e) and c not in read}
+        late = []
+        for clause in read:
+            if clause.e in known:
+                late.append(clause)
+                known.add(clause.v)
+        return tuple(late)
+
+    def _readable(self, where: tuple[_Clause, ...], triples: list[_Triple]) -> list[_Triple]:
+        """Triples whose value nothing but find asks for, and before these those whose value is only the entity of such."""
+        uses = collections.Counter(var for clause in where for var in clause.vars)
+        given = {var for binding in self._parsed.ins for var in binding.vars}
+        barred = given | {var for var, _ in self._parsed.order if type(var) is str}
+        barred |= {find.term for find in self._parsed.find if find.kind == "pull"}
+        todo = [c for c in triples if _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given
+                and c.v not in barred and not c.v.startswith("? ")]
+        read: list[_Triple] = []
+        while found := [c for c in todo if uses[c.v] == 1 or self._is_followed(c.v, uses[c.v], read)]:
+            read, todo = found + read, [c for c in todo if c not in found]
+        return read
+
+    def _is_followed(self, var: str, uses: int, read: list[_Triple]) -> bool:
+        """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
+        of_it, file = [c for c in read if c.e == var], self._shared.file
+        return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
+            all(file.puts.get(file.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
+
+    def _is_order_worth_more(self, late: Iterable[_Triple]) -> bool:
+        """Whether SQL should order by the value of a triple, rather than the documents bring that value."""
+        values = {c.v for c in late}
+        by = [self._parsed.find[target] for target, _ in self._parsed.order if type(target) is int]
+        return self._parsed.limit is not None and any(find.kind == "var" and find.term in values for find in by)
+
+    def _wanted(self, late: tuple[_Triple, ...]) -> set[str]:
+        wanted = {var for find in self._parsed.find for var in _find_vars(find)}
+        wanted |= {var for var, _ in self._parsed.order if type(var) is str}
+        return (wanted | {c.e for c in late}) - {c.v for c in late}
+
+    # Columns
+
+    def _row(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[_Row, list[str], tuple[_Read, ...]]:
+        """What SQL brings, and where: documents' numbers for what is pulled or read, else the variables."""
+        finds, late_values = self._parsed.find, {c.v for c in late}
+        is_grouped = any(map(_is_grouping, finds))
+        pulled = {find.term for find in finds if find.kind == "pull"} | {c.e for c in late} - late_values
+        plain = {var: None for find in finds if find.kind != "pull" or is_grouped for var in _find_vars(find)}
+        plain |= {var: None for var, _ in self._parsed.order if type(var) is str}
+        plain |= {var: None for var in sorted(pulled) if var not in block.owners}
+        numbers = {var: i for i, var in enumerate(sorted(pulled & block.owners.keys()))}
+        shown = [var for var in plain if var not in late_values]
+        columns = {var: len(numbers) + i for i, var in enumerate(shown)}
+        exprs = [block.owners[var][2] for var in numbers] + [self._joiner.expr(var, block) for var in shown]
+        places = {c.v: len(exprs) + i for i, c in enumerate(late)} | numbers
+        reads = tuple(_Read(places[c.e], c.e in numbers, c.a, c.v) for c in late)
+        return _Row(columns, numbers, frozenset(), len(exprs)), exprs, reads
+
+    def _direct(self, row: _Row, reads: tuple[_Read, ...], is_ordered: bool, limit: str, repeats: bool) -> _Direct | None:
+        parsed, finds = self._parsed, self._parsed.find
+        if parsed.order and not is_ordered or parsed.limit is not None and not limit \
+                or any(find.kind not in ("var", "pull") for find in finds):
+            return None
+        columns = row.columns | {read.v: row.width + i for i, read in enumerate(reads)}
+        places = tuple(row.numbers[f.term] if f.kind == "pull" and f.term in row.numbers else columns[f.term] for f in finds)
+        is_telling = finds[0].kind == "var" or finds[0].is_telling and finds[0].term in row.numbers
+        is_column = parsed.is_bare and not (parsed.names or reads) and is_telling
+        shown = {find.term for find in finds if find.kind == "var"}
+        late_repeats = not parsed.is_bag and (repeats or not shown >= columns.keys() | row.numbers.keys())
+        return _Direct(places, is_column, False, late_repeats)
+
+    def _is_whole(self, row: _Row, direct: _Direct) -> bool:
+        """Whether SQL's rows are the answer."""
+        parsed = self._parsed
+        return direct.places == tuple(range(row.width)) and len(row.values) == row.width \
+            and not (parsed.is_bare or parsed.names) and all(find.kind == "var" for find in parsed.find)
+
+    def _as_values(self, block: _Block, row: _Row, exprs: list[str]) -> frozenset[int]:
+        """Turns cells into values in SQL, for attributes that the statistics know to have short texts or small whole numbers."""
+        for var, place in row.columns.items():
+            if block.kinds.get(var) == _SMALL_KIND:
+                exprs[place] += f" + {_SHIFT}"
+        return frozenset(place for var, place in row.columns.items() if block.kinds.get(var) in (_SMALL_KIND, _TEXT_KIND))
+
+    def _is_one_each(self, joined: list[_Clause], found: Iterable[str]) -> bool:
+        """Whether no two rows can be equal: only triples and rules were joined, and each variable is found or given.
+
+        An entity has one visible version, which has each value once, and the rows of a rule's table are different.
+        """
+        found = {*found, *self._joiner.scalars}
+        for clause in joined:
+            if type(clause) not in (_Triple, _RuleCall, _Test, _Not):
+                return False
+            if type(clause) in (_Triple, _RuleCall) and (
+                    any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
+                return False
+        return not self._shared.is_over
+
+    # Order and limit
+
+    def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
+        """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
+        parts, values = [], {c.v for c in late}
+        for target, is_descending in self._parsed.order:
+            if type(target) is int:
+                find = self._parsed.find[target]
+                if find.kind != "var" or find.term in values or not self._sorts(find.term):
+                    return "", False
+                target = find.term
+            parts.append(self._joiner.expr(target, block) + (" desc" if is_descending else ""))
+        return (f" order by {', '.join(parts)}", True) if parts else ("", False)
+
+    def _sorts(self, var: str) -> bool:
+        if self._shared.is_over:
+            return False              # what is supposed may be of types that the statistics do not know
+        kinds = 0
+        for a in _attributes_of(var, self._parsed.where):
+            kinds |= self._shared.kinds(a)
+        return kinds in _SORTABLE and not any(var in binding.vars for binding in self._parsed.ins)
+
+    def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
+        parsed = self._parsed
+        if late or parsed.limit is None or parsed.order and not is_ordered or any(map(_is_grouping, parsed.find)):
+            return ""
+        return f" limit {self._joiner.text.param('limit')}"
+
+    def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
+        """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order, to be
+        merged afterwards."""
+        if self._shared.mode == _NOW or self._shared.is_over or not block.first or len(self._parsed.order) != 1 or not limit:
+            return ()
+        f, place = block.first
+        is_descending, key = order.endswith(" desc"), order.removeprefix(" order by ").removesuffix(" desc")
+        by_sorting = f" order by +{key}" + " desc" * is_descending        # else SQLite walks all that ever ceased
+        arms = []
+        for part, by in ("live", order), ("closed", by_sorting):
+            wheres = block.wheres.copy()
+            wheres[place] = _seen(f, self._shared.mode, part)
+            arms.append(self._joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
+        return tuple(arms)
+
+    # Answers without a run
+
+    def _quick_finish(self, block: _Block, row: _Row, direct: _Direct) -> Callable | None:
+        """What makes the answer of rows that are documents' numbers, UUIDs' numbers or values; None for others."""
+        find = self._parsed.find[0]
+        if direct.is_whole:
+            return lambda db, reader, rows: rows
+        if not direct.is_column or direct.places != (0,):
+            return None
+        if find.kind == "pull":
+            return _quick_documents if find.pattern is _EVERYTHING else None
+        if 0 in row.values:
+            return lambda db, reader, rows: [row[0] for row in rows]
+        return _quick_ids if block.kinds.get(find.term) == _UUID_KIND else None
+
+    def _quick(self, main: _Statement, finish: Callable) -> _Quick | None:
+        """The plan's one statement with its constants in place, if its other parameters are arguments."""
+        constants: list = []
+        arguments = []
+        for kind, *rest in self._joiner.text.specs:
+            constant = None
+            if kind == "in" and len(rest) == 1:
+                arguments.append((4 + len(constants), rest[0]))
+            elif kind == "attribute":
+                constant = self._shared.file.attributes.get(rest[0])
+            elif kind == "limit":
+                constant = (self._parsed.limit or 0) + self._parsed.offset
+            elif kind == "value" and type(rest[0].value) in (str, int):
+                constant = _CELL[type(rest[0].value)](rest[0].value)
+            if constant is None and kind != "in" or type(constant) is bytes:
+                return None
+            constants.append(constant)
+        is_all = 4 + len(constants) == main.highest and not self._parsed.offset
+        return _Quick(main.sql, constants, tuple(arguments), finish) if is_all else None
+
+
+_SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND, *(1 << tag[0] + 2 for tag in (_BOOL, _INT, _FLOAT, _DATETIME, _DATE))))
+
+
+def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
+    """The attributes that a variable is the value of; one that no triple binds could be anything."""
+    values = [c for c in clauses if isinstance(c, _Triple) and _is_var(c.v) and c.v == var]
+    found = [clause.a for clause in values]
+    is_elsewhere = any(var in clause.binds for clause in clauses if clause not in values)
+    return found + ["xt/id"] if is_elsewhere or not found else found
 
 
 # Comparisons that SQLite makes by itself, since cells of one type sort as their values do.
 
 
-def _native_equal(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
+def _native_equal(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
     if len(call.args) < 2:
         return None
-    sets = [arg for arg in call.args if _is_set(compiler, arg)]
+    sets = [arg for arg in call.args if _is_set(joiner, arg)]
     if sets and len(call.args) == 2:
         other = next((arg for arg in call.args if arg is not sets[0]), None)
-        return f"{compiler.expr(other, block)} in ({_members(compiler, sets[0])})"
+        return f"{joiner.expr(other, block)} in ({_members(joiner, sets[0])})"
     if sets:
         return None
-    return " and ".join(f"{compiler.expr(one, block)} = {compiler.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
+    return " and ".join(f"{joiner.expr(one, block)} = {joiner.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
 
 
-def _native_different(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
+def _native_different(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
     if len(call.args) != 2:
         return None
-    sets = [arg for arg in call.args if _is_set(compiler, arg)]
+    sets = [arg for arg in call.args if _is_set(joiner, arg)]
     if len(sets) == 2:
         return None
     if sets:
         other = next(arg for arg in call.args if arg is not sets[0])
-        return f"{compiler.expr(other, block)} not in ({_members(compiler, sets[0])})"
-    return f"{compiler.expr(call.args[0], block)} <> {compiler.expr(call.args[1], block)}"
+        return f"{joiner.expr(other, block)} not in ({_members(joiner, sets[0])})"
+    return f"{joiner.expr(call.args[0], block)} <> {joiner.expr(call.args[1], block)}"
 
 
-def _native_compare(operator: str, compiler: _Compiler, call: _Call, block: _Block) -> str | None:
+def _native_compare(operator: str, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
     if len(call.args) < 2:
         return None
-    return " and ".join(_compared(operator, compiler, one, other, block) for one, other in zip(call.args, call.args[1:]))
+    return " and ".join(_compared(operator, joiner, one, other, block) for one, other in zip(call.args, call.args[1:]))
 
 
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _compared(operator: str, compiler: _Compiler, one: Any, other: Any, block: _Block) -> str:
+def _compared(operator: str, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
     """Values of one type only: against something known, two bounds that an index can serve."""
-    known = _known_spec(compiler, other)
-    if known is None and (known := _known_spec(compiler, one)):
+    known = _known_spec(joiner, other)
+    if known is None and (known := _known_spec(joiner, one)):
         one, operator = other, _MIRRORED[operator]
-    x, is_less = compiler.expr(one, block), operator[0] == "<"
+    x, is_less, param = joiner.expr(one, block), operator[0] == "<", joiner.text.param
     if known is None:
-        return _compared_both(operator, x, compiler.expr(other, block), all(_is_plain(term, block) for term in (one, other)))
+        is_plain = all(_is_plain(term, block) for term in (one, other))
+        return _compared_both(operator, x, joiner.expr(other, block), is_plain)
     is_plain = _is_plain(one, block)
-    bound = compiler.param("ordered", known, is_plain)
-    within = f"{x} {operator} {bound} and {x} {'>=' if is_less else '<'} {compiler.param('low' if is_less else 'high', known, is_plain)}"
+    end = f"{x} {'>=' if is_less else '<'} {param('low' if is_less else 'high', known, is_plain)}"
+    within = f"{x} {operator} {param('ordered', known, is_plain)} and {end}"
     if is_plain:
         return within
-    return f"({within} or {x} >= {compiler.param('low_else', known, is_less)} and {x} < {compiler.param('high_else', known, is_less)})"
+    low, high = param("low_else", known, is_less), param("high_else", known, is_less)
+    return f"({within} or {x} >= {low} and {x} < {high})"
 
 
 def _is_plain(term: Any, block: _Block) -> bool:
@@ -4520,14 +4696,12 @@ def _compared_both(operator: Any, x: str, y: str, is_plain: bool) -> str:
             f"or {most} < 0 and {least} >= x'{_BIG.hex()}' and {least} < x'{_BIG_POSITIVE.hex()}')")
 
 
-def _native_created_before(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
-    if len(call.args) != 2:
-        return None
-    return f"{compiler.expr(call.args[0], block)} < {compiler.expr(call.args[1], block)}"
+def _native_created_before(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    return f"{joiner.expr(call.args[0], block)} < {joiner.expr(call.args[1], block)}"
 
 
-def _native_created_after(compiler: _Compiler, call: _Call, block: _Block) -> str | None:
-    return _native_created_before(compiler, call._replace(args=call.args[::-1]), block)
+def _native_created_after(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    return _native_created_before(joiner, call._replace(args=call.args[::-1]), block)
 
 
 _NATIVE: dict[str, Callable] = {
@@ -4536,20 +4710,20 @@ _NATIVE: dict[str, Callable] = {
 } | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
 
 
-def _is_set(compiler: _Compiler, arg: Any) -> bool:
+def _is_set(joiner: _Joiner, arg: Any) -> bool:
     if type(arg) is _Const:
         return type(arg.value) in (set, frozenset)
-    return compiler.scalars.get(arg) in compiler.set_args
+    return joiner.scalars.get(arg) in joiner.shared.set_args
 
 
-def _members(compiler: _Compiler, arg: Any) -> str:
-    spec = ("any", tuple(arg.value)) if type(arg) is _Const else ("any_in", *compiler.scalars[arg][1:])
-    return f"select {_J} from json_each({compiler.param(*spec)}) j"
+def _members(joiner: _Joiner, arg: Any) -> str:
+    spec = ("any", tuple(arg.value)) if type(arg) is _Const else ("any_in", *joiner.scalars[arg][1:])
+    return f"select {_J} from json_each({joiner.text.param(*spec)}) j"
 
 
-def _known_spec(compiler: _Compiler, arg: Any) -> tuple | None:
+def _known_spec(joiner: _Joiner, arg: Any) -> tuple | None:
     """What an argument is bound to before the query runs, or None."""
-    return ("value", arg) if type(arg) is _Const else compiler.scalars.get(arg)
+    return ("value", arg) if type(arg) is _Const else joiner.scalars.get(arg)
 
 
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
@@ -4607,7 +4781,7 @@ class _Run:
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         self.file, self.outer = db._file, reader.run
         self.error: BaseException | None = None       # of a function, which SQLite swallows
-        self.rounds = 0                               # of the rules that were derived so far
+        self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
         self.values: dict = {}                # hashed cells that came in, or were computed
         self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
         self.deadline = time.monotonic() + parsed.timeout_s
@@ -4623,7 +4797,7 @@ class _Run:
         found = self.parsed.plans.get(key)
         if found is None or found[0] is not self.file.generation:
             generation = self.file.generation
-            found = self.parsed.plans[key] = generation, _Compiler(self.parsed, self.mode, self.file, is_over, sets).plan()
+            found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, sets)
         return found[1]
 
     # Rows
@@ -4639,7 +4813,7 @@ class _Run:
             if self.db._over is not None:
                 self._fill_over()
             found = self._found()
-            if plan.places is not None:
+            if plan.direct is not None:
                 return self._direct(found if type(found) is list else list(found))
             rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
             answers = self._pulled(self._paged(rows))
@@ -4668,16 +4842,18 @@ class _Run:
             rows = list(dict.fromkeys(rows))
         elif parsed.offset:
             rows = rows[parsed.offset:]
-        if plan.is_whole:
+        direct, width = plan.direct, plan.row.width
+        assert direct is not None
+        if direct.is_whole:
             return rows
-        if plan.is_column:
-            return self._column(parsed.find[0], plan.places[0], rows)
+        if direct.is_column:
+            return self._column(parsed.find[0], direct.places[0], rows)
         late = self._late_columns(rows) if plan.late else ()
         if late is None:
             rows, late = list(self._late(rows)), ()
-        columns = [late[place - plan.width] if late and place >= plan.width else self._column(find, place, rows)
-                   for find, place in zip(parsed.find, plan.places)]
-        if plan.late and plan.late_repeats or self._may_repeat(columns):
+        columns = [late[place - width] if late and place >= width else self._column(find, place, rows)
+                   for find, place in zip(parsed.find, direct.places)]
+        if plan.late and direct.late_repeats or self._may_repeat(columns):
             return _finished(_unique_rows(columns), parsed)
         if parsed.is_bare and not parsed.names:
             return columns[0]
@@ -4690,10 +4866,10 @@ class _Run:
 
     def _column(self, find: _Find, place: int, rows: Any) -> list:
         cells = [row[place] for row in rows]
-        if place >= self.plan.width:
+        if place >= self.plan.row.width:
             return [_copied(value) for value in cells]
-        if find.term not in self.plan.numbers or find.kind == "var":
-            values = cells if place in self.plan.values else self._values(cells)
+        if find.term not in self.plan.row.numbers or find.kind == "var":
+            values = cells if place in self.plan.row.values else self._values(cells)
             return values if find.kind == "var" else _Puller(self.db, self.reader, self.mode).pull_ids(find.pattern, values)
         documents = self.db._contents(cells, self.reader)
         if find.pattern is _EVERYTHING:
@@ -4747,8 +4923,6 @@ class _Run:
         self.reader.run = None
         for table, _, _ in self.plan.tables:
             self.reader.execute(f"drop table if exists temp.{table}")
-        if self.plan.tables:
-            self.reader.execute("drop table if exists temp.round")
         if self.db._over is not None and not (self.outer is not None and self.outer.db._over is self.db._over):
             self.reader.execute("delete from temp.touched"), self.reader.execute("delete from temp.over_facts")
 
@@ -4769,25 +4943,30 @@ class _Run:
         return parameters if len(parameters) == statement.highest else parameters[:statement.highest]
 
     def _derive(self) -> None:
-        """Fills the rules' tables: round by round, until a round brings nothing new."""
+        """Fills the rules' tables."""
         execute = self.reader.execute
         for table, width, bound in self.plan.tables:
-            columns = ", ".join(f"c{i}" for i in range(width))
+            columns = ", ".join(_numbered("c", width))
             execute(f"create temp table {table}({columns}, g, primary key ({columns})) without rowid")
             if bound:
                 execute(f"create index temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
             execute(f"create index temp.{table}_g on {table}(g)")
-        execute("create temp table if not exists round(g)")
-        execute("delete from temp.round"), execute("insert into temp.round values (0)")
-        for statement in self.plan.steps:
-            self._execute(statement)
+        self._run_all(self.plan.before)
+
+    def _run_all(self, parts: Iterable[_Statement | _Filling]) -> None:
+        for part in parts:
+            self._fill(part) if isinstance(part, _Filling) else self._execute(part)
+
+    def _fill(self, filling: _Filling) -> None:
+        """Runs round by round, until a round brings nothing new."""
+        if filling.number not in self.rounds:
+            self.rounds[filling.number] = 0
+            self._run_all(filling.first)
         changes = -1
         while changes != self.reader.connection.total_changes:
-            self.rounds += 1
-            execute("update temp.round set g = ?", (self.rounds,))
+            self.rounds[filling.number] += 1
             changes = self.reader.connection.total_changes
-            for statement in self.plan.rounds:
-                self._execute(statement)
+            self._run_all(filling.rounds)
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""
@@ -4795,7 +4974,7 @@ class _Run:
         if not closed:
             return live
         target, is_descending = self.parsed.order[0]
-        place = self.plan.columns[target if type(target) is str else self.parsed.find[target].term]
+        place = self.plan.row.columns[target if type(target) is str else self.parsed.find[target].term]
         return sorted(live + closed, key=lambda row: _cell_order(row[place]), reverse=is_descending)[:self._limit()]
 
     def _limit(self) -> int:
@@ -4832,7 +5011,7 @@ class _Run:
             part, documents = rows[start:start + LATE_ROWS], {}
             for read, column in zip(plan.late, columns):
                 if read.place not in documents:
-                    entities = [row[read.place] for row in part] if read.is_number else columns[read.place - plan.width][start:]
+                    entities = [row[read.place] for row in part] if read.is_number else columns[read.place - plan.row.width][start:]
                     documents[read.place] = self._documents_at(read, entities)
                 try:
                     column += [document[read.a] for document in documents[read.place]]
@@ -4844,12 +5023,12 @@ class _Run:
 
     def _environments(self, rows: Any) -> Iterator[tuple[dict, tuple]]:
         """Each row as variable → value, with the row itself."""
-        value, values = self.value, self.plan.values
-        columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.columns.items()]
+        value, values = self.value, self.plan.row.values
+        columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.row.columns.items()]
         names = [read.v for read in self.plan.late]
         if names:
             for row in self._late(rows):
-                yield {var: decode(row[place]) for var, place, decode in columns} | dict(zip(names, row[self.plan.width:])), row
+                yield {var: decode(row[place]) for var, place, decode in columns} | dict(zip(names, row[self.plan.row.width:])), row
         else:
             for row in rows:
                 yield {var: decode(row[place]) for var, place, decode in columns}, row
@@ -4864,7 +5043,7 @@ class _Run:
         elif self.parsed.limit is not None and (self.plan.is_ordered or not self.parsed.order):
             found = itertools.islice(found, self._limit())
         rows = list(found)
-        places = self.plan.columns.values()
+        places = self.plan.row.columns.values()
         self.file.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
         return self._made(rows, makers)
 
@@ -4882,7 +5061,7 @@ class _Run:
         if find.kind == "var":
             return lambda values, row, var=find.term: _copied(values[var])
         if find.kind == "pull":
-            place = self.plan.numbers.get(find.term)
+            place = self.plan.row.numbers.get(find.term)
             if place is None:
                 return lambda values, row, var=find.term: _ToPull(None, values[var])
             return lambda values, row, place=place: _ToPull(row[place], None)
@@ -5199,6 +5378,7 @@ _PARAMETER: dict[str, Callable] = {
     "low_else": lambda run, spec, is_less: run._else(spec, is_less)[0],
     "high_else": lambda run, spec, is_less: run._else(spec, is_less)[1],
     "limit": lambda run: run._limit(),
+    "round": lambda run, number: run.rounds.get(number, 0),
 }
 
 
@@ -5326,13 +5506,23 @@ def _explained(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple)
     run = _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins))
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in run.plan.notes)]
     lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in run.plan.late)] if run.plan.late else []
-    statements = [*run.plan.steps, *run.plan.rounds, *(run.plan.arms or (run.plan.main,))]
+    statements = [*_statements(run.plan.before, set()), *(run.plan.arms or (run.plan.main,))]
     for statement in statements:
         lines += ["SQL:", f"  {statement.sql}"]
         if not run.plan.tables:
             plan = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest)
             lines += ["SQLite's plan:", *(f"  {row[3]}" for row in plan)]
     return "\n".join(lines)
+
+
+def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
+    """All the statements that fill rules' tables, each filling once."""
+    for part in parts:
+        if isinstance(part, _Statement):
+            yield part
+        elif part not in told:
+            told.add(part)
+            yield from _statements((*part.first, *part.rounds), told)
 
 
 # ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,160 @@
+"""Rules that recurse, and queries at the edge of what can be asked: each test tells of an answer that was wrong once."""
+import datetime as dt
+import decimal
+import zoneinfo
+
+import pytest
+
+import store
+from store import put
+
+
+def holding(node, *documents):
+    """The snapshot after these documents were put."""
+    node.submit_tx([put(document) for document in documents])
+    return node.db()
+
+
+def tree(node):
+    """1 and 9 lead up to 3, 1 by way of 2."""
+    return holding(node, {"xt/id": 1, "up": 2}, {"xt/id": 2, "up": 3}, {"xt/id": 9, "up": 3})
+
+
+BASE = [("above", "?a", "?b"), ["?a", "up", "?b"]]
+RULES = {
+    "right": [BASE, [("above", "?a", "?b"), ["?a", "up", "?c"], ("above", "?c", "?b")]],
+    "left": [BASE, [("above", "?a", "?b"), ("above", "?a", "?c"), ["?c", "up", "?b"]]],
+    "doubling": [BASE, [("above", "?a", "?b"), ("above", "?a", "?c"), ("above", "?c", "?b")]],
+    "mutual": [BASE, [("above", "?a", "?b"), ["?a", "up", "?c"], ("over", "?c", "?b")],
+               [("over", "?a", "?b"), ("above", "?a", "?b")]],
+    "in an or": [[("above", "?a", "?b"), ("or-join", ["?a", "?b"], ["?a", "up", "?b"],
+                                           ("and", ["?a", "up", "?c"], ("above", "?c", "?b")))]],
+}
+each_form = pytest.mark.parametrize("form", RULES)
+
+
+def ask(db, find, where, form, *args, **more):
+    return sorted(db.q({"find": find, "where": where, "rules": RULES[form], **more}, *args))
+
+
+@each_form
+def test_a_rule_keeps_its_variables_from_arguments_of_the_same_names(node, form):
+    """Once an argument called ?a was read inside the rule as the rule's own ?a, and 3 was said to lead to 1."""
+    db = tree(node)
+    for x, y in ("?x", "?y"), ("?a", "?b"), ("?b", "?a"), ("?c", "?a"), ("?b", "?c"):
+        both = {"in": [x, y]}
+        assert ask(db, [x], [("above", x, y)], form, 1, 3, **both) == [(1,)], (x, y)
+        assert ask(db, [x], [("above", x, y)], form, 3, 1, **both) == [], (x, y)
+        assert ask(db, x, [("above", x, y)], form, 3, **{"in": [y]}) == [1, 2, 9], (x, y)
+        assert ask(db, y, [("above", x, y)], form, 1, **{"in": [x]}) == [2, 3], (x, y)
+        assert ask(db, x, [[x, "up"], ("not", ("above", x, y))], form, 2, **{"in": [y]}) == [2, 9], (x, y)
+        assert ask(db, x, [[x, "up", y], ("above", x, y)], form, 3, **{"in": [y]}) == [2, 9], (x, y)
+
+
+@each_form
+def test_what_a_second_call_is_asked_comes_from_the_first(node, form):
+    """Once a call was asked about rows that another call had still to find: answers were missing, and a `not` let all through."""
+    db = tree(node)
+    assert ask(db, "?o", [("above", 1, "?p"), ("above", "?o", "?p")], form) == [1, 2, 9]
+    assert ask(db, ["?p", "?o"], [("above", 1, "?p"), ("above", "?p", "?o")], form) == [(2, 3)]
+    assert ask(db, "?p", [("above", 1, "?p"), ("not", ("above", "?p", 3))], form) == [3]
+    assert ask(db, "?p", [("or", ("above", 1, "?p"), ("above", 9, "?p")), ("above", "?p", 3)], form) == [2]
+    assert ask(db, "?x", [("above", {1, 2}, "?p"), ("above", "?x", "?p"), ("above", "?x", {2, 7})], form) == [1]
+
+
+def test_a_rule_may_be_fed_by_another_that_is_derived_round_by_round(node):
+    """Once the inner rule was asked before the outer one had its first row."""
+    db = holding(node, *({"xt/id": n, "up": n + 1, "next": n + 10} for n in range(4)), *({"xt/id": n} for n in range(10, 16)))
+    rules = [*RULES["doubling"],
+             [("far", "?x", "?y"), ["?x", "next", "?y"]],
+             [("far", "?x", "?y"), ("above", "?x", "?z"), ("far", "?z", "?y")],
+             [("far", "?x", "?y"), ("far", "?x", "?z"), ("above", "?z", "?y")]]
+    asked = {"find": "?y", "where": [("far", 1, "?y")], "rules": rules}
+    assert sorted(db.q(asked)) == [11, 12, 13]
+    lonely = [[("lonely", "?x"), ["?x", "up"], ("not", ("above", "?x", 3))],
+              [("lonely", "?x"), ("lonely", "?y"), ("above", "?y", "?x"), ("not", ("above", "?x", 4))]]
+    assert sorted(db.q({"find": "?x", "where": [("lonely", "?x")], "rules": [*RULES["doubling"], *lonely]})) == [3, 4]
+
+
+def test_a_branch_may_only_compare_what_a_call_binds(node):
+    """Once "is this, or leads to it" was refused, although both ends were bound by the call."""
+    db = tree(node)
+    rules = [[("is", "?a", "?b"), [("=", "?a", "?b")]], [("is", "?a", "?b"), ["?a", "up", "?c"], ("is", "?c", "?b")]]
+    query = {"find": "?x", "where": [["?x", "up"], ("is", "?x", 3)], "rules": rules}
+    assert sorted(db.q(query)) == [1, 2, 9]
+    assert sorted(db.q(query | {"where": [["?x", "up"], ("or", ("is", "?x", 2), ("is", "?x", 9))]})) == [1, 2, 9]
+    assert sorted(db.q(query | {"where": [["?x", "up"], ("not", ("is", "?x", 2))]})) == [9]
+    with pytest.raises(store.UnknownVariableError, match=r"needs \?x bound before"):
+        db.q(query | {"where": [("is", "?x", 3)]})
+
+
+def test_a_result_of_a_function_inside_not_is_something_that_holds(node):
+    """Once a clause that only binds a function's result made a `not` that SQLite could not read."""
+    db = tree(node)
+    asked = lambda *where: sorted(db.q({"find": "?x", "where": [["?x", "up"], *where]}))
+    assert asked(("not", [("str", "?x"), "?s"])) == []
+    assert asked(("not", [("inc", "?x"), "?s"], ["?s", "up"])) == [2, 9]
+    assert asked(("not", [("inc", "?x"), "?s"], [(">", "?s", 5)])) == [1, 2]
+    assert asked(("or", [("str", "?x"), "?s"], [("str", "?x"), "?s"])) == [1, 2, 9]
+
+
+def test_constants_that_python_calls_equal_share_no_plan(node):
+    """Once the second query was asked with the constant of the first: the hour that comes twice, or 1.0 for 1.00."""
+    berlin, noon = zoneinfo.ZoneInfo("Europe/Berlin"), dt.datetime(2024, 6, 1, 12, tzinfo=dt.timezone.utc)
+    twice = [dt.datetime(2024, 10, 27, 2, 30, fold=fold, tzinfo=berlin) for fold in (0, 1)]
+    db = holding(node, {"xt/id": "first", "at": twice[0]}, {"xt/id": "second", "at": twice[1]})
+    assert [db.q({"find": "?e", "where": [["?e", "at", at]]}) for at in twice] == [["first"], ["second"]]
+    for function, one, other in ((lambda at: at.hour, noon, noon.astimezone(zoneinfo.ZoneInfo("Asia/Tokyo"))),
+                                 (str, decimal.Decimal("1.0"), decimal.Decimal("1.00")), (str, 0.0, -0.0), (str, 1, True)):
+        found = [db.q({"find": "?h", "where": [["first", "at"], [(function, value), "?h"]]}) for value in (one, other)]
+        assert found == [[function(one)], [function(other)]]
+
+
+@pytest.mark.parametrize("call", [("not",), ("nil?",), ("<",), ("=",), ("-",), ("inc", "?v", 1), ("created-before", "?e"),
+                                  ("get-attr", "?e"), ("str", ("inc",)), ("get-start-valid-time",)], ids=str)
+def test_a_built_in_with_too_few_or_too_many_arguments_is_refused(node, call):
+    """Once it raised what Python raises, at the first row and only if there was one."""
+    for where in [["?e", "v", "?v"], [call]], [["?e", "v", "?v"], [call, "?x"]], [["?e", "v", "?v"], ("not", [call])]:
+        with pytest.raises(store.QueryError, match="argument"):
+            node.db().q({"find": "?e", "where": where})
+
+
+def test_a_query_of_a_thousand_clauses_or_a_hundred_levels_is_answered(node):
+    """Once five hundred branches of an `or` failed with SQLite's own words, after the reading had begun."""
+    db = holding(node, *({"xt/id": n, "v": n} for n in range(1_200)))
+    asked = lambda *where: len(db.q({"find": "?e", "where": list(where)}))
+    assert asked(("or", *(["?e", "v", n] for n in range(501)))) == 501
+    tests = [["?e", "v", "?v"], *([("!=", "?v", n)] for n in range(1_001))]
+    assert asked(*tests) == 199
+    assert asked(["?e", "v", "?v"], ("or", *([("=", "?v", n)] for n in range(1_001)))) == 1_001
+    assert asked(["?e", "v", "?v"], *(("not", ["?e", "v", n]) for n in range(60))) == 1_140
+    assert asked(["?e", "v", "?v"], ("not", *(["?e", "v", "?v"] for _ in range(70)))) == 0
+    deep, sum = ("not", ["?e", "v", 7]), "?v"
+    for _ in range(14):
+        deep = ("not", deep)
+    for _ in range(60):
+        sum = ("+", sum, 1)
+    assert asked(["?e", "v"], deep) == 1_199
+    assert asked(["?e", "v", "?v"], [sum, "?w"], ["?e", "v", "?w"]) == 0
+    assert asked(["?e", "v", "?v"], [sum, "?w"], ["?f", "v", "?w"]) == 1_140
+    for _ in range(2_000):
+        deep, sum = ("not", deep), ("+", sum, 1)
+    for where in [["?e", "v"], deep], [["?e", "v", "?v"], [sum, "?w"]], [["?e", "v"], [(len, sum)]]:
+        with pytest.raises(store.QueryError, match="deep"):
+            asked(*where)
+
+
+@pytest.mark.parametrize("clause, hint", [(("?e", "v", 3), "list"), (["<", "?v", 5], "tuple"), (["?e", ":v", 3], "'v'")], ids=str)
+def test_the_commonest_slips_are_told_how_to_write_it(node, clause, hint):
+    """Without this, a slip of brackets would be told what is wrong but not what is right."""
+    with pytest.raises(store.QueryError, match=hint):
+        node.db().q({"find": "?e", "where": [["?e", "v", "?v"], clause]})
+
+
+def test_a_variable_that_two_arguments_bind_joins_them(node):
+    """Without this, "which of these is the one" would have to be asked under two names."""
+    db = tree(node)
+    twice = lambda ins, *args: sorted(db.q({"find": "?x", "in": ins, "where": [["?x", "up"]]}, *args))
+    assert twice(["?x", ["?x", ...]], 2, [2, 3]) == [2]
+    assert twice(["?x", "?x"], 2, 2) == [2] and twice(["?x", "?x"], 2, 1) == [] and twice(["?x", "?x"], 2, 2.0) == []
+    assert twice([["?x", ...], ["?x", "?y"]], [1, 9], (9, 1)) == [9]
