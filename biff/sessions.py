@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Sessions: who asks, and that their own browser asks.
 
-A cookie holds 256 random bits and nothing else. A person who signs in gets a document named by the hash of those bits, so
-that signing out is a transaction; a visitor needs no document. The anti-forgery token is an HMAC of the cookie.
+A cookie holds 256 random bits and nothing else. A person who signs in gets a document named by the hash of those bits,
+so that signing out is a transaction; a visitor needs no document. The anti-forgery token is an HMAC of the cookie.
 """
 
 import datetime as dt
@@ -20,24 +20,36 @@ from biff.tx import lookup_all, submit_tx
 
 SESSION_DAYS = 60                     # from signing in, however often it is used
 SESSION_IDLE_DAYS = 30                # without use
-USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: reading a page writes nothing, a task does, once a day
+USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: a task writes it once a day, a page never
 EVICT_MAX = 500                       # expired documents in one transaction
 COOKIE = web.RequestKey("cookie", tuple)          # the value and its seconds, if the answer is to set one
 TOKEN_FIELD, TOKEN_HEADER = "__anti-forgery-token", "X-CSRF-Token"
 
 
 def cookie_name(system: dict) -> str:
-    """`__Host-` keeps subdomains from planting a cookie; browsers drop such a one on plain http, which has its own name."""
+    """`__Host-` keeps subdomains from planting a cookie. Over plain http browsers refuse such a name, so it has none."""
     return ("__Host-" if is_secure(system) else "") + system["biff/name"]
+
+
+def cookies_of(request: web.Request, name: str) -> list[str]:
+    """The values of all cookies of exactly this name, in order, by the grammar: split at `;`, space and tab stripped.
+
+    A lenient parser, as aiohttp's is, ends a cookie at a space and drops others within quotes: a page of a sibling
+    domain could plant `x=1 __Host-eelchat=…`, and the reader would act in the account of whoever made that page.
+    Source: RFC 6265, section 4.2.1.
+    """
+    pairs = [pair for line in request.headers.getall("Cookie", ()) for pair in line.split(";")]
+    named = [pair.strip(" \t").partition("=") for pair in pairs]
+    return [value for key, _, value in named if key == name]
 
 
 def cookie_of(ctx, is_made=False):
     request = ctx["request"]
     if COOKIE in request:
         return request[COOKIE][0]
-    value = request.cookies.get(cookie_name(ctx), "")
-    if re.fullmatch(r"[A-Za-z0-9_-]{43}", value):
-        return value
+    values = cookies_of(request, cookie_name(ctx))
+    if len(values) == 1 and re.fullmatch(r"[A-Za-z0-9_-]{43}", values[0]):
+        return values[0]
     if is_made:
         request[COOKIE] = secrets.token_urlsafe(32), None
         return request[COOKIE][0]
@@ -50,7 +62,8 @@ def set_cookie(ctx, value):
 
 def cookie_line(system, value, seconds):
     lasting = "" if seconds is None else f"; Max-Age={seconds}"
-    return f"{cookie_name(system)}={value}; Path=/; HttpOnly; SameSite=Lax{lasting}{'; Secure' if is_secure(system) else ''}"
+    secure = "; Secure" if is_secure(system) else ""
+    return f"{cookie_name(system)}={value}; Path=/; HttpOnly; SameSite=Lax{lasting}{secure}"
 
 
 def hash_of(token: str) -> str:
@@ -74,12 +87,14 @@ def has_token(ctx):
 
 
 def session_of(ctx):
-    """The session's document, if it is alive and so is its user. Its use is noted in memory; `keep_sessions` writes it."""
+    """The session's document, if it and its user are alive. Its use is noted in memory; `keep_sessions` writes it."""
     if (cookie := cookie_of(ctx)) is None:
         return None
     db, hashed, moment = ctx["biff/db"], hash_of(cookie), now(ctx)
     found = db.entity(session_id(hashed))
-    if not found or found.get("session/hash") != hashed or not is_alive(found, moment) or db.entity(found["session/user"]) is None:
+    if not found or found.get("session/hash") != hashed or not is_alive(found, moment):
+        return None
+    if db.entity(found["session/user"]) is None:
         return None
     if found["session/used-at"] + USED_EVERY < moment:
         ctx["biff/seen"][found["xt/id"]] = moment
@@ -87,7 +102,7 @@ def session_of(ctx):
 
 
 def session_id(hashed: str) -> str:
-    """Half of the cookie's hash: found by its id, a session costs a third of a search, and it is looked for in every request."""
+    """Half of the cookie's hash. Every request looks for its session, and finding it by id costs a third of a search."""
     return f"session-{hashed[:32]}"
 
 
@@ -102,7 +117,7 @@ def sessions_of(db: store.Db, uid: Any) -> list[dict]:
 
 
 async def keep_sessions(ctx: dict) -> None:
-    """Writes when sessions were last used, and evicts what has expired: a store that forgets nothing keeps no secrets."""
+    """Writes when sessions were last used, and evicts what has expired, so that no secret stays in the history."""
     seen = dict(ctx["biff/seen"])
     await submit_tx(ctx, lambda ctx: [
         {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
@@ -113,5 +128,6 @@ async def keep_sessions(ctx: dict) -> None:
     ends = [("token/expires-at", moment), ("session/created-at", moment - dt.timedelta(days=SESSION_DAYS)),
             ("session/used-at", moment - dt.timedelta(days=SESSION_IDLE_DAYS))]
     for attribute, end in ends:
-        over = {"find": "?e", "in": ["?end"], "limit": EVICT_MAX, "where": [["?e", attribute, "?at"], [("<=", "?at", "?end")]]}
+        over = {"find": "?e", "in": ["?end"], "limit": EVICT_MAX,
+                "where": [["?e", attribute, "?at"], [("<=", "?at", "?end")]]}
         await submit_tx(ctx, [store.evict(id) for id in set(ctx["biff/db"].q(over, end))])
