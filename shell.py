@@ -621,7 +621,7 @@ class Shell:
         *path, what = rest.split() if rest.endswith(" now") else (rest, "log")
         name = os.path.expanduser(_needed(" ".join(path), "a path"))
         try:
-            with open(name, "x", encoding="utf-8", newline="\n") as file:
+            with open(name, "x", encoding="utf-8", newline="\n", opener=_for_its_owner) as file:
                 try:
                     count = self.export_to(file.write, what)
                 except BaseException:
@@ -872,6 +872,11 @@ def _copy(path: str) -> Iterator[str]:
             source.backup(target, pages=COPY_PAGES, progress=lambda _, left, total: bar(total - left, total))
             target.execute("pragma application_id = 0")                   # of a server's index it is a store that no log owns
         yield copy
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """Opens a new file that nobody else can read, whatever the umask. With open's "x" it follows no link."""
+    return os.open(path, flags, 0o600)
 
 
 def _functions(name: str | None) -> dict[str, Callable[..., Any]]:

@@ -1041,7 +1041,9 @@ class _File:
 
     def _own(self) -> int:
         try:
-            lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
+            lock = os.open(self.path + ".lock", flags, 0o600)
+            os.close(os.open(self.path, flags, 0o600))       # its owner's alone; SQLite gives its other files the same mode
         except OSError as error:
             raise StoreError(f"{self.path} cannot be opened: {error.strerror}.") from None
         try:
@@ -1057,6 +1059,7 @@ class _File:
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        connection.execute("pragma trusted_schema = off")
         connection.execute("pragma journal_mode = wal")
         connection.execute(f"pragma synchronous = {'off' if self._folder else 'normal' if self.about else 'full'}")
         connection.execute("pragma secure_delete = on")
@@ -1068,6 +1071,7 @@ class _File:
     def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{urllib.parse.quote(self.path)}?mode=ro", uri=True, isolation_level=None,
                                      check_same_thread=False, cached_statements=256)
+        connection.execute("pragma trusted_schema = off")
         connection.execute("pragma cache_size = -8000")
         connection.execute("pragma temp_store = memory")
         return connection
@@ -1403,13 +1407,14 @@ class _File:
     # Keeping
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None) -> int:
-        if os.path.exists(path):
-            raise StoreError(f"{path} exists already; a backup is a new file.")
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))       # follows no link
+        except FileExistsError:
+            raise StoreError(f"{path} exists already; a backup is a new file.") from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}.") from None
         with self.reading() as reader:
-            try:
-                target = sqlite3.connect(path)
-            except sqlite3.OperationalError as error:
-                raise StoreError(f"{path} cannot be written: {error}.") from None
+            target = sqlite3.connect(path)
             reader.execute("begin")
             reader.execute("select 1 from log").fetchone()       # one state: else each write beside it begins the copy anew
             try:

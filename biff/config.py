@@ -16,6 +16,7 @@ import pathlib
 import re
 import resource
 import secrets
+import stat
 import sys
 import tempfile
 import tomllib
@@ -27,6 +28,7 @@ from biff.limits import Limits
 from biff.system import StartError, end_tasks
 
 FILES_KEPT = 80                       # not for connections: the store, feeds, mail, and those accepted in one go
+OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://[^/]*")      # what it sets as EELCHAT_PORT beside a service of that name
 
 
@@ -86,7 +88,7 @@ async def use_config(system: dict) -> dict:
     given = {key: str(text) for key, text in system.get("biff/arguments", {}).items()}
     around = _environment(prefix)
     folder = _setting("data", [given, around], prefix)
-    _make_folder(folder)
+    _make_folder(folder, system["biff/name"])
     sources = [given, around, _config_file(folder, prefix)]
     config = system["biff/config"] = {key: _setting(key, sources, prefix) for key in SETTINGS} | {"data": folder}
     if config["mail_host"] and not config["mail_from"]:
@@ -145,14 +147,32 @@ def _setting(key, sources, prefix):
                          f"cannot be read: {error}.") from None
 
 
-def _make_folder(folder):
+def _make_folder(folder, name):
+    """Makes the data folder, or closes one that others can enter, and its files: what people write is in it."""
+    os.umask(0o077)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        _close_folder(folder, name)
     except OSError as error:
         raise StartError(f"The data folder {folder} cannot be written to ({error.strerror}): make it yours, or name "
                          "another one with --data.") from None
+
+
+def _close_folder(folder, name):
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & OPEN_TO_OTHERS:
+        return
+    ours = {folder / "secret", folder / "config.toml", *folder.glob(f"{name}*.db*")}
+    if mode & stat.S_IWOTH or set(folder.iterdir()) - ours:
+        raise StartError(f"Others can enter the data folder {folder}, and more is in it than this chat's files: name a "
+                         f"folder of its own with --data, or close this one by `chmod 700 {folder}`.")
+    folder.chmod(0o700)
+    for path in ours:
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o600)
+    print(f"Others could enter the data folder {folder}: it is closed to them now (mode 700).", flush=True)
 
 
 def _config_file(folder, prefix):

@@ -319,6 +319,42 @@ async def test_the_first_start_makes_a_secret_that_only_its_owner_reads_and_keep
     assert stat.S_IMODE((tmp_path / "new" / "secret").stat().st_mode) == 0o600
 
 
+def modes(folder):
+    return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()}
+
+
+async def test_a_data_folder_that_others_can_enter_is_closed_and_so_are_its_files(tmp_path, capsys):
+    """On a shared machine everybody would read what a community writes to each other."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "config.toml").write_text("port = 0\n")
+    (folder / "config.toml").chmod(0o644)
+    old = os.umask(0)
+    try:
+        system = await biff.start_system(WITHOUT_WEB, arguments(folder))
+        await biff.submit_tx(system, [{"db/doc-type": "person", "person/name": "Ann"}])
+        found = modes(folder)
+        await biff.stop_system(system)
+    finally:
+        os.umask(old)
+    assert set(found.values()) == {"0o600"} and {"secret", "eelchat.db", "eelchat.db-wal", "config.toml"} <= found.keys()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and "it is closed to them now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode, other", [(0o755, "thesis.txt"), (0o1777, None)])
+async def test_a_folder_of_other_things_is_refused_and_stays_as_it_is(tmp_path, mode, other):
+    """`--data /tmp` would close the machine's temporary folder to everybody."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    if other:
+        (folder / other).write_text("")
+    with pytest.raises(biff.StartError, match="Others can enter the data folder .*chmod 700"):
+        await biff.start_system([biff.use_config], arguments(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
 @pytest.mark.parametrize("line, words", [
     ("prot = 1", "prot in .*config.toml is not a setting. Settings are host, port, log"),
     ("what", "cannot be read as TOML: Expected"),

@@ -122,7 +122,7 @@ def test_writing_is_asked_for_by_name(path):
     (".entity", "Wanted an id after it."),
     (".log many", "many is not a number."),
     (".history nobody", "nobody has no history here."),
-    (".backup /nowhere/at/all", "/nowhere/at/all cannot be written: unable to open database file."),
+    (".backup /nowhere/at/all", "/nowhere/at/all cannot be written: No such file or directory."),
     (".import /nowhere/at/all", "/nowhere/at/all cannot be read: No such file or directory."),
     (".export /nowhere/at/all", "/nowhere/at/all cannot be written: No such file or directory."),
 ])
