@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Signing in.
 
-A person who reads an address's mail owns the address. A link and a code work once, for ten minutes; a GET never redeems
-one, because mail scanners open links. In the browser that asked, a button that names the address is enough; in another,
-the address is asked for, so that nobody is signed in as somebody else by a link that was slipped to them. The store keeps
-hashes. Whether an address is known makes no difference to what is answered, or when.
+A person who reads an address's mail owns the address. Each mail carries a link and a code, which work once, for ten
+minutes. A GET never redeems a link, because mail scanners open links. In the browser that asked, a button that names
+the address is enough; in another, the link asks for the address, so that nobody is signed in as somebody else by a link
+that was slipped to them. A code works only in the browser that asked for it: its hash is keyed by that browser's
+cookie, which stands in no log. Whether an address is known makes no difference to what is answered, or when.
 """
 
 import datetime as dt
@@ -16,18 +17,20 @@ import secrets
 import uuid
 from typing import Any, Callable
 
+import idna
 import voluptuous
 from aiohttp import web
 
 import store
 from biff.jobs import every
-from biff.limits import client_of, is_allowed
+from biff.limits import client_of, is_allowed, networks_of
 from biff.mail import send_mail
-from biff.pages import fragment, is_local, redirect, render, url
+from biff.pages import base_url_of, fragment, is_local, redirect, render, url
 from biff.requests import anyone
-from biff.sessions import COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, session_id, sessions_of, set_cookie
+from biff.sessions import (COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, session_id, sessions_of,
+                           set_cookie)
 from biff.system import now
-from biff.tx import ContentionError, DISSOC, NOW, lookup, lookup_id, submit_tx
+from biff.tx import ContentionError, NOW, lookup, lookup_all, lookup_id, submit_tx
 
 log = logging.getLogger("biff")
 
@@ -36,24 +39,34 @@ TOKEN_MINUTES = 10                    # of a sign-in link or code
 CODE_TRIES_MAX = 3
 EMAIL_CHARS_MAX = 254                 # RFC 5321
 PATH_CHARS_MAX = 200                  # of the page that one comes back to after signing in; ours are shorter
-MAILS_AN_ADDRESS = 3, 3_600           # per hour: nobody's mailbox is flooded through us
+LOCAL_CHARS_MAX = 64                  # RFC 5321, of what stands before the @
+MAILS_A_CLIENT_TO_ONE = 3, 3_600      # per hour, from one client to one address: somebody who mistypes a code twice
+MAILS_A_NETWORK_TO_ONE = 6, 3_600     # the same for an IPv6 /48, which has as many clients as it likes
+MAILS_AN_ADDRESS = 30, 3_600          # per hour, from all: ten strangers do not use it up before its owner asks
 MAILS_A_CLIENT = 20, 3_600            # per hour: a classroom behind one address signs in, a machine gun does not
+MAILS_A_NETWORK = 60, 3_600           # of an IPv6 /48
 MAILS_A_SERVER = 60, 60               # per minute: what a small mail relay takes from one sender
 
-EMAIL = re.compile(r"""[^\s@,;:<>()\[\]\\"]+@[^\s@,;:<>()\[\]\\"]+\.[^\s@,;:<>()\[\]\\"]+""")
+# Source: RFC 5322, section 3.2.3 (atext, dot-atom); RFC 1123, section 2.1 (letters, digits and hyphens).
+ATOM = r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
+LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+ADDRESS = re.compile(rf"{ATOM}(?:\.{ATOM})*@(?:{LABEL}\.)+(?!\d+$){LABEL}")
+
 ERRORS = {
     "invalid-email": "Invalid email. Try again with a different address.",
     "send-failed": "We weren't able to send an email to that address. If the problem persists, try another address.",
-    "too-many": "Too many sign-in mails were asked for. Try again in an hour.",
+    "too-many": "Too many sign-in mails were asked for. If one of the last ten minutes is in your mailbox, its link "
+                "works here too; else try again in an hour.",
     "invalid-link": "Invalid or expired link. Sign in to get a new link.",
     "incorrect-email": "Incorrect email address. Try again.",
     "invalid-code": "Invalid code.",
     "not-signed-in": "You must be signed in to view that page.",
 }
 AUTH_SCHEMA = {
-    # Not UUIDs: when one is evicted nothing is left to tell what it was, and whoever hears of it shall see that it is none of theirs.
-    "token": {"xt/id": str, "token/purpose": voluptuous.In(["link", "code"]), "token/hash": str, "token/email": str,
-              "token/browser": str, "token/expires-at": dt.datetime, "token/tries": int,
+    # Ids are text: of an evicted document only the id is left, and listeners skip what is no UUID.
+    # token/hash is the hash of the link, token/code that of the code.
+    "token": {"xt/id": str, "token/hash": str, "token/code": str, "token/email": str, "token/browser": str,
+              "token/expires-at": dt.datetime, "token/tries": int,
               voluptuous.Optional("token/return-to"): str, voluptuous.Optional("token/used-at"): dt.datetime},
     "session": {"xt/id": str, "session/hash": str, "session/user": uuid.UUID, "session/agent": str,
                 "session/created-at": dt.datetime, "session/used-at": dt.datetime},
@@ -67,15 +80,18 @@ def signed_in(ctx: dict) -> Any:
 def auth_plugin(app_path: str = "/app", home_path: str = "/", new_user_tx: Callable | None = None) -> dict:
     """Routes, documents and the task of signing in. `new_user_tx(ctx, uid, email)` builds a new user's documents."""
     def with_paths(handler):
-        paths = {"biff/app-path": app_path, "biff/home-path": home_path, "biff/new-user-tx": new_user_tx or _new_user_tx}
+        paths = {"biff/app-path": app_path, "biff/home-path": home_path,
+                 "biff/new-user-tx": new_user_tx or _new_user_tx}
         return functools.wraps(handler)(lambda ctx: handler(ctx | paths))
     routes = [
         ("GET", "/signin", anyone, signin_page), ("GET", "/link-sent", anyone, link_sent_page),
         ("POST", "/auth/send-link", anyone, send_link), ("POST", "/auth/send-code", anyone, send_code),
-        ("GET", "/auth/verify-link/{token}", anyone, verify_link_page), ("POST", "/auth/verify-link", anyone, verify_link),
+        ("GET", "/auth/verify-link/{token}", anyone, verify_link_page),
+        ("POST", "/auth/verify-link", anyone, verify_link),
         ("GET", "/verify-code", anyone, verify_code_page), ("POST", "/auth/verify-code", anyone, verify_code),
         ("POST", "/auth/signout", anyone, signout), ("GET", "/sessions", signed_in, sessions_page),
-        ("POST", "/sessions/others/revoke", signed_in, revoke_others), ("POST", "/sessions/{id}/revoke", signed_in, revoke)]
+        ("POST", "/sessions/others/revoke", signed_in, revoke_others),
+        ("POST", "/sessions/{id}/revoke", signed_in, revoke)]
     return {"routes": [(method, path, rule, with_paths(handler)) for method, path, rule, handler in routes],
             "schema": AUTH_SCHEMA, "tasks": [{"task": keep_sessions, "schedule": every(60)}]}
 
@@ -89,8 +105,20 @@ def error_text(params: dict) -> str | None:
 
 
 def normalized_email(text: str) -> str | None:
-    email = text.strip().lower()
-    return email if len(email) <= EMAIL_CHARS_MAX and email.isprintable() and EMAIL.fullmatch(email) else None
+    """The address in small letters, its domain as mail servers write it (xn--…); None if it is not one address.
+
+    One spelling is one account, whichever a browser sends. Quoted names and names beyond ASCII are refused, because
+    not every mail server takes them; `=?`, because mail programs would read what follows as an encoded word.
+    """
+    local, _, domain = text.strip().rpartition("@")
+    if not local.isascii() or len(local) > LOCAL_CHARS_MAX or "=?" in local:
+        return None
+    try:
+        domain = idna.encode(domain[:EMAIL_CHARS_MAX], uts46=True, std3_rules=True).decode()
+    except (idna.IDNAError, UnicodeError):
+        return None
+    email = f"{local.lower()}@{domain}"
+    return email if len(email) <= EMAIL_CHARS_MAX and ADDRESS.fullmatch(email) else None
 
 
 def ask_to_sign_in(ctx: dict) -> web.Response:
@@ -101,65 +129,81 @@ def ask_to_sign_in(ctx: dict) -> web.Response:
 
 
 def _way_back(ctx, path=None):
-    """{"return-to": where to go once signed in}, {} if that is nowhere or elsewhere. It travels in forms, and then in the token's document."""
+    """{"return-to": where to go once signed in}, {} if that is nowhere or elsewhere.
+
+    It travels in forms, and then in the token's document.
+    """
     path = ctx["params"].get("return-to", "") if path is None else path
     return {"return-to": path} if len(path) <= PATH_CHARS_MAX and is_local(path) else {}
 
 
 def signin_page(ctx: dict) -> web.StreamResponse:
-    back = _way_back(ctx)
-    return render(ctx, "signin.html", error=error_text(ctx["params"]), back=back, is_printed=not ctx["biff/config"]["mail_host"])
+    return render(ctx, "signin.html", error=error_text(ctx["params"]), back=_way_back(ctx), is_printed=_is_printed(ctx))
 
 
 def link_sent_page(ctx: dict) -> web.StreamResponse:
-    is_printed = not ctx["biff/config"]["mail_host"]
-    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), is_printed=is_printed)
+    return render(ctx, "link_sent.html", email=ctx["params"].get("email", ""), back=_way_back(ctx),
+                  is_printed=_is_printed(ctx))
+
+
+def verify_code_page(ctx: dict) -> web.StreamResponse:
+    return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), back=_way_back(ctx),
+                  error=error_text(ctx["params"]), is_printed=_is_printed(ctx))
+
+
+def _is_printed(ctx):
+    return not ctx["biff/config"]["mail_host"]
 
 
 async def send_link(ctx: dict) -> web.StreamResponse:
     on_error = ctx["params"].get("on-error")
-    on_error = on_error if on_error in (ctx["biff/home-path"], "/signin") else "/signin"
-    email, token = normalized_email(ctx["params"].get("email", "")), secrets.token_urlsafe(32)
-    back = _way_back(ctx)
-    if wrong := _refused(ctx, email):
-        return redirect(ctx, url(on_error, error=wrong, **back))
-    await submit_tx(ctx, [_token(ctx, "link", email, hash_of(token))])
-    link = f"{ctx['biff/base-url']}/auth/verify-link/{token}"
-    if not await _mailed(ctx, email, f"Your link to {ctx['biff/name']}", "link", link=link):
-        return redirect(ctx, url(on_error, error="send-failed", **back))
-    return redirect(ctx, url("/link-sent", email=email))
+    return await _send(ctx, "/link-sent", on_error if on_error in (ctx["biff/home-path"], "/signin") else "/signin")
 
 
 async def send_code(ctx: dict) -> web.StreamResponse:
-    email, code = normalized_email(ctx["params"].get("email", "")), f"{secrets.randbelow(10 ** 6):06}"
-    back = _way_back(ctx)
-    if wrong := _refused(ctx, email):
-        return redirect(ctx, url("/signin", error=wrong, **back))
-    key = {"token/purpose": "code", "token/email": email, "token/browser": _browser(ctx)}
-    await submit_tx(ctx, [{"token/return-to": DISSOC} | _token(ctx, "code", email, _code_hash(ctx, email, code)) | {
-        "db.op/upsert": key, "token/used-at": DISSOC}])
-    if not await _mailed(ctx, email, f"Your code for {ctx['biff/name']}", "code", code=code):
-        return redirect(ctx, url("/signin", error="send-failed", **back))
-    return redirect(ctx, url("/verify-code", email=email, **back))
+    return await _send(ctx, "/verify-code", "/signin")
+
+
+async def _send(ctx, then, on_error):
+    """Mails a link and a code, and goes on to `then`, or back to `on_error` with the reason."""
+    email, back = normalized_email(ctx["params"].get("email", "")), _way_back(ctx)
+    wrong = _refused(ctx, email)
+    if wrong is None and not await _mailed(ctx, email):
+        wrong = "send-failed"
+    return redirect(ctx, url(on_error, error=wrong, **back) if wrong else url(then, email=email, **back))
 
 
 def _refused(ctx, email):
+    """Why no mail goes out now, None if one may.
+
+    Strangers who ask in somebody's name use up their own share of that person's mails, and hardly the owner's.
+    """
     if email is None:
         return "invalid-email"
-    client = client_of(ctx)
-    return None if is_allowed(ctx, (("mail to", email), *MAILS_AN_ADDRESS), (("mail for", client), *MAILS_A_CLIENT),
-                              ("mails", *MAILS_A_SERVER)) else "too-many"
+    client, *around = networks_of(ctx)
+    limits = [(("mail", client, email), *MAILS_A_CLIENT_TO_ONE), (("mail for", client), *MAILS_A_CLIENT),
+              (("mail to", email), *MAILS_AN_ADDRESS), ("mails", *MAILS_A_SERVER)]
+    for network in around:
+        limits += [(("mail", network, email), *MAILS_A_NETWORK_TO_ONE), (("mail for", network), *MAILS_A_NETWORK)]
+    return None if is_allowed(ctx, *limits) else "too-many"
 
 
-async def _mailed(ctx, email, subject, template, **values):
-    text, html = (fragment(ctx, f"mail/{template}.{kind}", minutes=TOKEN_MINUTES, **values) for kind in ("txt", "html"))
-    return await send_mail(ctx, email, subject, text, html=html)
+async def _mailed(ctx, email):
+    """Whether the mail was handed over. It says from which browser and when it was asked for."""
+    token, code, name = secrets.token_urlsafe(32), f"{secrets.randbelow(10 ** 6):06}", ctx["biff/name"]
+    await submit_tx(ctx, [_token(ctx, email, token, code)])
+    base, asked_from = base_url_of(ctx), _agent(ctx["request"].headers.get("User-Agent", ""))
+    values = {"link": f"{base}/auth/verify-link/{token}", "code": code, "base_url": base, "minutes": TOKEN_MINUTES,
+              "asked_from": asked_from, "asked_at": now(ctx)}
+    text, html = (fragment(ctx, f"mail/signin.{kind}", **values) for kind in ("txt", "html"))
+    return await send_mail(ctx, email, f"Sign in to {name}", text, html=html)
 
 
-def _token(ctx, purpose, email, hashed):
+def _token(ctx, email, token, code):
     back = {f"token/{key}": path for key, path in _way_back(ctx).items()}
-    return {"db/doc-type": "token", "xt/id": f"token-{secrets.token_hex(16)}", "token/purpose": purpose, "token/hash": hashed, "token/email": email,
-            "token/tries": 0, "token/browser": _browser(ctx), "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)} | back
+    return {"db/doc-type": "token", "xt/id": f"token-{secrets.token_hex(16)}", "token/email": email, "token/tries": 0,
+            "token/hash": hash_of(token), "token/code": _code_hash(ctx, email, code), "token/browser": _browser(ctx),
+            "token/expires-at": now(ctx) + dt.timedelta(minutes=TOKEN_MINUTES)} | back
 
 
 def _browser(ctx):
@@ -167,8 +211,8 @@ def _browser(ctx):
 
 
 def _code_hash(ctx, email, code):
-    """Keyed, because a plain hash of six digits is undone by a million guesses."""
-    return hmac_of(ctx, "code", _browser(ctx), email, code)
+    """Keyed by the browser's cookie: a million guesses undo a hash of six digits for any reader of a key in the log."""
+    return hmac_of(ctx, "code", cookie_of(ctx) or "", email, code)
 
 
 def _is_good(token, ctx):
@@ -176,7 +220,7 @@ def _is_good(token, ctx):
 
 
 def _link(ctx):
-    token = lookup(ctx["biff/db"], "token/hash", hash_of(ctx["params"].get("token", "")), "token/purpose", "link")
+    token = lookup(ctx["biff/db"], "token/hash", hash_of(ctx["params"].get("token", "")))
     return token if _is_good(token, ctx) else None
 
 
@@ -185,8 +229,8 @@ def verify_link_page(ctx: dict) -> web.StreamResponse:
     if token is None:
         return redirect(ctx, url("/signin", error="invalid-link"))
     is_same = token["token/browser"] == _browser(ctx)
-    return render(ctx, "verify_link.html", token=ctx["params"]["token"], email=token["token/email"] if is_same else None,
-                  error=error_text(ctx["params"]))
+    return render(ctx, "verify_link.html", token=ctx["params"]["token"], error=error_text(ctx["params"]),
+                  email=token["token/email"] if is_same else None)
 
 
 async def verify_link(ctx: dict) -> web.StreamResponse:
@@ -196,20 +240,15 @@ async def verify_link(ctx: dict) -> web.StreamResponse:
     is_same = token["token/browser"] == _browser(ctx)
     if not is_same and normalized_email(ctx["params"].get("email", "")) != token["token/email"]:
         return _no_sign_in(ctx, "address", url(f"/auth/verify-link/{ctx['params']['token']}", error="incorrect-email"))
-    signed = await _sign_in(ctx, token)
+    signed = await _sign_in(ctx, token, "link")
     return _no_sign_in(ctx, "link", url("/signin", error="invalid-link")) if signed is None else signed
-
-
-def verify_code_page(ctx: dict) -> web.StreamResponse:
-    back = _way_back(ctx)
-    return render(ctx, "verify_code.html", email=ctx["params"].get("email", ""), back=back, error=error_text(ctx["params"]))
 
 
 async def verify_code(ctx: dict) -> web.StreamResponse:
     email, code = normalized_email(ctx["params"].get("email", "")) or "", ctx["params"].get("code", "").strip()
     token = await _tried(ctx, email)
-    if token and hmac.compare_digest(token["token/hash"], _code_hash(ctx, email, code)):
-        if (signed := await _sign_in(ctx, token)) is not None:
+    if token and hmac.compare_digest(token["token/code"], _code_hash(ctx, email, code)):
+        if (signed := await _sign_in(ctx, token, "code")) is not None:
             return signed
     return _no_sign_in(ctx, "code", url("/verify-code", error="invalid-code", email=email, **_way_back(ctx)))
 
@@ -220,21 +259,26 @@ def _no_sign_in(ctx, wrong, path):
 
 
 async def _tried(ctx, email):
-    """The code's document with one more try on it, or None. The try is written first: guesses in parallel count too."""
-    key = "token/purpose", "code", "token/email", email, "token/browser", _browser(ctx)
+    """The newest mail's document with one more try on it, or None.
+
+    The try is written first, so that guesses in parallel count too.
+    """
+    def newest(db):
+        mails: list = lookup_all(db, "token/email", email, "token/browser", _browser(ctx))
+        return max(mails, key=lambda token: token["token/expires-at"], default=None)
 
     def one_more(ctx):
-        token: Any = lookup(ctx["biff/db"], *key)
+        token: Any = newest(ctx["biff/db"])
         if not _is_good(token, ctx) or token["token/tries"] >= CODE_TRIES_MAX:
             return []
         return [{"db/doc-type": "token", "db/op": "update", "xt/id": token["xt/id"], "token/tries": ("db/add", 1)}]
     try:
-        return await submit_tx(ctx, one_more) and lookup(ctx["biff/node"].db(), *key)
+        return await submit_tx(ctx, one_more) and newest(ctx["biff/node"].db())
     except ContentionError:
         return None
 
 
-async def _sign_in(ctx, token):
+async def _sign_in(ctx, token, by):
     """Redeems the token and begins a session, or None: of many who redeem one, `match` lets exactly one through."""
     value = secrets.token_urlsafe(32)
     try:
@@ -244,8 +288,9 @@ async def _sign_in(ctx, token):
     if tx is None:
         return None
     session = lookup(ctx["biff/node"].db(), "session/hash", hash_of(value)) or {}         # it may be over by now
-    log.info("Signed in: user %s, session %s, by %s, client %s", session.get("session/user"), session.get("xt/id"), token["token/purpose"], client_of(ctx))
-    is_same = token["token/browser"] == _browser(ctx)      # whoever was slipped a link is not led anywhere by it
+    log.info("Signed in: user %s, session %s, by %s, client %s", session.get("session/user"), session.get("xt/id"), by,
+             client_of(ctx))
+    is_same = token["token/browser"] == _browser(ctx)      # a link that was slipped to somebody leads them nowhere
     set_cookie(ctx, value)
     return redirect(ctx, token.get("token/return-to", ctx["biff/app-path"]) if is_same else ctx["biff/app-path"])
 
@@ -260,8 +305,9 @@ def _sign_in_tx(ctx, token_id, hashed):
     over = {session["xt/id"] for session in [*crowd, *filter(None, [ctx["session"]])]}
     return [{"db/doc-type": "token", "db/op": "update", "xt/id": token_id, "token/used-at": NOW},
             *([] if known else ctx["biff/new-user-tx"](ctx, uid, token["token/email"])),
-            {"db/doc-type": "session", "xt/id": session_id(hashed), "session/hash": hashed, "session/user": uid, "session/created-at": NOW,
-             "session/used-at": NOW, "session/agent": _agent(ctx["request"].headers.get("User-Agent", ""))},
+            {"db/doc-type": "session", "xt/id": session_id(hashed), "session/hash": hashed, "session/user": uid,
+             "session/created-at": NOW, "session/used-at": NOW,
+             "session/agent": _agent(ctx["request"].headers.get("User-Agent", ""))},
             *(store.evict(id) for id in over)]
 
 
@@ -302,6 +348,6 @@ async def revoke_others(ctx: dict) -> web.StreamResponse:
 
 
 async def _end_sessions(ctx, ids):
-    """Evicted, not deleted: nobody asks which browsers somebody had two years ago. Their sockets close with this transaction."""
+    """Evicts them, so that no history says which browsers somebody had. Their sockets close with this transaction."""
     await submit_tx(ctx, [store.evict(id) for id in ids])
     log.info("Signed out: user %s, sessions %s", ctx["uid"], ", ".join(map(str, ids)))

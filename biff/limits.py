@@ -1,39 +1,60 @@
 # SPDX-License-Identifier: MIT
-"""Rate limits: how often a person, a client or an address did something lately, and who a client is."""
+"""Rate limits: how often a person, a client or a mail address did something lately, and who a client is."""
 
 import ipaddress
 import logging
+import re
 import time
-from typing import Any
+from typing import Any, Iterable
 
 log = logging.getLogger("biff")
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LIMIT_KEYS_MAX = 100_000              # remembered for rate limits, about 30 MB; then those that are over are forgotten
 
 
+# As some proxies append an address: 203.0.113.7:51234, [2001:db8::3]:443.
+WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?|(\d+(?:\.\d+){3}):\d{1,5}")
+
+
 def client_of(ctx: dict) -> str:
-    """Who asks, as far as rate limits care: an IPv4 address, or the /64 that an IPv6 household has.
+    """Who asks, as far as rate limits care: an IPv4 address, or the /64 that an IPv6 household has."""
+    return networks_of(ctx)[0]
 
-    X-Forwarded-For is believed from the right, and only as long as its words come from proxies named at start.
-    """
-    request, proxies = ctx["request"], ctx["biff/config"]["proxies"]
+
+def networks_of(ctx: dict) -> list[str]:
+    """The client, and for IPv6 the /48 around it: whoever holds a /48 has 65,536 clients to spend."""
+    address = address_of_client(ctx["request"], ctx["biff/config"]["proxies"])
+    return networks_around(address) if address else ["unknown"]
+
+
+def address_of_client(request: Any, proxies: Iterable) -> Address | None:
+    """X-Forwarded-For is believed from the right, and only as long as its words come from proxies named at start."""
     hops = [part.strip() for line in request.headers.getall("X-Forwarded-For", ()) for part in line.split(",")]
-    address = request.remote or "local"
-    while hops and _is_in(address, proxies):
-        address = hops.pop()
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return "unknown"
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-    return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))
+    address = address_in(request.remote or "")
+    while hops and address and is_in(address, proxies):
+        address = address_in(hops.pop())
+    return address
 
 
-def _is_in(address, networks):
+def address_in(text: str) -> Address | None:
+    """The IP address that a text names, with or without a port; an IPv4 address in IPv6 clothes as IPv4."""
+    found = WITH_PORT.fullmatch(text)
     try:
-        return any(ipaddress.ip_address(address) in network for network in networks)
+        address = ipaddress.ip_address((found[1] or found[2]) if found else text.partition("%")[0])
     except ValueError:
-        return False
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def networks_around(address: Address) -> list[str]:
+    if address.version == 4:
+        return [str(address)]
+    return [str(ipaddress.ip_network((address, bits), strict=False)) for bits in (64, 48)]
+
+
+def is_in(address: Address, networks: Iterable) -> bool:
+    return any(address in network for network in networks)
 
 
 class Limits:
@@ -43,11 +64,12 @@ class Limits:
         self._clock, self._times = clock, {}
 
     def take(self, *limits) -> bool:
-        """Counts it under every (key, count_max, window_s) if none is used up; else counts nothing and returns False."""
+        """Counts it under every (key, count_max, window_s), or, if one is used up, under none and returns False."""
         moment = self._clock()
         if len(self._times) > LIMIT_KEYS_MAX:
             self._times = {key: kept for key, kept in self._times.items() if kept[-1][0] + kept[-1][1] > moment}
-        taken = [[kept for kept in self._times.get(key, ()) if kept[0] + window_s > moment] for key, _, window_s in limits]
+        taken = [[kept for kept in self._times.get(key, ()) if kept[0] + window_s > moment]
+                 for key, _, window_s in limits]
         if any(len(times) >= count_max for times, (_, count_max, _) in zip(taken, limits)):
             return False
         for times, (key, _, window_s) in zip(taken, limits):
@@ -56,7 +78,10 @@ class Limits:
 
 
 def is_allowed(ctx: dict, *limits: Any) -> bool:
-    """Whether each (key, count_max, window_s) has room, and then counts it: (("post", uid), 10, 10) is ten in ten seconds."""
+    """Counts it and says whether there was room under each (key, count_max, window_s).
+
+    (("post", uid), 10, 10) is ten in ten seconds.
+    """
     if is_taken := ctx["biff/limits"].take(*limits):
         return is_taken
     log.info("Refused by a limit: %s", " or ".join(key[0] if type(key) is tuple else key for key, _, _ in limits))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Mail: handed to the mail server, or printed to the console where none is configured."""
 
+import email.errors
 import email.message
 import email.utils
 import logging
@@ -19,19 +20,27 @@ async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | Non
         print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n\nTo send mail instead of printing it, set "
               f"mail_host and mail_from in {config['data']}/config.toml.\n", flush=True)
         return True
-    mail = email.message.EmailMessage()
-    mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject
-    domain = config["mail_from"].rpartition("@")[2].rstrip(">")
-    mail["Date"], mail["Message-ID"] = email.utils.localtime(), email.utils.make_msgid(domain=domain)
-    mail.set_content(text)
-    if html:
-        mail.add_alternative(html, subtype="html")
     try:
+        mail = _message(config, to, subject, text, html)
         await aiosmtplib.send(mail, recipients=[to], **_smtp(config))
-    except (aiosmtplib.SMTPException, OSError, ValueError) as failure:
+    except (aiosmtplib.SMTPException, email.errors.MessageError, OSError, ValueError, LookupError) as failure:
         log.error("Mail could not be sent by %s: %s", config["mail_host"], type(failure).__name__)
         return False
     return True
+
+
+def _message(config, to, subject, text, html):
+    """Raises: ValueError if the address would become another one in the header, as an encoded word does."""
+    mail = email.message.EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = config["mail_from"], to, subject
+    if [address.addr_spec for address in mail["To"].addresses] != [to]:
+        raise ValueError("not one address")
+    mail["Date"] = email.utils.localtime()
+    mail["Message-ID"] = email.utils.make_msgid(domain=config["mail_from"].rpartition("@")[2].rstrip(">"))
+    mail.set_content(text)
+    if html:
+        mail.add_alternative(html, subtype="html")
+    return mail
 
 
 def _smtp(config):

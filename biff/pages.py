@@ -8,6 +8,7 @@ Static files and the browser scripts are read once, and served from memory under
 import functools
 import gzip
 import hashlib
+import ipaddress
 import logging
 import mimetypes
 import pathlib
@@ -110,8 +111,24 @@ async def static(ctx: dict) -> web.StreamResponse:
 def render(ctx: dict, template: str, status: int = 200, **values: Any) -> web.Response:
     """A page. Every template knows csrf_token, base_url, path, uid and name beside the given values."""
     request = ctx["request"]
-    known = {"csrf_token": csrf_token(ctx), "base_url": ctx["biff/base-url"], "path": request.path, "uid": ctx.get("uid")}
+    known = {"csrf_token": csrf_token(ctx), "base_url": base_url_of(ctx), "path": request.path, "uid": ctx.get("uid")}
     return aiohttp_jinja2.render_template(template, request, known | values, status=status)
+
+
+def base_url_of(ctx: dict) -> str:
+    """The base URL; where none is configured, the address by which this browser found the server.
+
+    A request may claim any host, and a sign-in link must not lead elsewhere: only the address of the connection itself
+    is believed, or localhost over loopback.
+    """
+    request = ctx["request"]
+    here = request.transport and request.transport.get_extra_info("sockname")
+    if ctx["biff/config"]["base_url"] or not here:
+        return ctx["biff/base-url"]
+    host, address = request.headers.get("Host", ""), ipaddress.ip_address(here[0].partition("%")[0])
+    shown = f"[{address}]" if address.version == 6 else str(address)
+    names = {shown} | ({"localhost"} if address.is_loopback else set())
+    return f"http://{host}" if host in {f"{name}:{here[1]}" for name in names} else ctx["biff/base-url"]
 
 
 def fragment(system: dict, template: str, **values: Any) -> str:
