@@ -321,8 +321,13 @@ class Member(NamedTuple):
 
 def pack(value: Any) -> bytes:
     """The canonical bytes of a value. Raises: ValueTypeError if it cannot be stored."""
+    return _packed_at(value, 0)
+
+
+def _packed_at(value: Any, depth: int) -> bytes:
+    """`pack`, of a value that lies so many levels deep."""
     try:
-        return _packed(value, 0)
+        return _packed(value, depth)
     except UnicodeEncodeError:
         raise ValueTypeError(f"A string holds half a surrogate pair, which is not text: {_short(value)}.") from None
     except (ValueError, OverflowError) as error:
@@ -482,7 +487,7 @@ def _attribute_at_fault(document: dict) -> OperationError:
         if type(a) is not str:
             return OperationError(f"The attribute {_short(a)} is not a string.")
         try:
-            pack(a), pack(value)
+            pack(a), _packed_at(value, 1)
         except OperationError as error:
             return type(error)(f"{_short(a)}: {error}")
     return OperationError(f"The document {_short(document)} cannot be stored.")
