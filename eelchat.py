@@ -32,6 +32,7 @@ every browser.
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import itertools
 import logging
 import random
@@ -44,9 +45,10 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import changes, commands, feeds
-from plugins.changes import Changes, changes_of, use_views, view_of, whole_view
-from plugins.commands import command_tx, is_command, refusal_of
+from plugins import changes, commands, feeds, line
+from plugins.changes import Changes, changes_of, use_views, view_of
+from plugins.commands import command_tx, refusal_of
+from plugins.line import cursor_of, done, missed, posted_id
 from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
                             in_community, messages_of, signed_in, user_of)
 from store import call, delete
@@ -55,6 +57,7 @@ log = logging.getLogger("eelchat")
 
 MESSAGE_CHARS_MAX = 10_000            # the original has no limit; this is four pages of a book
 POSTS_A_PERSON = 10, 10               # in ten seconds: faster than anyone reads
+POST_AGAIN_S = 2                      # after that limit; pages send the rest by themselves
 COMMUNITIES_MAX = 20                  # founded by one person
 MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
@@ -63,6 +66,8 @@ CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often 
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
 WAITING_LOOK_S = 0.5                  # how soon pages say that their server is cut off from a shared log
 REPLAY_BYTES_MAX = 16 * 1024 * 1024   # of what they changed, kept for those who come back
+
+SIGNED_OUT = "You have signed out."
 
 NO_ROLES: set[str] = set()
 ADMIN = {"admin"}                     # the only sets that a membership may have
@@ -105,7 +110,7 @@ SCHEMA = {
 async def home(ctx):
     if ctx["uid"] and user_of(ctx):
         return biff.redirect(ctx, "/app")
-    return biff.render(ctx, "home.html", error=biff.error_text(ctx["params"]))
+    return biff.render(ctx, "home.html", error=biff.error_text(ctx["params"]), email=ctx["params"].get("email", ""))
 
 
 # ── Communities ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,22 +213,12 @@ async def new_message(ctx):
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
     if not was_there(ctx, id):
         if not biff.is_allowed(ctx, (("posts", ctx["uid"]), *POSTS_A_PERSON)):
-            return biff.error(ctx, 429, "That was fast: {} messages in {} seconds are the limit. "
-                                        "Send it again in a moment.".format(*POSTS_A_PERSON))
+            return too_fast(ctx)
         await post(ctx, id, text)
-    if not is_stored(ctx, id):
-        return biff.error(ctx, 409, "The message could not be stored. Reload the page and send it again.")
-    if ctx["request"].headers.get("HX-Request"):
-        return web.Response(status=204)
-    return biff.redirect(ctx, channel_path(ctx["channel"]))
-
-
-def posted_id(ctx):
-    """The id that the page made for this message: a post that is repeated is one message. None if it has none."""
-    try:
-        return uuid.UUID(ctx["params"].get("post", ""))
-    except ValueError:
-        return None
+    if not was_said(ctx, id, text):
+        return biff.error(ctx, 409, "The message could not be stored: its id was withdrawn, or says something else. "
+                                    "Reload the page and send it again.")
+    return done(ctx)
 
 
 def was_there(ctx, id):
@@ -231,21 +226,35 @@ def was_there(ctx, id):
     return bool(ctx["biff/db"].history(id))
 
 
+def too_fast(ctx):
+    refused = biff.error(ctx, 429, "That was fast: {} messages in {} seconds are the limit. "
+                                   "Send it again in a moment.".format(*POSTS_A_PERSON))
+    refused.headers["Retry-After"] = str(POST_AGAIN_S)
+    return refused
+
+
 async def post(ctx, id, text):
     """The message, and what its command adds, in one transaction; nothing if a copy of this post was faster."""
-    message = {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"],
-               "msg/text": text, "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}
-    unchanged = biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"])
     refusal = await refusal_of(ctx, text)
     with contextlib.suppress(biff.TransactionError), ctx["chat_clients"].expecting(ctx["channel"]["xt/id"]):
-        await biff.submit_tx(ctx, lambda ctx: [*unchanged, message, *command_tx(ctx, text, refusal)],
-                             retry=is_command(ctx, text))
+        await biff.submit_tx(ctx, functools.partial(message_tx, id=id, text=text, refusal=refusal))
 
 
-def is_stored(ctx, id):
-    """Whether this person's message stands in this channel."""
-    stored = ctx["biff/node"].db().entity(id) or {}
-    return (stored.get("msg/mem"), stored.get("msg/channel")) == (ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])
+def message_tx(ctx, id, text, refusal):
+    """Made anew for each attempt: a title that changes meanwhile refuses no message, a right that ends does."""
+    if in_channel(ctx):
+        return []
+    return [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]),
+            {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
+             "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}, *command_tx(ctx, text, refusal)]
+
+
+def was_said(ctx, id, text):
+    """Whether this person has said this here under this id; it may have been edited or deleted since."""
+    said = {"msg/mem": ctx["mem"]["xt/id"], "msg/channel": ctx["channel"]["xt/id"], "msg/text": text}
+    db = ctx["biff/node"].db()
+    versions = itertools.chain([db.entity(id)], (document for *_, document in db.history(id)))
+    return any(said.items() <= version.items() for version in versions if version)
 
 
 # ── Realtime updates ─────────────────────────────────────────────────────────────────────────────────────────
@@ -285,12 +294,9 @@ async def connect(ctx):
 
 async def catch_up(ctx, client):
     """Sends what the log holds since the transaction that the page has seen, and enters the room."""
-    node, rooms, lately, after = ctx["biff/node"], ctx["chat_clients"], ctx["chat_lately"], cursor_of(ctx)
-    await lately.reach(after, node.db().tx_id)
-    db = node.db()                                     # from here on nothing waits
-    lately.read_up(db.tx_id)
-    replay = lately.catch_up(client.channel_id, after, lambda: text_frame(whole_view(ctx, db, client.channel_id)))
-    rooms.enter(client, client.channel_id, db.tx_id)
+    rooms = ctx["chat_clients"]
+    db, replay = await missed(ctx, client.channel_id)
+    rooms.enter(client, client.channel_id, db.tx_id)   # nothing waits between the two
     is_settled = db.tx_id == ctx["biff/db"].tx_id      # nothing was committed since the rule looked
     if not is_settled and (reason := why_not(db, client)):
         return dismiss(ctx, client, reason)
@@ -301,12 +307,7 @@ async def catch_up(ctx, client):
         client.write(told, db.tx_id)
     if replay:
         log.info("replay channel=%s person=%s after=%d to=%d bytes=%d",
-                 client.channel_id, client.person, after, db.tx_id, len(replay))
-
-
-def cursor_of(ctx):
-    after = ctx["params"].get("after", "")
-    return int(after) if after.isascii() and after.isdigit() and len(after) < 16 else 2 ** 60
+                 client.channel_id, client.person, cursor_of(ctx), db.tx_id, len(replay))
 
 
 def why_not(db, client):
@@ -317,7 +318,7 @@ def why_not(db, client):
     if mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != (client.person, channel["chan/comm"]):
         return "You are no longer a member of this community."
     if db.entity(client.session_id) is None or db.entity(client.person) is None:
-        return "You have signed out."
+        return SIGNED_OUT
     return None
 
 
@@ -349,7 +350,7 @@ def dismiss_those_who_lost(ctx, touched):
 def dismiss(ctx, client, reason):
     """Tells a browser why in its page, and closes so that it does not come back: htmx takes 1008 as final."""
     log.info("dismiss channel=%s person=%s: %s", client.channel_id, client.person, reason)
-    notice = text_frame(biff.fragment(ctx, "notice.html", reason=reason))
+    notice = text_frame(biff.fragment(ctx, "notice.html", reason=reason, is_session_over=reason == SIGNED_OUT))
     ctx["chat_clients"].close(client, WSCloseCode.POLICY_VIOLATION, notice)
 
 
@@ -430,7 +431,8 @@ def socket(rule):
             return None
         ws = sockets.Response()
         await ws.prepare(ctx["request"])
-        await ws.send_str(biff.fragment(ctx, "notice.html", reason="This channel is not open to you. Reload the page."))
+        await ws.send_str(biff.fragment(ctx, "notice.html", is_session_over=ctx["uid"] is None,
+                                        reason="This channel is not open to you. Reload the page."))
         await ws.close(code=WSCloseCode.POLICY_VIOLATION)
         return ws
     return accepted_or_told
@@ -453,7 +455,7 @@ ROUTES = [
 PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
           "goes-with": {"channel": ["msg/channel"]}}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, changes.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, changes.PLUGIN, line.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -61,6 +61,7 @@ ERRORS = {
     "incorrect-email": "Incorrect email address. Try again.",
     "invalid-code": "Invalid code.",
     "not-signed-in": "You must be signed in to view that page.",
+    "signed-out": "You signed out in another tab. Sign in to come back: what you were writing is kept for you.",
 }
 AUTH_SCHEMA = {
     # Ids are text: of an evicted document only the id is left, and listeners skip what is no UUID.
@@ -138,7 +139,8 @@ def _way_back(ctx, path=None):
 
 
 def signin_page(ctx: dict) -> web.StreamResponse:
-    return render(ctx, "signin.html", error=error_text(ctx["params"]), back=_way_back(ctx), is_printed=_is_printed(ctx))
+    return render(ctx, "signin.html", error=error_text(ctx["params"]), email=ctx["params"].get("email", ""),
+                  back=_way_back(ctx), is_printed=_is_printed(ctx))
 
 
 def link_sent_page(ctx: dict) -> web.StreamResponse:
@@ -165,12 +167,13 @@ async def send_code(ctx: dict) -> web.StreamResponse:
 
 
 async def _send(ctx, then, on_error):
-    """Mails a link and a code, and goes on to `then`, or back to `on_error` with the reason."""
-    email, back = normalized_email(ctx["params"].get("email", "")), _way_back(ctx)
+    """Mails a link and a code, and goes on to `then`, or back to `on_error` with the reason and what was typed."""
+    typed, back = ctx["params"].get("email", "")[:EMAIL_CHARS_MAX], _way_back(ctx)
+    email = normalized_email(ctx["params"].get("email", ""))
     wrong = _refused(ctx, email)
     if wrong is None and not await _mailed(ctx, email):
         wrong = "send-failed"
-    return redirect(ctx, url(on_error, error=wrong, **back) if wrong else url(then, email=email, **back))
+    return redirect(ctx, url(on_error, error=wrong, email=typed, **back) if wrong else url(then, email=email, **back))
 
 
 def _refused(ctx, email):

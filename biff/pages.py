@@ -26,7 +26,7 @@ from biff.system import StartError
 
 log = logging.getLogger("biff")
 
-BODY_BYTES_MAX = 64 * 1024            # of a form: a message of 10,000 characters, percent-encoded in any script, and room
+BODY_BYTES_MAX = 128 * 1024           # of a form: a message of 10,000 characters of four bytes, percent-encoded, and room
 ERROR_ID = web.ResponseKey("error id", str)
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = {
@@ -136,19 +136,31 @@ def fragment(system: dict, template: str, **values: Any) -> str:
     return system["biff/jinja"].get_template(template).render({"base_url": system["biff/base-url"]} | values)
 
 
-ADDRESS = re.compile(r"https?://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]*")
+# No quotes, brackets and stops of East Asian writing, which has no spaces; no marks that turn the direction of writing.
+ADDRESS = re.compile(r"(?i:https?)://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+                     r"\u2018-\u201f\u2026\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d\uff5f-\uff64]*")
+MARKS = ".,;:!?"                      # at an address's end they are the sentence's
 
 
 def addresses_apart(text: str) -> list[tuple[str, bool]]:
     """The text in pieces, each with whether it is a web address, for a template to link. Only http and https are; a sentence's own marks are not."""
     pieces, end = [], 0
     for found in ADDRESS.finditer(text):
-        address = found.group().rstrip(".,;:!?")
-        if address.endswith(")") and address.count("(") < address.count(")"):
-            address = address[:-1]
+        address = _without_marks(found.group())
         pieces += [(text[end:found.start()], False), (address, True)]
         end = found.start() + len(address)
     return [piece for piece in [*pieces, (text[end:], False)] if piece[0]]
+
+
+def _without_marks(address):
+    """The address without the marks at its end, and without the brackets there that it does not open itself."""
+    surplus = {closing: address.count(closing) - address.count(opening) for opening, closing in ("()", "[]")}
+    end = len(address)
+    while address[end - 1] in MARKS or surplus.get(address[end - 1], 0) > 0:
+        if address[end - 1] in surplus:
+            surplus[address[end - 1]] -= 1
+        end -= 1
+    return address[:end]
 
 
 def is_local(path: str) -> bool:

@@ -42,7 +42,7 @@ REPLAYED_A_TURN = 20                  # transactions read from the log for a rep
 REPLAYS_KEPT = 256                    # for those who ask the same; each is at most about WAITING_BYTES_MAX
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
-PING_S = 25                           # proxies cut a socket that is silent for a minute; no answer for half of that: it is dead
+PING_S = 20                           # pages give a line up after 25 s without a word; no answer for half of this: the socket is dead
 PINGED_AT_ONCE = 64                   # the rest a little later, so that they answer a little later
 CLOSE_S = 0.6                         # for a close frame to be answered; then the connection is cut
 CLOSE_ALL_S = 0.3                     # when all are closed: cutting 5,000 takes the rest of the second that a shutdown may last
@@ -69,6 +69,19 @@ def text_frame(text: str) -> bytes:
 
 
 PING = b"\x89\0"
+WORD = text_frame("{}")               # scripts of a page hear no pings; htmx takes this for data, and shows nothing
+
+
+def texts_of(frames: bytes) -> Iterator[str]:
+    """The texts in a row of frames that `text_frame` made."""
+    start = 0
+    while start < len(frames):
+        size, start = frames[start + 1], start + 2
+        if size > 125:
+            wide = 2 if size == 126 else 8
+            size, start = int.from_bytes(frames[start:start + wide], "big"), start + wide
+        yield frames[start:start + size].decode()
+        start += size
 
 
 def pong(data: bytes) -> bytes:
@@ -137,7 +150,7 @@ class Socket:
 
     def ask(self):
         self.is_asked = True
-        self.write(PING)
+        self.write(PING + WORD)
 
     def cut_if_silent(self):
         if self.is_asked:

@@ -1,156 +1,253 @@
-// What the page does by itself: scrolling, times, the composer, the state of the connection. The server does the rest.
+// What the page does by itself: times, groups, the place in the list, copying, the drawer. `line.js` watches the connection, `outbox.js` sends what is
+// written; the server does the rest.
 "use strict";
 
 const NEAR_PX = 100;              // of the end: still reading the newest
-const OFFLINE_SAY_MS = 5000;      // shorter cuts mend themselves unnoticed
-const $ = id => document.getElementById(id);
+const NARROW_PX = 720;           // below it the list of channels is a drawer, as in the style sheet
+const SIBLING_MS = 15_000;        // so long after another tab signed out, the end of the session is its doing
 
-// Times are sent in UTC and told in the reader's own.
-const clock = new Intl.DateTimeFormat(undefined, {hour: "2-digit", minute: "2-digit"});
-const calendar = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
+// ── Times ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Times are sent in UTC and told in the reader's own; the year stands where it is not this one.
+const format = options => new Intl.DateTimeFormat(undefined, options);
+const DAY = {day: "numeric", month: "short"}, CLOCK = {hour: "2-digit", minute: "2-digit"}, YEAR = {year: "numeric"}, WEEKDAY = {weekday: "long", day: "numeric", month: "long"};
+const clock = format(CLOCK), calendar = format({...DAY, ...CLOCK}), calendarOfYears = format({...DAY, ...YEAR, ...CLOCK});
+const dayName = format(WEEKDAY), dayNameOfYears = format({...WEEKDAY, ...YEAR}), inFull = format({dateStyle: "full", timeStyle: "medium"});
 
 function tellTimes(root) {
+  const now = new Date();
   for (const time of root.querySelectorAll("time[datetime]:not([data-told])")) {
-    const at = new Date(time.dateTime);
-    time.textContent = (at.toDateString() === new Date().toDateString() ? clock : calendar).format(at);
-    time.title = at.toLocaleString();
+    const at = new Date(time.dateTime), isToday = at.toDateString() === now.toDateString(), isThisYear = at.getFullYear() === now.getFullYear();
+    time.textContent = (isToday ? clock : isThisYear ? calendar : calendarOfYears).format(at);
+    time.title = inFull.format(at);
     time.dataset.told = "";
+    time.dataset.clock = clock.format(at);
   }
 }
 
 // Messages of one person within five minutes stand together, and each day has its name.
-const dayName = new Intl.DateTimeFormat(undefined, {weekday: "long", day: "numeric", month: "long"});
 const TOGETHER_MS = 300_000;
 
 function groupMessages(list) {
   let mem = null, at = new Date(0);
+  const year = new Date().getFullYear();
   for (const message of list.querySelectorAll(".message")) {
-    const next = new Date(message.querySelector("time").dateTime);
-    const isSameDay = next.toDateString() === at.toDateString();
+    const next = new Date(message.querySelector("time").dateTime), isSameDay = next.toDateString() === at.toDateString();
     message.classList.toggle("follows", isSameDay && message.dataset.mem === mem && next - at < TOGETHER_MS);
     message.classList.toggle("mine", message.dataset.mem === list.dataset.mem);
     if (isSameDay) delete message.dataset.day;
-    else message.dataset.day = dayName.format(next);
+    else message.dataset.day = (next.getFullYear() === year ? dayName : dayNameOfYears).format(next);
     mem = message.dataset.mem; at = next;
   }
 }
 
-// A fragment that comes again, because a connection ended while it was being shown, adds nothing twice.
-document.addEventListener("htmx:before:swap", event => {
-  for (const task of event.detail.tasks ?? []) {
-    if (task.type !== "oob" || task.swapSpec.style !== "beforeend") continue;
-    for (const message of task.fragment.querySelectorAll(".message[id]")) if ($(message.id)) message.remove();
-  }
-});
+// ── The list ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-// The list follows new messages only for someone who is at its end.
-function followMessages(list) {
-  let atEnd = true, unread = 0, anchor = null, anchorTop = 0;
-  const pill = $("pill");
-  const toEnd = () => { list.scrollTop = list.scrollHeight; unread = 0; pill.hidden = true; };
-  const isNear = () => list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
+// A fragment that comes again, because a connection ended while it was being shown, adds nothing twice; one's own message takes the place of the pending one.
+function addOnce(outbox) {
+  document.addEventListener("htmx:before:swap", event => {
+    for (const task of event.detail.tasks ?? []) {
+      if (task.type !== "oob" || task.swapSpec.style !== "beforeend") continue;
+      for (const message of task.fragment.querySelectorAll(".message[id]")) {
+        const shown = $(message.id);
+        if (outbox.isDeleted(message.id.slice("message-".length)) || shown && !isPending(shown)) message.remove();
+        else if (shown) shown.remove();
+      }
+    }
+  });
+}
+
+// The first text in sight and where it stands, so that it can be put back there when something above it, or the width of the window, has changed.
+function placeIn(list) {
+  let id = null, offset = 0, share = 0;
   const topOf = element => element.getBoundingClientRect().top;
-  const remember = () => {          // the first text in sight, and where it stands
-    anchor = [...list.querySelectorAll(".message p")].find(text => text.getBoundingClientRect().bottom > topOf(list));
-    if (anchor) anchorTop = topOf(anchor);
+  const textOf = id => id && $(id)?.querySelector("p");
+  return {
+    remember() {
+      const text = [...list.querySelectorAll(".message p")].find(one => one.getBoundingClientRect().bottom > topOf(list));
+      id = text?.closest(".message").id ?? null;
+      if (text) { offset = topOf(text) - topOf(list); share = offset / text.offsetHeight; }
+    },
+    restore() {
+      const text = textOf(id);
+      if (text) list.scrollTop += topOf(text) - topOf(list) - (offset < 0 ? share * text.offsetHeight : offset);
+    },
   };
-  list.addEventListener("scroll", () => { atEnd = isNear(); if (atEnd) { unread = 0; pill.hidden = true; } remember(); }, {passive: true});
-  pill.addEventListener("click", toEnd);
-  const tidy = () => { tellTimes(list); groupMessages(list); };
+}
+
+// The list follows new messages only for someone who is at its end. `settled()` puts pending messages in their place first.
+function followMessages(list, settled) {
+  let atEnd = true, unread = 0;
+  const pill = $("pill"), place = placeIn(list);
+  const seen = () => { unread = 0; pill.hidden = true; };
+  const toEnd = () => { list.scrollTop = list.scrollHeight; atEnd = true; seen(); };
+  const isNear = () => list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
+  const tidy = () => { settled(); tellTimes(list); groupMessages(list); };
+  const isReal = node => node.classList?.contains("message") && !isPending(node);
+
+  function hear(messages) {
+    const others = messages.filter(message => !message.classList.contains("mine")), [one] = others;
+    if (one) $("heard").textContent = others.length === 1 ? `${one.querySelector("b").textContent}: ${one.querySelector("p").textContent}` : `${others.length} new messages`;
+    if (atEnd) return;
+    unread += messages.length;
+    pill.textContent = unread === 1 ? "1 new message ↓" : `${unread} new messages ↓`;
+    pill.hidden = false;
+  }
+  list.addEventListener("scroll", () => { atEnd = isNear(); if (atEnd) seen(); place.remember(); }, {passive: true});
+  pill.addEventListener("click", () => { toEnd(); $("text")?.focus(); });
   list.addEventListener("htmx:after:swap", tidy);          // a morph changes texts in place, which the observer does not see
   new MutationObserver(changes => {
     tidy();
-    const added = changes.flatMap(change => [...change.addedNodes]).filter(node => node.classList?.contains("message"));
-    const last = list.lastElementChild;
-    const isNew = added.includes(last);
-    if (isNew && atEnd) toEnd();
-    else if (isNew) {
-      unread += added.length;
-      pill.textContent = unread === 1 ? "1 new message ↓" : `${unread} new messages ↓`;
-      pill.hidden = false;
-    } else if (added.length && anchor?.isConnected) list.scrollTop += topOf(anchor) - anchorTop;      // older ones came above: what is read stays put
-    remember();
-    if (isNew && !last.classList.contains("mine")) $("heard").textContent = added.length === 1 ? `${last.querySelector("b").textContent}: ${last.querySelector("p").textContent}` : `${added.length} new messages`;
+    const added = new Set(changes.flatMap(change => [...change.addedNodes]).filter(isReal));
+    const messages = [...list.querySelectorAll(".message:not(.pending)")], last = messages.at(-1);
+    if (added.has(last)) hear(messages.filter(message => added.has(message)));
+    if (atEnd) list.scrollTop = list.scrollHeight;
+    else place.restore();                                  // older ones came above: what is read stays put
+    place.remember();
   }).observe(list, {childList: true, subtree: true});
-  new ResizeObserver(() => { if (atEnd) toEnd(); }).observe(list);
+  new ResizeObserver(() => { if (atEnd) toEnd(); else place.restore(); }).observe(list);
   $("compose").addEventListener("submit", toEnd);
+  keepFocusInOlder(list);
   tidy();
   toEnd();
 }
 
-// What is typed is never lost: the box is emptied when a message goes, and filled again if it did not arrive.
-function keepText(form) {
-  const box = $("text"), id = form.elements.post, failure = $("failure");
-  const sent = new Map(), draft = `draft ${location.pathname}`;
-  const fit = () => { box.style.removeProperty("height"); box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight / 3)}px`; };
-  const isTouch = matchMedia("(pointer: coarse)").matches;
-  const keep = () => box.value ? sessionStorage.setItem(draft, box.value) : sessionStorage.removeItem(draft);
-  box.addEventListener("input", () => { fit(); keep(); });
-  if (!box.value) box.value = sessionStorage.getItem(draft) ?? "";
-  fit();
-  addEventListener("resize", fit);
-  box.addEventListener("keydown", event => {
-    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
-    if (event.ctrlKey || event.metaKey || (!event.shiftKey && !isTouch)) { event.preventDefault(); form.requestSubmit(); }
+// The link to older messages is replaced by them; whoever had gone there by the keyboard stays where they were.
+function keepFocusInOlder(list) {
+  let hadFocus = false;
+  document.addEventListener("htmx:before:swap", () => { hadFocus = $("older")?.contains(document.activeElement) ?? false; });
+  document.addEventListener("htmx:after:swap", () => {
+    if (hadFocus && document.activeElement === document.body) ($("older")?.querySelector("a") ?? list).focus({preventScroll: true});
+    hadFocus = false;
   });
-  form.addEventListener("htmx:config:request", event => {
-    const body = event.detail.ctx.request.body;
-    const post = {id: id.value, text: box.value};
-    sent.set(event.detail.ctx, post);
-    if (body?.set) { body.set("post", post.id); body.set("text", post.text); }
-    box.value = ""; failure.hidden = true; fit();
-    id.value = crypto.randomUUID ? crypto.randomUUID() : newId();
-  });
-  const restore = (ctx, why) => {
-    const post = sent.get(ctx);
-    if (!post) return;
-    sent.delete(ctx);
-    if (!box.value) id.value = post.id;              // sent again unchanged, it is still the same message
-    box.value = box.value ? `${post.text}\n${box.value}` : post.text;
-    failure.textContent = why; failure.hidden = false; fit(); keep();
-  };
-  form.addEventListener("htmx:after:request", async event => {
-    const ctx = event.detail.ctx, status = ctx.response?.status ?? ctx.response?.raw?.status;
-    if (status === 204 && !ctx.hx?.redirect) { sent.delete(ctx); keep(); return; }     // elsewhere: signed out, or the channel is gone
-    const text = typeof ctx.text === "string" && status >= 400 && ctx.text.length < 400 && !ctx.text.includes("<") ? ctx.text : "";
-    restore(ctx, text || "That was not sent. Your text is still here: try again.");
-  });
-  form.addEventListener("htmx:error", event => restore(event.detail.ctx, "The server cannot be reached. Your text is still here: try again in a moment."));
-  if (!isTouch) box.focus();
 }
 
-function newId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = bytes[6] & 15 | 64; bytes[8] = bytes[8] & 63 | 128;
-  return [...bytes].map((byte, n) => ([4, 6, 8, 10].includes(n) ? "-" : "") + byte.toString(16).padStart(2, "0")).join("");
-}
-
-function sayConnection(list) {
-  let timer;
-  const say = text => { const state = $("connection"); if ("final" in state.dataset) return; state.textContent = text; state.hidden = !text; };
-  list.addEventListener("htmx:ws:after:connection", () => { clearTimeout(timer); timer = null; list.dataset.live = ""; say(""); });
-  list.addEventListener("htmx:ws:close", () => {
-    delete list.dataset.live;
-    timer ??= setTimeout(() => say("Connection lost. Trying again …"), OFFLINE_SAY_MS);
+// Messages are copied as people would write them down: who, when, what.
+function copyMessages(list) {
+  list.addEventListener("copy", event => {
+    const range = getSelection().rangeCount ? getSelection().getRangeAt(0) : null;
+    const messages = [...list.querySelectorAll(".message")].filter(message => range?.intersectsNode(message.querySelector("p")));
+    const isWhole = message => { const header = message.querySelector("header"); return range.comparePoint(header, 0) >= 0 && range.comparePoint(header, 0) <= 0; };
+    if (messages.length < 2 && !messages.some(isWhole)) return;
+    const textOf = message => {
+      const part = document.createRange(), text = message.querySelector("p");
+      part.selectNodeContents(text);
+      if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
+      if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
+      return part.toString();
+    };
+    const lines = messages.map(message => `${message.querySelector("b").textContent}, ${calendarOfYears.format(new Date(message.querySelector("time").dateTime))}\n${textOf(message)}`);
+    event.clipboardData.setData("text/plain", lines.join("\n\n"));
+    event.preventDefault();
   });
-  addEventListener("offline", () => say("You are offline."));      // the socket itself would notice in a quarter of an hour
-  addEventListener("online", () => { if ("live" in list.dataset) say(""); });
 }
 
+// ── The drawer ───────────────────────────────────────────────────────────────────────────────────────────────
+
+// Open, it has the focus and the page behind it is inert; Escape, Back, a click beside it and a wider window close it.
 function openDrawer() {
-  const button = document.querySelector(".menu"), side = $("side");
+  const button = document.querySelector(".menu"), side = $("side"), narrow = matchMedia(`(max-width: ${NARROW_PX}px)`);
   if (!button) return;
+  const isOpen = () => document.body.classList.contains("drawer");
   const set = open => { document.body.classList.toggle("drawer", open); button.setAttribute("aria-expanded", open); $("main").inert = open; };
-  button.addEventListener("click", () => { const open = !document.body.classList.contains("drawer"); set(open); if (open) side.querySelector("a").focus(); });
-  document.addEventListener("keydown", event => { if (event.key === "Escape" && document.body.classList.contains("drawer")) { set(false); button.focus(); } });
-  document.addEventListener("click", event => { if (!side.contains(event.target) && !button.contains(event.target)) set(false); });
+  function open() {
+    set(true);
+    history.pushState({drawer: true}, "");
+    side.querySelector("a").focus();
+  }
+  function close() {
+    if (!isOpen()) return;
+    set(false);
+    if (history.state?.drawer) history.back();
+    button.focus();
+  }
+  button.addEventListener("click", () => isOpen() ? close() : open());
+  document.addEventListener("keydown", event => { if (event.key === "Escape") close(); });
+  document.addEventListener("click", event => { if (!side.contains(event.target) && !button.contains(event.target)) close(); });
+  addEventListener("popstate", () => { if (isOpen()) { set(false); button.focus(); } });
+  narrow.addEventListener("change", () => { if (!narrow.matches) close(); });
+}
+
+// ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Another tab that signs out says so: this one then knows why its session ended, and shows the next person at this machine nothing.
+function hearSiblings() {
+  const siblings = new BroadcastChannel("eelchat");
+  let signedOutAt = 0;
+  siblings.onmessage = () => { signedOutAt = Date.now(); if (!$("messages")) setTimeout(() => location.reload(), 1_000); };
+  document.querySelector("form.me")?.addEventListener("submit", () => { kept.clear(); siblings.postMessage("signing out"); });
+  return () => Date.now() - signedOutAt < SIBLING_MS;
+}
+
+const signInPath = error => `/signin?${new URLSearchParams({error, "return-to": location.pathname})}`;
+
+// To the sign-in page, from which one comes back here, or to fresh rights for this page. Not again and again: then it returns false.
+function reloadForRights() {
+  if (Date.now() - Number(sessionStorage.reloadedAt ?? 0) < RELOADED_MS) return false;
+  sessionStorage.reloadedAt = Date.now();
+  kept.leave();
+  location.reload();
+  return true;
+}
+
+// What was written in a channel that is gone is shown once more, until its author has taken it elsewhere.
+function showOrphans(outbox) {
+  const community = location.pathname.split("/channel/")[0], channels = $("channels");
+  if (!channels || !$("main")) return;
+  const isThere = path => path === location.pathname || [...channels.querySelectorAll("a")].some(link => link.pathname === path);
+  for (const [path, text] of kept.writings().filter(([path]) => path.startsWith(`${community}/channel/`) && !isThere(path))) {
+    const card = document.createElement("section"), box = document.createElement("textarea"), button = document.createElement("button");
+    card.className = "orphan";
+    card.append("A channel in which you were writing is gone. This is what you wrote:", box, button);
+    Object.assign(box, {value: text, readOnly: true, rows: 3, ariaLabel: "What you wrote"});
+    Object.assign(button, {type: "button", className: "soft", textContent: "Delete"});
+    button.addEventListener("click", () => { kept.keepDraft(path, ""); outbox.drop(path); card.remove(); });
+    $("main").prepend(card);
+  }
+}
+
+// What is written here waits for the same person to sign in, in this tab or another one; then this page comes back, too.
+function endSession(bySibling) {
+  kept.leave(() => location.reload());
+  if (bySibling) return location.replace(signInPath("signed-out"));
+  const link = document.createElement("a");
+  Object.assign(link, {href: signInPath("not-signed-in"), textContent: "Sign in again"});
+  $("connection").append(" ", link);
+}
+
+function openPage() {
+  const list = $("messages"), form = $("compose"), shell = $("shell");
+  kept.open(shell?.dataset.person ?? "");
+  tellTimes(document);
+  openDrawer();
+  const hasSiblingSignedOut = hearSiblings();
+  if (!shell) return;
+  const isLive = list?.hasAttribute("hx-ws:connect"), token = document.querySelector("[name='__anti-forgery-token']").value;
+  let line = null, show = () => {};
+  const outbox = openOutbox(token, {
+    shown: () => show(),
+    stored: post => {
+      if (post.path !== location.pathname) return;
+      if (isLive) line.expect(() => !outbox.of(post.path).includes(post));
+      else if (list) location.assign(location.pathname);           // older messages are on the screen; this one is among the newest
+    },
+    signedOut: reloadForRights,
+  });
+  if (list && form) {
+    addOnce(outbox);
+    show = showOutbox(list, outbox);
+    followMessages(list, show);
+    copyMessages(list);
+    openBox(form, outbox);
+  }
+  if (isLive) line = openLine(list, what => {
+    if (what === "reached") { outbox.reached(); outbox.work(); }
+    if (what === "session over") endSession(hasSiblingSignedOut());
+  });
+  showOrphans(outbox);
+  outbox.work();
 }
 
 addEventListener("pageshow", event => { if (event.persisted) location.reload(); });      // its socket was closed for good when it was left
 
-document.querySelector("form.me")?.addEventListener("submit", () => sessionStorage.clear());       // whoever signs out leaves no drafts behind
-
-tellTimes(document);
-openDrawer();
-if ($("messages")) { followMessages($("messages")); sayConnection($("messages")); }
-if ($("compose")) keepText($("compose"));
+openPage();

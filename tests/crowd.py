@@ -90,7 +90,7 @@ class Ear(asyncio.Protocol):
         return opcode, payload
 
     def _take(self, opcode, payload):
-        if opcode == 1:
+        if opcode == 1 and payload != b"{}":           # the word that the line is alive
             self.hear(payload)
         elif opcode == 8:
             self.code = int.from_bytes(payload[:2], "big")

@@ -1,5 +1,6 @@
 """Things that break: a tiny TCP proxy that balances between servers, cuts connections in silence,
-and swallows bells; and a real cable."""
+and swallows bells; a web proxy that stalls, cuts and delays; and a real cable."""
+import asyncio
 import contextlib
 import os
 import select
@@ -70,6 +71,86 @@ class Gate:
                     server.sendall(data)
                 else:
                     client.sendall(keep(data))
+
+
+class WebProxy:
+    """A proxy of HTTP in the test's own loop, between browsers and the port of a server. Each of its faults is an attribute or a method:
+
+    `edits`: pairs of bytes, replaced in what browsers send, as proxies do that know no Upgrade or name another Host; `delay()`: the seconds that each
+    piece waits, so that connections overtake each other; `is_refusing`: new connections are cut. `stall(kind)` lets nothing pass any more on the
+    connections of a kind, "socket" or "request", that are open now, and tells nobody; `cut(kind)` ends them; `deaf` counts posts whose answers are cut.
+    """
+
+    def __init__(self, port):
+        self.server_port, self.edits, self.delay, self.is_refusing, self.deaf = port, [], lambda: 0, False, 0
+        self._wires = set()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        self.cut()
+        while self._wires:
+            await asyncio.sleep(0.01)
+
+    def stall(self, kind=None):
+        for wire in self._of(kind):
+            wire.is_stalled = True
+
+    def cut(self, kind=None):
+        for wire in self._of(kind):
+            wire.task.cancel()
+
+    def count(self, kind=None):
+        return len(self._of(kind))
+
+    def _of(self, kind):
+        return [wire for wire in self._wires if kind in (None, wire.kind)]
+
+    async def _serve(self, reader, writer):
+        wire = Wire(asyncio.current_task())
+        self._wires.add(wire)
+        try:
+            if not self.is_refusing:
+                server = await asyncio.open_connection("127.0.0.1", self.server_port)
+                wire.writers = [writer, server[1]]
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pass(wire, reader, server[1], True))
+                    both.create_task(self._pass(wire, server[0], writer, False))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._wires.discard(wire)
+            for one in {writer, *wire.writers}:
+                one.transport.abort() if wire.task.cancelling() else one.close()
+
+    async def _pass(self, wire, reader, writer, is_up):
+        while data := await reader.read(CHUNK):
+            if is_up:
+                wire.kind = "socket" if b"upgrade: websocket" in data.lower() else wire.kind
+                wire.is_post = data.startswith(b"POST ")
+                for old, new in self.edits:
+                    data = data.replace(old, new)
+            elif wire.is_post and self.deaf:
+                self.deaf -= 1
+                raise ConnectionError("the answer is lost")
+            await asyncio.sleep(self.delay())
+            while wire.is_stalled:
+                await asyncio.sleep(0.05)
+            writer.write(data)
+        writer.close()
+        raise ConnectionError("one side is done")
+
+
+class Wire:
+    """One connection through a WebProxy."""
+
+    def __init__(self, task):
+        self.task, self.kind, self.is_stalled, self.is_post, self.writers = task, "request", False, False, []
 
 
 class Cable:

@@ -1,0 +1,395 @@
+"""Bad lines, in a real Chromium: a dead one is noticed, what is sent is seen at once and arrives once, what is typed is lost to nobody."""
+import asyncio
+import contextlib
+import random
+import re
+import uuid
+
+import pytest
+
+import biff
+import eelchat
+from biff import sockets
+from gate import WebProxy
+from people import Person, a_chat, chat, kept_mails, person      # noqa: F401
+from store import delete, put
+from test_browser import RECONNECTING, a_message, same_process, shots, sign_in_by_code, texts, until_live, until_texts, write
+
+CUT = [*RECONNECTING, r"net::ERR_\w+", r"Failed to load resource: the server responded with a status of (4\d\d|5\d\d)"]
+CLOSED = {"pending": "() => !document.querySelector('.pending')", "failed": "() => document.querySelector('.message.failed')"}
+
+
+@pytest.fixture
+async def proxy(chat):      # noqa: F811
+    async with WebProxy(chat["biff/port"]) as between:
+        yield between
+
+
+async def behind(proxy, chat, person, window, email, channel=None, **options):      # noqa: F811
+    """A window that reaches the chat through the proxy only."""
+    page, channel = await same_process(chat, person, window, email, channel, allow=CUT, **options)
+    await page.goto(proxy.url + channel)
+    await until_live(page)
+    return page, channel
+
+
+def said(chat, channel):      # noqa: F811
+    """The texts in the store, in the order of the log."""
+    db, id = chat["biff/node"].db(), uuid.UUID(channel.rpartition("/")[2])
+    return db.q({"find": ["?text"], "in": ["?c"], "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"]],
+                 "order-by": [[("created", "?m"), "asc"]]}, id)
+
+
+# ── A dead line ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_line_that_is_dead_is_noticed_and_replaced(chat, proxy, person, window, say):      # noqa: F811
+    """A network that forgets a connection tells nobody: the page would look alive for minutes and show nothing."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    await page.clock.install()
+    await page.goto(proxy.url + channel)
+    await until_live(page)
+    proxy.stall("socket")
+    await chat["biff/node"].submit([put(a_message(chat, channel, "do you hear me?"))])
+    await page.clock.run_for(20_000)
+    assert await texts(page) == [] and await page.is_hidden("#connection")
+    await page.clock.run_for(6_000)
+    await page.wait_for_selector("text=Connection lost.")
+    for _ in range(20):
+        await page.clock.run_for(200)
+    await until_texts(page, ["do you hear me?"])
+    await until_live(page)
+    say(f"a stalled socket was noticed after 20 to 26 s of the page's clock, asked 25; the server says a word every {sockets.PING_S} s")
+    assert sockets.PING_S <= 20
+
+
+async def test_ones_own_message_that_does_not_come_back_tells_of_a_dead_line(chat, proxy, person, window):      # noqa: F811
+    """The author would see the text vanish, and write it again."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    proxy.stall("socket")
+    await write(page, "where am I?")
+    await page.wait_for_selector(".pending.stored")
+    await page.wait_for_selector("text=Connection lost.", timeout=5_000)
+    await until_live(page)
+    await page.wait_for_function(CLOSED["pending"])
+    await page.wait_for_selector("#connection", state="hidden")
+    assert await texts(page) == ["where am I?"] == [text for text, in said(chat, channel)]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1003, 1009, 1011, 1012, 3000, 4000, 4999])
+async def test_every_other_closing_is_tried_again(chat, person, window, code):      # noqa: F811
+    """A proxy closes with whatever number it likes: a page that takes one for the last word is dead without saying so."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    client, = chat["chat_clients"].sockets()
+    chat["chat_clients"].close(client, code)
+    await page.wait_for_selector("#messages:not([data-live])", state="attached")
+    await until_live(page)
+    await chat["biff/node"].submit([put(a_message(chat, channel, "back"))])
+    await until_texts(page, ["back"])
+
+
+async def test_a_closing_for_good_without_a_word_is_told_as_final(chat, person, window):      # noqa: F811
+    """The one code that is not tried again must not leave a page that looks alive."""
+    page, _ = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    client, = chat["chat_clients"].sockets()
+    chat["chat_clients"].close(client, 1008)
+    await page.wait_for_selector("text=The server has closed this page's connection. Reload the page.")
+
+
+async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat, proxy, person, window, say):      # noqa: F811
+    """Behind a proxy that knows no Upgrade the page would show nothing new, for ever, and not say why."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
+    await page.goto(proxy.url + channel)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+    await write(page, "mine")
+    await until_texts(page, ["mine"])
+    await page.wait_for_function(CLOSED["pending"])
+    await chat["biff/node"].submit([put(a_message(chat, channel, "another's"))])
+    await until_texts(page, ["mine", "another's"])
+    await shots(page, "no-socket")
+    proxy.edits = []
+    await page.wait_for_selector("#messages[data-live]", timeout=40_000)
+    await page.wait_for_selector("#connection", state="hidden")
+    await chat["biff/node"].submit([put(a_message(chat, channel, "live"))])
+    await until_texts(page, ["mine", "another's", "live"])
+
+
+async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, window):
+    """An operator who set it wrong sees a chat that is silent, and looks everywhere else first."""
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": "http://chat.example"}))
+    system["mails"] = kept_mails(monkeypatch)
+    ann = Person(system)
+    ann.base = f"http://127.0.0.1:{system['biff/port']}"
+    try:
+        await ann.sign_in("ann@example.com")
+        _, channel = await ann.new_channel()
+        async with WebProxy(system["biff/port"]) as proxy:
+            proxy.edits = [(f"Host: 127.0.0.1:{proxy.port}".encode(), b"Host: inside")]
+            page = await window(allow=CUT)
+            await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": ann.base} for cookie in ann.browser.cookie_jar])
+            await page.goto(proxy.url + channel)
+            await page.wait_for_selector("text=takes live connections only at http://chat.example, its base URL", timeout=20_000)
+            await write(page, "all the same")
+            await until_texts(page, ["all the same"])
+            await page.wait_for_function(CLOSED["pending"])
+    finally:
+        await ann.browser.close()
+        await biff.stop_system(system)
+
+
+async def test_the_word_that_the_server_is_cut_off_goes_with_the_server_that_said_it(chat, person, window):      # noqa: F811
+    """After a restart nobody would take the banner down: it would warn for days of what is long over."""
+    page, _ = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    await page.eval_on_selector("#waiting", "word => { word.hidden = false }")
+    client, = chat["chat_clients"].sockets()
+    client.transport.abort()
+    await page.wait_for_selector("#waiting", state="hidden")
+
+
+# ── What is sent ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_sent_is_seen_at_once_and_becomes_sent(chat, proxy, person, window):      # noqa: F811
+    """A text that is nowhere for two seconds is typed again."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    proxy.delay = lambda: 1
+    await write(page, "slow train")
+    pending = page.locator("#messages .message.pending")
+    assert await pending.locator("p").text_content() == "slow train" and await page.input_value("#text") == ""
+    assert float(await pending.locator("p").evaluate("text => getComputedStyle(text).opacity")) < 1
+    id = await pending.get_attribute("id")
+    await shots(page, "pending")
+    await page.wait_for_function(CLOSED["pending"])
+    assert await page.locator("#messages .message").get_attribute("id") == id == f"message-{chat['biff/node'].db().q({'find': '?m', 'where': [['?m', 'msg/text']]})[0]}"
+
+
+async def test_what_failed_can_be_sent_again_or_deleted_in_the_order_of_writing(chat, proxy, person, window):      # noqa: F811
+    """Three messages that could not be sent came back as three, two, one, joined to what was being typed."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    await write(page, "zero"), await page.wait_for_function("() => document.querySelector('.message') && !document.querySelector('.pending')")
+    proxy.is_refusing = True
+    proxy.cut()
+    for text in "one", "two", "three":
+        await write(page, text)
+    await page.fill("#text", "four, being typed")
+    await page.wait_for_function("() => document.querySelectorAll('.message.failed').length === 3")
+    assert await texts(page) == ["zero", "one", "two", "three"] and await page.input_value("#text") == "four, being typed"
+    await shots(page, "failed")
+    await page.click(".message.failed:has-text('two') >> text=Delete")
+    assert await page.evaluate("document.activeElement.id") == "text"
+    proxy.is_refusing = False
+    await page.press("#text", "Enter")                       # what failed goes first
+    await page.wait_for_function(CLOSED["pending"])
+    await until_texts(page, ["zero", "one", "three", "four, being typed"])
+    assert [text for text, in said(chat, channel)] == ["zero", "one", "three", "four, being typed"]
+
+
+async def test_what_was_stored_although_no_answer_came_is_there_once(chat, proxy, person, window):      # noqa: F811
+    """The page cannot know: it asks again under the same id, and the server knows the message."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    proxy.deaf = 1
+    await write(page, "only once")
+    await page.wait_for_function(CLOSED["pending"])
+    proxy.stall("socket")
+    proxy.deaf = 20                                          # nor does the socket tell; browsers try by themselves, too
+    await write(page, "this one too")
+    await page.wait_for_function(CLOSED["failed"])
+    proxy.deaf = 0
+    await page.click(".message.failed >> text=Retry")
+    await page.wait_for_function(CLOSED["pending"])
+    assert await texts(page) == ["only once", "this one too"] == [text for text, in said(chat, channel)]
+
+
+async def test_what_was_deleted_before_it_arrived_never_arrives(chat, proxy, person, window):      # noqa: F811
+    """A proxy may hold a request for a minute: what its author has deleted meanwhile would appear all the same."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    ann, node = await person("ann@example.com"), chat["biff/node"]
+    proxy.is_refusing = True
+    proxy.cut()
+    await write(page, "better not")
+    await page.wait_for_function(CLOSED["failed"])
+    id = (await page.get_attribute(".message.failed", "id")).removeprefix("message-")
+    await page.click(".message.failed >> text=Delete")
+    await page.wait_for_function(CLOSED["pending"])
+    proxy.is_refusing = False
+    await until_live(page)
+    await page.wait_for_function("() => !sessionStorage.outbox")
+    assert "withdrawal/mem" in node.db().entity(uuid.UUID(id))
+    assert (await ann.say(channel, "better not", id)).status == 409
+    assert said(chat, channel) == [] and await texts(page) == []
+
+
+async def test_a_withdrawn_message_goes_if_it_was_there(chat, person):      # noqa: F811
+    """Deleting what may have arrived must delete what has arrived, and nobody else's."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    post = uuid.uuid4()
+    await ann.say(channel, "a slip", post)
+    for one, left in (bob, [("a slip",)]), (ann, []):
+        assert (await one.post(f"{channel}/withdraw", {"post": str(post)}, channel, {"HX-Request": "true"})).status == 204
+        assert said(chat, channel) == left
+    assert (await ann.post(f"{channel}/withdraw", {"post": "x"}, channel)).status == 422
+
+
+async def test_one_id_with_two_texts_is_refused_and_one_with_the_same_is_not(chat, person):      # noqa: F811
+    """The second text was answered as if it had been stored, and was gone."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    post = uuid.uuid4()
+    answers = [(await ann.say(channel, text, post)).status for text in ("first", "second", "first")]
+    message = chat["biff/node"].db().entity(post)
+    await chat["biff/node"].submit([put(message | {"msg/text": "first, edited"})])
+    answers.append((await ann.say(channel, "first", post)).status)
+    await chat["biff/node"].submit([delete(post)])
+    answers.append((await ann.say(channel, "first", post)).status)
+    assert answers == [204, 409, 204, 204, 204] and said(chat, channel) == []
+
+
+async def test_a_message_that_waits_while_a_title_changes_is_stored(chat, person, monkeypatch):      # noqa: F811
+    """Whoever wrote while an admin renamed the channel was told to reload the page."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    node, id = chat["biff/node"], uuid.UUID(channel.rpartition("/")[2])
+
+    async def rename(ctx, text):
+        await node.submit([put(node.db().entity(id) | {"chan/title": f"renamed for {text}"})])
+    monkeypatch.setattr(eelchat, "refusal_of", rename)
+    assert (await ann.say(channel, "meanwhile")).status == 204
+    assert node.db().entity(id)["chan/title"] == "renamed for meanwhile" and said(chat, channel) == [("meanwhile",)]
+
+
+async def test_what_was_sent_is_not_back_in_the_box_after_going_elsewhere(chat, proxy, person, window):      # noqa: F811
+    """It would be sent a second time, in good faith."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    proxy.delay = lambda: 1
+    await write(page, "on my way out")
+    await page.goto(f"{proxy.url}/app")
+    proxy.delay = lambda: 0
+    await page.goto(proxy.url + channel)
+    assert await page.input_value("#text") == ""
+    await page.wait_for_function("() => document.querySelector('.message') && !document.querySelector('.pending')")
+    assert await texts(page) == ["on my way out"] == [text for text, in said(chat, channel)]
+
+
+async def test_a_post_that_nobody_answers_ends_after_fifteen_seconds_with_a_sentence(chat, proxy, person, window, say):      # noqa: F811
+    """A button that turns for minutes is a text that may be lost, and nobody says so."""
+    page, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    begun = asyncio.get_running_loop().time()
+    proxy.delay = lambda: 60
+    await write(page, "hello?")
+    await page.wait_for_selector("text=Sending …")
+    await page.wait_for_selector("text=Not sent. The server has not answered within 15 seconds.", timeout=20_000)
+    took = asyncio.get_running_loop().time() - begun
+    say(f"a post without an answer ended after {took:.1f} s with a sentence; asked 15")
+    proxy.delay = lambda: 0
+    proxy.cut()
+    await page.click(".message.failed >> text=Retry")
+    await page.wait_for_function(CLOSED["pending"])
+    assert await texts(page) == ["hello?"] == [text for text, in said(chat, channel)]
+
+
+async def test_who_writes_fast_waits_and_loses_nothing(chat, person, window):      # noqa: F811
+    """The eleventh message in ten seconds came back into the box, in front of the twelfth."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    wanted = [f"message {n}" for n in range(12)]
+    for text in wanted:
+        await write(page, text)
+    await page.wait_for_selector("#failure:has-text('10 messages in 10 seconds')")
+    await page.wait_for_function(CLOSED["pending"], timeout=30_000)
+    await until_texts(page, wanted)
+    assert await page.is_hidden("#failure") and await page.input_value("#text") == ""
+
+
+# ── What is typed ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_text_that_is_too_long_stays_whole_and_says_so(chat, person, window):      # noqa: F811
+    """A browser cuts a paste at the limit in silence: the end of a letter is missing, and its author learns it last."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    await page.fill("#text", "x" * 10_005)
+    await page.wait_for_selector("text=A message has at most 10,000 characters; this one has 10,005. Nothing was cut: shorten it by 5")
+    await page.press("#text", "Enter")
+    assert len(await page.input_value("#text")) == 10_005 and await texts(page) == []
+    await page.fill("#text", "x" * 10_000)
+    await page.wait_for_selector("#failure", state="hidden")
+    await page.press("#text", "Enter")
+    await until_texts(page, ["x" * 10_000])
+
+
+@pytest.mark.parametrize("letter", ["漢", "🐟"])
+async def test_ten_thousand_characters_are_ten_thousand_in_every_script(chat, person, window, letter):      # noqa: F811
+    """In Chinese the page took 10,000 and the server 7,267."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    await write(page, letter * 10_000)
+    await page.wait_for_function("() => document.querySelector('.message') && !document.querySelector('.pending')")
+    assert said(chat, channel) == [(letter * 10_000,)]
+
+
+async def test_what_was_written_in_a_channel_that_is_gone_is_shown_once_more(chat, person, window):      # noqa: F811
+    """Somebody else deletes the channel, and half an hour of writing with it."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    bob, _ = await same_process(chat, person, window, "bob@example.com", channel, allow=CUT)
+    await bob.fill("#text", "a long letter")
+    await chat["biff/node"].submit([delete(uuid.UUID(channel.rpartition("/")[2]))])
+    await bob.wait_for_selector("text=This channel was deleted.")
+    assert await bob.input_value("#text") == "a long letter"
+    await bob.press("#text", "Enter")
+    await bob.wait_for_selector(".message.failed >> text=This channel is not open to you any more.")
+    await bob.fill("#text", "and its end")
+    await bob.goto(chat["biff/base-url"] + channel.partition("/channel")[0])
+    assert await bob.input_value(".orphan textarea") == "a long letter\n\nand its end"
+    await bob.click(".orphan >> text=Delete")
+    await bob.reload()
+    assert await bob.locator(".orphan").count() == 0
+
+
+async def test_a_session_that_ended_keeps_drafts_for_the_same_person_in_another_tab(chat, person, window):      # noqa: F811
+    """A sign-in link opens in a new tab: what was being written in the old one must be there."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    await page.fill("#text", "half a thought")
+    session = chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
+    await chat["biff/node"].submit([delete(session)])
+    await page.wait_for_selector("text=You have signed out.")
+    await page.type("#text", " more")
+    other = await page.context.new_page()
+    await other.goto(chat["biff/base-url"] + channel)
+    await sign_in_by_code(chat, other, "ann@example.com")
+    await other.wait_for_url(f"**{channel}")
+    assert await other.input_value("#text") == "half a thought more"
+    await until_live(page)                                   # the old tab is back by itself, and keeps no second copy
+    assert await page.input_value("#text") == ""
+
+
+@pytest.mark.parametrize("next_one", ["ann@example.com", "bob@example.com"])
+async def test_a_sibling_tab_that_signs_out_is_told_as_that(chat, person, window, next_one):      # noqa: F811
+    """Drafts come back to the one who wrote them, and are shown to nobody else at the same machine."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    bob = await person("bob@example.com")
+    await bob.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+    await page.fill("#text", "a private thought")
+    other = await page.context.new_page()
+    await other.goto(f"{chat['biff/base-url']}/app")
+    await other.click("text=Sign out")
+    await page.wait_for_selector("text=You signed out in another tab.")
+    assert "/signin?" in page.url
+    await sign_in_by_code(chat, page, next_one)
+    await page.wait_for_url(f"**{channel}")
+    mine = next_one.startswith("ann")
+    assert await page.input_value("#text") == ("a private thought" if mine else "")
+    kept = await page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])")
+    assert ("a private thought" in kept) == mine
+    await other.goto(chat["biff/base-url"] + channel)
+    assert await other.input_value("#text") == ""
+
+
+@pytest.mark.parametrize("path", ["/", "/signin"])
+async def test_an_address_that_is_refused_is_still_in_its_field(chat, window, path):      # noqa: F811
+    """Whoever mistyped one letter of thirty types all thirty again."""
+    page = await window()
+    await page.goto(chat["biff/base-url"] + path)
+    await page.fill("#email", "ann@localhost")
+    await page.press("#email", "Enter")
+    await page.wait_for_selector("text=Invalid email.")
+    assert await page.input_value("#email") == "ann@localhost"
