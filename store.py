@@ -47,6 +47,7 @@ import json
 import logging
 import marshal
 import math
+import operator
 import os
 import random
 import re
@@ -62,8 +63,8 @@ import types
 import urllib.parse
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
 
@@ -99,7 +100,8 @@ FACTS_A_ROW = 16                      # of a version, that are handed to SQLite 
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
-LATE_ROWS = 512                       # of an answer whose documents are held at once, while values are read from them
+BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
+GIVE_WAY_S = 0.004                    # that the Python part of an answer works before other threads get a turn
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
@@ -845,9 +847,9 @@ class Node:
         latest = file.latest
         if tx_id is None and tx_time is None:
             vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
-            return Db(self, vt, latest)
+            return Db(self, file, vt, latest)
         point, vt = self._point(None if tx_id is None else _tx_id(tx_id), tx_time, latest)
-        return Db(self, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
+        return Db(self, file, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
     def _point(self, tx_id: Any, tx_time: dt.datetime | None, latest: Point) -> tuple[Point, int]:
         if tx_id is not None and tx_id > latest.tx_id:
@@ -1233,8 +1235,10 @@ class _File:
 
     def give_back(self, reader: _Reader) -> None:
         if self.closed or len(self._readers) >= READERS_IDLE:
+            reader.rest()
             reader.connection.close()
         else:
+            reader.settle()
             self._readers.append(reader)
 
     def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
@@ -1517,7 +1521,7 @@ class _File:
 
     def writer_db(self, point: Point, node: Any) -> Db:
         """The state right after `point`, read on the writing connection."""
-        return Db(node, point.time, point, reader=self.writer)
+        return _WriterDb(node, self.writer, point)
 
 
 def _about_new_store() -> bytes:
@@ -1595,27 +1599,62 @@ class _Reader:
 
     def __init__(self, file: _File, connection: sqlite3.Connection):
         self.file, self.connection, self.execute = file, connection, connection.execute
-        self.run: Any = None
-        self.deadline: float | None = None    # of a query that needs no run
+        self.run: _Run | None = None
+        self.deadline: float | None = None    # of what is asked at this moment
+        self.error: BaseException | None = None       # what a function raised, which SQLite swallows
+        self.filled: _Filled | None = None    # what its temporary tables hold of a supposition
+        self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
-        connection.create_function("py", -1, self._py)
-        connection.create_function("py_test", -1, self._py_test)
-        connection.create_function("py_json", -1, self._py_json)
-        connection.create_function("cell", 1, _cell_of_json, deterministic=True)
-        connection.set_progress_handler(self._tick, STEPS)
+        connection.create_function("py", -1, lambda number, *cells: self._guarded(self.run.calls.call, number, cells))
+        connection.create_function("py_test", -1, lambda number, *cells: self._guarded(self.run.calls.test, number, cells))
+        connection.create_function("py_json", -1, lambda number, *cells: self._guarded(self.run.calls.call_json, number, cells))
+        connection.create_function("cell", 1, functools.partial(self._guarded, _cell_of_json), deterministic=True)
+        connection.set_progress_handler(functools.partial(self._guarded, self._is_over), STEPS)
 
-    def _tick(self) -> bool:
-        deadline = self.deadline if self.run is None else self.run.deadline
-        return deadline is not None and time.monotonic() > deadline
+    def _guarded(self, work: Callable, *args: Any) -> Any:
+        """Keeps what is raised, Ctrl-C too, until the statement has ended: SQLite would make another error of it."""
+        try:
+            return work(*args)
+        except BaseException as error:
+            self.error = error
+            raise
 
-    def _py(self, number: int, *cells: Any) -> Any:
-        return self.run.call(number, cells)
+    def _is_over(self) -> bool:
+        return self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline
 
-    def _py_test(self, number: int, *cells: Any) -> Any:
-        return self.run.test(number, cells)
+    def fail(self, error: sqlite3.Error) -> NoReturn:
+        """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
 
-    def _py_json(self, number: int, *cells: Any) -> Any:
-        return self.run.call_json(number, cells)
+        Ctrl-C between SQLite's call and a function's first line leaves no trace but that there is no other reason.
+        """
+        raised, self.error = self.error, None
+        if raised is not None:
+            raise raised from None
+        if str(error) in ("interrupted", "user-defined function raised exception") and not self._is_over() \
+                and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt from None
+        raise self.file.read_error(error) from error
+
+    def rows(self, sql: str, parameters: tuple = ()) -> sqlite3.Cursor:
+        """Rows that are read one by one. `rest` closes the cursor: an open one would hold this reader in the past."""
+        cursor = self.connection.cursor()
+        self._open.append(cursor)
+        return cursor.execute(sql, parameters)
+
+    def rest(self) -> None:
+        """Ends whatever is still being read, kept errors and left rows notwithstanding."""
+        while self._open:
+            self._open.pop().close()
+
+    def settle(self) -> None:
+        """Back to what a borrower expects: nothing is open, and nothing is kept of what nobody can ask for any more."""
+        self.rest()
+        self.error = self.deadline = None
+        if self.connection.in_transaction:
+            self.execute("rollback")
+        if self.filled is not None and self.filled.supposed() is None:
+            self.execute("delete from temp.touched"), self.execute("delete from temp.over_facts")
+            self.filled = None
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -2104,11 +2143,12 @@ class _Transaction:
 
     def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
         self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
-        base = db._over
+        base = db._supposed
         self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
         self.contents: dict[int, _Op] = dict(base.contents) if base else {}
         self._shared = set(self.entities)
         self.results: list = []
+        self.journal: list | None = None      # keys of touched entities, as they are touched, once somebody has asked
         self._count = 0
 
     def run(self, ops: list[_Op]) -> bool:
@@ -2146,11 +2186,13 @@ class _Transaction:
         """An entity as far as this transaction has come. What is over counts only where something before now is asked or changed."""
         key, from_now = _key(id), start is None or start >= self.tx_time
         entity = self.entities.get(key)
-        if entity is None and from_now and self._db._reader is not None and self._db._over is None:
-            entity = self.entities[key] = _Entity(id, self._db._rects_from(id, self.tx_time), False)
+        if entity is None and from_now:
+            entity = self.entities[key] = _Entity(id, *self._db._rects_from(id, self.tx_time))
         elif entity is None or key in self._shared:
             entity = self.entities[key] = _Entity(id, self._db._open_rects(id), True)
             self._shared.discard(key)
+        if self.journal is not None:
+            self.journal.append(key)
         return entity if from_now else self.whole(entity)
 
     def whole(self, entity: _Entity) -> _Entity:
@@ -2188,8 +2230,7 @@ class _Transaction:
             return None
         if n in self.contents:
             return self.contents[n].hash
-        row = self._db._one("select doc from documents where n = ?", (n,))
-        return digest(row[0]) if row else self._db._answer(lambda reader, _: self._db._file.logged_hash(n, reader))
+        return self._db._hash(n)
 
     def recorded_results(self) -> bytes | None:
         """What the log keeps of the calls: of each the records of what it became."""
@@ -2216,7 +2257,7 @@ class _Transaction:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
             raise _Abort
         try:
-            db = self._db._over_with(self, self.tx_time)
+            db = _Supposition(self._db, self, self.tx_time)
             made = function(Context(db, self.tx_id, _moment(self.tx_time)), *_copied(op.args))
             if made is False:
                 raise _Abort
@@ -2512,19 +2553,30 @@ def _kind_bit(cell: Any) -> int:
 
 # ── Snapshots ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: whatever is written later, the
-# predicate that it asks with gives the same rows. Questions about now never pay for history: live versions lie apart from
-# those that ceased to be, and most of them are visible at every moment from now on.
+# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: whatever is written later, its
+# predicate gives the same rows. Questions about now never pay for history: live versions lie apart from those that ceased
+# to be, and most of them are visible at every moment from now on.
 #
 # The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only if
 # `committing` is its transaction before and after its statement; otherwise it drops the rows and asks as of the transaction.
+#
+# Three classes have one face: `Db` borrows a reader for each question, `_WriterDb` asks on the writing connection, and
+# `_Supposition` lays the changes of a transaction over one of these.
 
 _NOW, _AS_OF, _BEFORE = "now", "as of", "before"
 
 
+def _rect_then(e: str) -> str:
+    """Two arms that give the rectangle of an entity at ?2 for ?1: rectangles that are open today never overlap, so the last
+    that has begun is the only candidate among them; the others were closed after ?1."""
+    return (f"(select n, vt_to, tx_from from rects where e = {e} and tx_to = {OPEN} and vt_from <= ?2 "
+            f"order by vt_from desc limit 1) where vt_to > ?2 and tx_from <= ?1 union all select n from rects "
+            f"where e = {e} and tx_to > ?1 and tx_to < {OPEN} and vt_from <= ?2 and vt_to > ?2 and tx_from <= ?1")
+
+
 def _holds(f: str) -> str:
-    return (f"exists (select 1 from rects w where w.e = {f}.e and w.tx_to > ?1 and w.vt_from <= ?2 and w.vt_to > ?2 "
-            f"and w.tx_from <= ?1 and w.n = {f}.n)")
+    """Whether the version of a row of `facts` holds at ?2 for ?1."""
+    return f"{f}.n = (select n from {_rect_then(f + '.e')} limit 1)"
 
 
 _PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "closed": "{0}.p = 1 and {0}.k > ?3"}
@@ -2538,34 +2590,40 @@ def _seen(f: str, mode: str, part: str = "both") -> str:
     return f"{_PARTS[part].format(f)} and {f}.n <= ?4 and {is_visible}"
 
 
-_FROM_JSON = "case typeof({0}) when 'integer' then {0} else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end"
+_FROM_JSON = ("case typeof({0}) when 'integer' then {0} "
+              "else case substr({0}, 1, 1) when 't' then substr({0}, 2) else cell({0}) end end")
 _J = _FROM_JSON.format("j.value")
-_BY_ID = {mode: f"select f.n, f.d from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in (_NOW, _AS_OF, _BEFORE)}
-_BY_IDS = {mode: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}"
-           for mode in (_NOW, _AS_OF, _BEFORE)}
-_BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e" for mode in (_NOW, _AS_OF, _BEFORE)}
-_BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f where f.v = {_J} and f.a = ?6 and {_seen('f', mode)} order by f.e"
-              for mode in (_NOW, _AS_OF, _BEFORE)}
+_MODES = _NOW, _AS_OF, _BEFORE
+_BY_ID = {mode: f"select f.n, f.d from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in _MODES} | {
+    _BEFORE: f"select n, 1 from (select n from {_rect_then('?5')} limit 1) where n > 0"}
+_BY_IDS = {mode: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f "
+                 f"where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}" for mode in _MODES} | {
+    _BEFORE: f"select e, n, 1 from (select c.e as e, (select n from {_rect_then('c.e')} limit 1) as n "
+             f"from (select {_J} as e from json_each(?5) j) c) where n > 0"}
+_BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e"
+             for mode in _MODES}
+_BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f "
+                    f"where f.v = {_J} and f.a = ?6 and {_seen('f', mode)} order by f.e" for mode in _MODES}
 
 
 class Db:
     """A snapshot: the database as of a transaction and a valid time. A value: later transactions do not change it."""
-    __slots__ = "_node", "_file", "_vt", "_point", "_over", "_reader", "_floor", "_past", "_evictions"
+    __slots__ = "_node", "_file", "_vt", "_point", "_floor", "_past", "_evictions"
+    _supposed: _Transaction | None = None     # the transaction that a supposition lays over a snapshot
 
-    def __init__(self, node: Any, vt: int, point: Point, over: Any = None, reader: Any = None):
-        self._node, self._vt, self._point, self._over, self._reader = node, vt, point, over, reader
-        self._file = node._file if reader is None else reader.file
+    def __init__(self, node: Any, file: _File, vt: int, point: Point):
+        self._node, self._file, self._vt, self._point = node, file, vt, point
         self._floor: int | None = None
-        self._past: dict | None = None        # `_plain_key` of an id → the number of its version here, looked up when others were newer
+        self._past: dict | None = None        # `_plain_key` of an id → the number of its version here, once looked up
         self._evictions = 0                   # how many there had been by then
 
     def __repr__(self) -> str:
-        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', speculative' if self._over else ''}>"
+        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', supposed' if self._supposed else ''}>"
 
     @property
     def tx_id(self) -> int:
         """The transaction that this is the state after; 0 before the first."""
-        return self._over.tx_id if self._over else self._point.tx_id
+        return self._point.tx_id
 
     @property
     def tx_time(self) -> dt.datetime | None:
@@ -2586,9 +2644,8 @@ class Db:
     def entity(self, id: Any) -> Document | None:
         """The document of an entity, or None if nothing is visible."""
         check_id(id)
-        if self._reader is None and self._over is None and (document := self._at_hand(id)) is not None:
-            return _copied(document)
-        return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
+        document = self._at_hand(id)
+        return _copied(document) if document is not None else self._answer(self._entity, id)
 
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
@@ -2596,19 +2653,19 @@ class Db:
         rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
         if rect is None:
             return None
-        at, = (self._vt,) if self._is_ours(rect.n) else self._one("select tx_time from log where tx_id = ?", (rect.tx,))
-        return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(at), self._content_hash(rect.n))
+        return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(self._time_of(rect)), self._hash(rect.n).hex())
 
     def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
                 order: str = "asc", corrections: bool = False, documents: bool = True,
-                tx_from: int | Tx | dt.datetime | None = None, tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
+                tx_from: int | Tx | dt.datetime | None = None,
+                tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
-        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so are
-        `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and who put it, as
-        known before `tx_to`; None leaves a side open. A deleted span has document None; an entity never put gives []. Each has a
-        `content_hash` besides, documents or not: equal documents have equal ones. With `corrections` what was
-        corrected later comes too; `order` may be "desc".
+        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so
+        are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and which
+        transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None; an entity
+        never put gives []. Each has a `content_hash` besides, documents or not: equal documents have equal ones. With
+        `corrections` what was corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
@@ -2620,14 +2677,29 @@ class Db:
         high = OPEN if valid_to is None else _given_micros(valid_to, "valid_to")
         first, beyond = self._bound(tx_from, 0), self._bound(tx_to, OPEN)
         spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id, beyond))
-        spans = [rect for rect in spans if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
+        spans = [rect for rect in spans
+                 if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
         return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
 
     def pull(self, pattern: list[Any], id: Any) -> dict[Any, Any] | None:
         """The data around an entity in the shape of the pattern, or None if nothing is visible.
 
-        Raises: QueryError if the pattern is malformed. Source: XTDB 1.x, pull (EQL).
+        A pattern is a list of elements, where `reference` is "attribute" (who I refer to) or "space/_attribute" (who
+        refers to me by "space/attribute"):
+
+            "*"                             every attribute, as stored; the other elements override it
+            "attribute"                     its value as stored; no key if it is absent
+            ("attribute", options)          {"as": key, "default": value, "limit": n, "into": collection}
+            {reference: pattern}            the pattern of each entity that the reference leads to
+            (reference, options, pattern)   the same, renamed or limited; {"cardinality": "one"}: only the first
+            {reference: ...}, {… : n}       this pattern again, to any depth, or n levels deep
+            {"attribute": {value: pattern}} the pattern that belongs to the value, applied to the entity itself
+
+        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays if
+        the pattern asks for the attribute besides; else None in a list, and no key for a single one.
+
+        Raises: QueryError if the pattern is malformed; QueryLimitError after 30 s. Source: XTDB 1.x, pull (EQL).
         """
         return self.pull_many(pattern, [id])[0]
 
@@ -2636,7 +2708,7 @@ class Db:
         parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
         for id in ids:
             check_id(id)
-        return self._answer(lambda reader, mode: _Puller(self, reader, mode).pull_ids(parsed, ids))
+        return self._answer(_pulled, self, parsed, ids)
 
     def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
         """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
@@ -2646,35 +2718,29 @@ class Db:
         longer than its "timeout" (ms, default 30,000).
         Source: XTDB 1.x, q.
         """
-        parsed = _parsed(query, args, self._node)
-        return self._answer(_answered, self, parsed, args)
+        return self._answer(_answered, self, _parsed(query, args, self._node), args)
 
     def lazy_q(self, query: dict[str, Any], *args: Any) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        """`with db.lazy_q(…) as rows`: the answers as they are found, duplicates and all, for answers too large to hold."""
+        """`with db.lazy_q(…) as rows`: the answers of `q` one by one, for answers too large to hold.
+
+        They come as they are found, so one that is found twice comes twice. The rows end with the block.
+        """
         return _lazy(self, _parsed(query, args, self._node), args)
 
     def explain(self, query: dict[str, Any], *args: Any) -> str:
         """How a query would be answered: the clauses in their order, the SQL, and SQLite's plan of it."""
-        parsed = _parsed(query, args, self._node, check_arity=False)
-        return self._answer(lambda reader, mode: _explained(self, reader, mode, parsed, args))
+        return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=False), args)
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
-        """The snapshot as it would be after these operations, which are not submitted; None if they abort. It may be stacked."""
-        last = self._over.tx_id if self._over else self._file.latest.tx_id
-        transaction = _Transaction(self, last + 1, self._vt, self._over.n if self._over else 2 ** 60)
-        return self._over_with(transaction, self._vt) if transaction.run(_prepare(ops)) else None
+        """The snapshot as it would be after these operations, which are not submitted; None if they abort. They stack."""
+        transaction = _Transaction(self, self._next_tx_id(), self._vt, self._next_n())
+        return _Supposition(self, transaction, self._vt) if transaction.run(_prepare(ops)) else None
 
     # How it is answered
-
-    def _over_with(self, transaction: _Transaction, vt: int) -> Db:
-        return Db(self._node, vt, self._point, transaction, self._reader)
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         """What ask(reader, mode, *rest) gives, asked in the cheapest mode that is right for this snapshot."""
         file, is_recent = self._file, self._vt >= self._point.time
-        if self._reader is not None:
-            file.flush()
-            return ask(self._reader, _NOW, *rest)
         reader = file.borrow()
         try:
             if is_recent and file.committing == self._point.tx_id:
@@ -2683,7 +2749,19 @@ class Db:
                     return answer
             return ask(reader, _AS_OF if is_recent else _BEFORE, *rest)
         except sqlite3.Error as error:
-            raise file.read_error(error) from error
+            reader.fail(error)
+        finally:
+            file.give_back(reader)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[_Reader, str]]:
+        """A reader in one read transaction for as long as the block lasts, with the mode to ask in."""
+        file = self._file
+        reader = file.borrow()
+        try:
+            reader.execute("begin")
+            reader.execute("select 1 from log where tx_id = 0").fetchone()
+            yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
         finally:
             file.give_back(reader)
 
@@ -2706,24 +2784,57 @@ class Db:
         n = self._file.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
-    def _is_ours(self, n: int) -> bool:
-        return self._over is not None and n in self._over.contents
+    def _next_tx_id(self) -> int:
+        return self._file.latest.tx_id + 1
+
+    def _next_n(self) -> int:
+        return 2 ** 60                # far from the numbers of documents that are stored
+
+    # Documents
+
+    def _entity(self, reader: _Reader, mode: str, id: Any) -> Document | None:
+        return _copied(self._document(id, reader, mode))
 
     def _document(self, id: Any, reader: _Reader, mode: str) -> dict | None:
-        """The document of an entity as the cache has it (not to be handed out), or None."""
-        if self._over is not None and (entity := self._over.entities.get(_key(id))):
-            n = _visible_n(entity.rects, self._vt)
-        else:
-            n, dated = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone() or (None, 1)
-            if self._reader is None and n is not None:
-                self._learn(id, n, dated, mode)
-        document = None if n is None else self._content(n, reader)
+        """The document of an entity as the cache has it (not to be handed out); None for what is no entity."""
+        if type(id) not in _ID_TYPES:
+            return None
+        n, dated = reader.execute(_BY_ID[mode], (*self._bindings(mode), self._cell(id, reader))).fetchone() or (None, 1)
+        if n is None:
+            return None
+        self._learn(id, n, dated, mode)
+        document = self._content(n, reader)
         if document is not None and document["xt/id"] != id:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
 
+    def _documents(self, ids: list, reader: _Reader, mode: str) -> list:
+        """`_document` of many, in their order: from memory, else by one statement."""
+        found = self._all_at_hand(ids)
+        if None not in found:
+            return found
+        missing = iter(self._looked_up([id for id, document in zip(ids, found) if document is None], reader, mode))
+        return [next(missing) if document is None else document for document in found]
+
+    def _looked_up(self, ids: list, reader: _Reader, mode: str) -> list:
+        if len(ids) < 3:
+            return [self._document(id, reader, mode) for id in ids]
+        cells = [self._cell(id, reader) if type(id) in _ID_TYPES else None for id in ids]
+        rows = reader.execute(_BY_IDS[mode], (*self._bindings(mode), _json_cells(cells))).fetchall()
+        found = {e: (n, dated) for e, n, dated in rows}
+        for id, cell in zip(ids, cells):
+            if cell in found:
+                self._learn(id, *found[cell], mode)
+        documents = dict(zip(found, self._contents([n for n, _ in found.values()], reader)))
+        return list(map(documents.get, cells))
+
+    def _rows_by_value(self, a: str, cells: list, reader: _Reader, mode: str) -> list[tuple]:
+        """(value, entity, number of its document) for each fact of an attribute that has one of these values."""
+        wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (_json_cells(cells), _BY_VALUES)
+        return reader.execute(sql[mode], (*self._bindings(mode), wanted, self._file.attribute(a, reader))).fetchall()
+
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
-        """Keeps the number of a version that was looked up: of now while it is plain, of the past for as long as this value lives."""
+        """Keeps the number of a version that was looked up: of now while it is plain, else for as long as this value lives."""
         file = self._file
         if mode == _NOW:
             if dated is None:
@@ -2741,7 +2852,7 @@ class Db:
         n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
         if n is None:
             n = file.plain.get(key)
-            if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:     # `latest` after `plain`
+            if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:   # `latest` after `plain`
                 return None
         return file.documents.get(n)
 
@@ -2752,39 +2863,25 @@ class Db:
             found = [young[file.plain[id.int]][0] for id in ids]
         except (KeyError, AttributeError):
             found = []
-        is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id            # `latest` after `plain`
+        is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id             # `latest` after `plain`
         return found if found and is_now else [self._at_hand(id) for id in ids]
 
-    def _document_of(self, id: Any, reader: _Reader, mode: str) -> dict | None:
-        return self._document(id, reader, mode) if type(id) in _ID_TYPES else None
-
-    def _valid_span(self, id: Any) -> tuple[dt.datetime | None, dt.datetime | None]:
-        """The stretch of valid time over which the same document holds here, neighbours with equal documents merged."""
-        rects = [rect for rect in self._open_rects(id) if rect.n > 0]
-        place = next((i for i, rect in enumerate(rects) if rect.vt_from <= self._vt < rect.vt_to), None)
-        if place is None:
-            return None, None
-        first = last = place
-        while first and rects[first - 1].vt_to == rects[first].vt_from and self._equal(rects[first - 1], rects[place]):
-            first -= 1
-        while last + 1 < len(rects) and rects[last + 1].vt_from == rects[last].vt_to and self._equal(rects[last + 1], rects[place]):
-            last += 1
-        end = rects[last].vt_to
-        return _moment(rects[first].vt_from), None if end == OPEN else _moment(end)
-
-    def _equal(self, one: _Rect, other: _Rect) -> bool:
-        return one.n == other.n or self._answer(
-            lambda reader, mode: pack(dict(self._content(one.n, reader))) == pack(dict(self._content(other.n, reader))))
-
     def _content(self, n: int, reader: _Reader) -> Any:
-        return self._over.document(n) if self._is_ours(n) else self._file.document(n, reader)
+        return self._file.document(n, reader)
 
-    def _contents(self, numbers: Iterable[int], reader: _Reader) -> list:
+    def _contents(self, numbers: list[int], reader: _Reader) -> list:
         """`_content` of many, read with one statement where they are not in memory."""
-        if self._over is None:
-            return self._file.documents_of(numbers, reader)
-        self._file.learn_documents([n for n in numbers if not self._is_ours(n)], reader)
-        return [self._content(n, reader) for n in numbers]
+        return self._file.documents_of(numbers, reader)
+
+    def _hash(self, n: int) -> bytes:
+        """The hash of a document's canonical bytes. The log keeps it when they are evicted."""
+        row = self._one("select doc from documents where n = ?", (n,))
+        return digest(row[0]) if row else self._answer(lambda reader, mode: self._file.logged_hash(n, reader))
+
+    def _time_of(self, rect: _Rect) -> int:
+        return self._one("select tx_time from log where tx_id = ?", (rect.tx,))[0]
+
+    # Rectangles
 
     def _bound(self, tx: int | Tx | dt.datetime | None, otherwise: int) -> int:
         """The first transaction of a bound: of a time, the first that is not before it."""
@@ -2794,50 +2891,246 @@ class Db:
 
     def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
         """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""
-        if self._over is not None:
-            entity = self._over.entities.get(_key(id))
-            if entity and (entity.evicted or self._over.tx_id < before):
-                return tuple(self._over.whole(entity).rects)
-            if self._over.tx_id >= before:
-                return self._over._db._open_rects(id, before)
         T = min(self._point.tx_id, before - 1)
-        return tuple(sorted(rect for rect, tx_to in self._stored_rects(id, T) if rect.tx_from <= T))
+        return tuple(sorted(rect for rect in self._stored_rects(id, T) if rect.tx_from <= T))
 
-    def _rects_from(self, id: Any, now: int) -> tuple[_Rect, ...]:
-        """The newest open rectangles of an entity, for the writer: the last that had begun, and the later ones. Few, however long its past."""
-        if type(id) is uuid.UUID and self._file.number(id, self._reader) is None:
-            return ()                 # put for the first time: there is nothing to flush and to read
-        return self._answer(lambda reader, mode: tuple([_Rect(*row) for row in reader.execute(
-            "select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and vt_from >= ifnull((select max(vt_from) from rects "
-            "where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) order by vt_from", (self._cell(id, reader), OPEN, now))]))
+    def _rects_from(self, id: Any, now: int) -> tuple[tuple[_Rect, ...], bool]:
+        """The open rectangles of an entity that matter from a moment on, and whether these are all."""
+        return self._open_rects(id), True
 
     def _all_rects(self, id: Any) -> list[_Rect]:
         """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
-        over = self._over.entities.get(_key(id)) if self._over is not None else None
-        if over and over.evicted:
-            return list(over.rects)
-        stored = [rect for rect, _ in self._stored_rects(id, 0) if rect.tx_from <= self._point.tx_id]
-        return stored + [rect for rect in over.rects if rect not in stored] if over else stored
+        return [rect for rect in self._stored_rects(id, 0) if rect.tx_from <= self._point.tx_id]
 
-    def _stored_rects(self, id: Any, after: int) -> list:
-        if type(id) is uuid.UUID and self._reader is not None and self._file.number(id, self._reader) is None:
-            return []                 # the writer puts an entity for the first time: there is nothing to flush and to read
-        return self._answer(lambda reader, mode: [(_Rect(*row[:5]), row[5]) for row in reader.execute(
-            "select vt_from, vt_to, n, tx_from, tx, tx_to from rects where e = ? and tx_to > ?", (self._cell(id, reader), after))])
+    def _stored_rects(self, id: Any, after: int) -> list[_Rect]:
+        """The rectangles of an entity that were not closed by transaction `after`."""
+        return self._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(
+            "select vt_from, vt_to, n, tx_from, tx from rects where e = ? and tx_to > ?",
+            (self._cell(id, reader), after)).fetchall()])
 
     def _version(self, rect: _Rect, documents: bool, reader: _Reader) -> Version:
         document = self._content(rect.n, reader) if documents and rect.n > 0 else None
-        version = Version(_moment(rect.vt_from), None if rect.vt_to == OPEN else _moment(rect.vt_to), rect.tx, _copied(document))
+        end = None if rect.vt_to == OPEN else _moment(rect.vt_to)
+        version = Version(_moment(rect.vt_from), end, rect.tx, _copied(document))
         if rect.n > 0:
-            version._ask = lambda: self._content_hash(rect.n)
+            version._ask = lambda: self._hash(rect.n).hex()
         return version
 
-    def _content_hash(self, n: int) -> str:
-        """The hash of a document's canonical bytes. The log keeps it when they are evicted."""
-        if self._is_ours(n):
-            return self._over.contents[n].hash.hex()
-        row = self._one("select doc from documents where n = ?", (n,))
-        return (digest(row[0]) if row else self._answer(lambda reader, mode: self._file.logged_hash(n, reader))).hex()
+    def _valid_span(self, id: Any) -> tuple[dt.datetime | None, dt.datetime | None]:
+        """The stretch of valid time over which the same document holds here, neighbours with equal documents merged."""
+        rects = [rect for rect in self._open_rects(id) if rect.n > 0]
+        place = next((i for i, rect in enumerate(rects) if rect.vt_from <= self._vt < rect.vt_to), None)
+        if place is None:
+            return None, None
+        first = last = place
+        while first and self._continues(rects[first - 1], rects[first]):
+            first -= 1
+        while last + 1 < len(rects) and self._continues(rects[last], rects[last + 1]):
+            last += 1
+        end = rects[last].vt_to
+        return _moment(rects[first].vt_from), None if end == OPEN else _moment(end)
+
+    def _continues(self, one: _Rect, next: _Rect) -> bool:
+        return one.vt_to == next.vt_from and (one.n == next.n or self._hash(one.n) == self._hash(next.n))
+
+
+class _WriterDb(Db):
+    """What the writer sees on its own connection, with what its group has put so far: that is flushed before it reads."""
+    __slots__ = "_reader",
+
+    def __init__(self, node: Any, reader: _Reader, point: Point):
+        super().__init__(node, reader.file, point.time, point)
+        self._reader = reader
+
+    def _answer(self, ask: Callable, *rest: Any) -> Any:
+        self._file.flush()
+        try:
+            return ask(self._reader, _NOW, *rest)
+        except sqlite3.OperationalError as error:
+            if self._reader.error is None and "interrupted" not in str(error):
+                raise                 # the log knows what a failing writer means
+            self._reader.fail(error)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[_Reader, str]]:
+        self._file.flush()
+        yield self._reader, _NOW
+
+    def _at_hand(self, id: Any) -> None:
+        """Nothing is at hand: `plain` tells of what is committed."""
+
+    def _all_at_hand(self, ids: list) -> list:
+        return [None] * len(ids)
+
+    def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
+        """What is not committed is not learnt."""
+
+    def _is_new(self, id: Any) -> bool:
+        """Whether a UUID is put for the first time: then there is nothing to flush and to read."""
+        return type(id) is uuid.UUID and self._file.number(id, self._reader) is None
+
+    def _stored_rects(self, id: Any, after: int) -> list[_Rect]:
+        return [] if self._is_new(id) else super()._stored_rects(id, after)
+
+    def _rects_from(self, id: Any, now: int) -> tuple[tuple[_Rect, ...], bool]:
+        """The last rectangle that had begun, and the later ones: few, however long the entity's past."""
+        if self._is_new(id):
+            return (), False
+        return self._answer(lambda reader, mode: tuple([_Rect(*row) for row in reader.execute(
+            "select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and vt_from >= "
+            "ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) order by vt_from",
+            (self._cell(id, reader), OPEN, now)).fetchall()])), False
+
+
+class _Supposition(Db):
+    """A snapshot as it would be after a transaction that nobody submitted, or that runs at this moment."""
+    __slots__ = "_base", "_supposed"
+    _supposed: _Transaction
+
+    def __init__(self, base: Db, supposed: _Transaction, vt: int):
+        super().__init__(base._node, base._file, vt, base._point)
+        self._base, self._supposed = base, supposed
+
+    @property
+    def tx_id(self) -> int:
+        """The transaction that this would be the state after."""
+        return self._supposed.tx_id
+
+    def _next_tx_id(self) -> int:
+        return self._supposed.tx_id + 1
+
+    def _next_n(self) -> int:
+        return self._supposed.n
+
+    def _answer(self, ask: Callable, *rest: Any) -> Any:
+        return self._base._answer(ask, *rest)
+
+    def _asking(self) -> contextlib.AbstractContextManager[tuple[_Reader, str]]:
+        return self._base._asking()
+
+    def _touched(self, id: Any) -> _Entity | None:
+        return self._supposed.entities.get(_key(id)) if type(id) in _ID_TYPES else None
+
+    def _at_hand(self, id: Any) -> dict | None:
+        return None if self._touched(id) else self._base._at_hand(id)
+
+    def _document(self, id: Any, reader: _Reader, mode: str) -> dict | None:
+        entity = self._touched(id)
+        return self._would_be(entity, reader) if entity else self._base._document(id, reader, mode)
+
+    def _documents(self, ids: list, reader: _Reader, mode: str) -> list:
+        entities = list(map(self._touched, ids))
+        others = [id for id, entity in zip(ids, entities) if entity is None]
+        found = iter(self._base._documents(others, reader, mode) if others else ())
+        return [self._would_be(entity, reader) if entity else next(found) for entity in entities]
+
+    def _would_be(self, entity: _Entity, reader: _Reader) -> dict | None:
+        n = _visible_n(entity.rects, self._vt)
+        return None if n is None else self._content(n, reader)
+
+    def _content(self, n: int, reader: _Reader) -> Any:
+        return self._supposed.document(n) if n in self._supposed.contents else self._base._content(n, reader)
+
+    def _contents(self, numbers: list[int], reader: _Reader) -> list:
+        stored = [n for n in numbers if n not in self._supposed.contents]
+        found = iter(super()._contents(stored, reader) if stored else ())
+        return [self._supposed.document(n) if n in self._supposed.contents else next(found) for n in numbers]
+
+    def _hash(self, n: int) -> bytes:
+        op = self._supposed.contents.get(n)
+        return self._base._hash(n) if op is None else op.hash
+
+    def _time_of(self, rect: _Rect) -> int:
+        return self._vt if rect.n in self._supposed.contents else self._base._time_of(rect)
+
+    def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
+        entity = self._touched(id)
+        if entity and (entity.evicted or self._supposed.tx_id < before):
+            return tuple(self._supposed.whole(entity).rects)
+        return self._base._open_rects(id, before)
+
+    def _all_rects(self, id: Any) -> list[_Rect]:
+        entity = self._touched(id)
+        if entity and entity.evicted:
+            return list(entity.rects)
+        stored = self._base._all_rects(id)
+        return stored + [rect for rect in entity.rects if rect not in stored] if entity else stored
+
+    def _rows_by_value(self, a: str, cells: list, reader: _Reader, mode: str) -> list[tuple]:
+        self._fill(reader)
+        rows = [row for row in super()._rows_by_value(a, cells, reader, mode)
+                if not reader.execute("select 1 from temp.touched where e = ?", row[1:2]).fetchone()]
+        rows += reader.execute(f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}",
+                               (_json_cells(cells), self._file.attribute(a, reader))).fetchall()
+        return sorted(rows, key=lambda row: _cell_order(row[1]))
+
+    # What a query reads of it
+
+    def _fill(self, reader: _Reader) -> dict[uuid.UUID, Cell]:
+        """Writes the touched entities, as they would be, into temporary tables of a reader; the cells of UUIDs made for them.
+
+        The reader keeps them for the next question about this transaction, which may have touched more entities since.
+        """
+        filled, latest = reader.filled, self._file.latest
+        if filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt or \
+                filled.is_passing and filled.latest is not latest:
+            filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, latest)
+            for statement in _OVER_TABLES:
+                reader.execute(statement)
+        if self._supposed.journal is None:
+            self._supposed.journal = list(self._supposed.entities)
+        touched = self._supposed.journal[filled.count:]
+        if touched:
+            filled.count += len(touched)
+            reader.execute("savepoint fill")
+            self._write_touched([self._supposed.entities[key] for key in dict.fromkeys(touched)], filled, reader)
+            reader.execute("release fill")
+        return filled.cells
+
+    def _write_touched(self, entities: list[_Entity], filled: _Filled, reader: _Reader) -> None:
+        cells = [self._cell_for(entity.id, filled, reader) for entity in entities]
+        many = reader.connection.executemany
+        many("insert or ignore into temp.touched values (?)", list(zip(cells)))
+        many("delete from temp.over_facts where e = ?", list(zip(cells)))
+        many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", [
+            (self._attribute_for(name, filled, reader),
+             self._cell_for(cell, filled, reader) if type(cell) is uuid.UUID else cell, e, n)
+            for e, entity in zip(cells, entities) if (n := _visible_n(entity.rects, self._vt)) is not None
+            for name, cell in self._facts_of(n, reader)])
+
+    def _facts_of(self, n: int, reader: _Reader) -> list:
+        op = self._supposed.contents.get(n)
+        return _facts(dict(self._base._content(n, reader))) if op is None else op.facts
+
+    def _cell_for(self, value: Any, filled: _Filled, reader: _Reader) -> Cell:
+        if type(value) is not uuid.UUID:
+            return self._cell(value, reader)
+        cell = filled.cells.get(value)
+        if cell is None:
+            cell = filled.cells[value] = self._cell(value, reader)
+            filled.is_passing |= type(cell) is bytes
+        return cell
+
+    def _attribute_for(self, name: str, filled: _Filled, reader: _Reader) -> Cell:
+        a = self._file.attribute(name, reader)
+        filled.is_passing |= type(a) is str
+        return a
+
+
+_OVER_TABLES = ("create temp table if not exists touched(e primary key) without rowid",
+                "create temp table if not exists over_facts(a, v, e, n, primary key (a, v, e)) without rowid",
+                "create index if not exists temp.over_facts_e on over_facts(e, a, v)",
+                "delete from temp.touched", "delete from temp.over_facts")
+
+
+class _Filled:
+    """What a reader's temporary tables hold: of which transaction, and how much of its journal."""
+    __slots__ = "supposed", "vt", "latest", "count", "cells", "is_passing"
+
+    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, latest: Point):
+        self.supposed, self.vt, self.latest, self.count = supposed, vt, latest, 0
+        self.cells: dict[uuid.UUID, Cell] = {}
+        self.is_passing = False       # whether a UUID or an attribute has no number: the next transaction may give it one
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
@@ -4738,31 +5031,51 @@ def _known_spec(joiner: _Joiner, arg: Any) -> tuple | None:
 
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
 #
-# SQL gives rows of cells. What is left is Python over these rows as they come: values read from the cached documents,
-# aggregates and expressions, an order that SQL cannot make, pulls.
-
+# SQL gives rows of cells. What is left is Python over these rows, some hundred at a time: values read from the cached
+# documents, groups and expressions, an order that SQL cannot make, a page, pulls. There is one way from rows to answers,
+# `_Answers`, for `q` and for `lazy_q`.
 
 _SETS = frozenset((set, frozenset))
 _NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that are sets, in which a test of equality looks
 
 
-def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> list:
-    """The answer of a query. What an application asks all day, by a text or an id, needs no run: that takes a third longer."""
+def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, begun: Callable | None = None) -> list:
+    """The answer of a query. `begun` is told of the run, which it may stop from another thread.
+
+    What an application asks all day, by a text or an id, needs no run (the row "by text" of bench/store.py: a third less).
+    """
     generation, plan = parsed.plans.get((mode, False, _NO_SETS), (None, None))
-    if plan is None or plan.quick is None or generation is not db._file.generation or db._over is not None or reader.run is not None:
-        return _Run(db, reader, mode, parsed, args).answer()
-    sql, constants, arguments, finish = plan.quick
-    parameters = [*db._bindings(mode), *constants]
-    for place, argument in arguments:
-        value = args[argument]           # a short text is its own cell, a UUID has a number; others take a run
-        cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else \
-            db._file.number(value, reader) if type(value) is uuid.UUID else None
+    if plan is not None and plan.quick is not None and generation is db._file.generation and db._supposed is None \
+            and reader.run is None and (cells := _quick_cells(plan.quick, db, args, reader)) is not None:
+        return _quickly(plan.quick, cells, db, reader, mode, parsed.timeout_s)
+    with _Run(db, reader, mode, parsed, args) as run:
+        if begun is not None:
+            begun(run)
+        return _Answers(run).whole(run.rows())
+
+
+def _quick_cells(quick: _Quick, db: Db, args: tuple, reader: _Reader) -> list | None:
+    """The cells of the arguments, if each is a short text, which is its own cell, or a UUID with a number."""
+    cells = []
+    for _, argument in quick.arguments:
+        value = args[argument]
+        if type(value) is uuid.UUID:
+            cell = db._file.number(value, reader)
+        else:
+            cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else None
         if cell is None:
-            return _Run(db, reader, mode, parsed, args).answer()
+            return None
+        cells.append(cell)
+    return cells
+
+
+def _quickly(quick: _Quick, cells: list, db: Db, reader: _Reader, mode: str, timeout_s: float) -> list:
+    parameters = [*db._bindings(mode), *quick.constants]
+    for (place, _), cell in zip(quick.arguments, cells):
         parameters[place] = cell
-    reader.deadline = time.monotonic() + parsed.timeout_s
+    reader.deadline = time.monotonic() + timeout_s
     try:
-        return finish(db, reader, reader.cursor.execute(sql, parameters).fetchall())
+        return quick.finish(db, reader, reader.cursor.execute(quick.sql, parameters).fetchall())
     finally:
         reader.deadline = None
 
@@ -4776,31 +5089,76 @@ def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._file.uuids.young
+    return db._file.uuids_of([row[0] for row in rows], reader)
+
+
+@contextlib.contextmanager
+def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
+    """The answers one by one, in one read transaction, until the block ends or the query's time is over."""
+    with db._asking() as (reader, mode), _Run(db, reader, mode, parsed, args) as run:
+        answers = _mapped(_Answers(run).streamed(run), reader)
+        try:
+            yield answers
+        finally:
+            answers.close()
+
+
+def _mapped(answers: Iterator[Any], reader: _Reader) -> Generator[Any, None, None]:
+    """The answers, and our own errors for SQLite's."""
     try:
-        return [young[row[0]] for row in rows]
-    except KeyError:
-        return db._file.uuids_of([row[0] for row in rows], reader)
+        yield from answers
+    except sqlite3.Error as error:
+        reader.fail(error)
+
+
+def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> str:
+    with _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins)) as run:
+        plan = run.plan
+    lines = ["clauses in their order:", *(f"  {_short(note)}" for note in plan.notes)]
+    if plan.late:
+        lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in plan.late)]
+    for statement in (*_statements(plan.before, set()), *(plan.arms or (plan.main,))):
+        lines += ["SQL:", f"  {statement.sql}"]
+        if not plan.tables:
+            steps = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest).fetchall()
+            lines += ["SQLite's plan:", *(f"  {row[3]}" for row in steps)]
+    return "\n".join(lines)
+
+
+def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
+    """All the statements that fill rules' tables, each filling once."""
+    for part in parts:
+        if isinstance(part, _Statement):
+            yield part
+        elif part not in told:
+            told.add(part)
+            yield from _statements((*part.first, *part.rounds), told)
+
+
+# One execution
 
 
 class _Run:
-    """One execution of a query on a reader."""
-    __slots__ = "db", "reader", "mode", "parsed", "args", "file", "outer", "values", "cells", "deadline", "plan", "functions", "error", "rounds"
+    """One execution of a query on a reader, as a block: at its end the reader is as it was."""
+    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds",
+                 "outer", "deadline", "rested")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
-        self.file, self.outer = db._file, reader.run
-        self.error: BaseException | None = None       # of a function, which SQLite swallows
+        self.file, self.outer = db._file, (reader.run, reader.deadline)
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
-        self.values: dict = {}                # hashed cells that came in, or were computed
-        self.cells: dict = {}                 # UUIDs of this run: one that gets a number meanwhile stays what it was
-        self.deadline = time.monotonic() + parsed.timeout_s
+        self.rested = now = time.monotonic()
+        self.deadline = now + parsed.timeout_s
+        if reader.deadline is not None and reader.deadline < self.deadline:
+            self.deadline = reader.deadline           # of the query that asks this one
         self.plan = plan = self._plan()
-        self.functions = [self._closure(call, vars) for call, vars, _ in plan.calls] if plan.calls else ()
+        self.cells = _Cells(db, reader, plan.attributes)
+        self.cell = self.cells.cell
+        self.calls = _Calls(self)
 
     def _plan(self) -> _Plan:
-        """The compiled query, from memory unless the statistics have changed since: a plan for an empty store is not one for a full one."""
-        is_over, sets = self.db._over is not None, _NO_SETS
+        """The compiled query, from memory unless the statistics have changed since: an empty store's plan suits no full one."""
+        is_over, sets = self.db._supposed is not None, _NO_SETS
         if not _SETS.isdisjoint(map(type, self.args)):
             sets = frozenset(("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS)
         key = self.mode, is_over, sets
@@ -4810,140 +5168,53 @@ class _Run:
             found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, sets)
         return found[1]
 
+    def __enter__(self) -> Self:
+        self.reader.run, self.reader.deadline = self, self.deadline
+        if self.db._supposed is not None:
+            self.cells.numbered = self.db._fill(self.reader)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        reader = self.reader
+        reader.run, reader.deadline = self.outer
+        if self.plan.tables:
+            reader.rest()
+            for table, _, _ in self.plan.tables:
+                reader.execute(f"drop table if exists temp.{table}")
+
+    def stop(self) -> None:
+        """Ends this execution soon, asked from another thread."""
+        self.deadline = 0
+        if self.reader.run is self:
+            self.reader.deadline = 0
+
+    def look_at_clock(self) -> None:
+        """Raises once the time is over; else gives way to other threads, such as one with an event loop, now and then."""
+        now = time.monotonic()
+        if now > self.deadline:
+            raise QueryLimitError("The query took longer than its timeout of "
+                                  f"{self.parsed.timeout_s * 1000:.0f} ms and was interrupted.")
+        if now > self.rested + GIVE_WAY_S:
+            if self.file.closed:
+                raise ClosedError(self.file.closed)
+            time.sleep(0)
+            self.rested = now
+
     # Rows
 
-    def answer(self) -> list:
-        """The answer in the shape that find asks for."""
-        plan, reader = self.plan, self.reader
-        reader.run = self
-        try:
-            if plan.is_simple:
-                statement = plan.main
-                return self._direct(reader.cursor.execute(statement.sql, self._bound(statement)).fetchall())
-            if self.db._over is not None:
-                self._fill_over()
-            found = self._found()
-            if plan.direct is not None:
-                return self._direct(found if type(found) is list else list(found))
-            rows = self._aggregated(found) if plan.is_grouped else self._plain(found)
-            answers = self._pulled(self._paged(rows))
-            return _finished(_unique(answers) if self._may_repeat(zip(*answers)) else answers, self.parsed)
-        except sqlite3.Error:
-            if self.error is not None:
-                raise self.error from None
-            raise
-        finally:
-            if plan.is_simple:
-                reader.run = self.outer
-            else:
-                self.clean()
-
-    def start(self) -> Iterable[tuple]:
-        """For rows that are read one by one: the caller ends with `clean`."""
-        self.reader.run = self
-        if self.db._over is not None:
-            self._fill_over()
-        return self._found()
-
-    def _direct(self, rows: Any) -> list:
-        """Where find has only variables and pulls that SQL brings, and SQL has ordered and cut them: column by column."""
+    def rows(self) -> Iterable[tuple]:
+        """Rows of cells, after the rules' tables are full: all of them, but where an answer may not need them all at once."""
         plan, parsed = self.plan, self.parsed
-        if plan.repeats:
-            rows = list(dict.fromkeys(rows))
-        elif parsed.offset:
-            rows = rows[parsed.offset:]
-        direct, width = plan.direct, plan.row.width
-        assert direct is not None
-        if direct.is_whole:
-            return rows
-        if direct.is_column:
-            return self._column(parsed.find[0], direct.places[0], rows)
-        late = self._late_columns(rows) if plan.late else ()
-        if late is None:
-            rows, late = list(self._late(rows)), ()
-        columns = [late[place - width] if late and place >= width else self._column(find, place, rows)
-                   for find, place in zip(parsed.find, direct.places)]
-        if plan.late and direct.late_repeats or self._may_repeat(columns):
-            return _finished(_unique_rows(columns), parsed)
-        if parsed.is_bare and not parsed.names:
-            return columns[0]
-        return _finished(list(zip(*columns)), parsed)
+        if plan.is_simple and not plan.late:
+            return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
+        rows = self.found()
+        return rows if plan.is_grouped or plan.late and parsed.limit is not None or type(rows) is list else rows.fetchall()
 
-    def _may_repeat(self, columns: Any) -> bool:
-        """Whether answers that should differ may be equal, since of different entities the same was pulled."""
-        return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
-                                              for find, column in zip(self.parsed.find, columns))
-
-    def _column(self, find: _Find, place: int, rows: Any) -> list:
-        cells = [row[place] for row in rows]
-        if place >= self.plan.row.width:
-            return [_copied(value) for value in cells]
-        if find.term not in self.plan.row.numbers or find.kind == "var":
-            values = cells if place in self.plan.row.values else self._values(cells)
-            return values if find.kind == "var" else _Puller(self.db, self.reader, self.mode).pull_ids(find.pattern, values)
-        documents = self.db._contents(cells, self.reader)
-        if find.pattern is _EVERYTHING:
-            return list(map(_copied, documents))
-        return _Puller(self.db, self.reader, self.mode).pull_documents(find.pattern, documents)
-
-    def _values(self, cells: list) -> list:
-        value = self.value
-        if len(cells) < 2:
-            return [_copied(value(cell)) for cell in cells]
-        kinds = set(map(type, cells))
-        if kinds == {str}:
-            return cells
-        if kinds == {int} and min(cells) > 0:
-            return self.file.uuids_of(cells, self.reader)
-        if kinds == {int} and max(cells) < 0:
-            return [cell + _SHIFT for cell in cells]
-        if int in kinds:
-            self.file.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
-        return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
-
-    def clean(self) -> None:
-        """Gives the reader back as it was, without the run's temporary tables."""
-        if self.plan.tables or self.db._over is not None:
-            self._drop_tables()
-        self.reader.run = self.outer
-
-    def _fill_over(self) -> None:
-        """The touched entities of a speculative snapshot, as they would be, in temporary tables."""
-        execute, over = self.reader.execute, self.db._over
-        execute("create temp table if not exists touched(e primary key) without rowid")
-        execute("create temp table if not exists over_facts(a, v, e, n, primary key (a, v, e)) without rowid")
-        execute("create index if not exists temp.over_facts_e on over_facts(e, a, v)")
-        if self.outer is not None and self.outer.db._over is over:
-            return
-        execute("delete from temp.touched"), execute("delete from temp.over_facts")
-        for entity in list(over.entities.values()):
-            e = self.cell(entity.id)
-            execute("insert into temp.touched values (?)", (e,))
-            n = _visible_n(entity.rects, self.db._vt)
-            if n is not None:
-                self._fill_version(e, n)
-
-    def _fill_version(self, e: Cell, n: int) -> None:
-        for name, cell in _facts(_copied(self.db._content(n, self.reader))):
-            if type(cell) is uuid.UUID:
-                cell = self.cell(cell)
-            self.reader.execute("insert or ignore into temp.over_facts values (?, ?, ?, ?)", (self.file.attribute(name, self.reader), cell, e, n))
-
-    def _drop_tables(self) -> None:
-        self.reader.run = None
-        for table, _, _ in self.plan.tables:
-            self.reader.execute(f"drop table if exists temp.{table}")
-        if self.db._over is not None and not (self.outer is not None and self.outer.db._over is self.db._over):
-            self.reader.execute("delete from temp.touched"), self.reader.execute("delete from temp.over_facts")
-
-    def _found(self) -> Iterable[tuple]:
-        """Rows of cells, after the rules' tables are full."""
-        plan = self.plan
-        if plan.tables:
+    def found(self) -> Any:
+        """The same rows as they are found: a cursor, or a list."""
+        if self.plan.tables:
             self._derive()
-        if plan.arms:
-            return self._merged_arms()
-        return self._execute(plan.main)
+        return self._merged_arms() if self.plan.arms else self.reader.rows(self.plan.main.sql, self._bound(self.plan.main))
 
     def _execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
@@ -4985,178 +5256,105 @@ class _Run:
             return live
         target, is_descending = self.parsed.order[0]
         place = self.plan.row.columns[target if type(target) is str else self.parsed.find[target].term]
-        return sorted(live + closed, key=lambda row: _cell_order(row[place]), reverse=is_descending)[:self._limit()]
+        merged = sorted(live + closed, key=lambda row: _cell_order(row[place]), reverse=is_descending)
+        return merged if (wanted := self.wanted()) is None else merged[:wanted]
 
-    def _limit(self) -> int:
-        return -1 if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
+    def wanted(self) -> int | None:
+        """How many rows the page takes, with those that it skips; None: all."""
+        return None if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
 
-    def _late(self, rows: Any) -> Iterator[tuple]:
-        """Adds the values that are read from the documents; a row whose document has none goes, several make several."""
-        for read in self.plan.late:
-            rows = self._with_value(read, rows)
-        return iter(rows)
 
-    def _with_value(self, read: _Read, rows: Iterable[tuple]) -> Iterator[tuple]:
-        rows = iter(rows)
-        while batch := list(itertools.islice(rows, LATE_ROWS)):
-            for row, document in zip(batch, self._documents_at(read, [row[read.place] for row in batch])):
-                if document is not None and read.a in document:
-                    value = document[read.a]
-                    if type(value) in _SEVERAL:
-                        yield from ((*row, item) for item in _distinct(value))
-                    else:
-                        yield (*row, value)
+def _cell_order(cell: Cell) -> tuple:
+    return (0, cell, "") if type(cell) is int else (1, 0, cell) if type(cell) is str else (2, 0, cell)
 
-    def _documents_at(self, read: _Read, entities: list) -> list:
-        """The documents of a column's entities, as the cache has them; None where there is none."""
-        if read.is_number:
-            return self.db._contents(entities, self.reader)
-        return _Puller(self.db, self.reader, self.mode).documents(entities)
 
-    def _late_columns(self, rows: Any) -> list | None:
-        """The late values as columns, if each row's document has one that needs no copy: then no row is touched."""
-        plan = self.plan
-        columns: list[list] = [[] for _ in plan.late]
-        for start in range(0, len(rows), LATE_ROWS):
-            part, documents = rows[start:start + LATE_ROWS], {}
-            for read, column in zip(plan.late, columns):
-                if read.place not in documents:
-                    entities = [row[read.place] for row in part] if read.is_number else columns[read.place - plan.row.width][start:]
-                    documents[read.place] = self._documents_at(read, entities)
-                try:
-                    column += [document[read.a] for document in documents[read.place]]
-                except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
-                    return None
-                if not _IMMUTABLE.issuperset(map(type, column[start:])):
-                    return None
-        return columns
+# What parameters are bound to
 
-    def _environments(self, rows: Any) -> Iterator[tuple[dict, tuple]]:
-        """Each row as variable → value, with the row itself."""
-        value, values = self.value, self.plan.row.values
-        columns = [(var, place, (lambda cell: cell) if place in values else value) for var, place in self.plan.row.columns.items()]
-        names = [read.v for read in self.plan.late]
-        if names:
-            for row in self._late(rows):
-                yield {var: decode(row[place]) for var, place, decode in columns} | dict(zip(names, row[self.plan.row.width:])), row
-        else:
-            for row in rows:
-                yield {var: decode(row[place]) for var, place, decode in columns}, row
 
-    def _plain(self, found: Any) -> Iterator | list:
-        """One value a find element for each row; a pull is a _ToPull until the page is cut."""
-        makers = [self._maker(find) for find in self.parsed.find]
-        if self.plan.late and self.parsed.limit is not None:
-            return self._made(found, makers)          # read no further than the page needs: values may be missing, or several
-        if not self.parsed.is_bag:
-            found = dict.fromkeys(found)
-        elif self.parsed.limit is not None and (self.plan.is_ordered or not self.parsed.order):
-            found = itertools.islice(found, self._limit())
-        rows = list(found)
-        places = self.plan.row.columns.values()
-        self.file.learn_uuids({row[place] for row in rows for place in places if type(row[place]) is int and row[place] > 0}, self.reader)
-        return self._made(rows, makers)
+def _given_value(run: _Run, index: int, place: int | None = None) -> Any:
+    """An argument, or one place of one that is a tuple."""
+    value = run.args[index]
+    if place is None:
+        return value
+    if type(value) not in (list, tuple):
+        raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(run.parsed.ins[index])} wants a list or tuple.")
+    return value[place] if place < len(value) else None
 
-    def _made(self, rows: Any, makers: list) -> Iterator[tuple]:
-        for number, (values, row) in enumerate(self._environments(rows)):
-            if number % 1024 == 0:
-                self._look_at_clock()
-            yield tuple([make(values, row) for make in makers])
 
-    def _look_at_clock(self) -> None:
-        if time.monotonic() > self.deadline:
-            raise QueryLimitError(f"The query took longer than its timeout of {self.parsed.timeout_s * 1000:.0f} ms and was interrupted.")
+def _rows_json(run: _Run, index: int, shape: str, width: int) -> str:
+    """A collection or relation, each row once, as one JSON parameter."""
+    rows = run.args[index]
+    if isinstance(rows, dict) and shape == "relation":
+        rows = rows.items()
+    if isinstance(rows, (str, bytes, dict)) or not isinstance(rows, Iterable):
+        raise QueryError(f"Argument {index + 1} is {_short(rows)}; {_shown(run.parsed.ins[index])} wants a collection.")
+    wanted = dict.fromkeys(tuple(map(run.cell, _row(row, shape, width))) for row in rows)
+    return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
-    def _maker(self, find: _Find) -> Callable:
-        if find.kind == "var":
-            return lambda values, row, var=find.term: _copied(values[var])
-        if find.kind == "pull":
-            place = self.plan.row.numbers.get(find.term)
-            if place is None:
-                return lambda values, row, var=find.term: _ToPull(None, values[var])
-            return lambda values, row, place=place: _ToPull(row[place], None)
-        return lambda values, row, term=find.term: self._evaluate(term, values)
 
-    # Aggregates
+def _row(row: Any, shape: str, width: int) -> tuple:
+    if shape == "collection":
+        return (row,)
+    if isinstance(row, (str, bytes)) or not isinstance(row, (list, tuple)):
+        raise QueryError(f"{_short(row)} is not a row of {width}; a relation is a collection of tuples.")
+    return (*row[:width], *(None,) * (width - len(row)))
 
-    def _aggregated(self, found: Any) -> list[tuple]:
-        """One row a group: grouped by the variables that stand outside aggregates, over the bag of all bindings."""
-        finds = self.parsed.find
-        outside = list(dict.fromkeys(var for find in finds for var in _outside(find)))
-        groups: dict = {}
-        for number, (values, row) in enumerate(self._environments(found)):
-            if number % 1024 == 0:
-                self._look_at_clock()
-            key = tuple(_key_of(values[var]) for var in outside)
-            groups.setdefault(key, []).append((values, row))
-        return [tuple([self._group_value(find, members) for find in finds]) for members in groups.values()]
 
-    def _group_value(self, find: _Find, members: list[tuple]) -> Any:
-        if find.kind in ("var", "pull"):
-            return self._maker(find)(*members[0])
-        return self._evaluate(find.term, members[0][0], members)
+def _any_json(run: _Run, values: Iterable) -> str:
+    return json.dumps([_json_cell(run.cell(value)) for value in values])
 
-    def _evaluate(self, term: Any, values: dict[str, Any], members: list[tuple] | None = None) -> Any:
-        """The value of an expression of find; inside a group aggregates see all its members."""
-        kind = type(term)
-        if kind is _Const:
-            return term.value
-        if kind is _Made:
-            if term.kind is dict:
-                return {self._evaluate(key, values, members): self._evaluate(value, values, members) for key, value in term.parts}
-            return term.kind(self._evaluate(part, values, members) for part in term.parts)
-        if kind is not _Call:
-            return _copied(values[term])
-        if members is not None and _is_aggregate(term):
-            return self._aggregate(term, members)
-        if term.head == "if":
-            test, then, *other = term.args
-            chosen = then if _is_true(self._evaluate(test, values, members)) else other[0] if other else _Const(None)
-            return self._evaluate(chosen, values, members)
-        function = self._function(term.head)
-        return function(*[self._evaluate(arg, values, members) for arg in term.args])
 
-    def _aggregate(self, term: _Call, members: list[tuple]) -> Any:
-        head, args = term.head, list(term.args)
-        if head == "aggregate":
-            head = args.pop(0)
-            head = head.value if type(head) is _Const else self._given(head) if _is_var(head) else head
-        values = [self._evaluate(args[-1], values) for values, _ in members]
-        extra = [self._evaluate(arg, members[0][0]) for arg in args[:-1]]
-        function = AGGREGATES.get(head) if type(head) is str else head
-        if function is None:
-            function = self._function(head)
-        return function(*extra, values)
+def _json_cells(cells: Iterable) -> str:
+    return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
 
-    # Pages
 
-    def _paged(self, rows: Any) -> list:
-        """Distinct, ordered and cut, as the query says."""
-        parsed = self.parsed
-        if not parsed.is_page:
-            return _unique(rows)
-        if parsed.order and not self.plan.is_ordered:
-            rows = self._sorted(list(rows))
-        start, count = parsed.offset, parsed.limit
-        return list(itertools.islice(rows, start, None if count is None else start + count))
+def _ordered_cell(run: _Run, spec: tuple, is_plain: bool) -> Any:
+    """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
+    cell = _PARAMETER[spec[0]](run, *spec[1:])
+    if type(cell) is int and cell > 0 or type(cell) is bytes and cell[0] == _UUID[0]:
+        raise QueryError("UUIDs have no order to compare by; order of creation is (\"created-before\", \"?e\", \"?id\").")
+    if is_plain and _is_big(cell):
+        return 0 if cell >= _BIG_POSITIVE else _LEAST - 1
+    return cell
 
-    def _sorted(self, rows: Any) -> list[tuple]:
-        for target, is_descending in reversed(self.parsed.order):
-            if type(target) is str:
-                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
-            rows.sort(key=lambda row: _Ordered(row[target]), reverse=is_descending)
-        return rows
 
-    def _pulled(self, rows: Any) -> list[tuple]:
-        """The pulls of a page, level by level for all its rows at once."""
-        for place, find in enumerate(self.parsed.find):
-            if find.kind == "pull":
-                puller = _Puller(self.db, self.reader, self.mode)
-                pulled = puller.pull_found(find.pattern, [row[place] for row in rows])
-                rows = [(*row[:place], document, *row[place + 1:]) for row, document in zip(rows, pulled)]
-        return rows
+def _other_kind(run: _Run, spec: tuple, is_less: bool) -> tuple:
+    """Of two kinds of cells for whole numbers, those of the other kind that are all less, or all more, than this one."""
+    cell = _ordered_cell(run, spec, False)
+    if type(cell) is int:
+        return (_BIG, _BIG_POSITIVE) if is_less else (_BIG_POSITIVE, _BIG_END)
+    return (_LEAST, 0) if _is_big(cell) and is_less == (cell >= _BIG_POSITIVE) else (0, 0)
 
-    # Cells and values
+
+_PARAMETER: dict[str, Callable] = {
+    "value": lambda run, term: run.cell(term.value),
+    "in": lambda run, index, place=None: run.cell(_given_value(run, index, place)),
+    "rows": _rows_json,
+    "any": _any_json,
+    "any_in": lambda run, index, place=None: _any_json(run, _given_value(run, index, place)),
+    "attribute": lambda run, name: run.file.attribute(name, run.reader),
+    "ordered": _ordered_cell,
+    "low": lambda run, spec, is_plain: _bounds_of_type(_ordered_cell(run, spec, is_plain))[0],
+    "high": lambda run, spec, is_plain: _bounds_of_type(_ordered_cell(run, spec, is_plain))[1],
+    "low_else": lambda run, spec, is_less: _other_kind(run, spec, is_less)[0],
+    "high_else": lambda run, spec, is_less: _other_kind(run, spec, is_less)[1],
+    "round": lambda run, number: run.rounds.get(number, 0),
+    "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
+}
+
+
+# Cells and values
+
+
+class _Cells:
+    """The cells of values, and the values of cells, for as long as a query lasts."""
+    __slots__ = "db", "reader", "attributes", "hashed", "numbered", "is_private"
+
+    def __init__(self, db: Db, reader: _Reader, attributes: tuple):
+        self.db, self.reader, self.attributes = db, reader, attributes
+        self.hashed: dict = {}                # hashed cells that came in, or were computed
+        self.numbered: dict = {}              # UUIDs that came in: one that gets a number meanwhile stays what it was
+        self.is_private = False               # whether a function gave something that no document can hold
 
     def cell(self, value: Any) -> Cell:
         """The cell of a value that came in or was computed."""
@@ -5164,22 +5362,23 @@ class _Run:
         if kind is str and len(value) <= TEXT_BYTES_MAX and value.isascii():
             return value
         if kind is uuid.UUID:
-            found = self.cells.get(value)
+            found = self.numbered.get(value)
             if found is None:
-                found = self.cells[value] = self.db._cell(value, self.reader)
+                found = self.numbered[value] = self.db._cell(value, self.reader)
             return found
         try:
             cell = _cell(value)
-        except StoreError:            # no document could hold it
+        except StoreError:                    # no document could hold it
             return self._private(value)
         if type(cell) is bytes and cell[0] >= _LONG:
-            self.values[cell] = value
+            self.hashed[cell] = value
         return cell
 
-    def _private(self, value: Any) -> Any:
+    def _private(self, value: Any) -> bytes:
         """A cell for something that cannot be stored, such as a function's result on its way to the next."""
-        cell = b"\xff" + len(self.values).to_bytes(4, "big")
-        self.values[cell] = value
+        self.is_private = True
+        cell = b"\xff" + len(self.hashed).to_bytes(4, "big")
+        self.hashed[cell] = value
         return cell
 
     def value(self, cell: Any) -> Any:
@@ -5188,247 +5387,420 @@ class _Run:
         if kind is str:
             return cell
         if kind is int:
-            return self.file.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
+            return self.db._file.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
         if cell[0] < _LONG:
             return _OF_CELL[cell[0]](cell)
-        if cell not in self.values:
-            self.values[cell] = self._hashed_value(cell)
-        return self.values[cell]
+        if cell not in self.hashed:
+            self.hashed[cell] = self._hashed_value(cell)
+        return self.hashed[cell]
+
+    def values(self, cells: list) -> list:
+        """The values of a column of cells, to be handed out: where they are of one type, in one pass."""
+        value, file = self.value, self.db._file
+        if len(cells) < 2:
+            return [_copied(value(cell)) for cell in cells]
+        kinds = set(map(type, cells))
+        if kinds == {str}:
+            return cells
+        if kinds == {int} and min(cells) > 0:
+            return file.uuids_of(cells, self.reader)
+        if kinds == {int} and max(cells) < 0:
+            return [cell + _SHIFT for cell in cells]
+        if int in kinds:
+            file.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
+        return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
+
+    def keys(self, cells: list) -> list:
+        """Cells as they tell values apart: of what no document can hold, the object itself."""
+        if not self.is_private:
+            return cells
+        return [_key_of(self.value(cell)) if type(cell) is bytes and cell[0] == 0xff else cell for cell in cells]
 
     def _hashed_value(self, cell: bytes) -> Any:
         """A long value, from any version that carries it."""
-        contents = [op.data for op in self.db._over.contents.values()] if self.db._over is not None else ()
-        documents = itertools.chain(map(unpack, contents), self._carriers(cell))
-        for document in documents:
+        supposed = self.db._supposed
+        contents = [op.data for op in supposed.contents.values()] if supposed is not None else ()
+        for document in itertools.chain(map(unpack, contents), self._carriers(cell)):
             for value in document.values():
                 for item in _several(value):
                     if (type(item) in _HASHED or isinstance(item, enum.Enum)) and _cell(item) == cell:
                         return item
-        raise CorruptError(f"{self.file.path}: the index holds a value that no document has; reindex.")
+        raise CorruptError(f"{self.db._file.path}: the index holds a value that no document has; reindex.")
 
     def _carriers(self, cell: bytes) -> Iterator[dict]:
-        for a in (*self.plan.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
-            number = self.file.attribute(a, self.reader)
-            if row := self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1", (number, cell)).fetchone():
-                document = self.db._content(row[0], self.reader)
-                if document is not None:
-                    yield {a: document[a]}
+        find = "select n from facts where p in (0, 1) and a = ? and v = ? limit 1"
+        for a in (*self.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
+            row = self.reader.execute(find, (self.db._file.attribute(a, self.reader), cell)).fetchone()
+            document = self.db._content(row[0], self.reader) if row else None
+            if document is not None:
+                yield {a: document[a]}
 
-    def _parameter(self, spec: tuple) -> Any:
-        return _PARAMETER[spec[0]](self, *spec[1:])
 
-    def _in_value(self, index: int, place: int | None = None) -> Any:
-        value = self.args[index]
-        if place is None:
-            return value
-        if type(value) not in (list, tuple):
-            raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(self.parsed.ins[index])} wants a list or tuple.")
-        return value[place] if place < len(value) else None
+# Functions of a query
 
-    def _rows_json(self, index: int, shape: str, width: int) -> str:
-        """A collection or relation, each row once, as one JSON parameter."""
-        rows = self.args[index]
-        if isinstance(rows, dict) and shape == "relation":
-            rows = rows.items()
-        if isinstance(rows, (str, bytes, dict)) or not isinstance(rows, Iterable):
-            raise QueryError(f"Argument {index + 1} is {_short(rows)}; {_shown(self.parsed.ins[index])} wants a collection.")
-        wanted = dict.fromkeys(tuple(map(self.cell, self._row(row, shape, width))) for row in rows)
-        return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
-    def _row(self, row: Any, shape: str, width: int) -> tuple:
-        if shape == "collection":
-            return (row,)
-        if isinstance(row, (str, bytes)) or not isinstance(row, (list, tuple)):
-            raise QueryError(f"{_short(row)} is not a row of {width}; a relation is a collection of tuples.")
-        return (*row[:width], *(None,) * (width - len(row)))
+class _Calls:
+    """The functions that a query calls: SQLite asks for those of its clauses, expressions of find for theirs."""
+    __slots__ = "run", "functions"
 
-    def _value_cell(self, term: _Const) -> Cell:
-        return self.cell(term.value)
+    def __init__(self, run: _Run):
+        self.run = run
+        self.functions = [self.closure(call, vars) for call, vars, _ in run.plan.calls] if run.plan.calls else ()
 
-    def _any_json(self, values: Iterable) -> str:
-        return json.dumps([_json_cell(self.cell(value)) for value in values])
-
-    def _attribute(self, name: str) -> Cell:
-        return self.file.attribute(name, self.reader)
-
-    def _ordered_cell(self, spec: tuple, is_plain: bool) -> Any:
-        """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
-        cell = self._parameter(spec)
-        if type(cell) is int and cell > 0 or type(cell) is bytes and cell[0] == _UUID[0]:
-            raise QueryError("UUIDs have no order to compare by; order of creation is (\"created-before\", \"?e\", \"?id\").")
-        if is_plain and _is_big(cell):
-            return 0 if cell >= _BIG_POSITIVE else _LEAST - 1
-        return cell
-
-    def _low(self, spec: tuple, is_plain: bool) -> Cell:
-        return _bounds_of_type(self._ordered_cell(spec, is_plain))[0]
-
-    def _high(self, spec: tuple, is_plain: bool) -> Cell:
-        return _bounds_of_type(self._ordered_cell(spec, is_plain))[1]
-
-    def _else(self, spec: tuple, is_less: bool) -> tuple:
-        """Of two kinds of cells for whole numbers, those of the other kind that are all less, or all more, than this one."""
-        cell = self._ordered_cell(spec, False)
-        if type(cell) is int:
-            return (_BIG, _BIG_POSITIVE) if is_less else (_BIG_POSITIVE, _BIG_END)
-        return (_LEAST, 0) if _is_big(cell) and is_less == (cell >= _BIG_POSITIVE) else (0, 0)
-
-    # Functions
-
-    def _given(self, var: str) -> Any:
-        """The argument that a variable stands for: functions come in this way too."""
-        for index, binding in enumerate(self.parsed.ins):
-            if var in binding.vars and binding.shape in ("scalar", "tuple"):
-                return self._in_value(index, binding.vars.index(var) if binding.shape == "tuple" else None)
-        raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; several elements of find are a list.")
-
-    def _function(self, head: Any) -> Callable:
-        if callable(head):
-            return head
-        if _is_var(head):
-            head = self._given(head)
-            if callable(head):
-                return head
-        function = self.db._node.functions.get(head) or FUNCTIONS.get(head)
-        if function is None:
-            raise _no_function(head)
-        return function
-
-    def _closure(self, call: _Call, vars: tuple[str, ...]) -> Callable:
-        """The call as a function of the values of its variables."""
-        if call.head == "q":
-            return self._subquery(call, vars)
-        if call.head == "get-attr":
-            return self._get_attr(call, vars)
-        function, special = self._function(call.head) if call.head not in _SNAPSHOT else functools.partial(_SNAPSHOT[call.head], self.db), False
-        getters = [self._getter(arg, vars) for arg in call.args]
-        if not special and all(_is_var(arg) for arg in call.args) and len(vars) == len(call.args):
-            return lambda values: function(*values)
-        return lambda values: function(*[get(values) for get in getters])
-
-    def _getter(self, arg: Any, vars: tuple[str, ...]) -> Callable:
-        if type(arg) is _Call:
-            inner = self._closure(arg, vars)
-            return inner
-        if type(arg) is _Const:
-            value = self.db if type(arg.value) is str and arg.value == "$" else arg.value
-            return lambda values: value
-        return lambda values, place=vars.index(arg): values[place]
-
-    def _subquery(self, call: _Call, vars: tuple[str, ...]) -> Callable:
-        query = _inheriting(call.args[0].value, self.parsed.source.get("rules"))
-        getters = [self._getter(arg, vars) for arg in call.args[1:]]
-        return lambda values: self.db.q(query, *[get(values) for get in getters]) or None
-
-    def _get_attr(self, call: _Call, vars: tuple[str, ...]) -> Callable:
-        if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
-            raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
-        entity, a = self._getter(call.args[0], vars), call.args[1].value
-        default = self._getter(call.args[2], vars) if len(call.args) == 3 else None
-
-        def values_of(values: Any) -> Any:
-            document = self.db._document_of(entity(values), self.reader, self.mode)
-            found = _distinct(_several(document[a])) if document and a in document else ()
-            return list(found) if found else None if default is None else [default(values)]
-        return values_of
-
-    def call(self, number: int, cells: tuple) -> Any:
+    def call(self, number: int, cells: tuple) -> Cell:
         """A function of the query, called by SQLite: a cell."""
-        return self._guarded(lambda: self.cell(self._called(number, cells)))
+        return self.run.cell(self._called(number, cells))
 
-    def test(self, number: int, cells: tuple) -> Any:
-        return self._guarded(lambda: _is_true(self._called(number, cells)))
+    def test(self, number: int, cells: tuple) -> bool:
+        return _is_true(self._called(number, cells))
 
-    def call_json(self, number: int, cells: tuple) -> Any:
+    def call_json(self, number: int, cells: tuple) -> str:
         """The rows that a function's binding takes apart, as JSON."""
-        return self._guarded(lambda: json.dumps([[_json_cell(self.cell(value)) for value in row] for row in self._taken_apart(number, cells)]))
+        cell = self.run.cell
+        return json.dumps([[_json_cell(cell(value)) for value in row] for row in self._taken_apart(number, cells)])
 
     def _called(self, number: int, cells: tuple) -> Any:
-        result = self.functions[number]([_copied(self.value(cell)) for cell in cells])
-        if time.monotonic() > self.deadline:
-            self._look_at_clock()
+        run = self.run
+        result = self.functions[number]([_copied(run.cells.value(cell)) for cell in cells])
+        if time.monotonic() > min(run.deadline, run.rested + GIVE_WAY_S):
+            run.look_at_clock()
         return result
 
-    def _guarded(self, work: Callable) -> Any:
-        """SQLite swallows exceptions of functions: the first is kept, and raised when the statement has ended."""
-        try:
-            return work()
-        except BaseException as error:
-            self.error = error
-            raise
-
-    def _taken_apart(self, number: int, cells: tuple) -> Any:
-        binding, result = self.plan.calls[number][2], self._called(number, cells)
-        width = len(binding.vars)
+    def _taken_apart(self, number: int, cells: tuple) -> list[tuple]:
+        call, _, binding = self.run.plan.calls[number]
+        result, width = self._called(number, cells), len(binding.vars)
         if binding.shape == "scalar":
             return [(result,)]
         if result is None:
             return [(None,) * width] if binding.shape == "tuple" else []
         if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
-            raise QueryError(f"{_short(self.plan.calls[number][0].head)} gave {_short(result)}; {_shown(binding)} wants a collection.")
+            raise QueryError(f"{_short(call.head)} gave {_short(result)}; {_shown(binding)} wants a collection.")
         if binding.shape == "tuple":
             row = list(result)
             return [(*row[:width], *(None,) * (width - len(row)))]
         rows = result.items() if isinstance(result, dict) else result
-        if binding.shape == "collection":
-            return [(item,) for item in _distinct(rows)]
-        return [self._row(row, "relation", width) for row in _distinct(rows)]
+        return [_row(row, binding.shape, width) for row in _distinct(rows)]
+
+    def closure(self, call: _Call, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
+        """A call as a function of the values of `vars`; `made` are the places of aggregates, by the id of their term."""
+        if call.head == "q":
+            return self._subquery(call, vars)
+        if call.head == "get-attr":
+            return self._get_attr(call, vars)
+        getters = [self.getter(arg, vars, made) for arg in call.args]
+        if call.head == "if" and len(getters) in (2, 3):
+            test, then, other = (*getters, lambda values: None)[:3]
+            return lambda values: then(values) if _is_true(test(values)) else other(values)
+        if call.head in _SNAPSHOT:
+            function, is_ours = functools.partial(_SNAPSHOT[call.head], self.run.db), True
+        else:
+            function, is_ours = self.function(call.head), FUNCTIONS.get(call.head) is not None
+        if is_ours and call.head not in self.run.db._node.functions:
+            function = _named(function, call)
+        if len(vars) == len(getters) and all(map(_is_var, call.args)):
+            return lambda values: function(*values)
+        return lambda values: function(*[get(values) for get in getters])
+
+    def getter(self, term: Any, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
+        """A term as a function of the values of `vars`."""
+        if id(term) in made:
+            return operator.itemgetter(made[id(term)])
+        if type(term) is _Call:
+            return self.closure(term, vars, made)
+        if type(term) is _Const:
+            value = self.run.db if type(term.value) is str and term.value == "$" else term.value
+            return lambda values: value
+        if type(term) is not _Made:
+            return operator.itemgetter(vars.index(term))
+        if term.kind is dict:
+            pairs = [(self.getter(key, vars, made), self.getter(value, vars, made)) for key, value in term.parts]
+            return lambda values: {key(values): value(values) for key, value in pairs}
+        parts = [self.getter(part, vars, made) for part in term.parts]
+        return lambda values: term.kind(part(values) for part in parts)
+
+    def function(self, head: Any) -> Callable:
+        if _is_var(head):
+            head = self._given(head)
+        if callable(head):
+            return head
+        function = self.run.db._node.functions.get(head) or FUNCTIONS.get(head)
+        if function is None:
+            raise _no_function(head)
+        return function
+
+    def aggregate(self, head: Any) -> Callable:
+        """The function of an aggregate, which may be a name, a callable or a variable that stands for one."""
+        head = head.value if type(head) is _Const else self._given(head) if _is_var(head) else head
+        found = AGGREGATES.get(head) if type(head) is str else head
+        return self.function(head) if found is None else found
+
+    def _given(self, var: str) -> Any:
+        """The argument that a variable stands for: functions come in this way too."""
+        for index, binding in enumerate(self.run.parsed.ins):
+            if var in binding.vars and binding.shape in ("scalar", "tuple"):
+                return _given_value(self.run, index, binding.vars.index(var) if binding.shape == "tuple" else None)
+        raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; "
+                         "several elements of find are a list.")
+
+    def _subquery(self, call: _Call, vars: tuple) -> Callable:
+        query = _inheriting(call.args[0].value, self.run.parsed.source.get("rules"))
+        getters = [self.getter(arg, vars) for arg in call.args[1:]]
+        return lambda values: self.run.db.q(query, *[get(values) for get in getters]) or None
+
+    def _get_attr(self, call: _Call, vars: tuple) -> Callable:
+        if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
+            raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
+        run, entity, a = self.run, self.getter(call.args[0], vars), call.args[1].value
+        default = self.getter(call.args[2], vars) if len(call.args) == 3 else None
+
+        def values_of(values: Any) -> Any:
+            document = run.db._document(entity(values), run.reader, run.mode)
+            found = _distinct(_several(document[a])) if document and a in document else ()
+            return list(found) if found else None if default is None else [default(values)]
+        return values_of
 
 
-_PARAMETER: dict[str, Callable] = {
-    "value": _Run._value_cell,
-    "in": lambda run, index, place=None: run.cell(run._in_value(index, place)),
-    "rows": _Run._rows_json,
-    "any": _Run._any_json,
-    "any_in": lambda run, index, place=None: run._any_json(run._in_value(index, place)),
-    "attribute": _Run._attribute,
-    "ordered": _Run._ordered_cell,
-    "low": _Run._low,
-    "high": _Run._high,
-    "low_else": lambda run, spec, is_less: run._else(spec, is_less)[0],
-    "high_else": lambda run, spec, is_less: run._else(spec, is_less)[1],
-    "limit": lambda run: run._limit(),
-    "round": lambda run, number: run.rounds.get(number, 0),
-}
-
-
-class _ToPull(NamedTuple):
-    """A pull that waits for its page: the document's number, or the entity's id."""
-    n: int | None
-    id: Any
-
-
-class _Ordered:
-    """A value in the order of order-by: None first, then by value; values of different types cannot be compared."""
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __lt__(self, other: _Ordered) -> bool:
-        return _compare(self.value, other.value) < 0
-
-
-def _compare(one: Any, other: Any) -> int:
-    if one is None or other is None:
-        return (one is not None) - (other is not None)
-    if type(one) is not type(other) and not (type(one) in (int, float) and type(other) in (int, float)):
-        raise QueryError(f"{_short(one)} and {_short(other)} are of different types and have no order.")
+@contextlib.contextmanager
+def _blaming(call: _Call, is_ours: bool = True) -> Iterator[None]:
+    """What a function of ours raises in the block becomes a QueryError that names the call; other people's errors stay theirs."""
     try:
-        return (one > other) - (one < other)
-    except TypeError:
-        raise QueryError(f"{_short(one)} and {_short(other)} have no order.") from None
+        yield
+    except QueryError as error:
+        raise QueryError(f"{_spelled(call)}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, re.error) as error:
+        if not is_ours or isinstance(error, StoreError):
+            raise
+        raise QueryError(f"{_spelled(call)} cannot be computed: {error}.") from error
 
 
-def _cell_order(cell: int) -> tuple:
-    return (0, cell, "") if type(cell) is int else (1, 0, cell) if type(cell) is str else (2, 0, cell)
+def _named(function: Callable, call: _Call) -> Callable:
+    """A function of ours, whose errors name the call."""
+    def named(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            with _blaming(call):
+                raise error
+    return named
+
+
+def _spelled(term: Any) -> str:
+    """A call as it was written."""
+    if type(term) is _Call:
+        return f"({', '.join(_spelled(part) for part in (term.head, *term.args))})"
+    return _short(term.value if type(term) is _Const else term)
+
+
+# From rows to answers
+
+
+class _Answers:
+    """What SQL's rows become: values, groups, an order, a page, pulls, and the shape that find asks for."""
+    __slots__ = "run", "parsed", "plan", "late_places"
+
+    def __init__(self, run: _Run):
+        self.run, self.parsed, self.plan = run, run.parsed, run.plan
+        self.late_places = {read.v: place for place, read in enumerate(run.plan.late)}
+
+    def whole(self, rows: Any) -> list:
+        """All answers, each once unless the query asks for a page."""
+        plan, parsed = self.plan, self.parsed
+        if plan.repeats:
+            rows = list(dict.fromkeys(rows))
+        if plan.direct is not None and plan.direct.is_whole:
+            return rows[parsed.offset:] if parsed.offset else rows
+        columns = _Groups(self).columns(rows) if plan.is_grouped else self._selected(rows)
+        if parsed.is_page:
+            columns = self._page(columns)
+        elif plan.direct is None or plan.late and plan.direct.late_repeats or self.run.cells.is_private:
+            columns = _as_columns(_unique_rows(columns), columns)
+        columns = self._pulled(columns)
+        if self._may_repeat(columns):
+            columns = _as_columns(_unique_rows(columns), columns)
+        return self._shaped(columns)
+
+    def streamed(self, run: _Run) -> Iterator[Any]:
+        """The answers as they are found, as far as the query allows that."""
+        if self.plan.is_grouped or self.parsed.order and not self.plan.is_ordered:
+            yield from self.whole(run.rows())
+            return
+        skip, left = self.parsed.offset, self.parsed.limit
+        for batch in _batches(run.found(), 1):
+            columns = self._columns(*self._with_late(batch))
+            found = len(columns[0])
+            if skip or left is not None:
+                columns = [column[skip:None if left is None else skip + left] for column in columns]
+                skip, left = max(0, skip - found), None if left is None else left - len(columns[0])
+            yield from self._shaped(self._pulled(columns))
+            if left == 0:
+                return
+            run.look_at_clock()
+
+    def _selected(self, rows: Any) -> list[list]:
+        """A column for each element of find; of a pull the numbers of its documents, or ids. No more than the page needs."""
+        is_enough = self.run.wanted() if self.plan.is_ordered or not self.parsed.order else None
+        columns: list[list] = [[] for _ in self.parsed.find]
+        for batch in _batches(rows):
+            part = self._columns(*self._with_late(batch))
+            if columns[0]:
+                for column, more in zip(columns, part):
+                    column += more
+            else:
+                columns = part
+            if is_enough is not None and len(columns[0]) >= is_enough:
+                break
+            self.run.look_at_clock()
+        return columns
+
+    def _columns(self, rows: list[tuple], late: list[list]) -> list[list]:
+        return [self.column(find, rows, late) for find in self.parsed.find]
+
+    def column(self, find: _Find, rows: list[tuple], late: list[list]) -> list:
+        if find.kind == "pull" and (place := self.plan.row.numbers.get(find.term)) is not None:
+            return [row[place] for row in rows]
+        if find.kind in ("var", "pull"):
+            return self.values(find.term, rows, late)
+        return self.evaluated(find.term, rows, late)
+
+    def values(self, var: str, rows: list[tuple], late: list[list]) -> list:
+        """The values of a variable, to be handed out."""
+        place = self.plan.row.columns.get(var)
+        if place is None:
+            column = late[self.late_places[var]]
+            return column[:] if _IMMUTABLE.issuperset(map(type, column)) else list(map(_copied, column))
+        cells = [row[place] for row in rows]
+        return cells if place in self.plan.row.values else self.run.cells.values(cells)
+
+    def keys(self, var: str, rows: list[tuple], late: list[list]) -> list:
+        """What tells the values of a variable apart, without decoding them where cells do."""
+        place = self.plan.row.columns.get(var)
+        if place is None:
+            return list(map(_key_of, late[self.late_places[var]]))
+        return self.run.cells.keys([row[place] for row in rows])
+
+    def evaluated(self, term: Any, rows: list[tuple], late: list[list]) -> list:
+        """An expression of each row."""
+        vars = tuple(dict.fromkeys(part for part in _parts(term) if _is_var(part)))
+        get = self.run.calls.getter(term, vars)
+        if not vars:
+            return [get(()) for _ in rows]
+        return [get(values) for values in zip(*[self.values(var, rows, late) for var in vars])]
+
+    # Values that the documents bring
+
+    def _with_late(self, rows: list[tuple]) -> tuple[list[tuple], list[list]]:
+        """The rows with columns of late values: a row whose document has none goes, several values make several rows."""
+        late: list[list] = []
+        documents: dict[int, list] = {}
+        for read in self.plan.late:
+            if read.place not in documents:
+                documents[read.place] = self._documents_at(read, rows, late)
+            try:
+                column = [document[read.a] for document in documents[read.place]]
+                is_flat = _IMMUTABLE.issuperset(map(type, column))
+            except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
+                is_flat = False
+            if not is_flat:
+                kept, column = _spread(documents[read.place], read.a)
+                rows = [rows[i] for i in kept]
+                late = [[other[i] for i in kept] for other in late]
+                documents = {place: [several[i] for i in kept] for place, several in documents.items()}
+            late.append(column)
+        return rows, late
+
+    def _documents_at(self, read: _Read, rows: list[tuple], late: list[list]) -> list:
+        """The documents of a column's entities, as the cache has them; None where there is none."""
+        db, reader, width = self.run.db, self.run.reader, self.plan.row.width
+        entities = [row[read.place] for row in rows] if read.place < width else late[read.place - width]
+        return db._contents(entities, reader) if read.is_number else db._documents(entities, reader, self.run.mode)
+
+    # Pages and shapes
+
+    def _page(self, columns: list[list]) -> list[list]:
+        parsed, wanted = self.parsed, self.run.wanted()
+        if parsed.order and not self.plan.is_ordered:
+            places = self._in_order(columns)[parsed.offset:wanted]
+            return [[column[place] for place in places] for column in columns]
+        if parsed.offset or wanted is not None and len(columns[0]) > wanted:
+            return [column[parsed.offset:wanted] for column in columns]
+        return columns
+
+    def _in_order(self, columns: list[list]) -> list[int]:
+        """The places of the rows in the order that the query asks for; rows that are equal there stay as they came."""
+        places = list(range(len(columns[0])))
+        for target, is_descending in reversed(self.parsed.order):
+            if type(target) is str:
+                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
+            places.sort(key=_sort_keys(columns[target]).__getitem__, reverse=is_descending)
+        return places
+
+    def _pulled(self, columns: list[list]) -> list[list]:
+        """The pulls of a page, level by level for many rows at once."""
+        for place, find in enumerate(self.parsed.find):
+            if find.kind == "pull":
+                pull = self._pull_found if find.term in self.plan.row.numbers else self._puller().pull_ids
+                columns[place] = [document for part in _batches(columns[place]) for document in pull(find.pattern, part)]
+        return columns
+
+    def _pull_found(self, pattern: tuple, numbers: list[int]) -> list:
+        documents = self.run.db._contents(numbers, self.run.reader)
+        return list(map(_copied, documents)) if pattern is _EVERYTHING else self._puller().pull_documents(pattern, documents)
+
+    def _puller(self) -> _Puller:
+        return _Puller(self.run.db, self.run.reader, self.run.mode, self.run.look_at_clock)
+
+    def _may_repeat(self, columns: list[list]) -> bool:
+        """Whether answers that should differ may be equal, since of different entities the same was pulled."""
+        return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
+                                               for find, column in zip(self.parsed.find, columns))
+
+    def _shaped(self, columns: list[list]) -> list:
+        if self.parsed.names:
+            return [dict(zip(self.parsed.names, row)) for row in zip(*columns)]
+        return columns[0] if self.parsed.is_bare else list(zip(*columns))
+
+
+def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
+    """Rows in lists of at most BATCH_ROWS; the first may be short, for whoever waits for it."""
+    if type(rows) is list and len(rows) <= first:
+        yield rows
+        return
+    rows, size = iter(rows), first
+    while batch := list(itertools.islice(rows, size)):
+        yield batch
+        size = min(2 * size, BATCH_ROWS)
+
+
+def _spread(documents: list, a: str) -> tuple[list[int], list]:
+    """The values that documents have of an attribute, each with its document's place."""
+    kept, column = [], []
+    for place, document in enumerate(documents):
+        if document is not None and a in document:
+            value = document[a]
+            several = _distinct(value) if type(value) in _SEVERAL else (value,)
+            kept += [place] * len(several)
+            column += several
+    return kept, column
+
+
+def _as_columns(rows: list[tuple], names: Iterable) -> list[list]:
+    """The columns of some rows, one for each name even if there is no row."""
+    return [list(column) for column in zip(*rows)] or [[] for _ in names]
+
+
+def _unique_rows(columns: list[list]) -> list[tuple]:
+    """The rows of some columns, each once. Where a column has one type, Python's equality is the store's."""
+    if all(len(kinds) < 2 and _IMMUTABLE >= kinds for kinds in (set(map(type, column)) for column in columns)):
+        return list(dict.fromkeys(zip(*columns)))
+    found: dict = {}
+    for row in zip(*columns):
+        found.setdefault(tuple(map(_key_of, row)), row)
+    return list(found.values())
 
 
 def _key_of(value: Any) -> Any:
     """Something hashable that is equal exactly when the values are, and of one type."""
     kind = type(value)
-    if kind is _ToPull:
-        return value.n if value.n is not None else (kind, _key_of(value.id))
     if kind in _IMMUTABLE:
         return kind, value
     try:
@@ -5437,25 +5809,181 @@ def _key_of(value: Any) -> Any:
         return kind, id(value)
 
 
-def _unique(rows: Any) -> list:
-    found: dict = {}
-    for row in rows:
-        kinds = tuple(map(type, row))
-        key = (kinds, row) if _IMMUTABLE.issuperset(kinds) else tuple(map(_key_of, row))
-        found.setdefault(key, row)
-    return list(found.values())
-
-
-def _unique_rows(columns: list) -> list:
-    """The rows of some columns, each once. Where a column has one type, Python's equality is the store's."""
-    if all(len(kinds) < 2 and _IMMUTABLE >= kinds for kinds in (set(map(type, column)) for column in columns)):
-        return list(dict.fromkeys(zip(*columns)))
-    return _unique(zip(*columns))
-
-
 def _distinct(values: Any) -> list:
     """The values of a collection, each once."""
     return list({_key_of(value): value for value in values}.values())
+
+
+# Groups
+
+
+class _Groups:
+    """Groups the bag of all bindings by the variables that stand outside aggregates, and keeps of it what these need."""
+
+    def __init__(self, answers: _Answers):
+        self._answers, self._run, self._finds = answers, answers.run, answers.parsed.find
+        self._outside = list(dict.fromkeys(var for find in self._finds for var in _outside(find)))
+        terms = [part for find in self._finds if find.kind not in ("var", "pull") for part in _parts(find.term)]
+        self._aggregates = {id(term): _Aggregate(term, answers) for term in terms if _is_aggregate(term)}
+        self._first_rows: dict[Any, tuple] = {}      # of each group: the row and its late values
+
+    def columns(self, rows: Iterable[tuple]) -> list[list]:
+        """One row a group, as columns of find."""
+        for batch in _batches(rows):
+            batch, late = self._answers._with_late(batch)
+            keys = self._keys(batch, late)
+            for place, key in enumerate(keys):
+                if key not in self._first_rows:
+                    self._first_rows[key] = batch[place], [column[place] for column in late]
+            for aggregate in self._aggregates.values():
+                aggregate.add(keys, batch, late)
+            self._run.look_at_clock()
+        first_rows = [row for row, _ in self._first_rows.values()]
+        late = _as_columns([tuple(late) for _, late in self._first_rows.values()], self._answers.late_places)
+        return [self._column(find, first_rows, late) for find in self._finds]
+
+    def _keys(self, rows: list[tuple], late: list[list]) -> list:
+        """The group of each row."""
+        columns = [self._answers.keys(var, rows, late) for var in self._outside]
+        return columns[0] if len(columns) == 1 else list(zip(*columns)) or [()] * len(rows)
+
+    def _column(self, find: _Find, rows: list[tuple], late: list[list]) -> list:
+        if find.kind in ("var", "pull"):
+            return self._answers.column(find, rows, late)
+        vars = tuple(dict.fromkeys(_outside(find)))
+        inside = [term for term in _parts(find.term) if id(term) in self._aggregates]
+        get = self._run.calls.getter(find.term, vars, {id(term): len(vars) + i for i, term in enumerate(inside)})
+        columns = [self._answers.values(var, rows, late) for var in vars]
+        columns += [self._aggregates[id(term)].results(self._first_rows, rows, late) for term in inside]
+        return [get(values) for values in zip(*columns)] if columns else [get(()) for _ in rows]
+
+
+class _Aggregate:
+    """One aggregate over all groups. Those of `_RUNNING` keep a value a group, the others all values."""
+
+    def __init__(self, term: _Call, answers: _Answers):
+        self._term, self._answers = term, answers
+        head, args = (term.args[0], term.args[1:]) if term.head == "aggregate" else (term.head, term.args)
+        self._extra, self._arg = args[:-1], args[-1]
+        running = _RUNNING.get(head) if type(head) is str and not self._extra else None
+        self._function = None if running else answers.run.calls.aggregate(head)
+        self._is_ours = running is not None or type(head) is str and self._function is AGGREGATES.get(head)
+        self._kept: Any = running() if running else _AllValues()
+
+    def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
+        column = self._column(rows, late)
+        with _blaming(self._term, self._is_ours):
+            self._kept.add(keys, column)
+
+    def _column(self, rows: list[tuple], late: list[list]) -> list:
+        """What is aggregated: only what tells it apart, where that is enough."""
+        is_var = _is_var(self._arg)
+        if self._kept.needs_values:
+            return self._answers.values(self._arg, rows, late) if is_var else self._answers.evaluated(self._arg, rows, late)
+        if is_var:
+            return self._answers.keys(self._arg, rows, late)
+        return list(map(_key_of, self._answers.evaluated(self._arg, rows, late)))
+
+    def results(self, groups: Iterable, rows: list[tuple], late: list[list]) -> list:
+        """The result of each group; `rows` has the first row of each, for other arguments."""
+        if self._function is None:
+            return [self._kept.result(key) for key in groups]
+        extra = [self._answers.evaluated(arg, rows, late) for arg in self._extra]
+        others = zip(*extra) if extra else itertools.repeat(())
+        with _blaming(self._term, self._is_ours):
+            return [self._function(*given, self._kept.result(key)) for key, given in zip(groups, others)]
+
+
+class _Count:
+    needs_values = False
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter = collections.Counter()
+
+    def add(self, keys: list, column: list) -> None:
+        self._counts.update(keys)
+
+    def result(self, key: Any) -> int:
+        return self._counts[key]
+
+
+class _CountDistinct:
+    needs_values = False
+
+    def __init__(self) -> None:
+        self._seen: collections.defaultdict = collections.defaultdict(set)
+
+    def add(self, keys: list, column: list) -> None:
+        for key, value in zip(keys, column):
+            self._seen[key].add(value)
+
+    def result(self, key: Any) -> int:
+        return len(self._seen[key])
+
+
+class _Sum:
+    needs_values = True
+
+    def __init__(self) -> None:
+        self._totals: dict = {}
+
+    def add(self, keys: list, column: list) -> None:
+        totals = self._totals
+        for key, value in zip(keys, column):
+            totals[key] = totals.get(key, 0) + value
+
+    def result(self, key: Any) -> Any:
+        return self._totals[key]
+
+
+class _Average(_Sum):
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = _Count()
+
+    def add(self, keys: list, column: list) -> None:
+        super().add(keys, column)
+        self._count.add(keys, column)
+
+    def result(self, key: Any) -> Any:
+        return _ratio(self._totals[key], self._count.result(key))
+
+
+class _Least:
+    needs_values, sign = True, -1
+
+    def __init__(self) -> None:
+        self._best: dict = {}
+
+    def add(self, keys: list, column: list) -> None:
+        best, sign = self._best, self.sign
+        for key, value in zip(keys, column):
+            if key not in best or _compare(value, best[key]) == sign:
+                best[key] = value
+
+    def result(self, key: Any) -> Any:
+        return self._best[key]
+
+
+class _Most(_Least):
+    sign = 1
+
+
+class _AllValues:
+    needs_values = True
+
+    def __init__(self) -> None:
+        self._values: collections.defaultdict = collections.defaultdict(list)
+
+    def add(self, keys: list, column: list) -> None:
+        for key, value in zip(keys, column):
+            self._values[key].append(value)
+
+    def result(self, key: Any) -> list:
+        return self._values[key]
+
+
+_RUNNING = {"count": _Count, "count-distinct": _CountDistinct, "sum": _Sum, "avg": _Average, "min": _Least, "max": _Most}
 
 
 def _outside(find: _Find) -> list:
@@ -5476,69 +6004,48 @@ def _outside(find: _Find) -> list:
     return found
 
 
-def _finished(rows: Any, parsed: _Parsed) -> list:
-    """The rows in the shape that the query asks for."""
-    if parsed.names:
-        return [dict(zip(parsed.names, row)) for row in rows]
-    return [row[0] for row in rows] if parsed.is_bare else rows
+# The order of values
 
 
-@contextlib.contextmanager
-def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
-    """Rows as SQLite finds them, in one read transaction, until the block ends or the query's time is over."""
-    file = db._file
-    reader = db._reader or file.borrow()
-    in_transaction = db._reader is None
+class _Ordered:
+    """A value in the order of order-by: None first, then by value; values of different types cannot be compared."""
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __lt__(self, other: _Ordered) -> bool:
+        return _compare(self.value, other.value) < 0
+
+
+_NUMBERS = frozenset((int, float, decimal.Decimal))      # they compare as numbers, whichever they are
+_ORDERLY = frozenset((bool, str, bytes, dt.datetime, dt.date, dt.time, dt.timedelta))
+
+
+def _sort_keys(column: list) -> list:
+    """What sorts as the values do: they themselves, where all are of a type that Python orders as we do."""
+    kinds = set(map(type, column))
+    if kinds <= _NUMBERS or len(kinds) == 1 and kinds <= _ORDERLY:
+        return column
+    return [value.int for value in column] if kinds == {uuid.UUID} else list(map(_Ordered, column))
+
+
+def _compare(one: Any, other: Any) -> int:
+    if one is None or other is None:
+        return (one is not None) - (other is not None)
+    if type(one) is not type(other) and not (type(one) in _NUMBERS and type(other) in _NUMBERS):
+        raise QueryError(f"{_short(one)} and {_short(other)} are of different types and have no order.")
     try:
-        if in_transaction:
-            reader.execute("begin")
-            reader.execute("select 1 from log where tx_id = 0").fetchone()
-        mode = _NOW if db._reader else _AS_OF if db._vt >= db._point.time else _BEFORE
-        run = _Run(db, reader, mode, parsed, args)
-        try:
-            makers = [run._maker(find) for find in parsed.find]
-            rows = (run._pulled([row])[0] for row in run._made(run.start(), makers))
-            yield _shaped(rows, parsed)
-        finally:
-            run.clean()
-    finally:
-        if in_transaction:
-            reader.execute("rollback")
-            file.give_back(reader)
-
-
-def _shaped(rows: Any, parsed: _Parsed) -> Iterator:
-    for row in rows:
-        yield from _finished([row], parsed)
-
-
-def _explained(db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple) -> str:
-    run = _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins))
-    lines = ["clauses in their order:", *(f"  {_short(note)}" for note in run.plan.notes)]
-    lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in run.plan.late)] if run.plan.late else []
-    statements = [*_statements(run.plan.before, set()), *(run.plan.arms or (run.plan.main,))]
-    for statement in statements:
-        lines += ["SQL:", f"  {statement.sql}"]
-        if not run.plan.tables:
-            plan = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest)
-            lines += ["SQLite's plan:", *(f"  {row[3]}" for row in plan)]
-    return "\n".join(lines)
-
-
-def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
-    """All the statements that fill rules' tables, each filling once."""
-    for part in parts:
-        if isinstance(part, _Statement):
-            yield part
-        elif part not in told:
-            told.add(part)
-            yield from _statements((*part.first, *part.rounds), told)
+        return (one > other) - (one < other)
+    except TypeError:
+        raise QueryError(f"{_short(one)} and {_short(other)} have no order.") from None
 
 
 # ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────
 #
-# The names that a query may use: those of Clojure that XTDB's users know, for Python's values. Anything else is a callable in the
-# query itself, or was given to `open`.
+# The names that a query may use: those of Clojure that XTDB's users know, for Python's values. Anything else is a
+# callable in the query itself, or was given to `open`. Equality and order are those of values, but for numbers: whole
+# ones and floats compare as numbers.
 
 
 def _is_true(value: Any) -> bool:
@@ -5563,31 +6070,27 @@ def _is_aggregate(term: Any) -> bool:
     return term.head in AGGREGATES and len(term.args) in (1, 2) or term.head == "aggregate" and len(term.args) >= 2
 
 
-def _sort_key(value: int) -> _Ordered:
-    return _Ordered(value)
-
-
 def _smallest(*args: Any) -> Any:
     values = args[-1]
-    if len(args) == 1:
-        return min(values, key=_sort_key)
-    return sorted(_distinct(values), key=_sort_key)[:args[0]]
+    return min(values, key=_Ordered) if len(args) == 1 else sorted(_distinct(values), key=_Ordered)[:args[0]]
 
 
 def _largest(*args: Any) -> Any:
     values = args[-1]
     if len(args) == 1:
-        return max(values, key=_sort_key)
-    return sorted(sorted(_distinct(values), key=_sort_key, reverse=True)[:args[0]], key=_sort_key)
+        return max(values, key=_Ordered)
+    return sorted(sorted(_distinct(values), key=_Ordered, reverse=True)[:args[0]], key=_Ordered)
 
 
 def _ratio(total: Any, count: int) -> Any:
     """An integer if it is exact, else a float."""
+    if count == 0:
+        raise ZeroDivisionError("division by zero")
     return total // count if type(total) is int and total % count == 0 else total / count
 
 
-def _median(values: Any) -> Any:
-    ordered = sorted(values, key=_sort_key)
+def _median(values: list) -> Any:
+    ordered = sorted(values, key=_Ordered)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
 
@@ -5604,12 +6107,13 @@ def _sample(*args: Any) -> list:
 AGGREGATES: dict[str, Callable] = {
     "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)), "min": _smallest, "max": _largest,
     "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
-    "variance": lambda values: float(statistics.pvariance(values)), "stddev": lambda values: float(statistics.pstdev(values)),
+    "variance": lambda values: float(statistics.pvariance(values)),
+    "stddev": lambda values: float(statistics.pstdev(values)),
     "distinct": lambda values: _as_set(_distinct(values)), "rand": _rand, "sample": _sample,
 }
 
 
-def _as_set(values: Any) -> Any:
+def _as_set(values: list) -> Any:
     """A set, or a list where Python cannot have a set of these."""
     try:
         return set(values)
@@ -5618,7 +6122,12 @@ def _as_set(values: Any) -> Any:
 
 
 def _same(*values: Any) -> bool:
-    return len({_key_of(value) for value in values}) == 1
+    """Whether all are equal: numbers as numbers, other values only to those of their type."""
+    return len({("number", value) if type(value) in _NUMBERS else _key_of(value) for value in values}) == 1
+
+
+def _different(*values: Any) -> bool:
+    return not _same(*values)
 
 
 def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
@@ -5628,14 +6137,12 @@ def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
 
 
 def _comparable(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one is not None or type(one) in (int, float) and type(other) in (int, float)
+    return type(one) is type(other) and one is not None or type(one) in _NUMBERS and type(other) in _NUMBERS
 
 
 def _divided(*numbers: Any) -> Any:
     first, *rest = numbers if len(numbers) > 1 else (1, *numbers)
-    for number in rest:
-        first = _ratio(first, number)
-    return first
+    return functools.reduce(_ratio, rest, first)
 
 
 def _quotient(one: Any, other: Any) -> Any:
@@ -5643,7 +6150,7 @@ def _quotient(one: Any, other: Any) -> Any:
     return quotient if (one < 0) == (other < 0) else -quotient
 
 
-def _nth(values: Any, place: Any, *default: Any) -> Any:
+def _nth(values: Any, place: int, *default: Any) -> Any:
     return values[place] if 0 <= place < len(values) else default[0] if default else None
 
 
@@ -5656,7 +6163,9 @@ def _get(collection: Any, key: Any, default: Any = None) -> Any:
 
 
 def _contains(collection: Any, key: Any) -> bool:
-    return 0 <= key < len(collection) if isinstance(collection, (list, tuple)) and type(key) is int else key in (collection or ())
+    if isinstance(collection, (list, tuple)) and type(key) is int:
+        return 0 <= key < len(collection)
+    return key in (collection or ())
 
 
 def _text(*values: Any) -> str:
@@ -5664,11 +6173,20 @@ def _text(*values: Any) -> str:
                    str(value).lower() if type(value) is bool else str(value) for value in values)
 
 
+def _join(*args: Any) -> str:
+    separator, parts = args if len(args) == 2 else ("", *args)
+    return separator.join(map(_text, parts))
+
+
+def _replace(text: str, old: Any, new: str) -> str:
+    return re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new)
+
+
 def _re_result(found: Any) -> Any:
     return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
 
 
-def _re_seq(pattern: Any, text: Any) -> list:
+def _re_seq(pattern: Any, text: str) -> list:
     return [_re_result(found) for found in re.finditer(pattern, text)]
 
 
@@ -5677,46 +6195,80 @@ def _get_else(db: Db, e: Any, a: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _get_some(db: Db, e: Any, *attributes: Any) -> Any:
+def _get_some(db: Db, e: Any, *attributes: str) -> list | None:
     document = db.entity(e) or {}
     return next(([a, document[a]] for a in attributes if a in document), None)
 
 
-def _plus_minus(numbers: tuple) -> Any:
-    return -numbers[0] if len(numbers) == 1 else functools.reduce(lambda one, other: one - other, numbers)
+def _minus(*numbers: Any) -> Any:
+    return -numbers[0] if len(numbers) == 1 else functools.reduce(operator.sub, numbers)
 
 
-FUNCTIONS: dict[str, Callable] = {
-    "+": lambda *n: sum(n), "-": lambda *n: _plus_minus(n), "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
-    "rem": lambda one, other: one - other * _quotient(one, other), "mod": lambda one, other: one % other,
-    "inc": lambda n: n + 1, "dec": lambda n: n - 1, "abs": abs, "max": lambda *n: max(n, key=_sort_key), "min": lambda *n: min(n, key=_sort_key),
-    "=": _same, "==": _same, "not=": lambda *v: not _same(*v), "!=": lambda *v: not _same(*v), "identical?": _same, "-differ?": lambda *v: not _same(*v),
-    "<": _in_order(lambda c: c < 0), "<=": _in_order(lambda c: c <= 0), ">": _in_order(lambda c: c > 0), ">=": _in_order(lambda c: c >= 0),
-    "compare": _compare, "not": lambda v: not _is_true(v), "and": lambda *v: next((x for x in v if not _is_true(x)), v[-1] if v else True),
-    "or": lambda *v: next((x for x in v if _is_true(x)), v[-1] if v else None), "if": lambda test, then, other=None: then if _is_true(test) else other,
-    "nil?": lambda v: v is None, "some?": lambda v: v is not None, "true?": lambda v: v is True, "false?": lambda v: v is False, "boolean": _is_true,
-    "any?": lambda v: True,
-    "zero?": lambda n: n == 0, "pos?": lambda n: n > 0, "neg?": lambda n: n < 0, "even?": lambda n: n % 2 == 0, "odd?": lambda n: n % 2 == 1,
-    "number?": lambda v: type(v) in (int, float), "integer?": lambda v: type(v) is int, "int?": lambda v: type(v) is int,
-    "float?": lambda v: type(v) is float, "double?": lambda v: type(v) is float, "string?": lambda v: type(v) is str, "boolean?": lambda v: type(v) is bool,
-    "uuid?": lambda v: type(v) is uuid.UUID, "inst?": lambda v: type(v) in (dt.datetime, dt.date), "map?": lambda v: type(v) is dict,
-    "set?": lambda v: type(v) in (set, frozenset), "vector?": lambda v: type(v) in (list, tuple), "coll?": lambda v: type(v) in (list, tuple, dict, set, frozenset),
+def _and(*values: Any) -> Any:
+    return next((value for value in values if not _is_true(value)), values[-1] if values else True)
+
+
+def _or(*values: Any) -> Any:
+    return next((value for value in values if _is_true(value)), values[-1] if values else None)
+
+
+def _is_a(*types: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in types
+
+
+_ARITHMETIC: dict[str, Callable] = {
+    "+": lambda *n: sum(n), "-": _minus, "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
+    "rem": lambda one, other: one - other * _quotient(one, other), "mod": operator.mod, "abs": abs,
+    "inc": lambda n: n + 1, "dec": lambda n: n - 1, "range": lambda *n: list(range(*n)),
+    "max": lambda *n: max(n, key=_Ordered), "min": lambda *n: min(n, key=_Ordered), "rand-int": random.randrange,
+    "zero?": lambda n: n == 0, "pos?": lambda n: n > 0, "neg?": lambda n: n < 0,
+    "even?": lambda n: n % 2 == 0, "odd?": lambda n: n % 2 == 1,
+    "double": float, "float": float, "long": int, "int": int,
+}
+
+_COMPARISONS: dict[str, Callable] = {
+    "=": _same, "==": _same, "not=": _different, "!=": _different, "-differ?": _different,
+    "identical?": lambda *values: len(set(map(_key_of, values))) == 1, "compare": _compare,
+    "<": _in_order(lambda c: c < 0), "<=": _in_order(lambda c: c <= 0),
+    ">": _in_order(lambda c: c > 0), ">=": _in_order(lambda c: c >= 0),
+}
+
+_LOGIC: dict[str, Callable] = {
+    "not": lambda v: not _is_true(v), "and": _and, "or": _or, "boolean": _is_true, "any?": lambda v: True,
+    "if": lambda test, then, other=None: then if _is_true(test) else other,
+    "nil?": lambda v: v is None, "some?": lambda v: v is not None, "true?": lambda v: v is True, "false?": lambda v: v is False,
+    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int), "float?": _is_a(float), "double?": _is_a(float),
+    "string?": _is_a(str), "boolean?": _is_a(bool), "uuid?": _is_a(uuid.UUID), "inst?": _is_a(dt.datetime, dt.date),
+    "map?": _is_a(dict), "set?": _is_a(set, frozenset), "vector?": _is_a(list, tuple),
+    "coll?": _is_a(list, tuple, dict, set, frozenset),
     "identity": lambda v: v, "ground": lambda v: v, "constantly": lambda v: lambda *_: v,
-    "double": float, "float": float, "long": int, "int": int, "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
-    "starts-with?": str.startswith, "ends-with?": str.endswith, "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(),
-    "trim": str.strip, "join": lambda *a: a[0].join(map(_text, a[1])) if len(a) == 2 else "".join(map(_text, a[0])),
-    "split": lambda text, pattern: re.split(pattern, text), "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),
-    "re-pattern": re.compile, "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
+}
+
+_TEXTS: dict[str, Callable] = {
+    "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper,
+    "capitalize": str.capitalize, "starts-with?": str.startswith, "ends-with?": str.endswith,
+    "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(), "trim": str.strip,
+    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace, "re-pattern": re.compile,
+    "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
     "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)), "re-seq": _re_seq,
-    "count": lambda v: 0 if v is None else len(v), "empty?": lambda v: not v, "not-empty": lambda v: v or None, "first": lambda v: next(iter(v), None) if v else None,
-    "second": lambda v: _nth(list(v), 1), "last": lambda v: list(v)[-1] if v else None, "rest": lambda v: list(v)[1:], "nth": _nth, "get": _get,
-    "contains?": _contains, "vector": lambda *v: list(v), "list": lambda *v: list(v), "tuple": lambda *v: tuple(v), "untuple": lambda v: v, "vec": list, "set": lambda v: set(v),
-    "hash-set": lambda *v: set(v), "hash-map": lambda *v: dict(zip(v[::2], v[1::2])), "keys": lambda v: list(v), "vals": lambda v: list(v.values()),
-    "range": lambda *n: list(range(*n)), "concat": lambda *v: [item for part in v for item in part], "conj": lambda v, *items: [*v, *items] if type(v) is list else {*v, *items},
-    "sort": lambda v: sorted(v, key=_sort_key), "reverse": lambda v: list(v)[::-1], "distinct": _distinct, "rand-int": lambda n: random.randrange(n),
-    "merge": lambda *v: functools.reduce(lambda one, other: one | (other or {}), v, {}), "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
+}
+
+_COLLECTIONS: dict[str, Callable] = {
+    "count": lambda v: 0 if v is None else len(v), "empty?": lambda v: not v, "not-empty": lambda v: v or None,
+    "first": lambda v: next(iter(v), None) if v else None, "second": lambda v: _nth(list(v), 1),
+    "last": lambda v: list(v)[-1] if v else None, "rest": lambda v: list(v)[1:], "nth": _nth, "get": _get,
+    "contains?": _contains, "vector": lambda *v: list(v), "list": lambda *v: list(v), "tuple": lambda *v: tuple(v),
+    "untuple": lambda v: v, "vec": list, "set": set, "hash-set": lambda *v: set(v),
+    "hash-map": lambda *v: dict(zip(v[::2], v[1::2])), "keys": list, "vals": lambda v: list(v.values()),
+    "concat": lambda *v: [item for part in v for item in part],
+    "conj": lambda v, *items: [*v, *items] if type(v) is list else {*v, *items},
+    "sort": lambda v: sorted(v, key=_Ordered), "reverse": lambda v: list(v)[::-1], "distinct": _distinct,
+    "merge": lambda *v: functools.reduce(lambda one, other: one | (other or {}), v, {}),
+    "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
     "get-else": _get_else, "get-some": _get_some, "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
 }
+
+FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _COMPARISONS | _LOGIC | _TEXTS | _COLLECTIONS
 
 _SNAPSHOT: dict[str, Callable] = {
     "get-start-valid-time": lambda db, e: db._valid_span(e)[0],
@@ -5726,7 +6278,14 @@ _SNAPSHOT: dict[str, Callable] = {
 
 # ── Pull ─────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# Data in a described shape, fetched level by level: one statement finds all the entities of a level, whoever refers to them.
+# Data in a described shape, fetched level by level: one statement finds all the entities of a level, whatever refers to them.
+#
+#     pattern     a list of elements; a tuple stands for a list of one
+#     element     "*" | attribute | (attribute, options) | {reference: below, …} | (reference, options, below)
+#                 | ({reference: below}, options)
+#     reference   attribute | "space/_attribute" (backwards); in a dict also (reference, options)
+#     below       pattern | ... (this pattern again) | n (again, n levels deep) | {value: pattern, …} (a union)
+#     options     {"as": key, "default": value, "limit": n, "into": collection, "cardinality": "one"}, each optional
 
 
 class _Pull(NamedTuple):
@@ -5739,7 +6298,7 @@ class _Pull(NamedTuple):
     limit: int | None = None
     into: Any = None
     is_one: bool = False
-    union: Any = None
+    union: dict | None = None
     recurs: bool = False              # here or below; then what was passed on the way matters
 
     @property
@@ -5747,64 +6306,63 @@ class _Pull(NamedTuple):
         return self.pattern is not None or self.union is not None
 
 
+_EVERYTHING = (_Pull("*", key="*"),)
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 
-def _parse_pull(pattern: Any) -> tuple:
+def _parse_pull(pattern: Any) -> tuple[_Pull, ...]:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
-    if type(pattern) is tuple:
-        pattern = [pattern]
-    parsed = [part._replace(recurs=_recurs(part)) for element in pattern for part in _parse_pull_element(element)]
-    parsed.sort(key=_is_specific)
+    elements = [pattern] if type(pattern) is tuple else pattern
+    parsed = [part._replace(recurs=_recurs(part)) for element in elements for part in _parse_pull_element(element)]
+    parsed.sort(key=lambda element: element.a != "*")         # joins and renames override what "*" brings, wherever it stands
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
-def _is_specific(element: _Pull) -> bool:
-    """Joins and renames override what "*" brings, wherever it stands."""
-    return element.a != "*"
-
-
 def _recurs(element: _Pull) -> bool:
-    below = element.union.values() if element.union is not None else [element.pattern] if type(element.pattern) is tuple else ()
-    return element.pattern is ... or type(element.pattern) is int or any(part.recurs for pattern in below for part in pattern)
+    if element.union is not None:
+        return any(part.recurs for pattern in element.union.values() for part in pattern)
+    if type(element.pattern) is tuple:
+        return any(part.recurs for part in element.pattern)
+    return element.pattern is not None
 
 
-def _parse_pull_element(element: Any) -> list:
+def _parse_pull_element(element: Any) -> list[_Pull]:
     if type(element) is str:
-        return [_Pull(element, _is_reverse(element), key=element)]
+        return [_with_options(element, {})]
     if type(element) is dict:
-        return [_parse_join(name, pattern) for name, pattern in element.items()]
+        return [_parse_join(reference, below) for reference, below in element.items()]
     if type(element) is tuple and 1 <= len(element) <= 3 and type(element[0]) is str:
-        options = element[1] if len(element) > 1 else {}
-        made = _with_options(element[0], options)
-        return [made if len(element) < 3 else made._replace(pattern=_parse_pattern(element[2]))]
+        name, options, *below = element if len(element) > 1 else (*element, {})
+        return [_below(_with_options(name, options), below[0]) if below else _with_options(name, options)]
     if type(element) is tuple and len(element) == 2 and type(element[0]) is dict and len(element[0]) == 1:
         (name, pattern), = element[0].items()
-        return [_with_options(name, element[1])._replace(pattern=_parse_pattern(pattern))]
+        return [_below(_with_options(name, element[1]), pattern)]
     raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", (\"attribute\", {{options}}), "
                      "{\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
-def _parse_join(name: str, pattern: Any) -> _Pull:
-    made = _Pull(name, _is_reverse(name), key=name) if type(name) is str else _with_options(*name) if type(name) is tuple and len(name) == 2 else None
-    if made is None:
-        raise QueryError(f"{_short(name)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
-    if type(pattern) is dict:
-        return made._replace(union={_key_of(key): _parse_pull(part) for key, part in pattern.items()})
-    return made._replace(pattern=_parse_pattern(pattern))
+def _parse_join(reference: Any, below: Any) -> _Pull:
+    name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
+    if type(name) is not str:
+        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
+    return _below(_with_options(name, options), below)
 
 
-def _parse_pattern(pattern: Any) -> Any:
-    if pattern is ... or type(pattern) is int and pattern > 0:
-        return pattern
-    return _parse_pull(pattern)
+def _below(element: _Pull, below: Any) -> _Pull:
+    """The element as a join with what is below it."""
+    if type(below) is dict:
+        return element._replace(union={_key_of(value): _parse_pull(pattern) for value, pattern in below.items()})
+    is_again = below is ... or type(below) is int and below > 0
+    return element._replace(pattern=below if is_again else _parse_pull(below))
 
 
-def _with_options(name: str, options: dict) -> _Pull:
+def _with_options(name: Any, options: Any) -> _Pull:
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
         known = ", ".join(sorted(_PULL_OPTIONS))
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
+    if name.startswith(":"):
+        raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; an attribute is a string: {_short(name[1:])}.")
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
@@ -5822,222 +6380,201 @@ def _forward(name: str) -> str:
     return space + slash + last[1:]
 
 
+def _pulled(reader: _Reader, mode: str, db: Db, pattern: tuple[_Pull, ...], ids: list) -> list:
+    """The pattern applied to entities, within a query's usual time."""
+    deadline, outer = time.monotonic() + TIMEOUT_MS / 1000, reader.deadline
+
+    def look_at_clock() -> None:
+        if time.monotonic() > deadline:
+            raise QueryLimitError(f"The pull took longer than {TIMEOUT_MS:,} ms and was interrupted.")
+        reader.file.check_open()
+    reader.deadline = deadline if outer is None else min(outer, deadline)
+    try:
+        return _Puller(db, reader, mode, look_at_clock).pull_ids(pattern, ids)
+    finally:
+        reader.deadline = outer
+
+
+class _Absent(NamedTuple):
+    """An entity without a document, of which a pattern asks who refers to it."""
+    id: Any
+
+
 class _Puller:
-    """Pulls on one reader. A document is whatever the cache has; only copies leave."""
+    """Pulls on one reader. A document is whatever the cache has; only copies leave.
 
-    def __init__(self, db: Db, reader: _Reader, mode: str):
-        self.db, self.reader, self.mode = db, reader, mode
+    A level is a list of documents, of `_Absent` and of None, and beside it `made`, what becomes of each. `trails` has the
+    keys of the entities that led to each, where a pattern recurs.
+    """
+    __slots__ = "db", "reader", "mode", "look_at_clock"
 
-    def pull_ids(self, pattern: Any, ids: list) -> list:
-        return self.pull_documents(pattern, self.documents(ids))
+    def __init__(self, db: Db, reader: _Reader, mode: str, look_at_clock: Callable[[], None]):
+        self.db, self.reader, self.mode, self.look_at_clock = db, reader, mode, look_at_clock
 
-    def pull_found(self, pattern: Any, found: Any) -> list:
-        """Pulls for the rows of a query: by document number where the query knows it."""
-        known = iter(self.db._contents([one.n for one in found if one.n is not None], self.reader))
-        others = iter(self.documents([one.id for one in found if one.n is None]))
-        return self.pull_documents(pattern, [next(others if one.n is None else known) for one in found])
+    def pull_ids(self, pattern: tuple[_Pull, ...], ids: list) -> list:
+        return self.pull_documents(pattern, self._level(pattern, ids))
 
-    def pull_documents(self, pattern: Any, documents: Any) -> list:
+    def pull_documents(self, pattern: tuple[_Pull, ...], level: list) -> list:
         """The pattern applied to documents as the cache has them."""
         try:
-            return self._pull_all(pattern, documents, None)
+            return self._pull_all(pattern, level, None)
         except RecursionError:
-            raise QueryError("The pull goes deeper than Python can nest what it found, about 150 levels; bound it: {\"attribute\": 100}.") from None
+            raise QueryError("The pull goes deeper than Python can nest what it found, about 150 levels; "
+                             "bound it: {\"attribute\": 100}.") from None
 
-    def _pull_all(self, pattern: Any, documents: Any, trails: Any) -> list:
-        """The pattern applied to many documents (None: no such entity) at once."""
+    def _level(self, pattern: Any, ids: list) -> list:
+        """The documents of some entities; of those without one their ids, where that is enough for the pattern."""
+        level = self.db._documents(ids, self.reader, self.mode)
+        if None in level and type(pattern) is tuple and any(part.is_reverse and part.is_followed for part in pattern):
+            return [_Absent(id) if document is None and type(id) in _ID_TYPES else document
+                    for id, document in zip(ids, level)]
+        return level
+
+    def _pull_all(self, pattern: tuple[_Pull, ...], level: list, trails: list | None) -> list:
+        """The pattern applied to a whole level at once."""
         if pattern is _EVERYTHING:
-            return [_copied(document) for document in documents]
+            return [_copied(document) for document in level]
         if not pattern:
-            return [None] * len(documents)
+            return [None] * len(level)
         first, *others = pattern if pattern[0] == _EVERYTHING[0] else (None, *pattern)
-        made: list[dict | None] = [None if document is None else {} if first is None else _copied(document) for document in documents]
+        is_there = [type(document) is not _Absent for document in level]
+        documents = level if all(is_there) else [one if there else None for one, there in zip(level, is_there)]
+        made: list = [None if one is None else {} if first is None or not there else _copied(one)
+                      for one, there in zip(level, is_there)]
         for element in others:
-            self._pull_element(element, pattern, documents, made, trails)
-        return made
+            if element.is_reverse:
+                if element.is_followed:
+                    self._pull_join(element, pattern, level, made, trails)
+            else:
+                self._pull_element(element, pattern, documents, made, trails)
+        return made if documents is level else [one if there else one or None for one, there in zip(made, is_there)]
 
-    def _pull_element(self, element: _Pull, pattern: Any, documents: Any, made: list, trails: Any) -> None:
+    def _pull_element(self, element: _Pull, pattern: tuple[_Pull, ...], documents: list, made: list, trails: list | None) -> None:
         if element.union is not None:
             self._pull_union(element, documents, made, trails)
         elif element.pattern is not None:
             self._pull_join(element, pattern, documents, made, trails)
-        elif element.a == "*":
-            for document, into in zip(documents, made):
-                if document is not None:
-                    into.update(_copied(document))
-        elif not element.is_reverse:
+        else:
             for document, into in zip(documents, made):
                 if document is not None:
                     self._pull_attribute(element, document, into)
 
-    def _pull_attribute(self, element: _Pull, document: Any, into: dict) -> None:
+    def _pull_attribute(self, element: _Pull, document: dict, into: dict) -> None:
+        if element.a == "*":
+            into.update(_copied(document))
+            return
         if element.key != element.a:
             into.pop(element.a, None)
-        if element.a not in document:
-            if element.default is not None and element.default is not False:
-                into[element.key] = _copied(element.default)
-            return
-        into[element.key] = _poured(_copied(document[element.a]), element)
+        if element.a in document:
+            into[element.key] = _poured(_copied(document[element.a]), element)
+        elif element.default is not None and element.default is not False:
+            into[element.key] = _copied(element.default)
 
-    def _pull_union(self, element: _Pull, documents: Any, made: list, trails: Any) -> None:
+    def _pull_union(self, element: _Pull, documents: list, made: list, trails: list | None) -> None:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
+        self.look_at_clock()
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
                 if (key := _key_of(value)) in element.union:
                     pulled, = self._pull_all(element.union[key], [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
-    def _pull_join(self, element: _Pull, pattern: Any, documents: Any, made: list, trails: Any) -> None:
-        """Follows references of all documents of a level with one statement."""
-        if element.key != element.a:
-            for into in made:
-                if into is not None:
-                    into.pop(element.a, None)
-        if element.is_reverse:
-            found = self._referring(_forward(element.a), documents)
-        else:
-            found = self._referred(element, documents)
-        below, again = self._level_below(element, pattern)
+    def _pull_join(self, element: _Pull, pattern: tuple[_Pull, ...], level: list, made: list, trails: list | None) -> None:
+        """Follows the references of a whole level with one statement."""
+        self.look_at_clock()
+        below, is_again = self._pattern_below(element, pattern)
+        found = self._referring(_forward(element.a), level) if element.is_reverse else self._referred(element, below, level)
         flat = [(place, document) for place, several in enumerate(found) for document in several or ()]
-        paths = self._paths(documents, trails, [place for place, _ in flat]) if element.recurs else None
-        pulled = iter(self._pull_below(below, again, [document for _, document in flat], paths))
-        for place, several in enumerate(found):
+        paths = self._paths(level, trails, [place for place, _ in flat]) if element.recurs else None
+        pulled = iter(self._pull_below(below, is_again, [document for _, document in flat], paths))
+        for document, into, several in zip(level, made, found):
+            if into is None:
+                continue
+            is_asked = element.a in into          # the reference itself, which stays where it leads nowhere
+            if element.key != element.a:
+                into.pop(element.a, None)
             if several is not None:
-                self._set_joined(element, documents[place], made[place], list(itertools.islice(pulled, len(several))))
+                self._set_joined(element, document, into, list(itertools.islice(pulled, len(several))), is_asked)
+
+    def _paths(self, level: list, trails: list | None, places: list[int]) -> list[frozenset]:
+        """For each document below, the keys of the entities that lead to it."""
+        trails = trails or [frozenset()] * len(level)
+        return [trails[place] | {_key(self._id(level[place]))} for place in places]
 
     @staticmethod
-    def _paths(documents: Any, trails: Any, places: list[int]) -> list:
-        """For each document below, the keys of the entities that lead to it."""
-        trails = trails or [frozenset()] * len(documents)
-        return [trails[place] | {_key(documents[place]["xt/id"])} if documents[place] is not None else trails[place] for place in places]
+    def _id(entity: dict | _Absent) -> Any:
+        return entity.id if type(entity) is _Absent else entity["xt/id"]
 
-    def _level_below(self, element: _Pull, pattern: Any) -> tuple[Any, bool]:
+    @staticmethod
+    def _pattern_below(element: _Pull, pattern: tuple[_Pull, ...]) -> tuple[tuple[_Pull, ...], bool]:
         """The pattern of the next level, and whether it is this one again."""
         if element.pattern is ...:
             return pattern, True
         if type(element.pattern) is int:
             left = element.pattern - 1
-            lower = tuple(part._replace(pattern=left) if part == element else part for part in pattern if part != element or left > 0)
-            return lower, True
+            return tuple(part._replace(pattern=left) if part == element else part
+                         for part in pattern if part != element or left > 0), True
         return element.pattern, False
 
-    def _pull_below(self, pattern: Any, again: bool, documents: Any, paths: Any) -> list:
-        if not again:
-            return self._pull_all(pattern, documents, paths) if documents else []
-        seen = [document is not None and _key(document["xt/id"]) in path for document, path in zip(documents, paths)]
-        fresh = [place for place, is_seen in enumerate(seen) if not is_seen]
-        pulled = self._pull_all(pattern, [documents[place] for place in fresh], [paths[place] for place in fresh]) if fresh else []
-        made = [{"xt/id": _copied(document["xt/id"])} if is_seen else None for document, is_seen in zip(documents, seen)]
-        for place, document in zip(fresh, pulled):
-            made[place] = document
+    def _pull_below(self, pattern: tuple[_Pull, ...], is_again: bool, level: list, paths: list | None) -> list:
+        if not is_again:
+            return self._pull_all(pattern, level, paths) if level else []
+        met = [document is not None and _key(self._id(document)) in path for document, path in zip(level, paths)]
+        fresh = [place for place, is_met in enumerate(met) if not is_met]
+        pulled = self._pull_all(pattern, [level[place] for place in fresh], [paths[place] for place in fresh]) if fresh else []
+        made = [{"xt/id": _copied(self._id(document))} if is_met else None for document, is_met in zip(level, met)]
+        for place, one in zip(fresh, pulled):
+            made[place] = one
         return made
 
-    def _set_joined(self, element: _Pull, document: Any, into: dict, pulled: list) -> None:
+    @staticmethod
+    def _set_joined(element: _Pull, document: Any, into: dict, pulled: list, is_asked: bool) -> None:
         if element.is_reverse:
             pulled = [one for one in pulled if one is not None]
             if pulled:
                 into[element.key] = pulled[0] if element.is_one else _poured(pulled, element)
-        elif type(document[element.a]) in _SEVERAL:
+            return
+        value = document[element.a]
+        if is_asked:
+            pulled = [_copied(id) if one is None else one for id, one in zip(_several(value), pulled)]
+        if type(value) in _SEVERAL:
             into[element.key] = _poured(pulled, element)
-        elif pulled[0] is None:
-            into.pop(element.a, None)
-        else:
+        elif pulled[0] is not None:
             into[element.key] = pulled[0]
-        if element.key != element.a and not element.is_reverse:
-            into.pop(element.a, None)
 
-    def _referred(self, element: _Pull, documents: Any) -> list:
-        """For each document the documents that its attribute refers to, None where there is none; None if it lacks it."""
-        lists: list[list | None] = []
-        for document in documents:
-            if document is None or element.a not in document:
-                lists.append(None)
-            else:
-                lists.append(list(_several(document[element.a]))[:element.limit])
-        targets = iter(self.documents([id for several in lists for id in several or ()]))
-        return [None if several is None else [next(targets) for _ in several] for several in lists]
+    def _referred(self, element: _Pull, below: Any, documents: list) -> list:
+        """For each document the entities that its attribute refers to, None where there is none; None if it lacks it."""
+        ids = [None if document is None or element.a not in document else list(_several(document[element.a]))[:element.limit]
+               for document in documents]
+        targets = iter(self._level(below, [id for several in ids for id in several or ()]))
+        return [several and [next(targets) for _ in several] for several in ids]
 
-    def _referring(self, a: str, documents: Any) -> list:
-        """For each document those that refer to it by an attribute."""
-        cells = [None if document is None else self._cell(document["xt/id"]) for document in documents]
-        wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (self._json(cells), _BY_VALUES)
-        parameters = (*self.db._bindings(self.mode), wanted, self.db._file.attribute(a, self.reader))
-        rows = self.reader.execute(sql[self.mode], parameters).fetchall()
-        over = self.db._over
-        if over is not None:
-            touched = {self._cell(entity.id) for entity in over.entities.values()}
-            rows = [row for row in rows if row[1] not in touched] + list(self._over_rows(a, set(cells)))
-            rows.sort(key=lambda row: _cell_order(row[1]))
+    def _referring(self, a: str, level: list) -> list:
+        """For each entity the documents that refer to it by an attribute."""
+        cells = [None if one is None else self.db._cell(self._id(one), self.reader) for one in level]
+        rows = self.db._rows_by_value(a, cells, self.reader, self.mode)
         by_cell: dict = {}
         for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], self.reader)):
             by_cell.setdefault(v, []).append(document)
-        return [None if document is None else by_cell.get(cell, ()) for document, cell in zip(documents, cells)]
-
-    def _over_rows(self, a: Any, cells: Any) -> Iterator:
-        for entity in self.db._over.entities.values():
-            n = _visible_n(entity.rects, self.db._vt)
-            document = None if n is None else self.db._content(n, self.reader)
-            for value in _distinct(_several(document[a])) if document and a in document else ():
-                if (cell := self._cell(value)) in cells:
-                    yield cell, self._cell(entity.id), n
-
-    def documents(self, ids: list) -> list:
-        """The visible documents of many entities, in order; None for what is no entity."""
-        db = self.db
-        if db._over is not None or db._reader is not None:
-            return self._looked_up(ids)
-        found = db._all_at_hand(ids)
-        if None not in found:
-            return found
-        others = iter(self._looked_up([id for id, document in zip(ids, found) if document is None]))
-        return [next(others) if document is None else document for document in found]
-
-    def _looked_up(self, ids: Any) -> list:
-        """`documents` by statements: one for many."""
-        db = self.db
-        if len(ids) < 3 or db._over is not None:
-            return [self._one(id) for id in ids]
-        cells = [self._cell(id) for id in ids]
-        rows = self.reader.execute(_BY_IDS[self.mode], (*db._bindings(self.mode), self._json(cells))).fetchall()
-        if db._reader is None:
-            found = {e: (n, dated) for e, n, dated in rows}
-            for id, cell in zip(ids, cells):
-                if cell in found:
-                    db._learn(id, *found[cell], self.mode)
-        documents = dict(zip([e for e, _, _ in rows], db._contents([n for _, n, _ in rows], self.reader)))
-        return list(map(documents.get, cells))
-
-    def _cell(self, value: Cell) -> Cell:
-        return self.db._cell(value, self.reader)
-
-    def _one(self, id: Any) -> dict | None:
-        return self.db._document(id, self.reader, self.mode) if type(id) in _ID_TYPES else None
-
-    @staticmethod
-    def _json(cells: Any) -> str:
-        return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
-
-
-_EVERYTHING = (_Pull("*", key="*"),)
+        return [None if cell is None else by_cell.get(cell, ()) for cell in cells]
 
 
 def _poured(value: Any, element: _Pull) -> Any:
-    if element.limit is not None and type(value) in _SEVERAL:
-        value = type(value)(itertools.islice(value, element.limit))
-    if element.into is not None and type(value) in _SEVERAL:
-        items = list(value)
-        try:
-            value = type(element.into)([*element.into, *items])
-        except TypeError:
-            value = items
-    return value
+    """Several values as the options want them: no more than "limit", in the collection "into"."""
+    if type(value) not in _SEVERAL or element.limit is None and element.into is None:
+        return value
+    items = list(itertools.islice(value, element.limit))
+    try:
+        return type(value)(items) if element.into is None else type(element.into)([*element.into, *items])
+    except TypeError:
+        return items
 
 
 # ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and one that is slow or
-# fails harms nobody. One that keeps up finds what was just committed in memory. It runs in the event loop that registered
-# it, else on a thread of its own.
+# A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and a listener that is slow
+# or fails harms nobody. One that keeps up finds what was just committed in memory. It runs in the event loop that
+# registered it, else on a thread of its own.
 
 
 class Listener:
@@ -6045,24 +6582,20 @@ class Listener:
 
     def __init__(self, node: Node, callback: Callable[[Tx], Any], after: int):
         self._node, self._callback, self.tx_id = node, callback, after
-        self._closed = False
-        self._failing: Any = None        # how it raised the last time
+        self._closed = self._woken = False
+        self._failing: tuple[type, str] | None = None        # how it raised the last time
         node._file.check_open()
         node._file.recent.is_wanted = True
         node._listeners.add(self)
-        self._loop: asyncio.AbstractEventLoop | None
-        self._event: Any                 # the loop's or the thread's
         try:
-            self._loop = asyncio.get_running_loop()
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             self._loop = None
+        self._event: Any = asyncio.Event() if self._loop else threading.Event()
+        self._event.set()
         if self._loop:
-            self._event, self._woken = asyncio.Event(), False
-            self._event.set()
             self._task = self._loop.create_task(self._listen_in_loop())
         else:
-            self._event = threading.Event()
-            self._event.set()
             self._thread = threading.Thread(target=self._listen, name="store-listener", daemon=True)
             self._thread.start()
 
@@ -6079,7 +6612,7 @@ class Listener:
             self._woken = True
             try:
                 self._loop.call_soon_threadsafe(self._set)
-            except RuntimeError:          # the loop was closed, and with it everybody who listened
+            except RuntimeError:          # the loop was closed, and with it every listener in it
                 self._closed = True
 
     def _set(self) -> None:
@@ -6109,11 +6642,12 @@ class Listener:
         except ClosedError:
             return []
 
-    def _failed(self, tx: Tx, error: Exception) -> None:
-        """Told with a traceback, but for one that fails as the time before: that would take longer than the call."""
+    def _failed(self, tx: Tx, error: BaseException) -> None:
+        """Logs with a traceback, but for an error that is as the last one: a traceback would take longer than the call."""
         way = type(error), str(error)
         log.error("the listener %s raised %r on transaction %d; the next follows",
-                  getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id, exc_info=way != self._failing and error)
+                  getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id,
+                  exc_info=way != self._failing and error)
         self._failing = way
 
     def _listen(self) -> None:
@@ -6130,7 +6664,7 @@ class Listener:
         try:
             if tx.committed:
                 self._callback(tx)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._failed(tx, error)
         self.tx_id = tx.tx_id
 
@@ -6153,4 +6687,8 @@ class Listener:
                     await result
         except Exception as error:
             self._failed(tx, error)
+        except asyncio.CancelledError as error:
+            if self._task.cancelling():      # the listener itself is meant: its loop ends
+                raise
+            self._failed(tx, error)          # the callback awaited something that was cancelled
         self.tx_id = tx.tx_id

@@ -137,7 +137,7 @@ def messages_of(db, channel, before=None):
 def app_page(ctx, template, **values):
     """A page with the communities and channels of whoever is signed in beside it."""
     user = ctx["biff/db"].pull(["*", ("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], ctx["uid"])
-    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem["mem/comm"]) is dict]
+    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem.get("mem/comm")) is dict]
     around = {"user": user, "communities": sorted(communities, key=by_title("comm/title")),
               "community": ctx.get("community"), "mem": ctx.get("mem"), "channel": ctx.get("channel"),
               "channels": channels_of(ctx), "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path,

@@ -86,8 +86,8 @@ def test_the_tutorials_own_pattern(db):
     pulled = db.pull(["*", ("mem/_user", {"as": "user/mems"}, ["*", {"mem/comm": ["*"]}])], "ann")
     assert pulled["name"] == "Ann"
     assert by_id(pulled["user/mems"]) == [
-        PEOPLE[3] | {"mem/comm": PEOPLE[5]}, {"xt/id": "m2",
-                                              "mem/user": "ann"}], "the community c2 does not exist: no key"
+        PEOPLE[3] | {"mem/comm": PEOPLE[5]}, {"xt/id": "m2", "mem/user": "ann", "mem/comm": "c2"},
+    ], "there is no community c2: its id stays"
 
 
 def test_recursion_goes_as_deep_as_asked_and_stops_at_who_was_met(node):
@@ -122,7 +122,8 @@ def test_pull_in_a_query(db):
 
 
 def test_equal_pulls_of_different_entities_are_one_answer(db):
-    """Without this, pulled answers came twice: a list of first names held each name as often as people bear it."""
+    """What no answer should do, come twice, pulled answers did:
+    a list of first names held each as often as it is borne."""
     who = [["?e", "name"]]
     pulled = lambda pattern, **rest: db.q({"find": ("pull", "?e", pattern), "where": who, **rest})
     assert pulled(["age"]) == [{}] and pulled([]) == [None]
@@ -136,7 +137,8 @@ def test_equal_pulls_of_different_entities_are_one_answer(db):
 
 
 def test_a_pull_stands_beside_an_aggregate(db):
-    """Without this, "each author with the number of their messages" was an error."""
+    """It was an error where the entity is only the subject of its clauses:
+    each author with the number of their messages."""
     tags = {"find": [("pull", "?e", ["name"]), ("count", "?t")], "where": [["?e", "tags", "?t"]]}
     assert db.q(tags) == [({"name": "Cat"}, 3)]
     bosses = {"find": [("count", "?e"), ("pull", "?b", ["name"])], "where": [["?e", "boss", "?b"], ["?b", "name"]],
@@ -167,7 +169,7 @@ def test_a_pattern_that_does_not_fit_is_refused(db, pattern):
 
 
 def test_a_pull_deeper_than_python_nests_is_refused_in_a_sentence(node):
-    """Without this, a long chain would end in an error that is none of ours."""
+    """A long chain must not end in an error that is none of ours."""
     node.submit_tx([put({"xt/id": n, "up": n + 1}) for n in range(400)])
     with pytest.raises(store.QueryError, match="bound it"):
         node.db().pull(["xt/id", {"up": ...}], 0)

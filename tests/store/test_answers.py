@@ -1,0 +1,280 @@
+"""Answers: one way for all of them, and nothing left behind when one was broken off."""
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import threading
+import time
+import uuid
+
+import pytest
+
+import store
+from store import call, put
+
+NUMBERS = {"find": "?e", "where": [["?e", "v"]]}
+TREE = [{"xt/id": 1, "up": 2}, {"xt/id": 2, "up": 3}, {"xt/id": 9, "up": 3}]
+
+
+def streamed(db, query, *args):
+    with db.lazy_q(query, *args) as rows:
+        return list(rows)
+
+
+def fill(node, count=2000):
+    return node.submit_tx([put({"xt/id": i, "v": i}) for i in range(count)])
+
+
+def assert_the_present_is_seen(node):
+    """A write after whatever was left behind is read, logged, and leaves the file when the log of writes is emptied."""
+    tx = node.submit_tx([put({"xt/id": "mine", "v": "mine"})])
+    assert node.db().entity("mine") == {"xt/id": "mine", "v": "mine"}
+    assert node.db().q({"find": "?e", "where": [["?e", "v", "mine"]]}) == ["mine"]
+    assert [heard.tx_id for heard in node.tx_log(tx.tx_id - 1)] == [tx.tx_id]
+
+
+def test_rows_left_behind_hold_no_reader_in_the_past(node):
+    """A loop that found its row and broke off made later reads of any thread miss later writes."""
+    fill(node)
+    with node.db().lazy_q(NUMBERS) as rows:
+        assert next(rows) is not None
+    assert_the_present_is_seen(node)
+    with pytest.raises(StopIteration):
+        next(rows)
+    assert rows is not None, "they are kept, as a local name keeps them"
+
+
+@pytest.mark.parametrize("query", [
+    {"find": [("count", "?e"), "?v"], "where": [["?e", "v", "?v"]], "timeout": 0},
+    {"find": ("sum", "?v"), "where": [["?e", "v", "?v"], [(lambda v: v / (v - 1500), "?v")]]},
+    {"find": ("sum", ("/", "?v", 0)), "where": [["?e", "v", "?v"]]},
+])
+def test_a_kept_exception_holds_no_reader_in_the_past(node, query):
+    """A logger, a future or the prompt keeps exceptions; their frames kept a cursor open."""
+    fill(node)
+    kept = []
+    for ask in node.db().q, lambda query: streamed(node.db(), query):
+        with pytest.raises((store.StoreError, ZeroDivisionError)) as raised:
+            ask(query)
+        kept.append(raised.value)
+        assert_the_present_is_seen(node)
+    assert len(kept) == 2
+
+
+def test_lazy_rows_are_the_answers_of_q(node):
+    """lazy_q neither ordered nor cut, and an aggregate in it was an error of Python's."""
+    node.submit_tx([put(document) for document in TREE])
+    ask = {"find": "?x", "where": [["?x", "up"]], "order-by": [["?x"]]}
+    for cut, wanted in ({}, [1, 2, 9]), ({"offset": 1}, [2, 9]), ({"offset": 1, "limit": 1}, [2]), ({"limit": 0}, []):
+        assert streamed(node.db(), ask | cut) == node.db().q(ask | cut) == wanted
+    assert streamed(node.db(), {"find": ("count", "?x"), "where": [["?x", "up"]]}) == [3]
+    groups = {"find": ["?u", ("count", "?x")], "where": [["?x", "up", "?u"]], "order-by": [["?u"]]}
+    assert streamed(node.db(), groups) == node.db().q(groups) == [(2, 1), (3, 2)]
+    pulls = {"find": ["?x", ("pull", "?u", ["xt/id"])], "where": [["?x", "up", "?u"]], "order-by": [["?x"]]}
+    assert streamed(node.db(), pulls) == node.db().q(pulls) == [(1, {"xt/id": 2}), (2, None), (9, None)]
+
+
+def test_lazy_rows_raise_what_q_raises(node):
+    """What a function raised came out as SQLite's own error."""
+    node.submit_tx([put(document) for document in TREE])
+
+    def boom(value):
+        raise LookupError("boom")
+    query = {"find": "?x", "where": [["?x", "up", "?u"], [(boom, "?u")]]}
+    for ask in node.db().q, lambda query: streamed(node.db(), query):
+        with pytest.raises(LookupError, match="boom"):
+            ask(query)
+    late = {"find": "?a", "where": [["?a", "up"], ["?b", "up"], ["?c", "up"]], "timeout": 0}
+    with pytest.raises(store.QueryLimitError):
+        streamed(node.db(), late)
+
+
+def test_an_offset_counts_answers(node):
+    """It was counted before rows without, or with several, values of an attribute that the documents bring."""
+    node.submit_tx([put({"xt/id": 1, "t": "k", "m": [1, 11]}), put({"xt/id": 2, "t": "k"}), put({"xt/id": 3, "t": "k", "m": 3}),
+                    put({"xt/id": 4, "t": "k", "m": 4})])
+    page = {"find": ["?e", "?m"], "where": [["?e", "t", "k"], ["?e", "m", "?m"]], "order-by": [["?e"]]}
+    whole = node.db().q(page)
+    assert whole == [(1, 1), (1, 11), (3, 3), (4, 4)]
+    for offset in range(5):
+        assert node.db().q(page | {"offset": offset}) == whole[offset:] == streamed(node.db(), page | {"offset": offset})
+        assert node.db().q(page | {"offset": offset, "limit": 2}) == whole[offset:offset + 2]
+
+
+def test_a_pull_keeps_a_reference_whose_entity_is_not_there(node):
+    """A star brought the id, and a join that led nowhere took it away again."""
+    node.submit_tx([put(document) for document in TREE] + [put({"xt/id": 5, "ups": [1, 3, 7]})])
+    db = node.db()
+    assert db.pull(["*", {"up": ["xt/id"]}], 2) == {"xt/id": 2, "up": 3}
+    assert db.pull(["*", ("up", {"as": "over"}, ["xt/id"])], 2) == {"xt/id": 2, "over": 3}
+    assert db.pull(["*", {"ups": ["xt/id"]}], 5) == {"xt/id": 5, "ups": [{"xt/id": 1}, 3, 7]}
+    assert db.pull([{"ups": ["xt/id"]}, {"up": ["xt/id"]}], 5) == {"ups": [{"xt/id": 1}, None, None]}
+
+
+def test_a_pull_finds_who_refers_to_an_id_without_a_document(node):
+    """Who still points to a deleted community could not be asked."""
+    node.submit_tx([put(document) for document in TREE])
+    for db in node.db(), node.db().with_tx([put({"xt/id": 10, "up": 1})]):
+        assert [one["xt/id"] for one in db.pull([{"_up": ["xt/id"]}], 3)["_up"]] == [2, 9]
+        assert db.pull(["*", ("name", {"default": "?"}), {"_up": ["xt/id"]}], 4) is None
+        assert db.pull([{"up": [{"_up": ["xt/id"]}]}], 2) == {"up": {"_up": [{"xt/id": 2}, {"xt/id": 9}]}}
+        assert db.pull(["xt/id", {"_up": ...}], 3) == {"_up": [{"xt/id": 2, "_up": [{"xt/id": 1} | (
+            {"_up": [{"xt/id": 10}]} if db.entity(10) else {})]}, {"xt/id": 9}]}
+
+
+def test_a_timeout_bounds_the_pulls_of_a_query(node):
+    """Nine friends of each other are a tree of a hundred thousand; ten took a minute and two gigabytes."""
+    node.submit_tx([put({"xt/id": i, "friend": [j for j in range(11) if j != i]}) for i in range(11)])
+    query = {"find": ("pull", "?e", ["xt/id", {"friend": ...}]), "where": [["?e", "xt/id", 0]], "timeout": 100}
+    with pytest.raises(store.QueryLimitError):
+        node.db().q(query)
+    with pytest.raises(store.QueryLimitError):
+        streamed(node.db(), query)
+
+
+def test_an_aggregate_names_what_it_could_not_compute(node):
+    """A sum over a number and a text was Python's TypeError, without a clause."""
+    node.submit_tx([put({"xt/id": 1, "v": 1, "w": 0}), put({"xt/id": 2, "v": "x", "w": 0})])
+    for find in ("sum", "?v"), ("avg", "?v"), ("min", "?v"), ("max", "?v"), ("median", "?v"), ("variance", "?v"), ("max", 1, "?v"):
+        for ask in node.db().q, lambda query: streamed(node.db(), query):
+            with pytest.raises(store.QueryError, match=f"\\(['\"]?{find[0]}.*v"):
+                ask({"find": find, "where": [["?e", "v", "?v"]]})
+    with pytest.raises(store.QueryError, match="/.*division by zero"):
+        node.db().q({"find": ("/", "?w", 0), "where": [["?e", "w", "?w"]]})
+    with pytest.raises(store.QueryError, match="mod.*zero"):
+        node.db().q({"find": "?x", "where": [["?e", "w", "?w"], [("mod", 1, "?w"), "?x"]]})
+
+    def own(values):
+        raise ValueError("their own")
+    with pytest.raises(ValueError, match="their own"):
+        node.db().q({"find": (store.aggregate(own), "?v"), "where": [["?e", "v", "?v"]]})
+
+
+def test_aggregates_keep_the_bag_and_the_types_apart(node):
+    """A running value must not confuse 1, 1.0 and True, nor lose a binding."""
+    node.submit_tx([put({"xt/id": i, "v": v, "g": g}) for i, (v, g) in enumerate(
+        [(1, "a"), (1.0, "a"), (True, "a"), (1, "b"), (2.5, "b"), (2.5, "b"), ("x" * 80, "c"), ("x" * 80, "c")])])
+    ask = lambda find, *more: sorted(node.db().q({"find": find, "where": [["?e", "v", "?v"], ["?e", "g", "?g"], *more]}), key=str)
+    assert ask(["?g", ("count", "?v"), ("count-distinct", "?v")]) == [("a", 3, 3), ("b", 3, 2), ("c", 2, 1)]
+    numbers = [("!=", "?g", "c")], [("!=", "?g", "a")]
+    assert ask([("sum", "?v"), ("min", "?v"), ("max", "?v"), ("avg", "?v"), ("count", "?v")], *numbers) == [(6.0, 1, 2.5, 2.0, 3)]
+    assert ask([("str", "?g", ("count", "?v")), {"n": ("sum", ("+", 1, ("count", "?g")))}][:1]) == [("a3",), ("b3",), ("c2",)]
+
+
+def test_numbers_are_equal_and_ordered_as_numbers_in_functions(node):
+    """Three is 3.0 for whoever asks with a function; a document keeps them apart."""
+    prices = {"a": 100, "b": 99.5, "c": 3, "d": 2.75, "e": 3.0}
+    node.submit_tx([put({"xt/id": id, "price": price}) for id, price in prices.items()])
+    where = [["?e", "price", "?p"]]
+    assert node.db().q({"find": ["?p", "?e"], "where": where, "order-by": [["?p"], ["?e"]]}) == [
+        (2.75, "d"), (3, "c"), (3.0, "e"), (99.5, "b"), (100, "a")]
+    assert node.db().q({"find": [("min", "?p"), ("max", "?p"), ("sum", "?p")], "where": where}) == [(2.75, 100, 208.25)]
+    assert sorted(node.db().q({"find": [("=", "?p", 3), "?e"], "where": where})) == [
+        (False, "a"), (False, "b"), (False, "d"), (True, "c"), (True, "e")]
+
+
+# ── What ends early ────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_closing_ends_the_queries_that_run(open_store):
+    """A service that stops would wait half a minute for a question that nobody reads any more."""
+    node, begun, ended = open_store(), threading.Event(), []
+    fill(node, 3000)
+    query = {"find": ("count", "?a"), "timeout": 600_000, "where": [
+        ["?a", "v", "?x"], [(lambda x: begun.set() or True, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")],
+        [("<", "?y", "?z")]]}
+
+    def ask():
+        with pytest.raises(store.ClosedError):
+            node.db().q(query)
+        ended.append(True)
+    asked = threading.Thread(target=ask)
+    asked.start()
+    assert begun.wait(20)
+    node.close()
+    asked.join(20)
+    assert ended
+
+
+@pytest.mark.parametrize("where", [
+    [["?a", "v", "?x"], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")], [("<", "?y", "?z")]],
+    [["?a", "v", "?x"], ["?b", "v", "?y"], ["?c", "v", "?z"], [(lambda x, y: x + y > 0, "?x", "?y")]],
+])
+def test_ctrl_c_comes_out_of_a_query_as_itself(node, where):
+    """It came out as "took longer than its timeout", which a program takes for an answer and goes on."""
+    fill(node, 1000)
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        node.db().q({"find": ("count", "?a"), "where": where, "timeout": 20_000})
+    timer.join()
+    assert_the_present_is_seen(node)
+
+
+def test_a_listener_outlives_a_task_that_was_cancelled(node):
+    """A send to a browser that had left ended the listener without a word, and the chat fell silent."""
+    heard = []
+
+    async def main():
+        async def callback(tx):
+            heard.append(tx.tx_id)
+            if tx.tx_id == 2:
+                send = asyncio.create_task(asyncio.sleep(10))
+                await asyncio.sleep(0)
+                send.cancel()
+                await send
+        listener = node.on_tx(callback)
+        for i in range(4):
+            await node.submit([put({"xt/id": i})])
+        async with asyncio.timeout(20):
+            while listener.tx_id < 4:
+                await asyncio.sleep(0.001)
+        listener._task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listener._task
+    asyncio.run(main())
+    assert heard == [1, 2, 3, 4]
+
+
+# ── Suppositions ───────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_supposition_is_asked_again_while_the_store_goes_on(node):
+    """What a reader keeps of it must not go stale: ids and attributes get their numbers meanwhile."""
+    ann, new = uuid.uuid4(), uuid.uuid4()
+    node.submit_tx([put({"xt/id": ann, "name": "Ann"})])
+    would = node.db().with_tx([put({"xt/id": new, "name": "New", "likes": ann, "fresh": new})])
+    query = {"find": ["?e", "?n", "?w"], "where": [["?e", "name", "?n"], ["?e", "likes", "?w"], ["?e", "fresh", "?e"]]}
+    assert would.q(query) == [(new, "New", ann)]
+    node.submit_tx([put({"xt/id": "other", "fresh": new})])
+    assert would.q(query) == [(new, "New", ann)] and would.q({"find": "?e", "in": ["?f"], "where": [["?e", "fresh", "?f"]]}, new) == [new]
+    node.submit_tx([put({"xt/id": new, "name": "Put"})])
+    assert would.q(query) == [(new, "New", ann)]
+    again = would.with_tx([put({"xt/id": ann, "likes": new})])
+    likes = {"find": ["?e", "?w"], "where": [["?e", "likes", "?w"]]}
+    for _ in range(2):
+        assert sorted(again.q(likes), key=str) == sorted([(new, ann), (ann, new)], key=str)
+        assert would.q(likes) == [(new, ann)]
+        assert again.pull([{"_likes": ["name"]}], ann) == {"_likes": [{"name": "New"}]}
+        assert node.db().q(likes) == []
+
+
+def test_calls_that_ask_see_what_those_before_them_did(open_store):
+    """Each asks the tables that the one before it has filled: what was touched since must be there too."""
+    def count(ctx, number):
+        seen = ctx.db.q({"find": ("count", "?e"), "where": [["?e", "n"]]})
+        mine = ctx.db.q({"find": "?e", "in": ["?n"], "where": [["?e", "n", "?n"]]}, number)
+        return [put({"xt/id": ("c", number % 7), "n": number, "seen": seen[0] if seen else 0, "mine": len(mine)})]
+    with contextlib.closing(open_store(functions={"count": count})) as node:
+        node.submit_tx([call("count", number) for number in range(20)])
+        assert [node.db().entity(("c", number % 7))["seen"] for number in range(13, 20)] == [7] * 7
+        node.submit_tx([call("count", 19), call("count", 19)])
+        assert node.db().entity(("c", 5))["mine"] == 1
+
+
+def test_a_left_cursor_is_closed_with_the_loan(node):
+    """The kind itself: whatever is read one by one ends when its reader goes back."""
+    fill(node)
+    with node._file.reading() as reader:
+        rows = reader.rows("select n from facts")
+        assert rows.fetchone() is not None
+    with pytest.raises(sqlite3.ProgrammingError):
+        rows.fetchone()
