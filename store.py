@@ -4506,17 +4506,17 @@ class _Rules:
         """A rule that calls itself at most once in each definition as a recursive table, grown from its seeds, or None."""
         definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[name]]
         split = [self._split(clauses, name) for _, clauses in definitions]
-        if None in split:
-            return None
         loops = [(head, one[0], one[1]) for (head, _), one in zip(definitions, split) if one and one[0]]
         bases = [(head, one[1]) for (head, _), one in zip(definitions, split) if one and not one[0]]
+        if None in split or not bases:                # SQLite refuses a recursive table that begins with nothing
+            return None
         kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
         if (kept or not bound) and _calls_required(self._rules[name]) <= set(kept):
             return self._grown(joiner, len(definitions[0][0]), bases, loops, bound, kept, seeds)
         free = [i for i in range(len(definitions[0][0])) if i not in bound]
         is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest) for head, call, rest in loops for i in free)
-        is_found = all(not _is_var(call.args[i]) or call.args[i] in _bound_by(rest).union(head[i] for i in bound)
-                       for head, call, rest in loops for i in bound)
+        is_found = all({var for part in rest for var in part.needs}.union(call.args[i] for i in bound if _is_var(call.args[i]))
+                       <= _reached(rest, {head[i] for i in bound}) for head, call, rest in loops)
         return self._walked(joiner, bases, loops, bound, len(definitions[0][0]), seeds) if is_last and is_found else None
 
     def _split(self, clauses: tuple[_Clause, ...], name: str) -> tuple[_RuleCall | None, tuple] | None:
@@ -4641,6 +4641,15 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
             else:
                 tests.append(_Test(call.source, (_Call("==", (names[var], _Const(set(arg.values)))),)))
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
+
+
+def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
+    """The variables that are bound once all clauses have been joined whose needs are met."""
+    todo = list(clauses)
+    while ready := [clause for clause in todo if bound.issuperset(clause.needs)]:
+        todo = [clause for clause in todo if not bound.issuperset(clause.needs)]
+        bound = bound.union(*[clause.binds for clause in ready])
+    return bound
 
 
 def _calls_required(definitions: Iterable[_Definition]) -> set[int]:

@@ -415,6 +415,27 @@ def test_rules_keep_their_variables_to_themselves(node):
     assert answers(db, [["?z", "boss", "c"], ("works-for", "?x", "?y")], ["?z", "?x", "?y"], rules=rules) == [("d", "b", "a"), ("d", "c", "b"), ("d", "d", "c")]
 
 
+def test_a_rule_that_only_calls_itself_finds_nothing(node):
+    """SQLite refused the recursive table that begins with nothing: the error was one of its words, or of its grammar."""
+    db = chain(node)
+    swapped = [[("s", "?x", "?y"), ("s", "?y", "?x")]]
+    handed_on = [[("s", "?x", "?y"), ["?x", "boss", "?z"], ("s", "?z", "?y")]]
+    for rules in swapped, handed_on:
+        for where in [("s", "?x", "?n")], [("s", "b", "?n")], [["?n", "boss"], ("s", "?n", "?x")], [["?n", "xt/id", "nobody"], ("not", ("s", "?n", "?n"))]:
+            assert answers(db, where, rules=rules) == []
+    assert answers(db, [["?n", "boss"], ("not", ("s", "?n", "a"))], rules=swapped) == ["b", "c", "d"]
+
+
+def test_a_function_in_a_recursive_rule_may_change_the_variable_that_it_needs(node):
+    """The way back through such a rule was tried first, though nothing binds the variable there; the query was refused."""
+    db = chain(node)
+    rules = [ABOVE[0], [("above", "?x", "?y"), ("above", "?x", "?z"), ["?y", "boss", "?z"], [("identity", "?z"), "?z"]]]
+    assert answers(db, [("above", "b", "?n")], rules=rules) == ["c", "d"]
+    assert answers(db, [("above", "?n", "d")], rules=rules) == ["a", "b", "c"]
+    led = [[("led", "?x"), ["?x", "boss", "a"]], [("led", "?x"), ("led", "?z"), ["?x", "boss"], [(lambda z: [(z,)], "?z"), [["?z"]]]]]
+    assert answers(db, [("led", "d"), ("led", "?n")], rules=led) == ["b", "c", "d"]
+
+
 # ── Order and pages ──────────────────────────────────────────────────────────────────────────────────────────
 
 def test_order_limit_and_offset(node):
