@@ -4533,7 +4533,7 @@ class _Rules:
                kept: list[int], seeds: str) -> str:
         """Arguments that every call hands on unchanged restrict where it begins; each turn adds what follows from one row."""
         table, x, inner = self._shared.name("g"), self._shared.name("x"), joiner.inside_rule()
-        selects = []
+        selects = [] if bases else [_nothing(width)]
         for head, clauses in bases:
             block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
             block = inner.join(block, clauses, head)
@@ -4557,7 +4557,7 @@ class _Rules:
             block = inner.join(block, clauses, [arg for arg in call.args if _is_var(arg)])
             selects.append(block.sql([f"{x}.{s}" for s in starts] + [inner.expr(call.args[i], block) for i in bound]))
         joiner.text.table(path, starts + ends, " union ".join(selects), is_recursive=True)
-        selects = []
+        selects = [] if bases else [_nothing(width)]
         for head, clauses in bases:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
             block = inner.join(block, clauses, head)
@@ -4624,6 +4624,11 @@ class _Rules:
             sql = self._asking(joiner, asking, block, args, [round])
             joiner.before.append(text.statement(f"insert or ignore into temp.{asked} {sql}"))
         return self._join_table(joiner, block, clause, f"temp.{table}", turn.condition("{}", text))
+
+
+def _nothing(width: int) -> str:
+    """No row, of so many columns: what a rule without a beginning leads to."""
+    return f"select {', '.join(['null'] * width)} where 0"
 
 
 def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
