@@ -686,10 +686,6 @@ def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
     return (cell[:1], bytes((cell[0] + 1,))) if cell[0] < _LONG else (cell, cell)
 
 
-def _is_big(cell: Cell) -> bool:
-    return type(cell) is bytes and _BIG <= cell < _BIG_END
-
-
 def _json_cell(cell: Any) -> int | str:
     """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would cut)."""
     if type(cell) is int:
@@ -1608,6 +1604,7 @@ class _Reader:
         connection.create_function("py", -1, lambda number, *cells: self._guarded(self.run.calls.call, number, cells))
         connection.create_function("py_test", -1, lambda number, *cells: self._guarded(self.run.calls.test, number, cells))
         connection.create_function("py_json", -1, lambda number, *cells: self._guarded(self.run.calls.call_json, number, cells))
+        connection.create_function("compare", 3, lambda *operands: self._guarded(self.run.compare, *operands))
         connection.create_function("cell", 1, functools.partial(self._guarded, _cell_of_json), deterministic=True)
         connection.set_progress_handler(functools.partial(self._guarded, self._is_over), STEPS)
 
@@ -3981,6 +3978,13 @@ class _In(_Clause):
     binds = property(lambda self: self.vars)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Range(_Clause):
+    """Comparisons of one variable with what is known before the query runs: an index is searched with the tightest bounds."""
+    tests: tuple = ()                 # of (operator, what gives the value)
+    needs = property(lambda self: self.terms)
+
+
 class _Statement(NamedTuple):
     sql: str
     binders: tuple                    # what gives each parameter from the fifth on, of a run
@@ -4179,7 +4183,7 @@ class _Joiner:
 
     def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str]) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
-        todo = list(clauses)
+        todo = self._with_ranges(clauses)
         while todo:
             clause = self._next(block, todo)
             todo.remove(clause)
@@ -4189,6 +4193,35 @@ class _Joiner:
             if len(block.froms) > STAGE_TABLES:
                 block = self.stage(block, needed)
         return block
+
+    def _with_ranges(self, clauses: Iterable[_Clause]) -> list[_Clause]:
+        """The clauses, with comparisons of one variable with known values made one."""
+        kept: list[_Clause] = []
+        ranges: dict[str, list[tuple]] = {}
+        for clause in clauses:
+            found = self._tests_of(clause) if isinstance(clause, _Test) and clause.call.head in _MIRRORED else None
+            if found is None:
+                kept.append(clause)
+            for var, *test in found or ():
+                ranges.setdefault(var, []).append((clause.source, *test))
+        for var, of_var in ranges.items():
+            sources = [source for source, *_ in of_var]
+            tests = tuple((operator, known) for _, operator, known in of_var)
+            kept.append(_Range(sources if len(sources) > 1 else sources[0], (var,), tests=tests))
+        return kept
+
+    def _tests_of(self, clause: _Test) -> list[tuple] | None:
+        """(variable, operator, what is known) of each comparison in a call, or None if one of them is of something else."""
+        tests = []
+        for one, other in zip(clause.call.args, clause.call.args[1:]):
+            operator = clause.call.head
+            if _known_spec(self, one):
+                one, other, operator = other, one, _MIRRORED[operator]
+            known = _known_spec(self, other)
+            if not known or not _is_var(one) or one in self.scalars:
+                return None
+            tests.append((one, operator, known))
+        return tests or None
 
     def _next(self, block: _Block, todo: list[_Clause]) -> _Clause:
         """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
@@ -4213,7 +4246,7 @@ class _Joiner:
             return _ARGUMENT
         if kind is _Triple:
             return self.triple_cost(clause, block)
-        if kind is _Test:
+        if kind is _Test or kind is _Range:
             return _FILTERS
         if kind is _Bind:
             return _FILTERS if clause.shape in ("scalar", "tuple") else _TAKEN_APART
@@ -4304,6 +4337,10 @@ class _Joiner:
 
     def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> _Block:
         block.wheres.append(self._condition(clause.call, block))
+        return block
+
+    def _join_range(self, block: _Block, clause: _Range, needed: frozenset[str]) -> _Block:
+        block.wheres.append(_in_range(self, clause, block))
         return block
 
     def _condition(self, call: _Call, block: _Block) -> str:
@@ -4399,8 +4436,8 @@ class _Joiner:
     def _join_rule(self, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         return self.shared.rules.join(self, block, clause, needed)
 
-    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind,
-                                   _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
+    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Range: _join_range,
+                                   _Bind: _join_bind, _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
 
 
 def _is_simple(clauses: Iterable[_Clause]) -> bool:
@@ -4944,73 +4981,141 @@ def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
     return found + ["xt/id"] if is_elsewhere or not found else found
 
 
-# Comparisons that SQLite makes by itself, since cells of one type sort as their values do.
+# Comparisons that SQLite makes by itself, since cells of one type sort as their values do. Numbers have three kinds of cells:
+# small whole numbers, big ones, and floats. Against something known each kind is an interval of cells, which an index serves.
 
 
 def _native_equal(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    if len(call.args) < 2:
-        return None
+    """Equal values of one type, or one of a set of them."""
     sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if sets and len(call.args) == 2:
-        other = next((arg for arg in call.args if arg is not sets[0]), None)
-        return f"{joiner.expr(other, block)} in ({_members(joiner, sets[0])})"
     if sets:
-        return None
-    return " and ".join(f"{joiner.expr(one, block)} = {joiner.expr(other, block)}" for one, other in zip(call.args, call.args[1:]))
+        return _among(joiner, call, sets, block) if len(call.args) == 2 else None
+    exprs = [joiner.expr(arg, block) for arg in call.args]
+    return " and ".join(f"{one} = {other}" for one, other in zip(exprs, exprs[1:])) or None
 
 
 def _native_different(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    if len(call.args) != 2:
-        return None
     sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if len(sets) == 2:
+    if len(call.args) != 2 or len(sets) == 2:
         return None
-    if sets:
-        other = next(arg for arg in call.args if arg is not sets[0])
-        return f"{joiner.expr(other, block)} not in ({_members(joiner, sets[0])})"
-    return f"{joiner.expr(call.args[0], block)} <> {joiner.expr(call.args[1], block)}"
+    equal = _among(joiner, call, sets, block) if sets else _native_equal(joiner, call, block)
+    return f"not ({equal})"
+
+
+def _among(joiner: _Joiner, call: _Call, sets: list, block: _Block) -> str:
+    """One of a set of values; `=` and `not=` take numbers of either type for equal."""
+    one, other = call.args
+    spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
+    members = joiner.text.param(*spec, call.head in ("=", "not="))
+    return f"{joiner.expr(one if other is sets[0] else other, block)} in (select {_J} from json_each({members}) j)"
+
+
+def _native_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    """Equal values; numbers are equal if they are the same number, whole or not."""
+    if any(_is_set(joiner, arg) for arg in call.args):
+        return _native_equal(joiner, call, block)
+    parts = []
+    for one, other in zip(call.args, call.args[1:]):
+        if _known_spec(joiner, one):
+            one, other = other, one
+        x, known = joiner.expr(one, block), _known_spec(joiner, other)
+        kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
+        y = joiner.text.param("twin", known, 0) if known else joiner.expr(other, block)
+        is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
+        if not is_mixed:
+            parts.append(f"{x} = {y}")
+        elif known:
+            parts.append(f"{x} in ({y}, {joiner.text.param('twin', known, -1)})")
+        else:
+            parts.append(f"({x} = {y} or compare('=', {x}, {y}))")
+    return " and ".join(parts) or None
+
+
+def _native_not_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    same = _native_same(joiner, call, block) if len(call.args) == 2 else None
+    return same and f"not ({same})"
 
 
 def _native_compare(operator: str, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    if len(call.args) < 2:
-        return None
-    return " and ".join(_compared(operator, joiner, one, other, block) for one, other in zip(call.args, call.args[1:]))
+    pairs = zip(call.args, call.args[1:])
+    return " and ".join(_compared(operator, joiner, one, other, block) for one, other in pairs) or None
 
 
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def _compared(operator: str, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
-    """Values of one type only: against something known, two bounds that an index can serve."""
-    known = _known_spec(joiner, other)
-    if known is None and (known := _known_spec(joiner, one)):
-        one, operator = other, _MIRRORED[operator]
-    x, is_less, param = joiner.expr(one, block), operator[0] == "<", joiner.text.param
-    if known is None:
-        is_plain = all(_is_plain(term, block) for term in (one, other))
-        return _compared_both(operator, x, joiner.expr(other, block), is_plain)
-    is_plain = _is_plain(one, block)
-    end = f"{x} {'>=' if is_less else '<'} {param('low' if is_less else 'high', known, is_plain)}"
-    within = f"{x} {operator} {param('ordered', known, is_plain)} and {end}"
-    if is_plain:
-        return within
-    low, high = param("low_else", known, is_less), param("high_else", known, is_less)
-    return f"({within} or {x} >= {low} and {x} < {high})"
+    x, y = joiner.expr(one, block), joiner.expr(other, block)
+    kinds = block.kinds.get(one, _ANY_KIND) | block.kinds.get(other, _ANY_KIND)
+    if kinds in _SORTABLE:
+        return f"{x} {operator} {y}"
+    return f"case when {x} < 0 and {y} < 0 then {x} {operator} {y} else compare('{operator}', {x}, {y}) end"
 
 
-def _is_plain(term: Any, block: _Block) -> bool:
-    """Whether a term's cells are known to sort as its values do: only whole numbers have cells of two kinds."""
-    return not block.kinds.get(term, _BIG_KIND) & _BIG_KIND
+def _in_range(joiner: _Joiner, clause: _Range, block: _Block) -> str:
+    """A variable between known bounds, as an interval for each kind of cells that it may have."""
+    var, param = clause.terms[0], joiner.text.param
+    x, kinds = joiner.expr(var, block), block.kinds.get(var, _ANY_KIND)
+    by_value = [f"compare('{operator}', {x}, {param(*known)})" for operator, known in clause.tests]
+    if var not in block.kinds and not joiner.shared.is_over:
+        return " and ".join(by_value)
+    parts = [f"{x} >= {param('from', clause.tests, kind)} and {x} < {param('to', clause.tests, kind)}"
+             for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS) if kinds & kind]
+    if kinds & _UUID_KIND:            # whose numbers are in the order of creation
+        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {' and '.join(by_value)}")
+    return f"({' or '.join(parts)})" if len(parts) > 1 else parts[0] if parts else "0"
 
 
-def _compared_both(operator: Any, x: str, y: str, is_plain: bool) -> str:
-    same = (f"{x} {operator} {y} and typeof({x}) = typeof({y}) and case typeof({x}) when 'integer' then {x} < 0 and {y} < 0 "
-            f"when 'blob' then substr({x}, 1, 1) = substr({y}, 1, 1) and {x} < x'10' else 1 end")
-    if is_plain:
-        return same
-    least, most = (x, y) if operator[0] == "<" else (y, x)
-    return (f"({same} or {least} < 0 and {most} >= x'{_BIG_POSITIVE.hex()}' and {most} < x'{_BIG_END.hex()}' "
-            f"or {most} < 0 and {least} >= x'{_BIG.hex()}' and {least} < x'{_BIG_POSITIVE.hex()}')")
+_FLOAT_KIND = 1 << _FLOAT[0] + 2
+_NUMBER_KINDS_EACH = _SMALL_KIND, _BIG_KIND, _FLOAT_KIND
+_NUMBER_KINDS = _SMALL_KIND | _BIG_KIND | _FLOAT_KIND
+_ANY_KIND = (1 << 1 + _LONG + 3) - 1
+_OTHER_KINDS = _ANY_KIND & ~(_NUMBER_KINDS | _UUID_KIND)
+_NO_CELLS: tuple[Cell, Cell] = b"", b""
+
+
+def _interval(operator: str, value: Any, cell: Cell, kind: int) -> tuple[Cell, Cell]:
+    """Which cells of a kind are `operator` a value: the first of them, and the first beyond."""
+    is_number = type(value) in (int, float)
+    if is_number == (kind == _OTHER_KINDS) or value is None or value != value:
+        return _NO_CELLS
+    is_after = operator in ("<=", ">")
+    if kind != _OTHER_KINDS:
+        least, place, end = _float_interval(value, is_after) if kind == _FLOAT_KIND else _whole_interval(value, is_after, kind)
+    elif type(cell) is int or type(cell) is bytes and cell[0] >= _UUID[0]:
+        return _NO_CELLS              # hashes have no order, and that of UUIDs is not in their cells
+    else:
+        (least, end), place = _bounds_of_type(cell), _beyond(cell) if is_after else cell
+    return (least, place) if operator[0] == "<" else (place, end)
+
+
+def _beyond(cell: Any) -> Cell:
+    """The least cell that may follow one that is no number."""
+    return cell + "\0" if type(cell) is str else cell + b"\0"
+
+
+def _whole_interval(value: float, is_after: bool, kind: int) -> tuple[Cell, Cell, Cell]:
+    """All cells of small, or of big, whole numbers, and between them the place of a number, or the place right after it."""
+    if type(value) is float and math.isinf(value):
+        place = value
+    else:
+        place = math.floor(value) + 1 if is_after else math.ceil(value)
+    if kind == _SMALL_KIND:
+        return _LEAST, 0 if place >= _SMALL else int(max(place, -_SMALL)) - _SHIFT, 0
+    if -_SMALL <= place < _SMALL:
+        return _BIG, _BIG_POSITIVE, _BIG_END
+    return _BIG, _big_cell(place) if type(place) is int else _BIG_END if place > 0 else _BIG, _BIG_END
+
+
+def _float_interval(value: float, is_after: bool) -> tuple[Cell, Cell, Cell]:
+    """The same among the cells of floats."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        nearest = math.inf if value > 0 else -math.inf
+    cell = _float_cell(nearest)
+    is_below = nearest < value or nearest == value and is_after
+    return _FLOAT, cell + b"\0" if is_below else cell, bytes((_FLOAT[0] + 1,))
 
 
 def _native_created_before(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
@@ -5022,7 +5127,7 @@ def _native_created_after(joiner: _Joiner, call: _Call, block: _Block) -> str | 
 
 
 _NATIVE: dict[str, Callable] = {
-    "=": _native_equal, "==": _native_equal, "!=": _native_different, "not=": _native_different,
+    "=": _native_same, "not=": _native_not_same, "==": _native_equal, "!=": _native_different,
     "created-before": _native_created_before, "created-after": _native_created_after,
 } | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
 
@@ -5031,11 +5136,6 @@ def _is_set(joiner: _Joiner, arg: Any) -> bool:
     if type(arg) is _Const:
         return type(arg.value) in (set, frozenset)
     return joiner.scalars.get(arg) in joiner.shared.set_args
-
-
-def _members(joiner: _Joiner, arg: Any) -> str:
-    spec = ("any", tuple(arg.value)) if type(arg) is _Const else ("any_in", *joiner.scalars[arg][1:])
-    return f"select {_J} from json_each({joiner.text.param(*spec)}) j"
 
 
 def _known_spec(joiner: _Joiner, arg: Any) -> tuple | None:
@@ -5230,6 +5330,12 @@ class _Run:
             self._derive()
         return self._merged_arms() if self.plan.arms else self.reader.rows(self.plan.main.sql, self._bound(self.plan.main))
 
+    def compare(self, operator: str, one: Cell, other: Cell) -> bool:
+        """A comparison of two cells by their values, for SQL. What is hashed has no order."""
+        if any(type(cell) is bytes and cell[0] >= _LONG for cell in (one, other)):
+            return False
+        return FUNCTIONS[operator](self.cells.value(one), self.cells.value(other))
+
     def _execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
 
@@ -5314,30 +5420,24 @@ def _row(row: Any, shape: str, width: int) -> tuple:
     return (*row[:width], *(None,) * (width - len(row)))
 
 
-def _any_json(run: _Run, values: Iterable) -> str:
-    return json.dumps([_json_cell(run.cell(value)) for value in values])
+def _any_json(run: _Run, values: Iterable, with_twins: bool = False) -> str:
+    every = (twin for value in values for twin in _twins(value)) if with_twins else values
+    return json.dumps([_json_cell(run.cell(value)) for value in every])
 
 
 def _json_cells(cells: Iterable) -> str:
     return json.dumps([_json_cell(cell) for cell in dict.fromkeys(cells) if cell is not None])
 
 
-def _ordered_cell(run: _Run, spec: tuple, is_plain: bool) -> Any:
-    """The cell to compare by. Beside `is_plain` cells a big whole number is the end of the others that it lies beyond."""
-    cell = _PARAMETER[spec[0]](run, *spec[1:])
-    if type(cell) is int and cell > 0 or type(cell) is bytes and cell[0] == _UUID[0]:
-        raise QueryError("UUIDs have no order to compare by; order of creation is (\"created-before\", \"?e\", \"?id\").")
-    if is_plain and _is_big(cell):
-        return 0 if cell >= _BIG_POSITIVE else _LEAST - 1
-    return cell
+def _known_value(run: _Run, spec: tuple) -> Any:
+    return spec[1].value if spec[0] == "value" else _given_value(run, *spec[1:])
 
 
-def _other_kind(run: _Run, spec: tuple, is_less: bool) -> tuple:
-    """Of two kinds of cells for whole numbers, those of the other kind that are all less, or all more, than this one."""
-    cell = _ordered_cell(run, spec, False)
-    if type(cell) is int:
-        return (_BIG, _BIG_POSITIVE) if is_less else (_BIG_POSITIVE, _BIG_END)
-    return (_LEAST, 0) if _is_big(cell) and is_less == (cell >= _BIG_POSITIVE) else (0, 0)
+def _bounds(run: _Run, tests: tuple, kind: int) -> tuple[Cell, Cell]:
+    """Between which cells of a kind some comparisons hold."""
+    values = [(operator, _known_value(run, spec)) for operator, spec in tests]
+    found = [_interval(operator, value, run.cell(value), kind) for operator, value in values]
+    return max((one for one, _ in found), key=_cell_order), min((end for _, end in found), key=_cell_order)
 
 
 _PARAMETER: dict[str, Callable] = {
@@ -5345,13 +5445,11 @@ _PARAMETER: dict[str, Callable] = {
     "in": lambda run, index, place=None: run.cell(_given_value(run, index, place)),
     "rows": _rows_json,
     "any": _any_json,
-    "any_in": lambda run, index, place=None: _any_json(run, _given_value(run, index, place)),
+    "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.attribute(name, run.reader),
-    "ordered": _ordered_cell,
-    "low": lambda run, spec, is_plain: _bounds_of_type(_ordered_cell(run, spec, is_plain))[0],
-    "high": lambda run, spec, is_plain: _bounds_of_type(_ordered_cell(run, spec, is_plain))[1],
-    "low_else": lambda run, spec, is_less: _other_kind(run, spec, is_less)[0],
-    "high_else": lambda run, spec, is_less: _other_kind(run, spec, is_less)[1],
+    "from": lambda run, tests, kind: _bounds(run, tests, kind)[0],
+    "to": lambda run, tests, kind: _bounds(run, tests, kind)[1],
+    "twin": lambda run, spec, place: run.cell(_twins(_known_value(run, spec))[place]),
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
 }
@@ -6148,6 +6246,20 @@ def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
     def compare(*values: Any) -> bool:
         return all(_comparable(one, other) and operator(_compare(one, other)) for one, other in zip(values, values[1:]))
     return compare
+
+
+def _equal(*values: Any) -> bool:
+    """Whether values are the same, numbers whatever their type."""
+    return len({value if type(value) in (int, float) else _key_of(value) for value in values}) == 1
+
+
+def _twins(value: Any) -> list:
+    """A value, and the equal number of the other type if there is one."""
+    if type(value) is float and value.is_integer():
+        return [value, int(value)]
+    if type(value) is int and abs(value) < 2 ** 1023 and float(value) == value:
+        return [value, float(value)]
+    return [value]
 
 
 def _comparable(one: Any, other: Any) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import gc
 import itertools
+import math
 import operator
 import random
 import time
@@ -186,17 +187,18 @@ def test_types_never_join(node):
     assert answers(db, [["?a", "v", "?v"], ["?n", "v", "?v"], [("!=", "?a", "?n")]]) == []
 
 
-def test_ranges_compare_values_of_one_type_only(node):
-    """Without this, a text would be older than a number."""
+def test_ranges_compare_numbers_with_numbers_and_all_else_with_its_type(node):
+    """Without this, a text would be older than a number, and 99.5 no more than 10."""
     db = holding(node, *({"xt/id": str(n), "v": v} for n, v in enumerate([1, 2, 3, 2.5, "2", "b", PAST, LATER, None, True])))
     ranged = lambda *call: answers(db, [["?n", "v", "?v"], [call]])
-    assert ranged("<", "?v", 3) == ["0", "1"]
-    assert ranged("<=", 2, "?v") == ["1", "2"]
+    assert ranged("<", "?v", 3) == ["0", "1", "3"]
+    assert ranged("<=", 2, "?v") == ["1", "2", "3"]
     assert ranged(">", "?v", "3") == ["5"]
     assert ranged(">=", "?v", LATER) == ["7"]
-    assert ranged("<", "?v", 3.0) == ["3"]
+    assert ranged("<", "?v", 3.0) == ["0", "1", "3"]
+    assert ranged("<", "?v", None) == ranged("<=", "?v", None) == ranged("<", "?v", {"k": 1}) == []
     assert answers(db, [["?a", "v", "?v"], ["?n", "v", "?w"], [("<", "?v", "?w")]], ["?a", "?n"]) == [
-        ("0", "1"), ("0", "2"), ("1", "2"), ("4", "5"), ("6", "7")]
+        ("0", "1"), ("0", "2"), ("0", "3"), ("1", "2"), ("1", "3"), ("3", "2"), ("4", "5"), ("6", "7")]
 
 
 def test_predicates_keep_what_is_neither_none_nor_false(node):
@@ -318,13 +320,51 @@ WHOLE = [-2 ** 200, -2 ** 63, -2 ** 61 - 1, -2 ** 61, -70_000, -1, 0, 1, 255, 2 
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
+NUMBERS = [*WHOLE, 0.0, -1.0, 1.0, 0.5, -0.5, 2.0 ** 53, 2 ** 53 + 1, 2.0 ** 61, -2.0 ** 61, 2.0 ** 63, -2.0 ** 63, 1e300, -1e300,
+           5e-324, math.inf, -math.inf, 10 ** 400, -10 ** 400]
+
+
+@pytest.mark.parametrize("name", [*ORDERS, "=", "not="])
+def test_numbers_compare_as_numbers_whatever_their_type(node, name):
+    """Once 99.5 was no more than 10, since whole numbers and floats are kept in two ways."""
+    holds = (ORDERS | {"=": operator.eq, "not=": operator.ne})[name]
+    floats = [n for n in NUMBERS if type(n) is float]
+    db = holding(node, {"xt/id": 1, "any": NUMBERS, "float": floats, "small": [-1, 0, 1], "mixed": [*NUMBERS, "a", None, True]})
+    key = lambda n: (n, type(n).__name__)
+    for bound in NUMBERS:
+        for attribute, numbers in ("any", NUMBERS), ("float", floats), ("small", [-1, 0, 1]), ("mixed", NUMBERS):
+            if name == "not=" and attribute == "mixed":
+                continue
+            for where in [(name, "?n", "?b")], [(name, "?b", "?n")]:
+                query = {"find": "?n", "in": ["?b"], "where": [[1, attribute, "?n"], where]}
+                wanted = [n for n in numbers if (holds(n, bound) if where[0][1] == "?n" else holds(bound, n))]
+                assert sorted(db.q(query, bound), key=key) == sorted(wanted, key=key), (attribute, bound, where)
+        for db_of in db, db.with_tx([put({"xt/id": 2})]):
+            computed = {"find": "?m", "in": ["?b"], "where": [[1, "any", "?n"], [("identity", "?n"), "?m"], [(name, "?m", "?b")]]}
+            assert sorted(db_of.q(computed, bound), key=key) == sorted((n for n in NUMBERS if holds(n, bound)), key=key)
+    pairs = {"find": ["?n", "?m"], "where": [[1, "any", "?n"], [1, "any", "?m"], [(name, "?n", "?m")]]}
+    assert len(db.q(pairs)) == sum(holds(n, m) for n in NUMBERS for m in NUMBERS)
+    between = {"find": "?n", "in": ["?a", "?b"], "where": [[1, "any", "?n"], [("<", "?a", "?n")], [("<=", "?n", "?b")], [(">", 2 ** 62, "?n")]]}
+    for a, b in itertools.product(NUMBERS[::3], NUMBERS[::2]):
+        assert sorted(db.q(between, a, b), key=key) == sorted((n for n in NUMBERS if a < n <= b and n < 2 ** 62), key=key), (a, b)
+
+
+def test_a_set_of_numbers_is_met_by_type_with_two_signs_and_by_value_with_one(node):
+    """Without this, nobody could say which of the two is meant."""
+    db = holding(node, {"xt/id": 1, "v": [1, 2.0, True, "1"]})
+    found = lambda *call: sorted(map(repr, db.q({"find": "?v", "where": [[1, "v", "?v"], [call]]})))
+    assert found("==", "?v", {1.0, 2}) == [] and found("==", "?v", 1.0) == []
+    assert found("=", "?v", {1.0, 2}) == ["1", "2.0"] and found("=", "?v", 1.0) == ["1"]
+    assert found("!=", "?v", 1.0) == ["'1'", "1", "2.0", "True"] and found("not=", "?v", 1.0) == ["'1'", "2.0", "True"]
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_whole_numbers_of_any_size_compare_as_numbers(node, name):
     """Whole numbers are kept in two ways, by their size: without this, the line between them would be a step in every range."""
     holds, small = ORDERS[name], [n for n in WHOLE if -2 ** 61 <= n < 2 ** 61]
     db = holding(node, {"xt/id": ANN, "any": WHOLE, "small": small, "mixed": [*WHOLE, 5.5, "a", None, True]})
     for bound in WHOLE:
-        for attribute, numbers in ("any", WHOLE), ("small", small), ("mixed", WHOLE):
+        for attribute, numbers in ("any", WHOLE), ("small", small), ("mixed", sorted([*WHOLE, 5.5])):
             query = {"find": "?n", "in": ["?b"], "where": [["?e", attribute, "?n"], [(name, "?n", "?b")]]}
             assert sorted(db.q(query, bound)) == [n for n in numbers if holds(n, bound)], (attribute, bound)
             turned = query | {"where": [["?e", attribute, "?n"], [(name, "?b", "?n")]]}
@@ -625,8 +665,7 @@ class Brute:
             return [env] * ((args[0] == args[1]) == (name == "=="))
         if any(kind == "str" and len(text.encode()) > store.TEXT_BYTES_MAX for kind, text in args):
             return []                                       # long texts are indexed by their hash: equal or not, never less
-        return [env] * (kind == other_kind and {"<": one < other, "<=": one <= other, ">": one > other, ">=": one >= other}[name]) \
-            if kind == other_kind else []
+        return [env] * ORDERS[name](one, other) if kind == other_kind or {kind, other_kind} == {"int", "float"} else []
 
 
 RULES = [
