@@ -5254,13 +5254,14 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
-    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds",
+    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
                  "outer", "deadline", "rested")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         self.file, self.outer = db._file, (reader.run, reader.deadline)
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
+        self.filled: set[str] = set()                 # these tables, and those of queries inside this one
         self.rested = now = time.monotonic()
         self.deadline = now + parsed.timeout_s
         if reader.deadline is not None and reader.deadline < self.deadline:
@@ -5290,10 +5291,13 @@ class _Run:
 
     def __exit__(self, *_: object) -> None:
         reader = self.reader
+        outer = self.outer[0]
         reader.run, reader.deadline = self.outer
-        if self.plan.tables:
+        if outer is not None:         # whose statement still reads: SQLite drops no table meanwhile
+            outer.filled |= self.filled
+        elif self.filled:
             reader.rest()
-            for table, _, _ in self.plan.tables:
+            for table in self.filled:
                 reader.execute(f"drop table if exists temp.{table}")
 
     def stop(self) -> None:
@@ -5345,13 +5349,19 @@ class _Run:
 
     def _derive(self) -> None:
         """Fills the rules' tables."""
-        execute = self.reader.execute
+        execute, outer = self.reader.execute, self.outer[0]
+        while outer is not None:
+            if outer.plan is self.plan:
+                raise QueryError("The query asks itself, by a function of its own, while its rules' tables are in use.")
+            outer = outer.outer[0]
         for table, width, bound in self.plan.tables:
             columns = ", ".join(_numbered("c", width))
-            execute(f"create temp table {table}({columns}, g, primary key ({columns})) without rowid")
+            execute(f"create temp table if not exists {table}({columns}, g, primary key ({columns})) without rowid")
             if bound:
-                execute(f"create index temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
-            execute(f"create index temp.{table}_g on {table}(g)")
+                execute(f"create index if not exists temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
+            execute(f"create index if not exists temp.{table}_g on {table}(g)")
+            execute(f"delete from temp.{table}")
+            self.filled.add(table)
         self._run_all(self.plan.before)
 
     def _run_all(self, parts: Iterable[_Statement | _Filling]) -> None:

@@ -1,4 +1,5 @@
 """Rules that recurse, and queries at the edge of what can be asked: each test tells of an answer that was wrong once."""
+import contextlib
 import datetime as dt
 import decimal
 import zoneinfo
@@ -6,7 +7,7 @@ import zoneinfo
 import pytest
 
 import store
-from store import put
+from store import call, put
 
 
 def holding(node, *documents):
@@ -158,3 +159,17 @@ def test_a_variable_that_two_arguments_bind_joins_them(node):
     assert twice(["?x", ["?x", ...]], 2, [2, 3]) == [2]
     assert twice(["?x", "?x"], 2, 2) == [2] and twice(["?x", "?x"], 2, 1) == [] and twice(["?x", "?x"], 2, 2.0) == []
     assert twice([["?x", ...], ["?x", "?y"]], [1, 9], (9, 1)) == [9]
+
+
+def test_a_query_with_rules_may_stand_inside_another_in_a_transaction(open_store):
+    """Once the inner query's tables could not be dropped while the outer one was read, on the connection that writes."""
+    rules = [[("linked", "?x", "?y"), ("linked", "?y", "?x")], [("linked", "?x", "?y"), ["?x", "up", "?y"]],
+             [("both", "?x"), ("linked", "?x", "?y"), [("q", {"find": "?c", "in": ["?b"], "where": [("linked", "?b", "?c")]}, "?y")]]]
+    query, told = {"find": "?x", "where": [("both", "?x")], "rules": rules}, []
+
+    def ask(ctx):
+        told.extend(sorted(ctx.db.q(query)) for _ in range(2))
+    with contextlib.closing(open_store({"ask": ask})) as node:
+        assert sorted(tree(node).q(query)) == [1, 2, 3, 9]
+        node.submit_tx([put({"xt/id": 4, "up": 9}), call("ask")])
+        assert told == [[1, 2, 3, 4, 9]] * 2
