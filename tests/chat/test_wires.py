@@ -1,6 +1,5 @@
 """Bad lines, in a real Chromium: a dead one is noticed, what is sent is seen at once and arrives once, what is typed is lost to nobody."""
 import asyncio
-import contextlib
 import random
 import re
 import uuid
@@ -11,7 +10,8 @@ import biff
 import eelchat
 from biff import sockets
 from gate import WebProxy
-from people import Person, a_chat, chat, kept_mails, person      # noqa: F401
+from people import Person, chat, kept_mails, person      # noqa: F401
+from plugins import places
 from store import delete, put
 from test_browser import RECONNECTING, a_message, same_process, shots, sign_in_by_code, texts, until_live, until_texts, write
 
@@ -393,3 +393,93 @@ async def test_an_address_that_is_refused_is_still_in_its_field(chat, window, pa
     await page.press("#email", "Enter")
     await page.wait_for_selector("text=Invalid email.")
     assert await page.input_value("#email") == "ann@localhost"
+
+
+# ── All of it at once ────────────────────────────────────────────────────────────────────────────────────────
+
+PRESS = """([text, name]) => {
+    const failed = [...document.querySelectorAll('.message.failed')];
+    const message = text ? failed.find(one => one.querySelector('p').textContent === text) : failed[0];
+    const button = [...message?.querySelectorAll('button') ?? []].find(one => one.textContent === name);
+    button?.click();
+    return Boolean(button); }"""
+FAILED = "() => [...document.querySelectorAll('.message.failed p')].map(text => text.textContent)"
+
+
+class Writer:
+    """Somebody who writes, sends again and deletes, as it comes. `written` and `deleted` are what they know of it."""
+
+    def __init__(self, page, name, dice):
+        self.page, self.name, self.dice, self.written, self.deleted = page, name, dice, [], set()
+
+    async def write(self, count):
+        for n in range(count):
+            self.written.append(f"{self.name} {n}")
+            await write(self.page, self.written[-1])
+            await asyncio.sleep(self.dice.uniform(0, 2))
+            await self.look_at_failures()
+
+    async def look_at_failures(self):
+        for text in await self.page.evaluate(FAILED):
+            act = self.dice.choice(["Retry", "Delete", "nothing"])
+            if act != "nothing" and await self.page.evaluate(PRESS, [text, act]) and act == "Delete":
+                self.deleted.add(text)
+
+    async def end(self):
+        """Sends what is left, and waits until nothing is on its way, neither to be sent nor to be taken back."""
+        for _ in range(60):
+            await self.page.evaluate(PRESS, ["", "Retry"])
+            if await self.page.evaluate("() => !sessionStorage.outbox"):
+                return
+            await asyncio.sleep(1)
+
+    def kept(self):
+        return [text for text in self.written if text not in self.deleted]
+
+
+FAULTS = ["stall sockets", "stall requests", "cut sockets", "cut all", "refuse", "refuse", "slow", "deaf", "deaf", "calm"]
+
+
+async def trouble(proxy, dice, told):
+    """Faults, one after the other, until it is cancelled."""
+    while True:
+        fault = dice.choice(FAULTS)
+        told[fault] = told.get(fault, 0) + 1
+        match fault:
+            case "stall sockets": proxy.stall("socket")
+            case "stall requests": proxy.stall("request")
+            case "cut sockets": proxy.cut("socket")
+            case "cut all": proxy.cut()
+            case "slow": proxy.delay = lambda: dice.uniform(0, 1.5)
+            case "deaf": proxy.deaf = dice.randint(1, 12)
+            case "refuse": proxy.cut()
+            case "calm": proxy.delay = lambda: 0
+        proxy.is_refusing = fault == "refuse"
+        await asyncio.sleep(dice.uniform(0.3, 3))
+
+
+async def test_under_random_faults_each_message_arrives_once_and_in_order(chat, proxy, person, window, size, seed, say):      # noqa: F811
+    """All of the above can be true one by one, and false together."""
+    ann, channel = await behind(proxy, chat, person, window, "ann@example.com")
+    bob, _ = await behind(proxy, chat, person, window, "bob@example.com", channel)
+    dice, told, count = random.Random(seed), {}, size(24, 200)
+    writers = [Writer(ann, "ann", random.Random(seed + 1)), Writer(bob, "bob", random.Random(seed + 2))]
+    faults = asyncio.create_task(trouble(proxy, dice, told))
+    try:
+        await asyncio.gather(*(writer.write(count // 2) for writer in writers))
+    finally:
+        faults.cancel()
+    proxy.delay, proxy.deaf, proxy.is_refusing = lambda: 0, 0, False
+    proxy.cut()
+    await asyncio.gather(*(writer.end() for writer in writers))
+    stored = [text for text, in said(chat, channel)]
+    for writer in writers:
+        assert [text for text in stored if text.startswith(writer.name)] == writer.kept()
+        await until_live(writer.page)
+        await writer.page.wait_for_function("last => [...document.querySelectorAll('.message p')].at(-1)?.textContent === last", arg=stored[-1])
+        shown = await texts(writer.page)
+        assert shown == stored[-len(shown):] and len(shown) >= min(len(stored), places.PAGE_MESSAGES)
+        assert await writer.page.input_value("#text") == "" and not await writer.page.locator(".pending").count()
+    deleted = sum(len(writer.deleted) for writer in writers)
+    say(f"{count} messages of two people under {sum(told.values())} faults ({', '.join(f'{n} × {fault}' for fault, n in sorted(told.items()))}): "
+        f"{len(stored)} stored, each once and in the order of writing, {deleted} deleted and none of these stored; asked 0 lost, 0 twice, 0 out of order")
