@@ -63,7 +63,7 @@ import types
 import urllib.parse
 import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
@@ -104,6 +104,9 @@ BATCH_ROWS = 512                      # of an answer made at once: their documen
 GIVE_WAY_S = 0.004                    # that the Python part of an answer works before other threads get a turn
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
+LONG_ARGUMENT = 1_000                 # values that a search may be better off to begin without
+COUNTED_MAX = 511                     # rows of a range, counted before a plan is chosen: some 20 µs
+WALK_MAX = 8                          # times the rows that a search finds may an index be walked in order instead
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
@@ -1604,6 +1607,7 @@ class _Reader:
         connection.create_function("py", -1, lambda number, *cells: self._guarded(self.run.calls.call, number, cells))
         connection.create_function("py_test", -1, lambda number, *cells: self._guarded(self.run.calls.test, number, cells))
         connection.create_function("py_json", -1, lambda number, *cells: self._guarded(self.run.calls.call_json, number, cells))
+        connection.create_function("member", 2, lambda *operands: self._guarded(self.run.member, *operands))
         connection.create_function("compare", 3, lambda *operands: self._guarded(self.run.compare, *operands))
         connection.create_function("cell", 1, functools.partial(self._guarded, _cell_of_json), deterministic=True)
         connection.set_progress_handler(functools.partial(self._guarded, self._is_over), STEPS)
@@ -3298,7 +3302,8 @@ class _Parsed(NamedTuple):
     is_page: bool                     # ordered or cut: answers may come twice
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     source: dict
-    plans: dict                       # what was compiled of it, by the mode of asking
+    watched: tuple                    # ranges whose rows are counted before a plan is chosen
+    plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
 
 _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms",
@@ -3384,7 +3389,8 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     is_page = bool(order) or limit is not None or offset is not None
     is_bag = is_page or any(map(_is_grouping, find))
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query, {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query,
+                     _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -3985,6 +3991,62 @@ class _Range(_Clause):
     needs = property(lambda self: self.terms)
 
 
+def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> list[_Clause]:
+    """The clauses, with comparisons of one variable with known values made one."""
+    kept: list[_Clause] = []
+    ranges: dict[str, list[tuple]] = {}
+    for clause in clauses:
+        found = _tests_of(clause, scalars) if isinstance(clause, _Test) and clause.call.head in _MIRRORED else None
+        if found is None:
+            kept.append(clause)
+        for var, *test in found or ():
+            ranges.setdefault(var, []).append((clause.source, *test))
+    for var, of_var in ranges.items():
+        sources = [source for source, *_ in of_var]
+        tests = tuple((operator, known) for _, operator, known in of_var)
+        kept.append(_Range(sources if len(sources) > 1 else sources[0], (var,), tests=tests))
+    return kept
+
+
+def _tests_of(clause: _Test, scalars: Mapping[str, tuple]) -> list[tuple] | None:
+    """(variable, operator, what is known) of each comparison in a call; None if one of them is of something else."""
+    tests = []
+    for one, other in zip(clause.call.args, clause.call.args[1:]):
+        operator = clause.call.head
+        if _known_spec(scalars, one):
+            one, other, operator = other, one, _MIRRORED[operator]
+        known = _known_spec(scalars, other)
+        if not known or not _is_var(one) or one in scalars:
+            return None
+        tests.append((one, operator, known))
+    return tests or None
+
+
+def _scalars(ins: Iterable[_Binding]) -> tuple[dict[str, tuple], list[tuple[str, str]]]:
+    """What gives the value of each variable of a scalar or tuple argument, and names for those that two arguments bind."""
+    scalars: dict[str, tuple] = {}
+    twice = []
+    for place, binding in enumerate(ins):
+        for i, var in enumerate(binding.vars if binding.shape in ("scalar", "tuple") else ()):
+            name = var if var not in scalars else _fresh(var[1:])
+            scalars[name] = ("in", place) if binding.shape == "scalar" else ("in", place, i)
+            if name != var:
+                twice.append((name, var))
+    return scalars, twice
+
+
+def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
+    """The ranges that the search may begin with, or not: (variable, attribute, comparisons). Their rows decide."""
+    scalars, _ = _scalars(ins)
+    clauses = _with_ranges(where, scalars)
+    triples: list[Any] = [clause for clause in clauses if type(clause) is _Triple]
+    if len(triples) < 2:
+        return ()
+    tests = {clause.terms[0]: clause.tests for clause in clauses if isinstance(clause, _Range)}
+    return tuple((triple.v, triple.a, tests[triple.v]) for triple in triples
+                 if _is_var(triple.e) and triple.e not in scalars and _is_var(triple.v) and triple.v in tests)
+
+
 class _Statement(NamedTuple):
     sql: str
     binders: tuple                    # what gives each parameter from the fifth on, of a run
@@ -4058,6 +4120,40 @@ class _Row(NamedTuple):
     width: int                        # late values stand behind it
 
 
+class _Total(NamedTuple):
+    """An element of find that SQL makes of a group's rows: a variable that groups, or an aggregate."""
+    head: str                         # of the aggregate; "" for a variable
+    var: str
+    kinds: int | None                 # the types of its cells, if they are known
+
+    def exprs(self, x: str) -> list[str]:
+        """The columns that it takes."""
+        if self.head in ("sum", "avg"):       # in two halves, since SQLite's sums end at 63 bits
+            return [f"sum({x} >> 31)", f"sum({x} & 2147483647)", "count(*)"]
+        if self.head in ("min", "max") and self.kinds not in _SORTABLE:
+            marks = [f"{x} < 0", f"{x} >= x'03' and {x} < x'04'", f"{x} >= x'04' and {x} < x'05'"]
+            return [f"{self.head}({x}) filter (where {mark})" for mark in marks]
+        return [{"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}.get(self.head, f"{self.head}({x})")]
+
+    def is_nothing(self, row: tuple, place: int) -> bool:
+        """Whether a group has no rows."""
+        is_counted = self.head in ("count", "count-distinct", "sum", "avg")
+        return row[place + 2 * (self.head in ("sum", "avg"))] == 0 if is_counted else not any(
+            cell is not None for cell in row[place:place + len(self.exprs(""))])
+
+    def column(self, run: _Run, rows: list[tuple], place: int) -> list:
+        """The values of these columns, a group each."""
+        if self.head in ("count", "count-distinct"):
+            return [row[place] for row in rows]
+        if self.head in ("sum", "avg"):
+            sums = [(row[place] << 31) + row[place + 1] + (row[place + 2] << 62) for row in rows]
+            return sums if self.head == "sum" else [_ratio(sum, row[place + 2]) for sum, row in zip(sums, rows)]
+        if self.head and self.kinds not in _SORTABLE:
+            best = AGGREGATES[self.head]
+            return [best([run.cells.value(cell) for cell in row[place:place + 3] if cell is not None]) for row in rows]
+        return run.cells.values([row[place] for row in rows])
+
+
 class _Direct(NamedTuple):
     """How rows become the answer when find has only variables and pulls, and SQL has ordered and cut."""
     places: tuple                     # of find's elements in a row
@@ -4082,19 +4178,29 @@ class _Plan(NamedTuple):
     repeats: bool                     # SQL may bring a row twice where none should be
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
+    totals: tuple                     # where SQL makes the groups: (place of the first column, `_Total`) of each element
     notes: list                       # the clauses in their order
 
 
-def _compiled(parsed: _Parsed, mode: str, file: _File, is_over: bool, set_args: frozenset) -> _Plan:
-    """The plan of a query for one mode of asking; `set_args` are the parameters of arguments that are sets."""
-    return _Shaper(_Compilation(parsed, mode, file, is_over, set_args)).plan()
+class _Inputs(NamedTuple):
+    """What a plan depends on of the arguments."""
+    sets: frozenset                   # the parameters of arguments that are sets, in which a test of equality looks
+    sizes: tuple                      # (variable in a range, or place of a long argument, its rows as far as they were counted)
+
+
+_NO_INPUTS = _Inputs(frozenset(), ())
+
+
+def _compiled(parsed: _Parsed, mode: str, file: _File, is_over: bool, inputs: _Inputs) -> _Plan:
+    """The plan of a query for one mode of asking."""
+    return _Shaper(_Compilation(parsed, mode, file, is_over, inputs)).plan()
 
 
 class _Compilation:
     """What the parts of a plan share in the making, for one mode of asking."""
 
-    def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, set_args: frozenset):
-        self.parsed, self.mode, self.file, self.is_over, self.set_args = parsed, mode, file, is_over, set_args
+    def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, inputs: _Inputs):
+        self.parsed, self.mode, self.file, self.is_over, self.inputs = parsed, mode, file, is_over, inputs
         self.calls: list[tuple] = []
         self.notes: list = []
         self.tables: list[tuple] = []
@@ -4161,8 +4267,9 @@ class _Joiner:
     """
 
     def __init__(self, shared: _Compilation, before: list, scalars: Mapping[str, tuple] = NOTHING, is_bag: bool = False,
-                 turn: _Turn | None = None, text: _Text | None = None):
+                 turn: _Turn | None = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
         self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
+        self.sizes = sizes
         self.text = text or _Text(shared.file)
 
     def inside_rule(self) -> _Joiner:
@@ -4181,11 +4288,11 @@ class _Joiner:
 
     # Order
 
-    def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str]) -> _Block:
+    def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str], first: _Clause | None = None) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
-        todo = self._with_ranges(clauses)
+        todo = _with_ranges(clauses, self.scalars)
         while todo:
-            clause = self._next(block, todo)
+            clause, first = first or self._next(block, todo), None
             todo.remove(clause)
             self.shared.notes.append(clause.source)
             needed = _mentioned(todo).union(later)
@@ -4193,35 +4300,6 @@ class _Joiner:
             if len(block.froms) > STAGE_TABLES:
                 block = self.stage(block, needed)
         return block
-
-    def _with_ranges(self, clauses: Iterable[_Clause]) -> list[_Clause]:
-        """The clauses, with comparisons of one variable with known values made one."""
-        kept: list[_Clause] = []
-        ranges: dict[str, list[tuple]] = {}
-        for clause in clauses:
-            found = self._tests_of(clause) if isinstance(clause, _Test) and clause.call.head in _MIRRORED else None
-            if found is None:
-                kept.append(clause)
-            for var, *test in found or ():
-                ranges.setdefault(var, []).append((clause.source, *test))
-        for var, of_var in ranges.items():
-            sources = [source for source, *_ in of_var]
-            tests = tuple((operator, known) for _, operator, known in of_var)
-            kept.append(_Range(sources if len(sources) > 1 else sources[0], (var,), tests=tests))
-        return kept
-
-    def _tests_of(self, clause: _Test) -> list[tuple] | None:
-        """(variable, operator, what is known) of each comparison in a call, or None if one of them is of something else."""
-        tests = []
-        for one, other in zip(clause.call.args, clause.call.args[1:]):
-            operator = clause.call.head
-            if _known_spec(self, one):
-                one, other, operator = other, one, _MIRRORED[operator]
-            known = _known_spec(self, other)
-            if not known or not _is_var(one) or one in self.scalars:
-                return None
-            tests.append((one, operator, known))
-        return tests or None
 
     def _next(self, block: _Block, todo: list[_Clause]) -> _Clause:
         """The clause to be joined next: whatever only filters, then what promises the fewest rows."""
@@ -4243,7 +4321,8 @@ class _Joiner:
         if any(not self.is_bound(var, block) for var in clause.needs):
             return math.inf
         if kind is _In:
-            return _ARGUMENT
+            size = self.sizes.get(clause.place, _ARGUMENT)
+            return _FILTERS if size > _ARGUMENT and clause.terms[0] in block.bound else size
         if kind is _Triple:
             return self.triple_cost(clause, block)
         if kind is _Test or kind is _Range:
@@ -4268,12 +4347,15 @@ class _Joiner:
         if self.is_bound(clause.e, block):
             return _PROBE if v else _ONE_VALUE
         rows, values = self.shared.estimate(clause.a)
-        return _SEARCH + (rows / values if v else rows * _WHOLE)
+        return _SEARCH + (rows / values if v else min(rows * _WHOLE, self.sizes.get(clause.v, math.inf)))
 
     # Joining one clause
 
     def _join_in(self, block: _Block, clause: _In, needed: frozenset[str]) -> _Block:
         width = len(clause.terms)
+        if clause.place in self.sizes and clause.terms[0] in block.bound:
+            block.wheres.append(f"member({clause.place}, {block.bound[clause.terms[0]]})")
+            return block
         source = self.text.param("rows", clause.place, clause.shape, width)
         places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
         name = self.text.table(self.shared.name("i"), _numbered("c", width),
@@ -4736,26 +4818,22 @@ class _Shaper:
     def __init__(self, shared: _Compilation):
         self._shared, self._parsed = shared, shared.parsed
         self._before: list = []
-        scalars: dict[str, tuple] = {}
-        self._given: list[_Clause] = []           # the arguments that are clauses
-        source = self._parsed.source.get("in", [])
-        for place, binding in enumerate(self._parsed.ins):
-            if binding.shape in ("collection", "relation"):
-                self._given.append(_In(source, binding.vars, place=place, shape=binding.shape))
-                continue
-            for i, var in enumerate(binding.vars):
-                name = var if var not in scalars else _fresh(var[1:])
-                scalars[name] = ("in", place) if binding.shape == "scalar" else ("in", place, i)
-                if name != var:       # two arguments for one variable join
-                    self._given.append(_Bind(source, (_Call("identity", (name,)), var)))
-        self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag)
+        source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
+        self._given: list[_Clause] = [             # the arguments that are clauses
+            _In(source, binding.vars, place=place, shape=binding.shape)
+            for place, binding in enumerate(self._parsed.ins) if binding.shape in ("collection", "relation")]
+        self._given += [_Bind(source, (_Call("identity", (name,)), var)) for name, var in twice]
+        self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
 
     def plan(self) -> _Plan:
         shared, parsed, joiner = self._shared, self._parsed, self._joiner
         where = shared.rules.expand(parsed.where, parsed.is_bag)
-        late = () if shared.is_over else self._late(where)
+        totals = self._totals(where)
+        late = () if shared.is_over or totals else self._late(where)
         joined = self._given + [clause for clause in where if clause not in late]
-        block = joiner.join(_Block(), joined, self._wanted(late))
+        block = joiner.join(_Block(), joined, self._wanted(late), None if shared.is_over else self._in_order(where))
+        if totals:
+            return self._totalled(block, totals, where)
         row, exprs, reads = self._row(block, late)
         order, is_ordered = self._order(block, late)
         limit = self._limit(late, is_ordered)
@@ -4772,7 +4850,7 @@ class _Shaper:
         finish = self._quick_finish(block, row, direct) if direct and is_simple and distinct == repeats else None
         return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row, reads,
                      direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
-                     any(map(_is_grouping, parsed.find)), is_ordered, shared.notes)
+                     any(map(_is_grouping, parsed.find)), is_ordered, (), shared.notes)
 
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
         bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
@@ -4906,12 +4984,34 @@ class _Shaper:
         return (f" order by {', '.join(parts)}", True) if parts else ("", False)
 
     def _sorts(self, var: str) -> bool:
-        if self._shared.is_over:
-            return False              # what is supposed may be of types that the statistics do not know
-        kinds = 0
-        for a in _attributes_of(var, self._parsed.where):
-            kinds |= self._shared.kinds(a)
-        return kinds in _SORTABLE and not any(var in binding.vars for binding in self._parsed.ins)
+        kinds = self._kinds_of(var)
+        return kinds is not None and kinds in _SORTABLE
+
+    def _kinds_of(self, var: str) -> int | None:
+        """The types of cells that a variable may have; None if nobody knows: what is supposed is in no statistics."""
+        if self._shared.is_over or any(var in binding.vars for binding in self._parsed.ins):
+            return None
+        return functools.reduce(operator.or_, map(self._shared.kinds, _attributes_of(var, self._parsed.where)), 0)
+
+    def _in_order(self, where: tuple[_Clause, ...]) -> _Triple | None:
+        """For the first of a common kind (`top` in bench/store.py): the triple by whose value the answer is ordered.
+
+        Walking its index in order stops when the page is full. That pays if the others together keep many of its rows.
+        """
+        parsed, shared = self._parsed, self._shared
+        finds = [parsed.find[target] for target, _ in parsed.order if type(target) is int]
+        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None \
+                or any(map(_is_grouping, parsed.find)) or not self._sorts(finds[0].term):
+            return None
+        triples: list[Any] = [clause for clause in where if type(clause) is _Triple]
+        walked = [clause for clause in triples if _is_var(clause.v) and clause.v == finds[0].term and _is_var(clause.e)
+                  and clause.e not in self._joiner.scalars and clause.v != clause.e]
+        if len(walked) != 1 or len(triples) < 2 or self._given:
+            return None
+        rows, _ = shared.estimate(walked[0].a)
+        least = min(self._joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
+        is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
+        return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
 
     def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
         parsed = self._parsed
@@ -4933,6 +5033,43 @@ class _Shaper:
             wheres[place] = _seen(f, self._shared.mode, part)
             arms.append(self._joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
         return tuple(arms)
+
+    # Aggregates that SQL makes (`count`, `sum`, `highest`, `groups` in bench/store.py)
+
+    def _totals(self, where: tuple[_Clause, ...]) -> list[_Total] | None:
+        """How SQL makes each element of find, where all of them are variables, or aggregates that it makes as we do."""
+        parsed = self._parsed
+        bodies = [d.clauses for definitions in parsed.rules.values() for d in definitions]
+        if not any(map(_is_grouping, parsed.find)) or \
+                any(type(clause) is _Bind for clause, _ in _every(itertools.chain(self._given, where, *bodies))):
+            return None               # what a function gives may have no cell of its own
+        totals = [_Total("", find.term, None) if find.kind == "var" else self._total(find) for find in parsed.find]
+        made = [total for total in totals if total is not None]
+        return made if len(made) == len(totals) else None
+
+    def _total(self, find: _Find) -> _Total | None:
+        call = find.term
+        if find.kind != "aggregate" or len(call.args) != 1 or not _is_var(call.args[0]):
+            return None
+        var, = call.args
+        kinds = self._kinds_of(var)
+        is_made = call.head in ("count", "count-distinct") or kinds is not None and (
+            call.head in ("sum", "avg") and kinds in (0, _SMALL_KIND)
+            or call.head in ("min", "max") and (kinds in _SORTABLE or not kinds & ~_NUMBER_KINDS))
+        return _Total(call.head, var, kinds) if is_made else None
+
+    def _totalled(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> _Plan:
+        shared, joiner, places = self._shared, self._joiner, []
+        exprs: list[str] = []
+        for total in totals:
+            places.append((len(exprs), total))
+            exprs += total.exprs(joiner.expr(total.var, block))
+        keys = [joiner.expr(total.var, block) for total in totals if not total.head]
+        by = f" group by {', '.join(dict.fromkeys(keys))}" if keys else ""
+        main = joiner.text.statement(block.sql(exprs) + by)
+        row = _Row({}, {}, frozenset(), len(exprs))
+        return _Plan(tuple(self._before), tuple(shared.tables), main, (), None, row, (), None, shared.calls,
+                     self._attributes(where), False, False, True, False, tuple(places), shared.notes)
 
     # Answers without a run
 
@@ -5016,9 +5153,9 @@ def _native_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
         return _native_equal(joiner, call, block)
     parts = []
     for one, other in zip(call.args, call.args[1:]):
-        if _known_spec(joiner, one):
+        if _known_spec(joiner.scalars, one):
             one, other = other, one
-        x, known = joiner.expr(one, block), _known_spec(joiner, other)
+        x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
         kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
         y = joiner.text.param("twin", known, 0) if known else joiner.expr(other, block)
         is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
@@ -5135,12 +5272,12 @@ _NATIVE: dict[str, Callable] = {
 def _is_set(joiner: _Joiner, arg: Any) -> bool:
     if type(arg) is _Const:
         return type(arg.value) in (set, frozenset)
-    return joiner.scalars.get(arg) in joiner.shared.set_args
+    return joiner.scalars.get(arg) in joiner.shared.inputs.sets
 
 
-def _known_spec(joiner: _Joiner, arg: Any) -> tuple | None:
+def _known_spec(scalars: Mapping[str, tuple], arg: Any) -> tuple | None:
     """What an argument is bound to before the query runs, or None."""
-    return ("value", arg) if type(arg) is _Const else joiner.scalars.get(arg)
+    return ("value", arg) if type(arg) is _Const else scalars.get(arg)
 
 
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
@@ -5150,7 +5287,6 @@ def _known_spec(joiner: _Joiner, arg: Any) -> tuple | None:
 # `_Answers`, for `q` and for `lazy_q`.
 
 _SETS = frozenset((set, frozenset))
-_NO_SETS: frozenset[tuple] = frozenset()       # the places of arguments that are sets, in which a test of equality looks
 
 
 def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, begun: Callable | None = None) -> list:
@@ -5158,7 +5294,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
 
     What an application asks all day, by a text or an id, needs no run (the row "by text" of bench/store.py: a third less).
     """
-    generation, plan = parsed.plans.get((mode, False, _NO_SETS), (None, None))
+    generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
     if plan is not None and plan.quick is not None and generation is db._file.generation and db._supposed is None \
             and reader.run is None and (cells := _quick_cells(plan.quick, db, args, reader)) is not None:
         return _quickly(plan.quick, cells, db, reader, mode, parsed.timeout_s)
@@ -5254,7 +5390,7 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
-    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
+    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled", "members",
                  "outer", "deadline", "rested")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
@@ -5266,22 +5402,52 @@ class _Run:
         self.deadline = now + parsed.timeout_s
         if reader.deadline is not None and reader.deadline < self.deadline:
             self.deadline = reader.deadline           # of the query that asks this one
-        self.plan = plan = self._plan()
-        self.cells = _Cells(db, reader, plan.attributes)
+        self.members: dict[int, tuple] = {}           # of long arguments, by their place
+        self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
+        self.plan = plan = self._plan()
+        self.cells.attributes = plan.attributes
         self.calls = _Calls(self)
 
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless the statistics have changed since: an empty store's plan suits no full one."""
-        is_over, sets = self.db._supposed is not None, _NO_SETS
-        if not _SETS.isdisjoint(map(type, self.args)):
-            sets = frozenset(("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS)
-        key = self.mode, is_over, sets
+        is_over = self.db._supposed is not None
+        inputs = self._inputs() if self.parsed.ins or self.parsed.watched else _NO_INPUTS
+        key = self.mode, is_over, inputs
         found = self.parsed.plans.get(key)
         if found is None or found[0] is not self.file.generation:
             generation = self.file.generation
-            found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, sets)
+            found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, inputs)
         return found[1]
+
+    def _inputs(self) -> _Inputs:
+        """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""
+        sizes = []
+        for place, (arg, binding) in enumerate(zip(self.args, self.parsed.ins)):
+            if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
+                sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
+        sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
+        sets = () if _SETS.isdisjoint(map(type, self.args)) else \
+            [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
+        return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
+
+    def _size(self, a: str, tests: tuple) -> float:
+        """The rows of an attribute in a range, up to a power of eight; infinite where counting would cost more than it saves."""
+        number, kinds, count = self.file.attributes.get(a), self.file.kinds.get(self.file.attributes.get(a), 0), 0
+        for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS):
+            if kinds & kind:
+                count += self.reader.execute(
+                    "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
+                    (number, *_bounds(self, tests, kind), COUNTED_MAX + 1)).fetchone()[0]
+        return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
+
+    def member(self, place: int, cell: Cell) -> bool:
+        """Whether an argument that is too long for a table has a value."""
+        kind, values = self.members.get(place) or self.members.setdefault(place, _members(self, self.args[place]))
+        if kind is None:
+            return cell in values
+        value = self.cells.value(cell)
+        return type(value) is kind and value in values
 
     def __enter__(self) -> Self:
         self.reader.run, self.reader.deadline = self, self.deadline
@@ -5433,6 +5599,14 @@ def _row(row: Any, shape: str, width: int) -> tuple:
 def _any_json(run: _Run, values: Iterable, with_twins: bool = False) -> str:
     every = (twin for value in values for twin in _twins(value)) if with_twins else values
     return json.dumps([_json_cell(run.cell(value)) for value in every])
+
+
+def _members(run: _Run, values: Any) -> tuple[type | None, Any]:
+    """What a long argument has: (the type of all its values, they), or (None, their cells)."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= {int, str, bytes, uuid.UUID}:
+        return kinds.pop(), values if type(values) in _SETS else set(values)
+    return None, set(map(run.cell, values))
 
 
 def _json_cells(cells: Iterable) -> str:
@@ -5731,7 +5905,8 @@ class _Answers:
             rows = list(dict.fromkeys(rows))
         if plan.direct is not None and plan.direct.is_whole:
             return rows[parsed.offset:] if parsed.offset else rows
-        columns = _Groups(self).columns(rows) if plan.is_grouped else self._selected(rows)
+        columns = self._totals(list(rows)) if plan.totals else _Groups(self).columns(rows) if plan.is_grouped \
+            else self._selected(rows)
         if parsed.is_page:
             columns = self._page(columns)
         elif plan.direct is None or plan.late and plan.direct.late_repeats or self.run.cells.is_private:
@@ -5773,6 +5948,13 @@ class _Answers:
                 break
             self.run.look_at_clock()
         return columns
+
+    def _totals(self, rows: list[tuple]) -> list[list]:
+        """The groups that SQL has made. Of no row at all it makes a group, we make none."""
+        place, first = self.plan.totals[0]
+        if all(total.head for _, total in self.plan.totals) and first.is_nothing(rows[0], place):
+            rows = []
+        return [total.column(self.run, rows, place) for place, total in self.plan.totals]
 
     def _columns(self, rows: list[tuple], late: list[list]) -> list[list]:
         return [self.column(find, rows, late) for find in self.parsed.find]
