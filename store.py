@@ -1653,6 +1653,7 @@ class _Reader:
         self.error = self.deadline = None
         if self.connection.in_transaction:
             self.execute("rollback")
+            self.filled = None            # its tables may have been made in this transaction, and are gone with it
         if self.filled is not None and self.filled.supposed() is None:
             self.execute("delete from temp.touched"), self.execute("delete from temp.over_facts")
             self.filled = None

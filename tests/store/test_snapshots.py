@@ -238,3 +238,14 @@ def test_a_supposition_of_another_type_is_not_ordered_by_the_old_one(node):
     assert node.db().q(query) == [3, 2]
     supposed = node.db().with_tx([put({"xt/id": 9, "n": 2.5})])
     assert supposed.q(query) == [3, 2.5]
+
+
+def test_a_supposition_is_asked_again_after_its_rows_were_streamed(node):
+    """Its tables went with the read transaction of the stream; every later question was told that the file is damaged."""
+    node.submit_tx([named("ann", "Ann"), named("bob", "Bob")])
+    db = node.db().with_tx([named("ann", "Anna"), delete("bob")])
+    for _ in range(2):
+        with db.lazy_q(NAMES) as rows:
+            assert list(rows) == [("ann", "Anna")]
+        assert db.q(NAMES) == [("ann", "Anna")]
+        assert db.with_tx([named("cy", "Cy")]).q(NAMES | {"order-by": [["?n"]]}) == [("ann", "Anna"), ("cy", "Cy")]
