@@ -1601,6 +1601,7 @@ class _Reader:
         self.run: _Run | None = None
         self.deadline: float | None = None    # of what is asked at this moment
         self.error: BaseException | None = None       # what a function raised, which SQLite swallows
+        self.is_stopped = False               # by us: its time was over, or the node was closed
         self.filled: _Filled | None = None    # what its temporary tables hold of a supposition
         self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
@@ -1621,7 +1622,10 @@ class _Reader:
             raise
 
     def _is_over(self) -> bool:
-        return self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline
+        if self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline:
+            self.is_stopped = True            # kept for `fail`: by then the query's deadline is gone
+            return True
+        return False
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -1631,8 +1635,8 @@ class _Reader:
         raised, self.error = self.error, None
         if raised is not None:
             raise raised from None
-        if str(error) in ("interrupted", "user-defined function raised exception") and not self._is_over() \
-                and threading.current_thread() is threading.main_thread():
+        if str(error) in ("interrupted", "user-defined function raised exception") \
+                and not (self.is_stopped or self._is_over()) and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt from None
         raise self.file.read_error(error) from error
 
@@ -1651,6 +1655,7 @@ class _Reader:
         """Back to what a borrower expects: nothing is open, and nothing is kept of what nobody can ask for any more."""
         self.rest()
         self.error = self.deadline = None
+        self.is_stopped = False
         if self.connection.in_transaction:
             self.execute("rollback")
             self.filled = None            # its tables may have been made in this transaction, and are gone with it

@@ -7,12 +7,12 @@ of the project, and the tests that run its line are asked, the fastest first, un
 notices has survived: look whether it changes anything that matters, and write the test that was missing. The seed draws
 the mutants, so that a run can be repeated. Forty mutants of store.py take some ten minutes on two cores.
 
-coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. Tests longer than
-TEST_S_MAX are not asked, nor are those on PostgreSQL unless the file is store_postgres.py.
+coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. A test longer
+than TEST_S_MAX is not asked, nor is one on PostgreSQL unless the file is store_postgres.py.
 
-Two kept tools do not fit the store. mutmut 3.8, tried, writes all mutants of a file into one module. That suits the files of biff/
-(177 mutants of door.py in three minutes); for store.py it had written nothing after four minutes. cosmic-ray 8.7 runs
-one command for every mutant, and neither draws a sample nor chooses the tests.
+Two kept tools do not fit the store. mutmut 3.8, tried, writes all mutants of a file into one module. That suits the
+files of biff/ (177 mutants of door.py in three minutes); for store.py it had written nothing after four minutes.
+cosmic-ray 8.7 runs one command for every mutant, and neither draws a sample nor chooses the tests.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = {"store": ["tests/store"], "shell": ["tests/store/test_shell.py"], "biff": ["tests/biff", "tests/chat"],
          "plugins": ["tests/chat"], "eelchat": ["tests/chat"]}
 TEST_S_MAX = 20                       # a slower test is not asked: most mutants fall to faster ones
-ASKED_S_MAX = 120                     # of tests for one mutant: forty mutants that all survive take eighty minutes of CPU
+ASKED_S_MAX = 120                     # of tests for one mutant: as much as forty mutants can take in half an hour
 SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
            ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "//",
            ast.FloorDiv: "*", ast.BitOr: "&", ast.BitAnd: "|", ast.And: "or", ast.Or: "and"}
@@ -289,7 +289,7 @@ def run(file, given, lines, seconds, folders):
     source = (ROOT / file).read_bytes()
     mutants = Mutants(source.decode())
     tree, reached = ast.parse(source), [mutant for mutant in mutants.found if mutant.line in lines]
-    print(f"{len(mutants.found):,} mutants, {len(reached):,} of them in lines that a test of at most {TEST_S_MAX} s runs")
+    print(f"{len(mutants.found):,} mutants, {len(reached):,} of them in lines that a quick test runs")
     random.Random(given.seed).shuffle(reached)
     drawn = list(itertools.islice((mutant for mutant in reached if is_python(applied(source, mutant))), given.count))
     print("| line | function | instead of | noticed by |\n| ---: | --- | --- | --- |", flush=True)

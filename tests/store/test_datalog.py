@@ -957,6 +957,14 @@ async def test_a_hostile_query_ends_at_its_timeout_and_does_not_hold_the_loop(no
     assert db.q({"find": ("count", "?a"), "where": [["?a", "v"]]}) == [400], "the store answers as before"
 
 
+def test_a_query_out_of_time_says_so_in_the_main_thread_too(node):
+    """Ctrl-C leaves the same trace in SQLite: a query that ran out of time was once taken for it, and ended programs."""
+    many = list(range(20_000))
+    with pytest.raises(store.QueryLimitError, match="timeout"):
+        node.db().q({"find": ("count", "?a"), "in": [["?a", ...], ["?b", ...]], "where": [[("<", "?a", "?b")]],
+                     "timeout": 50}, many, many)
+
+
 def test_a_function_that_outlasts_the_budget_is_told_even_at_the_last_row(node):
     """The clock was only looked at before each call: one slow call, or the last of many, passed for an answer in time."""
     with pytest.raises(store.QueryLimitError, match="10 ms"):
