@@ -45,12 +45,12 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import changes, commands, feeds, line
-from plugins.changes import Changes, changes_of, use_views, view_of
+from plugins import commands, feeds, line, names, titles
+from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, refusal_of
 from plugins.line import cursor_of, done, missed, posted_id
 from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
-                            in_community, messages_of, signed_in, user_of)
+                            in_community, member, messages_of, signed_in, title_of, user_of)
 from store import call, delete
 
 log = logging.getLogger("eelchat")
@@ -121,10 +121,12 @@ async def app(ctx):
 
 
 async def new_community(ctx):
-    community_id = ctx["biff/node"].new_id()
+    community_id, channel_id = ctx["biff/node"].new_id(), ctx["biff/node"].new_id()
+    title = title_of(ctx) or f"Community #{random.randrange(1000)}"
     try:
         await biff.submit_tx(ctx, [
-            {"db/doc-type": "community", "xt/id": community_id, "comm/title": f"Community #{random.randrange(1000)}"},
+            {"db/doc-type": "community", "xt/id": community_id, "comm/title": title},
+            {"db/doc-type": "channel", "xt/id": channel_id, "chan/comm": community_id, "chan/title": "general"},
             {"db/doc-type": "membership", "mem/user": ctx["uid"], "mem/comm": community_id, "mem/roles": ADMIN},
             biff.at_most(COMMUNITIES_MAX, {"mem/user": ctx["uid"], "mem/roles": "admin"}),
             biff.at_most(MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]}),
@@ -132,7 +134,7 @@ async def new_community(ctx):
     except biff.ConstraintError:
         return biff.error(ctx, 422, f"One person founds at most {COMMUNITIES_MAX} communities "
                                     f"and is in at most {MEMBERSHIPS_MAX}.")
-    return biff.redirect(ctx, f"/community/{community_id}")
+    return biff.redirect(ctx, f"/community/{community_id}/channel/{channel_id}")
 
 
 async def join_community(ctx):
@@ -158,7 +160,7 @@ async def community(ctx):
 
 async def new_channel(ctx):
     channel = {"xt/id": ctx["biff/node"].new_id(), "chan/comm": ctx["community"]["xt/id"],
-               "chan/title": f"Channel #{random.randrange(1000)}"}
+               "chan/title": title_of(ctx) or f"Channel #{random.randrange(1000)}"}
     try:
         await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]), channel | {"db/doc-type": "channel"},
                                    biff.at_most(CHANNELS_MAX, {"chan/comm": channel["chan/comm"]})])
@@ -197,8 +199,8 @@ async def channel_page(ctx):
              "path": channel_path(ctx["channel"])}
     if ctx["request"].headers.get("HX-Request") and before:
         return biff.render(ctx, "older.html", **shown)
-    return app_page(ctx, "channel.html", **shown, tx_id=ctx["biff/db"].tx_id, is_past=before is not None,
-                    post_id=ctx["biff/node"].new_id(), chars_max=MESSAGE_CHARS_MAX)
+    return app_page(ctx, "channel.html", **shown, is_past=before is not None, post_id=ctx["biff/node"].new_id(),
+                    chars_max=MESSAGE_CHARS_MAX)
 
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,24 +261,25 @@ def was_said(ctx, id, text):
 
 # ── Realtime updates ─────────────────────────────────────────────────────────────────────────────────────────
 #
-# A room is a channel, its number a tx_id: what a transaction changed there is one frame, built once, for live and for
-# replayed pages. A socket is sent what the log holds since its page and enters the room in one turn of the loop, so
-# that no transaction falls between.
+# A room is a place: a channel, a community, or the first page of a person. What a transaction changed there is one
+# frame under its tx_id, built once, for live and for replayed pages. A socket is sent what the log holds since its page
+# and enters the room in one turn of the loop, so that no transaction falls between.
 
 
 class Client(sockets.Socket):
-    """One browser on a channel, and what its place there rests on."""
+    """One browser at a place, and what it is there by."""
 
-    __slots__ = ("channel_id", "mem_id", "session_id")
+    __slots__ = ("place_id", "mem_id", "session_id", "after")
 
     def __init__(self, ctx, ws):
         super().__init__(ws, ctx["request"].transport, biff.plug_of(ctx["request"]), ctx["uid"])
-        self.channel_id, self.mem_id = ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]
-        self.session_id = ctx["session"]["xt/id"]
+        place = ctx.get("channel") or ctx.get("community") or ctx["user"]
+        self.place_id, self.mem_id = place["xt/id"], ctx["mem"]["xt/id"] if ctx.get("mem") else None
+        self.session_id, self.after = ctx["session"]["xt/id"], cursor_of(ctx)
 
     @property
     def grounds(self):
-        return self.channel_id, self.mem_id, self.session_id, self.person
+        return self.place_id, self.mem_id, self.session_id, self.person
 
 
 async def connect(ctx):
@@ -294,28 +297,31 @@ async def connect(ctx):
 
 async def catch_up(ctx, client):
     """Sends what the log holds since the transaction that the page has seen, and enters the room."""
-    rooms = ctx["chat_clients"]
-    db, replay = await missed(ctx, client.channel_id)
-    rooms.enter(client, client.channel_id, db.tx_id)   # nothing waits between the two
+    rooms, after = ctx["chat_clients"], client.after
+    db, replay = await missed(ctx, client.place_id)
+    rooms.enter(client, client.place_id, db.tx_id)     # nothing waits between the two
     is_settled = db.tx_id == ctx["biff/db"].tx_id      # nothing was committed since the rule looked
     if not is_settled and (reason := why_not(db, client)):
         return dismiss(ctx, client, reason)
     if one := rooms.one_too_many(client.person):
         dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
-    log.info("connect channel=%s person=%s sockets=%d", client.channel_id, client.person, rooms.count)
-    if told := replay + rooms.announced:
+    log.info("connect place=%s person=%s sockets=%d", client.place_id, client.person, rooms.count)
+    is_behind = ctx["chat_lately"].low > after or ctx["chat_people"].is_behind(db, client.person, after)
+    mine = person_frame(ctx, db, client.person, client.place_id) if is_behind else b""
+    if told := replay + mine + rooms.announced:
         client.write(told, db.tx_id)
     if replay:
-        log.info("replay channel=%s person=%s after=%d to=%d bytes=%d",
-                 client.channel_id, client.person, cursor_of(ctx), db.tx_id, len(replay))
+        log.info("replay place=%s person=%s after=%d to=%d bytes=%d",
+                 client.place_id, client.person, after, db.tx_id, len(replay))
 
 
 def why_not(db, client):
-    """Why somebody may not hear a channel, in words; None if they may. Authority is read from the newest snapshot."""
-    channel, mem = db.entity(client.channel_id), db.entity(client.mem_id)
-    if channel is None or "chan/comm" not in channel:
+    """Why a person may not hear a place, in words; None if they may. Authority is read from the newest snapshot."""
+    place, mem = db.entity(client.place_id), db.entity(client.mem_id) if client.mem_id else None
+    if place is None:
         return "This channel was deleted."
-    if mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != (client.person, channel["chan/comm"]):
+    community_id = place.get("chan/comm", client.place_id) if client.mem_id else None
+    if community_id and (mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != (client.person, community_id)):
         return "You are no longer a member of this community."
     if db.entity(client.session_id) is None or db.entity(client.person) is None:
         return SIGNED_OUT
@@ -323,20 +329,30 @@ def why_not(db, client):
 
 
 def on_new_message(ctx, tx):
-    """Tells each channel what a transaction changed in it, once it has dismissed whoever lost their place by it."""
+    """Tells each place what a transaction changed there, once it has dismissed the people who lost theirs by it."""
     rooms, lately = ctx["chat_clients"], ctx["chat_lately"]
-    changes: Changes = lately.hear(tx.tx_id, lambda: changes_of(ctx, tx))
+    changes: Changes = lately.hear(tx.tx_id, lambda: heard(ctx, tx))
     if changes.others:
         dismiss_those_who_lost(ctx, changes.others)
     if changes.forgotten:
         forget(ctx, changes.forgotten)
-    frames = {channel_id: changes.frame(channel_id) for channel_id in changes.rooms(rooms)}
+    frames = {place_id: changes.frame(place_id) for place_id in changes.rooms(rooms)}
     if tx.tx_id % CURSOR_TRANSACTIONS == 0:
         cursor = text_frame(biff.fragment(ctx, "cursor.html", tx_id=tx.tx_id))
-        frames = {channel_id: frames.get(channel_id) or cursor for channel_id in rooms}
-    for channel_id, frame in frames.items():
+        frames = {place_id: frames.get(place_id) or cursor for place_id in rooms}
+    for place_id, frame in frames.items():
         if frame:
-            rooms.send(channel_id, tx.tx_id, frame, tx.tx_time.timestamp())
+            rooms.send(place_id, tx.tx_id, frame, tx.tx_time.timestamp())
+    for person in rooms.people() if changes.people or changes.members else ():
+        if changes.is_for(person):
+            rooms.tell(person, lambda client: tx.tx_id > client.after and changes.person_frame(person, client.place_id))
+
+
+def heard(ctx, tx):
+    """What a transaction changed; noted for the people whose own pages it changed."""
+    changes = changes_of(ctx, tx)
+    ctx["chat_people"].note(changes, tx.tx_id)
+    return changes
 
 
 def dismiss_those_who_lost(ctx, touched):
@@ -349,7 +365,7 @@ def dismiss_those_who_lost(ctx, touched):
 
 def dismiss(ctx, client, reason):
     """Tells a browser why in its page, and closes so that it does not come back: htmx takes 1008 as final."""
-    log.info("dismiss channel=%s person=%s: %s", client.channel_id, client.person, reason)
+    log.info("dismiss place=%s person=%s: %s", client.place_id, client.person, reason)
     notice = text_frame(biff.fragment(ctx, "notice.html", reason=reason, is_session_over=reason == SIGNED_OUT))
     ctx["chat_clients"].close(client, WSCloseCode.POLICY_VIOLATION, notice)
 
@@ -368,9 +384,10 @@ async def use_chat_clients(system):
     sockets_max = min(sockets.SOCKETS_MAX, system["biff/connections-max"] * 3 // 4)
     rooms = system["chat_clients"] = sockets.Rooms(sockets_max, delivered.observe)
     lately = system["chat_lately"] = sockets.Lately(
-        lambda after: ((tx.tx_id, changes_of(system, tx)) for tx in node.tx_log(after=after)),
+        lambda after: ((tx.tx_id, heard(system, tx)) for tx in node.tx_log(after=after)),
         REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
     use_views(system)
+    system["chat_people"] = People()
     metrics.gauge("sockets", "Open sockets.", lambda: rooms.count)
     metrics.gauge("channels", "Channels with an open socket.", lambda: len(rooms))
     metrics.gauge("waiting_bytes", "Bytes that wait for browsers to read.", rooms.waiting_bytes)
@@ -416,6 +433,7 @@ def socket(rule):
     """A rule for a socket. A person who may not connect is let in, told why, and closed for good, because a browser
     tries a refused handshake for ever. That is right when the server is full or they come too often: they try later.
     """
+    @functools.wraps(rule)
     async def accepted_or_told(ctx):
         try:
             await ctx["chat_clients"].admit()
@@ -450,12 +468,14 @@ ROUTES = [
     ("POST", CHANNEL, in_channel, new_message),
     ("DELETE", CHANNEL, channel_admin, delete_channel),
     ("GET", CHANNEL + "/connect", socket(in_channel), connect),
+    ("GET", "/community/{id}/connect", socket(member), connect),
+    ("GET", "/connect", socket(signed_in), connect),
 ]
 
 PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
           "goes-with": {"channel": ["msg/channel"]}}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, changes.PLUGIN, line.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

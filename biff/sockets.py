@@ -306,6 +306,16 @@ class Rooms:
         self._people.setdefault(socket.person, {})[socket] = None
         self.count += 1
 
+    def people(self) -> list[Hashable]:
+        """Those who have a socket open."""
+        return list(self._people)
+
+    def tell(self, person: Hashable, make: Callable[[Socket], bytes | None]):
+        """Tells each socket of a person what `make` says for it, at once and without a number: it must do no harm twice."""
+        for socket in tuple(self._people.get(person, ())):
+            if frame := make(socket):
+                socket.write(frame)
+
     def one_too_many(self, person: Hashable) -> Socket | None:
         """The socket that has to give way, if a person has more than they may."""
         theirs = self._people.get(person, {})

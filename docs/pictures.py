@@ -71,12 +71,16 @@ async def talk(server, people):
 async def settle(server, ann, bob):
     """Ann founds the community with its channels, Bob joins; the address of the first channel."""
     await sign_in(ann, server, "ann@example.com")
-    await ann.click("text=New community")
-    await ann.wait_for_url("**/community/*")
-    community = ann.url
-    for _ in CHANNELS:
+    await ann.click("#switcher [data-dialog='new-community']")
+    await ann.fill("#new-community-name", COMMUNITY)
+    await ann.press("#new-community-name", "Enter")
+    await ann.wait_for_url("**/channel/*")
+    community = ann.url.partition("/channel/")[0]
+    for title in CHANNELS[1:]:
         await ann.goto(community)
-        await ann.click("text=New channel")
+        await ann.click("nav [data-dialog='new-channel']")
+        await ann.fill("#new-channel-name", title)
+        await ann.press("#new-channel-name", "Enter")
         await ann.wait_for_url("**/channel/*")
     await sign_in(bob, server, "bob@example.com")
     await bob.goto(community)

@@ -23,11 +23,12 @@ import markupsafe
 
 import biff
 from biff.sockets import text_frame
-from plugins.places import channel_path, channels_in, messages_of
+from plugins.places import channel_path, messages_of
 
 log = logging.getLogger("eelchat")
 
 VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some 20,000, all that people have open
+PEOPLE_KEPT = 10_000                  # of whom it is known when their own parts last changed
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 
 # ── What a transaction changed ───────────────────────────────────────────────────────────────────────────────
@@ -37,11 +38,12 @@ class Changes:
     """The net effect of a transaction: what was before, what is after. Frames are made when somebody hears them."""
 
     def __init__(self, ctx, db):
-        self._ctx, self._db, self._frames = ctx, db, {}
+        self._ctx, self.db, self._frames = ctx, db, {}
         self.messages = {}            # channel id → [(kind, document)]; kind is "new", "edited", "deleted"
         self.anew = set()             # channels whose list is sent as a whole
         self.touched = {}             # id of a place → {(part, about): None}; a community's reach its channels
-        self.people = {}              # the same by person
+        self.people = {}              # the same by person, for that person's pages
+        self.members = {}             # the same by community, for the pages of its members, wherever they are
         self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
         self.ids, self.others = set(), set()          # of messages, and of everything else that was written
         self.size = 0
@@ -53,6 +55,10 @@ class Changes:
     def touch_person(self, person, part, about=None):
         """The part has changed on the pages of this person."""
         self.people.setdefault(person, {})[part, about] = None
+
+    def touch_members(self, community_id, part, about=None):
+        """The part has changed on the pages of all who are in this community."""
+        self.members.setdefault(community_id, {})[part, about] = None
 
     def retouch(self, message):
         """A message looks different although its document is the same."""
@@ -91,27 +97,31 @@ class Changes:
         is_here = place_id in self.messages or place_id in self.anew
         if not (is_here or self.touched or self.forgotten):
             return None
-        place = self._db.entity(place_id)
+        place = self.db.entity(place_id)
         parts = self._parts(place)
         if place is None or not (is_here or parts or self.forgotten):
             return None
         if place_id in self.anew:
-            return whole_view(self._ctx, self._db, place_id, parts)
-        return biff.fragment(self._ctx, "changes.html", view=view_of(self._ctx, self._db), parts=parts,
-                             changes=self.messages.get(place_id, ()), forgotten=self.forgotten, tx_id=self._db.tx_id)
+            return whole_view(self._ctx, self.db, place_id, parts)
+        return biff.fragment(self._ctx, "changes.html", view=view_of(self._ctx, self.db), parts=parts,
+                             changes=self.messages.get(place_id, ()), forgotten=self.forgotten, tx_id=self.db.tx_id)
 
     def _parts(self, place):
         touched: dict = {}
         for scope in scopes_of(place):
             touched |= self.touched.get(scope, {})
-        return [part_view(self._ctx, self._db, place, part, about) for part, about in touched]
+        return [part_view(self._ctx, self.db, place, part, about) for part, about in touched]
+
+    def is_for(self, person):
+        """Whether something is told to this person's pages alone."""
+        return person in self.people or any(is_member(self.db, person, id) for id in self.members)
 
     def person_frame(self, person, place_id):
         """What a page of this person at this place is told; None for nothing. It has no tx_id: it may be told again."""
-        place = self._db.entity(place_id)
-        parts = [part_view(self._ctx, self._db, place, part, about or person)
-                 for part, about in self.people.get(person, ()) if place]
-        return text_frame("".join(parts)) if any(parts) else None
+        touched = dict(self.people.get(person, {}))
+        for community_id, parts in self.members.items():
+            touched |= parts if is_member(self.db, person, community_id) else {}
+        return person_frame(self._ctx, self.db, person, place_id, touched) or None
 
 
 def scopes_of(place):
@@ -123,6 +133,39 @@ def scopes_of(place):
 
 def part_view(ctx, db, place, part, about=None):
     return markupsafe.Markup(biff.dicts(ctx, "parts")[part](ctx, db, place, about))
+
+
+def person_frame(ctx, db, person, place_id, touched=None):
+    """The parts of a page that are one person's own, as they are now: those touched, or all. b"" for nothing."""
+    named, place, user = biff.dicts(ctx, "person-parts"), db.entity(place_id), db.entity(person)
+    if place is None or user is None:
+        return b""
+    touched = [(part, None) for part in named] if touched is None else touched
+    text = "".join(named[part](ctx, db, place, user, about) for part, about in touched)
+    return text_frame(text) if text else b""
+
+
+def is_member(db, person, community_id):
+    return biff.lookup_id(db, "mem/user", person, "mem/comm", community_id) is not None
+
+
+class People:
+    """Which transaction last changed the pages of one person, of those that were read: a page older than it is told."""
+
+    def __init__(self):
+        self._people, self._communities, self._all = {}, {}, 0
+
+    def note(self, changes, tx_id):
+        for last, ids in (self._people, changes.people), (self._communities, changes.members):
+            for id in ids:
+                last[id] = max(tx_id, last.get(id, 0))
+        if len(self._people) + len(self._communities) > PEOPLE_KEPT:
+            self._people, self._communities, self._all = {}, {}, tx_id
+
+    def is_behind(self, db, person, after):
+        if max(self._all, self._people.get(person, 0)) > after:
+            return True
+        return any(tx_id > after and is_member(db, person, id) for id, tx_id in self._communities.items())
 
 
 # ── Found from a transaction ─────────────────────────────────────────────────────────────────────────────────
@@ -212,23 +255,6 @@ def whole_view(ctx, db, place_id, parts=None):
     messages, has_older = messages_of(db, place)
     return biff.fragment(ctx, "list_fragment.html", view=view_of(ctx, db), messages=messages, has_older=has_older,
                          path=channel_path(place), tx_id=db.tx_id, parts=parts)
-
-
-def titles_part(ctx, db, place, about):
-    """What stands around the messages: the titles of channel and community, and the channels beside it."""
-    if "chan/comm" not in place:
-        return ""
-    return biff.fragment(ctx, "around.html", channel=place, community=db.entity(place["chan/comm"]),
-                         channels=channels_in(db, place["chan/comm"]), path_of=channel_path)
-
-
-def on_title(changes, id, old, new):
-    for document in old, new:
-        if document and ("chan/title" in document or "comm/title" in document):
-            changes.touch(document.get("chan/comm", id), "titles")
-
-
-PLUGIN = {"changes": [on_title], "parts": {"titles": titles_part}}
 
 
 # ── Messages as HTML ─────────────────────────────────────────────────────────────────────────────────────────

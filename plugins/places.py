@@ -65,6 +65,13 @@ def in_channel(ctx):
     ctx["channel"] = channel
 
 
+def member(ctx):
+    if refusal := in_community(ctx):
+        return refusal
+    if ctx["mem"] is None:
+        return biff.redirect(ctx, community_path(ctx["community"]))
+
+
 def community_admin(ctx):
     return in_community(ctx) or forbidden(ctx)
 
@@ -98,6 +105,13 @@ def channel_path(channel):
     return f"/community/{channel['chan/comm']}/channel/{channel['xt/id']}"
 
 
+def communities_of(db, uid):
+    """The communities that a person is in, by title."""
+    user = db.pull([("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], uid) or {}
+    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem.get("mem/comm")) is dict]
+    return sorted((one for one in communities if "comm/title" in one), key=by_title("comm/title"))
+
+
 def channels_of(ctx):
     if not ctx.get("mem"):
         return []
@@ -108,6 +122,12 @@ def channels_in(db, community_id):
     channels = biff.q(db, {"find": ("pull", "?channel", ["*"]), "in": ["?community"],
                            "where": [["?channel", "chan/comm", "?community"]]}, community_id)
     return sorted(channels, key=by_title("chan/title"))
+
+
+def title_of(ctx, chars_max=60):
+    """The title that a form asks for, in one line; "" if it has none or too long a one."""
+    title = " ".join("".join(c if c.isprintable() else " " for c in ctx["params"].get("title", "")).split())
+    return title if len(title) <= chars_max else ""
 
 
 def by_title(attribute):
@@ -136,11 +156,11 @@ def messages_of(db, channel, before=None):
 
 def app_page(ctx, template, **values):
     """A page with the communities and channels of whoever is signed in beside it."""
-    user = ctx["biff/db"].pull(["*", ("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], ctx["uid"])
-    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem.get("mem/comm")) is dict]
-    around = {"user": user, "communities": sorted(communities, key=by_title("comm/title")),
-              "community": ctx.get("community"), "mem": ctx.get("mem"), "channel": ctx.get("channel"),
-              "channels": channels_of(ctx), "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path,
+    community = ctx.get("community")
+    around = {"user": ctx["user"], "communities": communities_of(ctx["biff/db"], ctx["uid"]), "community": community,
+              "mem": ctx.get("mem"), "channel": ctx.get("channel"), "channels": channels_of(ctx),
+              "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": ctx["biff/db"].tx_id,
+              "live_path": community_path(community) if community else "",
               "is_waiting": ctx["biff/node"].cut_off is not None}
     return biff.render(ctx, template, **around, **page_values(ctx), **values)
 

@@ -168,6 +168,32 @@ function openDrawer() {
   narrow.addEventListener("change", () => { if (!narrow.matches) close(); });
 }
 
+// ── Dialogs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+// A link to a dialog opens it; without this script the address alone does. A quiet form stays on its page: the socket shows what it did.
+function openDialogs() {
+  document.addEventListener("click", event => {
+    const opener = event.target.closest("[data-dialog]"), dialog = opener && $(opener.dataset.dialog);
+    if (dialog?.showModal) { event.preventDefault(); opener.closest("details.more")?.removeAttribute("open"); dialog.showModal(); dialog.querySelector("input")?.select(); return; }
+    if (event.target.closest("[data-close]") || event.target.tagName === "DIALOG") event.target.closest("dialog")?.close();
+    for (const more of document.querySelectorAll("details.more[open]")) if (!more.contains(event.target)) more.open = false;
+  });
+  document.addEventListener("keydown", event => {
+    const more = event.key === "Escape" && document.querySelector("details.more[open]");
+    if (more) { more.open = false; more.querySelector("summary").focus(); }
+  });
+  for (const form of document.querySelectorAll("form[data-quiet]")) {
+    const failure = form.querySelector(".error");
+    form.addEventListener("htmx:after:request", event => {
+      const ctx = event.detail.ctx, status = ctx.response?.status ?? ctx.response?.raw?.status;
+      failure.hidden = status < 400;
+      if (status < 400) form.closest("dialog")?.close();
+      else failure.textContent = typeof ctx.text === "string" && ctx.text.length < 400 && !ctx.text.includes("<") ? ctx.text : "That was not saved. Try again.";
+    });
+    form.addEventListener("htmx:error", () => { failure.textContent = "The server cannot be reached. Try again in a moment."; failure.hidden = false; });
+  }
+}
+
 // ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 // Another tab that signs out says so: this one then knows why its session ended, and shows the next person at this machine nothing.
@@ -175,7 +201,7 @@ function hearSiblings() {
   const siblings = new BroadcastChannel("eelchat");
   let signedOutAt = 0;
   siblings.onmessage = () => { signedOutAt = Date.now(); if (!$("messages")) setTimeout(() => location.reload(), 1_000); };
-  document.querySelector("form.me")?.addEventListener("submit", () => { kept.clear(); siblings.postMessage("signing out"); });
+  document.querySelector("form.out")?.addEventListener("submit", () => { kept.clear(); siblings.postMessage("signing out"); });
   return () => Date.now() - signedOutAt < SIBLING_MS;
 }
 
@@ -220,6 +246,7 @@ function openPage() {
   kept.open(shell?.dataset.person ?? "");
   tellTimes(document);
   openDrawer();
+  openDialogs();
   const hasSiblingSignedOut = hearSiblings();
   if (!shell) return;
   const isLive = list?.hasAttribute("hx-ws:connect"), token = document.querySelector("[name='__anti-forgery-token']").value;

@@ -208,7 +208,7 @@ function showOutbox(list, outbox) {
     return made;
   }
   function made(post) {
-    const face = element("i", {class: `face hue-${mem[0]}`, "aria-hidden": "true"}, mem.slice(0, 2));
+    const face = element("i", {class: `face hue-${mem[0]}`, "aria-hidden": "true"}, list.dataset.initials);
     const text = element("p", {dir: "auto", "hx-ignore": "", "data-disable-scripting": ""}, post.text);
     return element("article", {class: "message mine pending", id: `message-${post.id}`, "data-mem": mem},
                    element("header", {}, face, element("b", {}, list.dataset.name), " ", element("time", {datetime: post.at})), text, element("div", {class: "fate"}));

@@ -89,10 +89,9 @@ class Person:
         return re.search(r"\b\d{6}\b", self.chat["mails"][-1][1]).group()
 
     async def new_channel(self):
-        """A community and a channel of this person's own: their paths."""
-        community = (await self.post("/community", page="/app")).url.path
-        channel = (await self.post(f"{community}/channel", page=community)).url.path
-        return community, channel
+        """A community of this person's own, and its first channel: their paths."""
+        channel = (await self.post("/community", page="/app")).url.path
+        return channel.partition("/channel")[0], channel
 
     async def say(self, channel, text, post=None):
         return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel,
@@ -113,6 +112,33 @@ def texts(html):
     """The texts of the messages in a page or frame, in order; an address that is a link to itself as the address."""
     return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>',
                                                          html, re.DOTALL)]
+
+
+async def found(page, title="Town"):
+    """A community by its dialog, in a browser: the page is in its first channel; the community's address."""
+    if not await page.is_visible("#switcher [data-dialog='new-community']"):
+        await page.click("#switcher summary")
+    await page.click("#switcher [data-dialog='new-community']")
+    await page.fill("#new-community-name", title)
+    await page.press("#new-community-name", "Enter")
+    await page.wait_for_url("**/channel/*")
+    return page.url.partition("/channel/")[0]
+
+
+async def open_channel(page, title):
+    """A channel by its dialog, in a browser: the page is in it."""
+    here = page.url
+    await page.click("nav [data-dialog='new-channel']")
+    await page.fill("#new-channel-name", title)
+    await page.press("#new-channel-name", "Enter")
+    await page.wait_for_function("here => location.href !== here", arg=here)
+
+
+async def delete_channel(page):
+    """The channel that the page is in, by its menu."""
+    await page.click(".head .more summary")
+    await page.click("text=Delete channel")
+    await page.click("text=Delete the channel")
 
 
 # ── One of each kind, put into the store ─────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ import store
 from biff.door import Door
 from plugins import feeds
 from hosts import host, rss      # noqa: F401
-from people import HELP, chat, person      # noqa: F401
+from people import HELP, chat, delete_channel, found, person      # noqa: F401
 from store import delete, evict, put
 
 SHOTS = os.environ.get("SHOTS")       # a folder: the tests leave screenshots there, for eyes
@@ -61,15 +61,11 @@ async def until_live(page):
 async def two_in_a_channel(server, ann, bob):
     """Ann makes a community and a channel, Bob joins; both windows are in it."""
     await sign_up(ann, server, "ann@example.com")
-    await ann.click("text=New community")
-    await ann.wait_for_url("**/community/*")
-    community = ann.url
-    await ann.click("text=New channel")
-    await ann.wait_for_url("**/channel/*")
+    community = await found(ann)
     await sign_up(bob, server, "bob@example.com")
     await bob.goto(community)
     await bob.click("text=Join this community")
-    await bob.click("nav >> text=Channel #")
+    await bob.click("nav >> text=general")
     await bob.wait_for_url("**/channel/*")
     await until_live(ann), await until_live(bob)
     return ann.url
@@ -335,8 +331,7 @@ async def test_a_deleted_channel_says_so_in_open_windows_and_they_stay_away(serv
     """Without this, its members would write into nothing, and their browsers would try to connect for ever."""
     ann, bob = await window(), await window()
     await two_in_a_channel(server, ann, bob)
-    ann.on("dialog", lambda dialog: dialog.accept())
-    await ann.click("nav button[aria-label^='Delete']")
+    await delete_channel(ann)
     await bob.wait_for_selector("text=This channel was deleted.")
     await ann.wait_for_url(re.compile(r"/community/[\w-]+$"))
 

@@ -68,8 +68,7 @@ async def test_each_route_answers_who_may(chat, person):
         answer = await one.get(path) if method == "GET" else await one.post(path, fields, method=method)
         assert answer_wanted in (answer.status, answer.url.path), (method, path, answer.status, answer.url)
     assert newest(chat) == before
-    stated = {(method, path) for method, path, _, _ in eelchat.ROUTES} - {("GET", "/"),
-                                                                          ("GET", eelchat.CHANNEL + "/connect")}
+    stated = {(method, path) for method, path, _, _ in eelchat.ROUTES if path != "/" and not path.endswith("/connect")}
     tried = {(method, path.replace(channel, eelchat.CHANNEL).replace(community, "/community/{id}"))
              for _, method, path, _ in refused}
     assert stated == tried, "a route that this test does not know"
@@ -140,7 +139,8 @@ async def test_what_people_write_is_text_on_the_page(chat, person):
     page = (await ann.get(channel)).body_text
     assert html.unescape(texts(page)[0]) == hostile
     assert markup(page) <= markup(clean) | {("article", "class id data-mem"), ("header", ""),
-                                            ("i", "class aria-hidden"), ("b", ""), ("time", "datetime"),
+                                            ("i", "class aria-hidden"), ("time", "datetime"),
+                                            ("b", "dir hx-ignore data-disable-scripting"),
                                             ("p", "dir hx-ignore data-disable-scripting")}
     assert page.count("<script") == clean.count("<script")
 
@@ -188,7 +188,7 @@ async def test_channels_stand_in_the_order_of_their_numbers(chat, person):
     await chat["biff/node"].submit([delete(id_of(channel))])
     await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "chan/title": title, "chan/comm": id_of(community)})
                                     for title in titles])
-    page = (await ann.get(community)).body_text
+    page = (await ann.get(community)).body_text.partition('id="channels"')[2].partition("</ul>")[0]
     assert re.findall(r'channel/[\w-]+" dir="auto"[^>]*>([^<]+)</a>', page) == ["Channel #1", "channel #2",
                                                                                 "Channel #10", "Änderungen"]
 
@@ -334,7 +334,7 @@ async def test_a_session_that_writes_faster_than_hands_do_is_slowed(chat, person
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
     statuses = [(await ann.post(f"{community}/channel", page=community)).status for _ in range(6)]
-    assert statuses == [200] * 4 + [429] * 2
+    assert statuses == [200] * 5 + [429]
 
 
 async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(chat, person, monkeypatch):

@@ -17,6 +17,8 @@ from plugins import changes, places
 from people import Person, a_chat, kept_mails
 from store import delete, evict, put
 
+MINE = {"communities", "pick", "my-name"}                # the parts of a page that are one person's own
+LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE)]
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 
 
@@ -88,27 +90,42 @@ def parsed(text):
     return parser.root
 
 
+SELECTOR = re.compile(r"innerHTML:\.message\[data-mem='([\w-]+)'\] (header b|\.face)")
+
+
+def of_member(page, mem_id, what):
+    """The names, or the faces, of a member's messages."""
+    for message in page.all():
+        if message.tag == "article" and message.attributes.get("data-mem") == mem_id:
+            yield message.find(lambda one: one.tag == "b" if what == "header b" else "face" in one.attributes.get("class", ""))
+
+
 def apply(page, frame):
     """What htmx 4 does with a frame, for the swap styles that our templates use.
     It adds what it is told to, even twice."""
     fragment = parsed(frame)
     for part in [child for child in fragment.children if isinstance(child, Element)]:
-        style, target = part.attributes.pop("hx-swap-oob", None), page.by_id(part.attributes.get("id"))
+        style, targets = part.attributes.pop("hx-swap-oob", None), [page.by_id(part.attributes.get("id"))]
         if part.tag == "title":
-            target, style = page.find(lambda one: one.tag == "title"), "innerHTML"
+            targets, style = [page.find(lambda one: one.tag == "title")], "innerHTML"
+        elif style.startswith("innerHTML:"):
+            style, targets = "innerHTML", list(of_member(page, *SELECTOR.fullmatch(style).groups()))
         assert style in ("outerHTML", "innerHTML", "beforeend", "outerMorph", "delete"), part
-        if target is None:
-            continue
-        place = target.parent.children.index(target)
-        if style == "delete":
-            del target.parent.children[place]
-        elif style.startswith("outer"):
-            part.parent = target.parent
-            target.parent.children[place] = part
-        else:
-            target.children = [] if style == "innerHTML" else target.children
-            for child in part.children:
-                target.append(child)
+        for target in filter(None, targets):
+            swap(part, target, style)
+
+
+def swap(part, target, style):
+    place = target.parent.children.index(target)
+    if style == "delete":
+        del target.parent.children[place]
+    elif style.startswith("outer"):
+        part.parent = target.parent
+        target.parent.children[place] = part
+    else:
+        target.children = [] if style == "innerHTML" else target.children
+        for child in part.children:
+            target.append(child)
 
 
 # ── A world in which things happen ─────────────────────────────────────────────────────────────────────────────
@@ -138,14 +155,18 @@ class World:
             channel = self.node.db().entity(uuid.UUID(path.rpartition("/")[2]))
             self.channels[channel["xt/id"]] = channel
         self.community = channel["chan/comm"]
-        self.mem = biff.lookup(self.node.db(), "mem/comm", self.community)["xt/id"]
+        mem = biff.lookup(self.node.db(), "mem/comm", self.community)
+        self.mem, self.user = mem["xt/id"], mem["mem/user"]
 
     async def another_channel(self):
         community = f"/community/{next(iter(self.channels.values()))['chan/comm']}"
         return (await self.ann.post(f"{community}/channel", page=community)).url.path
 
-    def path(self, channel_id):
-        return f"/community/{self.community}/channel/{channel_id}"
+    def path(self, place):
+        """The address of a channel, of the community, or of Ann's own first page."""
+        if place == self.user:
+            return "/app"
+        return f"/community/{self.community}" + ("" if place == self.community else f"/channel/{place}")
 
     def message(self, text=None):
         message = {"xt/id": self.node.new_id(), "msg/mem": self.mem,
@@ -166,7 +187,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(16):
+        match self.random.randrange(18):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -200,6 +221,14 @@ class World:
             case 12:
                 return [put(self.message()), change(pick, **{"msg/text": "edited beside a new one"}),
                         put(self.message())]
+            case 13:
+                name = self.random.choice([{}, {"user/name": f"Ann <{self.random.randrange(100)}>"}])
+                user = {key: value for key, value in self.node.db().entity(self.user).items() if key != "user/name"}
+                return [put(user | name), put(self.message())]
+            case 14:
+                one = self.random.choice(list(self.channels))
+                self.channels[one] = self.channels[one] | {"chan/topic": f"Topic & {self.random.randrange(100)}"}
+                return [put(self.channels[one])]
         return [put(self.message())]
 
     async def end(self):
@@ -208,7 +237,7 @@ class World:
 
 
 class Window:
-    """A browser's page and socket, as far as the law goes."""
+    """A browser's page and socket at a place, as far as the law goes."""
 
     def __init__(self, world, channel_id):
         self.world, self.channel_id, self.socket, self.reading, self.reason = world, channel_id, None, None, None
@@ -219,16 +248,21 @@ class Window:
     async def connect(self):
         await self.cut()
         cursor = self.page.by_id("cursor").attributes["value"]
-        self.socket = await self.world.ann.listen(self.world.path(self.channel_id), cursor)
+        self.socket = await self.world.ann.listen(self.world.path(self.channel_id).removesuffix("/app"), cursor)
         self.reading = asyncio.create_task(self.read())
 
     async def read(self):
         async for frame in self.socket:
             if frame.type is aiohttp.WSMsgType.TEXT:
-                before = int(self.page.by_id("cursor").attributes["value"])
+                before, is_mine = int(self.page.by_id("cursor").attributes["value"]), 'id="cursor"' not in frame.data
                 apply(self.page, frame.data)
-                after = int(self.page.by_id("cursor").attributes["value"])
-                assert after > before, "a fragment came twice, or without its tx_id"
+                if is_mine:                            # a person's own parts are whole, and may come twice
+                    told = {part.attributes.get("id") for part in parsed(frame.data).children
+                            if isinstance(part, Element)}
+                    assert told <= MINE
+                else:
+                    after = int(self.page.by_id("cursor").attributes["value"])
+                    assert after > before, "a fragment came twice, or without its tx_id"
 
     async def cut(self):
         """The connection ends in the middle of what is on its way. The page keeps what it has applied."""
@@ -248,7 +282,8 @@ class Window:
                 await asyncio.sleep(0.005)
 
     def shown(self, id):
-        return self.page.by_id(id).inside()
+        """What stands in an element; None where this page has none."""
+        return element.inside() if (element := self.page.by_id(id)) else None
 
 
 async def happen(world, windows, steps):
@@ -256,7 +291,7 @@ async def happen(world, windows, steps):
     for _ in range(steps):
         match world.random.randrange(12):
             case 0 if len(windows) < 8:
-                windows.append(Window(world, world.random.choice(list(world.channels))))
+                windows.append(Window(world, world.random.choice([*world.channels, world.community, world.user])))
                 await windows[-1].load()
             case 1 | 2:
                 await world.random.choice(windows).cut()
@@ -273,9 +308,13 @@ async def happen(world, windows, steps):
         if window.socket is None or window.reading.done():
             await window.connect()
     last = [world.message(f"the last {n}") | {"msg/channel": channel_id} for n, channel_id in enumerate(world.channels)]
-    await world.node.submit([put(message) for message in last])
+    end = {"xt/id": world.community, "comm/title": f"The end {world.random.random()}"}
+    await world.node.submit([put(end), *(put(message) for message in last)])
     for window in windows:
-        await window.until(f"the last {list(world.channels).index(window.channel_id)}<")
+        if window.channel_id in world.channels:
+            await window.until(f"the last {list(world.channels).index(window.channel_id)}<")
+        await window.until(end["comm/title"])
+        await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -296,16 +335,16 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     compared = 0
     for n in range(size(4, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
-            windows = [Window(world, channel_id) for channel_id in world.channels]
+            windows = [Window(world, place) for place in [*world.channels, world.community, world.user]]
             for window in windows:
                 await window.load()
             await happen(world, windows, 150)
             for window in windows:
                 fresh = Window(world, window.channel_id)
                 await fresh.load()
-                assert "the last" in fresh.shown("messages")
-                for id in "messages", "heading", "channels", "text-label", f"community-{world.community}":
-                    assert window.shown(id) == fresh.shown(id), f"{id} of sequence {n}"
+                assert window.channel_id not in world.channels or "the last" in fresh.shown("messages")
+                for id in LIVE:
+                    assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}, sequence {n}"
                 assert str(window.page.find(lambda one: one.tag
                                             == "title")) == str(fresh.page.find(lambda one: one.tag == "title"))
                 compared += 1
@@ -323,7 +362,7 @@ async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, 
                 await window.load()
             await happen(world, windows, 150)
             monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
-            for window in windows:
+            for window in (one for one in windows if one.channel_id in world.channels):
                 fresh = Window(world, window.channel_id)
                 await fresh.load()
                 shown, whole = ([str(one) for one in page.page.all() if one.tag == "article"]

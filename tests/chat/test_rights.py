@@ -19,9 +19,9 @@ MAY = {                                       # the rules of the route table, by
     "signed_in": SIGNED_IN,
     "in_community": SIGNED_IN,
     "in_channel": {"member", "admin"},
+    "member": {"member", "admin"},
     "community_admin": {"admin"},
     "channel_admin": {"admin"},
-    "accepted_or_told": {"member", "admin"},
 }
 
 

@@ -16,7 +16,7 @@ from conftest import Server
 from biff.door import DoorError
 from hosts import fixed, host      # noqa: F401
 from plugins import feed_reader, feeds
-from people import Person, kept_mails
+from people import Person, found, kept_mails
 from store import delete
 from test_browser import RECONNECTING, sign_up, texts, until_live, until_texts, write
 
@@ -40,11 +40,7 @@ async def ann_and_bob(window, one, two):
     """Ann on one server, Bob on another, both in one channel; its path."""
     ann, bob = await window(allow=BUSY), await window(allow=BUSY)
     await sign_up(ann, one, "ann@example.com")
-    await ann.click("text=New community")
-    await ann.wait_for_url("**/community/*")
-    community = ann.url.removeprefix(one.url)
-    await ann.click("text=New channel")
-    await ann.wait_for_url("**/channel/*")
+    community = (await found(ann)).removeprefix(one.url)
     channel = ann.url.removeprefix(one.url)
     await sign_up(bob, two, "bob@example.com")
     await bob.goto(two.url + community)

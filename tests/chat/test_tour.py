@@ -13,7 +13,7 @@ import biff
 import store
 import eelchat
 from conftest import ROOT, free_port
-from people import Person, filled      # noqa: F401
+from people import Person, delete_channel, filled, found, open_channel      # noqa: F401
 
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
 
@@ -123,10 +123,24 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
                                              visited.add(("GET", urllib.parse.urlsplit(socket.url).path))))
         page.on("dialog", lambda dialog: dialog.accept())
     await sign_in(ann, system, "ann@example.com")
-    await ann.click("text=New community")
+    await ann.fill("#welcome-name", "Ann")
+    await ann.press("#welcome-name", "Enter")
+    await ann.wait_for_selector("#my-name:text-is('Ann')")
+    await ann.goto(f"{base}/name")
+    await ann.goto(f"{base}/app")
+    community = await found(ann)
+    await open_channel(ann, "seeds")
+    await ann.click(".head .more summary")
+    await ann.click("text=Name and topic")
+    await ann.fill("#channel-topic", "What grows")
+    await ann.press("#channel-topic", "Enter")
+    await ann.wait_for_selector("#topic:text-is('What grows')")
+    await ann.click(".head .more summary")
+    await ann.click(".more-list >> text=Community")
+    await ann.fill("#community-name", "City")
+    await ann.press("#community-name", "Enter")
     await ann.wait_for_url("**/community/*")
-    community = ann.url
-    await ann.click("text=New channel")
+    await ann.click("nav >> text=seeds")
     await ann.wait_for_url("**/channel/*")
     channel = ann.url
     await bob.goto(f"{base}/signin")
@@ -141,7 +155,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await bob.wait_for_url("**/app")
     await bob.goto(community)
     await bob.click("text=Join this community")
-    await bob.click("nav >> text=Channel #")
+    await bob.click("nav >> text=seeds")
     for page in ann, bob:
         await page.wait_for_selector("#messages[data-live]", state="attached")
     cookies = {cookie["name"]: cookie for cookie in await ann.context.cookies()}
@@ -169,8 +183,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await eve.click("text=Sign out everywhere else")
     await eve.wait_for_selector("text=Sign out everywhere else", state="detached")
     await eve.goto(channel)
-    await eve.hover("nav .channels li")
-    await eve.click("nav button[aria-label^='Delete']")
+    await delete_channel(eve)
     await bob.wait_for_selector("text=This channel was deleted.")
     await eve.wait_for_url(re.compile(r"/community/[\w-]+$"))
     await eve.goto(f"{base}/sessions")
@@ -209,10 +222,7 @@ async def test_names_full_of_marks_stay_in_their_box(served, window, say):
     system, _ = served
     page = await window(ignore_https_errors=True)
     await sign_in(page, system, "ann@example.com")
-    await page.click("text=New community")
-    await page.wait_for_url("**/community/*")
-    await page.click("text=New channel")
-    await page.wait_for_url("**/channel/*")
+    await found(page)
     await page.wait_for_selector("#messages[data-live]", state="attached")
     for text in "above", "a", "below":
         await page.fill("#text", text)

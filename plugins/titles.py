@@ -1,0 +1,86 @@
+"""Titles: communities and channels are named in a small dialog, and admins rename them; every open page follows."""
+from voluptuous import All, Length, Optional
+
+import biff
+from plugins.places import (channel_admin, channel_path, channels_in, communities_of, community_admin, community_path,
+                            title_of)
+
+TITLE_CHARS_MAX = 60                  # one line of the sidebar on a wide screen
+TOPIC_CHARS_MAX = 200                 # two lines below the title
+
+CHANNEL = "/community/{id}/channel/{channel_id}"
+
+
+async def rename_community(ctx):
+    return await renamed(ctx, "community", ctx["community"], {"comm/title": title_of(ctx)}, community_path)
+
+
+async def rename_channel(ctx):
+    topic = " ".join(ctx["params"].get("topic", "").split())[:TOPIC_CHARS_MAX]
+    values = {"chan/title": title_of(ctx), "chan/topic": topic or biff.DISSOC}
+    return await renamed(ctx, "channel", ctx["channel"], values, channel_path)
+
+
+async def renamed(ctx, kind, place, values, path_of):
+    if not all(values.values()):
+        return biff.error(ctx, 422, f"A title has 1 to {TITLE_CHARS_MAX} characters.")
+    await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]),
+                               {"db/doc-type": kind, "db/op": "update", "xt/id": place["xt/id"], **values}])
+    return biff.redirect(ctx, path_of(place))
+
+
+async def delete_page(ctx):
+    """What would go with the channel, in numbers."""
+    found = ctx["biff/db"].q({"find": [("count", "?m"), ("count-distinct", "?by")], "in": ["?c"],
+                              "where": [["?m", "msg/channel", "?c"], ["?m", "msg/mem", "?by"]]},
+                             ctx["channel"]["xt/id"])
+    count, people = found[0] if found else (0, 0)
+    return biff.render(ctx, "titles/delete.html", channel=ctx["channel"], count=count, people=people,
+                       path_of=channel_path)
+
+
+# ── On pages ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_title(changes, id, old, new):
+    for document in old, new:
+        if document and ("chan/title" in document or "comm/title" in document):
+            changes.touch(document.get("chan/comm", id), "titles")
+        if document and "comm/title" in document:
+            changes.touch_members(id, "communities")
+        if document and "mem/user" in document:
+            changes.touch_person(document["mem/user"], "communities")
+
+
+def titles_part(ctx, db, place, about):
+    """What stands around the messages: the titles of channel and community, and the channels beside it."""
+    if "user/email" in place:
+        return ""
+    channel, community = (place, db.entity(place["chan/comm"])) if "chan/comm" in place else (None, place)
+    return biff.fragment(ctx, "around.html", channel=channel, community=community,
+                         channels=channels_in(db, community["xt/id"]), path_of=channel_path)
+
+
+def communities_part(ctx, db, place, user, about):
+    """The list of one's communities."""
+    values = {"communities": communities_of(db, user["xt/id"]), "is_news": True,
+              "community": db.entity(place.get("chan/comm", place["xt/id"]))}
+    return "".join(biff.fragment(ctx, "communities.html", list_id=id, **values) for id in ("communities", "pick"))
+
+
+def page_values(ctx):
+    return {"title_chars_max": TITLE_CHARS_MAX, "topic_chars_max": TOPIC_CHARS_MAX,
+            "may_open_channels": "admin" in (ctx.get("roles") or ())}
+
+
+PLUGIN = {
+    "extends": {"channel": {Optional("chan/topic"): All(str, Length(1, TOPIC_CHARS_MAX))}},
+    "routes": [("POST", "/community/{id}/title", community_admin, rename_community),
+               ("POST", CHANNEL + "/title", channel_admin, rename_channel),
+               ("GET", CHANNEL + "/delete", channel_admin, delete_page)],
+    "slots": {"head": "titles/head.html", "dialogs": "titles/dialogs.html"},
+    "page": page_values,
+    "changes": [on_title],
+    "parts": {"titles": titles_part},
+    "person-parts": {"communities": communities_part},
+}

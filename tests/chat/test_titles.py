@@ -1,0 +1,94 @@
+"""Titles: what communities and channels are called, who may change it, and that open pages follow."""
+import html
+import re
+
+from people import chat, person, texts      # noqa: F401
+from test_chat import id_of
+
+
+async def test_a_community_is_named_when_it_is_made_and_opens_in_its_general_channel(chat, person):      # noqa: F811
+    """Nobody finds their way among "Community #283" and "Channel #4"."""
+    ann = await person("ann@example.com")
+    page = await ann.post("/community", {"title": "  Eels & <b>\nfriends "}, "/app")
+    assert re.fullmatch(r"/community/[\w-]+/channel/[\w-]+", page.url.path)
+    community, channel = (chat["biff/node"].db().entity(id_of(path)) for path in (page.url.path.partition("/channel")[0], page.url.path))
+    assert community["comm/title"] == "Eels & <b> friends" and channel["chan/title"] == "general"
+    assert "Eels &amp; &lt;b&gt; friends" in page.body_text
+
+
+async def test_admins_rename_and_others_do_not(chat, person):      # noqa: F811
+    """Anybody could put words above what others say."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    for path in community, channel:
+        assert (await bob.post(f"{path}/title", {"title": "mine"}, channel)).status == 403
+        assert (await ann.post(f"{path}/title", {"title": f"Named {path[-4:]}", "topic": "What  it is\nabout"}, channel)).url.path == path
+    db = chat["biff/node"].db()
+    assert db.entity(id_of(community))["comm/title"] == f"Named {community[-4:]}"
+    assert db.entity(id_of(channel))["chan/topic"] == "What it is about"
+    await ann.post(f"{channel}/title", {"title": "general", "topic": ""}, channel)
+    assert "chan/topic" not in chat["biff/node"].db().entity(id_of(channel))
+
+
+async def test_a_title_has_one_to_sixty_characters(chat, person):      # noqa: F811
+    """A title without a letter cannot be clicked, and an endless one fills every page."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    for bad in "", " \n\t", "x" * 61:
+        assert (await ann.post(f"{channel}/title", {"title": bad}, channel)).status == 422
+    assert (await ann.post(f"{channel}/title", {"title": "x" * 60}, channel)).status == 200
+
+
+async def test_a_new_title_reaches_the_pages_of_channel_community_and_members_elsewhere(chat, person):      # noqa: F811
+    """A sidebar that keeps the old title sends people to a place that nobody calls so any more."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    pages, tx_id = {}, chat["biff/node"].db().tx_id
+    for name, path in ("channel", channel), ("community", community), ("app", ""):
+        pages[name] = await bob.browser.ws_connect(f"{bob.base}{path}/connect?after={tx_id}", headers={"Origin": bob.base})
+    await ann.post(f"{community}/title", {"title": "Eels & friends"}, channel)
+    for name, socket in pages.items():
+        said = ""
+        while "Eels &amp; friends" not in said:
+            said += await socket.receive_str(timeout=5)
+        assert 'id="communities"' in said if name == "app" else 'id="heading"' in said
+        await socket.close()
+
+
+async def test_a_title_of_a_community_reaches_nobody_outside(chat, person):      # noqa: F811
+    """What a closed circle calls itself is its own affair."""
+    ann, eve = await person("ann@example.com"), await person("eve@example.com")
+    _, channel = await ann.new_channel()
+    _, elsewhere = await eve.new_channel()
+    socket = await eve.listen(elsewhere)
+    await ann.post(f"{channel.partition('/channel')[0]}/title", {"title": "secret circle"}, channel)
+    await eve.say(elsewhere, "last")
+    said = ""
+    while "last" not in texts(said):
+        said += await socket.receive_str(timeout=5)
+    assert "secret circle" not in said
+    await socket.close()
+
+
+async def test_deleting_a_channel_names_it_and_what_goes_with_it(chat, person):      # noqa: F811
+    """A slip of the finger would cost what nobody knew was there."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.post(f"{community}/join", page=community)
+    await ann.post(f"{channel}/title", {"title": "old & dear"}, channel)
+    assert "It has no messages." in (await ann.get(f"{channel}/delete")).body_text
+    for one in ann, bob, bob:
+        await one.say(channel, "kept")
+    page = html.unescape((await ann.get(f"{channel}/delete")).body_text)
+    assert "old & dear" in page and "3 messages by 2 people" in page
+    assert (await bob.get(f"{channel}/delete")).status == 403
+
+
+async def test_a_new_channel_has_the_name_that_was_given(chat, person):      # noqa: F811
+    """A dialog that asks for a name and does not use it."""
+    ann = await person("ann@example.com")
+    community, channel = await ann.new_channel()
+    made = await ann.post(f"{community}/channel", {"title": "seeds"}, channel)
+    assert made.url.path != channel and chat["biff/node"].db().entity(id_of(made.url.path))["chan/title"] == "seeds"
