@@ -272,7 +272,7 @@ class Client(sockets.Socket):
     __slots__ = ("place_id", "mem_id", "session_id", "after")
 
     def __init__(self, ctx, ws):
-        super().__init__(ws, ctx["request"].transport, biff.plug_of(ctx["request"]), ctx["uid"])
+        super().__init__(ws, ctx["request"].transport, biff.os_socket_of(ctx["request"]), ctx["uid"])
         place = ctx.get("channel") or ctx.get("community") or ctx["user"]
         self.place_id, self.mem_id = place["xt/id"], ctx["mem"]["xt/id"] if ctx.get("mem") else None
         self.session_id, self.after = ctx["session"]["xt/id"], cursor_of(ctx)
@@ -310,6 +310,7 @@ async def catch_up(ctx, client):
     mine = person_frame(ctx, db, client.person, client.place_id) if is_behind else b""
     if told := replay + mine + rooms.announced:
         client.write(told, db.tx_id)
+        rooms.bound_waiting()
     if replay:
         log.info("replay place=%s person=%s after=%d to=%d bytes=%d",
                  client.place_id, client.person, after, db.tx_id, len(replay))

@@ -31,13 +31,14 @@ This file is the phone book: it says in which room a name lives. The rooms impor
 from biff.auth import (ask_to_sign_in, auth_plugin, error_text, normalized_email, revoke, revoke_others, send_code,
                        send_link, sessions_page, signed_in, signin_page, signout, verify_code, verify_link)
 from biff.config import SETTINGS, Setting, arguments, files_max, networks, use_config
+from biff.connections import os_socket_of
 from biff.jobs import QueueFullError, every, submit_job, submit_job_for_result, use_queues, use_tasks, use_tx_listener
 from biff.limits import Limits, client_of, is_allowed
 from biff.mail import send_mail
 from biff.pages import (BODY_BYTES_MAX, CONTENT_SECURITY_POLICY, ROOT, SCRIPTS, addresses_apart, asset_url, error,
                         fragment, is_local, redirect, render, static, url, use_jinja)
 from biff.requests import anyone, is_ours
-from biff.server import plug_of, use_web
+from biff.server import use_web
 from biff.sessions import (TOKEN_FIELD, TOKEN_HEADER, cookie_name, csrf_token, hash_of, hmac_of, is_alive,
                            keep_sessions, session_id, sessions_of)
 from biff.system import (BiffError, LineFormatter, StartError, assoc_db, dicts, is_secure, log_to_stderr, now, parts,

@@ -49,10 +49,13 @@ class DoorError(Exception):
 
 
 class NotPublicError(DoorError):
-    """It is not an address of the public internet. The sentence says no more: which address it is would be a map of ours."""
+    """No address of the public internet has this name. The sentence says no more.
+
+    Whether the name exists, and which address it is, would be a map of our network.
+    """
 
     def __init__(self):
-        super().__init__("That address is not public.")
+        super().__init__("There is no public address of that name.")
 
 
 class Answer(NamedTuple):
@@ -106,7 +109,7 @@ class Door:
         except TimeoutError:
             return                                             # the name may be slow; fetching will tell
         except (OSError, ValueError):
-            raise DoorError("There is no such address.") from None
+            raise NotPublicError() from None                   # as for a name that exists in our network only
         if not any(self._is_allowed(one["host"]) for one in found):
             raise NotPublicError()
 
@@ -150,6 +153,8 @@ class Door:
                 return await self._get(url, headers, refused)
         except TimeoutError:
             raise DoorError(f"It did not answer within {GET_S_MAX:g} seconds.") from None
+        except aiohttp.ClientConnectorDNSError:
+            raise NotPublicError() from None
         except aiohttp.ClientConnectorCertificateError:
             raise DoorError("Its certificate cannot be trusted.") from None
         except aiohttp.ClientPayloadError:

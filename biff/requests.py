@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Requests: routes, the rules of who may, and the walls before them.
 
-A route is (method, path, rule, handler); the rule says who may: it returns None, or the response that refuses. Before the
-rule is asked, a request that could change something has shown twice that it is ours: by where the browser says it comes
-from, and by a token that only our pages carry. A GET never writes to the store.
+A route is (method, path, rule, handler). The rule says who may: it returns None, or the response that refuses. Before
+the rule is asked, a request that could change something has shown twice that it is ours: by where the browser says it
+comes from, and by a token that only our pages carry. A GET never writes to the store.
 """
 
 import asyncio
+import collections
 import inspect
 import logging
 import time
@@ -16,7 +17,7 @@ import aiohttp
 from aiohttp import web
 
 import store
-from biff.limits import is_allowed
+from biff.limits import client_of, is_allowed
 from biff.pages import ERROR_ID, error
 from biff.sessions import TOKEN_FIELD, has_token, session_of
 from biff.system import PATH_CHARS_LOGGED, assoc_db, masked, name_of
@@ -27,7 +28,13 @@ log = logging.getLogger("biff")
 FIELDS_MAX = 50                       # in a form; ours have at most five
 REQUEST_S_MAX = 15                    # for a body to arrive, and again for its answer to be made
 ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
-WRITES_A_PERSON = 120, 60             # unsafe requests per minute: more than hands do, less than what fills a disk unnoticed
+WRITES_A_PERSON = 120, 60             # unsafe requests per minute: more than hands do, less than what fills a disk
+READS_A_PERSON = 240, 60              # pages per minute: more than eyes read, less than what keeps others waiting
+ANSWERS_BYTES_MAX = 16 * 1024 ** 2    # of all answers that wait for browsers to take them
+ANSWERS_BYTES_A_CLIENT = 8 * 1024 ** 2
+ANSWERS_BYTES_A_PERSON = 4 * 1024 ** 2      # two pages of the longest messages
+SMALL_ANSWER_BYTES = 4 * 1024         # not counted: fifteen thousand of them are 60 MB
+UID = web.RequestKey("uid", object)
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -38,7 +45,7 @@ def anyone(ctx: dict) -> None:
 def every_request(system):
     @web.middleware
     async def answer(request, handler):
-        """One line in the log for each answer, and an error page for each failure. What becomes of a socket is told by whoever opened it."""
+        """One line in the log for each answer, and an error page for each failure. Sockets write lines of their own."""
         begun = time.perf_counter()
         try:
             response = await handler(request)
@@ -59,21 +66,74 @@ def every_request(system):
             return response
         mark = f" error {response[ERROR_ID]}" if ERROR_ID in response else ""
         log.info("%.0f ms %d %s%s", (time.perf_counter() - begun) * 1000, response.status, _shown(request), mark)
-        await _send(request, response)
+        await _send(system, request, response)
         return response
     return answer
 
 
-async def _send(request, response):
-    """Writes the answer here and not in aiohttp, where a browser that does not read would hold it, and its connection, for ever."""
+async def _send(system, request, response):
+    """Writes the answer here and not in aiohttp, where a browser that does not read would hold it for ever."""
+    answers = system["biff/answers"]
     try:
         async with asyncio.timeout(ANSWER_S_MAX):
             request.transport and request.transport.set_write_buffer_limits(0)      # sent is what the kernel has
+            answers.enter(request, _size(response), _takers(system, request))
             await response.prepare(request)
             await response.write_eof()
     except TimeoutError:
         log.info("an answer to %s is not taken: cut", _shown(request))
         request.transport and request.transport.abort()
+    finally:
+        answers.leave(request)
+
+
+def _size(response):
+    body = getattr(response, "body", None)
+    return len(body) if isinstance(body, bytes) else 0
+
+
+def _takers(system, request):
+    """Under what an answer is counted while it waits: everything, the client, and the person who is signed in."""
+    client = client_of({**system, "request": request})
+    person = [(("person", request[UID]), ANSWERS_BYTES_A_PERSON)] if request.get(UID) else []
+    return [("all", ANSWERS_BYTES_MAX), (("client", client), ANSWERS_BYTES_A_CLIENT), *person]
+
+
+class Answers:
+    """What waits for browsers to take it. Beyond a bound the answer that has waited longest under it is cut."""
+
+    def __init__(self):
+        self._waiting: dict[int, tuple[web.Request, int, list]] = {}       # by the id of the request, which has no hash
+        self._bytes: collections.Counter = collections.Counter()
+        self.cut = 0
+
+    def bytes(self) -> int:
+        return self._bytes["all"]
+
+    def enter(self, request: web.Request, size: int, takers: list):
+        if size < SMALL_ANSWER_BYTES:
+            return
+        for taker, bytes_max in takers:
+            while self._bytes[taker] and self._bytes[taker] + size > bytes_max:
+                self._cut_longest(taker)
+        self._waiting[id(request)] = request, size, takers
+        for taker, _ in takers:
+            self._bytes[taker] += size
+
+    def leave(self, request: web.Request):
+        _, size, takers = self._waiting.pop(id(request), (request, 0, []))
+        for taker, _ in takers:
+            self._bytes[taker] -= size
+            if not self._bytes[taker]:
+                del self._bytes[taker]
+
+    def _cut_longest(self, taker):
+        one = next(one for one, _, takers in self._waiting.values() if any(taker == key for key, _ in takers))
+        self.cut += 1
+        self.leave(one)
+        log.info("too much waits to be taken: cut the answer to %s", _shown(one))
+        if one.transport:
+            one.transport.abort()
 
 
 def _told(failure):
@@ -105,7 +165,7 @@ def answering(system, rule, handler):
         if request.method in UNSAFE and not has_token(ctx):
             log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
             raise web.HTTPForbidden()
-        if request.method in UNSAFE and ctx["uid"] and not is_allowed(ctx, (("writes", ctx["uid"]), *WRITES_A_PERSON)):
+        if ctx["uid"] and not is_upgrade and not is_allowed(ctx, *_rates_of(ctx, rule)):
             raise web.HTTPTooManyRequests()
         async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
             refusal = await _called(rule, ctx)
@@ -115,6 +175,13 @@ def answering(system, rule, handler):
             return refusal
     answer.rule = rule                     # type: ignore[attr-defined]
     return answer
+
+
+def _rates_of(ctx, rule):
+    """The limits under which a person's request counts. What is open to all is cheap: static files, signing in."""
+    if ctx["request"].method in UNSAFE:
+        return [(("writes", ctx["uid"]), *WRITES_A_PERSON)]
+    return [] if rule is anyone else [(("reads", ctx["uid"]), *READS_A_PERSON)]
 
 
 async def _called(function, ctx):
@@ -127,7 +194,7 @@ async def _ctx(system, request):
     ctx = {**assoc_db(system), "request": request, "biff/token": fields.pop(TOKEN_FIELD, ""),
            "params": {**request.query, **fields, **request.match_info}}
     session = ctx["session"] = session_of(ctx)
-    ctx["uid"] = session and session["session/user"]
+    ctx["uid"] = request[UID] = session and session["session/user"]
     return ctx
 
 
@@ -143,7 +210,8 @@ async def _fields(request):
     if body and request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType()
     try:
-        pairs = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict")
+        pairs = urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX,
+                                       errors="strict")
     except ValueError:
         raise web.HTTPBadRequest() from None
     return {key: value.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "") for key, value in pairs}

@@ -34,12 +34,15 @@ CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fa
 CONNECTS_A_TURN = 4                   # handshakes and replays done before the loop serves others again: 2 to 4 ms
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
+PERSON_BYTES_MAX = 4 * 1024 ** 2      # waiting for all sockets of one person
+ALL_BYTES_MAX = 32 * 1024 ** 2        # waiting for all sockets; those who are behind longest are cut
 KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB for one that never reads
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
 PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: nobody sees it, and eight messages cost what one does
 SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
 REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
-REPLAYS_KEPT = 256                    # for those who ask the same; each is at most about WAITING_BYTES_MAX
+REPLAYS_KEPT = 256                    # for those who ask the same
+REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few lists of the longest messages
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
 PING_S = 20                           # pages give a line up after 25 s without a word; no answer for half of this: the socket is dead
@@ -138,6 +141,7 @@ class Socket:
         self.transport.write(data)
         if self.room and self.waiting():
             self.room.apart[self.send] = self
+            self.room.behind[self] = None
 
     def waiting(self) -> int:
         """The bytes that the kernel has not taken."""
@@ -207,10 +211,10 @@ class Said(NamedTuple):
 class Room:
     """The sockets of one key, what they are still to be told, and the pass that is under way."""
 
-    __slots__ = ("key", "sockets", "apart", "due", "waiting", "is_queued", "telling", "joined", "left")
+    __slots__ = ("key", "behind", "sockets", "apart", "due", "waiting", "is_queued", "telling", "joined", "left")
 
-    def __init__(self, key):
-        self.key = key
+    def __init__(self, key, behind):
+        self.key, self.behind = key, behind            # "behind": of all rooms, the sockets for which bytes wait
         self.sockets: dict[Send, Socket] = {}
         self.apart: dict[Send, Socket] = {}            # who entered, left or fell behind lately: these are looked at one by one
         self.due: collections.deque[Said] = collections.deque()
@@ -244,6 +248,7 @@ class Rooms:
     def __init__(self, sockets_max: int = SOCKETS_MAX, delivered: Callable[[float], Any] = lambda seconds: None):
         self.sockets_max, self._delivered = sockets_max, delivered
         self._rooms: dict[Hashable, Room] = {}
+        self._behind: dict[Socket, None] = {}
         self._people: dict[Hashable, dict[Socket, None]] = {}
         self._due: collections.deque[Room] = collections.deque()
         self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
@@ -301,7 +306,7 @@ class Rooms:
     def enter(self, socket: Socket, key: Hashable, seen: int):
         """From now on the socket is told what the room is told under numbers above `seen`."""
         socket.seen = seen
-        socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key))
+        socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key, self._behind))
         socket.room.sockets[socket.send] = socket.room.apart[socket.send] = socket
         self._people.setdefault(socket.person, {})[socket] = None
         self.count += 1
@@ -343,6 +348,20 @@ class Rooms:
         self.leave(socket)
         socket.ws.socket = None                        # or the two would keep each other
         asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
+
+    def bound_waiting(self):
+        """Cuts sockets, those behind longest first, until what waits is within the bounds of a person and of all."""
+        waits = {socket: socket.waiting() for socket in self._behind if socket.room}
+        self._behind.clear()
+        self._behind.update((socket, None) for socket, size in waits.items() if size)
+        total, people = sum(waits.values()), collections.Counter[Hashable]()
+        for socket, size in waits.items():
+            people[socket.person] += size
+        for socket in tuple(self._behind):
+            if total > ALL_BYTES_MAX or people[socket.person] > PERSON_BYTES_MAX:
+                total, people[socket.person] = total - waits[socket], people[socket.person] - waits[socket]
+                del self._behind[socket]
+                self._cut(socket, socket.room)
 
     async def watch(self):
         """Asks all sockets, for ever, whether somebody is there, and cuts those that have not answered until the round after."""
@@ -462,6 +481,8 @@ class Rooms:
             if said.since is not None:
                 self._delivered(now - said.since)
         room.end()
+        if self._behind:
+            self.bound_waiting()
 
     def _cut(self, socket, room):
         self.cut += 1
@@ -509,6 +530,7 @@ class Lately:
         self._replays: collections.OrderedDict = collections.OrderedDict()
         self._reading = asyncio.Lock()
         self._size, self.low, self.high = 0, CLOSED, 0
+        self._replays_size = 0
         self.reads = self.replays = 0                  # readings of the log; pages that were sent something
 
     def hear(self, number: int, make: Callable[[], Any]):
@@ -542,7 +564,7 @@ class Lately:
         """Drops everything, because something in it must not be said again; it is read anew when somebody asks."""
         self._said.clear()
         self._replays.clear()
-        self._size, self.low = 0, self.high
+        self._size, self._replays_size, self.low = 0, 0, self.high
 
     async def reach(self, after: int, newest: int):
         """Reads from the log what is missing back to `after`, unless that is too far back, in slices. `newest` is the newest number."""
@@ -578,19 +600,32 @@ class Lately:
     def catch_up(self, key: Hashable, after: int, whole: Callable[[], bytes]) -> bytes:
         """What brings a page from `after` up to `high`: the frames since, joined, or, if that is too far or too much, `whole()`.
 
-        Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is kept for those
-        who ask the same, until something else is said to the room.
+        Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is
+        kept for those who ask the same, until something else is said to the room; the whole is kept once for a room.
         """
-        start = after if self.low <= after <= self.high else None
-        upto, data = self._replays.pop((key, start), (-1, b""))
-        if upto < self.low or self._since(key, upto):
-            data = whole() if start is None or self._takes_back(key, start) else self._since(key, start)
-            data = whole() if len(data) > WAITING_BYTES_MAX else data
-        self._replays[key, start] = self.high, data
-        if len(self._replays) > REPLAYS_KEPT:
-            self._replays.popitem(last=False)
+        data = self._kept(key, after, lambda: self._joined(key, after)) if self.low <= after <= self.high else None
+        if data is None:
+            data = self._kept(key, None, whole)
         self.replays += bool(data)
         return data
+
+    def _kept(self, key, start, make):
+        upto, data = self._replays.pop((key, start), (-1, None))
+        self._replays_size -= len(data or b"")
+        if upto < self.low or self._since(key, upto):
+            data = make()
+        self._replays[key, start] = self.high, data
+        self._replays_size += len(data or b"")
+        while len(self._replays) > REPLAYS_KEPT or self._replays_size > REPLAYS_BYTES_MAX:
+            self._replays_size -= len(self._replays.popitem(last=False)[1][1] or b"")
+        return data
+
+    def _joined(self, key, after) -> bytes | None:
+        """The frames of a room since `after`; None if they take something back, or are too many."""
+        if self._takes_back(key, after):
+            return None
+        data = self._since(key, after)
+        return data if len(data) <= WAITING_BYTES_MAX else None
 
     def _takes_back(self, key, after):
         """Whether something that a room was shown since `after` was changed later."""

@@ -29,7 +29,7 @@ class StartError(BiffError):
 
 GARBAGE_OBJECTS = 10_000              # made between two looks for cycles, some MB: with 700 a server that greets many looks all the time
 PATH_CHARS_LOGGED = 200
-MAY_BE_TOKEN = re.compile(r"(?<![\w-])[\w-]{43,}(?![\w-])")
+MAY_BE_TOKEN = re.compile(r"(?<![\w%-])[\w%-]{43,}(?![\w%-])")      # also one of whose letters are written as %2D
 
 
 async def start_system(components: Iterable[Callable], system: dict) -> dict:

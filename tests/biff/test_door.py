@@ -85,7 +85,7 @@ async def test_only_the_public_internet_is_reached_by_whatever_way(anywhere, say
     """Without this, anybody who may subscribe could read this machine, its neighbours and the cloud's own secrets."""
     for address in FORBIDDEN:
         errors = await ways_to(address, door.is_public)
-        assert set(errors) == {"That address is not public."}, (address, errors)
+        assert set(errors) == {"There is no public address of that name."}, (address, errors)
     reached = [address for address in anywhere if address != PUBLIC[0]]
     say(f"{len(FORBIDDEN)} forbidden addresses by 6 ways each: {len(reached)} connections reached the canary; asked 0")
     assert len(FORBIDDEN) >= 80 and reached == [] and len(anywhere) == 2 * len(FORBIDDEN)
@@ -141,9 +141,9 @@ async def test_schemes_ports_names_and_lengths(anywhere, monkeypatch):
 async def test_an_address_is_checked_before_anybody_waits_for_it(host):      # noqa: F811
     """A command would be answered with a promise that cannot be kept."""
     await host.door.check(f"{host.url}/feed")
-    with pytest.raises(NotPublicError, match=r"^That address is not public\.$"):
+    with pytest.raises(NotPublicError, match=r"^There is no public address of that name\.$"):
         await Door(resolver=fixed(x_example=["10.0.0.1"])).check("http://x.example/")
-    with pytest.raises(DoorError, match="no such address"):
+    with pytest.raises(DoorError, match="no public address of that name"):
         await Door().check("http://nowhere.invalid/")
     assert host.asked == []
 
@@ -157,7 +157,7 @@ async def test_a_name_server_that_hangs_holds_up_nobody_else(monkeypatch):
     one = Door()
     for _ in range(3):
         await one.check("http://slow.example/")            # not known to be wrong, so it may be tried
-    with pytest.raises(DoorError, match="no such address"):
+    with pytest.raises(DoorError, match="no public address of that name"):
         await one.check("http://slow.example/")
     assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 2) == 1
     released.set()

@@ -15,6 +15,7 @@ import socket as operating
 import subprocess
 import time
 import uuid
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -258,6 +259,92 @@ ABUSE = {
     "an unmasked frame": lambda ear: ear.transport.write(b"\x81\x05hello"),
     "an opcode that does not exist": lambda ear: ear.send(5, b"x"),
 }
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_empty_frames_are_bounded_by_their_bytes(chat, say, monkeypatch, is_there):      # noqa: F811
+    """Without this, empty continuations of one message, which never become a message, would pass every limit."""
+    town, sent = await settle(chat, 1), 0
+    monkeypatch.setattr(biff.connections, "SOCKET_BYTES_A_MINUTE", 60_000 if is_there else 10 ** 9)
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    ear.transport.write(b"\x01\x80\0\0\0\0")
+    for _ in range(50):
+        ear.transport.write(b"\0\x80\0\0\0\0" * 1_000)
+        sent += 1_000 * (not ear.ended.done())
+        await asyncio.sleep(0.005)
+    say(f"{sent:,} empty frames until the socket was {'cut, asked at most 20,000' if ear.ended.done() else 'let be'}")
+    assert ear.ended.done() == is_there and (sent <= 20_000) == is_there
+    ear.transport.abort()
+
+
+class Told:
+    """What a transaction said, for `Lately`: the same frame in every room."""
+
+    def __init__(self, size):
+        self.size, self._frame = size, b"x" * size
+
+    def frame(self, key):
+        return self._frame
+
+    def shown(self, key):
+        return set()
+
+    changed = shown
+
+
+async def test_replays_that_are_kept_are_bounded_in_bytes_and_a_list_is_kept_once():
+    """Without this, handshakes with different cursors would keep a whole list each: 1.2 GB for good."""
+    lately, lists = sockets.Lately(lambda after: [], 500, 10 ** 9), []
+
+    def whole():
+        lists.append(1)
+        return b"w" * 1_000_000
+    for number in range(1, 401):
+        lately.hear(number, lambda: Told(1_000))
+    for after in range(400):
+        data = lately.catch_up("room", after, whole)
+        assert len(data) == (1_000_000 if (400 - after) * 1_000 > sockets.WAITING_BYTES_MAX else (400 - after) * 1_000)
+    assert len(lists) == 1
+    for room in range(40):
+        lately.catch_up(room, 0, whole)
+    kept = sum(len(data or b"") for _, data in lately._replays.values())
+    assert kept == lately._replays_size <= sockets.REPLAYS_BYTES_MAX and len(lately._replays) <= sockets.REPLAYS_KEPT
+
+
+class Behind:
+    """A transport that takes nothing."""
+
+    def __init__(self):
+        self.kept, self.is_aborted = 0, False
+
+    def write(self, data):
+        self.kept += len(data)
+
+    def get_write_buffer_size(self):
+        return self.kept
+
+    def is_closing(self):
+        return self.is_aborted
+
+    def abort(self):
+        self.is_aborted = True
+
+
+@pytest.mark.parametrize("wall", ["PERSON_BYTES_MAX", "ALL_BYTES_MAX"])
+async def test_what_waits_for_sockets_is_bounded_for_a_person_and_in_all(monkeypatch, wall):
+    """Without this, fifty sockets that never read would hold a whole list each."""
+    monkeypatch.setattr(sockets, wall, 500_000)
+    rooms, made = sockets.Rooms(), []
+    for n in range(40):
+        os_socket = SimpleNamespace(send=lambda data, n=n: n, setsockopt=lambda *_: None)
+        person = "eve" if wall == "PERSON_BYTES_MAX" else n
+        one = sockets.Socket(SimpleNamespace(), Behind(), os_socket, person)
+        rooms.enter(one, "room", 0)
+        one.write(b"x" * 100_000, 1)
+        made.append(one)
+        rooms.bound_waiting()
+    assert [one.transport.is_aborted for one in made] == [True] * 35 + [False] * 5
+    assert rooms.count == 5 and rooms.waiting_bytes() == 500_000
 
 
 async def test_abuse_of_one_socket_stays_there(tmp_path, size, say):

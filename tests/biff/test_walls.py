@@ -407,7 +407,7 @@ async def drip(port, head, pieces_s, ends):
 async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cut(tmp_path, monkeypatch, say, size):
     """Without this, a few hundred connections that send a byte a second would stop the server for everyone."""
     limit_s = size(1, 15)
-    monkeypatch.setattr(biff.server, "IDLE_S_MAX", limit_s)
+    monkeypatch.setattr(biff.connections, "HEAD_S_MAX", limit_s)
     monkeypatch.setattr(biff.requests, "REQUEST_S_MAX", limit_s)
     async with running(tmp_path) as system:
         ours = f"Host: x\r\nOrigin: {system['biff/base-url']}\r\n".encode()
@@ -428,6 +428,109 @@ async def test_two_hundred_connections_that_drip_do_not_stop_the_next_and_are_cu
     say(f"200 connections drip: the next is answered in {p99:.0f} ms (p99 of 100), asked 100; all cut after "
         f"{longest:.1f} s, limits {limit_s} s, asked 15")
     assert len(ends) == 200 and longest < limit_s + 10 and p99 < 1000
+
+
+async def opened(port, address="127.0.0.1", data=b""):
+    """A connection from one of this machine's loopback addresses, and what it has sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    writer.write(data)
+    return reader, writer
+
+
+ASKED = b"GET /signin HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def is_answered(port, address):
+    """Whether a newcomer's request is answered."""
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+        reader, writer = await opened(port, address, ASKED)
+        try:
+            return b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+        finally:
+            writer.close()
+    return False
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_one_address_does_not_take_all_places(tmp_path, monkeypatch, say, is_there):
+    """Without this, a request every ten seconds on each of a thousand connections would lock everybody else out."""
+    monkeypatch.setattr(biff.config, "files_max", lambda: biff.config.FILES_KEPT + 40)
+    if not is_there:
+        monkeypatch.setattr(biff.connections.Places, "_give_way", lambda *_: False)
+    async with running(tmp_path) as system:
+        held = [await opened(system["biff/port"], "127.0.0.1", ASKED) for _ in range(60)]
+        others = [await is_answered(system["biff/port"], f"127.0.0.{n}") for n in range(2, 22)]
+        count = system["biff/places"].count
+        for _, writer in held:
+            writer.close()
+    say(f"60 connections of one address for 40 places: {sum(others)} of 20 others answered, asked {20 * is_there}; {count} held")
+    assert others == [is_there] * 20 and count <= 40
+
+
+async def test_a_proxys_connections_give_way_to_nobody(tmp_path, monkeypatch):
+    """Without this, all people behind the proxy would be one network, and be cut for a stranger who comes past it."""
+    monkeypatch.setattr(biff.config, "files_max", lambda: biff.config.FILES_KEPT + 4)
+    monkeypatch.setenv("EELCHAT_PROXIES", "127.0.0.1")
+    async with running(tmp_path) as system:
+        held = [await opened(system["biff/port"], "127.0.0.1", ASKED) for _ in range(system["biff/connections-max"])]
+        for reader, _ in held:
+            await reader.readuntil(b"</html>")
+        assert not await is_answered(system["biff/port"], "127.0.0.2")
+        for reader, writer in held:
+            writer.write(ASKED)
+            assert b" 200 " in await reader.readuntil(b"\r\n")
+            writer.close()
+
+
+async def test_unfinished_heads_are_bounded_together(tmp_path, monkeypatch, say):
+    """Without this, two thousand heads that never end would hold a gigabyte."""
+    monkeypatch.setattr(biff.connections, "PENDING_BYTES_MAX", 200_000)
+    async with running(tmp_path) as system:
+        places, most = system["biff/places"], 0
+        lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 7_000) for n in range(4))
+        held = []
+        for n in range(60):
+            held.append(await opened(system["biff/port"], "127.0.0.1", b"GET / HTTP/1.1\r\n" + lines))
+            await asyncio.sleep(0)
+            most = max(most, places.pending)
+        await until_true(lambda: places.count < 10)
+        assert await is_answered(system["biff/port"], "127.0.0.2")
+        say(f"60 unfinished heads of 28 KB: {most:,} bytes at most, asked 200,000; {places.gave_way} gave way")
+        assert most <= 200_000 and places.gave_way >= 50
+        for _, writer in held:
+            writer.close()
+        await until_true(lambda: places.pending == 0 and places.count <= 1)
+
+
+async def until_true(is_so, timeout_s=5):
+    async with asyncio.timeout(timeout_s):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_head_as_large_as_its_lines_may_be_is_refused_in_a_sentence(chat):      # noqa: F811
+    """Without this, each head could have half a megabyte, in lines of which each is allowed."""
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 8_000) for n in range(6))
+    answer = await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\n" + lines)
+    assert b" 431 " in answer.split(b"\r\n")[0] and answer.endswith(b"The head of a request has at most 32 KB.\n")
+    assert b" 200 " in (await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines[:24_000].rpartition(b"X-")[0]
+                                  + b"\r\n")).split(b"\r\n")[0]
+
+
+async def test_an_idle_connection_is_kept_longer_than_a_proxy_keeps_it(tmp_path, monkeypatch):
+    """Without this, nginx would send a request in the moment in which we close, and answer 502 for it."""
+    assert biff.connections.KEEP_ALIVE_S > 60, "nginx keeps idle connections to us for 60 s"
+    monkeypatch.setattr(biff.connections, "HEAD_S_MAX", 0.2)
+    async with running(tmp_path) as system:
+        used, unused, begun = [await opened(system["biff/port"], data=data) for data in (ASKED, b"", ASKED[:9])]
+        for _ in range(2):
+            await used[0].readuntil(b"</html>")
+            await asyncio.wait([asyncio.create_task(one.read()) for one, _ in (unused, begun)], timeout=3)
+            assert unused[0].at_eof() and begun[0].at_eof() and not used[0].at_eof(), "a head has its time all the same"
+            used[1].write(ASKED)
+        assert b" 200 " in await used[0].readuntil(b"\r\n")
+        for _, writer in (used, unused, begun):
+            writer.close()
 
 
 async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, caplog, say):
@@ -460,6 +563,47 @@ async def test_an_answer_that_nobody_takes_is_dropped(tmp_path, monkeypatch, cap
             assert len(await answer.text()) == 8_000_000, "whoever reads gets it"
 
 
+@pytest.mark.parametrize("wall", ["all", "client", "person"])
+async def test_answers_that_nobody_takes_are_bounded_together(tmp_path, monkeypatch, say, wall):
+    """Without this, four hundred unread pages would take two gigabytes before the first is dropped."""
+    size, bound = 300_000, 1_000_000
+    name = {"all": "ANSWERS_BYTES_MAX", "client": "ANSWERS_BYTES_A_CLIENT", "person": "ANSWERS_BYTES_A_PERSON"}[wall]
+    monkeypatch.setattr(biff.connections, "KERNEL_BYTES_MAX", 4_096)
+    monkeypatch.setattr(biff.requests, name, bound)
+
+    async def book(ctx):
+        ctx["request"][biff.requests.UID] = "ann"
+        return web.Response(text="x" * size)
+    async with running(tmp_path, {"routes": [("GET", "/book", biff.anyone, book)]}) as system:
+        loop, answers, held, most = asyncio.get_running_loop(), system["biff/answers"], [], 0
+        for _ in range(30):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", system["biff/port"]))
+            await loop.sock_sendall(client, b"GET /book HTTP/1.1\r\nHost: x\r\n\r\n")
+            held.append(client)
+            await asyncio.sleep(0.01)
+            most = max(most, answers.bytes())
+        await until_true(lambda: answers.cut >= 27)
+        say(f"30 unread answers of 300 KB, {wall}: {most:,} bytes wait at most, asked {bound:,}; {answers.cut} cut")
+        assert bound - size < most <= bound
+        async with aiohttp.ClientSession() as session, session.get(system["biff/base-url"] + "/book") as answer:
+            assert len(await answer.text()) == size, "a browser that reads gets it"
+        for client in held:
+            client.close()
+        await until_true(lambda: answers.bytes() == 0)
+
+
+async def test_one_person_reads_pages_at_a_rate(chat, person, monkeypatch):      # noqa: F811
+    """Without this, one script that asks for the longest page again and again would keep everybody waiting."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    monkeypatch.setattr(biff.requests, "READS_A_PERSON", (5, 60))
+    chat["biff/limits"] = biff.Limits()
+    assert [(await ann.get("/sessions")).status for _ in range(7)] == [200] * 5 + [429] * 2
+    assert (await bob.get("/sessions")).status == 200 and (await ann.get("/static/chat.css")).status != 429
+
+
 # ── Errors and the log ───────────────────────────────────────────────────────────────────────────────────────
 
 async def test_a_fault_in_a_handler_tells_its_mark_and_nothing_else_and_the_log_has_both(chat, person, monkeypatch,
@@ -486,11 +630,15 @@ async def test_the_log_holds_no_secret_no_address_and_no_forged_line(chat, perso
     for path in (f"/auth/verify-link/{token}", f"/auth/verify-link/{token}/", f"/auth/verify-link/{token}.",
                  f"/x%0a2026 ERROR {token}", "/\x1b[31m", "/é"):
         await ann.get(path)
+    encoded = "".join(f"%{ord(letter):02X}" if n % 7 == 3 else letter for n, letter in enumerate(token))
+    for written in encoded, encoded.replace("%", "%25"):
+        await ann.get(yarl.URL(f"{ann.base}/auth/verify-link/{written}", encoded=True).raw_path)
     formatter = biff.LineFormatter("%(levelname)s %(message)s")
     lines = "\n".join(formatter.format(record) for record in caplog.records)
     assert lines.count("GET /auth/verify-link/…") >= 3
     for secret in (token, cookie, await ann.token(), "ann@example.com", "private word", "\x1b"):
         assert secret not in lines
+    assert encoded[:12] not in lines and encoded.replace("%", "%25")[:12] not in lines
     forged = formatter.format(logging.LogRecord("x", logging.INFO, "", 0,
                                                 "one\n2026 ERROR two\r\n\x1b[0mthree\u2028four", (), None))
     assert all(line.startswith("    ") for line in forged.splitlines()[1:]) and "\x1b" not in forged
@@ -579,7 +727,7 @@ async def answered(port, request):
 
 async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path, say, seed, monkeypatch, caplog):
     """Without this, people with time would find the request that breaks a handler."""
-    for limits in ("WRITES_A_PERSON", "MAILS_A_CLIENT_TO_ONE", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT",
+    for limits in ("READS_A_PERSON", "WRITES_A_PERSON", "MAILS_A_CLIENT_TO_ONE", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT",
                    "MAILS_A_SERVER"):
         monkeypatch.setattr(biff.requests if hasattr(biff.requests, limits) else biff.auth, limits, (10 ** 6, 1))
     # pages stay small, and so does the time

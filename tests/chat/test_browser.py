@@ -315,7 +315,7 @@ async def test_a_feed_comes_into_both_windows_new_entries_in_order_until_it_is_u
     await fetched(2)
     chat["door"] = Door()
     await command(f"/subscribe {host.url}", "Only the usual ports, 80 and 443, are asked.")
-    await command("/subscribe http://127.0.0.1/", "That address is not public.")
+    await command("/subscribe http://127.0.0.1/", "There is no public address of that name.")
 
 
 async def shots(page, name):

@@ -116,11 +116,11 @@ async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, 
 
 
 @pytest.mark.parametrize("url, sentence", [
-    ("http://127.0.0.1/", "That address is not public."), ("http://[::1]/feed", "That address is not public."),
-    ("http://inside.example/", "That address is not public."),
-    ("http://169.254.169.254/latest/meta-data/", "That address is not public."),
-    ("http://2130706433/", "That address is not public."),
-    ("http://nowhere.invalid/", "There is no such address."),
+    ("http://127.0.0.1/", "There is no public address of that name."), ("http://[::1]/feed", "There is no public address of that name."),
+    ("http://inside.example/", "There is no public address of that name."),
+    ("http://169.254.169.254/latest/meta-data/", "There is no public address of that name."),
+    ("http://2130706433/", "There is no public address of that name."),
+    ("http://nowhere.invalid/", "There is no public address of that name."),
     ("http://8.8.8.8:22/", "Only the usual ports, 80 and 443, are asked."),
     ("nonsense", "That is not an address that begins with http:// or https:// and names a host."),
     ("ftp://8.8.8.8/", "That is not an address that begins with http:// or https:// and names a host."),
@@ -141,7 +141,7 @@ async def test_the_chat_as_it_runs_has_the_door_to_the_public_internet_and_no_se
     for url in host.url, "http://127.0.0.1/", "http://localhost:80/":
         assert (await ann.say(channel, f"/subscribe {url}")).status == 204
     answers = [text for text in texts((await ann.get(channel)).body_text) if not text.startswith("/")]
-    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["That address is not public."] * 2]
+    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["There is no public address of that name."] * 2]
     assert host.asked == []
     assert not [name for name in biff.SETTINGS if re.search("door|feed|allow|private|address", name)]
 
@@ -467,8 +467,8 @@ async def test_a_name_that_turns_inward_is_told_as_not_public_and_nothing_else(c
     """A feed's owner could learn by errors what stands on our network."""
     chat["door"] = Door(resolver=fixed(x_example=["93.184.216.34", "192.168.0.1"]))
     assert (await ann.command("/subscribe http://x.example/"))[1:] == ["Subscribed to http://x.example/",
-                                                                      "http://x.example/ could not be fetched. That "
-                                                                      "address is not public."]
+                                                                      "http://x.example/ could not be fetched. There "
+                                                                      "is no public address of that name."]
 
 
 async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann, payloads, monkeypatch,
