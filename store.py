@@ -5097,8 +5097,8 @@ class _Shaper:
         constants: list = []
         arguments = []
         for kind, *rest in self._joiner.text.specs:
-            constant = None
-            if kind == "in" and len(rest) == 1:
+            constant, is_argument = None, kind == "in" and len(rest) == 1         # not a part of one
+            if is_argument:
                 arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
                 constant = self._shared.file.attributes.get(rest[0])
@@ -5106,7 +5106,7 @@ class _Shaper:
                 constant = (self._parsed.limit or 0) + self._parsed.offset
             elif kind == "value" and type(rest[0].value) in (str, int):
                 constant = _CELL[type(rest[0].value)](rest[0].value)
-            if constant is None and kind != "in" or type(constant) is bytes:
+            if constant is None and not is_argument or type(constant) is bytes:
                 return None
             constants.append(constant)
         is_all = 4 + len(constants) == main.highest and not self._parsed.offset
