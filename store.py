@@ -101,7 +101,6 @@ STATISTICS_EVERY = 2_000              # documents between two writings of the st
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
-GIVE_WAY_S = 0.004                    # that the Python part of an answer works before other threads get a turn
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 LONG_ARGUMENT = 1_000                 # values that a search may be better off to begin without
@@ -1217,7 +1216,7 @@ class _File:
         if self.closed:
             return ClosedError(self.closed)
         if "interrupted" in str(error):
-            return QueryLimitError("The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\".")
+            return QueryLimitError(_INTERRUPTED)
         if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):      # lost or garbled
             return CorruptError(f"{self.path} cannot be read: {error}.")
         return StoreError(f"{self.path} could not be read: {error}.")
@@ -1593,6 +1592,9 @@ class _DocumentCache:
         self._old.pop(n, None)
 
 
+_INTERRUPTED = "The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\"."
+
+
 class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
@@ -1626,6 +1628,12 @@ class _Reader:
             self.is_stopped = True            # kept for `fail`: by then the query's deadline is gone
             return True
         return False
+
+    def look_at_clock(self) -> None:
+        """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
+        if self._is_over():
+            self.file.check_open()
+            raise QueryLimitError(_INTERRUPTED)
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -2573,17 +2581,26 @@ def _kind_bit(cell: Any) -> int:
 _NOW, _AS_OF, _BEFORE = "now", "as of", "before"
 
 
-def _rect_then(e: str) -> str:
-    """Two arms that give the rectangle of an entity at ?2 for ?1: rectangles that are open today never overlap, so the last
-    that has begun is the only candidate among them; the others were closed after ?1."""
-    return (f"(select n, vt_to, tx_from from rects where e = {e} and tx_to = {OPEN} and vt_from <= ?2 "
-            f"order by vt_from desc limit 1) where vt_to > ?2 and tx_from <= ?1 union all select n from rects "
-            f"where e = {e} and tx_to > ?1 and tx_to < {OPEN} and vt_from <= ?2 and vt_to > ?2 and tx_from <= ?1")
+_OPEN_THEN = ("select {0} from rects w where w.e = {1} and w.tx_to = " + str(OPEN) +
+              " and w.vt_from <= ?2 order by w.vt_from desc limit 1")
+_CLOSED_THEN = ("select {0} from rects w where w.e = {1} and w.tx_to > ?1 and w.tx_to < " + str(OPEN) +
+                " and w.vt_from <= ?2 and w.vt_to > ?2 and w.tx_from <= ?1")
 
 
 def _holds(f: str) -> str:
-    """Whether the version of a row of `facts` holds at ?2 for ?1."""
-    return f"{f}.n = (select n from {_rect_then(f + '.e')} limit 1)"
+    """Whether the version of a row of `facts` holds at ?2 for ?1.
+
+    Rectangles that are open today do not overlap, so of these only the last that has begun is looked at. The others were
+    closed after ?1; where that is the newest transaction, there is none.
+    """
+    return (f"(ifnull(({_OPEN_THEN.format(f'w.n = {f}.n and w.vt_to > ?2 and w.tx_from <= ?1', f + '.e')}), 0) "
+            f"or (select max(tx_id) from log) > ?1 and exists ({_CLOSED_THEN.format(1, f + '.e')} and w.n = {f}.n))")
+
+
+def _holding(e: str) -> str:
+    """The number of the version of an entity that holds at ?2 for ?1, or null."""
+    then = _OPEN_THEN.format("case when w.vt_to > ?2 and w.tx_from <= ?1 then w.n end", e)
+    return f"coalesce(({then}), ({_CLOSED_THEN.format('w.n', e)}))"
 
 
 _PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "closed": "{0}.p = 1 and {0}.k > ?3"}
@@ -2602,11 +2619,10 @@ _FROM_JSON = ("case typeof({0}) when 'integer' then {0} "
 _J = _FROM_JSON.format("j.value")
 _MODES = _NOW, _AS_OF, _BEFORE
 _BY_ID = {mode: f"select f.n, f.d from facts f where f.e = ?5 and f.a = {_ID} and {_seen('f', mode)}" for mode in _MODES} | {
-    _BEFORE: f"select n, 1 from (select n from {_rect_then('?5')} limit 1) where n > 0"}
+    _BEFORE: f"select n, 1 from (select {_holding('?5')} as n) where n > 0"}
 _BY_IDS = {mode: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f "
                  f"where f.e = {_J} and f.a = {_ID} and {_seen('f', mode)}" for mode in _MODES} | {
-    _BEFORE: f"select e, n, 1 from (select c.e as e, (select n from {_rect_then('c.e')} limit 1) as n "
-             f"from (select {_J} as e from json_each(?5) j) c) where n > 0"}
+    _BEFORE: f"select e, n, 1 from (select e, {_holding('c.e')} as n from (select {_J} as e from json_each(?5) j) c) where n > 0"}
 _BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e"
              for mode in _MODES}
 _BY_VALUES = {mode: f"select f.v, f.e, f.n from json_each(?5) j cross join facts f "
@@ -5302,32 +5318,23 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
     """
     generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
     if plan is not None and plan.quick is not None and generation is db._file.generation and db._supposed is None \
-            and reader.run is None and (cells := _quick_cells(plan.quick, db, args, reader)) is not None:
-        return _quickly(plan.quick, cells, db, reader, mode, parsed.timeout_s)
+            and reader.run is None and (answer := _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)) is not None:
+        return answer
     with _Run(db, reader, mode, parsed, args) as run:
         if begun is not None:
             begun(run)
         return _Answers(run).whole(run.rows())
 
 
-def _quick_cells(quick: _Quick, db: Db, args: tuple, reader: _Reader) -> list | None:
-    """The cells of the arguments, if each is a short text, which is its own cell, or a UUID with a number."""
-    cells = []
-    for _, argument in quick.arguments:
+def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, timeout_s: float) -> list | None:
+    """The answer, if each argument is a short text, which is its own cell, or a UUID with a number."""
+    parameters = [*db._bindings(mode), *quick.constants]
+    for place, argument in quick.arguments:
         value = args[argument]
-        if type(value) is uuid.UUID:
-            cell = db._file.number(value, reader)
-        else:
-            cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else None
+        cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else \
+            db._file.number(value, reader) if type(value) is uuid.UUID else None
         if cell is None:
             return None
-        cells.append(cell)
-    return cells
-
-
-def _quickly(quick: _Quick, cells: list, db: Db, reader: _Reader, mode: str, timeout_s: float) -> list:
-    parameters = [*db._bindings(mode), *quick.constants]
-    for (place, _), cell in zip(quick.arguments, cells):
         parameters[place] = cell
     reader.deadline = time.monotonic() + timeout_s
     try:
@@ -5345,7 +5352,11 @@ def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    return db._file.uuids_of([row[0] for row in rows], reader)
+    young = db._file.uuids.young
+    try:
+        return [young[row[0]] for row in rows]
+    except KeyError:
+        return db._file.uuids_of([row[0] for row in rows], reader)
 
 
 @contextlib.contextmanager
@@ -5396,16 +5407,15 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
-    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled", "members",
-                 "outer", "deadline", "rested")
+    __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
+                 "members", "outer", "deadline")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         self.file, self.outer = db._file, (reader.run, reader.deadline)
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
         self.filled: set[str] = set()                 # these tables, and those of queries inside this one
-        self.rested = now = time.monotonic()
-        self.deadline = now + parsed.timeout_s
+        self.deadline = time.monotonic() + parsed.timeout_s
         if reader.deadline is not None and reader.deadline < self.deadline:
             self.deadline = reader.deadline           # of the query that asks this one
         self.members: dict[int, tuple] = {}           # of long arguments, by their place
@@ -5477,18 +5487,6 @@ class _Run:
         self.deadline = 0
         if self.reader.run is self:
             self.reader.deadline = 0
-
-    def look_at_clock(self) -> None:
-        """Raises once the time is over; else gives way to other threads, such as one with an event loop, now and then."""
-        now = time.monotonic()
-        if now > self.deadline:
-            raise QueryLimitError("The query took longer than its timeout of "
-                                  f"{self.parsed.timeout_s * 1000:.0f} ms and was interrupted.")
-        if now > self.rested + GIVE_WAY_S:
-            if self.file.closed:
-                raise ClosedError(self.file.closed)
-            time.sleep(0)
-            self.rested = now
 
     # Rows
 
@@ -5764,8 +5762,8 @@ class _Calls:
     def _called(self, number: int, cells: tuple) -> Any:
         run = self.run
         result = self.functions[number]([_copied(run.cells.value(cell)) for cell in cells])
-        if time.monotonic() > min(run.deadline, run.rested + GIVE_WAY_S):
-            run.look_at_clock()
+        if time.monotonic() > run.deadline:
+            run.reader.look_at_clock()
         return result
 
     def _taken_apart(self, number: int, cells: tuple) -> list[tuple]:
@@ -5916,11 +5914,14 @@ class _Answers:
         if parsed.is_page:
             columns = self._page(columns)
         elif plan.direct is None or plan.late and plan.direct.late_repeats or self.run.cells.is_private:
-            columns = _as_columns(_unique_rows(columns), columns)
+            unique = _unique_rows(columns)
+            if not any(find.kind == "pull" for find in parsed.find):
+                return self._shaped(unique)
+            columns = _as_columns(unique, columns)
         columns = self._pulled(columns)
         if self._may_repeat(columns):
-            columns = _as_columns(_unique_rows(columns), columns)
-        return self._shaped(columns)
+            return self._shaped(_unique_rows(columns))
+        return columns[0] if parsed.is_bare and not parsed.names else self._shaped(list(zip(*columns)))
 
     def streamed(self, run: _Run) -> Iterator[Any]:
         """The answers as they are found, as far as the query allows that."""
@@ -5934,26 +5935,24 @@ class _Answers:
             if skip or left is not None:
                 columns = [column[skip:None if left is None else skip + left] for column in columns]
                 skip, left = max(0, skip - found), None if left is None else left - len(columns[0])
-            yield from self._shaped(self._pulled(columns))
+            yield from self._shaped(list(zip(*self._pulled(columns))))
             if left == 0:
                 return
-            run.look_at_clock()
+            run.reader.look_at_clock()
 
     def _selected(self, rows: Any) -> list[list]:
         """A column for each element of find; of a pull the numbers of its documents, or ids. No more than the page needs."""
         is_enough = self.run.wanted() if self.plan.is_ordered or not self.parsed.order else None
-        columns: list[list] = [[] for _ in self.parsed.find]
+        parts, found = [], 0
         for batch in _batches(rows):
-            part = self._columns(*self._with_late(batch))
-            if columns[0]:
-                for column, more in zip(columns, part):
-                    column += more
-            else:
-                columns = part
-            if is_enough is not None and len(columns[0]) >= is_enough:
+            parts.append(self._columns(*self._with_late(batch)))
+            found += len(parts[-1][0])
+            if is_enough is not None and found >= is_enough:
                 break
-            self.run.look_at_clock()
-        return columns
+            self.run.reader.look_at_clock()
+        if len(parts) == 1:
+            return parts[0]
+        return [list(itertools.chain.from_iterable(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
     def _totals(self, rows: list[tuple]) -> list[list]:
         """The groups that SQL has made. Of no row at all it makes a group, we make none."""
@@ -5976,8 +5975,7 @@ class _Answers:
         """The values of a variable, to be handed out."""
         place = self.plan.row.columns.get(var)
         if place is None:
-            column = late[self.late_places[var]]
-            return column[:] if _IMMUTABLE.issuperset(map(type, column)) else list(map(_copied, column))
+            return late[self.late_places[var]]
         cells = [row[place] for row in rows]
         return cells if place in self.plan.row.values else self.run.cells.values(cells)
 
@@ -6012,6 +6010,7 @@ class _Answers:
                 is_flat = False
             if not is_flat:
                 kept, column = _spread(documents[read.place], read.a)
+                column = list(map(_copied, column))
                 rows = [rows[i] for i in kept]
                 late = [[other[i] for i in kept] for other in late]
                 documents = {place: [several[i] for i in kept] for place, several in documents.items()}
@@ -6057,17 +6056,17 @@ class _Answers:
         return list(map(_copied, documents)) if pattern is _EVERYTHING else self._puller().pull_documents(pattern, documents)
 
     def _puller(self) -> _Puller:
-        return _Puller(self.run.db, self.run.reader, self.run.mode, self.run.look_at_clock)
+        return _Puller(self.run.db, self.run.reader, self.run.mode)
 
     def _may_repeat(self, columns: list[list]) -> bool:
         """Whether answers that should differ may be equal, since of different entities the same was pulled."""
         return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
                                                for find, column in zip(self.parsed.find, columns))
 
-    def _shaped(self, columns: list[list]) -> list:
+    def _shaped(self, rows: list[tuple]) -> list:
         if self.parsed.names:
-            return [dict(zip(self.parsed.names, row)) for row in zip(*columns)]
-        return columns[0] if self.parsed.is_bare else list(zip(*columns))
+            return [dict(zip(self.parsed.names, row)) for row in rows]
+        return [row[0] for row in rows] if self.parsed.is_bare else rows
 
 
 def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
@@ -6147,7 +6146,7 @@ class _Groups:
                     self._first_rows[key] = batch[place], [column[place] for column in late]
             for aggregate in self._aggregates.values():
                 aggregate.add(keys, batch, late)
-            self._run.look_at_clock()
+            self._run.reader.look_at_clock()
         first_rows = [row for row, _ in self._first_rows.values()]
         late = _as_columns([tuple(late) for _, late in self._first_rows.values()], self._answers.late_places)
         return [self._column(find, first_rows, late) for find in self._finds]
@@ -6615,7 +6614,7 @@ _SNAPSHOT: dict[str, Callable] = {
 class _Pull(NamedTuple):
     """One element of a pattern."""
     a: str
-    is_reverse: bool = False
+    back: str = ""                    # the attribute, if it is followed backwards
     pattern: Any = None               # of a join: elements, `...`, or how many levels again
     key: Any = None
     default: Any = None
@@ -6690,31 +6689,23 @@ def _with_options(name: Any, options: Any) -> _Pull:
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
-    return _Pull(name, _is_reverse(name), key=options.get("as", name), default=options.get("default"), limit=limit,
+    return _Pull(name, _backwards(name), key=options.get("as", name), default=options.get("default"), limit=limit,
                  into=options.get("into"), is_one=options.get("cardinality") == "one")
 
 
-def _is_reverse(name: str) -> bool:
-    """Whether an attribute is followed backwards: "mem/_user" asks who has me as "mem/user"."""
-    return name.rpartition("/")[2].startswith("_") and len(name.rpartition("/")[2]) > 1
-
-
-def _forward(name: str) -> str:
+def _backwards(name: str) -> str:
+    """What is followed backwards: "mem/_user" asks who has me as "mem/user"; "" for an attribute that is not."""
     space, slash, last = name.rpartition("/")
-    return space + slash + last[1:]
+    return space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
 
 
 def _pulled(reader: _Reader, mode: str, db: Db, pattern: tuple[_Pull, ...], ids: list) -> list:
     """The pattern applied to entities, within a query's usual time."""
-    deadline, outer = time.monotonic() + TIMEOUT_MS / 1000, reader.deadline
-
-    def look_at_clock() -> None:
-        if time.monotonic() > deadline:
-            raise QueryLimitError(f"The pull took longer than {TIMEOUT_MS:,} ms and was interrupted.")
-        reader.file.check_open()
-    reader.deadline = deadline if outer is None else min(outer, deadline)
+    outer = reader.deadline
+    if outer is None:
+        reader.deadline = time.monotonic() + TIMEOUT_MS / 1000
     try:
-        return _Puller(db, reader, mode, look_at_clock).pull_ids(pattern, ids)
+        return _Puller(db, reader, mode).pull_ids(pattern, ids)
     finally:
         reader.deadline = outer
 
@@ -6730,10 +6721,10 @@ class _Puller:
     A level is a list of documents, of `_Absent` and of None, and beside it `made`, what becomes of each. `trails` has the
     keys of the entities that led to each, where a pattern recurs.
     """
-    __slots__ = "db", "reader", "mode", "look_at_clock"
+    __slots__ = "db", "reader", "mode"
 
-    def __init__(self, db: Db, reader: _Reader, mode: str, look_at_clock: Callable[[], None]):
-        self.db, self.reader, self.mode, self.look_at_clock = db, reader, mode, look_at_clock
+    def __init__(self, db: Db, reader: _Reader, mode: str):
+        self.db, self.reader, self.mode = db, reader, mode
 
     def pull_ids(self, pattern: tuple[_Pull, ...], ids: list) -> list:
         return self.pull_documents(pattern, self._level(pattern, ids))
@@ -6749,7 +6740,7 @@ class _Puller:
     def _level(self, pattern: Any, ids: list) -> list:
         """The documents of some entities; of those without one their ids, where that is enough for the pattern."""
         level = self.db._documents(ids, self.reader, self.mode)
-        if None in level and type(pattern) is tuple and any(part.is_reverse and part.is_followed for part in pattern):
+        if None in level and type(pattern) is tuple and any(part.back and part.is_followed for part in pattern):
             return [_Absent(id) if document is None and type(id) in _ID_TYPES else document
                     for id, document in zip(ids, level)]
         return level
@@ -6761,17 +6752,18 @@ class _Puller:
         if not pattern:
             return [None] * len(level)
         first, *others = pattern if pattern[0] == _EVERYTHING[0] else (None, *pattern)
-        is_there = [type(document) is not _Absent for document in level]
-        documents = level if all(is_there) else [one if there else None for one, there in zip(level, is_there)]
-        made: list = [None if one is None else {} if first is None or not there else _copied(one)
-                      for one, there in zip(level, is_there)]
+        documents = [None if type(one) is _Absent else one for one in level] if _Absent in map(type, level) else level
+        made: list = [None if one is None else {} if first is None else _copied(one) for one in documents]
+        if documents is not level:
+            made = [{} if type(one) is _Absent else into for one, into in zip(level, made)]
         for element in others:
-            if element.is_reverse:
-                if element.is_followed:
-                    self._pull_join(element, pattern, level, made, trails)
-            else:
+            if not element.back:
                 self._pull_element(element, pattern, documents, made, trails)
-        return made if documents is level else [one if there else one or None for one, there in zip(made, is_there)]
+            elif element.is_followed:
+                self._pull_join(element, pattern, level, made, trails)
+        if documents is not level:
+            made = [into or None if type(one) is _Absent else into for one, into in zip(level, made)]
+        return made
 
     def _pull_element(self, element: _Pull, pattern: tuple[_Pull, ...], documents: list, made: list, trails: list | None) -> None:
         if element.union is not None:
@@ -6796,7 +6788,7 @@ class _Puller:
 
     def _pull_union(self, element: _Pull, documents: list, made: list, trails: list | None) -> None:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
-        self.look_at_clock()
+        self.reader.look_at_clock()
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
                 if (key := _key_of(value)) in element.union:
@@ -6805,9 +6797,9 @@ class _Puller:
 
     def _pull_join(self, element: _Pull, pattern: tuple[_Pull, ...], level: list, made: list, trails: list | None) -> None:
         """Follows the references of a whole level with one statement."""
-        self.look_at_clock()
+        self.reader.look_at_clock()
         below, is_again = self._pattern_below(element, pattern)
-        found = self._referring(_forward(element.a), level) if element.is_reverse else self._referred(element, below, level)
+        found = self._referring(element.back, level) if element.back else self._referred(element, below, level)
         flat = [(place, document) for place, several in enumerate(found) for document in several or ()]
         paths = self._paths(level, trails, [place for place, _ in flat]) if element.recurs else None
         pulled = iter(self._pull_below(below, is_again, [document for _, document in flat], paths))
@@ -6817,8 +6809,8 @@ class _Puller:
             is_asked = element.a in into          # the reference itself, which stays where it leads nowhere
             if element.key != element.a:
                 into.pop(element.a, None)
-            if several is not None:
-                self._set_joined(element, document, into, list(itertools.islice(pulled, len(several))), is_asked)
+            if several or several is not None and not element.back:
+                self._set_joined(element, document, into, [next(pulled) for _ in several], is_asked)
 
     def _paths(self, level: list, trails: list | None, places: list[int]) -> list[frozenset]:
         """For each document below, the keys of the entities that lead to it."""
@@ -6853,7 +6845,7 @@ class _Puller:
 
     @staticmethod
     def _set_joined(element: _Pull, document: Any, into: dict, pulled: list, is_asked: bool) -> None:
-        if element.is_reverse:
+        if element.back:
             pulled = [one for one in pulled if one is not None]
             if pulled:
                 into[element.key] = pulled[0] if element.is_one else _poured(pulled, element)
