@@ -1216,7 +1216,8 @@ class _File:
         if self.closed:
             return ClosedError(self.closed)
         if "interrupted" in str(error):
-            return QueryLimitError(_INTERRUPTED)
+            return QueryLimitError("The query took longer than its timeout and was interrupted. "
+                                   "Bind more, or raise \"timeout\".")
         if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):      # lost or garbled
             return CorruptError(f"{self.path} cannot be read: {error}.")
         return StoreError(f"{self.path} could not be read: {error}.")
@@ -1236,7 +1237,8 @@ class _File:
             reader.rest()
             reader.connection.close()
         else:
-            reader.settle()
+            if reader.is_used:
+                reader.settle()
             self._readers.append(reader)
 
     def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
@@ -1592,9 +1594,6 @@ class _DocumentCache:
         self._old.pop(n, None)
 
 
-_INTERRUPTED = "The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\"."
-
-
 class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
@@ -1605,6 +1604,7 @@ class _Reader:
         self.error: BaseException | None = None       # what a function raised, which SQLite swallows
         self.is_stopped = False               # by us: its time was over, or the node was closed
         self.filled: _Filled | None = None    # what its temporary tables hold of a supposition
+        self.is_used = False                  # whether more was done with it than to ask and to read all rows at once
         self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
         connection.create_function("py", -1, lambda number, *cells: self._guarded(self.run.calls.call, number, cells))
@@ -1620,20 +1620,19 @@ class _Reader:
         try:
             return work(*args)
         except BaseException as error:
-            self.error = error
+            self.error, self.is_used = error, True
             raise
 
     def _is_over(self) -> bool:
         if self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline:
-            self.is_stopped = True            # kept for `fail`: by then the query's deadline is gone
+            self.is_stopped = self.is_used = True         # kept for `fail`: by then the query's deadline is gone
             return True
         return False
 
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
-        if self._is_over():
-            self.file.check_open()
-            raise QueryLimitError(_INTERRUPTED)
+        if self.file.closed or self.deadline is not None and time.monotonic() > self.deadline:
+            raise self.file.read_error(sqlite3.OperationalError("interrupted"))
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -1652,6 +1651,7 @@ class _Reader:
         """Rows that are read one by one. `rest` closes the cursor: an open one would hold this reader in the past."""
         cursor = self.connection.cursor()
         self._open.append(cursor)
+        self.is_used = True
         return cursor.execute(sql, parameters)
 
     def rest(self) -> None:
@@ -1662,15 +1662,14 @@ class _Reader:
     def settle(self) -> None:
         """Back to what a borrower expects: nothing is open, and nothing is kept of what nobody can ask for any more."""
         self.rest()
-        self.error = self.deadline = None
-        self.is_stopped = False
+        self.error, self.is_stopped = None, False
         if self.connection.in_transaction:
             self.execute("rollback")
             self.filled = None            # its tables may have been made in this transaction, and are gone with it
         if self.filled is not None and self.filled.supposed() is None:
             self.execute("delete from temp.touched"), self.execute("delete from temp.over_facts")
             self.filled = None
-
+        self.is_used = self.filled is not None
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
 #
@@ -2782,6 +2781,7 @@ class Db:
         file = self._file
         reader = file.borrow()
         try:
+            reader.is_used = True
             reader.execute("begin")
             reader.execute("select 1 from log where tx_id = 0").fetchone()
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
@@ -3097,6 +3097,7 @@ class _Supposition(Db):
         filled, latest = reader.filled, self._file.latest
         if filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt or \
                 filled.is_passing and filled.latest is not latest:
+            reader.is_used = True
             filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, latest)
             for statement in _OVER_TABLES:
                 reader.execute(statement)
@@ -6851,7 +6852,7 @@ class _Puller:
                 into[element.key] = pulled[0] if element.is_one else _poured(pulled, element)
             return
         value = document[element.a]
-        if is_asked:
+        if is_asked and None in pulled:
             pulled = [_copied(id) if one is None else one for id, one in zip(_several(value), pulled)]
         if type(value) in _SEVERAL:
             into[element.key] = _poured(pulled, element)
@@ -6867,10 +6868,11 @@ class _Puller:
 
     def _referring(self, a: str, level: list) -> list:
         """For each entity the documents that refer to it by an attribute."""
-        cells = [None if one is None else self.db._cell(self._id(one), self.reader) for one in level]
-        rows = self.db._rows_by_value(a, cells, self.reader, self.mode)
+        cell, reader = self.db._cell, self.reader
+        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader) for one in level]
+        rows = self.db._rows_by_value(a, cells, reader, self.mode)
         by_cell: dict = {}
-        for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], self.reader)):
+        for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], reader)):
             by_cell.setdefault(v, []).append(document)
         return [None if cell is None else by_cell.get(cell, ()) for cell in cells]
 
