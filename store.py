@@ -1632,7 +1632,9 @@ class _Reader:
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
         if self.file.closed or self.deadline is not None and time.monotonic() > self.deadline:
-            raise self.file.read_error(sqlite3.OperationalError("interrupted"))
+            self.file.check_open()
+            timeout_ms = TIMEOUT_MS if self.run is None else self.run.parsed.timeout_s * 1000
+            raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was interrupted.")
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -4115,7 +4117,7 @@ def _binder(spec: tuple, file: _File) -> Callable:
     if kind == "attribute" and rest[0] in file.attributes:
         return lambda run, a=file.attributes[rest[0]]: a
     if kind == "in" and len(rest) == 1:
-        return lambda run, place=rest[0]: run.cell(run.args[place])
+        return lambda run, place=rest[0]: run.cells.given(run.args[place])
     return lambda run, bind=_PARAMETER[kind]: bind(run, *rest)
 
 
@@ -5589,7 +5591,7 @@ def _rows_json(run: _Run, index: int, shape: str, width: int) -> str:
         rows = rows.items()
     if isinstance(rows, (str, bytes, dict)) or not isinstance(rows, Iterable):
         raise QueryError(f"Argument {index + 1} is {_short(rows)}; {_shown(run.parsed.ins[index])} wants a collection.")
-    wanted = dict.fromkeys(tuple(map(run.cell, _row(row, shape, width))) for row in rows)
+    wanted = dict.fromkeys(tuple(map(run.cells.given, _row(row, shape, width))) for row in rows)
     return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
 
@@ -5603,7 +5605,7 @@ def _row(row: Any, shape: str, width: int) -> tuple:
 
 def _any_json(run: _Run, values: Iterable, with_twins: bool = False) -> str:
     every = (twin for value in values for twin in _twins(value)) if with_twins else values
-    return json.dumps([_json_cell(run.cell(value)) for value in every])
+    return json.dumps([_json_cell(run.cells.given(value)) for value in every])
 
 
 def _members(run: _Run, values: Any) -> tuple[type | None, Any]:
@@ -5625,20 +5627,20 @@ def _known_value(run: _Run, spec: tuple) -> Any:
 def _bounds(run: _Run, tests: tuple, kind: int) -> tuple[Cell, Cell]:
     """Between which cells of a kind some comparisons hold."""
     values = [(operator, _known_value(run, spec)) for operator, spec in tests]
-    found = [_interval(operator, value, run.cell(value), kind) for operator, value in values]
+    found = [_interval(operator, value, run.cells.given(value), kind) for operator, value in values]
     return max((one for one, _ in found), key=_cell_order), min((end for _, end in found), key=_cell_order)
 
 
 _PARAMETER: dict[str, Callable] = {
-    "value": lambda run, term: run.cell(term.value),
-    "in": lambda run, index, place=None: run.cell(_given_value(run, index, place)),
+    "value": lambda run, term: run.cells.given(term.value),
+    "in": lambda run, index, place=None: run.cells.given(_given_value(run, index, place)),
     "rows": _rows_json,
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.attribute(name, run.reader),
     "from": lambda run, tests, kind: _bounds(run, tests, kind)[0],
     "to": lambda run, tests, kind: _bounds(run, tests, kind)[1],
-    "twin": lambda run, spec, place: run.cell(_twins(_known_value(run, spec))[place]),
+    "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
 }
@@ -5673,6 +5675,16 @@ class _Cells:
             return self._private(value)
         if type(cell) is bytes and cell[0] >= _LONG:
             self.hashed[cell] = value
+        return cell
+
+    def given(self, value: Any) -> Cell:
+        """The cell of a value that the query was given. Of a type that documents hold it must be a value that they can hold."""
+        cell = self.cell(value)
+        if type(cell) is bytes and cell[0] == 0xff and type(value) in _IMMUTABLE:
+            try:
+                _cell(value)
+            except StoreError as error:
+                raise QueryError(f"{_short(value)} cannot be asked for, since no document can hold it: {error}") from None
         return cell
 
     def _private(self, value: Any) -> bytes:

@@ -1,6 +1,7 @@
 """Answers: one way for all of them, and nothing left behind when one was broken off."""
 import asyncio
 import contextlib
+import datetime as dt
 import signal
 import sqlite3
 import threading
@@ -278,3 +279,16 @@ def test_a_left_cursor_is_closed_with_the_loan(node):
         assert rows.fetchone() is not None
     with pytest.raises(sqlite3.ProgrammingError):
         rows.fetchone()
+
+
+def test_what_no_document_can_hold_is_refused_in_a_query(node):
+    """A time without a zone found nothing, where a put of it says what is wrong."""
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+    node.submit_tx([put({"xt/id": "a", "at": at})])
+    for value in dt.datetime(2026, 1, 1), float("nan"):
+        for clause in [("=", "?at", "?t")], [(">", "?at", "?t")], ["?e", "at", "?t"]:
+            query = {"find": "?e", "in": ["?t"], "where": [["?e", "at", "?at"], clause]}
+            with pytest.raises(store.QueryError, match="no document can hold it"):
+                node.db().q(query, value)
+        with pytest.raises(store.QueryError, match="no document can hold it"):
+            node.db().q({"find": "?e", "in": [["?t", ...]], "where": [["?e", "at", "?t"]]}, [at, value])
