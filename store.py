@@ -1641,11 +1641,12 @@ class _Reader:
 
         Ctrl-C between SQLite's call and a function's first line leaves no trace but that there is no other reason.
         """
-        raised, self.error = self.error, None
+        raised, is_stopped = self.error, self.is_stopped or self._is_over()
+        self.error, self.is_stopped = None, False
         if raised is not None:
             raise raised from None
-        if str(error) in ("interrupted", "user-defined function raised exception") \
-                and not (self.is_stopped or self._is_over()) and threading.current_thread() is threading.main_thread():
+        if str(error) in ("interrupted", "user-defined function raised exception") and not is_stopped \
+                and threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt from None
         raise self.file.read_error(error) from error
 
@@ -1672,6 +1673,7 @@ class _Reader:
             self.execute("delete from temp.touched"), self.execute("delete from temp.over_facts")
             self.filled = None
         self.is_used = self.filled is not None
+
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
 #
