@@ -334,9 +334,10 @@ def exported_log(node: store.Node, tx_id: int, progress: store.Progress) -> Iter
         if tx.tx_id > tx_id:
             return
         for kind, what, *times in tx.ops or ():
-            if kind != "match":
-                valid_from, valid_to = [*times, None, None][:2]
-                yield _line(kind, what, valid_from or tx.tx_time, valid_to, tx.tx_id)
+            valid_from, valid_to = [*times, None, None][:2]
+            valid_from = valid_from or tx.tx_time
+            if kind != "match" and (valid_to is None or valid_from < valid_to):      # else it did nothing, as older logs allowed
+                yield _line(kind, what, valid_from, valid_to, tx.tx_id)
         progress(tx.tx_id, tx_id)
 
 

@@ -30,6 +30,7 @@ world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v
 from __future__ import annotations
 
 import asyncio
+import bisect
 import collections
 import contextlib
 import copy
@@ -39,6 +40,7 @@ import decimal
 import enum
 import fcntl
 import functools
+import gc
 import hashlib
 import importlib
 import inspect
@@ -69,7 +71,7 @@ from typing import Any, NamedTuple, NoReturn, Self
 import msgpack
 
 __all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
-           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError", "OperationError",
+           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError", "OperationError", "AbortedError",
            "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
@@ -80,6 +82,8 @@ log = logging.getLogger("store")
 
 FORMAT = 1                            # of log and documents; another one is refused, never guessed at
 INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that is only the index of a log elsewhere
+EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version is INDEX_FORMAT and above it the number of the write-ahead log
+SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
 INDEX_FORMAT = 2                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
@@ -88,6 +92,8 @@ DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
+IDLE_S = 5                            # without a group, then the thread that commits groups ends
+EMPTY_MS = 100                        # that the writer waits for readers before it empties the write-ahead log later
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
@@ -99,6 +105,7 @@ ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one loo
 FACTS_A_ROW = 16                      # of a version, that are handed to SQLite at once: few lengths here, too
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
+WAL_BYTES = 16 * 2 ** 20              # past this, the writer moves the write-ahead log into the file, beside those who read
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
@@ -111,6 +118,7 @@ UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
+RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more than the first
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
 RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
@@ -171,11 +179,13 @@ class Tx(NamedTuple):
     `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
     ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id), and ("match", id, content_hash[, valid_time]),
     since of a document to match only the hash is kept, or None. An evicted one reads {"xt/id": id, "xt/evicted?": True}.
+    `reason` says why it aborted, in what `submit_tx` returns; the log does not keep it.
     """
     tx_id: int
     tx_time: dt.datetime
     committed: bool = True
     ops: list[Operation] | None = None
+    reason: str | None = None
 
 
 class _Version(NamedTuple):
@@ -248,6 +258,14 @@ class OperationError(StoreError):
     """An operation is malformed; nothing was written."""
 
 
+class AbortedError(StoreError):
+    """A transaction aborted; `tx` is what `submit_tx` would have returned. Nothing of it holds."""
+
+    def __init__(self, tx: Tx):
+        super().__init__(f"Transaction {tx.tx_id} aborted: {tx.reason}")
+        self.tx = tx
+
+
 class ValueTypeError(OperationError):
     """A value, id or time is of a kind that cannot be stored; nothing was written."""
 
@@ -262,10 +280,6 @@ class UnknownVariableError(QueryError):
 
 class QueryLimitError(StoreError):
     """A query took longer than its timeout and was interrupted."""
-
-
-class _Abort(Exception):
-    """Ends a transaction without effect."""
 
 
 # ── Operations ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -822,17 +836,21 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit_tx(self, ops: Iterable[Operation]) -> Tx:
-        """The transaction, once it is durable and indexed. If it aborted, `committed` is False and nothing has changed.
+    def submit_tx(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
+        """The transaction, once it is durable and indexed. If it aborted, `committed` is False, `reason` says why, and nothing has changed.
 
-        Operations apply in order, each sees those before it, and one that fails undoes all.
-        Raises: OperationError if an operation is malformed (nothing was written); ClosedError.
+            [("put", document[, valid_from[, valid_to]]), ("delete", id[, valid_from[, valid_to]]),
+             ("match", id, document or None[, valid_time]), ("evict", id), ("call", name[, argument, …]), …]
+
+        Operations apply in order, each sees those before it, and one that fails undoes all. Times are aware datetimes or None.
+        Raises: OperationError if an operation is malformed, or its end is past (nothing was written); AbortedError if it aborted and
+        `check` is true; ClosedError; LockedError if another program writes to the file; UnreachableError.
         """
-        return self._log.submit(_prepare(ops))
+        return _checked(self._log.submit(_prepare(ops, self._clock)), check)
 
-    async def submit(self, ops: Iterable[Operation]) -> Tx:
+    async def submit(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
         """`submit_tx` without blocking the event loop."""
-        return await self._log.submit_async(_prepare(ops))
+        return _checked(await self._log.submit_async(_prepare(ops, self._clock)), check)
 
     def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> Db:
         """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
@@ -910,7 +928,8 @@ class Node:
 
     def attribute_stats(self) -> dict[str, int]:
         """How many facts of each attribute were ever put: several values count each; the evicted until the index is rebuilt."""
-        return self._file.attribute_stats()
+        self._file.check_open()
+        return self._file.index.attribute_stats()
 
     def verify(self, progress: Progress | None = None) -> int:
         """Checks the chain of hashes and every document against it; the number of transactions checked.
@@ -949,9 +968,15 @@ class Node:
             listener.wake()
 
 
+def _checked(tx: Tx, check: bool) -> Tx:
+    if check and not tx.committed:
+        raise AbortedError(tx)
+    return tx
+
+
 def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tuple[_File, Any]:
     """The file and the log of a node."""
-    if not str(path).startswith(("postgresql://", "postgres://")):
+    if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL has one.")
         file = _File(path)
@@ -985,28 +1010,14 @@ os.register_at_fork(after_in_child=_forked)
 
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# One SQLite file. `log` and `documents` are the truth; the rest is the index, derived from them. One connection writes
-# and checkpoints, readers borrow others that cannot write. Numbers and caches change in memory after COMMIT, never before.
+# One SQLite file. `log` and `documents` are the truth; the index is derived from them. One connection writes and
+# checkpoints, readers borrow others that cannot write. Numbers and caches change in memory after COMMIT, never before.
 
 _TRUTH = """
     create table log(tx_id integer primary key, tx_time integer, ops blob, hash blob,
                      committed integer, results blob, state blob, n integer);
     create table documents(n integer primary key, doc blob, checksum integer);
 """
-
-_DERIVED = """
-    create table ids(n integer primary key, uuid blob unique);
-    create table attributes(a integer primary key, name text unique, puts integer, kinds integer);
-    insert into attributes values (0, null, 0, 0), (1, 'xt/id', 0, 0);
-    create table rects(e, tx_to, vt_from, n, tx_from, vt_to, tx, primary key (e, tx_to, vt_from)) without rowid;
-    create table unseen(e, n, primary key (e, n)) without rowid;
-    create table facts(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid;
-    create index facts_e on facts(p, e, a, k, v, n, d);
-"""
-
-_DERIVED_NAMES = "facts", "unseen", "rects", "attributes", "ids"
-_COUNTED = 0                          # the row of `attributes` that says up to which document the others have counted
-_ID = 1                               # the number of the attribute "xt/id"
 
 
 class Point(NamedTuple):
@@ -1017,65 +1028,110 @@ class Point(NamedTuple):
 
 
 class _File:
-    """The file: its connections, its numbers, and what is kept of it in memory."""
+    """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
-    def __init__(self, path: str | os.PathLike[str], about: bytes | None = None, is_index: bool = False):
+    def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False):
         """`about` is the first row of a log that is elsewhere, of which this file is only a copy; so is one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
         self._is_index = is_index or about is not None
-        self._folder = tempfile.mkdtemp(prefix="store-") if path == ":memory:" else None
-        self.path = os.path.join(self._folder, "store.db") if self._folder else os.path.realpath(path)
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True) if self._folder else None
-        self._lock = self._own()
-        try:
-            self.writer = _Reader(self, self._connect_writer())
-            self._load()
-        except (sqlite3.DatabaseError, TypeError, ValueError) as error:      # a damaged file gives values of any type
-            os.close(self._lock)
-            raise CorruptError(f"{self.path} cannot be opened as a store: {error}.") from error
-        except BaseException:
-            os.close(self._lock)
-            raise
         self._readers: collections.deque[_Reader] = collections.deque()
-        self._may_read, self._is_emptying = threading.Event(), False
+        self._may_read, self._is_emptying, self._must_empty = threading.Event(), False, False
         self._may_read.set()
+        self._is_temporary, self.path = _place(path)
+        self._held = _Hold(self.path, self._is_temporary)
+        weakref.finalize(self, self._held.let_go)         # a node that is dropped lets go, too
+        try:
+            self._open()
+        except BaseException as error:
+            if hasattr(self, "writer"):
+                self.writer.connection.close()
+            self._held.let_go()
+            if isinstance(error, StoreError) or not isinstance(error, Exception):
+                raise
+            raise self._open_error(error) from error
 
     # Opening and closing
 
-    def _own(self) -> int:
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
-            lock = os.open(self.path + ".lock", flags, 0o600)
-            os.close(os.open(self.path, flags, 0o600))       # its owner's alone; SQLite gives its other files the same mode
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be opened: {error.strerror}.") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            raise LockedError(f"{self.path} is in use by process {holder}; one process owns a store. "
-                              "Stop that one, or ask it.") from None
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        return lock
+    def _open(self) -> None:
+        if not self._held.exists:
+            self._create()
+        self._held.hold_file()
+        self._check_kind()
+        self.writer = _Reader(self, self._connect_writer())
+        self._load()
+        self.empty_wal()              # what was evicted just before a crash is still in it
+
+    def _open_error(self, error: Exception) -> StoreError:
+        """A damaged file gives values of any type, and so errors of any. What the disk or another program refuses is not damage."""
+        if isinstance(error, sqlite3.OperationalError) and _code(error) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
+            kind = LockedError if _code(error) == sqlite3.SQLITE_BUSY else StoreError
+            return kind(f"{self.path} cannot be opened: {error}.")
+        if isinstance(error, OSError):
+            return StoreError(f"{self.path} cannot be opened: {error.strerror}.")
+        return CorruptError(f"{self.path} cannot be opened as a store: {str(error) or type(error).__name__}.")
+
+    def _create(self) -> None:
+        """Makes the file whole under another name first: what was broken off is never found under its own."""
+        if _size(self.path + "-wal"):
+            raise CorruptError(f"{self.path} is missing, and its write-ahead log {self.path}-wal is there. Put the file back that "
+                               "belongs to it, or remove both to begin a new store.")
+        about, made = self.about or _about_new_store(), self.path + ".new"
+        _empty_file(made)
+        with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
+            connection.execute(f"pragma synchronous = {'off' if self._is_temporary else 'full'}")
+            connection.execute("begin immediate")
+            for statement in (_TRUTH + _DERIVED).split(";"):
+                connection.execute(statement)
+            connection.execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
+            connection.execute(f"pragma application_id = {INDEX_MARK if self.about else 0}")
+            connection.execute(f"pragma user_version = {INDEX_FORMAT}")
+            connection.execute("commit")
+            connection.execute("pragma journal_mode = wal")
+        if not self._is_temporary:
+            _synced(made)
+        os.rename(made, self.path)
+        if not self._is_temporary:
+            _synced(os.path.dirname(self.path))
+
+    def _check_kind(self) -> None:
+        """Refuses a file that is no store, and leaves it as it was."""
+        wal = _size(self.path + "-wal")
+        if not self._held.size():
+            raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
+                f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal else "Remove it to begin a new one."))
+        with contextlib.closing(sqlite3.connect(_uri(self.path, "" if wal else "&immutable=1"), uri=True)) as connection:
+            try:
+                head = _head(connection)
+            except (sqlite3.DatabaseError, TypeError) as error:
+                if isinstance(error, sqlite3.Error) and _code(error) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
+                    raise
+                self._held.forget_lock()
+                if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_NOTADB:
+                    raise
+                raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
+            newest, = connection.execute("pragma user_version").fetchone()
+        if head.get("format") != FORMAT:
+            raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}.")
+        if (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
+            raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one of them is a copy of "
+                               "another time. Put the other of that time beside it, or restore a backup.")
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("pragma trusted_schema = off")
         connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {'off' if self._folder else 'normal' if self.about else 'full'}")
+        connection.execute(f"pragma synchronous = {'off' if self._is_temporary else 'normal' if self.about else 'full'}")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma cache_size = -32000")
-        connection.execute("pragma wal_autocheckpoint = 4000")
+        connection.execute("pragma wal_autocheckpoint = 0")       # `keep_wal_small` knows when one is complete
+        connection.execute("pragma journal_size_limit = 0")
         connection.execute("pragma temp_store = memory")
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(f"file:{urllib.parse.quote(self.path)}?mode=ro", uri=True, isolation_level=None,
-                                     check_same_thread=False, cached_statements=256)
+        connection = sqlite3.connect(_uri(self.path), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("pragma trusted_schema = off")
         connection.execute("pragma cache_size = -8000")
         connection.execute("pragma temp_store = memory")
@@ -1083,32 +1139,28 @@ class _File:
 
     def _load(self) -> None:
         execute = self.writer.execute
-        if not execute("select count(*) from sqlite_schema").fetchone()[0]:
-            self._create()
-        try:
-            _, _, ops, self.hash, _, _, self.state, _ = execute("select * from log where tx_id = 0").fetchone()
-            about = unpack(ops)
-        except (sqlite3.OperationalError, TypeError, ValueError):
-            raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
-        if about.get("format") != FORMAT:
-            raise CorruptError(f"{self.path} has format {_short(about.get('format'))}; this is format {FORMAT}.")
-        self.store_id = about["store"]
-        if self.about and self.about != ops:
+        head, row = _head(self.writer.connection), execute("select * from log where tx_id = 0").fetchone()
+        _check_link(row, None)
+        self.store_id = head["store"]
+        if self.about and self.about != row[2]:
             raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store {unpack(self.about)['store']}. "
                                "Name another index, or remove this one: it is made again from the log.")
         self._check_owner()
-        tx_id, tx_time, n, self.hash, self.state = execute(
-            "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
-        self.latest = Point(tx_id, tx_time, n)
-        self.committing, self._announcing = tx_id, threading.Lock()
-        self.documents, self.evictions = _DocumentCache(), 0
-        self.recent = _Recent()
-        if execute("pragma user_version").fetchone()[0] == INDEX_FORMAT:
-            self._load_derived()
+        self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
+        self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
+        self._epoch, self._is_wal_new = execute("pragma user_version").fetchone()[0] // EPOCH_UNIT, True
+        self._load_place()
+        if execute("pragma user_version").fetchone()[0] % EPOCH_UNIT == INDEX_FORMAT:
+            self.index = _Index(self)
         else:
             log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
             self.reindex(None)
-        self._catch_up_statistics()
+        self.index.catch_up()
+
+    def _load_place(self) -> None:
+        tx_id, tx_time, n, self.hash, self.state = self.writer.execute(
+            "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
+        self.committing, self.latest = tx_id, Point(tx_id, tx_time, n)
 
     def _check_owner(self) -> None:
         """The index of a log is marked: what was put into it alone no other server would have, and it would fit the log no more."""
@@ -1119,56 +1171,6 @@ class _File:
         if self.about and mark != INDEX_MARK:
             self.writer.execute(f"pragma application_id = {INDEX_MARK}")
 
-    def _create(self) -> None:
-        about = self.about or _about_new_store()
-        execute = self.writer.execute
-        execute("begin immediate")
-        for statement in (_TRUTH + _DERIVED).split(";"):
-            execute(statement)
-        execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
-        execute(f"pragma user_version = {INDEX_FORMAT}")
-        execute("commit")
-        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-    def _load_derived(self) -> None:
-        rows = self.writer.execute("select a, name, puts, kinds from attributes where a > 0").fetchall()
-        self.attributes = {name: a for a, name, _, _ in rows}
-        self.puts = {a: puts for a, _, puts, _ in rows}
-        self.kinds = {a: kinds for a, _, _, kinds in rows}
-        self.next_id = (self.writer.execute("select max(n) from ids").fetchone()[0] or 0) + 1
-        self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
-        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
-        self.batch: _Batch | None = None    # what the writer is about to commit
-        self.generation = object()       # another one when plans made before are stale
-        self._doubled = 1
-        self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
-        self.estimates: dict = {}
-        self.counted, = self.writer.execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
-
-    def _catch_up_statistics(self) -> None:
-        """Counts the documents put since the statistics were last written, which is not with every commit."""
-        for data, in self.writer.execute("select doc from documents where n > ?", (self.counted,)):
-            for name, cell in _facts(unpack(data)):
-                self.count(self.attributes[name], 1 if type(cell) is uuid.UUID else _kind_bit(cell), 1)
-
-    def count(self, a: int, kinds: int, puts: int) -> None:
-        """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
-        self.puts[a] = self.puts.get(a, 0) + puts
-        known = self.kinds.get(a, 0)
-        if kinds | known != known:
-            self.kinds[a] = kinds | known
-            self.generation = object()
-        if a == _ID and self.puts[a] >= self._doubled:
-            self.generation, self._doubled = object(), 2 * self.puts[a]
-
-    def write_statistics(self, n: int) -> None:
-        self.counted = n
-        self.writer.connection.executemany("update attributes set puts = ?, kinds = ? where a = ?",
-                                           [(puts, self.kinds.get(a, 0), a) for a, puts in self.puts.items()])
-        self.writer.execute("update attributes set puts = ? where a = ?", (n, _COUNTED))
-
     def check_open(self) -> None:
         if self.closed:
             raise ClosedError(self.closed)
@@ -1176,27 +1178,24 @@ class _File:
     def close(self) -> None:
         if self.closed:
             return
-        if not self.failed and self.counted != self.latest.n:
-            with contextlib.suppress(sqlite3.Error):      # they are only statistics; the next opening counts
-                self.writer.execute("begin immediate")
-                self.write_statistics(self.latest.n)
+        if not self.failed and self.index.counted != self.latest.n:
+            with contextlib.suppress(sqlite3.Error, StoreError):      # they are only statistics; the next opening counts
+                self.begin()
+                self.index.write_statistics(self.latest.n)
                 self.writer.execute("commit")
-        self.closed = f"The store {self.path} is closed."
+        self.closed = f"The store {self.path} is closed."             # and who reads now is interrupted
+        self.index.plain.clear(), self.documents.clear()
         while self._readers:
             self._readers.pop().connection.close()
         self.writer.connection.close()
-        fcntl.flock(self._lock, fcntl.LOCK_UN)      # for a child that was forked just now and still has its copy, too
-        os.close(self._lock)
-        if self._remove:
-            self._remove()
+        self._held.let_go()
 
     def abandon(self) -> None:
         """In a forked child: an orphan must not keep the lock, and its copies of the connections must not be used."""
         if not self.closed:
             self.closed = f"The store {self.path} was opened by another process, before a fork; open it there."
-            if self._remove:
-                self._remove.detach()
-            os.close(self._lock)
+            self.index.plain.clear(), self.documents.clear()
+            self._held.abandon()
 
     # Reading
 
@@ -1223,14 +1222,17 @@ class _File:
         return StoreError(f"{self.path} could not be read: {error}.")
 
     def borrow(self) -> _Reader:
-        if self.closed:
-            raise ClosedError(self.closed)
+        self.check_open()
         if self._is_emptying:
             self._may_read.wait(1)
         try:
             return self._readers.pop()
         except IndexError:
+            pass
+        try:
             return _Reader(self, self._connect_reader())
+        except sqlite3.Error as error:
+            raise self.read_error(error) from error
 
     def give_back(self, reader: _Reader) -> None:
         if self.closed or len(self._readers) >= READERS_IDLE:
@@ -1240,91 +1242,21 @@ class _File:
             if reader.is_used:
                 reader.settle()
             self._readers.append(reader)
+        if self._must_empty and not self.closed:
+            self._empty_if_free()
 
-    def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
-        """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
-        key, is_writer = id.int, reader is self.writer
-        n = self.batch.numbers.get(key) if is_writer and self.batch else None
-        if n is None and not (is_writer and key in self.unknown):
-            n = self.numbers.get(key)
-            if n is None:
-                row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
-                if row:
-                    n = row[0]
-                    self.numbers.put(key, n)
-                elif is_writer:
-                    self.unknown.add(key)
-        return n
-
-    def learn_numbers(self, ids: list[int]) -> None:
-        """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
-        rows = self.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
-        found = {int.from_bytes(data, "big"): n for data, n in rows}
-        for id, n in found.items():
-            self.numbers.put(id, n)
-        self.unknown.update(id for id in ids if id not in found)
-
-    def flush(self) -> None:
-        """Before the writer reads: what its group has put so far goes into the tables."""
-        if self.batch is not None:
-            self.batch.flush()
-
-    def attribute(self, name: str, reader: _Reader) -> int | str:
-        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
-        n = self.attributes.get(name)
-        if n is None and reader is self.writer and self.batch is not None:
-            n = self.batch.attributes.get(name)
-        return name if n is None else n
-
-    def announce(self, tx_id: int, touched: Iterable) -> None:
-        """The writer is about to commit. What it touches is plain no more, and nobody learns otherwise until `latest` has come as far.
-
-        What stays is true before this commit and after it: whoever finds it, and then finds that `latest` is their transaction, may take it.
-        """
-        with self._announcing:
-            for id in touched:
-                self.plain.pop(_plain_key(id), None)
-            self.committing = tx_id
-
-    def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
-        """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
-        key = _plain_key(id)
-        with self._announcing:
-            if self.committing == tx_id and key is not None:
-                if len(self.plain) >= PLAIN_CACHED:
-                    self.plain.clear()
-                self.plain[key] = n
-
-    def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
-        id = self.uuids.get(n)
-        if id is None:
-            id = uuid.UUID(bytes=reader.execute("select uuid from ids where n = ?", (n,)).fetchone()[0])
-            self.uuids.put(n, id)
-        return id
-
-    def uuids_of(self, numbers: Iterable[int], reader: _Reader) -> list:
-        young = self.uuids.young
-        try:
-            return [young[n] for n in numbers]
-        except KeyError:
-            self.learn_uuids(set(numbers), reader)
-            return [self.uuid_of(n, reader) for n in numbers]
-
-    def learn_uuids(self, numbers: Iterable[int], reader: _Reader) -> None:
-        """Brings these numbers' UUIDs into memory with one statement."""
-        missing = [n for n in numbers if self.uuids.get(n) is None]
-        if len(missing) > 2:
-            rows = reader.execute("select n, uuid from ids where n in (select value from json_each(?))", (json.dumps(missing),))
-            for n, data in rows:
-                self.uuids.put(n, uuid.UUID(bytes=data))
+    def document_at_hand(self, n: int) -> dict | None:
+        """The document number n if it is in memory, never to be handed out itself."""
+        kept = self.documents.get(n)
+        return kept and kept[0]
 
     def document(self, n: int, reader: _Reader) -> dict | None:
         """The cached document number n (never to be handed out itself), or None if it was evicted."""
-        document = self.documents.get(n)
-        if document is None:
+        kept = self.documents.get(n)
+        if kept is None:
             row = reader.execute("select doc, checksum from documents where n = ?", (n,)).fetchone()
-            document = row and self._keep(n, *row)
-        return document
+            return row and self._keep(n, *row)
+        return kept[0]
 
     def _keep(self, n: int, data: Any, checksum: int) -> dict:
         if type(data) is not bytes or _checksum(digest(data)) != checksum:
@@ -1332,7 +1264,7 @@ class _File:
         document = unpack(data)
         if _IMMUTABLE.issuperset(map(type, document.values())):
             document = _Flat(document)
-        self.documents.put(n, document, len(data))
+        self.documents.put(n, (document, len(data)))
         return document
 
     def documents_of(self, numbers: Iterable[int], reader: _Reader) -> list:
@@ -1346,7 +1278,7 @@ class _File:
 
     def learn_documents(self, numbers: Iterable[int], reader: _Reader) -> None:
         """Brings these documents into memory with one statement."""
-        missing = [n for n in numbers if self.documents.get(n) is None]
+        missing = self.documents.missing(numbers)
         if len(missing) > 1:
             rows = reader.execute("select n, doc, checksum from documents where n in (select value from json_each(?))",
                                   (json.dumps(missing),))
@@ -1370,8 +1302,12 @@ class _File:
                 low, high = (middle, high) if at <= micros else (low, middle - 1)
             return low
 
-    def logged_hash(self, n: int, reader: _Reader) -> bytes:
-        """The hash of a document as the log has it, for one that an evict to come has taken away already."""
+    def content_hash(self, n: int, reader: _Reader) -> bytes:
+        """The hash of document number n; of one that was evicted, as the log has it."""
+        row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
+        return digest(row[0]) if row else self._logged_hash(n, reader)
+
+    def _logged_hash(self, n: int, reader: _Reader) -> bytes:
         low, high = 1, reader.execute("select max(tx_id) from log").fetchone()[0]
         while low < high:
             middle = (low + high) // 2
@@ -1382,11 +1318,9 @@ class _File:
         return puts[n - last - 1][4]
 
     def transaction(self, tx_id: int) -> Tx | None:
-        if not tx_id:
-            return None
         with self.reading() as reader:
             row = reader.execute("select tx_id, tx_time, committed from log where tx_id = ?", (tx_id,)).fetchone()
-            return row and Tx(row[0], _moment(row[1]), row[2] == 1)
+            return Tx(row[0], _moment(row[1]), row[2] == 1) if row and tx_id else None
 
     def transactions(self, after: int, count: int) -> list[Tx]:
         """The next transactions in the log, with operations, aborted ones without."""
@@ -1404,46 +1338,130 @@ class _File:
         return _told(records, map(_copied, self.documents_of(_numbers(records, n), reader)))
 
     def status(self) -> dict[str, Any]:
-        size = sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
+        self.check_open()
         return {"path": self.path, "store": self.store_id, "format": FORMAT, "tx_id": self.latest.tx_id,
                 "tx_time": _moment(self.latest.time) if self.latest.tx_id else None, "documents": self.latest.n,
-                "bytes": size, "failed": self.failed, "state": self.state.hex()}
+                "bytes": _size(self.path) + _size(self.path + "-wal"), "failed": self.failed, "state": self.state.hex()}
 
-    def attribute_stats(self) -> dict[str, int]:
-        self.check_open()
-        return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
+    # Writing
+
+    def begin(self) -> None:
+        """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock.
+
+        The first one in a new write-ahead log counts an epoch on: what lies in the file then has the number before, or the same.
+        """
+        try:
+            self.writer.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; try again.") from None
+        if self._is_wal_new:
+            self._epoch = (self._epoch + 1) % EPOCHS
+            self.mark()
+
+    def mark(self) -> None:
+        self.writer.execute(f"pragma user_version = {self._epoch * EPOCH_UNIT + INDEX_FORMAT}")
+
+    def announce(self, tx_id: int, touched: Iterable) -> None:
+        """The writer is about to commit: removes the touched entities from `plain`; nothing is added until `latest` is this transaction.
+
+        An entry is valid if `latest` still equals the reader's transaction after the lookup.
+        """
+        with self._announcing:
+            for id in touched:
+                self.index.plain.pop(_plain_key(id), None)
+            self.committing = tx_id
+
+    def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
+        """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
+        key, plain = _plain_key(id), self.index.plain
+        with self._announcing:
+            if self.committing == tx_id and key is not None:
+                if len(plain) >= PLAIN_CACHED:
+                    plain.clear()
+                plain[key] = n
+
+    def undo(self) -> None:
+        """Nothing of the writer's transaction is there any more, or all of it if COMMIT was done; memory says what the file says."""
+        if self.writer.connection.in_transaction:
+            self.writer.execute("rollback")
+        self.documents.clear()
+        self.evictions += 1           # past snapshots look their documents up again
+        self.index = _Index(self)
+        self._load_place()
+
+    def fail(self, error: BaseException) -> None:
+        """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
+        self.failed = self.failed or (f"A write to {self.path} failed ({error}); the store takes no more until it is opened again. "
+                                      "What was acknowledged is there; reads go on.")
+        if self.writer.connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self.writer.execute("rollback")
+        log.error("%s", self.failed)
+
+    def keep_wal_small(self, must_empty: bool) -> None:
+        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted."""
+        self._is_wal_new = False
+        size = _size(self.path + "-wal")
+        if must_empty or size > WAL_BYTES_MAX:
+            self.empty_wal()
+        elif self._must_empty:
+            self._empty_if_free()
+        elif size > WAL_BYTES:
+            busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
+            self._is_wal_new = not busy and pages == moved
+
+    def empty_wal(self) -> None:
+        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads makes it wait."""
+        self._may_read.clear()
+        self._is_emptying = True
+        try:
+            self.writer.execute(f"pragma busy_timeout = {EMPTY_MS}")
+            self._must_empty = bool(self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
+            self._is_wal_new |= not self._must_empty
+        finally:
+            self.writer.execute("pragma busy_timeout = 5000")
+            self._is_emptying = False
+            self._may_read.set()
+
+    def _empty_if_free(self) -> None:
+        """The same as soon as nobody reads, on a connection of its own, since any thread may give a reader back; the writer goes first."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, 0, isolation_level=None)) as connection:
+            self._must_empty = bool(connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
+            self._is_wal_new |= not self._must_empty
 
     # Keeping
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None) -> int:
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))       # follows no link
-        except FileExistsError:
-            raise StoreError(f"{path} exists already; a backup is a new file.") from None
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}.") from None
+        """A copy grows under another name: what was broken off is no store."""
+        if os.path.lexists(path):
+            raise StoreError(f"{path} exists already; a backup is a new file.")
+        part = f"{os.fspath(path)}.part"
         with self.reading() as reader:
-            target = sqlite3.connect(path)
             reader.execute("begin")
             reader.execute("select 1 from log").fetchone()       # one state: else each write beside it begins the copy anew
             try:
-                step = None if progress is None else lambda _, left, total: progress(total - left, total)
-                reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
-                return target.execute("select max(tx_id) from log").fetchone()[0]
+                newest = self._copy(reader, part, progress)
+                _synced(part)
+                os.rename(part, path)
+                _synced(os.path.dirname(os.path.abspath(path)))
+                return newest
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
+            except sqlite3.Error as error:
+                raise StoreError(f"{path} cannot be written: {error}.") from error
             finally:
                 reader.execute("rollback")
-                target.close()
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
 
-    def empty_wal(self) -> None:
-        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it."""
-        self._may_read.clear()
-        self._is_emptying = True
-        try:
-            self.writer.execute("pragma busy_timeout = 500")
-            self.writer.execute("pragma wal_checkpoint(truncate)").fetchall()
-        finally:
-            self._is_emptying = False
-            self._may_read.set()
+    def _copy(self, reader: _Reader, part: str, progress: Progress | None) -> int:
+        _empty_file(part)
+        step = None if progress is None else lambda _, left, total: progress(total - left, total)
+        with contextlib.closing(sqlite3.connect(part)) as target:
+            reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
+            return target.execute("select max(tx_id) from log").fetchone()[0]
 
     def verify(self, progress: Progress | None) -> int:
         missing: dict[bytes, int] = {}
@@ -1484,26 +1502,21 @@ class _File:
 
     def reindex(self, progress: Progress | None) -> None:
         """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
-        execute = self.writer.execute
-        execute("begin immediate")
+        self.begin()
         try:
             for name in _DERIVED_NAMES:
-                execute(f"drop table if exists {name}")
+                self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
-                execute(statement)
-            self._load_derived()
+                self.writer.execute(statement)
+            self.index = _Index(self)
             self._replay(progress)
-            execute(f"pragma user_version = {INDEX_FORMAT}")
-            execute("commit")
-        except BaseException:
-            execute("rollback")
-            raise
+            self.mark()
+            self.writer.execute("commit")
         finally:
-            self._load_derived()
+            self.undo()               # what was not committed; memory says what is there
 
     def _replay(self, progress: Progress | None) -> None:
-        self.unknown = set()
-        self.batch = batch = _Batch(self)
+        self.index.batch = batch = _Batch(self)
         n = 0
         cursor = self.writer.connection.cursor()
         for tx_id, tx_time, ops, results in cursor.execute(
@@ -1514,14 +1527,168 @@ class _File:
             n = transaction.n
             if progress:
                 progress(tx_id, self.latest.tx_id)
-        self.batch = None
+        self.index.batch = None
         batch.flush()
         batch.count()
-        self.write_statistics(self.latest.n)
+        self.index.write_statistics(self.latest.n)
 
     def writer_db(self, point: Point, node: Any) -> Db:
         """The state right after `point`, read on the writing connection."""
         return _WriterDb(node, self.writer, point)
+
+
+class _Hold:
+    """What one process holds of a file as long as it is open: a lock beside it that names the holder, and a lock of the file.
+
+    The second finds another name of the same file, a hard link. No other part of this program opens the file but SQLite: whoever
+    closed it would take SQLite's own locks along.
+    """
+    _open: dict[tuple[int, int], str] = {}       # device and number of the files that this process holds
+    _opening = threading.RLock()
+
+    def __init__(self, path: str, is_temporary: bool):
+        self._path, self._is_temporary, self._file, self._key = path, is_temporary, -1, (0, 0)
+        with self._opening:
+            self.exists = os.path.exists(path)
+            if self.exists and (name := self._held_here()):
+                raise LockedError(f"{path} is in use by this process{'' if name == path else f' as {name}, another name of the same file'}: "
+                                  "a node that was opened before, in a notebook perhaps, was not closed. Close it, or ask it.")
+            self._lock = self._locked()
+
+    def _held_here(self) -> str | None:
+        held = _identity(os.stat(self._path))
+        if held in self._open:
+            gc.collect()              # of a node that was dropped
+        return self._open.get(held)
+
+    def _locked(self) -> int:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
+            lock = os.open(self._path + ".lock", flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be opened: {error.strerror}.") from None
+        if not _flocked(lock):
+            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise LockedError(f"{self._path} is in use by process {holder}; one process owns a store. Stop that one, or ask it.")
+        self._is_new_lock = not os.read(lock, 1)
+        with contextlib.suppress(OSError):       # a full disk: nobody learns who holds it
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        return lock
+
+    def hold_file(self) -> None:
+        """Holds the file too, once it is there."""
+        with self._opening:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            if not _flocked(self._file):
+                raise LockedError(f"{self._path} is in use by another process, under another name of the same file (a hard link).")
+            self._key = _identity(os.fstat(self._file))
+            self._open[self._key] = self._path
+
+    def size(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def user_version(self) -> int:
+        """As the file has it without its write-ahead log."""
+        return int.from_bytes(os.pread(self._file, 4, 60), "big")
+
+    def forget_lock(self) -> None:
+        """The file is none of ours: neither is a lock beside it."""
+        if self._is_new_lock:
+            os.unlink(self._path + ".lock")
+
+    def let_go(self) -> None:
+        with self._opening:
+            for held in self._taken():
+                fcntl.flock(held, fcntl.LOCK_UN)      # for a child that was forked just now and still has its copy, too
+                os.close(held)
+        if self._is_temporary:
+            shutil.rmtree(os.path.dirname(self._path), True)
+
+    def abandon(self) -> None:
+        for held in self._taken():
+            os.close(held)
+        self._is_temporary = False
+
+    def _taken(self) -> list[int]:
+        held, self._lock, self._file = [held for held in (self._lock, self._file) if held >= 0], -1, -1
+        if self._key in self._open:
+            del self._open[self._key]
+        self._key = (0, 0)
+        return held
+
+
+def _place(path: Any) -> tuple[bool, str]:
+    """Whether a file is temporary, and its real path. Raises: StoreError if no file can be there."""
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise StoreError(f"Python's sqlite3 has SQLite {sqlite3.sqlite_version}; the store needs {'.'.join(map(str, SQLITE_MIN))} or newer.")
+    if path == ":memory:":
+        return True, os.path.join(tempfile.mkdtemp(prefix="store-"), "store.db")
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        text = ""
+    if not text or "\0" in text:
+        raise StoreError(f"{_short(path)} is no path; wanted that of a file, \":memory:\" or \"postgresql://…\".")
+    real = os.path.realpath(text)
+    if os.path.isdir(real):
+        raise StoreError(f"{real} is a folder; wanted the path of a file.")
+    return False, real
+
+
+def _uri(path: str, more: str = "") -> str:
+    return f"file:{urllib.parse.quote(path)}?mode=ro{more}"
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's code of an error, without what it adds to it."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xff
+
+
+def _flocked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _size(path: str | os.PathLike[str]) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _empty_file(path: str) -> None:
+    """A new file, its owner's alone, where one that was broken off may lie; SQLite gives those beside it the same mode."""
+    for end in ("", "-wal", "-shm", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + end)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _synced(path: str) -> None:
+    """Brings a file that no connection has open, or a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _head(connection: sqlite3.Connection) -> dict:
+    """What the first row of the log says: the store, and the format."""
+    ops, = connection.execute("select ops from log where tx_id = 0").fetchone()
+    head = unpack(ops)
+    if type(head) is not dict or type(head.get("store")) is not uuid.UUID:
+        raise CorruptError("The first row of the log is not what was written.", 0)
+    return head
 
 
 def _about_new_store() -> bytes:
@@ -1530,68 +1697,6 @@ def _about_new_store() -> bytes:
 
 def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
-
-
-def _plain_key(id: Any) -> int | str | None:
-    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other ids."""
-    return id.int if type(id) is uuid.UUID else id if type(id) is str else None
-
-
-class _TwoDicts:
-    """A bounded map that forgets what was not asked for lately: when the young dict is full it becomes the old one."""
-    young: dict[Any, Any]
-    _old: dict[Any, Any]
-
-    def __init__(self, size: int):
-        self._size, self.young, self._old = size // 2, {}, {}
-
-    def get(self, key: Any) -> Any:
-        value = self.young.get(key)
-        if value is None:
-            value = self._old.get(key)
-            if value is not None:
-                self.put(key, value)
-        return value
-
-    def missing(self, keys: Iterable) -> list:
-        young, old = self.young, self._old
-        return [key for key in keys if key not in young and key not in old]
-
-    def put(self, key: Any, value: Any) -> None:
-        self.young[key] = value
-        if len(self.young) > self._size:
-            self.young, self._old = {}, self.young
-
-
-class _DocumentCache:
-    """Decoded documents by number, bounded in packed bytes; what a number stands for never changes, so nothing is stale."""
-    young: dict[int, tuple[dict, int]]
-    _old: dict[int, tuple[dict, int]]
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.young, self._old, self._bytes = {}, {}, 0
-
-    def get(self, n: int) -> dict | None:
-        found = self.young.get(n)
-        if found is None:
-            found = self._old.get(n)
-            if found is None:
-                return None
-            self.put(n, *found)
-        return found[0]
-
-    def put(self, n: int, document: dict, size: int) -> None:
-        self.young[n] = document, size
-        self._bytes += size
-        if self._bytes > CACHE_BYTES // 2:
-            self.young, self._old, self._bytes = {}, self.young, 0
-
-    def drop(self, n: int) -> None:
-        self.young.pop(n, None)
-        self._old.pop(n, None)
 
 
 class _Reader:
@@ -1673,6 +1778,168 @@ class _Reader:
             self.execute("delete from temp.touched"), self.execute("delete from temp.over_facts")
             self.filled = None
         self.is_used = self.filled is not None
+
+
+class _TwoDicts:
+    """A bounded map that forgets what was not asked for lately: when the young dict is full it becomes the old one."""
+    young: dict[Any, Any]
+    _old: dict[Any, Any]
+
+    def __init__(self, size: int, weigh: Callable[[Any], int] = lambda value: 1):
+        self._size, self._weigh = size // 2, weigh
+        self.clear()
+
+    def clear(self) -> None:
+        self.young, self._old, self._held = {}, {}, 0
+
+    def get(self, key: Any) -> Any:
+        value = self.young.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def missing(self, keys: Iterable) -> list:
+        young, old = self.young, self._old
+        return [key for key in keys if key not in young and key not in old]
+
+    def put(self, key: Any, value: Any) -> None:
+        self.young[key] = value
+        self._held += self._weigh(value)
+        if self._held > self._size:
+            self.young, self._old, self._held = {}, self.young, 0
+
+    def drop(self, key: Any) -> None:
+        self.young.pop(key, None)
+        self._old.pop(key, None)
+
+
+# ── The index ────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers.
+
+_DERIVED = """
+    create table ids(n integer primary key, uuid blob unique);
+    create table attributes(a integer primary key, name text unique, puts integer, kinds integer);
+    insert into attributes values (0, null, 0, 0), (1, 'xt/id', 0, 0);
+    create table rects(e, tx_to, vt_from, n, tx_from, vt_to, tx, primary key (e, tx_to, vt_from)) without rowid;
+    create table unseen(e, n, primary key (e, n)) without rowid;
+    create table facts(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid;
+    create index facts_e on facts(p, e, a, k, v, n, d);
+"""
+
+_DERIVED_NAMES = "facts", "unseen", "rects", "attributes", "ids"
+_COUNTED = 0                          # the row of `attributes` that says up to which document the others have counted
+_ID = 1                               # the number of the attribute "xt/id"
+
+
+class _Index:
+    """What memory holds of the index: the numbers of attributes and UUIDs, statistics, and the versions of now."""
+
+    def __init__(self, file: _File):
+        self._file, execute = file, file.writer.execute
+        rows = execute("select a, name, puts, kinds from attributes where a > 0").fetchall()
+        self.attributes = {name: a for a, name, _, _ in rows}
+        self.puts = {a: puts for a, _, puts, _ in rows}
+        self.kinds = {a: kinds for a, _, _, kinds in rows}
+        self.next_id = (execute("select max(n) from ids").fetchone()[0] or 0) + 1
+        self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
+        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
+        self.batch: _Batch | None = None    # what the writer is about to commit
+        self.generation = object()       # another one when plans made before are stale
+        self._doubled = 1
+        self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
+        self.estimates: dict = {}
+        self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
+
+    def catch_up(self) -> None:
+        """Counts the documents put since the statistics were last written, which is not with every commit."""
+        for data, in self._file.writer.execute("select doc from documents where n > ?", (self.counted,)):
+            for name, cell in _facts(unpack(data)):
+                self.count(self.attributes[name], 1 if type(cell) is uuid.UUID else _kind_bit(cell), 1)
+
+    def count(self, a: int, kinds: int, puts: int) -> None:
+        """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
+        self.puts[a] = self.puts.get(a, 0) + puts
+        known = self.kinds.get(a, 0)
+        if kinds | known != known:
+            self.kinds[a] = kinds | known
+            self.generation = object()
+        if a == _ID and self.puts[a] >= self._doubled:
+            self.generation, self._doubled = object(), 2 * self.puts[a]
+
+    def write_statistics(self, n: int) -> None:
+        self.counted = n
+        self._file.writer.connection.executemany("update attributes set puts = ?, kinds = ? where a = ?",
+                                                 [(puts, self.kinds.get(a, 0), a) for a, puts in self.puts.items()])
+        self._file.writer.execute("update attributes set puts = ? where a = ?", (n, _COUNTED))
+
+    def flush(self) -> None:
+        """Before the writer reads: what its group has put so far goes into the tables."""
+        if self.batch is not None:
+            self.batch.flush()
+
+    def attribute_stats(self) -> dict[str, int]:
+        return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
+
+    def attribute(self, name: str, reader: _Reader) -> int | str:
+        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
+        n = self.attributes.get(name)
+        if n is None and self.batch is not None and reader is self._file.writer:
+            n = self.batch.attributes.get(name)
+        return name if n is None else n
+
+    def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
+        """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
+        key, is_writer = id.int, reader is self._file.writer
+        n = self.batch.numbers.get(key) if is_writer and self.batch else None
+        if n is None and not (is_writer and key in self.unknown):
+            n = self.numbers.get(key)
+            if n is None:
+                row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
+                if row:
+                    n = row[0]
+                    self.numbers.put(key, n)
+                elif is_writer:
+                    self.unknown.add(key)
+        return n
+
+    def learn_numbers(self, ids: list[int]) -> None:
+        """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
+        rows = self._file.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
+        found = {int.from_bytes(data, "big"): n for data, n in rows}
+        for id, n in found.items():
+            self.numbers.put(id, n)
+        self.unknown.update(id for id in ids if id not in found)
+
+    def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
+        id = self.uuids.get(n)
+        if id is None:
+            id = uuid.UUID(bytes=reader.execute("select uuid from ids where n = ?", (n,)).fetchone()[0])
+            self.uuids.put(n, id)
+        return id
+
+    def uuids_of(self, numbers: Iterable[int], reader: _Reader) -> list:
+        young = self.uuids.young
+        try:
+            return [young[n] for n in numbers]
+        except KeyError:
+            self.learn_uuids(set(numbers), reader)
+            return [self.uuid_of(n, reader) for n in numbers]
+
+    def learn_uuids(self, numbers: Iterable[int], reader: _Reader) -> None:
+        """Brings these numbers' UUIDs into memory with one statement."""
+        missing = self.uuids.missing(numbers)
+        if len(missing) > 2:
+            rows = reader.execute("select n, uuid from ids where n in (select value from json_each(?))", (json.dumps(missing),))
+            for n, data in rows:
+                self.uuids.put(n, uuid.UUID(bytes=data))
+
+
+def _plain_key(id: Any) -> int | str | None:
+    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other ids."""
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else None
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1806,17 +2073,30 @@ class _Recent:
         return found
 
 
-def _prepare(ops: Iterable[Operation]) -> list[_Op]:
-    """The operations, checked, packed and hashed; OperationError names the first that is malformed."""
+def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> list[_Op]:
+    """The operations, checked, packed and hashed; OperationError names the first that is malformed, or over `now`.
+
+        transaction   [operation, …]
+        operation     ("put", document[, valid_from[, valid_to]])       a document is a dict with "xt/id"
+                      ("delete", id[, valid_from[, valid_to]])
+                      ("match", id, document or None[, valid_time])
+                      ("evict", id)
+                      ("call", name[, argument, …])
+        times         aware datetimes, or None; a list does for a tuple
+    """
     if isinstance(ops, (str, bytes, dict)) or not isinstance(ops, Iterable):
         raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations.")
+    if type(ops) is tuple and ops and type(ops[0]) is str and ops[0] in _PREPARE:
+        raise OperationError(f"{_short(ops)} is an operation; wanted a list of operations: [{ops[0]}(…)].")
     ops = list(ops)
     if len(ops) > OPERATIONS_MAX:
         raise OperationError(f"A transaction of {len(ops):,} operations; the limit is {OPERATIONS_MAX:,}. Submit several.")
     prepared = []
     for number, op in enumerate(ops, 1):
         try:
-            prepared.append(_prepare_one(op))
+            prepared.append(made := _prepare_one(op))
+            if made.end is not None and made.start is None and now is not None and made.end <= now():
+                raise OperationError(f"valid_to {_moment(made.end)} is past, and without valid_from it begins now: nothing would hold")
         except OperationError as error:
             raise type(error)(f"{error} (operation {number} of {len(ops)}). Nothing was written.") from None
     return prepared
@@ -1836,23 +2116,22 @@ def _prepare_one(op: Any) -> _Op:
 
 def _prepare_put(document: Any, start: Any = None, end: Any = None) -> _Op:
     data, facts = _encoded(document)
-    (start, end), hash, id = _span(start, end), digest(data), _checked_id(document["xt/id"])
+    (start, end), hash, id = _span(start, end), digest(data), _logged_id(document["xt/id"])
     return _Op(_PUT, id, start, end, data, hash, facts, (), _record(_PUT, id, start, end, hash))
 
 
 def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
-    (start, end), id = _span(start, end), _checked_id(id)
+    (start, end), id = _span(start, end), _logged_id(id)
     return _Op(_DELETE, id, start, end, record=_record(_DELETE, id, start, end))
 
 
 def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
-    hash, at = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match")
-    id = _checked_id(id)
+    hash, at, id = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match"), _logged_id(id)
     return _Op(_MATCH, id, at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
 def _prepare_evict(id: Any) -> _Op:
-    id = _checked_id(id)
+    id = _logged_id(id)
     return _Op(_EVICT, id, record=_record(_EVICT, id))
 
 
@@ -1862,7 +2141,7 @@ def _prepare_call(name: Any, *args: Any) -> _Op:
     return _Op(_CALL, name, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
 
 
-def _checked_id(id: Any) -> Any:
+def _logged_id(id: Any) -> Any:
     """The id as the log has it: of 0.0 and -0.0, which name one entity, the first."""
     check_id(id)
     return id + 0.0 if type(id) is float else id
@@ -1870,8 +2149,8 @@ def _checked_id(id: Any) -> Any:
 
 def _span(start: Any, end: Any) -> tuple[int | None, int | None]:
     start, end = _micros_or_none(start, "valid_from"), _micros_or_none(end, "valid_to")
-    if start is not None and end is not None and end < start:
-        raise OperationError(f"valid_to {_moment(end)} is before valid_from {_moment(start)}")
+    if start is not None and end is not None and end <= start:
+        raise OperationError(f"valid_to {_moment(end)} is {'valid_from' if end == start else f'before valid_from {_moment(start)}'}: nothing would hold")
     return start, end
 
 
@@ -1887,215 +2166,25 @@ _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, va
 
 
 class _Pending:
-    """A transaction on its way: who waits for it is told by `done`, a lock or a future of an event loop."""
-    __slots__ = "ops", "tx", "error", "lock", "future"
-    tx: Any
-    error: BaseException | None
-    lock: Any
-    future: Any
+    """A transaction on its way: a submitting thread waits at a lock, a coroutine for a future of its event loop."""
+    __slots__ = "ops", "tx", "error", "lock", "future", "is_writing"
 
     def __init__(self, ops: list[_Op]):
-        self.ops, self.tx, self.error, self.lock, self.future = ops, None, None, None, None
+        self.ops = ops
+        self.tx: Tx | None = None
+        self.error: BaseException | None = None
+        self.lock: Any = None
+        self.future: asyncio.Future | None = None
+        self.is_writing = False       # the submitting thread commits it itself
 
     def result(self) -> Tx:
-        if self.error:
-            raise self.error
+        if self.error or self.tx is None:
+            raise self.error or StoreError("A transaction was neither written nor refused.")
         return self.tx
 
 
-class _Log:
-    """What both logs do alike before a transaction enters: refuse it, if the node is closed, closing or stopped by a fault."""
-    _file: "_File"
-    _ending: bool
-
-    def _refuse(self) -> None:
-        self._file.check_open()
-        if self._ending:
-            raise ClosedError(f"The store {self._file.path} is closing.")
-        self._refuse_if_failed()
-
-    def _refuse_if_failed(self) -> None:
-        if self._file.failed:
-            raise ClosedError(self._file.failed)
-
-
-class _SqliteLog(_Log):
-    """The log in the node's own file. Whoever finds the writer free commits at once; what comes meanwhile is the next group.
-
-    Where several threads submit at once, a group waits a moment for those whom the last one has just set free: else one of
-    them commits alone each time while the others wait. `_crowd` is how many there were. `_busy` is held by whoever writes: a
-    submitting thread for its own transaction, or the committer for a group.
-    """
-
-    def __init__(self, file: _File, node: Node):
-        self._file, self._node = file, node
-        self._mutex = threading.Condition()
-        self._busy = self._handed = self._ending = self._ended = False
-        self._queue: collections.deque[_Pending] = collections.deque()
-        self._thread: threading.Thread | None = None
-        self._commits = self._crowd = 0
-        self.cut_off = None              # a file is always within reach
-
-    def begin(self, progress: Progress | None) -> None:
-        """A log in the node's own file is never behind."""
-
-    def newest(self) -> int:
-        """The number of the newest transaction in the log."""
-        return self._file.latest.tx_id
-
-    def submit(self, ops: list[_Op]) -> Tx:
-        pending = _Pending(ops)
-        if self._enter(pending):
-            try:
-                self._commit([pending])
-            finally:
-                self._leave()
-        else:
-            pending.lock.acquire()
-        return pending.result()
-
-    def _enter(self, pending: _Pending) -> bool:
-        with self._mutex:
-            self._refuse()
-            if not self._busy and self._crowd <= 1:
-                self._busy = True
-                return True
-            pending.lock = threading.Lock()
-            pending.lock.acquire()
-            self._join(pending)
-            return False
-
-    def _join(self, pending: _Pending) -> None:
-        self._queue.append(pending)
-        if not self._busy:
-            self._busy = True
-            self._hand_over()
-        elif self._are_all_here():
-            self._mutex.notify_all()
-
-    def _are_all_here(self) -> bool:
-        """Whether as many wait as did at the last commit: then nobody else is worth waiting for."""
-        return len(self._queue) >= self._crowd
-
-    async def submit_async(self, ops: list[_Op]) -> Tx:
-        pending = _Pending(ops)
-        pending.future = asyncio.get_running_loop().create_future()
-        with self._mutex:
-            self._refuse()
-            self._join(pending)
-        await pending.future             # a caller who gives up leaves the transaction on its way
-        return pending.result()
-
-    def alone(self, work: Callable) -> None:
-        """Runs some work as the only writer."""
-        with self._mutex:
-            self._mutex.wait_for(lambda: not self._busy or self._ended)
-            self._refuse()
-            self._busy = True
-        try:
-            work()
-        finally:
-            self._leave()
-
-    def close(self) -> None:
-        with self._mutex:
-            self._ending = True
-            self._mutex.wait_for(lambda: not self._busy or self._ended)
-            self._busy = self._ended = True
-            self._mutex.notify_all()
-        if self._thread:
-            self._thread.join()
-
-    def _leave(self) -> None:
-        with self._mutex:
-            if self._queue:
-                self._hand_over()
-            else:
-                self._busy = False
-                self._mutex.notify_all()
-
-    def _hand_over(self) -> None:
-        if not self._thread:
-            self._thread = threading.Thread(target=self._committer, name="store-committer", daemon=True)
-            self._thread.start()
-        self._handed = True
-        self._mutex.notify_all()
-
-    def _committer(self) -> None:
-        while True:
-            with self._mutex:
-                self._mutex.wait_for(lambda: self._handed or self._ended)
-                if not self._handed:
-                    return
-                self._handed = False
-                self._mutex.wait_for(self._are_all_here, GATHER_S)
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
-            try:
-                self._commit(group)
-            finally:
-                self._leave()
-
-    def _commit(self, group: list[_Pending]) -> None:
-        """Commits the transactions of a group with one sync, each with its own tx_id, and tells those who wait."""
-        try:
-            if self._file.failed:
-                raise ClosedError(self._file.failed)
-            self._write(group)
-        except BaseException as error:
-            for pending in group:
-                pending.tx, pending.error = None, error
-        self._crowd = len(group) + len(self._queue)
-        _tell(group)
-        self._node._announce()
-
-    def _write(self, group: list[_Pending]) -> None:
-        file = self._file
-        batch = file.batch = _Batch(file)
-        try:
-            file.writer.execute("begin immediate")
-            batch.learn([op.id for pending in group for op in pending.ops])
-            for pending in group:
-                pending.tx = self._append(pending, batch)
-            batch.finish()
-            file.announce(batch.latest.tx_id, batch.touched)
-            file.writer.execute("commit")
-        except BaseException as error:
-            self._fail(error)
-        finally:
-            file.batch = None
-        batch.publish()
-        self._commits += 1
-        if batch.evicted or self._commits % 256 == 0 and _size(file.path + "-wal") > WAL_BYTES_MAX:
-            file.empty_wal()
-
-    def _fail(self, error: BaseException) -> None:
-        """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
-        file = self._file
-        file.failed = (f"A write to {file.path} failed ({error}); the store takes no more until it is opened again. "
-                        "What was acknowledged is there; reads go on.")
-        with contextlib.suppress(sqlite3.Error):
-            file.writer.execute("rollback")
-        log.error("%s", file.failed)
-        raise ClosedError(file.failed) from error
-
-    def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
-        previous = batch.latest
-        tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
-        db = self._file.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
-        transaction = _Transaction(db, tx_id, tx_time, previous.n)
-        try:
-            committed = transaction.run(pending.ops)
-        except Exception as error:        # a fault of ours or of the disk while reading; nothing of it was written
-            pending.error = error
-            return None
-        if committed:
-            batch.write(transaction)
-        batch.record(transaction, _records(pending.ops), committed)
-        return Tx(tx_id, _moment(tx_time), committed)
-
-
-def _tell(group: list) -> None:
-    """Wakes those who wait for these transactions."""
+def _tell(group: Iterable[_Pending]) -> None:
+    """Wakes the threads and coroutines that wait for these transactions."""
     loops: dict = {}
     for pending in group:
         if pending.lock:
@@ -2107,14 +2196,247 @@ def _tell(group: list) -> None:
             loop.call_soon_threadsafe(_resolve, futures)
 
 
-def _resolve(futures: list) -> None:
+def _resolve(futures: list[asyncio.Future]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
 
 
-def _size(path: str | os.PathLike[str]) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+class _Log:
+    """What both logs do alike: a transaction enters or is refused, waits, and is told of; a group is written whole or not at all."""
+    _file: _File
+    _node: Node
+    _pending: type[_Pending] = _Pending
+
+    def __init__(self, file: _File, node: Node):
+        self._file, self._node = file, weakref.proxy(node)
+        self._lock = threading.Lock()
+        self._mutex = threading.Condition(self._lock)      # `with` the lock, not this: Ctrl-C never leaves a lock of C's taken
+        self._queue: collections.deque = collections.deque()
+        self._ending = self._ended = False
+        self._crowd = 0                  # how many waited for the last group: they may come again, and are waited for a moment
+        self._writer: int | None = None  # the thread that writes at this moment
+
+    def submit(self, ops: list[_Op]) -> Tx:
+        pending = self._pending(ops)
+        try:
+            if self._enter(pending, may_write=True):
+                self._commit([pending])
+        finally:
+            while pending.is_writing:     # again, if Ctrl-C came between
+                self._leave(pending)
+        if pending.lock:
+            pending.lock.acquire()
+        return pending.result()
+
+    async def submit_async(self, ops: list[_Op]) -> Tx:
+        pending = self._pending(ops)
+        pending.future = asyncio.get_running_loop().create_future()
+        self._enter(pending, may_write=False)
+        await pending.future             # a caller who gives up leaves the transaction on its way
+        return pending.result()
+
+    def _enter(self, pending: Any, may_write: bool) -> bool:
+        """Queues a transaction; or, where that is cheaper, says that the submitting thread is to commit it."""
+        raise NotImplementedError
+
+    def _commit(self, group: list) -> None:
+        raise NotImplementedError
+
+    def _leave(self, pending: _Pending) -> None:
+        """Ends what `_enter` began for a thread that commits by itself."""
+        pending.is_writing = False
+
+    def _refuse(self) -> None:
+        self._file.check_open()
+        if self._ending:
+            raise ClosedError(f"The store {self._file.path} is closing.")
+        if self._writer == threading.get_ident():
+            raise StoreError("A transaction function cannot submit a transaction: it would wait for the one that it is part of. "
+                             "Return the operations instead.")
+        self._refuse_if_failed()
+
+    def _refuse_if_failed(self) -> None:
+        if self._file.failed:
+            raise ClosedError(self._file.failed)
+
+    def _write(self, fill: Callable[[_Batch], None], confirm: Callable[[], None] = lambda: None) -> None:
+        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` has returned. An error leaves nothing of it."""
+        file, self._writer = self._file, threading.get_ident()
+        batch = file.index.batch = _Batch(file)
+        try:
+            file.begin()
+            fill(batch)
+            batch.finish()
+            confirm()
+            file.announce(batch.latest.tx_id, batch.touched)
+            file.writer.execute("commit")
+            batch.publish()
+        except BaseException as error:
+            self._undo(error)
+            raise
+        finally:
+            file.index.batch = self._writer = None
+        file.keep_wal_small(bool(batch.evicted))
+
+    def _undo(self, error: BaseException) -> None:
+        try:
+            self._file.undo()
+        except Exception as another:     # it hides no reason
+            self._file.fail(error if isinstance(error, sqlite3.Error) else another)
+
+
+class _SqliteLog(_Log):
+    """The log in the node's own file. A thread that finds the writer free commits at once; what comes meanwhile is the next group.
+
+    Where several threads submit at once, a group waits a moment for the same threads to submit again: else one of them
+    commits alone each time while the others wait. `_busy` is held by whatever writes: a submitting thread for its own
+    transaction, or the committer for a group.
+    """
+
+    def __init__(self, file: _File, node: Node):
+        super().__init__(file, node)
+        self._busy = self._handed = False
+        self._thread: threading.Thread | None = None
+        self.cut_off = None              # a file is always within reach
+
+    def begin(self, progress: Progress | None) -> None:
+        """A log in the node's own file is never behind."""
+
+    def newest(self) -> int:
+        """The number of the newest transaction in the log."""
+        return self._file.latest.tx_id
+
+    def _enter(self, pending: _Pending, may_write: bool) -> bool:
+        with self._lock:
+            self._refuse()
+            if may_write and not self._busy and self._crowd <= 1:
+                pending.is_writing = True      # before `_busy`: an interrupt in between frees what is free
+                self._busy = True
+                return True
+            if may_write:
+                pending.lock = threading.Lock()
+                pending.lock.acquire()
+            self._queue.append(pending)
+            if not self._busy:
+                self._busy = True
+                self._hand_over()
+            elif self._are_all_here():
+                self._mutex.notify_all()
+            return False
+
+    def _are_all_here(self) -> bool:
+        """Whether as many wait as did at the last commit: then nobody else is worth waiting for."""
+        return len(self._queue) >= self._crowd
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Runs some work as the only writer."""
+        with self._lock:
+            self._refuse()
+            self._mutex.wait_for(lambda: not self._busy or self._ended)
+            self._refuse()
+            self._busy = True
+        try:
+            work()
+        finally:
+            self._leave(_Pending([]))
+
+    def close(self) -> None:
+        if self._writer == threading.get_ident():
+            self._refuse()
+        with self._lock:
+            self._ending = True
+            self._mutex.wait_for(lambda: not self._busy or self._ended)
+            self._busy = self._ended = True
+            self._mutex.notify_all()
+            thread = self._thread
+        if thread:
+            thread.join()
+
+    def _leave(self, pending: Any) -> None:
+        with self._lock:
+            if self._queue:
+                self._hand_over()
+                pending.is_writing = False
+            else:
+                self._mutex.notify_all()
+                self._busy = pending.is_writing = False      # both, or neither when Ctrl-C comes
+
+    def _hand_over(self) -> None:
+        if not self._thread:
+            thread = threading.Thread(target=self._committer, name="store-committer", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._handed = True
+        self._mutex.notify_all()
+
+    def _committer(self) -> None:
+        """Commits groups; ends when nothing came for a while, so that it keeps no node that was dropped."""
+        while True:
+            with self._lock:
+                self._mutex.wait_for(lambda: self._handed or self._ended, IDLE_S)
+                if not self._handed:
+                    self._thread = None
+                    return
+                self._handed = False
+                self._mutex.wait_for(self._are_all_here, GATHER_S)
+                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
+            try:
+                self._commit(group)
+            finally:
+                self._leave(_Pending([]))
+
+    def _commit(self, group: list[_Pending]) -> None:
+        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait. One that fails, fails alone."""
+        try:
+            self._try_to_commit(group)
+        finally:
+            self._crowd = len(group) + len(self._queue)
+            _tell(group)
+            self._node._announce()
+
+    def _try_to_commit(self, group: list[_Pending]) -> None:
+        try:
+            self._refuse_if_failed()
+            self._write(functools.partial(self._fill, group))
+        except BaseException as error:
+            if len(group) > 1 and isinstance(error, Exception) and not isinstance(error, StoreError) and not self._file.failed:
+                for pending in group:
+                    self._try_to_commit([pending])
+                return
+            if isinstance(error, Exception) and not isinstance(error, StoreError):
+                log.error("a transaction could not be written", exc_info=error)
+                error = StoreError(f"The transaction could not be written ({error}). Nothing of it was; the store goes on.")
+            for pending in group:
+                pending.tx, pending.error = None, error
+
+    def _fill(self, group: list[_Pending], batch: _Batch) -> None:
+        batch.learn([op.id for pending in group for op in pending.ops])
+        for pending in group:
+            pending.error = None
+            pending.tx = self._append(pending, batch)
+
+    def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
+        previous = batch.latest
+        tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
+        db = self._file.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
+        transaction = _Transaction(db, tx_id, tx_time, previous.n)
+        try:
+            committed = transaction.run(pending.ops)
+        except BaseException as error:    # a fault of a function's, ours or the disk's while reading; nothing of it was written
+            pending.error = error
+            return None
+        if committed:
+            batch.write(transaction)
+        batch.record(transaction, _records(pending.ops), committed)
+        return Tx(tx_id, _moment(tx_time), committed, None, transaction.reason)
+
+    def _undo(self, error: BaseException) -> None:
+        """What the disk refused while it was written is final; what else failed is as if it had not been submitted."""
+        if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+            self._file.fail(error)
+            raise ClosedError(self._file.failed) from error
+        super()._undo(error)
 
 
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -2136,12 +2458,17 @@ class _Rect(NamedTuple):
 
 
 class _Entity:
-    """An entity that a transaction touches: its open rectangles before and after, all of them or those of its time and later."""
-    __slots__ = "id", "before", "rects", "numbers", "evicted", "is_whole"
-    numbers: list[int]
+    """An entity that a transaction touches: its open rectangles by valid time, as they were before and as they are after.
 
-    def __init__(self, id: Any, rects: tuple[_Rect, ...], is_whole: bool):
-        self.id, self.before, self.rects, self.numbers, self.evicted, self.is_whole = id, rects, list(rects), [], False, is_whole
+    The writer knows those that begin from `low` to before `high`, and reads more as it needs them: a past may be long.
+    """
+    __slots__ = "id", "before", "rects", "numbers", "evicted", "low", "high"
+
+    def __init__(self, id: Any, rects: Iterable[_Rect] = (), low: int = -OPEN, high: int = OPEN):
+        self.id, self.before, self.low, self.high = id, list(rects), low, high
+        self.rects = list(self.before)
+        self.numbers: list[int] = []
+        self.evicted = False
 
 
 class Context(NamedTuple):
@@ -2151,39 +2478,46 @@ class Context(NamedTuple):
     tx_time: dt.datetime
 
 
+class _Abort(Exception):
+    """Ends a transaction without effect, for a reason."""
+
+
 def _key(id: Any) -> Any:
     """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
-    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(_checked_id(id))
+    return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(_logged_id(id))
 
 
 class _Transaction:
     """A transaction on a snapshot: what it would change."""
+    is_logged = False                 # the log has decided on it before: an operation without effect aborts nothing
 
     def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
         self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
         base = db._supposed
         self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
         self.contents: dict[int, _Op] = dict(base.contents) if base else {}
+        self.reason: str | None = None
+        self.journal: list | None = None         # keys of touched entities, as they are touched, once somebody has asked
+        self.results: list[list[_Op]] = []       # what each call became
         self._shared = set(self.entities)
-        self.results: list = []
-        self.journal: list | None = None      # keys of touched entities, as they are touched, once somebody has asked
         self._count = 0
 
     def run(self, ops: list[_Op]) -> bool:
-        """Whether it commits."""
-        try:
-            for op in ops:
+        """Whether it commits; if not, `reason` says why."""
+        for number, op in enumerate(ops, 1):
+            try:
                 if op.kind == _CALL:
                     self.results.append(self._call(op, 0))
                 else:
                     self._apply(op)
-        except _Abort:
-            return False
+            except _Abort as abort:
+                self.reason = f"{abort} (operation {number} of {len(ops)})."
+                return False
         return True
 
     def replay(self, records: list) -> None:
         """Applies what the log says was done; documents that are gone belong to entities evicted later."""
-        reader = self._db._reader
+        reader, self.is_logged = self._db._file.writer, True
         for kind, id, *rest in records:
             if kind in (_DELETE, _EVICT):
                 self._apply(_Op(kind, id, *rest))
@@ -2197,29 +2531,14 @@ class _Transaction:
     def document(self, n: int) -> dict:
         return unpack(self.contents[n].data)
 
+    def recorded_results(self) -> bytes | None:
+        """What the log keeps of the calls: of each the records of what it became."""
+        return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
+
+    # What an operation does
+
     def _apply(self, op: _Op) -> None:
         _APPLY[op.kind](self, op)
-
-    def _entity(self, id: Any, start: int | None = None) -> _Entity:
-        """An entity as far as this transaction has come. What is over counts only where something before now is asked or changed."""
-        key, from_now = _key(id), start is None or start >= self.tx_time
-        entity = self.entities.get(key)
-        if entity is None and from_now:
-            entity = self.entities[key] = _Entity(id, *self._db._rects_from(id, self.tx_time))
-        elif entity is None or key in self._shared:
-            entity = self.entities[key] = _Entity(id, self._db._open_rects(id), True)
-            self._shared.discard(key)
-        if self.journal is not None:
-            self.journal.append(key)
-        return entity if from_now else self.whole(entity)
-
-    def whole(self, entity: _Entity) -> _Entity:
-        """The entity with what was over before this transaction, too."""
-        if not entity.is_whole:
-            known = entity.before[0].vt_from if entity.before else -OPEN
-            older = [rect for rect in self._db._open_rects(entity.id) if rect.vt_from < known]
-            entity.before, entity.rects, entity.is_whole = (*older, *entity.before), [*older, *entity.rects], True
-        return entity
 
     def _put(self, op: _Op) -> None:
         self.n += 1
@@ -2233,26 +2552,18 @@ class _Transaction:
 
     def _match(self, op: _Op) -> None:
         at = self.tx_time if op.start is None else op.start
-        if self._hash_at(self._entity(op.id, at).rects, at) != op.hash:
-            raise _Abort
+        n = self.visible_n(self._entity(op.id, at), at)
+        if (None if n is None else self.hash_of(n)) != op.hash:
+            found = "nothing" if n is None else "another document" if op.hash else "a document"
+            wanted = "the one that was given" if op.hash else "nothing"
+            raise _Abort(f"match of {_short(op.id)}: {found} is visible at {_moment(at)}, not {wanted}")
 
     def _evict(self, op: _Op) -> None:
-        entity = self._entity(op.id)
+        entity = self._entity(op.id, None)
         for n in entity.numbers:
             self.contents.pop(n, None)
-        entity.before, entity.rects, entity.numbers, entity.evicted, entity.is_whole = (), [], [], True, True
-
-    def _hash_at(self, rects: Iterable[_Rect], vt: int) -> bytes | None:
-        n = _visible_n(rects, vt)
-        if n is None:
-            return None
-        if n in self.contents:
-            return self.contents[n].hash
-        return self._db._hash(n)
-
-    def recorded_results(self) -> bytes | None:
-        """What the log keeps of the calls: of each the records of what it became."""
-        return _array_header(len(self.results)) + b"".join(map(_records, self.results)) if self.results else None
+        entity.before, entity.rects, entity.numbers, entity.evicted = [], [], [], True
+        entity.low, entity.high = -OPEN, OPEN
 
     def _call(self, op: _Op, depth: int) -> list[_Op]:
         """What a call became, its nested calls too."""
@@ -2260,8 +2571,7 @@ class _Transaction:
         for part in self._evaluate(op):
             self._count += 1
             if depth > DEPTH_MAX or self._count > OPERATIONS_MAX:
-                log.warning("transaction %d aborts: call of %s goes on without end", self.tx_id, op.id)
-                raise _Abort
+                raise _Abort(f"call of {op.id} goes on without end")
             if part.kind == _CALL:
                 became += self._call(part, depth + 1)
             else:
@@ -2273,70 +2583,144 @@ class _Transaction:
         function = self._db._node.functions.get(op.id)
         if function is None:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
-            raise _Abort
+            raise _Abort(f"call of {_short(op.id)}: no such function was given to open()")
         try:
-            db = _Supposition(self._db, self, self.tx_time)
-            made = function(Context(db, self.tx_id, _moment(self.tx_time)), *_copied(op.args))
-            if made is False:
-                raise _Abort
-            return _prepare(made or ())
-        except _Abort:
-            raise
-        except Exception:
+            made = function(Context(_Supposition(self._db, self, self.tx_time), self.tx_id, _moment(self.tx_time)), *_copied(op.args))
+            ops = [] if made is False else _prepare(made or (), lambda: self.tx_time)
+        except Exception as error:
             log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
-            raise _Abort from None
+            raise _Abort(f"call of {op.id}: it raised {type(error).__name__}: {_line(error)}") from None
+        if made is False:
+            raise _Abort(f"call of {op.id}: it returned False")
+        return ops
+
+    # Rectangles
+
+    def _entity(self, id: Any, start: int | None) -> _Entity:
+        """An entity as far as this transaction has come, with what holds around `start` (None: the transaction's time)."""
+        key, start = _key(id), self.tx_time if start is None else start
+        entity = self.entities.get(key)
+        if entity is None and isinstance(self._db, _WriterDb):
+            entity = self.entities[key] = _Entity(id) if self._db.is_new(id) else _Entity(id, (), OPEN, -OPEN)
+        elif entity is None or key in self._shared:
+            entity = self.entities[key] = _Entity(id, self._db._open_rects(id))
+            self._shared.discard(key)
+        if self.journal is not None:
+            self.journal.append(key)
+        if entity.low > start:
+            self._load_down(entity, start)
+        return entity
+
+    def _load_down(self, entity: _Entity, start: int) -> None:
+        """Reads the rectangles from the last that begins at or before `start` up to those in memory, or a few if there are none."""
+        is_first = entity.high == -OPEN
+        rects = self._stored(entity, "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) "
+                             "and vt_from < ?4", start, entity.low, RECTS_READ if is_first else -1)
+        if is_first:
+            entity.high = rects[-1].vt_from + 1 if len(rects) == RECTS_READ else OPEN
+        entity.low = rects[0].vt_from if rects and rects[0].vt_from <= start else -OPEN
+        entity.before[:0], entity.rects[:0] = rects, rects
+
+    def _load_up(self, entity: _Entity) -> None:
+        """Reads the next rectangles, twice as many as there are."""
+        count = max(RECTS_READ, len(entity.before))
+        rects = self._stored(entity, "vt_from >= ?3", entity.high, count)
+        entity.high = rects[-1].vt_from + 1 if len(rects) == count else OPEN
+        entity.before += rects
+        entity.rects += rects
+
+    def _stored(self, entity: _Entity, where: str, *bounds: int) -> list[_Rect]:
+        sql = f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} order by vt_from limit ?{len(bounds) + 2}"
+        return self._db._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
+
+    def _reach(self, entity: _Entity, vt: int) -> None:
+        """Reads the rectangles up to the first that begins after `vt`."""
+        while entity.high < OPEN and not (entity.rects and entity.rects[-1].vt_from > vt):
+            self._load_up(entity)
+
+    def whole(self, entity: _Entity) -> _Entity:
+        """The entity with all its open rectangles."""
+        if entity.low > -OPEN:
+            self._load_down(entity, -OPEN)
+        self._reach(entity, OPEN)
+        return entity
+
+    def visible_n(self, entity: _Entity, vt: int) -> int | None:
+        """The document that holds at a valid time, or None."""
+        if entity.low > vt:
+            self._load_down(entity, vt)
+        self._reach(entity, vt)
+        rect = _holding(entity.rects, vt)
+        return rect.n if rect and rect.n > 0 else None
+
+    def hash_of(self, n: int) -> bytes:
+        """The hash of document number n, which may be one of this transaction's."""
+        if n in self.contents:
+            return self.contents[n].hash
+        return self._db._hash(n)
 
     def _draw(self, entity: _Entity, op: _Op, n: int) -> None:
         start = self.tx_time if op.start is None else op.start
-        end = self._extent(entity.rects, start) if op.end is None else op.end
+        end = self._extent(entity, start) if op.end is None else op.end
         if start < end:
-            entity.rects = _drawn(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
+            self._reach(entity, end)
+            _draw_over(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
+        elif not self.is_logged:
+            raise _Abort(f"{'put' if n > 0 else 'delete'} of {_short(op.id)}: its end {_moment(end)} is not after its beginning "
+                         f"{_moment(start)}, so nothing would hold")
 
-    def _extent(self, rects: Iterable[_Rect], start: int) -> int:
+    def _extent(self, entity: _Entity, start: int) -> int:
         """Where a span without end ends: with what holds at its start, or else where something else begins."""
-        if not rects:
-            return OPEN
-        end = min((rect.vt_from for rect in rects if rect.vt_from > start), default=OPEN)
-        holding = next((rect for rect in rects if rect.vt_from <= start < rect.vt_to), None)
+        self._reach(entity, start)
+        rects = entity.rects
+        place = bisect.bisect_left(rects, (start + 1,))
+        holding = rects[place - 1] if place and rects[place - 1].vt_to > start else None
+        end = rects[place].vt_from if place < len(rects) else OPEN
         while holding:
             end = holding.vt_to
-            holding = next((rect for rect in rects if rect.vt_from == end and self._is_same(rect, holding)), None)
+            self._reach(entity, end)
+            later = rects[place] if place < len(rects) and rects[place].vt_from == end else None
+            holding, place = later if later and self._is_same(later, holding) else None, place + 1
         return end
 
     def _is_same(self, one: _Rect, other: _Rect) -> bool:
         """Whether two rectangles belong to one version, or to equal ones of one transaction."""
         if one.tx != other.tx or (one.n < 0) != (other.n < 0):
             return False
-        return one.n == other.n or self._hash_at([one], one.vt_from) == self._hash_at([other], other.vt_from)
+        return one.n == other.n or self.hash_of(one.n) == self.hash_of(other.n)
 
 
 _APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
 
 
-def _visible_n(rects: Iterable[_Rect], vt: int) -> int | None:
-    """The document that holds at a valid time, or None."""
-    return next((rect.n for rect in rects if rect.vt_from <= vt < rect.vt_to and rect.n > 0), None)
+def _line(error: BaseException) -> str:
+    """What an error says, on one line, never more than a piece of someone's text."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _drawn(rects: Iterable[_Rect], new: _Rect) -> list[_Rect]:
-    """The rectangles after one more is drawn over them, by valid time."""
-    if not rects and new.vt_to == OPEN:
-        return [new]
-    after = [new]
-    known_at_end = new.vt_to == OPEN
-    for rect in rects:
-        known_at_end |= rect.vt_from <= new.vt_to < rect.vt_to
-        if rect.vt_to <= new.vt_from or rect.vt_from >= new.vt_to:
-            after.append(rect)
-            continue
-        if rect.vt_from < new.vt_from:
-            after.append(rect._replace(vt_to=new.vt_from, tx_from=new.tx_from))
-        if rect.vt_to > new.vt_to:
-            after.append(rect._replace(vt_from=new.vt_to, tx_from=new.tx_from))
-    if not known_at_end:
-        end = min((rect.vt_from for rect in rects if rect.vt_from > new.vt_to), default=OPEN)
-        after.append(_Rect(new.vt_to, end, -new.tx, new.tx_from, new.tx))
-    return sorted(after)
+def _holding(rects: list[_Rect], vt: int) -> _Rect | None:
+    """The one of these rectangles, sorted, that holds at a valid time."""
+    place = bisect.bisect_left(rects, (vt + 1,))
+    return rects[place - 1] if place and rects[place - 1].vt_to > vt else None
+
+
+def _draw_over(rects: list[_Rect], new: _Rect) -> None:
+    """Draws one more rectangle over others, which are sorted and stay so: what it overlaps is cut."""
+    first, last = bisect.bisect_left(rects, (new.vt_from,)), bisect.bisect_left(rects, (new.vt_to,))
+    if first and rects[first - 1].vt_to > new.vt_from:
+        first -= 1
+    drawn = [new]
+    if first < last:
+        before, after = rects[first], rects[last - 1]
+        if before.vt_from < new.vt_from:
+            drawn.insert(0, before._replace(vt_to=new.vt_from, tx_from=new.tx_from))
+        if after.vt_to > new.vt_to:
+            drawn.append(after._replace(vt_from=new.vt_to, tx_from=new.tx_from))
+    next_from = rects[last].vt_from if last < len(rects) else OPEN
+    if new.vt_to < OPEN and drawn[-1] is new and next_from > new.vt_to:      # nothing is known at its end
+        drawn.append(_Rect(new.vt_to, next_from, -new.tx, new.tx_from, new.tx))
+    rects[first:last] = drawn
 
 
 # ── What is written ──────────────────────────────────────────────────────────────────────────────────────────
@@ -2359,7 +2743,7 @@ class _Batch:
         self.attributes: dict = {}
         self._puts: dict = {}
         self._kinds: dict = {}
-        self._next_id = file.next_id
+        self._next_id = file.index.next_id
         self.touched: list = []
         self.evicted: list = []
         self._fresh: list = []
@@ -2369,10 +2753,10 @@ class _Batch:
 
     def learn(self, ids: Iterable) -> None:
         """Looks the UUIDs among some entities' ids up, together."""
-        file = self._file
-        wanted = file.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
+        index = self._file.index
+        wanted = index.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
         for chunk in _chunks(wanted)[0]:
-            file.learn_numbers(chunk)
+            index.learn_numbers(chunk)
 
     def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
         """The log's row, of which `data` are the operations, and the documents in the log's order."""
@@ -2389,7 +2773,7 @@ class _Batch:
             self._fresh.append(_Committed(tx, data, results, self.latest.n, transaction.contents))
 
     def flush(self) -> None:
-        """Writes the new rows that were kept back."""
+        """Writes the new rows that were kept back: before the writer reads, too."""
         self._count()
         for table, rows in self._new.items():
             self._insert(table, rows)
@@ -2410,8 +2794,8 @@ class _Batch:
 
     def number(self, value: uuid.UUID) -> int:
         """The number of a UUID; one not known yet gets the next."""
-        file, key = self._file, value.int
-        n = file.numbers.young.get(key) or file.number(value, file.writer)
+        index, key = self._file.index, value.int
+        n = index.numbers.young.get(key) or index.number(value, self._file.writer)
         if n is None:
             n = self.numbers[key] = self._next_id
             self._next_id += 1
@@ -2422,7 +2806,7 @@ class _Batch:
         """The number of an attribute that was not known before this group."""
         a = self.attributes.get(name)
         if a is None:
-            a = self.attributes[name] = len(self._file.attributes) + len(self.attributes) + 1
+            a = self.attributes[name] = len(self._file.index.attributes) + len(self.attributes) + 1
             self._execute("insert into attributes values (?, ?, 0, 0)", (a, name))
         return a
 
@@ -2440,8 +2824,8 @@ class _Batch:
         drawn: Iterable[_Rect] = entity.rects
         if entity.before:
             before, after = set(entity.before), set(entity.rects)
-            self._close(e, before - after, after, transaction)
             drawn = after - before
+            self._close(e, entity, before - after, drawn, transaction)
         self._rects += [(e, OPEN, vt_from, n, tx_from, vt_to, tx) for vt_from, vt_to, n, tx_from, tx in drawn]
         for n in entity.numbers:
             if rects := [rect for rect in drawn if rect.n == n]:
@@ -2449,11 +2833,14 @@ class _Batch:
             else:
                 self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
 
-    def _close(self, e: Cell, closed: set[_Rect], after: set[_Rect], transaction: _Transaction) -> None:
+    def _close(self, e: Cell, entity: _Entity, closed: set[_Rect], drawn: set[_Rect], transaction: _Transaction) -> None:
         self.flush()
-        tx_id = transaction.tx_id
+        tx_id, now = transaction.tx_id, transaction.tx_time
         self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?", [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
-        self._move(e, {rect.n for rect in after if rect.n > 0 and rect.vt_to > transaction.tx_time}, {rect.n for rect in closed}, tx_id)
+        live = {rect.n for rect in entity.rects if rect.n > 0 and rect.vt_to > now}
+        if entity.low > now or entity.high < OPEN:       # those of now and later, which are not all in memory
+            live |= {n for n, in self._execute(_LIVE, (e, OPEN, now))}
+        self._move(e, live, {rect.n for rect in closed}, tx_id)
 
     def _move(self, e: Cell, live: set[int], cut: set[int], tx_id: int) -> None:
         """Versions that ceased to be live go to the closed part; those that were cut and live on are asked by rectangle."""
@@ -2469,7 +2856,7 @@ class _Batch:
         now = transaction.tx_time
         p, k = (0, 0) if max([rect.vt_to for rect in rects]) > now else (1, transaction.tx_id - PAST)
         d = None if [rect for rect in rects if rect.vt_from <= now and rect.vt_to == OPEN] else 1
-        attributes = self._file.attributes
+        attributes = self._file.index.attributes
         pairs: list = []
         for name, cell in transaction.contents[n].facts:
             pairs += attributes.get(name) or self._attribute(name), self.number(cell) if type(cell) is uuid.UUID else cell
@@ -2497,24 +2884,24 @@ class _Batch:
     def finish(self) -> None:
         """The last statements before COMMIT: rows kept back, and from time to time the statistics, as they were before this group."""
         self.flush()
-        if self._file.latest.n - self._file.counted > STATISTICS_EVERY:
-            self._file.write_statistics(self._file.latest.n)
+        if self._file.latest.n - self._file.index.counted > STATISTICS_EVERY:
+            self._file.index.write_statistics(self._file.latest.n)
 
     def count(self) -> None:
         for a, puts in self._puts.items():
-            self._file.count(a, self._kinds[a], puts)
+            self._file.index.count(a, self._kinds[a], puts)
 
     def publish(self) -> None:
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
-        file = self._file
-        file.attributes.update(self.attributes)
+        file, index = self._file, self._file.index
+        index.attributes.update(self.attributes)
         self.count()
         for number, n in self.numbers.items():
-            file.numbers.put(number, n)
-        file.unknown.clear()
+            index.numbers.put(number, n)
+        index.unknown.clear()
         for n in self.evicted:
             file.documents.drop(n)
-        file.next_id, file.hash, file.state = self._next_id, self._hash, self._state
+        index.next_id, file.hash, file.state = self._next_id, self._hash, self._state
         file.recent.extend(self._fresh)
         if self.evicted:
             file.evictions += 1
@@ -2523,6 +2910,10 @@ class _Batch:
 
 
 _KEPT_BACK = "log", "documents", "ids", "rects"
+_LIVE = """
+    select n from rects where e = ?1 and tx_to = ?2 and vt_to > ?3
+    and vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3)
+"""
 
 
 @functools.lru_cache(None)
@@ -2808,7 +3199,7 @@ class Db:
         """The cell that a value has here. A UUID that the file does not know is a BLOB while the question lasts."""
         if type(value) is not uuid.UUID:
             return _cell(value)
-        n = self._file.number(value, reader)
+        n = self._file.index.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
     def _next_tx_id(self) -> int:
@@ -2858,7 +3249,7 @@ class Db:
     def _rows_by_value(self, a: str, cells: list, reader: _Reader, mode: str) -> list[tuple]:
         """(value, entity, number of its document) for each fact of an attribute that has one of these values."""
         wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (_json_cells(cells), _BY_VALUES)
-        return reader.execute(sql[mode], (*self._bindings(mode), wanted, self._file.attribute(a, reader))).fetchall()
+        return reader.execute(sql[mode], (*self._bindings(mode), wanted, self._file.index.attribute(a, reader))).fetchall()
 
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
         """Keeps the number of a version that was looked up: of now while it is plain, else for as long as this value lives."""
@@ -2878,16 +3269,16 @@ class Db:
             return None
         n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
         if n is None:
-            n = file.plain.get(key)
+            n = file.index.plain.get(key)
             if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:   # `latest` after `plain`
                 return None
-        return file.documents.get(n)
+        return file.document_at_hand(n)
 
     def _all_at_hand(self, ids: list) -> list:
         """`_at_hand` of many: one pass where all are UUIDs of plain versions that are in memory."""
         file, young = self._file, self._file.documents.young
         try:
-            found = [young[file.plain[id.int]][0] for id in ids]
+            found = [young[file.index.plain[id.int]][0] for id in ids]
         except (KeyError, AttributeError):
             found = []
         is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id             # `latest` after `plain`
@@ -2902,8 +3293,7 @@ class Db:
 
     def _hash(self, n: int) -> bytes:
         """The hash of a document's canonical bytes. The log keeps it when they are evicted."""
-        row = self._one("select doc from documents where n = ?", (n,))
-        return digest(row[0]) if row else self._answer(lambda reader, mode: self._file.logged_hash(n, reader))
+        return self._answer(lambda reader, mode: self._file.content_hash(n, reader))
 
     def _time_of(self, rect: _Rect) -> int:
         return self._one("select tx_time from log where tx_id = ?", (rect.tx,))[0]
@@ -2920,10 +3310,6 @@ class Db:
         """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""
         T = min(self._point.tx_id, before - 1)
         return tuple(sorted(rect for rect in self._stored_rects(id, T) if rect.tx_from <= T))
-
-    def _rects_from(self, id: Any, now: int) -> tuple[tuple[_Rect, ...], bool]:
-        """The open rectangles of an entity that matter from a moment on, and whether these are all."""
-        return self._open_rects(id), True
 
     def _all_rects(self, id: Any) -> list[_Rect]:
         """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
@@ -2970,7 +3356,7 @@ class _WriterDb(Db):
         self._reader = reader
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
-        self._file.flush()
+        self._file.index.flush()
         try:
             return ask(self._reader, _NOW, *rest)
         except sqlite3.OperationalError as error:
@@ -2980,7 +3366,7 @@ class _WriterDb(Db):
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[_Reader, str]]:
-        self._file.flush()
+        self._file.index.flush()
         yield self._reader, _NOW
 
     def _at_hand(self, id: Any) -> None:
@@ -2992,21 +3378,12 @@ class _WriterDb(Db):
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
         """What is not committed is not learnt."""
 
-    def _is_new(self, id: Any) -> bool:
+    def is_new(self, id: Any) -> bool:
         """Whether a UUID is put for the first time: then there is nothing to flush and to read."""
-        return type(id) is uuid.UUID and self._file.number(id, self._reader) is None
+        return type(id) is uuid.UUID and self._file.index.number(id, self._reader) is None
 
     def _stored_rects(self, id: Any, after: int) -> list[_Rect]:
-        return [] if self._is_new(id) else super()._stored_rects(id, after)
-
-    def _rects_from(self, id: Any, now: int) -> tuple[tuple[_Rect, ...], bool]:
-        """The last rectangle that had begun, and the later ones: few, however long the entity's past."""
-        if self._is_new(id):
-            return (), False
-        return self._answer(lambda reader, mode: tuple([_Rect(*row) for row in reader.execute(
-            "select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and vt_from >= "
-            "ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) order by vt_from",
-            (self._cell(id, reader), OPEN, now)).fetchall()])), False
+        return [] if self.is_new(id) else super()._stored_rects(id, after)
 
 
 class _Supposition(Db):
@@ -3052,7 +3429,7 @@ class _Supposition(Db):
         return [self._would_be(entity, reader) if entity else next(found) for entity in entities]
 
     def _would_be(self, entity: _Entity, reader: _Reader) -> dict | None:
-        n = _visible_n(entity.rects, self._vt)
+        n = self._supposed.visible_n(entity, self._vt)
         return None if n is None else self._content(n, reader)
 
     def _content(self, n: int, reader: _Reader) -> Any:
@@ -3088,7 +3465,7 @@ class _Supposition(Db):
         rows = [row for row in super()._rows_by_value(a, cells, reader, mode)
                 if not reader.execute("select 1 from temp.touched where e = ?", row[1:2]).fetchone()]
         rows += reader.execute(f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}",
-                               (_json_cells(cells), self._file.attribute(a, reader))).fetchall()
+                               (_json_cells(cells), self._file.index.attribute(a, reader))).fetchall()
         return sorted(rows, key=lambda row: _cell_order(row[1]))
 
     # What a query reads of it
@@ -3123,7 +3500,7 @@ class _Supposition(Db):
         many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", [
             (self._attribute_for(name, filled, reader),
              self._cell_for(cell, filled, reader) if type(cell) is uuid.UUID else cell, e, n)
-            for e, entity in zip(cells, entities) if (n := _visible_n(entity.rects, self._vt)) is not None
+            for e, entity in zip(cells, entities) if (n := self._supposed.visible_n(entity, self._vt)) is not None
             for name, cell in self._facts_of(n, reader)])
 
     def _facts_of(self, n: int, reader: _Reader) -> list:
@@ -3140,7 +3517,7 @@ class _Supposition(Db):
         return cell
 
     def _attribute_for(self, name: str, filled: _Filled, reader: _Reader) -> Cell:
-        a = self._file.attribute(name, reader)
+        a = self._file.index.attribute(name, reader)
         filled.is_passing |= type(a) is str
         return a
 
@@ -4116,8 +4493,8 @@ _SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit", "round"))   #
 def _binder(spec: tuple, file: _File) -> Callable:
     """What gives a parameter's value of a run. The number of an attribute never changes, once it has one."""
     kind, *rest = spec
-    if kind == "attribute" and rest[0] in file.attributes:
-        return lambda run, a=file.attributes[rest[0]]: a
+    if kind == "attribute" and rest[0] in file.index.attributes:
+        return lambda run, a=file.index.attributes[rest[0]]: a
     if kind == "in" and len(rest) == 1:
         return lambda run, place=rest[0]: run.cells.given(run.args[place])
     return lambda run, bind=_PARAMETER[kind]: bind(run, *rest)
@@ -4239,18 +4616,18 @@ class _Compilation:
 
     def kinds(self, a: str) -> int:
         """The types of cells that an attribute has had."""
-        return self.file.kinds.get(self.file.attributes.get(a), 0)
+        return self.file.index.kinds.get(self.file.index.attributes.get(a), 0)
 
     def estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: counted where few, else reckoned."""
-        file, number = self.file, self.file.attributes.get(a)
-        puts = file.puts.get(number, 0)
+        file, number = self.file, self.file.index.attributes.get(a)
+        puts = file.index.puts.get(number, 0)
         if number is None or not puts:
             return 0, 1
-        known = file.estimates.get(number)
+        known = file.index.estimates.get(number)
         if known is None or not known[0] / 2 <= puts <= known[0] * 2:
             with file.reading() as reader:
-                known = file.estimates[number] = (puts, *_measured(reader, number, puts))
+                known = file.index.estimates[number] = (puts, *_measured(reader, number, puts))
         return known[1:]
 
 
@@ -4925,7 +5302,7 @@ class _Shaper:
         """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
         of_it, file = [c for c in read if c.e == var], self._shared.file
         return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
-            all(file.puts.get(file.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
+            all(file.index.puts.get(file.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
     def _is_order_worth_more(self, late: Iterable[_Triple]) -> bool:
         """Whether SQL should order by the value of a triple, rather than the documents bring that value."""
@@ -5122,7 +5499,7 @@ class _Shaper:
             if is_argument:
                 arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
-                constant = self._shared.file.attributes.get(rest[0])
+                constant = self._shared.file.index.attributes.get(rest[0])
             elif kind == "limit":
                 constant = (self._parsed.limit or 0) + self._parsed.offset
             elif kind == "value" and type(rest[0].value) in (str, int):
@@ -5322,7 +5699,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
     What an application asks all day, by a text or an id, needs no run (the row "by text" of bench/store.py: a third less).
     """
     generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
-    if plan is not None and plan.quick is not None and generation is db._file.generation and db._supposed is None \
+    if plan is not None and plan.quick is not None and generation is db._file.index.generation and db._supposed is None \
             and reader.run is None and (answer := _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)) is not None:
         return answer
     with _Run(db, reader, mode, parsed, args) as run:
@@ -5337,7 +5714,7 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
     for place, argument in quick.arguments:
         value = args[argument]
         cell = value if type(value) is str and len(value) <= TEXT_BYTES_MAX and value.isascii() else \
-            db._file.number(value, reader) if type(value) is uuid.UUID else None
+            db._file.index.number(value, reader) if type(value) is uuid.UUID else None
         if cell is None:
             return None
         parameters[place] = cell
@@ -5357,11 +5734,11 @@ def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
 
 
 def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._file.uuids.young
+    young = db._file.index.uuids.young
     try:
         return [young[row[0]] for row in rows]
     except KeyError:
-        return db._file.uuids_of([row[0] for row in rows], reader)
+        return db._file.index.uuids_of([row[0] for row in rows], reader)
 
 
 @contextlib.contextmanager
@@ -5436,8 +5813,8 @@ class _Run:
         inputs = self._inputs() if self.parsed.ins or self.parsed.watched else _NO_INPUTS
         key = self.mode, is_over, inputs
         found = self.parsed.plans.get(key)
-        if found is None or found[0] is not self.file.generation:
-            generation = self.file.generation
+        if found is None or found[0] is not self.file.index.generation:
+            generation = self.file.index.generation
             found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, inputs)
         return found[1]
 
@@ -5454,7 +5831,7 @@ class _Run:
 
     def _size(self, a: str, tests: tuple) -> float:
         """The rows of an attribute in a range, up to a power of eight; infinite where counting would cost more than it saves."""
-        number, kinds, count = self.file.attributes.get(a), self.file.kinds.get(self.file.attributes.get(a), 0), 0
+        number, kinds, count = self.file.index.attributes.get(a), self.file.index.kinds.get(self.file.index.attributes.get(a), 0), 0
         for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS):
             if kinds & kind:
                 count += self.reader.execute(
@@ -5639,7 +6016,7 @@ _PARAMETER: dict[str, Callable] = {
     "rows": _rows_json,
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
-    "attribute": lambda run, name: run.file.attribute(name, run.reader),
+    "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
     "from": lambda run, tests, kind: _bounds(run, tests, kind)[0],
     "to": lambda run, tests, kind: _bounds(run, tests, kind)[1],
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
@@ -5702,7 +6079,7 @@ class _Cells:
         if kind is str:
             return cell
         if kind is int:
-            return self.db._file.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
+            return self.db._file.index.uuid_of(cell, self.reader) if cell > 0 else cell + _SHIFT
         if cell[0] < _LONG:
             return _OF_CELL[cell[0]](cell)
         if cell not in self.hashed:
@@ -5718,11 +6095,11 @@ class _Cells:
         if kinds == {str}:
             return cells
         if kinds == {int} and min(cells) > 0:
-            return file.uuids_of(cells, self.reader)
+            return file.index.uuids_of(cells, self.reader)
         if kinds == {int} and max(cells) < 0:
             return [cell + _SHIFT for cell in cells]
         if int in kinds:
-            file.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
+            file.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def keys(self, cells: list) -> list:
@@ -5745,7 +6122,7 @@ class _Cells:
     def _carriers(self, cell: bytes) -> Iterator[dict]:
         find = "select n from facts where p in (0, 1) and a = ? and v = ? limit 1"
         for a in (*self.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
-            row = self.reader.execute(find, (self.db._file.attribute(a, self.reader), cell)).fetchone()
+            row = self.reader.execute(find, (self.db._file.index.attribute(a, self.reader), cell)).fetchone()
             document = self.db._content(row[0], self.reader) if row else None
             if document is not None:
                 yield {a: document[a]}

@@ -22,6 +22,7 @@ import importlib
 import os
 import select
 import socket
+import sqlite3
 import threading
 import time
 import uuid
@@ -268,10 +269,12 @@ def _logged_op(record: list, data: bytes | None) -> store._Op:
 
 class _LoggedTransaction(store._Transaction):
     """A transaction as the log has it: a call becomes what was recorded of it, if something was."""
+    is_logged = True
 
     def follow(self, entry: _Entry) -> bool:
         """Whether it commits."""
         if entry.outcome is None:
+            self.reason = "A call aborted it, as the first server to index it recorded."
             return False
         self._recorded = None if entry.outcome is _OPEN_OUTCOME else _placed_results(entry)
         return self.run(entry.ops)
@@ -318,6 +321,13 @@ class _Chores:
                     yield entry.tx_id, position, _owner(op.id), op.data
 
 
+LOCAL_TROUBLE = sqlite3.Error, store.LockedError      # of the file that indexes the log: the log has it all, so it is tried again
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class _Decided(Exception):
     """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id, position, bytes)."""
 
@@ -335,13 +345,11 @@ class _Decided(Exception):
 class PostgresLog(store._Log):
     """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
 
+    _pending = _Submitted
+
     def __init__(self, file: store._File, node: store.Node, url: str):
-        self._file, self._node = file, node
-        self._mutex = threading.Condition()
-        self._queue: collections.deque[_Submitted] = collections.deque()
+        super().__init__(file, node)
         self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
-        self._ending = self._ended = False
-        self._crowd = 0                  # those who waited when a group was told: they may come again, and are waited for a moment
         self._indexing = threading.Lock()
         self._last_known = _Newest()
         self._behind = True              # the log may have what the index has not
@@ -353,27 +361,16 @@ class PostgresLog(store._Log):
         self._threads = [threading.Thread(target=work, name=name, daemon=True)
                          for name, work in (("store-appender", self._appender), ("store-follower", self._follower))]
 
-    def submit(self, ops: list[store._Op]) -> store.Tx:
-        pending = _Submitted(ops)
-        pending.lock = threading.Lock()
-        pending.lock.acquire()
-        self._enter(pending)
-        pending.lock.acquire()
-        return pending.result()
-
-    def _enter(self, pending: _Submitted) -> None:
-        with self._mutex:
+    def _enter(self, pending: _Submitted, may_write: bool) -> bool:
+        with self._lock:
             self._refuse()
+            if may_write:
+                pending.lock = threading.Lock()
+                pending.lock.acquire()
             self._queue.append(pending)
-            if len(self._queue) == 1 or len(self._queue) >= self._crowd:      # else the appender would wake for each of a crowd
+            if len(self._queue) == 1 or len(self._queue) >= self._crowd:      # else the appender would wake for each of many
                 self._mutex.notify_all()
-
-    async def submit_async(self, ops: list[store._Op]) -> store.Tx:
-        pending = _Submitted(ops)
-        pending.future = asyncio.get_running_loop().create_future()
-        self._enter(pending)
-        await pending.future             # a caller who gives up leaves the transaction on its way
-        return pending.result()
+            return False
 
     def alone(self, work: Callable) -> None:
         """Runs some work while nothing is indexed."""
@@ -382,6 +379,8 @@ class PostgresLog(store._Log):
             work()
 
     def close(self) -> None:
+        if self._writer == threading.get_ident():
+            self._refuse()
         with self._mutex:
             if self._ending:
                 return
@@ -399,8 +398,13 @@ class PostgresLog(store._Log):
 
     def begin(self, progress: store.Progress | None) -> None:
         """Checks server and log, catches up, and starts the two threads."""
-        self._check_server()
-        self._follow(progress)
+        try:
+            self._check_server()
+            self._follow(progress)
+        except psycopg.Error as error:
+            raise store.UnreachableError(f"The log on PostgreSQL cannot be read ({_reason(error)}). Try again later.") from error
+        except sqlite3.Error as error:
+            raise store.StoreError(f"{self._file.path} cannot be written: {error}.") from error
         for thread in self._threads:
             thread.start()
 
@@ -411,7 +415,7 @@ class PostgresLog(store._Log):
             newest, = asking.use().execute("select max(tx_id) from store_log").fetchone()
             return newest
         except psycopg.Error as error:
-            raise store.UnreachableError(f"PostgreSQL cannot be reached ({str(error).strip()}). Try again later.") from error
+            raise store.UnreachableError(f"PostgreSQL cannot be reached ({_reason(error)}). Try again later.") from error
         finally:
             asking.drop()
 
@@ -564,6 +568,9 @@ class PostgresLog(store._Log):
             is_next = bool(entries) and entries[0].tx_id == self._file.latest.tx_id + 1 and not self._file.failed
             if is_next:
                 self._index_all(entries, self._appending)
+        except LOCAL_TROUBLE as error:       # the follower tries again
+            self._complain("indexing", error)
+            is_next = False
         finally:
             self._indexing.release()
         if is_next:
@@ -584,12 +591,14 @@ class PostgresLog(store._Log):
         while not self._ended or self._own:
             try:
                 self._follow()
-                self._take_back("following")
+                self._take_back("following"), self._take_back("indexing")
                 self._await_bell()
                 retry_s = RETRY_S[0]
-            except psycopg.Error as error:
+            except (psycopg.Error, *LOCAL_TROUBLE) as error:
+                if self._file.failed:
+                    return self._fail(error)
                 self._following.drop()
-                self._complain("following", error)
+                self._complain("following" if isinstance(error, psycopg.Error) else "indexing", error)
                 self._tell_unindexed()
                 time.sleep(retry_s)
                 retry_s = min(2 * retry_s, RETRY_S[1])
@@ -673,32 +682,23 @@ class PostgresLog(store._Log):
             decided.tell(entries)
 
     def _try_to_index(self, entries: list[_Entry], link: _Link) -> _Decided | None:
-        file = self._file
-        batch, chores = store._Batch(file), _Chores()
-        file.batch = batch
-        try:
-            file.writer.execute("begin immediate")
-            batch.learn([op.id for entry in entries for op in entry.ops])
-            for entry in entries:
-                self._apply(entry, batch, chores)
-            batch.finish()
+        chores = _Chores()
+
+        def confirm() -> None:
             link.answer()                # nobody sees what may not be in the log
             if chores:
                 self._record(link.use(), chores)
-            file.announce(batch.latest.tx_id, batch.touched)
-            file.writer.execute("commit")
+
+        try:
+            self._write(functools.partial(self._fill, entries, chores), confirm)
         except _Decided as decided:
-            self._undo()
             return decided
-        except BaseException:
-            self._undo()
-            raise
-        finally:
-            file.batch = None
-        batch.publish()
-        if batch.evicted or batch.latest.tx_id % 256 < len(entries) and store._size(file.path + "-wal") > store.WAL_BYTES_MAX:
-            file.empty_wal()
         return None
+
+    def _fill(self, entries: list[_Entry], chores: _Chores, batch: store._Batch) -> None:
+        batch.learn([op.id for entry in entries for op in entry.ops])
+        for entry in entries:
+            self._apply(entry, batch, chores)
 
     def _apply(self, entry: _Entry, batch: store._Batch, chores: _Chores) -> None:
         previous = batch.latest
@@ -711,15 +711,7 @@ class PostgresLog(store._Log):
         if batch._hash != entry.hash or entry.tx_id != previous.tx_id + 1:
             raise store.CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents make.", entry.tx_id)
         chores.note(entry, transaction, committed)
-        entry.tx = store.Tx(entry.tx_id, store._moment(entry.tx_time), committed)
-
-    def _undo(self) -> None:
-        """Nothing of a group was indexed: what was remembered meanwhile may not be so."""
-        file = self._file
-        file.writer.execute("rollback")
-        file.committing = file.latest.tx_id
-        file.documents.clear()
-        file._load_derived()
+        entry.tx = store.Tx(entry.tx_id, store._moment(entry.tx_time), committed, None, transaction.reason)
 
     def _record(self, connection: Any, chores: _Chores) -> None:
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
@@ -772,14 +764,16 @@ class PostgresLog(store._Log):
 
     @property
     def cut_off(self) -> str | None:
-        return next(iter(list(self._troubles.values())), None)
+        return self._file.failed or next(iter(list(self._troubles.values())), None)
 
     def _complain(self, what: str, error: Exception) -> None:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = _reason(error)
         if not self._troubles:
-            store.log.warning("PostgreSQL is out of reach, transactions wait, reads go on (%s: %s)", what, reason)
+            store.log.warning("%s, transactions wait, reads go on (%s: %s)",
+                              "this server cannot index" if what == "indexing" else "PostgreSQL is out of reach", what, reason)
             self._since = time.monotonic()
-        self._troubles[what] = f"PostgreSQL takes no transactions at the moment ({reason})"
+        self._troubles[what] = (f"This server cannot index what the log has: what it shows is of before ({reason})" if what == "indexing"
+                                else f"PostgreSQL takes no transactions at the moment ({reason})")
 
     def _take_back(self, what: str) -> None:
         if self._troubles.pop(what, None) and not self._troubles:
@@ -860,7 +854,7 @@ def opened(url: str, path: str | os.PathLike[str]) -> store._File:
     try:
         about = _first_row(link.use()) or _made(link.use(), path)
     except psycopg.Error as error:
-        raise store.UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}") from error
+        raise store.UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}.") from error
     finally:
         link.drop()
     return store._File(path, about)

@@ -10,17 +10,18 @@ import re
 from typing import Callable, Iterator, NamedTuple
 
 BLOCK = 512
-CALLS = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink"
+CALLS = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
 STRACE = ["-f", "-qq", "-y", "-xx", "-s", "1000000", "-e", "signal=none", "-e", f"trace={CALLS}"]
 _CALL = re.compile(r"(\w+)\((.*)\) += (\d+)(?:<([^>]*)>)?")
 _ON_FILE = re.compile(r"\d+<([^>]*)>(?:, )?(.*)")
 
 
 class Event(NamedTuple):
-    kind: str                         # "made", "removed", "write", "length", "sync" or "said"
+    kind: str                         # "made", "removed", "renamed", "write", "length", "sync" or "said"
     path: str = ""
     offset: int = 0                   # of a write; or the new length
     data: bytes = b""
+    old: str = ""                     # the name before it was renamed to `path`
 
 
 class File:
@@ -48,6 +49,13 @@ class File:
             elif event.kind in ("made", "removed") and how_many(1):
                 exists = event.kind == "made"
         return bytes(contents) if exists else None
+
+    def renamed(self, event):
+        """The same content, under a name that its folder does not surely have yet."""
+        file = self._without_names()
+        file.exists = False
+        file.later.append(event._replace(kind="made"))
+        return file
 
     def sync(self):
         """Puts its content on the disk, whether or not its folder has it yet."""
@@ -82,10 +90,13 @@ def _pieces(event) -> Iterator[tuple[int, bytes]]:
 def cuts(trace: str, paths: list[str]) -> Iterator[tuple[str, dict[str, File]]]:
     """For each stretch between two syncs: all that the run said until its end, and its files as they may be after a
     cut in it."""
-    files, said = {path: File() for path in paths}, ""
+    files, said = {path: File() for path in [*paths, f"{paths[0]}.new"]}, ""
     for event in [*events(trace), Event("sync")]:
         if event.kind == "said":
             said += event.data.decode(errors="replace")
+        elif event.kind == "renamed":
+            if event.path in files:
+                files[event.path], files[event.old] = files[event.old].renamed(event), File()
         elif event.kind != "sync":
             if event.path in files:
                 files[event.path].later.append(event)
@@ -118,6 +129,9 @@ def _event(call, arguments, _, opened) -> Iterator[Event]:
         yield Event("made", _text(opened))
     elif call == "unlink":
         yield Event("removed", _text(arguments))
+    elif call == "rename":
+        old, new = map(_text, arguments.split(", "))
+        yield Event("renamed", new, old=old)
     elif on_file := _ON_FILE.match(arguments):
         path, rest = _text(on_file[1]), on_file[2]
         if call in ("fsync", "fdatasync"):

@@ -578,7 +578,7 @@ def test_a_closed_store_is_free_though_a_child_has_not_let_go_yet(tmp_path):
     and then be told that it is in use."""
     path = tmp_path / "one.db"
     node = store.open(path)
-    copy = os.dup(node._file._lock)          # what a child has until it comes to its first line
+    copy = os.dup(node._file._held._lock)         # what a child has until it comes to its first line
     try:
         node.close()
         store.open(path).close()

@@ -151,7 +151,7 @@ def test_any_number_of_rows_is_written_and_found(count):
         assert len(db.q({"find": "?e", "where": [["?e", "n"]]})) == count
 
 
-@pytest.mark.parametrize("count", [*around(store.LATE_ROWS), 2 * store.LATE_ROWS, 2 * store.LATE_ROWS + 1])
+@pytest.mark.parametrize("count", [*around(store.BATCH_ROWS), 2 * store.BATCH_ROWS, 2 * store.BATCH_ROWS + 1])
 def test_values_that_are_read_from_documents_come_for_every_row(count):
     """They are read by batches of rows: without this, the last row of a batch, or the first of the next, might lack them."""
     with opened() as node:
@@ -229,8 +229,8 @@ def test_answers_do_not_depend_on_what_is_kept(monkeypatch, size):
 
 
 @pytest.mark.parametrize("name, kept", [("CACHE_BYTES", lambda file: sum(size for part in (file.documents.young, file.documents._old) for _, size in part.values())),
-                                        ("IDS_CACHED", lambda file: len(file.numbers.young) + len(file.numbers._old)),
-                                        ("PLAIN_CACHED", lambda file: len(file.plain))])
+                                        ("IDS_CACHED", lambda file: len(file.index.numbers.young) + len(file.index.numbers._old)),
+                                        ("PLAIN_CACHED", lambda file: len(file.index.plain))])
 def test_no_more_is_kept_than_its_bound(monkeypatch, name, kept):
     """Without this, a server that has seen everybody once would never forget them."""
     bound = 2_000 if name == "CACHE_BYTES" else 20
@@ -262,8 +262,8 @@ def test_a_group_commit_has_no_more_than_its_bound(monkeypatch):
     monkeypatch.setattr(store, "GROUP_MAX", 3)
     groups, told = [], []
     with opened() as node:
-        write = node._log._write
-        monkeypatch.setattr(node._log, "_write", lambda group: (groups.append(len(group)), write(group)))
+        fill = node._log._fill
+        monkeypatch.setattr(node._log, "_fill", lambda group, batch: (groups.append(len(group)), fill(group, batch)))
 
         def work(number):
             for turn in range(30):

@@ -133,7 +133,7 @@ def test_one_that_keeps_up_hears_what_one_that_lags_reads(open_store):
         with node.on_tx(heard.append):
             for ops in ([put({"xt/id": 1, "s": {1, 2}}), delete(2, start), match(1, {"xt/id": 1, "s": {1, 2}})],
                         [match(1, None), put({"xt/id": 3})],
-                        [call("twice", 4, 5), put({"xt/id": 6}, start, start)],
+                        [call("twice", 4, 5), put({"xt/id": 6}, start, start + dt.timedelta(1))],
                         [put({"xt/id": 7}), evict(7), put({"xt/id": 7, "again": True})], []):
                 node.submit_tx(ops)
             settle(lambda: len(heard) == 4)

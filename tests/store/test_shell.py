@@ -244,7 +244,7 @@ def test_a_random_history_survives_the_journey(node, seed, say):
     for n in range(count):
         ops = []
         for _ in range(choose.choice([0, 1, 1, 1, 2, 3])):
-            times = choose.choice([[], [day()], sorted([day(), day()])])
+            times = choose.choice([[], [day()], sorted({day(), day()})])
             id = choose.choice(ids)
             ops.append(choose.choices([put({"xt/id": id, "n": n, "k": choose.randrange(3)}, *times), delete(id, *times),
                                        evict(id),
