@@ -1704,7 +1704,7 @@ class _Reader:
 
     def __init__(self, file: _File, connection: sqlite3.Connection):
         self.file, self.connection, self.execute = file, connection, connection.execute
-        self.run: _Run | None = None
+        self.run: Any = None                  # the `_Run` that asks with it
         self.deadline: float | None = None    # of what is asked at this moment
         self.error: BaseException | None = None       # what a function raised, which SQLite swallows
         self.is_stopped = False               # by us: its time was over, or the node was closed
@@ -2650,7 +2650,7 @@ class _Transaction:
         if entity.low > vt:
             self._load_down(entity, vt)
         self._reach(entity, vt)
-        rect = _holding(entity.rects, vt)
+        rect = _rect_at(entity.rects, vt)
         return rect.n if rect and rect.n > 0 else None
 
     def hash_of(self, n: int) -> bytes:
@@ -2699,7 +2699,7 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _holding(rects: list[_Rect], vt: int) -> _Rect | None:
+def _rect_at(rects: list[_Rect], vt: int) -> _Rect | None:
     """The one of these rectangles, sorted, that holds at a valid time."""
     place = bisect.bisect_left(rects, (vt + 1,))
     return rects[place - 1] if place and rects[place - 1].vt_to > vt else None
