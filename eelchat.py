@@ -47,7 +47,7 @@ from biff.door import Door
 from biff.sockets import text_frame
 from plugins import commands, feeds, line, names, titles
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
-from plugins.commands import command_tx, refusal_of
+from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, posted_id
 from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
                             in_community, member, messages_of, signed_in, title_of, user_of)
@@ -213,6 +213,8 @@ async def new_message(ctx):
         return biff.error(ctx, 422, f"A message has 1 to {MESSAGE_CHARS_MAX:,} characters; this one has {len(text):,}.")
     if id is None:
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
+    if mistake := mistake_in(ctx, text):
+        return biff.error(ctx, 422, mistake)
     if not was_there(ctx, id):
         if not biff.is_allowed(ctx, (("posts", ctx["uid"]), *POSTS_A_PERSON)):
             return too_fast(ctx)

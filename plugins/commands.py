@@ -1,7 +1,7 @@
 """Commands: a message that begins with / and the name of a command does something, and the system answers below it.
 
 A command is a message and stays one. What it does, and the answer, stand after it in the same transaction; the
-answer's place is its position there.
+answer's place is its position there. What only looks like a command is posted for nobody: its author is told.
 """
 import re
 from typing import Callable, NamedTuple
@@ -9,6 +9,7 @@ from typing import Callable, NamedTuple
 import biff
 
 NAME = re.compile(r"/([a-z]+)")
+LIKE_ONE = re.compile(r"/([A-Za-z]{1,40})(?!\S)")          # not /etc/hosts, /2 or //
 NOTHING = re.compile(r"\Z")
 
 
@@ -28,8 +29,16 @@ def command_of(ctx, text):
     return None, ()
 
 
-def is_command(ctx, text):
-    return command_of(ctx, text)[0] is not None
+def mistake_in(ctx, text):
+    """What is wrong with a text that looks like a command and is none; None for any other text."""
+    named = LIKE_ONE.match(text)
+    if not named or command_of(ctx, text)[0]:
+        return None
+    command = biff.dicts(ctx, "commands").get(named[1].lower())
+    if command is None:
+        return f"There is no command /{named[1]}. Nothing was posted. /help lists the commands."
+    usage = command.help.partition(":")[0]
+    return f"That is not how the command is written, so nothing was posted. Write it exactly so: {usage}"
 
 
 async def refusal_of(ctx, text):

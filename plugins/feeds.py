@@ -86,11 +86,13 @@ def subscribe_tx(ctx, url):
 
 def unsubscribe_command_tx(ctx, url):
     gone = [delete(id) for known, id in subscriptions_of(ctx).items() if canonical(known) == canonical(url)]
-    return [*gone, answer(ctx, f"Unsubscribed from {url[:FEED_URL_CHARS_MAX]}")]
+    told = "Unsubscribed from" if gone else "This channel is not subscribed to"
+    return [*gone, answer(ctx, f"{told} {url[:FEED_URL_CHARS_MAX]}")]
 
 
 def list_command_tx(ctx):
-    return [answer(ctx, "\n - ".join(["Subscriptions:", *sorted(subscriptions_of(ctx))]))]
+    urls = sorted(subscriptions_of(ctx))
+    return [answer(ctx, "\n - ".join(["Subscriptions:", *urls]) if urls else "Subscriptions: none")]
 
 
 def canonical(url):

@@ -87,7 +87,7 @@ async def test_each_command_is_answered_in_its_own_transaction_right_after_the_m
                                                            "Entry a"]
     assert (await ann.command("/list"))[-2:] == ["/list", f"Subscriptions:\n - {ann.feed}"]
     assert (await ann.command(f"/unsubscribe {ann.feed} and thank you"))[-1] == f"Unsubscribed from {ann.feed}"
-    assert (await ann.command("/list"))[-2:] == ["/list", "Subscriptions:"]
+    assert (await ann.command("/list"))[-2:] == ["/list", "Subscriptions: none"]
     assert (await ann.command("/help"))[-1] == HELP and "/subscribe" in HELP
     put_texts = [op[1].get("msg/text") for op in newest(chat).ops if op[0] == "put"]
     assert put_texts == ["/help", HELP] and documents(chat, "sub/url") == []
@@ -95,13 +95,30 @@ async def test_each_command_is_answered_in_its_own_transaction_right_after_the_m
     assert len(answers) == 6
 
 
-@pytest.mark.parametrize("text", ["/lists", "/list now", " x /list", "/LIST", "/subscribe",
-                                  "/subscribe  http://127.0.0.1/", "please /subscribe http://127.0.0.1/",
-                                  "/subscribe\thttp://127.0.0.1/", "/subscribed http://127.0.0.1/",
-                                  "/unsubscribe\nhttp://127.0.0.1/", "//list", "/ help"])
-async def test_what_is_not_exactly_a_command_is_a_message(ann, text):
+@pytest.mark.parametrize("text", [" x /list", "please /subscribe http://127.0.0.1/", "//list", "/ help", "/",
+                                  "/etc/hosts is a file", "/2 of them", "/list, I think"])
+async def test_what_only_mentions_a_command_is_a_message(ann, text):
     """People write about commands, and nothing must happen then."""
     assert await ann.command(text) == [text.strip()]
+
+
+@pytest.mark.parametrize("text, usage", [
+    ("/subscribe", "/subscribe URL"), ("/Subscribe http://127.0.0.1/", "/subscribe URL"), ("/list now", "/list"),
+    ("/subscribe  http://127.0.0.1/", "/subscribe URL"), ("/subscribe\thttp://127.0.0.1/", "/subscribe URL"),
+    ("/unsubscribe\nhttp://127.0.0.1/", "/unsubscribe URL"), ("/LIST", "/list"),
+    ("/lists", "There is no command /lists."), ("/subscribed http://127.0.0.1/", "There is no command /subscribed."),
+])
+async def test_a_mistaken_command_is_told_to_its_author_and_not_posted(chat, ann, text, usage):
+    """The whole channel read what one person mistyped, and nobody told that person what was wrong."""
+    before = newest(chat)
+    answer = await ann.say(ann.channel, text)
+    assert answer.status == 422 and usage in answer.body_text and "othing was posted" in answer.body_text
+    assert newest(chat) == before and await ann.said() == []
+
+
+async def test_unsubscribing_from_what_is_not_subscribed_says_so(ann):
+    """An address with one wrong letter was answered as if it were done."""
+    assert (await ann.command("/unsubscribe http://a.example/"))[-1] == "This channel is not subscribed to http://a.example/"
 
 
 async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, ann, person):      # noqa: F811
@@ -112,7 +129,7 @@ async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, 
         assert (await bob.say(ann.channel, text)).status == 204
         assert (await ann.said())[-2:] == [text, "Only an admin of this community may do that."]
     await bob.say(ann.channel, "/list")
-    assert (await ann.said())[-1] == "Subscriptions:" and documents(chat, "sub/url") == [] and host.asked == []
+    assert (await ann.said())[-1] == "Subscriptions: none" and documents(chat, "sub/url") == [] and host.asked == []
 
 
 @pytest.mark.parametrize("url, sentence", [
@@ -181,7 +198,7 @@ async def test_a_command_that_is_posted_twice_is_done_once(chat, host, ann):    
     post = uuid.uuid4()
     for _ in range(2):
         assert (await ann.say(ann.channel, "/list", post)).status == 204
-    assert await ann.said() == ["/list", "Subscriptions:"]
+    assert await ann.said() == ["/list", "Subscriptions: none"]
 
 
 async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host, ann, monkeypatch):      # noqa: F811
@@ -205,7 +222,7 @@ async def test_subscriptions_of_a_channel_and_of_an_hour_are_bounded(chat, host,
 async def test_the_longest_command_is_answered_too(ann):      # noqa: F811
     """The answer repeats the address: it would be longer than a message may be, and nothing at all would be stored."""
     text = "/unsubscribe http://x.example/".ljust(eelchat.MESSAGE_CHARS_MAX, "x")
-    assert (await ann.command(text))[1].startswith("Unsubscribed from http://x.example/xxx")
+    assert (await ann.command(text))[1].startswith("This channel is not subscribed to http://x.example/xxx")
 
 
 async def test_a_full_list_fits_into_a_message():

@@ -302,6 +302,18 @@ async def test_who_writes_fast_waits_and_loses_nothing(chat, person, window):   
     assert await page.is_hidden("#failure") and await page.input_value("#text") == ""
 
 
+async def test_a_mistaken_command_stays_with_its_author_who_can_delete_it(chat, person, window):      # noqa: F811
+    """The channel need not see it, and its author must not lose a long address that has one letter too many before it."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    await write(page, "/Subscribe https://a.example/feed")
+    await page.wait_for_selector(".message.failed >> text=Write it exactly so: /subscribe URL")
+    await write(page, "hello")                               # others do not wait for it
+    await page.wait_for_function("() => document.querySelectorAll('.pending').length === 1")
+    assert said(chat, channel) == [("hello",)] and await texts(page) == ["hello", "/Subscribe https://a.example/feed"]
+    await page.click(".message.failed >> text=Delete")
+    await page.wait_for_function(CLOSED["pending"])
+
+
 # ── What is typed ────────────────────────────────────────────────────────────────────────────────────────────
 
 
