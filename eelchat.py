@@ -48,7 +48,7 @@ from biff.sockets import text_frame
 from plugins import commands, feeds, line, names, titles
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
-from plugins.line import cursor_of, done, missed, posted_id
+from plugins.line import cursor_of, done, missed, place_of, posted_id
 from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
                             in_community, member, messages_of, signed_in, title_of, user_of)
 from store import call, delete
@@ -275,8 +275,7 @@ class Client(sockets.Socket):
 
     def __init__(self, ctx, ws):
         super().__init__(ws, ctx["request"].transport, biff.os_socket_of(ctx["request"]), ctx["uid"])
-        place = ctx.get("channel") or ctx.get("community") or ctx["user"]
-        self.place_id, self.mem_id = place["xt/id"], ctx["mem"]["xt/id"] if ctx.get("mem") else None
+        self.place_id, self.mem_id = place_of(ctx)["xt/id"], ctx["mem"]["xt/id"] if ctx.get("mem") else None
         self.session_id, self.after = ctx["session"]["xt/id"], cursor_of(ctx)
 
     @property

@@ -12,8 +12,8 @@ from voluptuous import Schema
 
 import biff
 from biff.sockets import text_frame, texts_of
-from plugins.changes import whole_view
-from plugins.places import channel_path, in_channel
+from plugins.changes import person_frame, whole_view
+from plugins.places import channel_path, in_channel, member, signed_in
 from store import delete, match
 
 NEWS_A_PERSON = 240, 60               # in a minute: fifteen, in each of sixteen windows
@@ -26,26 +26,35 @@ SCHEMA = {
 }
 
 
-async def news(ctx):
-    """What a socket would bring, as a list of fragments, and a sentence on why there may be none."""
-    if not biff.is_allowed(ctx, (("news", ctx["uid"]), *NEWS_A_PERSON)):
-        return biff.error(ctx, 429)
-    db, replay = await missed(ctx, ctx["channel"]["xt/id"])
-    if refusal := in_channel(ctx | {"biff/db": db}):       # the log was read meanwhile
-        return refusal
-    is_waiting = ctx["biff/node"].cut_off is not None
-    told = [*texts_of(replay), biff.fragment(ctx, "cursor.html", tx_id=db.tx_id),
-            biff.fragment(ctx, "waiting.html", is_waiting=is_waiting, is_news=True)]
-    return web.json_response({"news": told, "why": why_no_socket(ctx)})
+def news_for(rule):
+    """A handler for the pages of a place: what a socket would bring, as a list of fragments, and why there is none."""
+    async def news(ctx):
+        if not biff.is_allowed(ctx, (("news", ctx["uid"]), *NEWS_A_PERSON)):
+            return biff.error(ctx, 429)
+        place_id = place_of(ctx)["xt/id"]
+        db, replay = await missed(ctx, place_id)
+        if refusal := rule(ctx | {"biff/db": db}):         # the log was read meanwhile
+            return refusal
+        is_waiting = ctx["biff/node"].cut_off is not None
+        told = [*texts_of(replay + person_frame(ctx, db, ctx["uid"], place_id)),
+                biff.fragment(ctx, "cursor.html", tx_id=db.tx_id),
+                biff.fragment(ctx, "waiting.html", is_waiting=is_waiting, is_news=True)]
+        return web.json_response({"news": told, "why": why_no_socket(ctx)})
+    return news
 
 
-async def missed(ctx, channel_id):
+def place_of(ctx):
+    """The document of the place where a page stands: a channel, a community, or the person whose first page it is."""
+    return ctx.get("channel") or ctx.get("community") or ctx["user"]
+
+
+async def missed(ctx, place_id):
     """The newest snapshot, and the frames that bring a page from its cursor there."""
     node, lately, after = ctx["biff/node"], ctx["chat_lately"], cursor_of(ctx)
     await lately.reach(after, node.db().tx_id)
     db = node.db()                                         # from here on nothing waits
     lately.read_up(db.tx_id)
-    return db, lately.catch_up(channel_id, after, lambda: text_frame(whole_view(ctx, db, channel_id)))
+    return db, lately.catch_up(place_id, after, lambda: text_frame(whole_view(ctx, db, place_id)))
 
 
 def cursor_of(ctx):
@@ -96,5 +105,10 @@ def done(ctx):
 
 
 CHANNEL = "/community/{id}/channel/{channel_id}"
-PLUGIN = {"schema": SCHEMA, "routes": [("GET", CHANNEL + "/news", in_channel, news),
-                                       ("POST", CHANNEL + "/withdraw", in_channel, withdraw)]}
+ROUTES = [
+    ("GET", CHANNEL + "/news", in_channel, news_for(in_channel)),
+    ("GET", "/community/{id}/news", member, news_for(member)),
+    ("GET", "/news", signed_in, news_for(signed_in)),
+    ("POST", CHANNEL + "/withdraw", in_channel, withdraw),
+]
+PLUGIN = {"schema": SCHEMA, "routes": ROUTES}

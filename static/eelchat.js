@@ -200,10 +200,12 @@ function openDialogs() {
 function hearSiblings() {
   const siblings = new BroadcastChannel("eelchat");
   let signedOutAt = 0;
-  siblings.onmessage = () => { signedOutAt = Date.now(); if (!$("messages")) setTimeout(() => location.reload(), 1_000); };
+  siblings.onmessage = () => { signedOutAt = Date.now(); if (!livePart()) setTimeout(() => location.reload(), 1_000); };
   document.querySelector("form.out")?.addEventListener("submit", () => { kept.clear(); siblings.postMessage("signing out"); });
   return () => Date.now() - signedOutAt < SIBLING_MS;
 }
+
+const livePart = () => document.querySelector("[hx-ws\\:connect]");      // what htmx keeps a socket for
 
 const signInPath = error => `/signin?${new URLSearchParams({error, "return-to": location.pathname})}`;
 
@@ -249,13 +251,13 @@ function openPage() {
   openDialogs();
   const hasSiblingSignedOut = hearSiblings();
   if (!shell) return;
-  const isLive = list?.hasAttribute("hx-ws:connect"), token = document.querySelector("[name='__anti-forgery-token']").value;
+  const place = livePart(), token = document.querySelector("[name='__anti-forgery-token']").value;
   let line = null, show = () => {};
   const outbox = openOutbox(token, {
     shown: () => show(),
     stored: post => {
       if (post.path !== location.pathname) return;
-      if (isLive) line.expect(() => !outbox.of(post.path).includes(post));
+      if (line) line.expect(() => !outbox.of(post.path).includes(post));
       else if (list) location.assign(location.pathname);           // older messages are on the screen; this one is among the newest
     },
     signedOut: reloadForRights,
@@ -267,7 +269,7 @@ function openPage() {
     copyMessages(list);
     openBox(form, outbox);
   }
-  if (isLive) line = openLine(list, what => {
+  if (place) line = openLine(place, what => {
     if (what === "reached") { outbox.reached(); outbox.work(); }
     if (what === "session over") endSession(hasSiblingSignedOut());
   });

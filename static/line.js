@@ -37,9 +37,9 @@ function connectionState() {
 
 // Asks for news again and again, from `begin` to `end`. `told(why)` hears why there is no socket, or null if there was no answer;
 // `closed(elsewhere)` where somebody without a right to this page is sent.
-function questions(list, told, closed) {
+function questions(place, told, closed) {
   let timer = null, isAsking = false, wait = ASK_MS;
-  const path = location.pathname;
+  const path = place.getAttribute("hx-ws:connect").split("/connect")[0];
 
   async function news() {
     const query = new URLSearchParams({after: $("cursor").value, origin: location.origin});
@@ -53,7 +53,7 @@ function questions(list, told, closed) {
       const {news: fragments, why, elsewhere} = await news();
       if (elsewhere) return closed(elsewhere);
       for (const text of isAsking ? fragments : [])
-        await htmx.swap({sourceElement: list, target: list, swap: "innerHTML swapEmpty:false", text, transition: false});
+        await htmx.swap({sourceElement: place, target: place, swap: "innerHTML swapEmpty:false", text, transition: false});
       wait = ASK_MS;
       if (isAsking) told(why);
     } catch {
@@ -71,7 +71,7 @@ function questions(list, told, closed) {
 }
 
 // `changed("reached")` is called whenever the server has answered; "closed" and "session over" when this page may not hear it any more.
-function openLine(list, changed) {
+function openLine(place, changed) {
   const state = connectionState();
   let connection = null, expectBy = Infinity, refusals = 0, isAnswered = false;
 
@@ -80,7 +80,7 @@ function openLine(list, changed) {
     asked.end();
     changed($("connection").dataset.final === "session" ? "session over" : "closed");
   }
-  const asked = questions(list, why => {
+  const asked = questions(place, why => {
     isAnswered = why !== null;
     state.say(why ?? LOST);
     if (isAnswered) changed("reached");
@@ -103,24 +103,24 @@ function openLine(list, changed) {
     renew();
   }
   htmx.config.ws.reconnectCodes = {includes: code => code !== FINAL};
-  list.addEventListener("htmx:ws:before:connection", event => {
+  place.addEventListener("htmx:ws:before:connection", event => {
     connection = event.detail.connection;
     connection.config.reconnectMaxDelay = isAnswered ? ASK_MS_MAX : htmx.config.ws.reconnectMaxDelay;
     expectBy = Date.now() + WORD_MS;
   });
-  list.addEventListener("htmx:ws:after:connection", () => {
+  place.addEventListener("htmx:ws:after:connection", () => {
     refusals = 0;
     isAnswered = false;
     asked.end();
-    list.dataset.live = "";
+    place.dataset.live = "";
     $("waiting").hidden = true;                       // a server that is cut off says so again to each who connects
     expectBy = Date.now() + WORD_MS;
     state.clear();
     changed("reached");
   });
-  list.addEventListener("htmx:ws:before:message:incoming", () => { expectBy = Date.now() + WORD_MS; });
-  list.addEventListener("htmx:ws:close", event => {
-    delete list.dataset.live;
+  place.addEventListener("htmx:ws:before:message:incoming", () => { expectBy = Date.now() + WORD_MS; });
+  place.addEventListener("htmx:ws:close", event => {
+    delete place.dataset.live;
     if (event.detail.reason !== "closed") return;
     if (event.detail.code === FINAL) {
       if (!state.isFinal()) state.sayFinally("The server has closed this page's connection. Reload the page.", "page");
@@ -136,7 +136,7 @@ function openLine(list, changed) {
   return {
     // A message was stored: it must come back soon, or this page hears nothing. `isBack()` says whether it has.
     expect(isBack) {
-      if (!asked.askNow()) setTimeout(() => { if (!isBack() && "live" in list.dataset) isDead(); }, ECHO_MS);
+      if (!asked.askNow()) setTimeout(() => { if (!isBack() && "live" in place.dataset) isDead(); }, ECHO_MS);
     },
   };
 }

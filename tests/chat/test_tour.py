@@ -169,7 +169,8 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     assert "10 messages in 10 seconds" in await ann.text_content("#failure")
     assert await ann.input_value("#text") == ""
     await bob.wait_for_function("() => document.querySelectorAll('.message').length === 12", timeout=30_000)
-    await ann.goto(f"{channel}/news?after=0"), await ann.goto(f"{channel}/withdraw")      # what pages ask on a bad line
+    for path in f"{channel}/news", f"{community}/news", f"{base}/news", f"{channel}/withdraw":
+        await ann.goto(path)                                   # what pages ask on a bad line
     await ann.goto(f"{base}/sessions"), await ann.goto(f"{base}/nowhere"), await ann.goto(f"{base}/community/x")
     eve = await window(ignore_https_errors=True, allow=refusals)
     eve.on("request", lambda request: asked.append(request.url))

@@ -115,6 +115,19 @@ async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat,
     await until_texts(page, ["mine", "another's", "live"])
 
 
+async def test_every_page_asks_for_news_where_it_gets_no_socket(chat, proxy, person, window):      # noqa: F811
+    """The list of channels and the first page would grow old, and look alive."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    community, node = channel.partition("/channel")[0], chat["biff/node"]
+    proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
+    for path in community, "/app":
+        await page.goto(proxy.url + path)
+        await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+        document = node.db().entity(uuid.UUID(community.rpartition("/")[2]))
+        await node.submit([put(document | {"comm/title": f"seen on {path}"})])
+        await page.wait_for_selector(f"#main :text('seen on {path}'), #switcher :text('seen on {path}')", state="attached")
+
+
 async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, window):
     """An operator who set it wrong sees a chat that is silent, and looks everywhere else first."""
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": "http://chat.example"}))
