@@ -228,7 +228,7 @@ async def test_names_full_of_marks_stay_in_their_box(served, window, say):
     for text in "above", "a", "below":
         await page.fill("#text", text)
         await page.press("#text", "Enter")
-    await page.wait_for_function("() => document.querySelectorAll('.message').length === 3")
+    await page.wait_for_function("() => document.querySelectorAll('.message:not(.pending)').length === 3")
     await page.evaluate("document.activeElement.blur()")
     node = system["biff/node"]
     db = node.db()
