@@ -16,11 +16,11 @@ import sys
 import time
 import traceback
 
-from world import Chat, People, plain
+from world import plain, world_of
 
 
 def serve(side_of):
-    """Answers until standard input ends. The arguments are the folder, and a number of messages, or "people", or
+    """Answers until standard input ends. The arguments are the folder, and a size as `world_of` takes it, or
     "rest" to open the store that is there."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                                 # what a library prints is no answer
@@ -41,7 +41,7 @@ class _Serving:
         begin = time.perf_counter()
         self.side = side_of(folder)
         self.opened_ms = (time.perf_counter() - begin) * 1000
-        self.world = None if size == "rest" else People() if size == "people" else Chat(int(size))
+        self.world = None if size == "rest" else world_of(size)
         self.rng = random.Random(os.getpid())
 
     def load(self):
@@ -61,12 +61,14 @@ class _Serving:
 
     def answer(self, question):
         """The first answer, as plain values."""
+        self.world.turn = 0
         argument, = self.world.arguments(question, 1)
         return plain(getattr(self.side, question)(argument))
 
     def time(self, question, count):
         """Microseconds a call, the median."""
         ask, times = getattr(self.side, question), []
+        self.world.turn = getattr(self.world, "turn", 0) + 1
         for argument in self.world.arguments(question, count):
             begin = time.perf_counter_ns()
             ask(argument)

@@ -52,8 +52,17 @@ PEOPLE = {
     "q1": Row("DataScript q1, 2,500 rows", calls=10), "q2": Row("DataScript q2, 2,500 rows", 4, calls=10),
     "q3": Row("DataScript q3, 1,250 rows", 4, calls=10), "q4": Row("DataScript q4, 1,250 rows", 4, calls=10),
     "qpred1": Row("DataScript qpred1, 10,000 rows", calls=5), "qpred2": Row("DataScript qpred2, 10,000 rows", calls=5),
-    "reach": Row("from the start of a chain of 1,000", calls=10),
+    "walk": Row("the same, the rule's call last", calls=10), "reach": Row("from the start of a chain of 1,000", calls=10),
     "ancestors": Row("all ancestors in a tree of 1,000", calls=5),
+}
+ITEMS = {                             # each call about other items, on a fresh snapshot
+    "between": Row("cold: a range of 100", 2, calls=200),
+    "common": Row("cold: a range of 10, a common kind", 3, calls=200),
+    "top": Row("cold: ten highest of a common kind", 3, calls=200),
+    "among": Row("cold: 100,000 in `in`, a range of 100", 5),
+    "highest": Row("maximum of an attribute", 5, calls=200), "count": Row("count of an attribute", 2, calls=20),
+    "distinct": Row("count-distinct of 100 groups", 2, calls=20), "sum": Row("sum of an attribute", 3, calls=20),
+    "average": Row("average of an attribute", 3, calls=20), "groups": Row("sums by group", 6, calls=10),
 }
 PUTS = {
     "put": Row("a durable put", 1.3), "threads": Row("durable puts/s, 16 threads", 2.5, "/s", "put"),
@@ -61,7 +70,7 @@ PUTS = {
 }
 REST = {"open": Row("opening, ms", 100, "ms"), "memory": Row("memory at rest, MB", 100, "MB"),
         "file": Row("files, MB", None, "MB")}
-ROWS = {"load": Row("bulk load, documents/s", 0.25, "/s")} | PUTS | READS | THEN | PEOPLE | REST
+ROWS = {"load": Row("bulk load, documents/s", 0.25, "/s")} | PUTS | READS | THEN | PEOPLE | ITEMS | REST
 
 # Why a peer is ahead: by its name and the row, or by its name alone for all its rows.
 WHY = {
@@ -82,7 +91,7 @@ WHY = {
 def show(figures):
     """For each size: the store beside the SQL, with what is asked; then the peers, × the store."""
     for size, rows in figures.items():
-        title = "people, chain and tree" if size == "people" else f"{int(size):,} messages"
+        title = "people, chain and tree" if size == "people" else size if not size.isdigit() else f"{int(size):,} messages"
         print(f"\n{title:38}{'store':>12}{'SQL by hand':>14}{'×':>9}   asked")
         for name, row in ROWS.items():
             if STORE in rows.get(name, {}):

@@ -27,8 +27,8 @@ import sys
 import tempfile
 import time
 
-from rows import PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
-from world import Chat, People, plain, same
+from rows import ITEMS, PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
+from world import plain, same, world_of
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIMIT_S = 300                         # for one command to a peer; what takes longer has no figure at that size
@@ -112,7 +112,7 @@ class Run:
 
     def __init__(self, size, options, figures, folder):
         self.size, self.options, self.figures = size, options, figures
-        self.world = People() if size == "people" else Chat(int(size))
+        self.world = world_of(size)
         self.sides = {name: Side(name, folder / name, size) for name in (STORE, *options.peers)}
 
     def wants(self, row):
@@ -149,9 +149,9 @@ class Run:
         self.each(lambda name, side: side.close())
         self.each(self.rest)
 
-    def people(self):
+    def only_reads(self, rows):
         self.each(lambda name, side: side.load())
-        self.reads(PEOPLE)
+        self.reads(rows)
 
     def add(self, row, name, figure, times=None):
         self.figures.add(self.size, row, name, figure, times)
@@ -229,7 +229,7 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people"],
+    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people", "items"],
                         help="numbers of messages, or \"people\"; none: only show what is kept")
     parser.add_argument("--peers", nargs="*", default=[SQL], choices=[name for name in SIDES if name != STORE])
     parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ROWS)}; default all")
@@ -241,7 +241,8 @@ def main():
         with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as folder:
             run = Run(size, options, figures, pathlib.Path(folder))
             try:
-                run.people() if size == "people" else run.chat()
+                rows = PEOPLE if size == "people" else ITEMS if size.startswith("items") else None
+                run.only_reads(rows) if rows else run.chat()
             finally:
                 run.end()
         figures.keep()

@@ -9,6 +9,7 @@ import uuid
 USERS, COMMUNITIES, MEMBERSHIPS, CHANNELS, SMALL, SMALL_MESSAGES = 1_000, 50, 5, 500, 20, 50
 EDITS, DELETIONS, RENAMED, RENAMES = 10, 5, 20, 10
 PEOPLE, NODES = 20_000, 1_000
+ITEMS, GROUPS, LONG = 100_000, 100, 100_000
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
 EPOCH, MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc), dt.timedelta(microseconds=1)
 WORDS = "the quick brown eel swims past a lazy heron while everybody else is still asleep".split()
@@ -151,7 +152,7 @@ class People(_World):
         return self.people + self.chain + self.tree
 
     def arguments(self, question, count):
-        return [{"qpred2": 50_000, "reach": self.chain[0]["xt/id"]}.get(question)] * count
+        return [{"qpred2": 50_000, "reach": self.chain[0]["xt/id"], "walk": self.chain[0]["xt/id"]}.get(question)] * count
 
     # The true answers
 
@@ -179,6 +180,8 @@ class People(_World):
     def reach(self, start):
         return [node["xt/id"] for node in self.chain[1:]]
 
+    walk = reach
+
     def ancestors(self, _):
         pairs = []
         for n in range(1, NODES):
@@ -187,6 +190,72 @@ class People(_World):
                 above = (above - 1) // 2
                 pairs.append((self.tree[n]["xt/id"], self.tree[above]["xt/id"]))
         return pairs
+
+
+class Items(_World):
+    """Items of one common kind with a rank, a group, a score and a price; every question is about others of them."""
+
+    def __init__(self, count=ITEMS):
+        super().__init__(1)
+        ranks = self.rng.sample(range(count), count)
+        self.items = [{"xt/id": n, "item/kind": "common", "item/rank": rank, "item/group": rank % GROUPS,
+                       "item/score": rank * 7919 % 10_007, "item/price": rank / 4} for n, rank in enumerate(ranks)]
+        self.ids = {item["item/rank"]: item["xt/id"] for item in self.items}
+        self.long = list(range(0, 2 * LONG, 2))
+        self.turn = 0                     # of the measurements, each of which asks for other items
+
+    def documents(self):
+        return self.items
+
+    def arguments(self, question, count):
+        """Where a range begins, elsewhere in each call."""
+        rng = random.Random(self.turn)
+        return [rng.randrange(len(self.items) - 200) for _ in range(count)]
+
+    # The true answers
+
+    def between(self, start):
+        return [self.ids[rank] for rank in range(start, start + 100)]
+
+    def common(self, start):
+        return [self.ids[rank] for rank in range(start, start + 10)]
+
+    def top(self, start):
+        return [(self.ids[rank], rank) for rank in range(start - 1, max(start - 11, -1), -1)]
+
+    def among(self, start):
+        return [id for id in self.between(start) if id % 2 == 0 and id < 2 * LONG]
+
+    def highest(self, _):
+        return [len(self.items) - 1]
+
+    def count(self, _):
+        return [len(self.items)]
+
+    def distinct(self, _):
+        return [GROUPS]
+
+    def sum(self, _):
+        return [sum(item["item/score"] for item in self.items)]
+
+    def average(self, _):
+        total, count = self.sum(None)[0], len(self.items)
+        return [total // count if total % count == 0 else total / count]
+
+    def groups(self, _):
+        sums = [0] * GROUPS
+        for item in self.items:
+            sums[item["item/group"]] += item["item/score"]
+        return list(enumerate(sums))
+
+
+def world_of(size):
+    """The world of a size: a number of messages, "people", "items", or "items-" and their number."""
+    if size == "people":
+        return People()
+    if size.startswith("items"):
+        return Items(int(size.partition("-")[2] or ITEMS))
+    return Chat(int(size))
 
 
 def plain(value):
@@ -201,8 +270,8 @@ def plain(value):
 
 
 def same(question, one, other) -> bool:
-    """Whether two plain answers are equal; only "newest" has an order."""
-    if question.startswith("newest"):
+    """Whether two plain answers are equal; only "newest" and "top" have an order."""
+    if question.startswith(("newest", "top")):
         return one == other
     return _in_order(one) == _in_order(other)
 
@@ -217,7 +286,7 @@ def main():
     """The world as JSON, for a side in another language: documents, and arguments for two hundred calls of each
     question."""
     size = sys.argv[1]
-    world = People() if size == "people" else Chat(int(size))
+    world = world_of(size)
     asked = [name for name in vars(type(world)) if not name.startswith("_")
              and name not in ("documents", "arguments", "fresh")]
     print(json.dumps({"documents": plain(world.documents()),

@@ -26,6 +26,20 @@ REACH = {"find": "?n", "in": ["?start"], "where": [("reach", "?start", "?n")],
 ANCESTORS = {"find": ["?n", "?a"], "where": [("above", "?n", "?a")],
              "rules": [[("above", "?n", "?a"), ["?n", "node/parent", "?a"]],
                        [("above", "?n", "?a"), ("above", "?n", "?m"), ["?m", "node/parent", "?a"]]]}
+WALK = REACH | {"rules": [REACH["rules"][0], [("reach", "?a", "?b"), ["?a", "node/next", "?m"], ("reach", "?m", "?b")]]}
+KIND, RANK, SCORE = ["?e", "item/kind", "common"], ["?e", "item/rank", "?r"], ["?e", "item/score", "?s"]
+RANGE = [[("<=", "?start", "?r")], [("<", "?r", "?end")]]
+BETWEEN = {"find": "?e", "in": ["?start", "?end"], "where": [RANK, *RANGE]}
+COMMON = BETWEEN | {"where": [KIND, RANK, *RANGE]}
+TOP = {"find": ["?e", "?r"], "in": ["?end"], "where": [KIND, RANK, [("<", "?r", "?end")]], "order-by": [["?r", "desc"]],
+       "limit": 10}
+AMONG = BETWEEN | {"in": ["?start", "?end", ["?e", ...]]}
+HIGHEST = {"find": ("max", "?r"), "where": [RANK]}
+COUNT = {"find": ("count", "?r"), "where": [RANK]}
+DISTINCT = {"find": ("count-distinct", "?g"), "where": [["?e", "item/group", "?g"]]}
+SUM = {"find": ("sum", "?s"), "where": [SCORE]}
+AVERAGE = {"find": ("avg", "?s"), "where": [SCORE]}
+BY_GROUP = {"find": ["?g", ("sum", "?s")], "where": [["?e", "item/group", "?g"], SCORE]}
 Q1 = {"find": "?e", "where": [["?e", "name", "Ivan"]]}
 Q2 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"]]}
 Q3 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
@@ -40,7 +54,7 @@ class Side:
         self.node = store.open(folder / "store.db")
 
     def load(self, world):
-        documents = world.documents()
+        documents, self.long = world.documents(), getattr(world, "long", None)
         for start in range(0, len(documents), A_TRANSACTION):
             self.node.submit_tx([put(document) for document in documents[start:start + A_TRANSACTION]])
         self.past = self.node.db(self.node.latest_tx.tx_id)
@@ -96,6 +110,39 @@ class Side:
 
     def reach(self, start):
         return self.node.db().q(REACH, start)
+
+    def walk(self, start):
+        return self.node.db().q(WALK, start)
+
+    def between(self, start):
+        return self.node.db().q(BETWEEN, start, start + 100)
+
+    def common(self, start):
+        return self.node.db().q(COMMON, start, start + 10)
+
+    def top(self, start):
+        return self.node.db().q(TOP, start)
+
+    def among(self, start):
+        return self.node.db().q(AMONG, start, start + 100, self.long)
+
+    def highest(self, _):
+        return self.node.db().q(HIGHEST)
+
+    def count(self, _):
+        return self.node.db().q(COUNT)
+
+    def distinct(self, _):
+        return self.node.db().q(DISTINCT)
+
+    def sum(self, _):
+        return self.node.db().q(SUM)
+
+    def average(self, _):
+        return self.node.db().q(AVERAGE)
+
+    def groups(self, _):
+        return self.node.db().q(BY_GROUP)
 
     def ancestors(self, _):
         return self.node.db().q(ANCESTORS)

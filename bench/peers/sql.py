@@ -32,6 +32,11 @@ SCHEMA = """
     create index people_name on people(name);
     create index people_salary on people(salary);
     create table nodes(n integer primary key, next integer, parent integer);
+    create table items(n integer primary key, kind text, rank integer, grp integer, score integer, price real);
+    create index items_kind on items(kind);
+    create index items_rank on items(rank);
+    create index items_group on items(grp);
+    create index items_score on items(score);
 """
 
 MESSAGE = ("select m.id, e.id, m.text, m.created_at from {} m join mems e on e.n = m.mem where m.channel = (select n "
@@ -70,6 +75,9 @@ class Side:
         self.db.execute("begin")
         if hasattr(world, "people"):
             self._load_people(world)
+        elif hasattr(world, "items"):
+            self.long = frozenset(world.long)
+            self.db.executemany("insert into items values (?, ?, ?, ?, ?, ?)", [tuple(one.values()) for one in world.items])
         else:
             self._load_chat(world)
         self.db.execute("commit")
@@ -172,6 +180,8 @@ class Side:
     def reach(self, start):
         return [n for n, in self.db.execute(REACH, (start,)).fetchall()]
 
+    walk = reach
+
     def ancestors(self, _):
         return self.db.execute(ANCESTORS).fetchall()
 
@@ -192,6 +202,41 @@ class Side:
 
     def qpred2(self, least):
         return self.db.execute("select n, salary from people where salary > ?", (least,)).fetchall()
+
+
+    def _column(self, sql, *values):
+        return [n for n, in self.db.execute(sql, values).fetchall()]
+
+    def between(self, start):
+        return self._column("select n from items where rank >= ? and rank < ?", start, start + 100)
+
+    def common(self, start):
+        return self._column("select n from items where kind = 'common' and rank >= ? and rank < ?", start, start + 10)
+
+    def top(self, start):
+        return self.db.execute("select n, rank from items where kind = 'common' and rank < ? order by rank desc "
+                               "limit 10", (start,)).fetchall()
+
+    def among(self, start):
+        return [n for n in self.between(start) if n in self.long]
+
+    def highest(self, _):
+        return self._column("select max(rank) from items")
+
+    def count(self, _):
+        return self._column("select count(rank) from items")
+
+    def distinct(self, _):
+        return self._column("select count(distinct grp) from items")
+
+    def sum(self, _):
+        return self._column("select sum(score) from items")
+
+    def average(self, _):
+        return self._column("select avg(score) from items")
+
+    def groups(self, _):
+        return self.db.execute("select grp, sum(score) from items group by grp").fetchall()
 
 
 def micros(at):
