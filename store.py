@@ -112,6 +112,7 @@ PLANS_CACHED = 512                    # compiled queries; an application has som
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 LONG_ARGUMENT = 1_000                 # values that a search may be better off to begin without
 COUNTED_MAX = 511                     # rows of a range, counted before a plan is chosen: some 20 µs
+SKIP_MIN = 50                         # rows a value, from which searching for the next value beats looking at all rows
 WALK_MAX = 8                          # times the rows that a search finds may an index be walked in order instead
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
@@ -4444,7 +4445,7 @@ def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
     scalars, _ = _scalars(ins)
     clauses = _with_ranges(where, scalars)
     triples: list[Any] = [clause for clause in clauses if type(clause) is _Triple]
-    if len(triples) < 2:
+    if len(triples) + sum(binding.shape == "collection" for binding in ins) < 2:
         return ()
     tests = {clause.terms[0]: clause.tests for clause in clauses if isinstance(clause, _Range)}
     return tuple((triple.v, triple.a, tests[triple.v]) for triple in triples
@@ -4530,10 +4531,12 @@ class _Total(NamedTuple):
     var: str
     kinds: int | None                 # the types of its cells, if they are known
 
-    def exprs(self, x: str) -> list[str]:
-        """The columns that it takes."""
-        if self.head in ("sum", "avg"):       # in two halves, since SQLite's sums end at 63 bits
-            return [f"sum({x} >> 31)", f"sum({x} & 2147483647)", "count(*)"]
+    def exprs(self, x: str, is_safe: bool = False) -> list[str]:
+        """The columns that it takes. SQLite's sums end at 63 bits; the safe way adds up halves, and is half as fast."""
+        if self.head in ("sum", "avg"):
+            count = "count(*)" if self.head == "avg" else "0"
+            return [f"sum({x} >> 31)", f"sum({x} & 2147483647)", "count(*)", count] if is_safe else \
+                ["0", f"sum({x} + {_SHIFT})", "0", count]
         if self.head in ("min", "max") and self.kinds not in _SORTABLE:
             marks = [f"{x} < 0", f"{x} >= x'03' and {x} < x'04'", f"{x} >= x'04' and {x} < x'05'"]
             return [f"{self.head}({x}) filter (where {mark})" for mark in marks]
@@ -4541,9 +4544,9 @@ class _Total(NamedTuple):
 
     def is_nothing(self, row: tuple, place: int) -> bool:
         """Whether a group has no rows."""
-        is_counted = self.head in ("count", "count-distinct", "sum", "avg")
-        return row[place + 2 * (self.head in ("sum", "avg"))] == 0 if is_counted else not any(
-            cell is not None for cell in row[place:place + len(self.exprs(""))])
+        if self.head in ("sum", "avg"):
+            return row[place + 1] is None
+        return not row[place] and all(cell in (None, 0) for cell in row[place:place + len(self.exprs(""))])
 
     def column(self, run: _Run, rows: list[tuple], place: int) -> list:
         """The values of these columns, a group each."""
@@ -4551,7 +4554,7 @@ class _Total(NamedTuple):
             return [row[place] for row in rows]
         if self.head in ("sum", "avg"):
             sums = [(row[place] << 31) + row[place + 1] + (row[place + 2] << 62) for row in rows]
-            return sums if self.head == "sum" else [_ratio(sum, row[place + 2]) for sum, row in zip(sums, rows)]
+            return sums if self.head == "sum" else [_ratio(sum, row[place + 3]) for sum, row in zip(sums, rows)]
         if self.head and self.kinds not in _SORTABLE:
             best = AGGREGATES[self.head]
             return [best([run.cells.value(cell) for cell in row[place:place + 3] if cell is not None]) for row in rows]
@@ -4583,6 +4586,7 @@ class _Plan(NamedTuple):
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
     totals: tuple                     # where SQL makes the groups: (place of the first column, `_Total`) of each element
+    spare: _Statement | None          # instead of `main`, where a sum goes beyond SQLite's numbers
     notes: list                       # the clauses in their order
 
 
@@ -5254,7 +5258,7 @@ class _Shaper:
         finish = self._quick_finish(block, row, direct) if direct and is_simple and distinct == repeats else None
         return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row, reads,
                      direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
-                     any(map(_is_grouping, parsed.find)), is_ordered, (), shared.notes)
+                     any(map(_is_grouping, parsed.find)), is_ordered, (), None, shared.notes)
 
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
         bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
@@ -5465,15 +5469,34 @@ class _Shaper:
     def _totalled(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> _Plan:
         shared, joiner, places = self._shared, self._joiner, []
         exprs: list[str] = []
+        safe: list[str] = []
         for total in totals:
             places.append((len(exprs), total))
-            exprs += total.exprs(joiner.expr(total.var, block))
+            x = joiner.expr(total.var, block)
+            exprs, safe = exprs + total.exprs(x), safe + total.exprs(x, True)
         keys = [joiner.expr(total.var, block) for total in totals if not total.head]
         by = f" group by {', '.join(dict.fromkeys(keys))}" if keys else ""
-        main = joiner.text.statement(block.sql(exprs) + by)
+        main = joiner.text.statement(self._skipping(block, totals, where) or block.sql(exprs) + by)
+        spare = joiner.text.statement(block.sql(safe) + by) if safe != exprs else None
         row = _Row({}, {}, frozenset(), len(exprs))
         return _Plan(tuple(self._before), tuple(shared.tables), main, (), None, row, (), None, shared.calls,
-                     self._attributes(where), False, False, True, False, tuple(places), shared.notes)
+                     self._attributes(where), False, False, True, False, tuple(places), spare, shared.notes)
+
+    def _skipping(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> str | None:
+        """For count-distinct of few values (`distinct` in bench/store.py): a search for the next value, not a look at each row."""
+        triple: Any = where[0]
+        if self._shared.mode != _NOW or self._shared.is_over or len(where) > 1 or len(totals) > 1 or self._given \
+                or type(triple) is not _Triple or totals[0].head != "count-distinct" or totals[0].var != triple.v \
+                or triple.v in (triple.e, *self._joiner.scalars) or not _is_var(triple.e) or triple.e in self._joiner.scalars:
+            return None
+        rows, values = self._shared.estimate(triple.a)
+        if rows < values * SKIP_MIN:
+            return None
+        a, text = self._joiner.text.param("attribute", triple.a), self._joiner.text
+        least = f"select min(v) from facts where p = 0 and a = {a}"
+        d = text.table("d", ["v"], f"{least} union all select ({least} and v > d.v) from d where d.v is not null", True)
+        held = f"exists (select 1 from facts f where f.a = {a} and f.v = {d}.v and {_seen('f', _NOW)})"
+        return f"select count(*) from {d} where {d}.v is not null and {held}"
 
     # Answers without a run
 
@@ -5790,7 +5813,7 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
     __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
-                 "members", "outer", "deadline")
+                 "members", "bounded", "outer", "deadline")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
@@ -5801,6 +5824,7 @@ class _Run:
         if reader.deadline is not None and reader.deadline < self.deadline:
             self.deadline = reader.deadline           # of the query that asks this one
         self.members: dict[int, tuple] = {}           # of long arguments, by their place
+        self.bounded: tuple | None = None             # the comparisons whose bounds were asked for last, and these
         self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
         self.plan = plan = self._plan()
@@ -5810,7 +5834,8 @@ class _Run:
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless the statistics have changed since: an empty store's plan suits no full one."""
         is_over = self.db._supposed is not None
-        inputs = self._inputs() if self.parsed.ins or self.parsed.watched else _NO_INPUTS
+        is_plain = not self.parsed.watched and _IMMUTABLE.issuperset(map(type, self.args))
+        inputs = _NO_INPUTS if is_plain else self._inputs()
         key = self.mode, is_over, inputs
         found = self.parsed.plans.get(key)
         if found is None or found[0] is not self.file.index.generation:
@@ -5836,16 +5861,26 @@ class _Run:
             if kinds & kind:
                 count += self.reader.execute(
                     "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
-                    (number, *_bounds(self, tests, kind), COUNTED_MAX + 1)).fetchone()[0]
+                    (number, *self.bounds(tests, kind), COUNTED_MAX + 1)).fetchone()[0]
         return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
+
+    def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
+        """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
+        if self.bounded is None or self.bounded[0] is not tests or self.bounded[1] != kind:
+            values = [(operator, _known_value(self, spec)) for operator, spec in tests]
+            found = [_interval(operator, value, self.cells.given(value), kind) for operator, value in values]
+            low, high = found[0] if len(found) == 1 else (
+                max((one for one, _ in found), key=_cell_order), min((end for _, end in found), key=_cell_order))
+            self.bounded = tests, kind, low, high
+        return self.bounded[2:]
 
     def member(self, place: int, cell: Cell) -> bool:
         """Whether an argument that is too long for a table has a value."""
-        kind, values = self.members.get(place) or self.members.setdefault(place, _members(self, self.args[place]))
-        if kind is None:
-            return cell in values
-        value = self.cells.value(cell)
-        return type(value) is kind and value in values
+        values, value = self.args[place], self.cells.value(cell)
+        if type(values) in _SETS and type(value) in (str, bytes, uuid.UUID):
+            return value in values    # which nothing of another type equals
+        kind, values = self.members.get(place) or self.members.setdefault(place, _members(self, values))
+        return cell in values if kind is None else type(value) is kind and value in values
 
     def __enter__(self) -> Self:
         self.reader.run, self.reader.deadline = self, self.deadline
@@ -5877,8 +5912,19 @@ class _Run:
         plan, parsed = self.plan, self.parsed
         if plan.is_simple and not plan.late:
             return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
+        if plan.totals:
+            return self._totalled()
         rows = self.found()
         return rows if plan.is_grouped or plan.late and parsed.limit is not None or type(rows) is list else rows.fetchall()
+
+    def _totalled(self) -> list[tuple]:
+        """The groups that SQL makes, one row each."""
+        try:
+            return self.found().fetchall()
+        except sqlite3.OperationalError as error:
+            if self.plan.spare is None or str(error) != "integer overflow":
+                raise
+            return self._execute(self.plan.spare).fetchall()
 
     def found(self) -> Any:
         """The same rows as they are found: a cursor, or a list."""
@@ -6003,13 +6049,6 @@ def _known_value(run: _Run, spec: tuple) -> Any:
     return spec[1].value if spec[0] == "value" else _given_value(run, *spec[1:])
 
 
-def _bounds(run: _Run, tests: tuple, kind: int) -> tuple[Cell, Cell]:
-    """Between which cells of a kind some comparisons hold."""
-    values = [(operator, _known_value(run, spec)) for operator, spec in tests]
-    found = [_interval(operator, value, run.cells.given(value), kind) for operator, value in values]
-    return max((one for one, _ in found), key=_cell_order), min((end for _, end in found), key=_cell_order)
-
-
 _PARAMETER: dict[str, Callable] = {
     "value": lambda run, term: run.cells.given(term.value),
     "in": lambda run, index, place=None: run.cells.given(_given_value(run, index, place)),
@@ -6017,8 +6056,8 @@ _PARAMETER: dict[str, Callable] = {
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
-    "from": lambda run, tests, kind: _bounds(run, tests, kind)[0],
-    "to": lambda run, tests, kind: _bounds(run, tests, kind)[1],
+    "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
+    "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
@@ -6301,7 +6340,7 @@ class _Answers:
             rows = list(dict.fromkeys(rows))
         if plan.direct is not None and plan.direct.is_whole:
             return rows[parsed.offset:] if parsed.offset else rows
-        columns = self._totals(list(rows)) if plan.totals else _Groups(self).columns(rows) if plan.is_grouped \
+        columns = self._totals(rows) if plan.totals else _Groups(self).columns(rows) if plan.is_grouped \
             else self._selected(rows)
         if parsed.is_page:
             columns = self._page(columns)

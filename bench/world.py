@@ -201,7 +201,7 @@ class Items(_World):
         self.items = [{"xt/id": n, "item/kind": "common", "item/rank": rank, "item/group": rank % GROUPS,
                        "item/score": rank * 7919 % 10_007, "item/price": rank / 4} for n, rank in enumerate(ranks)]
         self.ids = {item["item/rank"]: item["xt/id"] for item in self.items}
-        self.long = list(range(0, 2 * LONG, 2))
+        self.long = frozenset(range(0, 2 * LONG, 2))
         self.turn = 0                     # of the measurements, each of which asks for other items
 
     def documents(self):

@@ -76,7 +76,7 @@ class Side:
         if hasattr(world, "people"):
             self._load_people(world)
         elif hasattr(world, "items"):
-            self.long = frozenset(world.long)
+            self.long = world.long
             self.db.executemany("insert into items values (?, ?, ?, ?, ?, ?)", [tuple(one.values()) for one in world.items])
         else:
             self._load_chat(world)
