@@ -45,7 +45,7 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import commands, feeds, line, names, titles
+from plugins import commands, edits, feeds, line, names, titles
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
@@ -477,7 +477,7 @@ ROUTES = [
 PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
           "goes-with": {"channel": ["msg/channel"]}}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN, edits.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -5,8 +5,9 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "goes-with": {kind: [attributes]}: documents that point to a deleted channel (or message) by these go with it;
 - "routes": (method, path, rule, handler), with rules of `places.py` or own; "on_tx", "queues", "tasks" as in `biff`;
 - "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
-- "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "channel-head", "message-head",
-  "message-foot", "compose", "dialogs"; "page": f(ctx) → their values; "message": f(db, message) → values of a message;
+- "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "welcome", "above-compose",
+  "compose", "dialogs", "message-head", "message-foot", "message-actions"; "page": f(ctx) → values for them;
+  "message": f(db, message) → values of a message; "scripts": files of `static/`, loaded last;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
   about) → fragment}, each live piece of a page; "settings": {name: Setting}; bounds are constants at its head.
 Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.

@@ -319,5 +319,5 @@ def use_views(system):
     jinja: jinja2.Environment = system["biff/jinja"]
     slots = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
              for plugin in system["biff/plugins"] for name in plugin.get("slots", {})}
-    jinja.globals["slot"] = lambda name: slots.get(name, ())
+    jinja.globals |= {"slot": lambda name: slots.get(name, ()), "scripts": biff.parts(system, "scripts")}
     system["chat_views"] = Views(jinja.get_template("message.html"))

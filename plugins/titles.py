@@ -12,7 +12,8 @@ CHANNEL = "/community/{id}/channel/{channel_id}"
 
 
 async def rename_community(ctx):
-    return await renamed(ctx, "community", ctx["community"], {"comm/title": title_of(ctx)}, community_path)
+    values = {"comm/title": title_of(ctx), "comm/shows-versions": "shows-versions" in ctx["params"] or biff.DISSOC}
+    return await renamed(ctx, "community", ctx["community"], values, community_path)
 
 
 async def rename_channel(ctx):

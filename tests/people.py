@@ -188,9 +188,13 @@ async def settle(system):
             "ex-admin": membership(people["ex-admin"].id, ours, {"admin"})}
     documents = [document for name, one in people.items() for document in (one.documents if name != "nobody" else [])]
     communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]
-    await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values()]])
+    message = {"xt/id": uuid.uuid4(), "msg/mem": mems["member"]["xt/id"], "msg/channel": channel["xt/id"],
+               "msg/text": "of the member", "msg/created-at": biff.now(system)}
+    await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values(),
+                                                      message]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
-    return people, {"{id}": ours, "{channel_id}": channel["xt/id"], "{token}": "x" * 43}, theirs
+    ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43}
+    return people, ids, theirs
 
 
 def filled(path, ids):

@@ -20,6 +20,10 @@ MAY = {                                       # the rules of the route table, by
     "in_community": SIGNED_IN,
     "in_channel": {"member", "admin"},
     "member": {"member", "admin"},
+    "in_message": {"member", "admin"},
+    "author": {"member"},
+    "author_or_admin": {"member", "admin"},
+    "reader_of_versions": {"member", "admin"},
     "community_admin": {"admin"},
     "channel_admin": {"admin"},
 }

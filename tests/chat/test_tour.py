@@ -161,6 +161,19 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     cookies = {cookie["name"]: cookie for cookie in await ann.context.cookies()}
     assert list(cookies) == ["__Host-eelchat"] and cookies["__Host-eelchat"]["secure"]
     assert cookies["__Host-eelchat"]["httpOnly"]
+    await ann.fill("#text", "frist"), await ann.press("#text", "Enter")
+    await bob.wait_for_selector(".message:not(.pending) >> text=frist")
+    await ann.wait_for_function("() => document.querySelector('.message:not(.pending)')")
+    await ann.press("#text", "ArrowUp")
+    await ann.wait_for_selector("#edit-text:focus")
+    await ann.fill("#edit-text", "first"), await ann.press("#edit-text", "Enter")
+    await bob.wait_for_selector("text=first")
+    await ann.hover(".message p"), await ann.click("[data-act=versions]")
+    await ann.wait_for_selector("#versions >> text=frist")
+    await ann.click("#versions [data-close]")
+    await ann.hover(".message header"), await ann.click("[data-act=delete]")
+    await ann.click("#delete-message button[value=delete]")
+    await bob.wait_for_function("() => !document.querySelector('.message')")
     for n in range(12):
         await ann.fill("#text", f"message {n}")
         await ann.press("#text", "Enter")
@@ -208,7 +221,7 @@ async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, 
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
             named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
-        assert len(named) == 7 and all(address.startswith("/static/") for address in named)
+        assert len(named) == 8 and all(address.startswith("/static/") for address in named)
         for address in named:
             name = re.search(r"/static/([^?]+)", address)[1]
             source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name

@@ -1,0 +1,117 @@
+"""Edits: people change and delete their own messages, admins delete any. Open pages and those that come back follow.
+
+What was there before stays in the history: an edit is marked, and its author and admins may read the earlier versions,
+or everybody where the community says so. A deletion leaves nothing on the page.
+"""
+import datetime as dt
+import functools
+
+from aiohttp import web
+from voluptuous import Optional
+
+import biff
+from plugins.line import done
+from plugins.places import channel_path, entity_of, forbidden, in_channel
+from store import delete
+
+VERSIONS_MAX = 50                     # shown of one message, the newest; people edit once or twice
+CHARS_MAX = 10_000                    # as many as a new message has
+
+MESSAGE = "/community/{id}/channel/{channel_id}/message/{message_id}"
+
+# ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_message(ctx):
+    """Those who may read the channel, and only for a message that stands there now."""
+    if refusal := in_channel(ctx):
+        return refusal
+    message = entity_of(ctx, ctx["params"]["message_id"], "msg/text")
+    if message is None or message.get("msg/channel") != ctx["channel"]["xt/id"]:
+        return biff.error(ctx, 404, "This message is not there any more.")
+    ctx["message"] = message
+
+
+def author(ctx):
+    if refusal := in_message(ctx):
+        return refusal
+    if ctx["message"]["msg/mem"] != ctx["mem"]["xt/id"]:
+        return biff.error(ctx, 403, "Only the author of a message may change it.")
+
+
+def author_or_admin(ctx):
+    if refusal := in_message(ctx):
+        return refusal
+    if ctx["message"]["msg/mem"] != ctx["mem"]["xt/id"]:
+        return forbidden(ctx)
+
+
+def reader_of_versions(ctx):
+    if refusal := in_message(ctx):
+        return refusal
+    if not ctx["community"].get("comm/shows-versions"):
+        return author_or_admin(ctx)
+
+
+# ── Changing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def text_of_message(ctx):
+    """What its author typed, to be changed."""
+    return web.Response(text=ctx["message"]["msg/text"])
+
+
+async def edit_message(ctx):
+    text = ctx["params"].get("text", "").strip()
+    if not 0 < len(text) <= CHARS_MAX:
+        return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")
+    if text != ctx["message"]["msg/text"]:
+        await biff.submit_tx(ctx, functools.partial(edit_tx, text=text))
+    return done(ctx)
+
+
+def edit_tx(ctx, text):
+    """Made anew for each attempt, with the rights of that moment; nothing if they are gone, or the message is."""
+    if author(ctx):
+        return []
+    return [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]),
+            {"db/doc-type": "message", "db/op": "update", "xt/id": ctx["message"]["xt/id"],
+             "msg/text": text, "msg/edited-at": biff.NOW}]
+
+
+async def delete_message(ctx):
+    await biff.submit_tx(ctx, delete_tx)
+    return done(ctx)
+
+
+def delete_tx(ctx):
+    """The message, and what belongs to it."""
+    if author_or_admin(ctx):
+        return []
+    id = ctx["message"]["xt/id"]
+    attributes = [one for plugin in ctx["biff/plugins"] for one in plugin.get("goes-with", {}).get("message", ())]
+    theirs = [one for attribute in attributes for one in biff.lookup_id_all(ctx["biff/db"], attribute, id)]
+    return [*biff.unchanged(ctx, ctx["mem"]["xt/id"], id), *(delete(one) for one in [id, *theirs])]
+
+
+# ── Looking back ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def versions(ctx):
+    """What the message said before, the newest first."""
+    past = [version for version in ctx["biff/db"].history(ctx["message"]["xt/id"], order="desc")
+            if version.document and "msg/text" in version.document]
+    return biff.render(ctx, "edits/versions.html", versions=past[1:VERSIONS_MAX + 1], now=past[0] if past else None,
+                       back=channel_path(ctx["channel"]), is_part="HX-Request" in ctx["request"].headers)
+
+
+PLUGIN = {
+    "extends": {"message": {Optional("msg/edited-at"): dt.datetime},
+                "community": {Optional("comm/shows-versions"): bool}},
+    "routes": [("GET", MESSAGE, in_message, text_of_message), ("POST", MESSAGE, author, edit_message),
+               ("DELETE", MESSAGE, author_or_admin, delete_message),
+               ("GET", MESSAGE + "/versions", reader_of_versions, versions)],
+    "slots": {"message-head": "edits/mark.html", "message-actions": "edits/actions.html",
+              "above-compose": "edits/form.html", "dialogs": "edits/dialogs.html"},
+    "scripts": ["edits.js"],
+}
