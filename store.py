@@ -512,6 +512,11 @@ def _attribute_at_fault(document: dict) -> OperationError:
     return OperationError(f"The document {_short(document)} cannot be stored.")
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be stored: half a surrogate pair is no text."""
+    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def check_id(id: Any) -> None:
     """Nothing, or ValueTypeError if this cannot name an entity."""
     kind = type(id)
@@ -519,6 +524,8 @@ def check_id(id: Any) -> None:
         return
     if kind not in _ID_TYPES:
         raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single value.")
+    if kind is dict and "xt/id" in id:
+        raise ValueTypeError(f"{_short(id)} is a document; wanted its id, {_short(id['xt/id'])}.")
     pack(id)
 
 
@@ -872,7 +879,7 @@ class Node:
         if tx_id is not None and tx_id > latest.tx_id:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
-        if micros is not None and micros > latest.time:
+        if micros is not None and micros > latest.time and not self._log.is_settled(micros):
             raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
         newest = tx_id if micros is None else self._file.newest_at(micros)
         if tx_id not in (None, newest):
@@ -1884,12 +1891,12 @@ class _Index:
     def attribute_stats(self) -> dict[str, int]:
         return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
 
-    def attribute(self, name: str, reader: _Reader) -> int | str:
+    def attribute(self, name: str, reader: _Reader) -> int | str | bytes:
         """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
         n = self.attributes.get(name)
         if n is None and self.batch is not None and reader is self._file.writer:
             n = self.batch.attributes.get(name)
-        return name if n is None else n
+        return (name if name.isascii() else name.encode(errors="surrogatepass")) if n is None else n
 
     def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
@@ -2307,6 +2314,13 @@ class _SqliteLog(_Log):
     def newest(self) -> int:
         """The number of the newest transaction in the log."""
         return self._file.latest.tx_id
+
+    def is_settled(self, micros: int) -> bool:
+        """Whether every transaction of that time or before is indexed; none that is on its way may be of before."""
+        if micros >= self._node._clock():
+            return False
+        self.alone(lambda: None)
+        return True
 
     def _enter(self, pending: _Pending, may_write: bool) -> bool:
         with self._lock:
@@ -2828,8 +2842,11 @@ class _Batch:
             drawn = after - before
             self._close(e, entity, before - after, drawn, transaction)
         self._rects += [(e, OPEN, vt_from, n, tx_from, vt_to, tx) for vt_from, vt_to, n, tx_from, tx in drawn]
+        of_version: dict[int, list[_Rect]] = {}
+        for rect in drawn:
+            of_version.setdefault(rect.n, []).append(rect)
         for n in entity.numbers:
-            if rects := [rect for rect in drawn if rect.n == n]:
+            if rects := of_version.get(n):
                 self._keep_facts(e, n, rects, transaction)
             else:
                 self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
@@ -4052,6 +4069,8 @@ class _ClauseParser:
         if a[0:1] == ":":
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; attributes are plain "
                              f"strings: {_short(a[1:])}.")
+        if not is_text(a):
+            raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not text.")
         v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
         return _Triple(clause, (_term(e, clause), v), a=a)
 

@@ -107,6 +107,21 @@ def test_a_snapshot_ahead_of_the_node_is_refused(node):
             ask()
 
 
+def test_a_moment_since_the_newest_transaction_may_be_asked_for(tmp_path):
+    """Without this, "as it is known now" could not be asked for until the next write."""
+    now = [dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)]
+    with contextlib.closing(store.open(tmp_path / "one.db", clock=lambda: now[0])) as node:
+        node.submit_tx([named("a", "A")])
+        then, now[0] = now[0] + DAY, now[0] + 2 * DAY
+        db = node.db(tx_time=then)
+        node.submit_tx([named("a", "B")])
+        assert (db.tx_id, db.valid_time) == (1, then)
+        assert db.entity("a") == node.db(tx_time=then).entity("a") and db.q(NAMES) == [("a", "A")]
+        for beyond in now[0], now[0] + DAY:
+            with pytest.raises(store.NotIndexedError):
+                node.db(tx_time=beyond + dt.timedelta(microseconds=1))
+
+
 def test_a_transaction_stands_for_its_own_number(node):
     """Without this, XTDB's way of handing on what submit-tx returned would be refused,
     or believed to lie in the future."""
