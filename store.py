@@ -32,6 +32,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import collections
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -109,6 +110,7 @@ WAL_BYTES = 16 * 2 ** 20              # past this, the writer moves the write-ah
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
+QUESTIONS_MAX = 4                     # of `aq`, that run at once in a node: Python runs one thread at a time anyway
 TIMEOUT_MS = 30_000                   # of a query that names none; XTDB's
 LONG_ARGUMENT = 1_000                 # values that a search may be better off to begin without
 COUNTED_MAX = 511                     # rows of a range, counted before a plan is chosen: some 20 µs
@@ -829,6 +831,7 @@ class Node:
         self._plans = _PlanCache()
         self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None      # of `aq`
         self._moved = threading.Condition()
         self._file, self._log = _opened(path, index, self)
         try:
@@ -966,7 +969,16 @@ class Node:
             listener.close()
         self._log.close()
         self._file.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
         self._announce()
+
+    def _thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        self._file.check_open()
+        if self._pool is None:
+            with self._moved:
+                self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")
+        return self._pool
 
     def _announce(self) -> None:
         """Wakes those who wait for transactions."""
@@ -1737,14 +1749,15 @@ class _Reader:
             raise
 
     def _is_over(self) -> bool:
-        if self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline:
+        if self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline \
+                or self.run is not None and self.run.is_stopped:
             self.is_stopped = self.is_used = True         # kept for `fail`: by then the query's deadline is gone
             return True
         return False
 
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
-        if self.file.closed or self.deadline is not None and time.monotonic() > self.deadline:
+        if self._is_over():
             self.file.check_open()
             timeout_ms = TIMEOUT_MS if self.run is None else self.run.parsed.timeout_s * 1000
             raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was interrupted.")
@@ -3154,6 +3167,20 @@ class Db:
         Source: XTDB 1.x, q.
         """
         return self._answer(_answered, self, _parsed(query, args, self._node), args)
+
+    async def aq(self, query: dict[str, Any], *args: Any) -> list[Any]:
+        """`q` in a thread, for event loops: the others go on meanwhile. A question whose task is cancelled is stopped.
+
+        At most QUESTIONS_MAX of a node run at once, the others wait for these. Raises: as `q`.
+        """
+        parsed, runs = _parsed(query, args, self._node), list[_Run]()
+        future = self._node._thread_pool().submit(self._answer, _answered, self, parsed, args, runs.append)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            for run in runs:
+                run.is_stopped = True
+            raise
 
     def lazy_q(self, query: dict[str, Any], *args: Any) -> contextlib.AbstractContextManager[Iterator[Any]]:
         """`with db.lazy_q(…) as rows`: the answers of `q` one by one, for answers too large to hold.
@@ -5832,11 +5859,11 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
     __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
-                 "members", "bounded", "outer", "deadline")
+                 "members", "bounded", "outer", "deadline", "is_stopped")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
-        self.file, self.outer = db._file, (reader.run, reader.deadline)
+        self.file, self.outer, self.is_stopped = db._file, (reader.run, reader.deadline), False      # by another thread
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
         self.filled: set[str] = set()                 # these tables, and those of queries inside this one
         self.deadline = time.monotonic() + parsed.timeout_s
@@ -5917,12 +5944,6 @@ class _Run:
             reader.rest()
             for table in self.filled:
                 reader.execute(f"drop table if exists temp.{table}")
-
-    def stop(self) -> None:
-        """Ends this execution soon, asked from another thread."""
-        self.deadline = 0
-        if self.reader.run is self:
-            self.reader.deadline = 0
 
     # Rows
 

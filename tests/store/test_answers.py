@@ -292,3 +292,64 @@ def test_what_no_document_can_hold_is_refused_in_a_query(node):
                 node.db().q(query, value)
         with pytest.raises(store.QueryError, match="no document can hold it"):
             node.db().q({"find": "?e", "in": [["?t", ...]], "where": [["?e", "at", "?t"]]}, [at, value])
+
+
+# ── In an event loop ───────────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_question_in_a_thread_leaves_the_loop_alone(node, say):
+    """A report of everything held the loop, and every socket waited for it."""
+    fill(node, 20_000)
+    query = {"find": [("pull", "?e", ["*"]), ("str", "?v")], "where": [["?e", "v", "?v"]]}
+
+    async def main():
+        lags = []
+        asked = asyncio.create_task(node.db().aq(query))
+        while not asked.done():
+            begun = time.perf_counter()
+            await asyncio.sleep(0.001)
+            lags.append((time.perf_counter() - begun - 0.001) * 1000)
+        with pytest.raises(store.QueryError):
+            await node.db().aq({"find": "?x"})
+        return await asked, sorted(lags)
+    answers, lags = asyncio.run(main())
+    assert sorted(answers, key=lambda one: one[0]["v"]) == [({"xt/id": i, "v": i}, str(i)) for i in range(20_000)]
+    assert len(lags) > 1, "the loop went on meanwhile"
+    say(f"the loop's lag while 20,000 documents were pulled: p99 {lags[int(len(lags) * 0.99)]:.0f} ms (asked: a few)")
+
+
+def test_a_question_whose_task_is_cancelled_is_stopped(node):
+    """A browser that left would leave its report running, and a few of these all the threads taken."""
+    fill(node, 3000)
+    begun, ended = threading.Event(), threading.Event()
+
+    def look(x):
+        begun.set()
+        return True
+    query = {"find": ("count", "?a"), "timeout": 600_000, "where": [
+        ["?a", "v", "?x"], [(look, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")], [("<", "?y", "?z")]]}
+
+    async def main():
+        asked = [asyncio.create_task(node.db().aq(query)) for _ in range(store.QUESTIONS_MAX)]
+        await asyncio.to_thread(begun.wait, 20)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        async with asyncio.timeout(20):
+            assert await node.db().aq(NUMBERS | {"limit": 1}) == [0], "the threads are free again"
+        ended.set()
+    asyncio.run(main())
+    assert ended.is_set()
+
+
+def test_a_closed_node_answers_no_question_in_a_thread(open_store):
+    """What waits for a thread when the node closes would wait for ever."""
+    node = open_store()
+    fill(node, 10)
+
+    async def main():
+        db = node.db()
+        assert len(await db.aq(NUMBERS)) == 10
+        node.close()
+        with pytest.raises(store.ClosedError):
+            await db.aq(NUMBERS)
+    asyncio.run(main())
