@@ -74,11 +74,13 @@ class Gate:
 
 
 class WebProxy:
-    """A proxy of HTTP in the test's own loop, between browsers and the port of a server. Each of its faults is an attribute or a method:
+    """A proxy of HTTP in the test's own loop, between browsers and the port of a server. Each of its faults is an
+    attribute or a method:
 
-    `edits`: pairs of bytes, replaced in what browsers send, as proxies do that know no Upgrade or name another Host; `delay()`: the seconds that each
-    piece waits, so that connections overtake each other; `is_refusing`: new connections are cut. `stall(kind)` lets nothing pass any more on the
-    connections of a kind, "socket" or "request", that are open now, and tells nobody; `cut(kind)` ends them; `deaf` counts posts whose answers are cut.
+    `edits`: pairs of bytes, replaced in what browsers send, as proxies do that know no Upgrade or name another Host;
+    `delay()`: the seconds that each piece waits, so that connections overtake each other; `is_refusing`: new
+    connections are cut. `stall(kind)` lets nothing pass any more on the connections of a kind, "socket" or "request",
+    that are open now, and tells nobody; `cut(kind)` ends them; `deaf` counts posts whose answers are cut.
     """
 
     def __init__(self, port):

@@ -213,7 +213,8 @@ async def test_no_reader_of_the_shared_log_can_guess_a_code(chat, person):      
     known = itertools.chain.from_iterable(itertools.permutations(words + ["code", code], size) for size in range(1, 5))
     assert not [guessed for guessed in known if biff.hmac_of(chat, *guessed) == token["token/code"]]
     cookie = next(cookie.value for cookie in ann.browser.cookie_jar)
-    assert biff.hmac_of(chat, "code", cookie, "ann@example.com", code) == token["token/code"], "the wall is the cookie alone"
+    assert biff.hmac_of(chat, "code", cookie, "ann@example.com",
+                        code) == token["token/code"], "the wall is the cookie alone"
 
 
 async def test_nobody_uses_up_or_uses_another_browsers_code(chat, person):      # noqa: F811
@@ -268,13 +269,16 @@ async def test_nobody_keeps_anybody_from_signing_in(chat, say):      # noqa: F81
     assert eve == 22 and refusals(chat, ["198.51.100.4"]) == 0, "her own share is used up, and the owner's is not"
     network = refusals(chat, (f"2001:db8:7:{n:x}::1" for n in range(2 ** 15)))
     owner = refusals(chat, ["198.51.100.4", "2001:db8:8::1"])
-    say(f"{2 ** 15:,} networks of one /48: {2 ** 15 - network} mails, asked at most 6; the owner refused {owner} times, asked 0")
+    say(f"{2 ** 15:,} networks of one /48: {2 ** 15 - network} mails, asked at most 6; the owner refused {owner} "
+        "times, asked 0")
     assert 2 ** 15 - network <= 6 and owner == 0
 
 
 @pytest.mark.parametrize("client, is_same", [
-    ("203.0.113.7:51234", "203.0.113.7"), ("203.0.113.7:1", "203.0.113.7"), ("::ffff:203.0.113.7", "203.0.113.7"), ("[::ffff:203.0.113.7]:9", "203.0.113.7"),
-    ("[2001:db8::3]:443", "2001:db8::/64"), ("[2001:db8::3]", "2001:db8::/64"), ("2001:db8::3", "2001:db8::/64"), ("fe80::1%eth0", "fe80::/64"),
+    ("203.0.113.7:51234", "203.0.113.7"), ("203.0.113.7:1", "203.0.113.7"), ("::ffff:203.0.113.7", "203.0.113.7"),
+    ("[::ffff:203.0.113.7]:9", "203.0.113.7"),
+    ("[2001:db8::3]:443", "2001:db8::/64"), ("[2001:db8::3]", "2001:db8::/64"), ("2001:db8::3", "2001:db8::/64"),
+    ("fe80::1%eth0", "fe80::/64"),
     ("_hidden", "unknown"), ("203.0.113.7:", "unknown"), ("[2001:db8::3", "unknown"), ("1.2.3.4.5:6", "unknown")])
 def test_a_proxy_that_appends_ports_names_the_same_client(client, is_same):
     """Each connection would be a client of its own, or all would share the budget of one that cannot be read."""
@@ -283,14 +287,16 @@ def test_a_proxy_that_appends_ports_names_the_same_client(client, is_same):
 
 
 async def test_link_and_code_come_in_one_mail_and_each_uses_up_both(chat, person):      # noqa: F811
-    """Whoever reads mail on the telephone needs the code, whoever reads it beside the chat the link; nobody knows before."""
+    """Whoever reads mail on the telephone needs the code,
+    whoever reads it beside the chat the link; nobody knows before."""
     ann, bob = await person(), await person()
     assert await asked(ann) == ("/link-sent", None) and len(chat["mails"]) == 1
     token, code = ann.last_token(), ann.last_code()
     assert 'action="/auth/verify-code"' in (await ann.get("/link-sent?email=ann%40example.com")).body_text
     assert await guess(ann, code) == "/app" and await redeem(ann, token) == ("/signin", "invalid-link")
     await asked(bob, "bob@example.com", "/auth/send-code")
-    assert (await redeem(bob, bob.last_token()))[0] == "/app" and await guess(bob, bob.last_code(), "bob@example.com") == "/verify-code"
+    assert (await redeem(bob, bob.last_token()))[0] == "/app"
+    assert await guess(bob, bob.last_code(), "bob@example.com") == "/verify-code"
 
 
 async def test_a_mail_that_was_asked_for_elsewhere_still_signs_its_owner_in(chat, person):      # noqa: F811
@@ -298,7 +304,8 @@ async def test_a_mail_that_was_asked_for_elsewhere_still_signs_its_owner_in(chat
     eve, ann = await person(), await person()
     await asked(eve)
     text = chat["mails"][-1][1]
-    assert "The code works in the browser in which it was asked for, the link in any." in text and "(A browser, " in text
+    assert "The code works in the browser in which it was asked for, the link in any." in text
+    assert "(A browser, " in text
     assert await guess(ann, ann.last_code()) == "/verify-code"
     assert (await redeem(ann, ann.last_token(), email="ann@example.com"))[0] == "/app"
 
@@ -314,15 +321,19 @@ async def test_without_a_mail_server_every_page_of_signing_in_says_where_the_lin
 
 
 async def test_a_mailed_link_leads_to_where_it_was_asked_for_and_nowhere_else(chat, person):      # noqa: F811
-    """At localhost a link to 127.0.0.1 opens without the browser's cookie; a forged host would send the link to a stranger."""
+    """At localhost a link to 127.0.0.1 opens without the browser's cookie;
+    a forged host would send the link to a stranger."""
     one, port = await person(), chat["biff/port"]
 
     async def link(host):
-        await one.post("/auth/send-link", {"email": f"{uuid.uuid4()}@example.com"}, headers={"Host": host, "Origin": f"http://{host}"})
+        await one.post("/auth/send-link", {"email": f"{uuid.uuid4()}@example.com"},
+                       headers={"Host": host, "Origin": f"http://{host}"})
         return re.search(r"(http\S+)/auth/verify-link/", chat["mails"][-1][1]).group(1)
     here = f"http://127.0.0.1:{port}"
-    assert [await link(host) for host in (f"127.0.0.1:{port}", f"localhost:{port}")] == [here, f"http://localhost:{port}"]
-    assert [await link(host) for host in ("evil.example", f"evil.example:{port}", f"127.0.0.2:{port}", "127.0.0.1:1")] == [here] * 4
+    assert [await link(host) for host in (f"127.0.0.1:{port}",
+                                          f"localhost:{port}")] == [here, f"http://localhost:{port}"]
+    assert [await link(host) for host in ("evil.example", f"evil.example:{port}", f"127.0.0.2:{port}",
+                                          "127.0.0.1:1")] == [here] * 4
     chat["biff/config"]["base_url"] = here
     assert await link(f"localhost:{port}") == here
 
@@ -378,31 +389,45 @@ def test_limits_forget_after_their_window_and_count_all_or_nothing():
     assert limits.take(("a", 2, 10), ("all", 3, 60))
 
 
-@pytest.mark.parametrize("address", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com", "ann@example.com\nBcc: eve@example.com",
-                                     "ann@example.com,eve@example.com", "ann,eve@example.com", "<ann@example.com>", "ann@example.com;x@y.z",
-                                     "ann\r\n@example.com", "ann\u202e@example.com", "x" * 250 + "@example.com", '"a"@example.com',
-                                     "=?utf-8?q?ann=40evil.example=2c?=@example.com", "=?utf-8?b?YUBiLmM=?=@example.com", ".ann@example.com",
-                                     "ann.@example.com", "a..b@example.com", "x" * 65 + "@example.com", "ann@-example.com", "ann@example-.com",
-                                     "ann@exa_mple.com", "ann@" + "x" * 64 + ".com", "ann@example.123", "ann@127.0.0.1", "ann@[127.0.0.1]",
-                                     "ann@example..com", "ann@example.com.", "änn@example.com", "ann@\ud800.example", "ann@xn--a.example"])
+@pytest.mark.parametrize("address", ["", "ann", "ann@", "@example.com", "ann@example", "a b@example.com",
+                                     "ann@example.com\nBcc: eve@example.com",
+                                     "ann@example.com,eve@example.com", "ann,eve@example.com", "<ann@example.com>",
+                                     "ann@example.com;x@y.z",
+                                     "ann\r\n@example.com", "ann\u202e@example.com", "x" * 250 + "@example.com",
+                                     '"a"@example.com',
+                                     "=?utf-8?q?ann=40evil.example=2c?=@example.com",
+                                     "=?utf-8?b?YUBiLmM=?=@example.com", ".ann@example.com",
+                                     "ann.@example.com", "a..b@example.com", "x" * 65 + "@example.com",
+                                     "ann@-example.com", "ann@example-.com",
+                                     "ann@exa_mple.com", "ann@" + "x" * 64 + ".com", "ann@example.123", "ann@127.0.0.1",
+                                     "ann@[127.0.0.1]",
+                                     "ann@example..com", "ann@example.com.", "änn@example.com", "ann@\ud800.example",
+                                     "ann@xn--a.example"])
 async def test_what_is_not_one_address_gets_no_mail(chat, person, address):      # noqa: F811
-    """A line break in an address is another recipient, an encoded word another header, and others were an error of ours."""
-    assert await asked(await person(), address.encode("utf-8", "replace").decode()) == ("/signin", "invalid-email") and chat["mails"] == []
+    """A line break in an address is another recipient, an encoded word another header,
+    and others were an error of ours."""
+    assert await asked(await person(), address.encode("utf-8", "replace").decode()) == ("/signin", "invalid-email")
+    assert chat["mails"] == []
     assert biff.normalized_email(address) is None
 
 
 @pytest.mark.parametrize("typed, kept", [
-    ("Ann@Example.com", "ann@example.com"), ("o'neil+eels@example.co.uk", "o'neil+eels@example.co.uk"), ("a.b_c-d@xn--bcher-kva.example", "a.b_c-d@xn--bcher-kva.example"),
-    ("ann@bücher.example", "ann@xn--bcher-kva.example"), ("ann@BÜCHER.example", "ann@xn--bcher-kva.example"), ("ann@bu\u0308cher.example", "ann@xn--bcher-kva.example"),
+    ("Ann@Example.com", "ann@example.com"), ("o'neil+eels@example.co.uk", "o'neil+eels@example.co.uk"),
+    ("a.b_c-d@xn--bcher-kva.example", "a.b_c-d@xn--bcher-kva.example"),
+    ("ann@bücher.example", "ann@xn--bcher-kva.example"), ("ann@BÜCHER.example", "ann@xn--bcher-kva.example"),
+    ("ann@bu\u0308cher.example", "ann@xn--bcher-kva.example"),
     ("ann@例え。テスト", "ann@xn--r8jz45g.xn--zckzah"), ("{}@example.com", "{}@example.com")])
 def test_an_address_is_one_account_however_a_browser_spells_its_domain(typed, kept):
-    """Ann would have one account in Firefox and another one in Safari, and mail servers without SMTPUTF8 would not reach her."""
+    """Ann would have one account in Firefox and another one in Safari,
+    and mail servers without SMTPUTF8 would not reach her."""
     assert biff.normalized_email(f" {typed} ") == kept and biff.normalized_email(kept) == kept
 
 
-@pytest.mark.parametrize("address", ["=?utf-8?q?a=40b.example=2c_c?=@example.com", "ann@example.com, eve@example.com", "ann@example.com\nBcc: eve@example.com"])
+@pytest.mark.parametrize("address", ["=?utf-8?q?a=40b.example=2c_c?=@example.com", "ann@example.com, eve@example.com",
+                                     "ann@example.com\nBcc: eve@example.com"])
 async def test_a_header_that_cannot_be_built_is_an_answer_and_no_error(mail_server, address, monkeypatch):
-    """The second wall behind the address's grammar: with it gone, the header still refuses what becomes another address."""
+    """The second wall behind the address's grammar:
+    with it gone, the header still refuses what becomes another address."""
     system, mailbox = mail_server
     monkeypatch.setattr(biff.auth, "normalized_email", str)
     one = Person(system)

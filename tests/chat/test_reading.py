@@ -14,7 +14,8 @@ IN_SIGHT = """() => { const list = document.querySelector('#messages'), top = li
     return [text.textContent, text.getBoundingClientRect().top - top]; }"""
 
 
-async def test_older_messages_load_while_scrolling_and_what_is_read_stays_where_it_is(chat, person, window, say):      # noqa: F811
+async def test_older_messages_load_while_scrolling_and_what_is_read_stays_where_it_is(chat, person, window,
+                                                                                      say):  # noqa: F811
     """Nobody looks for a button at the top of a list, and a text that moves while it is read is read twice."""
     ann, channel = await same_process(chat, person, window, "ann@example.com", viewport={"width": 1280, "height": 800})
     for n in range(200):
@@ -25,9 +26,11 @@ async def test_older_messages_load_while_scrolling_and_what_is_read_stays_where_
     for count in 100, 150, 200:
         await ann.eval_on_selector("#messages", "list => { list.scrollTop = 200 }")
         text, top = await ann.evaluate(IN_SIGHT)
-        await ann.wait_for_function("count => document.querySelectorAll('#messages .message').length === count", arg=count)
+        await ann.wait_for_function("count => document.querySelectorAll('#messages .message').length === count",
+                                    arg=count)
         moves.append(abs(top - await ann.evaluate(
-            "text => [...document.querySelectorAll('.message p')].find(p => p.textContent === text).getBoundingClientRect().top"
+            "text => [...document.querySelectorAll('.message p')].find(p => p.textContent === "
+            "text).getBoundingClientRect().top"
             " - document.querySelector('#messages').getBoundingClientRect().top", text)))
     assert await ann.evaluate("document.activeElement.id") == "text"
     for width in 700, 390, 1000, 1280:
@@ -35,7 +38,8 @@ async def test_older_messages_load_while_scrolling_and_what_is_read_stays_where_
         await ann.set_viewport_size({"width": width, "height": 800})
         await ann.wait_for_timeout(100)      # the observer of sizes comes with the next frame
         assert (await ann.evaluate(IN_SIGHT))[0] == text, f"at {width} px another text is in sight"
-    say(f"moved by {max(moves):.1f} px at most while 150 older messages came above; asked 0; the same text in sight after 4 changes of width")
+    say(f"moved by {max(moves):.1f} px at most while 150 older messages came above; asked 0; the same text in sight "
+        "after 4 changes of width")
     assert max(moves) < 2
 
 
@@ -49,13 +53,16 @@ async def test_the_link_to_older_messages_keeps_the_focus(chat, person, window):
     for count in 100, 150:
         await ann.focus("#older a")
         await ann.keyboard.press("Enter")
-        await ann.wait_for_function("count => document.querySelectorAll('#messages .message').length >= count", arg=count)
-    await ann.wait_for_function("() => !document.querySelector('#older') || document.querySelector('#older a') === document.activeElement")
+        await ann.wait_for_function("count => document.querySelectorAll('#messages .message').length >= count",
+                                    arg=count)
+    await ann.wait_for_function("() => !document.querySelector('#older') || document.querySelector('#older a') === "
+                                "document.activeElement")
     assert await ann.evaluate("document.querySelector('#messages').contains(document.activeElement)")
 
 
-async def test_the_pill_stands_beside_the_messages_and_the_box_keeps_the_focus(chat, person, window):      # noqa: F811
-    """A pill over the last line hides what it announces; and a phone's keyboard that goes away at each Send comes back."""
+async def test_the_pill_stands_beside_the_messages_and_the_box_keeps_the_focus(chat, person, window):  # noqa: F811
+    """A pill over the last line hides what it announces;
+    and a phone's keyboard that goes away at each Send comes back."""
     ann, channel = await same_process(chat, person, window, "ann@example.com", viewport={"width": 390, "height": 844},
                                       has_touch=True)
     for n in range(60):
@@ -165,8 +172,9 @@ async def test_copied_messages_have_names_times_and_text(chat, person, window): 
     name = await ann.locator(".message b").first.text_content()
 
     async def copied(begin, end):
-        await ann.evaluate("""([begin, end]) => { const texts = document.querySelectorAll('.message p');
-            getSelection().setBaseAndExtent(texts[begin[0]].firstChild, begin[1], texts[end[0]].firstChild, end[1]); }""",
+        await ann.evaluate("""([[from, begin], [to, end]]) => {
+            const texts = [...document.querySelectorAll('.message p')].map(one => one.firstChild);
+            getSelection().setBaseAndExtent(texts[from], begin, texts[to], end); }""",
                            [begin, end])
         await ann.keyboard.press("Control+c")
         return await ann.evaluate("navigator.clipboard.readText()")
@@ -193,7 +201,7 @@ async def test_a_channel_is_printed_whole(chat, person, window):      # noqa: F8
 # ── The drawer ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_drawer_takes_the_focus_and_closes_with_escape_back_and_width(chat, person, window):      # noqa: F811
+async def test_the_drawer_takes_the_focus_and_closes_with_escape_back_and_width(chat, person, window):  # noqa: F811
     """Back left the channel, and a window that was made wider with the drawer open could not be clicked any more."""
     ann, channel = await same_process(chat, person, window, "ann@example.com", viewport={"width": 390, "height": 844})
 

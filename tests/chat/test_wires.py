@@ -1,4 +1,5 @@
-"""Bad lines, in a real Chromium: a dead one is noticed, what is sent is seen at once and arrives once, what is typed is lost to nobody."""
+"""Bad lines, in a real Chromium: a dead one is noticed, what is sent is seen at once and arrives once,
+what is typed is lost to nobody."""
 import asyncio
 import random
 import re
@@ -13,10 +14,12 @@ from gate import WebProxy
 from people import Person, chat, kept_mails, person      # noqa: F401
 from plugins import places
 from store import delete, put
-from test_browser import RECONNECTING, a_message, same_process, shots, sign_in_by_code, texts, until_live, until_texts, write
+from test_browser import (RECONNECTING, a_message, same_process, shots, sign_in_by_code, texts, until_live,
+                          until_texts, write)
 
 CUT = [*RECONNECTING, r"net::ERR_\w+", r"Failed to load resource: the server responded with a status of (4\d\d|5\d\d)"]
-CLOSED = {"pending": "() => !document.querySelector('.pending')", "failed": "() => document.querySelector('.message.failed')"}
+CLOSED = {"pending": "() => !document.querySelector('.pending')",
+          "failed": "() => document.querySelector('.message.failed')"}
 
 
 @pytest.fixture
@@ -59,11 +62,12 @@ async def test_a_line_that_is_dead_is_noticed_and_replaced(chat, proxy, person, 
         await page.clock.run_for(200)
     await until_texts(page, ["do you hear me?"])
     await until_live(page)
-    say(f"a stalled socket was noticed after 20 to 26 s of the page's clock, asked 25; the server says a word every {sockets.PING_S} s")
+    say("a stalled socket was noticed after 20 to 26 s of the page's clock, asked 25; the server says a word every "
+        f"{sockets.PING_S} s")
     assert sockets.PING_S <= 20
 
 
-async def test_ones_own_message_that_does_not_come_back_tells_of_a_dead_line(chat, proxy, person, window):      # noqa: F811
+async def test_ones_own_message_that_does_not_come_back_tells_of_a_dead_line(chat, proxy, person, window):  # noqa: F811
     """The author would see the text vanish, and write it again."""
     page, channel = await behind(proxy, chat, person, window, "ann@example.com")
     proxy.stall("socket")
@@ -78,7 +82,8 @@ async def test_ones_own_message_that_does_not_come_back_tells_of_a_dead_line(cha
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1009, 1011, 1012, 3000, 4000, 4999])
 async def test_every_other_closing_is_tried_again(chat, person, window, code):      # noqa: F811
-    """A proxy closes with whatever number it likes: a page that takes one for the last word is dead without saying so."""
+    """A proxy closes with whatever number it likes:
+    a page that takes one for the last word is dead without saying so."""
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     client, = chat["chat_clients"].sockets()
     chat["chat_clients"].close(client, code)
@@ -96,7 +101,8 @@ async def test_a_closing_for_good_without_a_word_is_told_as_final(chat, person, 
     await page.wait_for_selector("text=The server has closed this page's connection. Reload the page.")
 
 
-async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat, proxy, person, window, say):      # noqa: F811
+async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat, proxy, person, window,
+                                                                           say):  # noqa: F811
     """Behind a proxy that knows no Upgrade the page would show nothing new, for ever, and not say why."""
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
@@ -130,7 +136,9 @@ async def test_every_page_asks_for_news_where_it_gets_no_socket(chat, proxy, per
 
 async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, window):
     """An operator who set it wrong sees a chat that is silent, and looks everywhere else first."""
-    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0, "base_url": "http://chat.example"}))
+    system = await biff.start_system(eelchat.COMPONENTS,
+                                     eelchat.initial_system({"data": str(tmp_path), "port": 0,
+                                                             "base_url": "http://chat.example"}))
     system["mails"] = kept_mails(monkeypatch)
     ann = Person(system)
     ann.base = f"http://127.0.0.1:{system['biff/port']}"
@@ -140,9 +148,11 @@ async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, win
         async with WebProxy(system["biff/port"]) as proxy:
             proxy.edits = [(f"Host: 127.0.0.1:{proxy.port}".encode(), b"Host: inside")]
             page = await window(allow=CUT)
-            await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": ann.base} for cookie in ann.browser.cookie_jar])
+            await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": ann.base}
+                                            for cookie in ann.browser.cookie_jar])
             await page.goto(proxy.url + channel)
-            await page.wait_for_selector("text=takes live connections only at http://chat.example, its base URL", timeout=20_000)
+            await page.wait_for_selector("text=takes live connections only at http://chat.example, its base URL",
+                                         timeout=20_000)
             await write(page, "all the same")
             await until_texts(page, ["all the same"])
             await page.wait_for_function(CLOSED["pending"])
@@ -151,7 +161,8 @@ async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, win
         await biff.stop_system(system)
 
 
-async def test_the_word_that_the_server_is_cut_off_goes_with_the_server_that_said_it(chat, person, window):      # noqa: F811
+async def test_the_word_that_the_server_is_cut_off_goes_with_the_server_that_said_it(chat, person,
+                                                                                     window):  # noqa: F811
     """After a restart nobody would take the banner down: it would warn for days of what is long over."""
     page, _ = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     await page.eval_on_selector("#waiting", "word => { word.hidden = false }")
@@ -174,20 +185,24 @@ async def test_what_is_sent_is_seen_at_once_and_becomes_sent(chat, proxy, person
     id = await pending.get_attribute("id")
     await shots(page, "pending")
     await page.wait_for_function(CLOSED["pending"])
-    assert await page.locator("#messages .message").get_attribute("id") == id == f"message-{chat['biff/node'].db().q({'find': '?m', 'where': [['?m', 'msg/text']]})[0]}"
+    stored, = chat["biff/node"].db().q({"find": "?m", "where": [["?m", "msg/text"]]})
+    assert await page.locator("#messages .message").get_attribute("id") == id == f"message-{stored}"
 
 
-async def test_what_failed_can_be_sent_again_or_deleted_in_the_order_of_writing(chat, proxy, person, window):      # noqa: F811
+async def test_what_failed_can_be_sent_again_or_deleted_in_the_order_of_writing(chat, proxy, person,
+                                                                                window):  # noqa: F811
     """Three messages that could not be sent came back as three, two, one, joined to what was being typed."""
     page, channel = await behind(proxy, chat, person, window, "ann@example.com")
-    await write(page, "zero"), await page.wait_for_function("() => document.querySelector('.message') && !document.querySelector('.pending')")
+    await write(page, "zero"), await page.wait_for_function("() => document.querySelector('.message') && "
+                                                            "!document.querySelector('.pending')")
     proxy.is_refusing = True
     proxy.cut()
     for text in "one", "two", "three":
         await write(page, text)
     await page.fill("#text", "four, being typed")
     await page.wait_for_function("() => document.querySelectorAll('.message.failed').length === 3")
-    assert await texts(page) == ["zero", "one", "two", "three"] and await page.input_value("#text") == "four, being typed"
+    assert await texts(page) == ["zero", "one", "two", "three"]
+    assert await page.input_value("#text") == "four, being typed"
     await shots(page, "failed")
     await page.click(".message.failed:has-text('two') >> text=Delete")
     assert await page.evaluate("document.activeElement.id") == "text"
@@ -241,7 +256,8 @@ async def test_a_withdrawn_message_goes_if_it_was_there(chat, person):      # no
     post = uuid.uuid4()
     await ann.say(channel, "a slip", post)
     for one, left in (bob, [("a slip",)]), (ann, []):
-        assert (await one.post(f"{channel}/withdraw", {"post": str(post)}, channel, {"HX-Request": "true"})).status == 204
+        assert (await one.post(f"{channel}/withdraw", {"post": str(post)}, channel,
+                               {"HX-Request": "true"})).status == 204
         assert said(chat, channel) == left
     assert (await ann.post(f"{channel}/withdraw", {"post": "x"}, channel)).status == 422
 
@@ -273,7 +289,7 @@ async def test_a_message_that_waits_while_a_title_changes_is_stored(chat, person
     assert node.db().entity(id)["chan/title"] == "renamed for meanwhile" and said(chat, channel) == [("meanwhile",)]
 
 
-async def test_what_was_sent_is_not_back_in_the_box_after_going_elsewhere(chat, proxy, person, window):      # noqa: F811
+async def test_what_was_sent_is_not_back_in_the_box_after_going_elsewhere(chat, proxy, person, window):  # noqa: F811
     """It would be sent a second time, in good faith."""
     page, channel = await behind(proxy, chat, person, window, "ann@example.com")
     proxy.delay = lambda: 1
@@ -286,7 +302,8 @@ async def test_what_was_sent_is_not_back_in_the_box_after_going_elsewhere(chat, 
     assert await texts(page) == ["on my way out"] == [text for text, in said(chat, channel)]
 
 
-async def test_a_post_that_nobody_answers_ends_after_fifteen_seconds_with_a_sentence(chat, proxy, person, window, say):      # noqa: F811
+async def test_a_post_that_nobody_answers_ends_after_fifteen_seconds_with_a_sentence(chat, proxy, person, window,
+                                                                                     say):  # noqa: F811
     """A button that turns for minutes is a text that may be lost, and nobody says so."""
     page, channel = await behind(proxy, chat, person, window, "ann@example.com")
     begun = asyncio.get_running_loop().time()
@@ -334,7 +351,8 @@ async def test_a_text_that_is_too_long_stays_whole_and_says_so(chat, person, win
     """A browser cuts a paste at the limit in silence: the end of a letter is missing, and its author learns it last."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     await page.fill("#text", "x" * 10_005)
-    await page.wait_for_selector("text=A message has at most 10,000 characters; this one has 10,005. Nothing was cut: shorten it by 5")
+    await page.wait_for_selector("text=A message has at most 10,000 characters; this one has 10,005. Nothing was cut: "
+                                 "shorten it by 5")
     await page.press("#text", "Enter")
     assert len(await page.input_value("#text")) == 10_005 and await texts(page) == []
     await page.fill("#text", "x" * 10_000)
@@ -344,7 +362,7 @@ async def test_a_text_that_is_too_long_stays_whole_and_says_so(chat, person, win
 
 
 @pytest.mark.parametrize("letter", ["漢", "🐟"])
-async def test_ten_thousand_characters_are_ten_thousand_in_every_script(chat, person, window, letter):      # noqa: F811
+async def test_ten_thousand_characters_are_ten_thousand_in_every_script(chat, person, window, letter):  # noqa: F811
     """In Chinese the page took 10,000 and the server 7,267."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     await write(page, letter * 10_000)
@@ -370,7 +388,7 @@ async def test_what_was_written_in_a_channel_that_is_gone_is_shown_once_more(cha
     assert await bob.locator(".orphan").count() == 0
 
 
-async def test_a_session_that_ended_keeps_drafts_for_the_same_person_in_another_tab(chat, person, window):      # noqa: F811
+async def test_a_session_that_ended_keeps_drafts_for_the_same_person_in_another_tab(chat, person, window):  # noqa: F811
     """A sign-in link opens in a new tab: what was being written in the old one must be there."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     await page.fill("#text", "half a thought")
@@ -462,7 +480,8 @@ class Writer:
         return [text for text in self.written if text not in self.deleted]
 
 
-FAULTS = ["stall sockets", "stall requests", "cut sockets", "cut all", "refuse", "refuse", "slow", "deaf", "deaf", "calm"]
+FAULTS = ["stall sockets", "stall requests", "cut sockets", "cut all", "refuse", "refuse", "slow", "deaf", "deaf",
+          "calm"]
 
 
 async def trouble(proxy, dice, told):
@@ -483,7 +502,8 @@ async def trouble(proxy, dice, told):
         await asyncio.sleep(dice.uniform(0.3, 3))
 
 
-async def test_under_random_faults_each_message_arrives_once_and_in_order(chat, proxy, person, window, size, seed, say):      # noqa: F811
+async def test_under_random_faults_each_message_arrives_once_and_in_order(chat, proxy, person, window, size, seed,
+                                                                          say):  # noqa: F811
     """All of the above can be true one by one, and false together."""
     ann, channel = await behind(proxy, chat, person, window, "ann@example.com")
     bob, _ = await behind(proxy, chat, person, window, "bob@example.com", channel)
@@ -501,10 +521,12 @@ async def test_under_random_faults_each_message_arrives_once_and_in_order(chat, 
     for writer in writers:
         assert [text for text in stored if text.startswith(writer.name)] == writer.kept()
         await until_live(writer.page)
-        await writer.page.wait_for_function("last => [...document.querySelectorAll('.message p')].at(-1)?.textContent === last", arg=stored[-1])
+        await writer.page.wait_for_function("last => [...document.querySelectorAll('.message p')].at(-1)?.textContent "
+                                            "=== last", arg=stored[-1])
         shown = await texts(writer.page)
         assert shown == stored[-len(shown):] and len(shown) >= min(len(stored), places.PAGE_MESSAGES)
         assert await writer.page.input_value("#text") == "" and not await writer.page.locator(".pending").count()
     deleted = sum(len(writer.deleted) for writer in writers)
-    say(f"{count} messages of two people under {sum(told.values())} faults ({', '.join(f'{n} × {fault}' for fault, n in sorted(told.items()))}): "
-        f"{len(stored)} stored, each once and in the order of writing, {deleted} deleted and none of these stored; asked 0 lost, 0 twice, 0 out of order")
+    say(f"{count} messages of two people under {sum(told.values())} faults "
+        f"({', '.join(f'{n} × {fault}' for fault, n in sorted(told.items()))}): {len(stored)} stored, each once and in "
+        f"the order of writing, {deleted} deleted and none of these stored; asked 0 lost, 0 twice, 0 out of order")

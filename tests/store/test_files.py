@@ -29,10 +29,12 @@ def test_every_file_of_a_store_is_its_owners_alone_whatever_the_umask(tmp_path):
         node.submit_tx([store.put({"xt/id": "one"})])
         node.backup(tmp_path / "copy.db")
         found = modes(tmp_path)
-    subprocess.run([sys.executable, str(ROOT / "shell.py"), str(tmp_path / "a.db"), f".export {tmp_path / 'all.jsonl'}"], check=True,
+    subprocess.run([sys.executable, str(ROOT / "shell.py"), str(tmp_path / "a.db"),
+                    f".export {tmp_path / 'all.jsonl'}"], check=True,
                    capture_output=True)
     found |= modes(tmp_path)
-    assert {"a.db", "a.db-wal", "a.db-shm", "a.db.lock", "copy.db", "all.jsonl"} <= found.keys() and set(found.values()) == {"0o600"}
+    assert {"a.db", "a.db-wal", "a.db-shm", "a.db.lock", "copy.db", "all.jsonl"} <= found.keys()
+    assert set(found.values()) == {"0o600"}
 
 
 def test_no_lock_and_no_backup_follows_a_link(tmp_path):
@@ -44,7 +46,8 @@ def test_no_lock_and_no_backup_follows_a_link(tmp_path):
         store.open(tmp_path / "a.db")
     assert precious.read_text() == "years of work"
     (tmp_path / "copy.db").symlink_to(elsewhere)
-    with contextlib.closing(store.open(tmp_path / "b.db")) as node, pytest.raises(store.StoreError, match="exists already"):
+    with contextlib.closing(store.open(tmp_path / "b.db")) as node, pytest.raises(store.StoreError,
+                                                                                  match="exists already"):
         node.backup(tmp_path / "copy.db")
     assert not elsewhere.exists()
 

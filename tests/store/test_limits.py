@@ -86,14 +86,16 @@ def test_calls_may_call_each_other_so_deep_and_no_deeper():
                 for depth in range(store.DEPTH_MAX - 3, store.DEPTH_MAX + 3)}
         assert told[store.DEPTH_MAX - 3] and not told[store.DEPTH_MAX + 2]
         assert list(told.values()) == sorted(told.values(), reverse=True)
-        assert [node.db().entity(depth) is not None for depth in told] == list(told.values()), "an aborted one leaves nothing"
+        assert [node.db().entity(depth) is not None for depth
+                in told] == list(told.values()), "an aborted one leaves nothing"
         assert not node.submit_tx([call("for ever")]).committed
         assert node.submit_tx([put({"xt/id": "next"})]).committed
 
 
 # ── What changes its form at a bound, and must not change its meaning ────────────────────────────────────────
 
-@pytest.mark.parametrize("text", [lambda size: "x" * size, lambda size: "é" * (size // 2) + "x" * (size % 2), lambda size: b"x" * size],
+@pytest.mark.parametrize("text", [lambda size: "x" * size, lambda size: "é" * (size // 2) + "x" * (size % 2),
+                                  lambda size: b"x" * size],
                          ids=["letters of one byte", "of two", "bytes"])
 def test_a_text_is_found_joined_and_told_apart_around_the_size_where_it_is_hashed(text):
     """Without this, a text of exactly 64 bytes could be written in one form and looked for in the other."""
@@ -109,11 +111,13 @@ def test_a_text_is_found_joined_and_told_apart_around_the_size_where_it_is_hashe
                 assert db.q({"find": "?e", "in": [["?v", ...]], "where": [["?e", "v", "?v"]]}, [value, "x"]) == [size]
                 assert db.q({"find": "?e", "where": [["?e", "v", "?v"], [("==", "?v", {value})]]}) == [size]
                 assert db.q({"find": "?v", "in": ["?e"], "where": [["?e", "v", "?v"]]}, size) == [value]
-                assert sorted(db.q({"find": "?e", "where": [["?e", "v"], ("not", ["?e", "v", value])]})) == sorted({*values} - {size})
+                assert sorted(db.q({"find": "?e",
+                                    "where": [["?e", "v"], ("not", ["?e", "v", value])]})) == sorted({*values} - {size})
             assert sorted(db.q({"find": "?e", "where": [["?e", "v", "?x"], ["?e", "w", "?x"]]})) == sorted(values)
         for value in values.values():
             assert node.db().entity(value) == {"xt/id": value, "id": True}
-            assert node.db().q({"find": "?e", "where": [["?e", "v", "?t"], ["?t", "id", True]], "in": ["?t"]}, value) == [len(value if type(value) is bytes else value.encode())]
+            assert node.db().q({"find": "?e", "where": [["?e", "v", "?t"], ["?t", "id", True]], "in": ["?t"]},
+                               value) == [len(value if type(value) is bytes else value.encode())]
 
 
 @pytest.mark.parametrize("power", [61, 62, 63, 64])
@@ -125,37 +129,47 @@ def test_a_whole_number_is_found_ordered_and_compared_around_each_width(power):
         for db in node.db(), node.db(1), node.db().with_tx([put({"xt/id": "more"})]):
             for n in numbers:
                 assert db.q({"find": "?e", "in": ["?v"], "where": [["?e", "v", "?v"]]}, n) == [str(n)]
-                assert sorted(db.q({"find": "?v", "where": [["?e", "v", "?v"], [("<", "?v", n)]]})) == [m for m in numbers if m < n]
-                assert sorted(db.q({"find": "?v", "where": [["?e", "v", "?v"], [(">=", "?v", n)]]})) == [m for m in numbers if m >= n]
+                assert sorted(db.q({"find": "?v", "where": [["?e", "v", "?v"],
+                                                            [("<", "?v", n)]]})) == [m for m in numbers if m < n]
+                assert sorted(db.q({"find": "?v", "where": [["?e", "v", "?v"],
+                                                            [(">=", "?v", n)]]})) == [m for m in numbers if m >= n]
             assert db.q({"find": "?v", "where": [["?e", "v", "?v"]], "order-by": [["?v"]]}) == numbers
-            assert db.q({"find": [("min", "?v"), ("max", "?v"), ("sum", "?v")], "where": [["?e", "v", "?v"]]}) == [(numbers[0], numbers[-1], 0)]
+            assert db.q({"find": [("min", "?v"), ("max", "?v"), ("sum", "?v")],
+                         "where": [["?e", "v", "?v"]]}) == [(numbers[0], numbers[-1], 0)]
 
 
 @pytest.mark.parametrize("count", [7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 150])
 def test_any_number_of_rows_is_written_and_found(count):
-    """Rows go to SQLite by 64, by 8 and one by one, facts by 16: without this, one might be lost between two lengths."""
+    """Rows go to SQLite by 64, by 8 and one by one, facts by 16:
+    without this, one might be lost between two lengths."""
     with opened() as node:
         ids = [uuid.UUID(int=n + 1) for n in range(count)]
         node.submit_tx([put({"xt/id": id, "n": n, "next": ids[(n + 1) % count]}) for n, id in enumerate(ids)])
         node.submit_tx([put({"xt/id": "wide", "tags": list(range(count))} | {f"a{n}": n for n in range(count)})])
         db = node.db()
-        assert sorted(db.q({"find": ["?e", "?n"], "where": [["?e", "n", "?n"]]}), key=str) == sorted(((id, n) for n, id in enumerate(ids)), key=str)
-        assert sorted(db.q({"find": "?n", "in": [["?e", ...]], "where": [["?e", "n", "?n"]]}, ids)) == list(range(count))
+        assert sorted(db.q({"find": ["?e", "?n"], "where": [["?e", "n", "?n"]]}),
+                      key=str) == sorted(((id, n) for n, id in enumerate(ids)), key=str)
+        assert sorted(db.q({"find": "?n", "in": [["?e", ...]], "where": [["?e", "n", "?n"]]},
+                           ids)) == list(range(count))
         assert len(db.q({"find": ["?x", "?y"], "where": [["?x", "next", "?y"], ["?y", "next"]]})) == count
         assert sorted(db.q({"find": "?t", "where": [["wide", "tags", "?t"]]})) == list(range(count))
-        assert [db.q({"find": "?v", "where": [["wide", f"a{n}", "?v"]]}) for n in range(count)] == [[n] for n in range(count)]
+        assert [db.q({"find": "?v", "where": [["wide", f"a{n}", "?v"]]})
+                for n in range(count)] == [[n] for n in range(count)]
         assert [one["n"] for one in db.pull_many(["n"], ids)] == list(range(count))
         node.submit_tx([delete(id) for id in ids])
-        assert node.db().q({"find": "?e", "where": [["?e", "n"]]}) == [] and len(db.q({"find": "?e", "where": [["?e", "n"]]})) == count
+        assert node.db().q({"find": "?e", "where": [["?e", "n"]]}) == []
+        assert len(db.q({"find": "?e", "where": [["?e", "n"]]})) == count
         node.reindex()
         assert len(db.q({"find": "?e", "where": [["?e", "n"]]})) == count
 
 
 @pytest.mark.parametrize("count", [*around(store.BATCH_ROWS), 2 * store.BATCH_ROWS, 2 * store.BATCH_ROWS + 1])
 def test_values_that_are_read_from_documents_come_for_every_row(count):
-    """They are read by batches of rows: without this, the last row of a batch, or the first of the next, might lack them."""
+    """They are read by batches of rows: without this, the last row of a batch,
+    or the first of the next, might lack them."""
     with opened() as node:
-        node.submit_tx([put({"xt/id": n, "kind": "k", "name": f"n{n}", "tags": [n, -n - 1]} | ({"rare": n} if n % 3 else {})) for n in range(count)])
+        node.submit_tx([put({"xt/id": n, "kind": "k", "name": f"n{n}", "tags": [n, -n - 1]}
+                            | ({"rare": n} if n % 3 else {})) for n in range(count)])
         for db in node.db(), node.db(1), node.db().with_tx([put({"xt/id": "more"})]):
             named = {"find": ["?e", "?n"], "where": [["?e", "kind", "k"], ["?e", "name", "?n"]]}
             assert sorted(db.q(named)) == [(n, f"n{n}") for n in range(count)]
@@ -164,7 +178,9 @@ def test_values_that_are_read_from_documents_come_for_every_row(count):
             assert len(db.q({"find": ["?e", "?t"], "where": [["?e", "kind", "k"], ["?e", "tags", "?t"]]})) == 2 * count
             ordered = rare | {"order-by": [["?e"]]}
             whole = [(n, f"n{n}", n) for n in range(count) if n % 3]
-            assert [db.q(ordered | {"offset": n, "limit": 5}) for n in (0, len(whole) - 3, len(whole))] == [whole[n:n + 5] for n in (0, len(whole) - 3, len(whole))]
+            assert [db.q(ordered | {"offset": n, "limit": 5})
+                    for n in (0, len(whole) - 3, len(whole))] == [whole[n:n + 5]
+                                                                  for n in (0, len(whole) - 3, len(whole))]
             with db.lazy_q(rare) as rows:
                 assert sorted(rows) == whole
 
@@ -175,8 +191,10 @@ def test_a_query_may_have_any_number_of_clauses(count):
     with opened() as node:
         node.submit_tx([put({"xt/id": n, "next": n + 1, "kind": "k"}) for n in range(count + 2)])
         path = [[f"?v{n}", "next", f"?v{n + 1}"] for n in range(count)]
-        assert sorted(node.db().q({"find": ["?v0", f"?v{count}"], "where": path})) == [(0, count), (1, count + 1), (2, count + 2)]
-        assert node.db().q({"find": f"?v{count}", "in": ["?v0"], "where": [*path, [f"?v{count}", "kind", "k"]]}, 1) == [count + 1]
+        assert sorted(node.db().q({"find": ["?v0", f"?v{count}"],
+                                   "where": path})) == [(0, count), (1, count + 1), (2, count + 2)]
+        assert node.db().q({"find": f"?v{count}", "in": ["?v0"], "where": [*path, [f"?v{count}", "kind", "k"]]},
+                           1) == [count + 1]
         star = [["?e", "kind", "k"], *(["?e", "next", f"?w{n}"] for n in range(count))]
         assert len(node.db().q({"find": "?e", "where": star})) == count + 2
 
@@ -224,13 +242,17 @@ def test_answers_do_not_depend_on_what_is_kept(monkeypatch, size):
                 for n, id in enumerate(ids):
                     wanted = {"xt/id": id, "n": n, "turn": turn, "next": ids[n - 1]} if id in seen else None
                     assert db.entity(id) == wanted == db.pull(["*"], id)
-                assert sorted(db.q({"find": "?n", "where": [["?e", "n", "?n"], ["?e", "turn", turn]]})) == list(range(20 - len(seen), 20))
-                assert len(db.q({"find": ["?x", "?y"], "where": [["?x", "next", "?y"], ["?y", "n"]]})) == len(seen) - (len(seen) < 20)
+                assert sorted(db.q({"find": "?n", "where": [["?e", "n", "?n"],
+                                                            ["?e", "turn", turn]]})) == list(range(20 - len(seen), 20))
+                assert len(db.q({"find": ["?x", "?y"], "where": [["?x", "next", "?y"],
+                                                                 ["?y", "n"]]})) == len(seen) - (len(seen) < 20)
 
 
-@pytest.mark.parametrize("name, kept", [("CACHE_BYTES", lambda file: sum(size for part in (file.documents.young, file.documents._old) for _, size in part.values())),
-                                        ("IDS_CACHED", lambda file: len(file.index.numbers.young) + len(file.index.numbers._old)),
-                                        ("PLAIN_CACHED", lambda file: len(file.index.plain))])
+@pytest.mark.parametrize("name, kept",
+                         [("CACHE_BYTES", lambda file: sum(size for part in (file.documents.young, file.documents._old)
+                                                           for _, size in part.values())),
+                          ("IDS_CACHED", lambda file: len(file.index.numbers.young) + len(file.index.numbers._old)),
+                          ("PLAIN_CACHED", lambda file: len(file.index.plain))])
 def test_no_more_is_kept_than_its_bound(monkeypatch, name, kept):
     """Without this, a server that has seen everybody once would never forget them."""
     bound = 2_000 if name == "CACHE_BYTES" else 20

@@ -1,4 +1,5 @@
-"""Rules that recurse, and queries at the edge of what can be asked: each test tells of an answer that was wrong once."""
+"""Rules that recurse, and queries at the edge of what can be asked:
+each test tells of an answer that was wrong once."""
 import contextlib
 import datetime as dt
 import decimal
@@ -54,7 +55,8 @@ def test_a_rule_keeps_its_variables_from_arguments_of_the_same_names(node, form)
 
 @each_form
 def test_what_a_second_call_is_asked_comes_from_the_first(node, form):
-    """Once a call was asked about rows that another call had still to find: answers were missing, and a `not` let all through."""
+    """Once a call was asked about rows that another call had still to find:
+    answers were missing, and a `not` let all through."""
     db = tree(node)
     assert ask(db, "?o", [("above", 1, "?p"), ("above", "?o", "?p")], form) == [1, 2, 9]
     assert ask(db, ["?p", "?o"], [("above", 1, "?p"), ("above", "?p", "?o")], form) == [(2, 3)]
@@ -65,7 +67,8 @@ def test_what_a_second_call_is_asked_comes_from_the_first(node, form):
 
 def test_a_rule_may_be_fed_by_another_that_is_derived_round_by_round(node):
     """Once the inner rule was asked before the outer one had its first row."""
-    db = holding(node, *({"xt/id": n, "up": n + 1, "next": n + 10} for n in range(4)), *({"xt/id": n} for n in range(10, 16)))
+    db = holding(node, *({"xt/id": n, "up": n + 1, "next": n + 10} for n in range(4)),
+                 *({"xt/id": n} for n in range(10, 16)))
     rules = [*RULES["doubling"],
              [("far", "?x", "?y"), ["?x", "next", "?y"]],
              [("far", "?x", "?y"), ("above", "?x", "?z"), ("far", "?z", "?y")],
@@ -106,12 +109,14 @@ def test_constants_that_python_calls_equal_share_no_plan(node):
     db = holding(node, {"xt/id": "first", "at": twice[0]}, {"xt/id": "second", "at": twice[1]})
     assert [db.q({"find": "?e", "where": [["?e", "at", at]]}) for at in twice] == [["first"], ["second"]]
     for function, one, other in ((lambda at: at.hour, noon, noon.astimezone(zoneinfo.ZoneInfo("Asia/Tokyo"))),
-                                 (str, decimal.Decimal("1.0"), decimal.Decimal("1.00")), (str, 0.0, -0.0), (str, 1, True)):
+                                 (str, decimal.Decimal("1.0"), decimal.Decimal("1.00")), (str, 0.0, -0.0),
+                                 (str, 1, True)):
         found = [db.q({"find": "?h", "where": [["first", "at"], [(function, value), "?h"]]}) for value in (one, other)]
         assert found == [[function(one)], [function(other)]]
 
 
-@pytest.mark.parametrize("call", [("not",), ("nil?",), ("<",), ("=",), ("-",), ("inc", "?v", 1), ("created-before", "?e"),
+@pytest.mark.parametrize("call", [("not",), ("nil?",), ("<",), ("=",), ("-",), ("inc", "?v", 1),
+                                  ("created-before", "?e"),
                                   ("get-attr", "?e"), ("str", ("inc",)), ("get-start-valid-time",)], ids=str)
 def test_a_built_in_with_too_few_or_too_many_arguments_is_refused(node, call):
     """Once it raised what Python raises, at the first row and only if there was one."""
@@ -145,7 +150,8 @@ def test_a_query_of_a_thousand_clauses_or_a_hundred_levels_is_answered(node):
             asked(*where)
 
 
-@pytest.mark.parametrize("clause, hint", [(("?e", "v", 3), "list"), (["<", "?v", 5], "tuple"), (["?e", ":v", 3], "'v'")], ids=str)
+@pytest.mark.parametrize("clause, hint", [(("?e", "v", 3), "list"), (["<", "?v", 5], "tuple"),
+                                          (["?e", ":v", 3], "'v'")], ids=str)
 def test_the_commonest_slips_are_told_how_to_write_it(node, clause, hint):
     """Without this, a slip of brackets would be told what is wrong but not what is right."""
     with pytest.raises(store.QueryError, match=hint):
@@ -162,9 +168,11 @@ def test_a_variable_that_two_arguments_bind_joins_them(node):
 
 
 def test_a_query_with_rules_may_stand_inside_another_in_a_transaction(open_store):
-    """Once the inner query's tables could not be dropped while the outer one was read, on the connection that writes."""
+    """Once the inner query's tables could not be dropped while the outer one was read,
+    on the connection that writes."""
     rules = [[("linked", "?x", "?y"), ("linked", "?y", "?x")], [("linked", "?x", "?y"), ["?x", "up", "?y"]],
-             [("both", "?x"), ("linked", "?x", "?y"), [("q", {"find": "?c", "in": ["?b"], "where": [("linked", "?b", "?c")]}, "?y")]]]
+             [("both", "?x"), ("linked", "?x", "?y"),
+              [("q", {"find": "?c", "in": ["?b"], "where": [("linked", "?b", "?c")]}, "?y")]]]
     query, told = {"find": "?x", "where": [("both", "?x")], "rules": rules}, []
 
     def ask(ctx):

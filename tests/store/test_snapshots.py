@@ -256,7 +256,8 @@ def test_a_supposition_of_another_type_is_not_ordered_by_the_old_one(node):
 
 
 def test_a_supposition_is_asked_again_after_its_rows_were_streamed(node):
-    """Its tables went with the read transaction of the stream; every later question was told that the file is damaged."""
+    """Its tables went with the read transaction of the stream;
+    every later question was told that the file is damaged."""
     node.submit_tx([named("ann", "Ann"), named("bob", "Bob")])
     db = node.db().with_tx([named("ann", "Anna"), delete("bob")])
     for _ in range(2):
