@@ -4,6 +4,7 @@ import statistics
 from typing import NamedTuple
 
 STORE, SQL = "store", "sql"
+TITLES = {"people": "people, chain and tree"}
 SCALE = {"µs": 1, "ms": 1e3, "s": 1e6}
 
 
@@ -52,7 +53,8 @@ PEOPLE = {
     "q1": Row("DataScript q1, 2,500 rows", calls=10), "q2": Row("DataScript q2, 2,500 rows", 4, calls=10),
     "q3": Row("DataScript q3, 1,250 rows", 4, calls=10), "q4": Row("DataScript q4, 1,250 rows", 4, calls=10),
     "qpred1": Row("DataScript qpred1, 10,000 rows", calls=5), "qpred2": Row("DataScript qpred2, 10,000 rows", calls=5),
-    "walk": Row("a chain of 1,000, the call last", None, calls=10), "reach": Row("from the start of a chain of 1,000", calls=10),
+    "walk": Row("a chain of 1,000, the call last", None, calls=10),
+    "reach": Row("from the start of a chain of 1,000", calls=10),
     "ancestors": Row("all ancestors in a tree of 1,000", calls=5),
 }
 ITEMS = {                             # each call about other items, on a fresh snapshot
@@ -91,7 +93,7 @@ WHY = {
 def show(figures):
     """For each size: the store beside the SQL, with what is asked; then the peers, × the store."""
     for size, rows in figures.items():
-        title = "people, chain and tree" if size == "people" else size if not size.isdigit() else f"{int(size):,} messages"
+        title = f"{int(size):,} messages" if size.isdigit() else TITLES.get(size, size)
         print(f"\n{title:38}{'store':>12}{'SQL by hand':>14}{'×':>9}   asked")
         for name, row in ROWS.items():
             if STORE in rows.get(name, {}):

@@ -152,7 +152,8 @@ class People(_World):
         return self.people + self.chain + self.tree
 
     def arguments(self, question, count):
-        return [{"qpred2": 50_000, "reach": self.chain[0]["xt/id"], "walk": self.chain[0]["xt/id"]}.get(question)] * count
+        return [{"qpred2": 50_000, "reach": self.chain[0]["xt/id"],
+                 "walk": self.chain[0]["xt/id"]}.get(question)] * count
 
     # The true answers
 

@@ -77,7 +77,8 @@ class Side:
             self._load_people(world)
         elif hasattr(world, "items"):
             self.long = world.long
-            self.db.executemany("insert into items values (?, ?, ?, ?, ?, ?)", [tuple(one.values()) for one in world.items])
+            self.db.executemany("insert into items values (?, ?, ?, ?, ?, ?)",
+                                [tuple(one.values()) for one in world.items])
         else:
             self._load_chat(world)
         self.db.execute("commit")

@@ -100,22 +100,28 @@ async def test_each_of_the_two_walls_stands_alone(chat, person, monkeypatch, wal
     assert (await ann.post("/community", {biff.TOKEN_FIELD: "x"})).status == (200 if wall == "has_token" else 403)
 
 
-PLANTED = ["x=1 {name}={eve}; {name}={ann}", "x=1\u00a0{name}={eve}; {name}={ann}", "x=1\x85{name}={eve}; {name}={ann}", '{name}={ann}; x="{name}={eve}"',
-           'a="b; {name}={ann}; z=c"', "x=1,{name}={eve}; {name}={ann}", "{name}={ann}; \u2003{name}={eve}", "{name} ={eve};\t{name}={ann} "]
+PLANTED = ["x=1 {name}={eve}; {name}={ann}", "x=1\u00a0{name}={eve}; {name}={ann}", "x=1\x85{name}={eve}; {name}={ann}",
+           '{name}={ann}; x="{name}={eve}"',
+           'a="b; {name}={ann}; z=c"', "x=1,{name}={eve}; {name}={ann}", "{name}={ann}; \u2003{name}={eve}",
+           "{name} ={eve};\t{name}={ann} "]
 
 
 @pytest.mark.parametrize("line", PLANTED)
 async def test_a_cookie_planted_from_a_sibling_domain_is_not_read(chat, person, line):      # noqa: F811
-    """A page of a subdomain would put its visitors into the account of whoever made it, where they write what they think is theirs."""
+    """A page of a subdomain would put its visitors into the account of whoever made it,
+    where they write what they think is theirs."""
     ann, eve = await person("ann@example.com"), await person("eve@example.com")
-    values = {"name": biff.cookie_name(chat)} | {who: next(cookie.value for cookie in one.browser.cookie_jar) for who, one in [("ann", ann), ("eve", eve)]}
+    values = {"name": biff.cookie_name(chat)} | {who: next(cookie.value for cookie in one.browser.cookie_jar)
+                                                 for who, one in [("ann", ann), ("eve", eve)]}
     status, body = await page_with(chat, "/app", line.format(**values))
     assert status == 200 and b"ann@example.com" in body and b"eve@example.com" not in body
 
 
 async def test_two_cookies_of_our_name_are_none_and_the_lenient_parser_is_fooled(chat, person):      # noqa: F811
-    """Which of two is one's own cannot be known; and if aiohttp read them as the grammar does, ours would not be needed."""
-    ann, eve = [next(cookie.value for cookie in (await person(f"{name}@example.com")).browser.cookie_jar) for name in ("ann", "eve")]
+    """Which of two is one's own cannot be known; and if aiohttp read them as the grammar does,
+    ours would not be needed."""
+    ann, eve = [next(cookie.value for cookie in (await person(f"{name}@example.com")).browser.cookie_jar)
+                for name in ("ann", "eve")]
     name = biff.cookie_name(chat)
     assert (await page_with(chat, "/app", f"{name}={eve}; {name}={ann}"))[0] == 303
     assert (await page_with(chat, "/app", f"{name.upper()}={eve}; {name}={ann}"))[0] == 200
@@ -463,7 +469,8 @@ async def test_one_address_does_not_take_all_places(tmp_path, monkeypatch, say, 
         count = system["biff/places"].count
         for _, writer in held:
             writer.close()
-    say(f"60 connections of one address for 40 places: {sum(others)} of 20 others answered, asked {20 * is_there}; {count} held")
+    say(f"60 connections of one address for 40 places: {sum(others)} of 20 others answered, asked {20 * is_there}; "
+        f"{count} held")
     assert others == [is_there] * 20 and count <= 40
 
 
@@ -513,7 +520,8 @@ async def test_a_head_as_large_as_its_lines_may_be_is_refused_in_a_sentence(chat
     lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 8_000) for n in range(6))
     answer = await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\n" + lines)
     assert b" 431 " in answer.split(b"\r\n")[0] and answer.endswith(b"The head of a request has at most 32 KB.\n")
-    assert b" 200 " in (await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines[:24_000].rpartition(b"X-")[0]
+    assert b" 200 " in (await raw(chat, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                                  + lines[:24_000].rpartition(b"X-")[0]
                                   + b"\r\n")).split(b"\r\n")[0]
 
 

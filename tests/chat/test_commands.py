@@ -118,7 +118,9 @@ async def test_a_mistaken_command_is_told_to_its_author_and_not_posted(chat, ann
 
 async def test_unsubscribing_from_what_is_not_subscribed_says_so(ann):
     """An address with one wrong letter was answered as if it were done."""
-    assert (await ann.command("/unsubscribe http://a.example/"))[-1] == "This channel is not subscribed to http://a.example/"
+    assert (
+        await ann.command("/unsubscribe http://a.example/"))[
+            -1] == "This channel is not subscribed to http://a.example/"
 
 
 async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, ann, person):      # noqa: F811
@@ -133,7 +135,8 @@ async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, 
 
 
 @pytest.mark.parametrize("url, sentence", [
-    ("http://127.0.0.1/", "There is no public address of that name."), ("http://[::1]/feed", "There is no public address of that name."),
+    ("http://127.0.0.1/", "There is no public address of that name."),
+    ("http://[::1]/feed", "There is no public address of that name."),
     ("http://inside.example/", "There is no public address of that name."),
     ("http://169.254.169.254/latest/meta-data/", "There is no public address of that name."),
     ("http://2130706433/", "There is no public address of that name."),
@@ -158,7 +161,8 @@ async def test_the_chat_as_it_runs_has_the_door_to_the_public_internet_and_no_se
     for url in host.url, "http://127.0.0.1/", "http://localhost:80/":
         assert (await ann.say(channel, f"/subscribe {url}")).status == 204
     answers = [text for text in texts((await ann.get(channel)).body_text) if not text.startswith("/")]
-    assert answers == ["Only the usual ports, 80 and 443, are asked.", *["There is no public address of that name."] * 2]
+    assert answers == ["Only the usual ports, 80 and 443, are asked.",
+                       *["There is no public address of that name."] * 2]
     assert host.asked == []
     assert not [name for name in biff.SETTINGS if re.search("door|feed|allow|private|address", name)]
 

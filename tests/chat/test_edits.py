@@ -1,4 +1,5 @@
-"""Edits: one's own messages can be mended and taken back, everybody's page follows, and the past is not for everybody."""
+"""Edits: one's own messages can be mended and taken back, everybody's page follows,
+and the past is not for everybody."""
 import asyncio
 import html
 import re
@@ -60,7 +61,8 @@ async def test_a_text_that_is_the_same_is_no_edit(chat, three):      # noqa: F81
 async def test_an_edit_and_a_deletion_reach_open_pages_and_those_that_come_back(three):
     """A page that keeps the old words says something that nobody says any more."""
     ann, bob, _, channel, message = three
-    open_page, cursor = await ann.listen(channel), re.search(r'id="cursor" value="(\d+)"', (await ann.get(channel)).body_text)[1]
+    open_page, cursor = await ann.listen(channel), re.search(r'id="cursor" value="(\d+)"',
+                                                             (await ann.get(channel)).body_text)[1]
     await edit(bob, message, "first")
     frame = await open_page.receive_str(timeout=5)
     assert texts(frame) == ["first"] and "outerMorph" in frame and 'class="edited"' in frame
@@ -113,7 +115,7 @@ async def test_a_message_is_edited_only_where_it_stands(three):
     assert (await bob.get(message)).status == 200
 
 
-async def test_a_right_that_ends_while_an_edit_is_under_way_does_not_count(chat, three, monkeypatch):      # noqa: F811
+async def test_a_right_that_ends_while_an_edit_is_under_way_does_not_count(chat, three, monkeypatch):  # noqa: F811
     """Whoever was put out could still change what they had said."""
     _, bob, _, channel, message = three
     node = chat["biff/node"]
@@ -160,7 +162,8 @@ async def test_arrow_up_edits_the_last_message_and_escape_leaves(server, window)
     await until_texts(ann, ["one", "tow"])
     await ann.wait_for_function("() => !document.querySelector('.pending')")
     await ann.press("#text", "ArrowUp")
-    await ann.wait_for_function("() => document.activeElement.id === 'edit-text' && document.activeElement.value === 'tow'")
+    await ann.wait_for_function("() => document.activeElement.id === 'edit-text' && document.activeElement.value === "
+                                "'tow'")
     await ann.press("#edit-text", "Escape")
     await ann.wait_for_function("() => document.activeElement.id === 'text'")
     await ann.press("#text", "ArrowUp")

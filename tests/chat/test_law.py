@@ -97,7 +97,8 @@ def of_member(page, mem_id, what):
     """The names, or the faces, of a member's messages."""
     for message in page.all():
         if message.tag == "article" and message.attributes.get("data-mem") == mem_id:
-            yield message.find(lambda one: one.tag == "b" if what == "header b" else "face" in one.attributes.get("class", ""))
+            yield message.find(lambda one: one.tag == "b" if what == "header b"
+                               else "face" in one.attributes.get("class", ""))
 
 
 def apply(page, frame):

@@ -14,7 +14,8 @@ async def choose(one, name, **fields):
 
 
 def authors(page):
-    return [html.unescape(name) for name in re.findall(r"<b dir=\"auto\" hx-ignore data-disable-scripting>([^<]*)</b> <time", page)]
+    return [html.unescape(name)
+            for name in re.findall(r"<b dir=\"auto\" hx-ignore data-disable-scripting>([^<]*)</b> <time", page)]
 
 
 async def test_a_name_stands_beside_old_messages_and_new_ones(chat, person):      # noqa: F811
@@ -39,7 +40,8 @@ async def test_a_new_name_reaches_open_pages_of_everybody(chat, person):      # 
     await choose(ann, "Ann & Co")
     frame = await socket.receive_str(timeout=5)
     mem = re.search(r'data-mem="([\w-]+)">\n<header', (await bob.get(channel)).body_text)[1]
-    assert f"""innerHTML:.message[data-mem='{mem}'] header b">Ann &amp; Co</b>""" in frame and f"""'{mem}'] .face">AC</i>""" in frame
+    assert f"""innerHTML:.message[data-mem='{mem}'] header b">Ann &amp; Co</b>""" in frame
+    assert f"""'{mem}'] .face">AC</i>""" in frame
     await socket.close()
 
 
@@ -69,7 +71,8 @@ def test_names_with_one_key_look_alike():
     """A comparison of letters alone lets through what eyes cannot tell apart."""
     assert names.key_of("Ann Lee") == names.key_of("ann.lee") == names.key_of("\uff21nn L\u00e9e")
     assert names.key_of("B0b1") == names.key_of("bobI") and names.key_of("Ann") != names.key_of("Anna")
-    assert [names.initials_of(name) for name in ("ann", "Ann de Lee", "\u674e \u660e", "...")] == ["A", "AL", "\u674e\u660e", "."]
+    assert [names.initials_of(name) for name in ("ann", "Ann de Lee", "\u674e \u660e",
+                                                 "...")] == ["A", "AL", "\u674e\u660e", "."]
 
 
 async def test_the_address_of_a_person_is_on_no_page_of_others(chat, person):      # noqa: F811
@@ -88,9 +91,11 @@ async def test_a_name_is_asked_for_until_there_is_one(chat, person):      # noqa
     """A stranger among strangers: nobody would think of looking for it in the foot of the page."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
-    assert 'id="welcome-name"' in (await ann.get("/app")).body_text and "Choose a name" in (await ann.get(channel)).body_text
+    assert 'id="welcome-name"' in (await ann.get("/app")).body_text
+    assert "Choose a name" in (await ann.get(channel)).body_text
     await choose(ann, "Ann")
-    assert 'id="welcome-name"' not in (await ann.get("/app")).body_text and "to others." not in (await ann.get(channel)).body_text
+    assert 'id="welcome-name"' not in (await ann.get("/app")).body_text
+    assert "to others." not in (await ann.get(channel)).body_text
 
 
 async def test_three_hundred_names_are_text(chat, person, payloads, say):      # noqa: F811

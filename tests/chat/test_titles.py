@@ -11,7 +11,8 @@ async def test_a_community_is_named_when_it_is_made_and_opens_in_its_general_cha
     ann = await person("ann@example.com")
     page = await ann.post("/community", {"title": "  Eels & <b>\nfriends "}, "/app")
     assert re.fullmatch(r"/community/[\w-]+/channel/[\w-]+", page.url.path)
-    community, channel = (chat["biff/node"].db().entity(id_of(path)) for path in (page.url.path.partition("/channel")[0], page.url.path))
+    community, channel = (chat["biff/node"].db().entity(id_of(path))
+                          for path in (page.url.path.partition("/channel")[0], page.url.path))
     assert community["comm/title"] == "Eels & <b> friends" and channel["chan/title"] == "general"
     assert "Eels &amp; &lt;b&gt; friends" in page.body_text
 
@@ -23,7 +24,8 @@ async def test_admins_rename_and_others_do_not(chat, person):      # noqa: F811
     await bob.post(f"{community}/join", page=community)
     for path in community, channel:
         assert (await bob.post(f"{path}/title", {"title": "mine"}, channel)).status == 403
-        assert (await ann.post(f"{path}/title", {"title": f"Named {path[-4:]}", "topic": "What  it is\nabout"}, channel)).url.path == path
+        assert (await ann.post(f"{path}/title", {"title": f"Named {path[-4:]}", "topic": "What  it is\nabout"},
+                               channel)).url.path == path
     db = chat["biff/node"].db()
     assert db.entity(id_of(community))["comm/title"] == f"Named {community[-4:]}"
     assert db.entity(id_of(channel))["chan/topic"] == "What it is about"
@@ -40,14 +42,15 @@ async def test_a_title_has_one_to_sixty_characters(chat, person):      # noqa: F
     assert (await ann.post(f"{channel}/title", {"title": "x" * 60}, channel)).status == 200
 
 
-async def test_a_new_title_reaches_the_pages_of_channel_community_and_members_elsewhere(chat, person):      # noqa: F811
+async def test_a_new_title_reaches_the_pages_of_channel_community_and_members_elsewhere(chat, person):  # noqa: F811
     """A sidebar that keeps the old title sends people to a place that nobody calls so any more."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
     await bob.post(f"{community}/join", page=community)
     pages, tx_id = {}, chat["biff/node"].db().tx_id
     for name, path in ("channel", channel), ("community", community), ("app", ""):
-        pages[name] = await bob.browser.ws_connect(f"{bob.base}{path}/connect?after={tx_id}", headers={"Origin": bob.base})
+        pages[name] = await bob.browser.ws_connect(f"{bob.base}{path}/connect?after={tx_id}",
+                                                   headers={"Origin": bob.base})
     await ann.post(f"{community}/title", {"title": "Eels & friends"}, channel)
     for name, socket in pages.items():
         said, live = "", 'id="communities"' if name == "app" else 'id="here"'

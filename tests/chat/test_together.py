@@ -110,8 +110,8 @@ async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serv
         said = await texts(bob)
         await until_texts(ann, said)
         assert sorted(said) == ["before", "kept in her list", "there again"]
-    say(f"PostgreSQL away: both pages said so, the text was said to wait after {told:.1f} s (asked 5), and went out once "
-        "when it was back")
+    say(f"PostgreSQL away: both pages said so, the text was said to wait after {told:.1f} s (asked 5), and went out "
+        "once when it was back")
 
 
 # ── Without ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -131,7 +131,8 @@ async def test_every_page_asks_for_news_where_it_gets_no_socket(chat, proxy, per
         await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
         document = node.db().entity(uuid.UUID(community.rpartition("/")[2]))
         await node.submit([put(document | {"comm/title": f"seen on {path}"})])
-        await page.wait_for_selector(f"#main :text('seen on {path}'), #switcher :text('seen on {path}')", state="attached")
+        await page.wait_for_selector(f"#main :text('seen on {path}'), #switcher :text('seen on {path}')",
+                                     state="attached")
 
 
 async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, window):
@@ -333,7 +334,8 @@ async def test_who_writes_fast_waits_and_loses_nothing(chat, person, window):   
 
 
 async def test_a_mistaken_command_stays_with_its_author_who_can_delete_it(chat, person, window):      # noqa: F811
-    """The channel need not see it, and its author must not lose a long address that has one letter too many before it."""
+    """The channel need not see it, and its author must not lose a long address
+    that has one letter too many before it."""
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     await write(page, "/Subscribe https://a.example/feed")
     await page.wait_for_selector(".message.failed >> text=Write it exactly so: /subscribe URL")

@@ -190,11 +190,14 @@ def test_arguments_bind_scalars_collections_tuples_and_relations(node):
 
 
 def test_the_parts_of_an_argument_are_found_the_second_time_too(node):
-    """The short way, which a query takes once it is known, forgot an argument that is a part of a tuple: nothing was found."""
+    """The short way, which a query takes once it is known,
+    forgot an argument that is a part of a tuple: nothing was found."""
     db = people(node)
     for find, rest in ("?n", {}), ("?n", {"limit": 3}), (("pull", "?e", ["name"]), {}):
-        for binding, arg in (["?e", "?x"], (BOB, 5)), (["?x", "?e"], (ANN, BOB)), ([["?e", "?x"]], [(BOB, 5)]), ("?e", BOB):
-            asked = [db.q({"find": find, "in": [binding], "where": [["?e", "name", "?n"]]} | rest, arg) for _ in range(3)]
+        for binding, arg in (["?e", "?x"], (BOB, 5)), (["?x", "?e"],
+                                                       (ANN, BOB)), ([["?e", "?x"]], [(BOB, 5)]), ("?e", BOB):
+            asked = [db.q({"find": find, "in": [binding], "where": [["?e", "name", "?n"]]} | rest, arg)
+                     for _ in range(3)]
             assert asked == [["Bob"] if find == "?n" else [{"name": "Bob"}]] * 3, (binding, find)
     named = {"find": "?e", "in": [["?n", "?x"]], "where": [["?e", "name", "?n"]]}
     assert [db.q(named, ("Bob", 1)) for _ in range(3)] == [[BOB]] * 3
