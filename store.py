@@ -38,6 +38,7 @@ import copy
 import dataclasses
 import datetime as dt
 import decimal
+import difflib
 import enum
 import fcntl
 import functools
@@ -829,6 +830,7 @@ class Node:
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
         self._clock = self._given_clock or (lambda: time.time_ns() // 1000)
         self._plans = _PlanCache()
+        self._told: set[str] = set()          # what queries ask in vain, as far as it was logged
         self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None      # of `aq`
@@ -3161,7 +3163,18 @@ class Db:
     def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
         """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
-        Without order, limit or offset no answer comes twice and their order means nothing.
+            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); a list of them
+             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection; ["?x", "?y"] one
+                                                      tuple; [["?x", "?y"]] each of a relation
+             "where": [["?m", "msg/channel", "?channel"],           entity, attribute, value; "_" is any, {1, 2} either
+                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],         a test; a call, and what its result binds
+                       ("not", [...]), ("or", [...], ("and", [...], [...])), ("not-join", ["?x"], [...]),
+                       ("or-join", ["?x"], [...], [...]), ("rule", "?x")],
+             "rules": [[("rule", "?a"), [...], ...], ...],          several with one name: one of them must hold
+             "order-by": [["?name", "desc"]], "limit": 50, "offset": 0, "keys": ["name", "count"], "timeout": 30_000}
+
+        Without order, limit or offset no answer comes twice and their order means nothing. A variable that stands twice
+        joins by value and type: 1 is not 1.0. `=`, `<` and their like, order and aggregates take numbers as numbers.
         Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it takes
         longer than its "timeout" (ms, default 30,000).
         Source: XTDB 1.x, q.
@@ -3700,7 +3713,7 @@ class _Not(_Clause):
 
 
 class _Or(_Clause):
-    """Branches of which one must hold. The terms are what an or-join, or a rule that became an `or`, wants bound before."""
+    """Branches of which one must hold. The terms are what must be bound before."""
     branches = property(lambda self: self.inside)
     needs = property(lambda self: _term_vars(self.terms))
 
@@ -3940,7 +3953,8 @@ def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
 def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
     head = term[0]
     if not (type(head) is str or callable(head)):
-        raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or aggregate.")
+        raise QueryError(f"find: {_short(term)} begins with {_short(head)}; wanted the name of a function or "
+                         "aggregate.")
     if type(head) is not str or head in functions or _is_var(head) or head in ("if", "aggregate"):
         return
     if head not in FUNCTIONS and head not in AGGREGATES:
@@ -3969,7 +3983,8 @@ def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, b
     part = list(part) if type(part) is list else [part]
     target, direction = part[0] if part else None, part[1] if len(part) > 1 else "asc"
     if len(part) not in (1, 2) or direction not in ("asc", "desc"):
-        raise QueryError(f"order-by: {_short(part)}; wanted [element of find] or [element of find, \"asc\" or \"desc\"].")
+        raise QueryError(f"order-by: {_short(part)}; wanted [element of find] or [element of find, \"asc\" or "
+                         "\"desc\"].")
     if type(target) is tuple and len(target) == 2 and target[0] == "created" and _is_var(target[1]):
         return target[1], direction == "desc"
     for index, element in enumerate(find):
@@ -4091,8 +4106,8 @@ class _ClauseParser:
         e, a = clause[0], clause[1]
         if type(a) is not str or _is_var(a) or a == "_":
             hint = f" A call is a tuple: [({_short(e)}, …)]." if type(e) is str and e in FUNCTIONS else ""
-            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is no "
-                             f"variable.{hint}")
+            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is "
+                             f"no variable.{hint}")
         if a[0:1] == ":":
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; attributes are plain "
                              f"strings: {_short(a[1:])}.")
@@ -4162,7 +4177,8 @@ class _ClauseParser:
         name, *args = clause
         if name not in self._heads:
             if len(clause) in (2, 3) and (_is_var(name) or name == "_"):
-                raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, value].")
+                raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, "
+                                 "value].")
             known = ", ".join(sorted(map(str, self._heads))) or "none"
             raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. "
                              f"Defined: {known}.")
@@ -4181,8 +4197,8 @@ def _term(term: Any, clause: Any) -> Any:
     if type(term) in (set, frozenset):
         return _AnyOf(tuple(term))
     if type(term) is list or term is ...:
-        raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of them, "
-                         "or a variable.")
+        raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of "
+                         "them, or a variable.")
     return _Const(term)
 
 
@@ -4198,8 +4214,8 @@ def _join_vars(clause: tuple) -> tuple[set, set]:
     return set(required), set(required) | set(free)
 
 
-_LEAST_ARGUMENTS = dict.fromkeys(("=", "==", "!=", "not=", "identical?", "<", "<=", ">", ">=", "-", "/", "min", "max"), 1)
-#                                     of built-ins whose signature would take none
+_TAKE_ONE = frozenset(("=", "==", "!=", "not=", "identical?", "<", "<=", ">", ">=", "-", "/", "min", "max"))
+#           These built-ins need an argument, although their signature would take none.
 _ARITIES: dict[str, tuple[float, float]] = {
     "created-before": (2, 2), "created-after": (2, 2), "get-attr": (2, 3), "get-start-valid-time": (1, 1),
     "get-end-valid-time": (1, 2), "float": (1, 1), "double": (1, 1), "int": (1, 1), "long": (1, 1), "set": (1, 1)}
@@ -4226,7 +4242,7 @@ def _arity(head: str) -> tuple[float, float]:
         return 0, math.inf
     least = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
     most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
-    return max(least, _LEAST_ARGUMENTS.get(head, 0)), most
+    return max(least, head in _TAKE_ONE), most
 
 
 # What a query asks for must be bound by something.
@@ -4267,8 +4283,8 @@ def _check_or(clause: _Or, outside: set[str]) -> None:
     fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
     if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
         odd = min(differing[0])
-        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what the "
-                         "others bind, or use \"or-join\".")
+        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what "
+                         "the others bind, or use \"or-join\".")
     for branch in clause.branches:
         _check_clauses(branch, outside.union(clause.needs))
 
@@ -4341,7 +4357,7 @@ class _PlanCache:
 
 
 def _exact_key(data: Any, depth: int = 0) -> Any:
-    """The key of data that marshal does not know. Values that Python calls equal have one key only if they are the same."""
+    """The key of data that marshal does not know. Equal values have one key only if nothing tells them apart."""
     kind = type(data)
     if depth > NESTED_MAX:
         raise QueryError(f"The query is nested more than {NESTED_MAX} deep, around {_short(data)}.")
@@ -4381,19 +4397,19 @@ class _Held:
 # Each triple is one `facts`. An `or` that binds and a call of a recursive rule begin a stage: the rows so far become a
 # materialized table that each branch joins. No name and no value is in the text: all are bound when it runs.
 #
-# Without order, limit and aggregates an answer is a set, and variables that nothing asks for later are dropped on the way.
-# Otherwise it is a bag, one row a binding of all variables; rows that go through a stage are then numbered, so that
-# equal rows stay as many as they were.
+# Without order, limit and aggregates an answer is a set, and variables that nothing asks for later are dropped on the
+# way. Otherwise it is a bag, one row a binding of all variables; rows that go through a stage are then numbered, so
+# that equal rows stay as many as they were.
 #
-# Three parts make a plan: `_Joiner` orders and joins clauses, `_Rules` makes tables of recursive rules, `_Shaper` decides
-# what SQL brings of the answer and what is left to Python.
+# Three parts make a plan: `_Joiner` orders and joins clauses, `_Rules` makes tables of recursive rules, `_Shaper`
+# decides what SQL brings of the answer and what is left to Python.
 
 
 class _Block:
     """A SELECT in the making: its tables and conditions, and the expression that each bound variable has in it.
 
-    `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version shares
-    them, so that the next clause about this entity need not ask again what is visible.
+    `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version
+    shares them, so that the next clause about this entity need not ask again what is visible.
     `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
     `first` is the alias of the first table and the place of its condition of visibility, if that table is `facts`.
     """
@@ -4437,7 +4453,7 @@ class _In(_Clause):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Range(_Clause):
-    """Comparisons of one variable with what is known before the query runs: an index is searched with the tightest bounds."""
+    """Comparisons of one variable with what is known before: an index is searched between the tightest bounds."""
     tests: tuple = ()                 # of (operator, what gives the value)
     needs = property(lambda self: self.terms)
 
@@ -4460,7 +4476,7 @@ def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> li
 
 
 def _tests_of(clause: _Test, scalars: Mapping[str, tuple]) -> list[tuple] | None:
-    """(variable, operator, what is known) of each comparison in a call; None if one of them is of something else."""
+    """(variable, operator, what is known) of each comparison in a call; None if it also compares other things."""
     tests = []
     for one, other in zip(clause.call.args, clause.call.args[1:]):
         operator = clause.call.head
@@ -4474,7 +4490,7 @@ def _tests_of(clause: _Test, scalars: Mapping[str, tuple]) -> list[tuple] | None
 
 
 def _scalars(ins: Iterable[_Binding]) -> tuple[dict[str, tuple], list[tuple[str, str]]]:
-    """What gives the value of each variable of a scalar or tuple argument, and names for those that two arguments bind."""
+    """What gives the value of each variable of a scalar or tuple argument; other names for what a second one binds."""
     scalars: dict[str, tuple] = {}
     twice = []
     for place, binding in enumerate(ins):
@@ -4548,7 +4564,7 @@ def _binder(spec: tuple, file: _File) -> Callable:
 
 
 class _Quick(NamedTuple):
-    """For plans that need no run (`user_by_email`, `channel` in bench/store.py): one statement, and one step after it."""
+    """For plans that need no run (`user_by_email` in bench/store.py): one statement, and one step after it."""
     sql: str
     constants: list                   # its parameters from the fifth on, as far as they are always the same
     arguments: tuple                  # (place of a parameter, place of the argument that it is) for each of the others
@@ -4586,7 +4602,8 @@ class _Total(NamedTuple):
         if self.head in ("min", "max") and self.kinds not in _SORTABLE:
             marks = [f"{x} < 0", f"{x} >= x'03' and {x} < x'04'", f"{x} >= x'04' and {x} < x'05'"]
             return [f"{self.head}({x}) filter (where {mark})" for mark in marks]
-        return [{"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}.get(self.head, f"{self.head}({x})")]
+        made = {"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}
+        return [made.get(self.head, f"{self.head}({x})")]
 
     def is_nothing(self, row: tuple, place: int) -> bool:
         """Whether a group has no rows."""
@@ -4631,7 +4648,8 @@ class _Plan(NamedTuple):
     repeats: bool                     # SQL may bring a row twice where none should be
     is_grouped: bool                  # find has aggregates
     is_ordered: bool                  # SQL has ordered the rows
-    totals: tuple                     # where SQL makes the groups: (place of the first column, `_Total`) of each element
+    totals: tuple                     # where SQL makes the groups: (first column, `_Total`) of each element of find
+    doubts: tuple                     # what in the query can find nothing, as sentences
     spare: _Statement | None          # instead of `main`, where a sum goes beyond SQLite's numbers
     notes: list                       # the clauses in their order
 
@@ -4639,7 +4657,7 @@ class _Plan(NamedTuple):
 class _Inputs(NamedTuple):
     """What a plan depends on of the arguments."""
     sets: frozenset                   # the parameters of arguments that are sets, in which a test of equality looks
-    sizes: tuple                      # (variable in a range, or place of a long argument, its rows as far as they were counted)
+    sizes: tuple                      # (variable in a range or place of a long argument, its rows as far as counted)
 
 
 _NO_INPUTS = _Inputs(frozenset(), ())
@@ -4701,7 +4719,7 @@ def _measured(reader: _Reader, a: int, puts: int) -> tuple[float, float]:
     return live, max(values, 1)
 
 
-# Costs are rows made of one row so far. Filters come first, whatever they cost, since they make all that follows cheaper.
+# Costs are rows made of one row so far. Filters come first, since they make all that follows cheaper.
 
 _FILTERS = 0
 _PROBE = 0.4                          # entity and value are known: it mostly drops rows, but has to look
@@ -4727,7 +4745,7 @@ class _Joiner:
         self.text = text or _Text(shared.file)
 
     def inside_rule(self) -> _Joiner:
-        """For the clauses of a rule in the same statement: it has no part in the query's arguments, and its rows are a set."""
+        """For the clauses of a rule in the same statement: it sees no argument of the query, and its rows are a set."""
         return _Joiner(self.shared, self.before, text=self.text)
 
     def expr(self, term: Any, block: _Block) -> str:
@@ -4742,7 +4760,8 @@ class _Joiner:
 
     # Order
 
-    def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str], first: _Clause | None = None) -> _Block:
+    def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str],
+             first: _Clause | None = None) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
         todo = _with_ranges(clauses, self.scalars)
         while todo:
@@ -4765,8 +4784,8 @@ class _Joiner:
             if least == _FILTERS:
                 break
         if best is None:
-            raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that can "
-                             "come before it.")
+            raise QueryError(f"{_short(todo[0].source)} cannot be answered: what it needs is bound by no clause that "
+                             "can come before it.")
         return best
 
     def _cost(self, clause: Any, block: _Block, todo: Iterable[_Clause]) -> float:
@@ -4855,7 +4874,7 @@ class _Joiner:
         return block
 
     def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> _Block:
-        """A triple on a supposed snapshot: from the file if the entity is untouched, else from the touched ones' rows."""
+        """A triple on a supposed snapshot: from the file, or for a touched entity from the rows of these."""
         r, g = f"{f}r", f"{f}g"
         stored, touched = _Block((), block.bound), _Block((), block.bound)
         for part, alias in (stored, f), (touched, g):
@@ -4977,7 +4996,7 @@ class _Joiner:
 
 
 def _is_simple(clauses: Iterable[_Clause]) -> bool:
-    """Whether clauses fit inside one SELECT: no rule, no `or` that binds, not too many, not too deep for SQLite's parser."""
+    """Whether clauses fit inside one SELECT: no rule, no `or` that binds, and no more than SQLite's parser takes."""
     every = list(_every(clauses))
     return len(every) <= STAGE_TABLES and all(
         len(around) <= NESTED_SELECTS and type(clause) is not _RuleCall and not (type(clause) is _Or and clause.binds)
@@ -5076,7 +5095,7 @@ class _Rules:
     # Recursive tables
 
     def _linear(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str | None:
-        """A rule that calls itself at most once in each definition as a recursive table, grown from its seeds, or None."""
+        """The table of a rule that calls itself at most once in each definition; None for others."""
         definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[name]]
         split = [self._split(clauses, name) for _, clauses in definitions]
         loops = [(head, one[0], one[1]) for (head, _), one in zip(definitions, split) if one and one[0]]
@@ -5087,16 +5106,20 @@ class _Rules:
         if (kept or not bound) and _calls_required(self._rules[name]) <= set(kept):
             return self._grown(joiner, len(definitions[0][0]), bases, loops, bound, kept, seeds)
         free = [i for i in range(len(definitions[0][0])) if i not in bound]
-        is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest) for head, call, rest in loops for i in free)
-        is_found = all({var for part in rest for var in part.needs}.union(call.args[i] for i in bound if _is_var(call.args[i]))
+        is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
+                      for head, call, rest in loops for i in free)
+        is_found = all(_needed_by(rest).union(call.args[i] for i in bound if _is_var(call.args[i]))
                        <= _reached(rest, {head[i] for i in bound}) for head, call, rest in loops)
-        return self._walked(joiner, bases, loops, bound, len(definitions[0][0]), seeds) if is_last and is_found else None
+        if not (is_last and is_found):
+            return None
+        return self._walked(joiner, bases, loops, bound, len(definitions[0][0]), seeds)
 
     def _split(self, clauses: tuple[_Clause, ...], name: str) -> tuple[_RuleCall | None, tuple] | None:
         """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
         calls = [c for c in clauses if type(c) is _RuleCall]
         rest = tuple(c for c in clauses if type(c) is not _RuleCall)
-        if len(calls) > 1 or any(call.name != name for call in calls) or len(self._groups[name]) > 1 or not _is_simple(rest):
+        if len(calls) > 1 or any(call.name != name for call in calls) or len(self._groups[name]) > 1 \
+                or not _is_simple(rest):
             return None
         if calls and not all(_is_var(arg) or type(arg) is _Const for arg in calls[0].args):
             return None
@@ -5104,9 +5127,9 @@ class _Rules:
 
     def _grown(self, joiner: _Joiner, width: int, bases: list[tuple], loops: list[tuple], bound: list[int],
                kept: list[int], seeds: str) -> str:
-        """Arguments that every call hands on unchanged restrict where it begins; each turn adds what follows from one row."""
+        """A recursive table. Arguments that every call hands on unchanged restrict where it begins."""
         table, x, inner = self._shared.name("g"), self._shared.name("x"), joiner.inside_rule()
-        selects = [] if bases else [_nothing(width)]
+        selects = []
         for head, clauses in bases:
             block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
             block = inner.join(block, clauses, head)
@@ -5121,7 +5144,7 @@ class _Rules:
 
     def _walked(self, joiner: _Joiner, bases: list[tuple], loops: list[tuple], bound: list[int], width: int,
                 seeds: str) -> str:
-        """For a call that comes last (`walk` in bench/store.py): first where it leads from each seed, then what holds there."""
+        """For a call that comes last (`walk` in bench/store.py): where each seed leads, then what holds there."""
         path, x, inner = self._shared.name("t"), self._shared.name("x"), joiner.inside_rule()
         starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
         selects = [f"select {', '.join(_numbered('c', len(bound)) * 2)} from {seeds}"]
@@ -5130,7 +5153,7 @@ class _Rules:
             block = inner.join(block, clauses, [arg for arg in call.args if _is_var(arg)])
             selects.append(block.sql([f"{x}.{s}" for s in starts] + [inner.expr(call.args[i], block) for i in bound]))
         joiner.text.table(path, starts + ends, " union ".join(selects), is_recursive=True)
-        selects = [] if bases else [_nothing(width)]
+        selects = []
         for head, clauses in bases:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
             block = inner.join(block, clauses, head)
@@ -5199,13 +5222,8 @@ class _Rules:
         return self._join_table(joiner, block, clause, f"temp.{table}", turn.condition("{}", text))
 
 
-def _nothing(width: int) -> str:
-    """No row, of so many columns: what a rule without a beginning leads to."""
-    return f"select {', '.join(['null'] * width)} where 0"
-
-
 def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
-    """The clauses of a rule as a call has them: its arguments for the head's variables, fresh variables for all others."""
+    """The clauses of a rule with a call's arguments for the head's variables, and fresh ones for all others."""
     computed = _mentioned(clause for clause in definition.clauses if type(clause) is not _Triple)
     names: dict[str, Any] = {}
     tests: list[_Clause] = []
@@ -5219,6 +5237,10 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
             else:
                 tests.append(_Test(call.source, (_Call("==", (names[var], _Const(set(arg.values)))),)))
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
+
+
+def _needed_by(clauses: Iterable[_Clause]) -> set[str]:
+    return {var for clause in clauses for var in clause.needs}
 
 
 def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
@@ -5248,8 +5270,8 @@ def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
     for name, group in groups.items():
         for clause, around in _every(part for definition in rules[name] for part in definition.clauses):
             if type(clause) is _RuleCall and clause.name in group and any(type(outer) is _Not for outer in around):
-                raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside a "
-                                 "\"not\".")
+                raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside "
+                                 "a \"not\".")
     return groups
 
 
@@ -5265,8 +5287,8 @@ def _without_or(clauses: tuple, group: frozenset[str]) -> list[tuple]:
 class _Shaper:
     """Makes the plan of a query: what SQL brings, and in which shape.
 
-    Where a join only goes on to see what an entity says, its document tells: it is in memory, and the index would have to
-    be searched once a row. SQL finds the entities, and these *late* triples are read afterwards.
+    Where a join only goes on to see what an entity says, its document tells: it is in memory, and the index would have
+    to be searched once a row. SQL finds the entities, and these *late* triples are read afterwards.
     """
 
     def __init__(self, shared: _Compilation):
@@ -5302,22 +5324,45 @@ class _Shaper:
         if direct and not (late or arms):
             direct = direct._replace(is_whole=self._is_whole(row, direct))
         finish = self._quick_finish(block, row, direct) if direct and is_simple and distinct == repeats else None
-        return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row, reads,
-                     direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
-                     any(map(_is_grouping, parsed.find)), is_ordered, (), None, shared.notes)
+        return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row,
+                     reads, direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
+                     any(map(_is_grouping, parsed.find)), is_ordered, (), self._doubts(where), None, shared.notes)
 
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
         bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
         every = _every(itertools.chain(where, *bodies))
         return tuple(dict.fromkeys(clause.a for clause, _ in every if isinstance(clause, _Triple)))
 
+    def _doubts(self, where: tuple[_Clause, ...]) -> tuple[str, ...]:
+        """What can find nothing: attributes that no document has, and values of a type that an attribute never had."""
+        if self._shared.is_over:
+            return ()                 # what is supposed is in no statistics
+        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
+        triples = [clause for clause, _ in _every(itertools.chain(where, *bodies)) if isinstance(clause, _Triple)]
+        return tuple(dict.fromkeys(doubt for triple in triples if (doubt := self._doubt(triple))))
+
+    def _doubt(self, triple: _Triple) -> str | None:
+        known = self._shared.file.index.attributes
+        kinds = self._shared.kinds(triple.a)
+        if not kinds:
+            like = difflib.get_close_matches(triple.a, [a for a in known if self._shared.kinds(a)], 1, 0.8)
+            return f"no document has {triple.a}" + (f"; {like[0]} is an attribute" if like else "")
+        if type(triple.v) is not _Const:
+            return None
+        value = triple.v.value
+        try:
+            bit = _UUID_KIND if type(value) is uuid.UUID else _kind_bit(_cell(value))
+        except StoreError:            # the run refuses it
+            return None
+        return None if bit & kinds else f"no document has a {type(value).__name__} like {_short(value)} in {triple.a}"
+
     # What is read from documents (`join`, `q2` and `q4` in bench/store.py)
 
     def _late(self, where: tuple[_Clause, ...]) -> tuple[_Triple, ...]:
         """Triples that the documents answer: they bring a value to be found, or an entity for others of them.
 
-        Each stands behind the one that brings its entity. A triple rarer than SQL's starting clause stays in SQL, so that
-        the search can start with it.
+        Each stands behind the one that brings its entity. A triple rarer than SQL's starting clause stays in SQL, so
+        that the search can start with it.
         """
         triples = [c for c in where if type(c) is _Triple]
         given = _Block((), {var: "" for binding in self._parsed.ins for var in binding.vars})
@@ -5336,7 +5381,7 @@ class _Shaper:
         return tuple(late)
 
     def _readable(self, where: tuple[_Clause, ...], triples: list[_Triple]) -> list[_Triple]:
-        """Triples whose value nothing but find asks for, and before these those whose value is only the entity of such."""
+        """Triples whose value only find asks for, and before these those whose value is only the entity of such."""
         uses = collections.Counter(var for clause in where for var in clause.vars)
         given = {var for binding in self._parsed.ins for var in binding.vars}
         barred = given | {var for var, _ in self._parsed.order if type(var) is str}
@@ -5349,7 +5394,7 @@ class _Shaper:
         return read
 
     def _is_followed(self, var: str, uses: int, read: list[_Triple]) -> bool:
-        """Whether a value is but the entity of triples that are read from documents, which are few enough to be in memory."""
+        """Whether a value is but the entity of triples that are read from documents, few enough to be in memory."""
         of_it, file = [c for c in read if c.e == var], self._shared.file
         return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
             all(file.index.puts.get(file.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
@@ -5383,13 +5428,15 @@ class _Shaper:
         reads = tuple(_Read(places[c.e], c.e in numbers, c.a, c.v) for c in late)
         return _Row(columns, numbers, frozenset(), len(exprs)), exprs, reads
 
-    def _direct(self, row: _Row, reads: tuple[_Read, ...], is_ordered: bool, limit: str, repeats: bool) -> _Direct | None:
+    def _direct(self, row: _Row, reads: tuple[_Read, ...], is_ordered: bool, limit: str,
+                repeats: bool) -> _Direct | None:
         parsed, finds = self._parsed, self._parsed.find
         if parsed.order and not is_ordered or parsed.limit is not None and not limit \
                 or any(find.kind not in ("var", "pull") for find in finds):
             return None
         columns = row.columns | {read.v: row.width + i for i, read in enumerate(reads)}
-        places = tuple(row.numbers[f.term] if f.kind == "pull" and f.term in row.numbers else columns[f.term] for f in finds)
+        place = lambda find: row.numbers.get(find.term) if find.kind == "pull" else None
+        places = tuple(columns[find.term] if place(find) is None else place(find) for find in finds)
         is_telling = finds[0].kind == "var" or finds[0].is_telling and finds[0].term in row.numbers
         is_column = parsed.is_bare and not (parsed.names or reads) and is_telling
         shown = {find.term for find in finds if find.kind == "var"}
@@ -5403,11 +5450,12 @@ class _Shaper:
             and not (parsed.is_bare or parsed.names) and all(find.kind == "var" for find in parsed.find)
 
     def _as_values(self, block: _Block, row: _Row, exprs: list[str]) -> frozenset[int]:
-        """Turns cells into values in SQL, for attributes that the statistics know to have short texts or small whole numbers."""
+        """Turns cells into values in SQL, where the statistics know only short texts, or only small whole numbers."""
         for var, place in row.columns.items():
             if block.kinds.get(var) == _SMALL_KIND:
                 exprs[place] += f" + {_SHIFT}"
-        return frozenset(place for var, place in row.columns.items() if block.kinds.get(var) in (_SMALL_KIND, _TEXT_KIND))
+        are_values = _SMALL_KIND, _TEXT_KIND
+        return frozenset(place for var, place in row.columns.items() if block.kinds.get(var) in are_values)
 
     def _is_one_each(self, joined: list[_Clause], found: Iterable[str]) -> bool:
         """Whether no two rows can be equal: only triples and rules were joined, and each variable is found or given.
@@ -5426,7 +5474,7 @@ class _Shaper:
     # Order and limit
 
     def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
-        """ORDER BY where SQL orders as we do: by creation, or by an attribute whose values are of one type and not hashed."""
+        """ORDER BY where SQL orders as we do: by creation, or by values of one type that are not hashed."""
         parts, values = [], {c.v for c in late}
         for target, is_descending in self._parsed.order:
             if type(target) is int:
@@ -5474,9 +5522,9 @@ class _Shaper:
         return f" limit {self._joiner.text.param('limit')}"
 
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
-        """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order, to be
-        merged afterwards."""
-        if self._shared.mode == _NOW or self._shared.is_over or not block.first or len(self._parsed.order) != 1 or not limit:
+        """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
+        is_past = self._shared.mode != _NOW and not self._shared.is_over
+        if not (is_past and block.first and len(self._parsed.order) == 1 and limit):
             return ()
         f, place = block.first
         is_descending, key = order.endswith(" desc"), order.removeprefix(" order by ").removesuffix(" desc")
@@ -5526,14 +5574,15 @@ class _Shaper:
         spare = joiner.text.statement(block.sql(safe) + by) if safe != exprs else None
         row = _Row({}, {}, frozenset(), len(exprs))
         return _Plan(tuple(self._before), tuple(shared.tables), main, (), None, row, (), None, shared.calls,
-                     self._attributes(where), False, False, True, False, tuple(places), spare, shared.notes)
+                     self._attributes(where), False, False, True, False, tuple(places), self._doubts(where), spare,
+                     shared.notes)
 
     def _skipping(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> str | None:
-        """For count-distinct of few values (`distinct` in bench/store.py): a search for the next value, not a look at each row."""
-        triple: Any = where[0]
+        """For count-distinct of few values (`distinct` in bench/store.py): searches the next value, reads no others."""
+        triple, scalars = where[0], self._joiner.scalars
         if self._shared.mode != _NOW or self._shared.is_over or len(where) > 1 or len(totals) > 1 or self._given \
-                or type(triple) is not _Triple or totals[0].head != "count-distinct" or totals[0].var != triple.v \
-                or triple.v in (triple.e, *self._joiner.scalars) or not _is_var(triple.e) or triple.e in self._joiner.scalars:
+                or not isinstance(triple, _Triple) or len(triple.vars) < 2 or not triple.vars.isdisjoint(scalars) \
+                or totals[0].head != "count-distinct" or totals[0].var != triple.v:
             return None
         rows, values = self._shared.estimate(triple.a)
         if rows < values * SKIP_MIN:
@@ -5580,7 +5629,8 @@ class _Shaper:
         return _Quick(main.sql, constants, tuple(arguments), finish) if is_all else None
 
 
-_SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND, *(1 << tag[0] + 2 for tag in (_BOOL, _INT, _FLOAT, _DATETIME, _DATE))))
+_SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND,
+                       *(1 << tag[0] + 2 for tag in (_BOOL, _INT, _FLOAT, _DATETIME, _DATE, _TIME, _DELTA))))
 
 
 def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
@@ -5591,8 +5641,9 @@ def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
     return found + ["xt/id"] if is_elsewhere or not found else found
 
 
-# Comparisons that SQLite makes by itself, since cells of one type sort as their values do. Numbers have three kinds of cells:
-# small whole numbers, big ones, and floats. Against something known each kind is an interval of cells, which an index serves.
+# Comparisons that SQLite makes by itself, since cells of one type sort as their values do. Numbers have three kinds of
+# cells: small whole numbers, big ones, and floats. What is compared with something known lies in an interval of cells
+# of each kind, which an index serves.
 
 
 def _native_equal(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
@@ -5691,7 +5742,8 @@ def _interval(operator: str, value: Any, cell: Cell, kind: int) -> tuple[Cell, C
         return _NO_CELLS
     is_after = operator in ("<=", ">")
     if kind != _OTHER_KINDS:
-        least, place, end = _float_interval(value, is_after) if kind == _FLOAT_KIND else _whole_interval(value, is_after, kind)
+        least, place, end = _float_interval(value, is_after) if kind == _FLOAT_KIND else \
+            _whole_interval(value, is_after, kind)
     elif type(cell) is int or type(cell) is bytes and cell[0] >= _UUID[0]:
         return _NO_CELLS              # hashes have no order, and that of UUIDs is not in their cells
     else:
@@ -5705,7 +5757,7 @@ def _beyond(cell: Any) -> Cell:
 
 
 def _whole_interval(value: float, is_after: bool, kind: int) -> tuple[Cell, Cell, Cell]:
-    """All cells of small, or of big, whole numbers, and between them the place of a number, or the place right after it."""
+    """All cells of small, or of big, whole numbers; between them the place of a number, or that right after it."""
     if type(value) is float and math.isinf(value):
         place = value
     else:
@@ -5833,6 +5885,7 @@ def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple)
     with _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins)) as run:
         plan = run.plan
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in plan.notes)]
+    lines += [f"in vain: {doubt}" for doubt in plan.doubts]
     if plan.late:
         lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in plan.late)]
     for statement in (*_statements(plan.before, set()), *(plan.arms or (plan.main,))):
@@ -5887,7 +5940,17 @@ class _Run:
         if found is None or found[0] is not self.file.index.generation:
             generation = self.file.index.generation
             found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, inputs)
+            self._tell(found[1].doubts)
         return found[1]
+
+    def _tell(self, doubts: tuple[str, ...]) -> None:
+        """Logs once what can find nothing; louder if it looks like a slip."""
+        told = self.db._node._told
+        for doubt in doubts:
+            if doubt not in told and len(told) < PLANS_CACHED:
+                told.add(doubt)
+                is_slip = ";" in doubt or " like " in doubt
+                log.log(logging.WARNING if is_slip else logging.INFO, "a query asks in vain: %s", doubt)
 
     def _inputs(self) -> _Inputs:
         """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""

@@ -181,3 +181,17 @@ def test_a_query_with_rules_may_stand_inside_another_in_a_transaction(open_store
         assert sorted(tree(node).q(query)) == [1, 2, 3, 9]
         node.submit_tx([put({"xt/id": 4, "up": 9}), call("ask")])
         assert told == [[1, 2, 3, 4, 9]] * 2
+
+
+def test_what_can_find_nothing_is_said_once_in_the_log_and_in_explain(node, caplog):
+    """Without this, a letter that is missing in an attribute's name would look like an empty store."""
+    db = holding(node, {"xt/id": 1, "msg/channel": "c", "age": 3})
+    slip = {"find": "?e", "where": [["?e", "msg/chanel", "c"]]}
+    with caplog.at_level("INFO", logger="store"):
+        for where in slip["where"], [["?e", "age", "3"]], [["?e", "nobody-has-this"]], slip["where"]:
+            assert db.q(slip | {"where": where}) == db.q(slip | {"where": where}) == []
+        assert db.q(slip | {"where": [["?e", "age", 4]]}) == []
+    assert [(record.levelname, record.getMessage().partition(": ")[2]) for record in caplog.records] == [
+        ("WARNING", "no document has msg/chanel; msg/channel is an attribute"),
+        ("WARNING", "no document has a str like '3' in age"), ("INFO", "no document has nobody-has-this")]
+    assert "in vain: no document has msg/chanel" in db.explain(slip)
