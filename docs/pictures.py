@@ -7,7 +7,6 @@ or into docs/ if none is named.
 """
 
 import asyncio
-import contextlib
 import pathlib
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from playwright.async_api import async_playwright
 DOCS = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "tests")]
 import chromium                                  # noqa: E402
-import store                                     # noqa: E402
 from conftest import Server                      # noqa: E402
 
 WINDOW = {"width": 960, "height": 560}
@@ -69,31 +67,29 @@ async def talk(server, people):
 
 
 async def settle(server, ann, bob):
-    """Ann founds the community with its channels, Bob joins; the address of the first channel."""
-    await sign_in(ann, server, "ann@example.com")
+    """Ann founds the community with its channels, Bob joins; the address of the first channel that she makes."""
+    await sign_in(ann, server, "ann@example.com", "Ann")
     await ann.click("#switcher [data-dialog='new-community']")
     await ann.fill("#new-community-name", COMMUNITY)
     await ann.press("#new-community-name", "Enter")
     await ann.wait_for_url("**/channel/*")
-    community = ann.url.partition("/channel/")[0]
-    for title in CHANNELS[1:]:
-        await ann.goto(community)
+    community, addresses = ann.url.partition("/channel/")[0], []
+    for title in CHANNELS:
+        before = ann.url
         await ann.click("nav [data-dialog='new-channel']")
         await ann.fill("#new-channel-name", title)
         await ann.press("#new-channel-name", "Enter")
-        await ann.wait_for_url("**/channel/*")
-    await sign_in(bob, server, "bob@example.com")
+        await ann.wait_for_url(lambda url: url != before and "/channel/" in url)
+        addresses.append(ann.url)
+    await sign_in(bob, server, "bob@example.com", "Bob")
     await bob.goto(community)
     await bob.click("text=Join this community")
     await bob.wait_for_selector(".channels a")
-    server.stop()
-    named = give_titles(server.data / "eelchat.db")
-    server.start()
-    return f"{community}/channel/{named}"
+    return addresses[0]
 
 
-async def sign_in(page, server, email):
-    """Signs in by the link that the server prints while no mail server is configured."""
+async def sign_in(page, server, email, name):
+    """Signs in by the link that the server prints while no mail server is configured, and says a name."""
     said = len(server.log)
     await page.goto(server.url)
     await page.fill("#email", email)
@@ -101,18 +97,9 @@ async def sign_in(page, server, email):
     link = await server.said(r"http\S+/auth/verify-link/\S+", said)
     await page.goto(link.group())
     await page.click(f"text=Sign in as {email}")
-    await page.wait_for_url("**/app")
-
-
-def give_titles(path):
-    """Puts the titles that the pages have no form for; the id of the first channel."""
-    with contextlib.closing(store.open(path)) as node:
-        db = node.db()
-        (community,) = db.q({"find": "?c", "where": [["?c", "comm/title"]]})
-        channels = db.q({"find": "?c", "where": [["?c", "chan/title"]]})
-        node.submit_tx([store.put(db.entity(community) | {"comm/title": COMMUNITY})]
-                       + [store.put(db.entity(one) | {"chan/title": title}) for one, title in zip(channels, CHANNELS)])
-        return channels[0]
+    await page.fill("#welcome-name", name)
+    await page.press("#welcome-name", "Enter")
+    await page.wait_for_selector(f"text={name}")
 
 
 if __name__ == "__main__":
