@@ -3712,14 +3712,21 @@ class _Not(_Clause):
     clauses = property(lambda self: self.inside[0])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Or(_Clause):
-    """Branches of which one must hold. The terms are what must be bound before."""
+    """Branches of which one must hold. The terms of an or-join, or of a rule that became an `or`, are what is seen outside;
+    the first `required` of them must be bound before."""
+    required: int = 0
+    is_join: bool = False
     branches = property(lambda self: self.inside)
-    needs = property(lambda self: _term_vars(self.terms))
+    needs = property(lambda self: _term_vars(self.terms[:self.required]))
 
     @functools.cached_property
     def binds(self) -> frozenset[str]:
-        return frozenset.intersection(*map(_bound_by, self.branches)).difference(self.needs)
+        found = frozenset.intersection(*map(_bound_by, self.branches)).difference(self.needs)
+        if self.is_join:
+            return found.intersection(_term_vars(self.terms))
+        return frozenset(var for var in found if not var.startswith("? _"))           # a blank is nobody's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -4166,7 +4173,7 @@ class _ClauseParser:
     def _or_join(self, clause: tuple) -> tuple[_Clause, ...]:
         required, shared = _join_vars(clause)
         branches = tuple(_localised(branch, shared) for branch in self._branches(clause[2:], clause))
-        return (_Or(clause, tuple(required), branches),)
+        return (_Or(clause, (*required, *shared.difference(required)), branches, len(required), is_join=True),)
 
     def _branches(self, parts: tuple, clause: tuple) -> tuple[tuple[_Clause, ...], ...]:
         if not parts:
@@ -4964,7 +4971,9 @@ class _Joiner:
         return self._staged(self._union(selects), columns, owned, self.is_bag, before.kinds)
 
     def _union(self, selects: list[str]) -> str:
-        """The rows of several SELECTs: SQLite takes 500 in one."""
+        """The rows of several SELECTs, each row once: SQLite takes 500 in one."""
+        if len(selects) == 1:
+            return f"select distinct * from ({selects[0]})"
         while len(selects) > UNION_TERMS:
             groups = [" union ".join(selects[i:i + UNION_TERMS]) for i in range(0, len(selects), UNION_TERMS)]
             selects = [f"select * from ({group})" for group in groups]
@@ -5052,8 +5061,9 @@ class _Rules:
         if clause.name in self._groups:
             return (clause,)
         branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
+        needs = tuple(clause.needs)
         return branches[0] if len(branches) == 1 and not is_bag else \
-            (_Or(clause.source, tuple(clause.needs), tuple(branches)),)
+            (_Or(clause.source, (*needs, *clause.vars.difference(needs)), tuple(branches), len(needs), is_join=True),)
 
     def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         """A call of a rule that recurses."""

@@ -378,6 +378,17 @@ def test_an_or_join_need_not_mention_what_is_bound_outside(node):
                    **{"in": ["?a"]}, args=[25]) == ["Ann", "Bob"]
 
 
+def test_an_or_join_finds_each_binding_once_also_with_one_branch(node):
+    """With one branch only, a page and a count held a value as often as its local variables could be bound."""
+    db = people(node)
+    liked = [("or-join", ["?n"], ["?who", "likes", "?n"])]
+    assert db.q({"find": "?n", "where": liked, "order-by": [["?n"]]}) == ["eels", "tea"]
+    assert db.q({"find": ("count", "?n"), "where": liked}) == [2]
+    assert db.q({"find": ("count", "?n"), "in": ["?who"], "where": [*liked, ["?e", "boss"]]}, "nobody") == [4]
+    assert len(db.q({"find": "?n", "where": [["?who", "likes", "?n"]], "limit": 9})) == 3, "a triple gives its bindings all"
+    assert db.q({"find": "?n", "where": [("or", ("and", ["?e", "name", "?n"], ["?e", "likes", "_"]))], "limit": 9}) == ["Ann", "Bob"]
+
+
 def test_constants_that_python_calls_equal_stay_apart(node):
     """Once 1 and 1.0 shared one parameter of a statement, and a query with both compared with the first of them."""
     db = holding(node, {"xt/id": "a", "v": 1, "w": 1.5}, {"xt/id": "b", "v": 0, "w": 0.5})
