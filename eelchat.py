@@ -38,7 +38,7 @@ import logging
 import random
 import uuid
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode
 from voluptuous import All, Any, In, Length, Schema
 
 import biff
@@ -51,7 +51,7 @@ from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
 from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
                             in_community, member, messages_of, signed_in, title_of, user_of)
-from store import call, delete
+from store import call, delete, put
 
 log = logging.getLogger("eelchat")
 
@@ -62,6 +62,9 @@ COMMUNITIES_MAX = 20                  # founded by one person
 MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
 CHANNELS_MAX = 200                    # of a community; the page lists them all
+SWEPT_AT_ONCE = 90                    # documents of a deleted channel in one transaction: some 20 ms
+SWEEP_PAUSE_S = 0.02                  # between two of them, for others to write
+SWEEP_LOOK_S = 300                    # how often we look for channels of which something is left
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
 WAITING_LOOK_S = 0.5                  # how soon pages say that their server is cut off from a shared log
@@ -170,17 +173,44 @@ async def new_channel(ctx):
 
 
 async def delete_channel(ctx):
-    """The channel and all its messages go in one transaction. They stay in the history, as everything does."""
-    unchanged = biff.unchanged(ctx, ctx["mem"]["xt/id"])
-    await biff.submit_tx(ctx, [*unchanged, call("delete-channel", ctx["channel"]["xt/id"])], retry=False)
+    """The channel goes at once. What belongs to it goes bit by bit, so that nobody waits for it; the history keeps all."""
+    unchanged, id = biff.unchanged(ctx, ctx["mem"]["xt/id"]), ctx["channel"]["xt/id"]
+    await biff.submit_tx(ctx, [*unchanged, call("delete-channel", id)], retry=False)
+    with contextlib.suppress(biff.QueueFullError):         # then `sweep_all` finds it
+        biff.submit_job(ctx, "sweep", id)
     return biff.redirect(ctx, community_path(ctx["community"]))
 
 
 def delete_channel_tx(ctx, channel_id):
-    """A transaction function, so that a message or a subscription which comes meanwhile goes too."""
-    theirs = [ctx.db.q({"find": "?e", "in": ["?channel"], "where": [["?e", attribute, "?channel"]],
-                        "order-by": [[("created", "?e"), "asc"]]}, channel_id) for attribute in gone_with("channel")]
-    return [delete(id) for id in [channel_id, *itertools.chain(*theirs)]]
+    """A transaction function, so that a message or a subscription which comes meanwhile goes too.
+
+    Of very many documents it deletes the first, and leaves a mark for `sweep`, which calls it again.
+    """
+    mark, ids = sweep_mark(channel_id), [channel_id]
+    for attribute in reversed(gone_with("channel")):       # messages last: what makes new ones goes before
+        ids += ctx.db.q({"find": "?e", "in": ["?channel"], "where": [["?e", attribute, "?channel"]],
+                         "order-by": [[("created", "?e"), "asc"]], "limit": SWEPT_AT_ONCE + 1}, channel_id)
+    ops = [delete(id) for id in ids[:SWEPT_AT_ONCE] if id != channel_id or ctx.db.entity(id)]
+    if len(ids) > SWEPT_AT_ONCE:
+        return [*ops, put({"xt/id": mark, "sweep/channel": channel_id})]
+    return [*ops, *([delete(mark)] if ctx.db.entity(mark) else [])]
+
+
+def sweep_mark(channel_id):
+    return f"sweep-{channel_id}"
+
+
+async def sweep(ctx):
+    """Deletes what a deleted channel has left behind, with a pause between two transactions, until its mark is gone."""
+    while ctx["biff/node"].db().entity(sweep_mark(ctx["biff/job"])):
+        await biff.submit_tx(ctx, [call("delete-channel", ctx["biff/job"])])
+        await asyncio.sleep(SWEEP_PAUSE_S)
+
+
+async def sweep_all(ctx):
+    """Goes on with what a restart interrupted."""
+    for channel_id in biff.q(ctx["biff/db"], {"find": "?channel", "where": [["?mark", "sweep/channel", "?channel"]]}):
+        biff.submit_job(ctx, "sweep", channel_id)
 
 
 def gone_with(kind):
@@ -475,7 +505,8 @@ ROUTES = [
 ]
 
 PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
-          "goes-with": {"channel": ["msg/channel"]}}
+          "goes-with": {"channel": ["msg/channel"]}, "queues": [{"id": "sweep", "consumer": sweep, "may-be-cut": True}],
+          "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN, edits.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,

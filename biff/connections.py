@@ -9,7 +9,6 @@ answered yet.
 
 import asyncio
 import collections
-import functools
 import logging
 import os
 import secrets

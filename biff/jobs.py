@@ -26,7 +26,7 @@ PRIORITY = 10                         # of a job that names none; lower goes fir
 
 
 async def use_tx_listener(system: dict) -> dict:
-    """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop. It must not wait."""
+    """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop; it must not wait."""
     listening = [plugin["on_tx"] for plugin in system["biff/plugins"] if "on_tx" in plugin]
 
     def hear(tx):
@@ -40,18 +40,23 @@ async def use_tx_listener(system: dict) -> dict:
     node = system["biff/node"]
     listener = node.on_tx(hear)
     system["biff/stop"].append(listener.close)
-    system["biff/metrics"].gauge("tx_lag", "Committed transactions that no listener has heard yet.", lambda: node.db().tx_id - listener.tx_id)
+    system["biff/metrics"].gauge("tx_lag", "Committed transactions that no listener has heard yet.",
+                                 lambda: node.db().tx_id - listener.tx_id)
     return system
 
 
 async def use_queues(system: dict) -> dict:
-    """Runs the workers of each plugin's queue {"id", "consumer", "workers": 1}: `await consumer(ctx)`, with ctx["biff/job"]."""
+    """Runs the workers of each plugin's queue: `await consumer(ctx)`, with the job in ctx["biff/job"].
+
+    A queue is {"id", "consumer", "workers": 1, "may-be-cut": False}. One that may be cut is not waited for at the end.
+    """
     given = parts(system, "queues")
     queues = system["biff/queues"] = {queue["id"]: asyncio.PriorityQueue(QUEUE_JOBS_MAX) for queue in given}
     system["biff/job-numbers"] = itertools.count()
     workers = [asyncio.create_task(_work(system, queues[queue["id"]], queue["consumer"]))
                for queue in given for _ in range(queue.get("workers", 1))]
-    system["biff/stop"].append(functools.partial(_drain, queues.values(), workers))
+    kept = [queues[queue["id"]] for queue in given if not queue.get("may-be-cut")]
+    system["biff/stop"].append(functools.partial(_drain, kept, workers))
     return system
 
 
@@ -61,7 +66,7 @@ def submit_job(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY) -> 
     Raises: QueueFullError.
     """
     done = asyncio.get_running_loop().create_future()
-    done.add_done_callback(lambda done: done.cancelled() or done.exception())     # logged by the worker, and retrieved here
+    done.add_done_callback(lambda done: done.cancelled() or done.exception())     # the worker logs it
     try:
         ctx["biff/queues"][queue_id].put_nowait((priority, next(ctx["biff/job-numbers"]), job, done))
     except asyncio.QueueFull:
@@ -69,7 +74,8 @@ def submit_job(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY) -> 
     return done
 
 
-async def submit_job_for_result(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY, timeout_s: float = 20) -> Any:
+async def submit_job_for_result(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY,
+                                timeout_s: float = 20) -> Any:
     """What the consumer returned; raises what it raised, or TimeoutError."""
     return await asyncio.wait_for(submit_job(ctx, queue_id, job, priority), timeout_s)
 
@@ -100,7 +106,7 @@ async def _drain(queues, workers):
 
 
 def every(interval_s: float, jitter: float = 0.1) -> Callable[[], Iterator[float]]:
-    """A schedule: at once, then each time after the interval, give or take a tenth, so that servers do not march in step."""
+    """A schedule: at once, then each time after the interval, give or take a tenth, so that servers spread their load."""
     def schedule():
         yield 0
         while True:
@@ -109,7 +115,7 @@ def every(interval_s: float, jitter: float = 0.1) -> Callable[[], Iterator[float
 
 
 async def use_tasks(system: dict) -> dict:
-    """Runs each plugin's task {"task", "schedule"}; a schedule is called once and yields the seconds before each run."""
+    """Runs each plugin's task {"task", "schedule"}. A schedule is called once, and yields the seconds before each run."""
     tasks = [asyncio.create_task(_repeat(system, task["task"], task["schedule"])) for task in parts(system, "tasks")]
     system["biff/stop"].append(functools.partial(end_tasks, tasks))
     return system

@@ -308,6 +308,7 @@ PLUGIN = {
     "goes-with": {"channel": ["sub/chan"]},
     "commands": COMMANDS,
     "on_tx": on_new_subscription,
-    "queues": [{"id": "fetch-rss", "consumer": fetch_rss_consumer, "workers": FETCH_WORKERS}],
+    "queues": [{"id": "fetch-rss", "consumer": fetch_rss_consumer, "workers": FETCH_WORKERS,
+                "may-be-cut": True}],
     "tasks": [{"task": fetch_rss, "schedule": biff.every(FETCH_LOOK_S)}],
 }

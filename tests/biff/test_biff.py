@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -291,6 +292,20 @@ async def test_components_stop_in_reverse_order_also_when_one_cannot_start_or_st
         await biff.start_system([component("a", told), component("b", told), component("c", told, fails=True)],
                                 {"biff/name": "x"})
     assert told == ["a up", "b up", "b down", "a down"]
+
+
+async def test_a_queue_that_may_be_cut_holds_up_no_end(tmp_path):
+    """Without this, one feed that hangs would keep the server from stopping for nine seconds."""
+    async def hang(ctx):
+        await asyncio.sleep(60)
+    ctx = await biff.start_system(WITHOUT_WEB, arguments(tmp_path, {"queues": [
+        {"id": "hanging", "consumer": hang, "may-be-cut": True}]}))
+    for job in range(3):
+        biff.submit_job(ctx, "hanging", job)
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    await biff.stop_system(ctx)
+    assert time.monotonic() - begun < 5, "else it is DRAIN_S_MAX, which is 10 s"
 
 
 def test_a_document_that_is_evicted_while_it_is_looked_up_is_not_found():

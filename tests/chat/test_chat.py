@@ -10,7 +10,7 @@ import pytest
 
 import biff
 import eelchat
-from people import chat, person, texts     # noqa: F401
+from people import Person, a_chat, chat, kept_mails, person, texts     # noqa: F401
 from store import delete, put
 
 HTMX = {"HX-Request": "true"}
@@ -355,3 +355,31 @@ async def test_a_right_that_goes_while_its_request_is_under_way_does_not_count(c
     refused = await bob.post(channel, {"text": "a last word", "post": str(uuid.uuid4()), "__anti-forgery-token": token},
                              headers={"HX-Request": "true"})
     assert refused.status == 409 and texts((await ann.get(channel)).body_text) == []
+
+
+async def test_what_a_large_channel_leaves_is_deleted_bit_by_bit_also_after_a_restart(tmp_path, monkeypatch, say):
+    """Without this, nine messages or ninety thousand would be one act, and everybody would wait for its end."""
+    monkeypatch.setattr(eelchat, "SWEPT_AT_ONCE", 10)
+    system = await a_chat(tmp_path, kept_mails(monkeypatch))
+    ann = Person(system)
+    await ann.sign_in("ann@example.com")
+    community, channel = await ann.new_channel()
+    mem, id = biff.lookup_id(system["biff/node"].db(), "mem/roles", "admin"), uuid.UUID(channel.rpartition("/")[2])
+    for n in range(35):
+        await system["biff/node"].submit([put({"xt/id": system["biff/node"].new_id(), "msg/mem": mem, "msg/text": f"{n}",
+                                               "msg/channel": id, "msg/created-at": biff.now(system)})])
+    before = system["biff/node"].latest_tx.tx_id
+    monkeypatch.setattr(eelchat, "SWEEP_PAUSE_S", 60)
+    await ann.post(channel, page=channel, method="DELETE")
+    await ann.browser.close()
+    await asyncio.wait_for(biff.stop_system(system), 5)
+    monkeypatch.setattr(eelchat, "SWEEP_PAUSE_S", 0)
+    system = await a_chat(tmp_path, kept_mails(monkeypatch))
+    left = {"find": "?m", "in": ["?channel"], "where": [["?m", "msg/channel", "?channel"]]}
+    async with asyncio.timeout(10):
+        while system["biff/node"].db().q(left, id) or system["biff/node"].db().entity(eelchat.sweep_mark(id)):
+            await asyncio.sleep(0.02)
+    deletions = [sum(op[0] == "delete" for op in tx.ops) for tx in system["biff/node"].tx_log(after=before)]
+    say(f"35 messages deleted by {[count for count in deletions if count]} at a time, asked at most 10 and the mark")
+    assert sum(deletions) == 37 and max(deletions) <= 11 and system["biff/node"].db().entity(id) is None
+    await biff.stop_system(system)

@@ -150,8 +150,12 @@ async def test_a_large_channel_goes_without_holding_up_the_others(chat, person, 
     assert code == 1008 and len(frames) == 1 and "This channel was deleted." in frames[0]
     await ann.say(other, "still here")
     assert texts((await hear(staying))[0]) == ["still here"]
-    assert chat["biff/node"].db().q({"find": "?m", "where": [["?m", "msg/text"]]}) != [] and not any(
-        chat["biff/node"].db().entity(message["xt/id"]) for message in messages)
+    left = {"find": "?m", "in": ["?channel"], "where": [["?m", "msg/channel", "?channel"]]}
+    async with asyncio.timeout(60):
+        while chat["biff/node"].db().q(left, uuid.UUID(large.rpartition("/")[2])):
+            await asyncio.sleep(0.1)
+    assert chat["biff/node"].db().q({"find": "?m", "where": [["?m", "msg/text"]]}) != []
+    assert not any(chat["biff/node"].db().entity(message["xt/id"]) for message in messages)
 
 
 async def test_a_quiet_channel_hears_how_far_the_log_is(chat, person, monkeypatch):
