@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import store
 from conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -116,6 +117,15 @@ def is_defined(path, name):
             return False
         body = found[0].body
     return True
+
+
+def test_every_function_of_queries_stands_in_their_reference():
+    """Without this, a function could be there and nobody would know, or be praised and not be there."""
+    page = (ROOT / "docs/queries.md").read_text()
+    rows = page.partition("## Functions by name")[2].partition("## Aggregates")
+    known = {*store.FUNCTIONS, *store._SNAPSHOT, "created-before", "created-after", "get-attr"}
+    assert set(re.findall(r"`([^`]+)`", rows[0].partition("| --- |")[2])) == known
+    assert set(re.findall(r"`([^`]+)`", rows[2].partition(" stand in")[0])) == store.AGGREGATES.keys()
 
 
 def test_the_picture_can_be_taken_again(chromium_found, tmp_path):
