@@ -366,7 +366,8 @@ async def test_what_a_large_channel_leaves_is_deleted_bit_by_bit_also_after_a_re
     community, channel = await ann.new_channel()
     mem, id = biff.lookup_id(system["biff/node"].db(), "mem/roles", "admin"), uuid.UUID(channel.rpartition("/")[2])
     for n in range(35):
-        await system["biff/node"].submit([put({"xt/id": system["biff/node"].new_id(), "msg/mem": mem, "msg/text": f"{n}",
+        await system["biff/node"].submit([put({"xt/id": system["biff/node"].new_id(), "msg/mem": mem,
+                                               "msg/text": f"{n}",
                                                "msg/channel": id, "msg/created-at": biff.now(system)})])
     before = system["biff/node"].latest_tx.tx_id
     monkeypatch.setattr(eelchat, "SWEEP_PAUSE_S", 60)

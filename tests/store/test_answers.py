@@ -92,13 +92,15 @@ def test_lazy_rows_raise_what_q_raises(node):
 
 def test_an_offset_counts_answers(node):
     """It was counted before rows without, or with several, values of an attribute that the documents bring."""
-    node.submit_tx([put({"xt/id": 1, "t": "k", "m": [1, 11]}), put({"xt/id": 2, "t": "k"}), put({"xt/id": 3, "t": "k", "m": 3}),
+    node.submit_tx([put({"xt/id": 1, "t": "k", "m": [1, 11]}), put({"xt/id": 2, "t": "k"}),
+                    put({"xt/id": 3, "t": "k", "m": 3}),
                     put({"xt/id": 4, "t": "k", "m": 4})])
     page = {"find": ["?e", "?m"], "where": [["?e", "t", "k"], ["?e", "m", "?m"]], "order-by": [["?e"]]}
     whole = node.db().q(page)
     assert whole == [(1, 1), (1, 11), (3, 3), (4, 4)]
     for offset in range(5):
-        assert node.db().q(page | {"offset": offset}) == whole[offset:] == streamed(node.db(), page | {"offset": offset})
+        assert node.db().q(page
+                           | {"offset": offset}) == whole[offset:] == streamed(node.db(), page | {"offset": offset})
         assert node.db().q(page | {"offset": offset, "limit": 2}) == whole[offset:offset + 2]
 
 
@@ -136,7 +138,8 @@ def test_a_timeout_bounds_the_pulls_of_a_query(node):
 def test_an_aggregate_names_what_it_could_not_compute(node):
     """A sum over a number and a text was Python's TypeError, without a clause."""
     node.submit_tx([put({"xt/id": 1, "v": 1, "w": 0}), put({"xt/id": 2, "v": "x", "w": 0})])
-    for find in ("sum", "?v"), ("avg", "?v"), ("min", "?v"), ("max", "?v"), ("median", "?v"), ("variance", "?v"), ("max", 1, "?v"):
+    for find in (("sum", "?v"), ("avg", "?v"), ("min", "?v"), ("max", "?v"), ("median", "?v"), ("variance", "?v"),
+                 ("max", 1, "?v")):
         for ask in node.db().q, lambda query: streamed(node.db(), query):
             with pytest.raises(store.QueryError, match=f"\\(['\"]?{find[0]}.*v"):
                 ask({"find": find, "where": [["?e", "v", "?v"]]})
@@ -155,11 +158,14 @@ def test_aggregates_keep_the_bag_and_the_types_apart(node):
     """A running value must not confuse 1, 1.0 and True, nor lose a binding."""
     node.submit_tx([put({"xt/id": i, "v": v, "g": g}) for i, (v, g) in enumerate(
         [(1, "a"), (1.0, "a"), (True, "a"), (1, "b"), (2.5, "b"), (2.5, "b"), ("x" * 80, "c"), ("x" * 80, "c")])])
-    ask = lambda find, *more: sorted(node.db().q({"find": find, "where": [["?e", "v", "?v"], ["?e", "g", "?g"], *more]}), key=str)
+    ask = lambda find, *more: sorted(node.db().q({"find": find,
+                                                  "where": [["?e", "v", "?v"], ["?e", "g", "?g"], *more]}), key=str)
     assert ask(["?g", ("count", "?v"), ("count-distinct", "?v")]) == [("a", 3, 3), ("b", 3, 2), ("c", 2, 1)]
     numbers = [("!=", "?g", "c")], [("!=", "?g", "a")]
-    assert ask([("sum", "?v"), ("min", "?v"), ("max", "?v"), ("avg", "?v"), ("count", "?v")], *numbers) == [(6.0, 1, 2.5, 2.0, 3)]
-    assert ask([("str", "?g", ("count", "?v")), {"n": ("sum", ("+", 1, ("count", "?g")))}][:1]) == [("a3",), ("b3",), ("c2",)]
+    assert ask([("sum", "?v"), ("min", "?v"), ("max", "?v"), ("avg", "?v"), ("count", "?v")],
+               *numbers) == [(6.0, 1, 2.5, 2.0, 3)]
+    assert ask([("str", "?g", ("count", "?v")),
+                {"n": ("sum", ("+", 1, ("count", "?g")))}][:1]) == [("a3",), ("b3",), ("c2",)]
 
 
 def test_numbers_are_equal_and_ordered_as_numbers_in_functions(node):
@@ -181,7 +187,8 @@ def test_closing_ends_the_queries_that_run(open_store):
     node, begun, ended = open_store(), threading.Event(), []
     fill(node, 3000)
     query = {"find": ("count", "?a"), "timeout": 600_000, "where": [
-        ["?a", "v", "?x"], [(lambda x: begun.set() or True, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")],
+        ["?a", "v", "?x"], [(lambda x: begun.set() or True, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"],
+        [("<", "?x", "?y")],
         [("<", "?y", "?z")]]}
 
     def ask():
@@ -246,7 +253,8 @@ def test_a_supposition_is_asked_again_while_the_store_goes_on(node):
     query = {"find": ["?e", "?n", "?w"], "where": [["?e", "name", "?n"], ["?e", "likes", "?w"], ["?e", "fresh", "?e"]]}
     assert would.q(query) == [(new, "New", ann)]
     node.submit_tx([put({"xt/id": "other", "fresh": new})])
-    assert would.q(query) == [(new, "New", ann)] and would.q({"find": "?e", "in": ["?f"], "where": [["?e", "fresh", "?f"]]}, new) == [new]
+    assert would.q(query) == [(new, "New", ann)]
+    assert would.q({"find": "?e", "in": ["?f"], "where": [["?e", "fresh", "?f"]]}, new) == [new]
     node.submit_tx([put({"xt/id": new, "name": "Put"})])
     assert would.q(query) == [(new, "New", ann)]
     again = would.with_tx([put({"xt/id": ann, "likes": new})])
@@ -326,7 +334,8 @@ def test_a_question_whose_task_is_cancelled_is_stopped(node):
         begun.set()
         return True
     query = {"find": ("count", "?a"), "timeout": 600_000, "where": [
-        ["?a", "v", "?x"], [(look, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")], [("<", "?y", "?z")]]}
+        ["?a", "v", "?x"], [(look, "?x")], ["?b", "v", "?y"], ["?c", "v", "?z"], [("<", "?x", "?y")],
+        [("<", "?y", "?z")]]}
 
     async def main():
         asked = [asyncio.create_task(node.db().aq(query)) for _ in range(store.QUESTIONS_MAX)]

@@ -385,8 +385,10 @@ def test_an_or_join_finds_each_binding_once_also_with_one_branch(node):
     assert db.q({"find": "?n", "where": liked, "order-by": [["?n"]]}) == ["eels", "tea"]
     assert db.q({"find": ("count", "?n"), "where": liked}) == [2]
     assert db.q({"find": ("count", "?n"), "in": ["?who"], "where": [*liked, ["?e", "boss"]]}, "nobody") == [4]
-    assert len(db.q({"find": "?n", "where": [["?who", "likes", "?n"]], "limit": 9})) == 3, "a triple gives its bindings all"
-    assert db.q({"find": "?n", "where": [("or", ("and", ["?e", "name", "?n"], ["?e", "likes", "_"]))], "limit": 9}) == ["Ann", "Bob"]
+    assert len(db.q({"find": "?n", "where": [["?who", "likes", "?n"]],
+                     "limit": 9})) == 3, "a triple gives its bindings all"
+    assert db.q({"find": "?n", "where": [("or", ("and", ["?e", "name", "?n"], ["?e", "likes", "_"]))],
+                 "limit": 9}) == ["Ann", "Bob"]
 
 
 def test_constants_that_python_calls_equal_stay_apart(node):

@@ -106,7 +106,8 @@ def test_a_span_in_which_nothing_would_hold_is_refused(node, clock, make, what):
         with pytest.raises(store.OperationError, match="nothing would hold.*operation 2 of 2"):
             node.submit_tx([put({"xt/id": "y"}), make(what, *times)])
     assert node.latest_tx is None
-    assert node.submit_tx([make(what, None, clock.now + DAY)]).committed and node.submit_tx([make(what, day(6), day(7))]).committed
+    assert node.submit_tx([make(what, None, clock.now + DAY)]).committed
+    assert node.submit_tx([make(what, day(6), day(7))]).committed
 
 
 def test_what_holds_again_after_a_bounded_put_bears_its_own_transaction(node):
@@ -177,15 +178,16 @@ def test_the_tale_of_the_eel(node, clock):
         return put({"xt/id": "eel", "eel/at": place}, *map(day, days))
 
     first = told(2, seen("the weir", 2))                            # on the 2nd someone sees it at the weir
-    letter_came = told(6, seen("the lake", -3))                     # on the 6th a letter: it was in the lake from the 27th on
+    letter_came = told(6, seen("the lake", -3))  # on the 6th a letter: it was in the lake from the 27th on
     caught = told(8, delete("eel", day(7)))                         # on the 8th: caught the day before
-    mistaken = told(10, seen("the ditch", 7))                       # on the 10th: that was another eel, ours was in the ditch
-    visit = told(12, seen("the sea", 9, 11))                        # on the 12th: from the 9th to the 11th it was in the sea
+    mistaken = told(10, seen("the ditch", 7))  # on the 10th: that was another eel, ours was in the ditch
+    visit = told(12, seen("the sea", 9, 11))  # on the 12th: from the 9th to the 11th it was in the sea
 
     assert [where(first, n) for n in (-3, 1, 2, 9)] == [None, None, "the weir", "the weir"]
     assert [where(letter_came, n) for n in (-4, -3, 1, 2, 9)] == [None, "the lake", "the lake", "the weir", "the weir"]
     assert [where(caught, n) for n in (1, 6, 7, 9)] == ["the lake", "the weir", None, None]
-    assert [where(mistaken, n) for n in (1, 6, 7, 9, 11)] == ["the lake", "the weir", "the ditch", "the ditch", "the ditch"]
+    assert [where(mistaken, n) for n in (1, 6, 7, 9, 11)] == ["the lake", "the weir", "the ditch", "the ditch",
+                                                              "the ditch"]
     assert [where(visit, n) for n in (6, 7, 8, 9, 10, 11, 12)] == [
         "the weir", "the ditch", "the ditch", "the sea", "the sea", "the ditch", "the ditch"]
 
@@ -212,7 +214,8 @@ def test_history_is_what_the_snapshot_can_see(node):
 def test_history_comes_in_both_directions_and_within_bounds(node):
     """Without this, the newest change of a long history would cost reading all of it."""
     one, two, three = (node.submit_tx([span(name, at)]) for name, at in [("A", 1), ("B", 3), ("C", 5)])
-    entries = [(day(1), day(3), one.tx_id, letter("A")), (day(3), day(5), two.tx_id, letter("B")), (day(5), None, three.tx_id, letter("C"))]
+    entries = [(day(1), day(3), one.tx_id, letter("A")), (day(3), day(5), two.tx_id, letter("B")),
+               (day(5), None, three.tx_id, letter("C"))]
     db = node.db()
     assert db.history("x") == entries
     assert db.history("x", order="desc") == entries[::-1]
@@ -220,7 +223,8 @@ def test_history_comes_in_both_directions_and_within_bounds(node):
     assert db.history("x", valid_to=day(5)) == entries[:2]
     assert db.history("x", day(3), day(5)) == entries[1:2]
     assert db.history("x", tx_from=two.tx_id) == entries[1:]
-    assert db.history("x", tx_to=three.tx_id) == [entries[0], (day(3), None, two.tx_id, letter("B"))], "as known before it"
+    assert db.history("x", tx_to=three.tx_id) == [entries[0],
+                                                  (day(3), None, two.tx_id, letter("B"))], "as known before it"
     assert [entry.document for entry in db.history("x", documents=False)] == [None, None, None]
 
 
@@ -235,15 +239,22 @@ def test_history_with_corrections_tells_what_was_believed(node):
 
 def test_a_history_bounded_by_a_transaction_is_what_was_known_before_it(node):
     """A corrected entry was missing from it altogether, as if nothing had been known for that time."""
-    one, two, three = node.submit_tx([span("A", 1)]), node.submit_tx([span("B", 1), span("C", 3)]), node.submit_tx([span("D", 3)])
+    one = node.submit_tx([span("A", 1)])
+    two = node.submit_tx([span("B", 1), span("C", 3)])
+    three = node.submit_tx([span("D", 3)])
     told = lambda db, **bounds: [(v.valid_from, v.tx_id, v.document["letter"]) for v in db.history("x", **bounds)]
     db = node.db()
     assert told(db, tx_to=two) == [(day(1), one.tx_id, "A")]
-    assert told(db, tx_to=three) == told(db.with_tx([span("E", 1)]), tx_to=three) == [(day(1), two.tx_id, "B"), (day(3), two.tx_id, "C")]
-    assert told(db.with_tx([span("E", 1)]), tx_to=4) == told(db) == [(day(1), two.tx_id, "B"), (day(3), three.tx_id, "D")]
-    assert told(db, tx_from=three) == told(db, tx_from=three.tx_time) == told(db, tx_from=two.tx_time + MICROSECOND) == [(day(3), three.tx_id, "D")]
-    assert told(db, tx_to=two.tx_time) == told(db, tx_to=one.tx_time + MICROSECOND) == [(day(1), one.tx_id, "A")], "a time between two"
-    assert told(db, tx_from=day(1)) == told(db) and told(db, tx_to=day(1)) == told(db, tx_from=three.tx_time + DAY) == []
+    supposed = db.with_tx([span("E", 1)])
+    before_three, newest = [(day(1), two.tx_id, "B"), (day(3), two.tx_id, "C")], (day(3), three.tx_id, "D")
+    assert told(db, tx_to=three) == told(supposed, tx_to=three) == before_three
+    assert told(supposed, tx_to=4) == told(db) == [(day(1), two.tx_id, "B"), newest]
+    assert told(db, tx_from=three) == told(db, tx_from=three.tx_time) == [newest]
+    assert told(db, tx_from=two.tx_time + MICROSECOND) == [newest]
+    oldest = [(day(1), one.tx_id, "A")]
+    assert told(db, tx_to=two.tx_time) == told(db, tx_to=one.tx_time + MICROSECOND) == oldest, "a time between two"
+    assert told(db, tx_from=day(1)) == told(db)
+    assert told(db, tx_to=day(1)) == told(db, tx_from=three.tx_time + DAY) == []
     assert db.with_tx([evict("x")]).history("x", tx_to=two) == [], "evicted is evicted from the past as well"
 
 
@@ -271,7 +282,7 @@ def test_a_naive_time_is_refused(node):
 # ── Against a naive model ────────────────────────────────────────────────────────────────────────────────────
 #
 # The model is XTDB's own way of writing: an entity is a list of entries (valid time, tx_id) → document, and nothing has
-# an end. A put writes an entry at its start and over every later start that it covers; one with an end writes once more,
+# an end. A put writes an entry at its start and over every later start that it covers. With an end it writes one more,
 # at the end, what was known there. Of the entries that a snapshot can see the one with the latest start holds.
 
 class Model:
@@ -335,16 +346,19 @@ class Model:
     def as_of(self, tx_id):
         """A model that knows only what was known then."""
         past = Model()
-        past.entries = {id: {key: document for key, document in entries.items() if key[1] <= tx_id} for id, entries in self.entries.items()}
+        past.entries = {id: {key: document for key, document in entries.items() if key[1] <= tx_id}
+                        for id, entries in self.entries.items()}
         return past
 
     def span(self, id, tx_id, at):
         """From when to when the document that holds at a time does, whoever put it."""
         known = [entry for entry in self.history(id, tx_id)]
-        place = next((n for n, (start, end, _, _) in enumerate(known) if start <= at and (end is None or at < end)), None)
+        place = next((n for n, (start, end, _, _) in enumerate(known) if start <= at and (end is None or at < end)),
+                     None)
         if place is None or known[place][3] is None:
             return None, None
-        same = [n for n, entry in enumerate(known) if all(other[3] == known[place][3] for other in known[min(n, place):max(n, place) + 1])]
+        same = [n for n, entry in enumerate(known) if all(other[3] == known[place][3]
+                                                          for other in known[min(n, place):max(n, place) + 1])]
         return known[same[0]][0], known[same[-1]][1]
 
     def history(self, id, tx_id):
@@ -358,7 +372,8 @@ class Model:
 
 
 class Sequence:
-    """Some transactions about two entities of their own, on a node shared with other sequences, and questions about them."""
+    """Some transactions about two entities of their own, on a node shared with other sequences,
+    and questions about them."""
 
     def __init__(self, rng, node, clock, name):
         self.rng, self.node, self.clock, self.model = rng, node, clock, Model()
@@ -408,7 +423,8 @@ class Sequence:
         return self.node.db(tx_id, valid_time=at), tx_id, at
 
     def ask(self):
-        question = self.rng.choice([self.ask_document, self.ask_rows, self.ask_version, self.ask_history, self.ask_bounded_history,
+        question = self.rng.choice([self.ask_document, self.ask_rows, self.ask_version, self.ask_history,
+                                    self.ask_bounded_history,
                                     self.ask_corrections, self.ask_span, self.ask_supposition])
         db, tx_id, at = self.snapshot()
         id = self.rng.choice(self.ids)
@@ -444,27 +460,33 @@ class Sequence:
 
     def ask_bounded_history(self, db, id, tx_id, at):
         """Both ways, from and to a time, from and to a transaction; as known before the latter."""
-        low, high, first, beyond = self.moment(), self.moment(), *(self.rng.randint(self.first, tx_id + 2) for _ in range(2))
+        low, high, first, beyond = self.moment(), self.moment(), *(self.rng.randint(self.first, tx_id + 2)
+                                                                   for _ in range(2))
         order = self.rng.choice(["asc", "desc"])
-        wanted = [version for version in self.told(id, max(min(tx_id, beyond - 1), 0)) if low <= version.valid_from < high
+        wanted = [version for version in self.told(id, max(min(tx_id, beyond - 1), 0))
+                  if low <= version.valid_from < high
                   and version.valid_from <= at and first <= version.tx_id < beyond]
-        return db.history(id, low, high, order=order, tx_from=first, tx_to=beyond), wanted[::-1] if order == "desc" else wanted
+        found = db.history(id, low, high, order=order, tx_from=first, tx_to=beyond)
+        return found, wanted[::-1] if order == "desc" else wanted
 
     def ask_corrections(self, db, id, tx_id, at):
         """Each version that was ever believed, once at least, and none that never was."""
-        entries = [(start, tx, document) for (start, tx), document in self.model.entries.get(id, {}).items() if tx <= tx_id and start <= at]
+        entries = [(start, tx, document) for (start, tx), document in self.model.entries.get(id, {}).items()
+                   if tx <= tx_id and start <= at]
         got = [(v.valid_from, v.tx_id, v.document) for v in db.history(id, corrections=True)]
         invented = [entry for entry in got if entry not in entries]
         missing = [entry for entry in entries if not any(g[0] <= entry[0] and g[1:] == entry[1:] for g in got)]
         return (invented, missing), ([], [])
 
     def ask_span(self, db, id, tx_id, at):
-        query = {"find": ["?from", "?to"], "in": ["?e"], "where": [[("get-start-valid-time", "?e"), "?from"], [("get-end-valid-time", "?e"), "?to"]]}
+        query = {"find": ["?from", "?to"], "in": ["?e"], "where": [[("get-start-valid-time", "?e"), "?from"],
+                                                                   [("get-end-valid-time", "?e"), "?to"]]}
         return db.q(query, id), [self.model.span(id, tx_id, at)]
 
     def ask_supposition(self, db, id, tx_id, at):
         """What would hold after some more operations, at this snapshot's time, with what came after it forgotten."""
-        ops, model, last = [self.operation() for _ in range(self.rng.randrange(1, 4))], self.model.as_of(tx_id), self.node.latest_tx.tx_id
+        ops = [self.operation() for _ in range(self.rng.randrange(1, 4))]
+        model, last = self.model.as_of(tx_id), self.node.latest_tx.tx_id
         supposed, commits = db.with_tx(ops), model.apply(ops, last + 1, at)
         if not commits or supposed is None:
             return supposed is not None, commits
@@ -512,7 +534,8 @@ def test_random_histories_answer_as_a_naive_model_does(size, seed, say, open_sto
 # ── The log is the truth ─────────────────────────────────────────────────────────────────────────────────────
 
 def test_an_index_rebuilt_from_the_log_answers_the_same(size, seed, say, open_store):
-    """Without this, the index could hold something that nobody ever submitted, and rebuilding it would change the past."""
+    """Without this, the index could hold something that nobody ever submitted,
+    and rebuilding it would change the past."""
     rng, clock, count, ids, moments = random.Random(seed), Clock(day(1)), size(2_000, 10_000), [], []
     with contextlib.closing(open_store({"again": lambda ctx, *ops: ops}, clock=clock)) as node:
         while node.db().tx_id < count:
@@ -532,8 +555,8 @@ def test_an_index_rebuilt_from_the_log_answers_the_same(size, seed, say, open_st
         took = time.perf_counter() - started
         assert answers() == before
         assert node.verify() == node.db().tx_id
-    say(f"after {count:,} transactions the rebuilt index answers the same at {len(points)} points and in {len(ids):,} histories "
-        f"(asked: 50 points, 10,000); {took / operations * 100_000:.1f} s per 100,000 operations")
+    say(f"after {count:,} transactions the rebuilt index answers the same at {len(points)} points and in {len(ids):,} "
+        f"histories (asked: 50 points, 10,000); {took / operations * 100_000:.1f} s per 100,000 operations")
 
 
 def test_each_version_tells_the_hash_of_its_content(node):
@@ -547,7 +570,8 @@ def test_each_version_tells_the_hash_of_its_content(node):
     assert first.content_hash == again.content_hash == db.entity_tx("e").content_hash != second.content_hash
     assert len(first.content_hash) == 64 and int(first.content_hash, 16) and gone.content_hash is None
     assert first.document is None and db.history("e")[0].content_hash == first.content_hash
-    assert [version.content_hash for version in copy.deepcopy(db.history("e"))] == [version.content_hash for version in db.history("e")]
+    hashes = [version.content_hash for version in db.history("e")]
+    assert [version.content_hash for version in copy.deepcopy(db.history("e"))] == hashes
     supposed = db.with_tx([put({"xt/id": "e", "n": 2})])
     assert supposed.history("e")[-1].content_hash == second.content_hash
     known, late = db.history("e")[:2]
