@@ -13,11 +13,13 @@ arguments after it; it goes on until its brackets close:
 
     {"find": ["?text"], "in": ["?c"], "where": [["?m", "msg/channel", "?c"], ["?m", "msg/text", "?text"]]}, "eels"
 
-Beyond Python's literals and `...`, values are written UUID("…"), datetime("2026-05-01T12:00Z"), date("2026-05-01"), Decimal("1.5"), set(),
-frozenset({…}) and inf, or as Python's `repr` writes them. Nothing is executed. A time without a zone is in UTC.
+Beyond Python's literals and `...`, values are written UUID("…"), datetime("2026-05-01T12:00Z"), date("2026-05-01"),
+Decimal("1.5"), set(), frozenset({…}) and inf, or as Python's `repr` writes them. Nothing is executed. A time without a
+zone is in UTC.
 
-Nothing is written but by `import`, `.import`, `.put`, `.delete` and `.tx`, and no file is made but by `import` and `--new`.
-Exit status: 0; 1 after the first line that fails, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of a pipe left.
+Nothing is written but by `import`, `.import`, `.put`, `.delete` and `.tx`, and no file is made but by `import` and
+`--new`. Exit status: 0; 1 after the first line that fails, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of
+a pipe left.
 """
 
 import argparse
@@ -113,8 +115,10 @@ def _value(node: ast.expr) -> Any:
         case ast.Attribute() | ast.Name() if ast.unparse(node) in _ZONES:
             return dt.timezone.utc
         case ast.Call(func=function, args=args, keywords=keywords) if ast.unparse(function) in _MAKERS:
-            return _MAKERS[ast.unparse(function)](*map(_value, args), **{str(word.arg): _value(word.value) for word in keywords})
-    raise ShellError(f"{_short(ast.unparse(node))} is not data; wanted literals, UUID(\"…\"), datetime(\"…\") or date(\"…\").")
+            return _MAKERS[ast.unparse(function)](*map(_value, args),
+                                                  **{str(word.arg): _value(word.value) for word in keywords})
+    raise ShellError(f"{_short(ast.unparse(node))} is not data; wanted literals, UUID(\"…\"), datetime(\"…\") or "
+                     "date(\"…\").")
 
 
 def moment(*args: Any, tzinfo: dt.tzinfo = dt.timezone.utc) -> dt.datetime:
@@ -133,9 +137,11 @@ def _date(*args: Any) -> dt.date:
 _ZONES = {"UTC", "timezone.utc", "datetime.timezone.utc", "dt.timezone.utc"}
 _MAKERS: dict[str, Callable[..., Any]] = {
     "UUID": uuid.UUID, "uuid.UUID": uuid.UUID, "datetime": moment, "datetime.datetime": moment, "dt.datetime": moment,
-    "date": _date, "datetime.date": _date, "dt.date": _date, "Decimal": decimal.Decimal, "decimal.Decimal": decimal.Decimal,
+    "date": _date, "datetime.date": _date, "dt.date": _date, "Decimal": decimal.Decimal,
+    "decimal.Decimal": decimal.Decimal,
     "time": dt.time, "datetime.time": dt.time, "dt.time": dt.time,
-    "timedelta": dt.timedelta, "datetime.timedelta": dt.timedelta, "dt.timedelta": dt.timedelta, "Member": lambda enum, name: store.unpack_member(enum, name),
+    "timedelta": dt.timedelta, "datetime.timedelta": dt.timedelta, "dt.timedelta": dt.timedelta,
+    "Member": lambda enum, name: store.unpack_member(enum, name),
     "set": set, "frozenset": frozenset,
 }
 
@@ -231,7 +237,8 @@ def _tabled(query: dict, answers: list) -> tuple[list[str], list[tuple]]:
 
 
 class Bar:
-    """A progress bar on the standard error, where that is a terminal: `bar(done, total)`, and gone at the block's end."""
+    """A progress bar on the standard error, where that is a terminal:
+    `bar(done, total)`, and gone at the block's end."""
 
     def __init__(self, what: str):
         self._what, self._drawn_at, self._is_seen = what, 0.0, sys.stderr.isatty()
@@ -254,10 +261,10 @@ class Bar:
 
 # ── JSON lines ───────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A line is an operation: {"put": document, "from": time, "to": time, "tx": number}, {"delete": id, …} or {"evict": id, …}.
-# Times are ISO text. Lines of one "tx" are one transaction; without it, batches. What JSON has no word for is an object
-# with one key that begins with "~". So values, ids and valid times come back as they were; the time at which a store learned
-# of them is its own.
+# A line is an operation: {"put": document, "from": time, "to": time, "tx": number}, {"delete": id, …}, {"evict": id,
+# …}. Times are ISO text. Lines of one "tx" are one transaction; without it, batches. What JSON has no word for is an
+# object with one key that begins with "~". So values, ids and valid times come back as they were; the time at which a
+# store learned of them is its own.
 
 def _pairs(pairs: list) -> dict:
     made = {key: value for key, value in pairs}
@@ -267,8 +274,10 @@ def _pairs(pairs: list) -> dict:
 
 
 _OF_TEXT: dict[str, Callable[[str], Any]] = {
-    "~uuid": uuid.UUID, "~datetime": moment, "~date": dt.date.fromisoformat, "~int": lambda text: int(text, 16), "~float": float,
-    "~bytes": lambda text: base64.b64decode(text, validate=True), "~decimal": decimal.Decimal, "~time": dt.time.fromisoformat,
+    "~uuid": uuid.UUID, "~datetime": moment, "~date": dt.date.fromisoformat, "~int": lambda text: int(text, 16),
+    "~float": float,
+    "~bytes": lambda text: base64.b64decode(text, validate=True), "~decimal": decimal.Decimal,
+    "~time": dt.time.fromisoformat,
     "~timedelta": lambda text: dt.timedelta(microseconds=int(text)),
 }
 _OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs,
@@ -276,7 +285,9 @@ _OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~fr
 
 
 def _named(value: Any) -> store.Member:
-    return value if type(value) is store.Member else store.Member(f"{type(value).__module__}:{type(value).__qualname__}", value.name)
+    if type(value) is store.Member:
+        return value
+    return store.Member(f"{type(value).__module__}:{type(value).__qualname__}", value.name)
 
 
 def _jsonable(value: Any) -> Any:
@@ -317,7 +328,8 @@ def _untagged(pairs: list[tuple[str, Any]]) -> Any:
     if type(content) is list and tag in _OF_LIST:
         return _OF_LIST[tag](content)
     if strange := [key for key, _ in pairs if key[:1] == "~"]:
-        raise ValueError(f"{_short(strange[0])} is not one of {', '.join(_OF_TEXT)} with a string or {', '.join(_OF_LIST)} with a list")
+        raise ValueError(f"{_short(strange[0])} is not one of {', '.join(_OF_TEXT)} with a string or "
+                         f"{', '.join(_OF_LIST)} with a list")
     return _pairs(pairs)
 
 
@@ -329,20 +341,23 @@ _decoder = json.JSONDecoder(object_pairs_hook=_untagged, parse_constant=_no_cons
 
 
 def exported_log(node: store.Node, tx_id: int, progress: store.Progress) -> Iterator[str]:
-    """A line for each operation of each committed transaction up to tx_id. Matches have done their work, and are left out."""
+    """A line for each operation of each committed transaction up to tx_id.
+    Matches have done their work, and are left out."""
     for tx in node.tx_log():
         if tx.tx_id > tx_id:
             return
         for kind, what, *times in tx.ops or ():
             valid_from, valid_to = [*times, None, None][:2]
             valid_from = valid_from or tx.tx_time
-            if kind != "match" and (valid_to is None or valid_from < valid_to):      # else it did nothing, as older logs allowed
+            # else it did nothing, as older logs allowed
+            if kind != "match" and (valid_to is None or valid_from < valid_to):
                 yield _line(kind, what, valid_from, valid_to, tx.tx_id)
         progress(tx.tx_id, tx_id)
 
 
 def exported_now(db: store.Db, progress: store.Progress) -> Iterator[str]:
-    """A line for each document that the snapshot sees, in order of creation, with the valid time of the version that it sees."""
+    """A line for each document that the snapshot sees, in order of creation,
+    with the valid time of the version that it sees."""
     found: dict[str, Any] = {"where": [["?e", "xt/id"]], "timeout": EXPORT_TIMEOUT_MS}
     page = found | {"find": ["?e", ("pull", "?e", ["*"])], "order-by": [[("created", "?e")]], "limit": BATCH_OPERATIONS}
     following = page | {"in": ["?last"], "where": [["?e", "xt/id"], [("created-after", "?e", "?last")]]}
@@ -369,7 +384,8 @@ def _line(kind: str, what: Any, valid_from: dt.datetime, valid_to: dt.datetime |
 
 
 def _operation(line: bytes) -> tuple[int | None, Operation]:
-    """A line's transaction, if it names one, and its operation. Raises: ValueError or StoreError saying what is wrong."""
+    """A line's transaction, if it names one, and its operation.
+    Raises: ValueError or StoreError saying what is wrong."""
     if len(line) > LINE_BYTES_MAX:
         raise ValueError(f"it is longer than {LINE_BYTES_MAX:,} bytes")
     try:
@@ -421,7 +437,8 @@ def _operations(source: IO[bytes]) -> Iterator[tuple[int | None, Operation, int]
             if tx is not None and tx < newest:
                 raise ValueError(f"it is of transaction {tx}, after one of {newest}")
         except (ValueError, TypeError, OverflowError, store.StoreError) as error:
-            raise ShellError(f"Line {number:,} cannot be imported: {str(error).rstrip('.')}. Nothing was written.") from None
+            why = str(error).rstrip(".")
+            raise ShellError(f"Line {number:,} cannot be imported: {why}. Nothing was written.") from None
         newest = newest if tx is None else tx
         yield tx, op, len(line)
 
@@ -438,7 +455,8 @@ def _transactions(source: IO[bytes]) -> Iterator[tuple[list[Operation], int]]:
             yield ops, size
             ops, size, ids = [], 0, set()
         if len(ops) >= store.OPERATIONS_MAX:
-            raise ShellError(f"Transaction {tx} has more than {store.OPERATIONS_MAX:,} operations. Nothing was written.")
+            raise ShellError(f"Transaction {tx} has more than {store.OPERATIONS_MAX:,} operations. "
+                             "Nothing was written.")
         ops.append(op)
         ids.add(id)
         size, current = size + length, tx
@@ -454,7 +472,9 @@ class Import:
         self._start = self._source.tell()
         self._bytes = self.operations = self.transactions = 0
         for ops, size in _transactions(self._source):
-            self._bytes, self.operations, self.transactions = self._bytes + size, self.operations + len(ops), self.transactions + 1
+            self._bytes += size
+            self.operations += len(ops)
+            self.transactions += 1
 
     def submit(self, node: store.Node) -> None:
         """Submits them in their order. Raises: StoreError, saying how far it came."""
@@ -471,14 +491,16 @@ def _spooled(source: IO[bytes]) -> IO[bytes]:
     return copy
 
 
-async def _submitted(node: store.Node, transactions: Iterable[tuple[list[Operation], int]], bar: Bar, total: int) -> None:
+async def _submitted(node: store.Node, transactions: Iterable[tuple[list[Operation], int]], bar: Bar,
+                     total: int) -> None:
     """Submits the transactions in order, a bounded number at once so that they share their syncs."""
     done = count = 0
     for group in _groups(transactions):
         try:
             await asyncio.gather(*(node.submit(ops) for ops, _ in group))
         except store.StoreError as error:
-            raise ShellError(f"{error} The first {count:,} transactions are in the store, of the next {len(group):,} some.") from error
+            raise ShellError(f"{error} The first {count:,} transactions are in the store, of the next {len(group):,} "
+                             "some.") from error
         done, count = done + sum(size for _, size in group), count + len(group)
         bar(done, total)
 
@@ -539,7 +561,8 @@ class Shell:
         hidden = len(rows) - len(shown_rows)
         if took_ms is not None:
             print(f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'}, {took_ms:.1f} ms"
-                  + (f"; the last {hidden:,} are not shown: limit the query, or send it through a pipe" if hidden else ""),
+                  + (f"; the last {hidden:,} are not shown: limit the query, or send it through a pipe" if hidden
+                     else ""),
                   file=sys.stdout if is_seen else sys.stderr)
 
     # Time
@@ -723,7 +746,8 @@ def _query_of(line: str) -> tuple[dict, tuple]:
 def _parts(text: str) -> tuple:
     """A value with the times after it, or an id in bare words."""
     said = _id(text)
-    return said if type(said) is tuple and 1 < len(said) < 4 and all(type(part) is dt.datetime for part in said[1:]) else (said,)
+    is_timed = type(said) is tuple and 1 < len(said) < 4 and all(type(part) is dt.datetime for part in said[1:])
+    return said if is_timed else (said,)
 
 
 def _id(text: str) -> Any:
@@ -744,7 +768,8 @@ def _time(text: str) -> dt.datetime:
     try:
         return moment(_needed(text, "a time").strip("\"'"))
     except ValueError:
-        raise ShellError(f"{_short(text)} is not a time; wanted one such as 2026-05-01 or 2026-05-01T12:30Z, or now.") from None
+        raise ShellError(f"{_short(text)} is not a time; wanted one such as 2026-05-01 or 2026-05-01T12:30Z, "
+                         "or now.") from None
 
 
 def _count(text: str, default: int) -> int:
@@ -785,7 +810,7 @@ def _typed() -> str:
 def _completing(shell: Shell) -> Callable[[str, int], str | None]:
     """Completes commands at the start of a line, and attributes in strings."""
     def complete(text: str, state: int) -> str | None:
-        words = [*COMMANDS, *shell.node.attribute_stats()] if readline.get_begidx() == 0 else shell.node.attribute_stats()
+        words = [*(COMMANDS if readline.get_begidx() == 0 else ()), *shell.node.attribute_stats()]
         return next(itertools.islice((word for word in words if word.startswith(text)), state, None), None)
     return complete
 
@@ -813,7 +838,8 @@ def _line_editing(shell: Shell) -> Iterator[None]:
 
 def _talk(shell: Shell) -> int:
     """A session at the terminal: what goes wrong is said, and the next line is asked for."""
-    print(f"{_bare(shell.name)}: {shell.db.tx_id:,} transactions{', a copy' if shell.is_copy else ''}. .help lists what can be asked.")
+    print(f"{_bare(shell.name)}: {shell.db.tx_id:,} transactions{', a copy' if shell.is_copy else ''}. .help lists "
+          "what can be asked.")
     with _line_editing(shell):
         while not shell.is_over:
             try:
@@ -829,7 +855,8 @@ def _talk(shell: Shell) -> int:
 
 
 def _run(shell: Shell, line: str) -> None:
-    """Does what a line says; Ctrl-C is KeyboardInterrupt although SQLite swallows what is raised while it asks whether to go on."""
+    """Does what a line says; Ctrl-C is KeyboardInterrupt although SQLite swallows what is
+    raised while it asks whether to go on."""
     interrupts: list[object] = []
 
     def interrupt(*signalled: object) -> None:
@@ -866,12 +893,14 @@ def _copy(path: str) -> Iterator[str]:
     """The path of a copy of a store as of now, made through SQLite while its owner goes on; it goes with the block."""
     with tempfile.TemporaryDirectory(prefix="store-copy-") as folder, Bar("copying pages") as bar:
         copy = os.path.join(folder, os.path.basename(path))
-        source = sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro", uri=True, isolation_level=None)
+        source = sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro", uri=True,
+                                 isolation_level=None)
         with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
             source.execute("begin")
-            source.execute("select 1 from sqlite_schema").fetchone()      # from here on one state, whatever is written beside
+            # from here on one state, whatever is written beside
+            source.execute("select 1 from sqlite_schema").fetchone()
             source.backup(target, pages=COPY_PAGES, progress=lambda _, left, total: bar(total - left, total))
-            target.execute("pragma application_id = 0")                   # of a server's index it is a store that no log owns
+            target.execute("pragma application_id = 0")  # of a server's index it is a store that no log owns
         yield copy
 
 
@@ -895,7 +924,8 @@ def _functions(name: str | None) -> dict[str, Callable[..., Any]]:
 def _check_not_foreign(path: str) -> None:
     """Refuses another program's SQLite file before the store opens it, since that would change its way of writing."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro", uri=True)) as file:
+        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(os.path.realpath(path))}?mode=ro",
+                                                uri=True)) as file:
             names = {name for name, in file.execute("select name from sqlite_schema")}
     except sqlite3.Error:
         return                           # damaged, or no SQLite file: the store says what it is
@@ -924,7 +954,8 @@ def _opened(said: argparse.Namespace, is_new: bool) -> Iterator[store.Node]:
             try:
                 node = store.open(address, _functions(said.functions), index=said.index, progress=bar)
             except store.LockedError as error:
-                raise ShellError(f"{error} Or look at a copy as of now: python shell.py --copy {_short(address)}") from None
+                raise ShellError(f"{error} Or look at a copy as of now: "
+                                 f"python shell.py --copy {_short(address)}") from None
         stack.callback(node.close)
         yield node
 
@@ -947,12 +978,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="shell.py", description=about, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new", action="store_true", help="make the store if there is none")
-    parser.add_argument("--copy", action="store_true", help="look at a copy as of now, whoever owns the store; the copy goes at the end")
-    parser.add_argument("--functions", metavar="MODULE:NAME", help="a dict of the functions that queries and calls may name")
-    parser.add_argument("--index", metavar="FILE", help="of a log on PostgreSQL: the shell's own index of it; give --functions too if the "
+    parser.add_argument("--copy", action="store_true", help="look at a copy as of now, whoever owns the store; the "
+                                                            "copy goes at the end")
+    parser.add_argument("--functions", metavar="MODULE:NAME",
+                        help="a dict of the functions that queries and calls may name")
+    parser.add_argument("--index", metavar="FILE", help="of a log on PostgreSQL: the shell's own index of it; give "
+                                                        "--functions too if the "
                         "servers have any, since whoever comes first decides what a call becomes")
     parser.add_argument("store", help="the store's file, or its address")
-    parser.add_argument("line", nargs="*", help="a query or command, several in order; or `export`, `export now`, `import`")
+    parser.add_argument("line", nargs="*", help="a query or command, several in order; or `export`, `export now`, "
+                                                "`import`")
     said = parser.parse_intermixed_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
