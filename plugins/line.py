@@ -16,8 +16,6 @@ from plugins.changes import person_frame, whole_view
 from plugins.places import channel_path, in_channel, member, signed_in
 from store import delete, match
 
-NEWS_A_PERSON = 240, 60               # in a minute: fifteen, in each of sixteen windows
-
 SCHEMA = {
     "withdrawal": Schema({
         "xt/id": uuid.UUID,           # of the message that its author took back before it arrived
@@ -29,8 +27,6 @@ SCHEMA = {
 def news_for(rule):
     """A handler for the pages of a place: what a socket would bring, as a list of fragments, and why there is none."""
     async def news(ctx):
-        if not biff.is_allowed(ctx, (("news", ctx["uid"]), *NEWS_A_PERSON)):
-            return biff.error(ctx, 429)
         place_id = place_of(ctx)["xt/id"]
         db, replay = await missed(ctx, place_id)
         if refusal := rule(ctx | {"biff/db": db}):         # the log was read meanwhile

@@ -1,142 +1,183 @@
-// The line to the server. htmx opens the socket, and opens it again; this file notices that a socket is dead, says so, and asks for news
-// by plain requests where no socket comes about.
+// The line to the server. htmx opens the socket, and opens it again; this file notices that a socket is dead, says so,
+// and asks for news by plain requests where no socket comes about.
 "use strict";
 
-const WORD_MS = 25_000;           // the server says a word every 20 s: a page that hears nothing for so long is on a dead line
+const WORD_MS = 25_000;           // the server says a word every 20 s: a page without one for so long is on a dead line
 const ECHO_MS = 3_000;            // a stored message comes back this soon, or the line is dead
 const OFFLINE_SAY_MS = 5_000;     // shorter cuts mend themselves unnoticed
 const SAID_MS = 1_500;            // what was said stays this long, so that it can be read
-const REFUSALS_MAX = 4;           // closings in a row without an opening, some 3 s; then the page asks by plain requests
-const ASK_MS = 4_000;             // between two such requests; twice as long after each failure, up to ASK_MS_MAX
+const REFUSALS_MAX = 4;           // closings in a row without an opening, some 3 s; then the page asks
+const ASK_MS = 4_000;             // between two questions; twice as long after each failure, up to ASK_MS_MAX
 const ASK_MS_MAX = 60_000;
 const ANSWER_MS = 15_000;         // for a request to be answered
-const FINAL = 1008;               // the one code with which the server closes for good; after all others htmx tries again
-const LOST = "Connection lost. Trying again …";
+const FINAL = 1008;               // the one code with which the server closes for good
+
+const ENDED = "The server has closed this page's connection. Reload the page.";
 
 const $ = id => document.getElementById(id);
+const lost = () => navigator.onLine ? "Connection lost. Trying again …" : "You are offline.";
 
-// The word in the page's head about the connection. One that is final stays.
-function connectionState() {
-  let timer = null, saidAt = 0;
-  const state = () => $("connection");               // a notice of the server takes its place
-  const show = text => {
-    if ("final" in state().dataset) return;
-    if (text) saidAt = Date.now();
-    state().textContent = text;
-    state().hidden = !text;
-  };
-  const later = (text, ms) => { clearTimeout(timer); timer = setTimeout(show, ms, text); };
-  return {
-    say(text) { clearTimeout(timer); show(text); },
-    sayUnlessMended() { if (state().hidden) later(LOST, OFFLINE_SAY_MS); },
-    clear() { later("", Math.max(0, saidAt + SAID_MS - Date.now())); },
-    sayFinally(text, what) { this.say(text); state().dataset.final = what; },
-    isFinal: () => "final" in state().dataset,
-  };
+// The word in the page's head about the connection. A final word stays; `data-final` says what is over.
+class State {
+  #timer = null;
+  #saidAt = 0;
+
+  get element() { return $("connection"); }                // a notice of the server takes its place
+  get final() { return this.element.dataset.final; }
+
+  say(text) {
+    clearTimeout(this.#timer);
+    if (this.final) return;
+    if (text) this.#saidAt = Date.now();
+    this.element.textContent = text;
+    this.element.hidden = !text;
+  }
+  sayUnlessMended() { if (this.element.hidden) this.#later(OFFLINE_SAY_MS, lost); }
+  clear() { this.#later(Math.max(0, this.#saidAt + SAID_MS - Date.now()), () => ""); }
+  sayFinally(text, what) { this.say(text); this.element.dataset.final = what; }
+
+  #later(ms, text) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.say(text()), ms);
+  }
 }
 
-// Asks for news again and again, from `begin` to `end`. `told(why)` hears why there is no socket, or null if there was no answer;
-// `closed(elsewhere)` where somebody without a right to this page is sent.
-function questions(place, told, closed) {
-  let timer = null, isAsking = false, wait = ASK_MS;
-  const path = place.getAttribute("hx-ws:connect").split("/connect")[0];
+// Asks for news again and again, from `begin` to `end`. `told(why)` hears why there is no socket, or null if there was
+// no answer; `closed(elsewhere)` hears where a person without a right to this page is sent.
+class Questions {
+  #timer = null;
+  #isAsking = false;
+  #wait = ASK_MS;
 
-  async function news() {
-    const query = new URLSearchParams({after: $("cursor").value, origin: location.origin});
-    const answer = await fetch(`${path}/news?${query}`, {headers: {"HX-Request": "true"}, signal: AbortSignal.timeout(ANSWER_MS)});
-    if (!answer.ok) throw new Error(answer.status);
-    return answer.headers.has("HX-Redirect") ? {elsewhere: answer.headers.get("HX-Redirect")} : answer.json();
+  constructor(place, told, closed) {
+    Object.assign(this, {place, told, closed, path: place.getAttribute("hx-ws:connect").split("/connect")[0]});
   }
-  async function ask() {
-    clearTimeout(timer);
+  begin() {
+    if (this.#isAsking) return;
+    this.#isAsking = true;
+    this.#ask();
+  }
+  end() {
+    this.#isAsking = false;
+    clearTimeout(this.#timer);
+  }
+  askNow() {
+    if (this.#isAsking) this.#ask();
+    return this.#isAsking;
+  }
+  async #ask() {
+    clearTimeout(this.#timer);
     try {
-      const {news: fragments, why, elsewhere} = await news();
-      if (elsewhere) return closed(elsewhere);
-      for (const text of isAsking ? fragments : [])
-        await htmx.swap({sourceElement: place, target: place, swap: "innerHTML swapEmpty:false", text, transition: false});
-      wait = ASK_MS;
-      if (isAsking) told(why);
+      const {news, why, elsewhere} = await this.#news();
+      if (elsewhere) return this.closed(elsewhere);
+      await this.#show(news);
+      this.#wait = ASK_MS;
+      if (this.#isAsking) this.told(why);
     } catch {
-      wait = Math.min(2 * wait, ASK_MS_MAX);
-      if (isAsking) told(null);
+      this.#wait = Math.min(2 * this.#wait, ASK_MS_MAX);
+      if (this.#isAsking) this.told(null);
     }
-    clearTimeout(timer);
-    if (isAsking) timer = setTimeout(ask, wait * (0.8 + 0.4 * Math.random()));      // a thousand pages do not ask in step
+    clearTimeout(this.#timer);
+    const jitter = 0.8 + 0.4 * Math.random();              // a thousand pages do not ask in step
+    if (this.#isAsking) this.#timer = setTimeout(() => this.#ask(), this.#wait * jitter);
   }
-  return {
-    begin() { if (!isAsking) { isAsking = true; ask(); } },
-    end() { isAsking = false; clearTimeout(timer); },
-    askNow() { if (isAsking) ask(); return isAsking; },
-  };
+  async #news() {
+    const query = new URLSearchParams({after: $("cursor").value, origin: location.origin});
+    const options = {headers: {"HX-Request": "true"}, signal: AbortSignal.timeout(ANSWER_MS)};
+    const answer = await fetch(`${this.path}/news?${query}`, options);
+    if (!answer.ok) throw new Error(answer.status);
+    const elsewhere = answer.headers.get("HX-Redirect");
+    return elsewhere ? {elsewhere} : answer.json();
+  }
+  // As htmx shows what comes by a socket. If a socket has come meanwhile, it brings the same.
+  async #show(news) {
+    const {place} = this;
+    const how = {sourceElement: place, target: place, swap: "innerHTML swapEmpty:false", transition: false};
+    for (const text of this.#isAsking ? news : []) await htmx.swap({...how, text});
+  }
 }
 
-// `changed("reached")` is called whenever the server has answered; "closed" and "session over" when this page may not hear it any more.
-function openLine(place, changed) {
-  const state = connectionState();
-  let connection = null, expectBy = Infinity, refusals = 0, isAnswered = false;
+// The socket that htmx keeps for `place`. `changed("reached")` is called whenever the server has answered; `changed` is
+// called with "closed" or "session over" when this page may not hear the server any more.
+class Line {
+  #connection = null;
+  #expectBy = Infinity;
+  #refusals = 0;
+  #isAnswered = false;
+  #state = new State();
 
-  function end() {
-    expectBy = Infinity;
-    asked.end();
-    changed($("connection").dataset.final === "session" ? "session over" : "closed");
+  constructor(place, changed) {
+    Object.assign(this, {place, changed});
+    this.asked = new Questions(place, why => this.#answered(why), elsewhere => this.#sentElsewhere(elsewhere));
+    htmx.config.ws.reconnectCodes = {includes: code => code !== FINAL};
+    place.addEventListener("htmx:ws:before:connection", event => this.#connecting(event.detail.connection));
+    place.addEventListener("htmx:ws:after:connection", () => this.#connected());
+    place.addEventListener("htmx:ws:before:message:incoming", () => this.#expectWord());
+    place.addEventListener("htmx:ws:close", ({detail}) => { if (detail.reason === "closed") this.#closed(detail.code); });
+    setInterval(() => { if (Date.now() > this.#expectBy) this.#isDead(); }, 1_000);
+    addEventListener("offline", () => this.#state.say(lost()));      // a socket would notice in a quarter of an hour
+    addEventListener("online", () => { this.#state.clear(); this.#renew(); });
   }
-  const asked = questions(place, why => {
-    isAnswered = why !== null;
-    state.say(why ?? LOST);
-    if (isAnswered) changed("reached");
-  }, elsewhere => {
-    const isSession = elsewhere.startsWith("/signin");
-    state.sayFinally(isSession ? "You have signed out." : "This channel is not open to you any more.", isSession ? "session" : "page");
-    end();
-  });
 
+  // A message was stored: it must come back soon, or this page hears nothing. `isBack()` says whether it has.
+  expect(isBack) {
+    if (this.asked.askNow()) return;
+    setTimeout(() => { if (!isBack() && "live" in this.place.dataset) this.#isDead(); }, ECHO_MS);
+  }
+
+  #expectWord() { this.#expectBy = Date.now() + WORD_MS; }
+
+  #connecting(connection) {
+    this.#connection = connection;
+    connection.config.reconnectMaxDelay = this.#isAnswered ? ASK_MS_MAX : htmx.config.ws.reconnectMaxDelay;
+    this.#expectWord();
+  }
+  #connected() {
+    this.#refusals = 0;
+    this.#isAnswered = false;
+    this.asked.end();
+    this.place.dataset.live = "";
+    $("waiting").hidden = true;                            // a server that is cut off tells each who connects
+    this.#expectWord();
+    this.#state.clear();
+    this.changed("reached");
+  }
+  #closed(code) {
+    delete this.place.dataset.live;
+    if (code === FINAL) {
+      if (!this.#state.final) this.#state.sayFinally(ENDED, "page");
+      return this.#end();
+    }
+    this.#refusals += 1;
+    this.#state.sayUnlessMended();
+    if (this.#refusals >= REFUSALS_MAX) this.asked.begin();
+  }
+  #answered(why) {
+    this.#isAnswered = why !== null;
+    this.#state.say(why ?? lost());
+    if (this.#isAnswered) this.changed("reached");
+  }
+  #sentElsewhere(elsewhere) {
+    if (elsewhere.startsWith("/signin")) this.#state.sayFinally("You have signed out.", "session");
+    else this.#state.sayFinally("This page is not open to you any more.", "page");
+    this.#end();
+  }
+  #end() {
+    this.#expectBy = Infinity;
+    this.asked.end();
+    this.changed(this.#state.final === "session" ? "session over" : "closed");
+  }
+  #isDead() {
+    if (this.#state.final) return;
+    this.#state.say(lost());
+    this.#renew();
+  }
   // htmx believes a close event of its socket. The socket itself would tell of its end after minutes, or never.
-  function renew() {
-    if (state.isFinal() || !connection?.socket) return;
+  #renew() {
+    const connection = this.#connection;
+    if (this.#state.final || !connection?.socket) return;
     clearTimeout(connection.timer);
     connection.attempt = 0;
     connection.socket.dispatchEvent(new CloseEvent("close", {code: 1006}));
   }
-  function isDead() {
-    if (state.isFinal()) return;
-    state.say(LOST);
-    renew();
-  }
-  htmx.config.ws.reconnectCodes = {includes: code => code !== FINAL};
-  place.addEventListener("htmx:ws:before:connection", event => {
-    connection = event.detail.connection;
-    connection.config.reconnectMaxDelay = isAnswered ? ASK_MS_MAX : htmx.config.ws.reconnectMaxDelay;
-    expectBy = Date.now() + WORD_MS;
-  });
-  place.addEventListener("htmx:ws:after:connection", () => {
-    refusals = 0;
-    isAnswered = false;
-    asked.end();
-    place.dataset.live = "";
-    $("waiting").hidden = true;                       // a server that is cut off says so again to each who connects
-    expectBy = Date.now() + WORD_MS;
-    state.clear();
-    changed("reached");
-  });
-  place.addEventListener("htmx:ws:before:message:incoming", () => { expectBy = Date.now() + WORD_MS; });
-  place.addEventListener("htmx:ws:close", event => {
-    delete place.dataset.live;
-    if (event.detail.reason !== "closed") return;
-    if (event.detail.code === FINAL) {
-      if (!state.isFinal()) state.sayFinally("The server has closed this page's connection. Reload the page.", "page");
-      return end();
-    }
-    refusals += 1;
-    state.sayUnlessMended();
-    if (refusals >= REFUSALS_MAX) asked.begin();
-  });
-  setInterval(() => { if (Date.now() > expectBy) isDead(); }, 1_000);
-  addEventListener("offline", () => state.say("You are offline."));      // the socket would notice in a quarter of an hour
-  addEventListener("online", () => { state.clear(); renew(); });
-  return {
-    // A message was stored: it must come back soon, or this page hears nothing. `isBack()` says whether it has.
-    expect(isBack) {
-      if (!asked.askNow()) setTimeout(() => { if (!isBack() && "live" in place.dataset) isDead(); }, ECHO_MS);
-    },
-  };
 }

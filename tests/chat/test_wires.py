@@ -429,6 +429,22 @@ async def test_a_sibling_tab_that_signs_out_is_told_as_that(chat, person, window
     assert await other.input_value("#text") == ""
 
 
+async def test_a_person_who_signs_in_beside_another_ones_tab_sees_none_of_their_drafts(chat, person, window):      # noqa: F811
+    """Nobody has to sign out first: the next one's sign-in ends the session, and the old tab is still there."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    bob = await person("bob@example.com")
+    await bob.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+    await page.fill("#text", "a private thought")
+    other = await page.context.new_page()
+    await other.goto(f"{chat['biff/base-url']}/signin?return-to={channel}")
+    await sign_in_by_code(chat, other, "bob@example.com")
+    await other.wait_for_url(f"**{channel}")
+    await until_live(page)                                     # the old tab is the next one's, too
+    for one in page, other:
+        assert await one.input_value("#text") == ""
+        assert "a private thought" not in await one.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])")
+
+
 @pytest.mark.parametrize("path", ["/", "/signin"])
 async def test_an_address_that_is_refused_is_still_in_its_field(chat, window, path):      # noqa: F811
     """Whoever mistyped one letter of thirty types all thirty again."""

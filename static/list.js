@@ -1,0 +1,176 @@
+// The list of messages: their times and groups, older ones and new ones, and what is copied of them.
+"use strict";
+
+const NEAR_PX = 100;              // of the end: still reading the newest
+const TOGETHER_MS = 300_000;      // messages of one person within five minutes stand together
+
+// ── Times ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Times are sent in UTC and told in the reader's own; the year stands where it is not this one.
+const format = options => new Intl.DateTimeFormat(undefined, options);
+const CLOCK = {hour: "2-digit", minute: "2-digit"}, DAY = {day: "numeric", month: "short"}, YEAR = {year: "numeric"};
+const WEEKDAY = {weekday: "long", day: "numeric", month: "long"};
+const clock = format(CLOCK), calendar = format({...DAY, ...CLOCK}), oldCalendar = format({...DAY, ...YEAR, ...CLOCK});
+const dayName = format(WEEKDAY), oldDayName = format({...WEEKDAY, ...YEAR});
+const inFull = format({dateStyle: "full", timeStyle: "medium"});
+
+function tellTimes(root) {
+  const now = new Date(), isThisYear = at => at.getFullYear() === now.getFullYear();
+  for (const time of root.querySelectorAll("time[datetime]:not([data-told])")) {
+    const at = new Date(time.dateTime), isToday = at.toDateString() === now.toDateString();
+    time.textContent = (isToday ? clock : isThisYear(at) ? calendar : oldCalendar).format(at);
+    time.title = inFull.format(at);
+    time.dataset.clock = clock.format(at);                 // what a line that follows shows on hover
+    time.dataset.told = "";
+  }
+}
+
+const timeOf = message => new Date(message.querySelector("time").dateTime);
+
+function groupMessages(list) {
+  let mem = null, at = new Date(0);
+  const year = new Date().getFullYear();
+  for (const message of list.querySelectorAll(".message")) {
+    const next = timeOf(message), isSameDay = next.toDateString() === at.toDateString();
+    const follows = isSameDay && message.dataset.mem === mem && next - at < TOGETHER_MS;
+    message.classList.toggle("follows", follows);
+    message.classList.toggle("mine", message.dataset.mem === list.dataset.mem);
+    if (isSameDay) delete message.dataset.day;
+    else message.dataset.day = (next.getFullYear() === year ? dayName : oldDayName).format(next);
+    mem = message.dataset.mem;
+    at = next;
+  }
+}
+
+// ── Older and newer ──────────────────────────────────────────────────────────────────────────────────────────
+
+// A fragment that comes again, because a connection ended while it was being shown, adds nothing twice. One's own
+// message takes the place of the pending one.
+function addOnce(outbox) {
+  document.addEventListener("htmx:before:swap", event => {
+    const added = (event.detail.tasks ?? []).filter(task => task.type === "oob" && task.swapSpec.style === "beforeend");
+    for (const message of added.flatMap(task => [...task.fragment.querySelectorAll(".message[id]")])) {
+      const shown = $(message.id), isDeleted = outbox.isDeleted(message.id.slice("message-".length));
+      if (isDeleted || shown && !isPending(shown)) message.remove();
+      else shown?.remove();
+    }
+  });
+}
+
+const topOf = element => element.getBoundingClientRect().top;
+
+// The first text in sight, and where it stands: it is put back there when something above it, or the width of the
+// window, has changed. In the middle of a text, it is the share of it that is out of sight.
+class Anchor {
+  #id = null;
+  #offset = 0;
+  #share = 0;
+
+  constructor(list) { this.list = list; }
+  remember() {
+    const texts = [...this.list.querySelectorAll(".message p")], top = topOf(this.list);
+    const text = texts.find(one => one.getBoundingClientRect().bottom > top);
+    this.#id = text?.closest(".message").id ?? null;
+    if (!text) return;
+    this.#offset = topOf(text) - top;
+    this.#share = this.#offset / text.offsetHeight;
+  }
+  restore() {
+    const text = this.#id && $(this.#id)?.querySelector("p");
+    if (!text) return;
+    const offset = this.#offset < 0 ? this.#share * text.offsetHeight : this.#offset;
+    this.list.scrollTop += topOf(text) - topOf(this.list) - offset;
+  }
+}
+
+// The list follows new messages only for a reader who is at its end; others are told how many there are. `settle()`
+// puts the pending messages in their place first.
+class List {
+  #isAtEnd = true;
+  #unread = 0;
+
+  constructor(list, settle) {
+    Object.assign(this, {list, settle, pill: $("pill"), anchor: new Anchor(list)});
+    list.addEventListener("scroll", () => this.#scrolled(), {passive: true});
+    list.addEventListener("htmx:after:swap", () => this.#tidy());      // a morph changes texts in place
+    this.pill.addEventListener("click", () => { this.#toEnd(); $("text")?.focus(); });
+    $("compose").addEventListener("submit", () => this.#toEnd());
+    new MutationObserver(changes => this.#changed(changes)).observe(list, {childList: true, subtree: true});
+    new ResizeObserver(() => this.#isAtEnd ? this.#toEnd() : this.anchor.restore()).observe(list);
+    this.#tidy();
+    this.#toEnd();
+  }
+  #tidy() {
+    this.settle();
+    tellTimes(this.list);
+    groupMessages(this.list);
+  }
+  #toEnd() {
+    this.list.scrollTop = this.list.scrollHeight;
+    this.#isAtEnd = true;
+    this.#seen();
+  }
+  #seen() {
+    this.#unread = 0;
+    this.pill.hidden = true;
+  }
+  #scrolled() {
+    this.#isAtEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < NEAR_PX;
+    if (this.#isAtEnd) this.#seen();
+    this.anchor.remember();
+  }
+  #changed(changes) {
+    this.#tidy();
+    const isMessage = node => node.classList?.contains("message") && !isPending(node);
+    const added = new Set(changes.flatMap(change => [...change.addedNodes]).filter(isMessage));
+    const messages = [...this.list.querySelectorAll(".message:not(.pending)")];
+    if (added.has(messages.at(-1))) this.#hear(messages.filter(message => added.has(message)));
+    if (this.#isAtEnd) this.list.scrollTop = this.list.scrollHeight;
+    else this.anchor.restore();                            // older ones came above: what is read stays put
+    this.anchor.remember();
+  }
+  #hear(messages) {
+    const others = messages.filter(message => !message.classList.contains("mine")), [one] = others;
+    const words = message => `${message.querySelector("b").textContent}: ${message.querySelector("p").textContent}`;
+    if (one) $("heard").textContent = others.length === 1 ? words(one) : `${others.length} new messages`;
+    if (this.#isAtEnd) return;
+    this.#unread += messages.length;
+    this.pill.textContent = this.#unread === 1 ? "1 new message ↓" : `${this.#unread} new messages ↓`;
+    this.pill.hidden = false;
+  }
+}
+
+// The link to older messages is replaced by them. A reader who had gone there by the keyboard stays there.
+function keepFocusInOlder(list) {
+  let hadFocus = false;
+  document.addEventListener("htmx:before:swap", () => {
+    hadFocus = $("older")?.contains(document.activeElement) ?? false;
+  });
+  document.addEventListener("htmx:after:swap", () => {
+    const next = $("older")?.querySelector("a") ?? list;
+    if (hadFocus && document.activeElement === document.body) next.focus({preventScroll: true});
+    hadFocus = false;
+  });
+}
+
+// ── Copies ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Messages are copied as people would write them down: who, when, what. Of one message's text only the text is.
+function copyMessages(list) {
+  list.addEventListener("copy", event => {
+    if (!getSelection().rangeCount) return;
+    const range = getSelection().getRangeAt(0), isCopied = part => range.intersectsNode(part);
+    const messages = [...list.querySelectorAll(".message")].filter(message => isCopied(message.querySelector("p")));
+    if (messages.length < 2 && !messages.some(message => isCopied(message.querySelector("header")))) return;
+    event.clipboardData.setData("text/plain", messages.map(message => copyOf(message, range)).join("\n\n"));
+    event.preventDefault();
+  });
+}
+
+function copyOf(message, range) {
+  const part = document.createRange(), text = message.querySelector("p");
+  part.selectNodeContents(text);
+  if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
+  if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
+  return `${message.querySelector("b").textContent}, ${oldCalendar.format(timeOf(message))}\n${part}`;
+}
