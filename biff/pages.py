@@ -26,7 +26,7 @@ from biff.system import StartError
 
 log = logging.getLogger("biff")
 
-BODY_BYTES_MAX = 128 * 1024           # of a form: a message of 10,000 characters of four bytes, percent-encoded, and room
+BODY_BYTES_MAX = 128 * 1024           # of a form: a message of 10,000 characters of four bytes, percent-encoded
 ERROR_ID = web.ResponseKey("error id", str)
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = {
@@ -138,12 +138,16 @@ def fragment(system: dict, template: str, **values: Any) -> str:
 
 # No quotes, brackets and stops of East Asian writing, which has no spaces; no marks that turn the direction of writing.
 ADDRESS = re.compile(r"(?i:https?)://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-                     r"\u2018-\u201f\u2026\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d\uff5f-\uff64]*")
+                     r"\u2018-\u201f\u2026\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e"
+                     r"\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d\uff5f-\uff64]*")
 MARKS = ".,;:!?"                      # at an address's end they are the sentence's
 
 
 def addresses_apart(text: str) -> list[tuple[str, bool]]:
-    """The text in pieces, each with whether it is a web address, for a template to link. Only http and https are; a sentence's own marks are not."""
+    """The text in pieces, each with whether it is a web address, for a template to link.
+
+    Only http and https are linked. The marks of a sentence are no part of an address.
+    """
     pieces, end = [], 0
     for found in ADDRESS.finditer(text):
         address = _without_marks(found.group())

@@ -113,7 +113,9 @@ class Line {
     place.addEventListener("htmx:ws:before:connection", event => this.#connecting(event.detail.connection));
     place.addEventListener("htmx:ws:after:connection", () => this.#connected());
     place.addEventListener("htmx:ws:before:message:incoming", () => this.#expectWord());
-    place.addEventListener("htmx:ws:close", ({detail}) => { if (detail.reason === "closed") this.#closed(detail.code); });
+    place.addEventListener("htmx:ws:close", ({detail}) => {
+      if (detail.reason === "closed") this.#closed(detail.code);
+    });
     setInterval(() => { if (Date.now() > this.#expectBy) this.#isDead(); }, 1_000);
     addEventListener("offline", () => this.#state.say(lost()));      // a socket would notice in a quarter of an hour
     addEventListener("online", () => { this.#state.clear(); this.#renew(); });

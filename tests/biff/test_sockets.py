@@ -196,6 +196,9 @@ async def test_a_deploy_closes_every_tab_with_1012_and_all_return(tmp_path, wind
 
 # ── D4: half-open connections ──────────────────────────────────────────────────────────────────────────────────
 
+PING_S = sockets.PING_S               # as people have it
+
+
 @pytest.fixture
 def ping_often(monkeypatch):
     monkeypatch.setattr(sockets, "PING_S", 1)
@@ -216,9 +219,22 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed(ping_often, chat, s
     await until(lambda: chat["chat_clients"].count == 1)
     took = time.perf_counter() - begun
     await until(lambda: client.waiting() == 0 and client.transport.is_closing())
-    say(f"with a ping every second noticed after {took:.1f} s, so {took * 25:.0f} s with one every 25 s; asked 45 s; "
+    say(f"with a ping every second noticed after {took:.1f} s, so {took * PING_S:.0f} s with one every {PING_S} s; "
+        "asked 45 s; "
         "nothing is held for it any more")
     assert alive.is_open and alive.code is None and took < 15
+
+
+async def test_a_page_hears_a_word_well_within_the_time_after_which_it_gives_a_line_up(ping_often, chat, say):  # noqa: F811
+    """Scripts hear no pings: without a word a page could not tell a quiet channel from a dead line."""
+    words, town = [], await settle(chat, 1)
+    ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
+    ear._take = lambda opcode, payload: words.append(payload) if opcode == 1 else None
+    await until(lambda: len(words) >= 3)
+    line = (ROOT / "static/line.js").read_text()
+    given_up = int(re.search(r"WORD_MS = ([\d_]+)", line)[1]) / 1000
+    say(f"a word of {len(words[0])} bytes every {PING_S} s; asked every 25 s, when pages give up after {given_up:.0f} s")
+    assert set(words) == {b"{}"} and PING_S + 5 <= given_up <= 25
 
 
 async def test_a_browser_says_that_it_is_offline(tmp_path, window):

@@ -429,7 +429,7 @@ async def test_a_sibling_tab_that_signs_out_is_told_as_that(chat, person, window
     assert await other.input_value("#text") == ""
 
 
-async def test_a_person_who_signs_in_beside_another_ones_tab_sees_none_of_their_drafts(chat, person, window):      # noqa: F811
+async def test_a_next_person_beside_an_open_tab_sees_none_of_its_drafts(chat, person, window):      # noqa: F811
     """Nobody has to sign out first: the next one's sign-in ends the session, and the old tab is still there."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     bob = await person("bob@example.com")
