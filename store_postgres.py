@@ -20,6 +20,7 @@ import functools
 import hashlib
 import importlib
 import os
+import re
 import select
 import socket
 import sqlite3
@@ -852,8 +853,14 @@ def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
     yield tuple(map(list, zip(*lot))) or ([], [], [], [])
 
 
+ADDRESS = re.compile(r"postgres(?:ql)?://(?:(?:[^@/?%\s]|%[0-9a-fA-F]{2})*@)?(?:[^@%\s]|%[0-9a-fA-F]{2})*")
+
+
 def opened(url: str, path: str | os.PathLike[str]) -> store._File:
     """The first row of a log, which names the store, and the index at `path` that belongs to it."""
+    if not ADDRESS.fullmatch(url):             # PostgreSQL's own sentence would show a part of the password
+        raise store.StoreError("The address of the log on PostgreSQL cannot be read. Write @ / ? and % in its password as "
+                               "%40 %2F %3F and %25.")
     link = _Link(url, lambda connection: None)
     try:
         about = _first_row(link.use()) or _made(link.use(), path)

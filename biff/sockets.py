@@ -45,8 +45,9 @@ REPLAYS_KEPT = 256                    # for those who ask the same
 REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few lists of the longest messages
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
-PING_S = 20                           # pages give a line up after 25 s without a word; no answer for half of this: the socket is dead
+PING_S = 20                           # pages give a line up after 25 s without a word; no answer till the next: cut
 PINGED_AT_ONCE = 64                   # the rest a little later, so that they answer a little later
+PING_LOOK_S = 0.5                     # how often it is looked who is due
 CLOSE_S = 0.6                         # for a close frame to be answered; then the connection is cut
 CLOSE_ALL_S = 0.3                     # when all are closed: cutting 5,000 takes the rest of the second that a shutdown may last
 
@@ -153,6 +154,7 @@ class Socket:
             self.room.apart[self.send] = self
 
     def ask(self):
+        """Says a word, and asks whether a browser is there."""
         self.is_asked = True
         self.write(PING + WORD)
 
@@ -249,6 +251,7 @@ class Rooms:
         self.sockets_max, self._delivered = sockets_max, delivered
         self._rooms: dict[Hashable, Room] = {}
         self._behind: dict[Socket, None] = {}
+        self._asked: dict[Socket, float] = {}          # when each was asked last, the longest ago first
         self._people: dict[Hashable, dict[Socket, None]] = {}
         self._due: collections.deque[Room] = collections.deque()
         self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
@@ -309,6 +312,7 @@ class Rooms:
         socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key, self._behind))
         socket.room.sockets[socket.send] = socket.room.apart[socket.send] = socket
         self._people.setdefault(socket.person, {})[socket] = None
+        self._asked[socket] = time.monotonic()
         self.count += 1
 
     def people(self) -> list[Hashable]:
@@ -335,7 +339,7 @@ class Rooms:
         if room.telling:                               # a pass may be on its way to it
             room.apart[socket.send] = socket
         theirs = self._people[socket.person]
-        del room.sockets[socket.send], theirs[socket]
+        del room.sockets[socket.send], theirs[socket], self._asked[socket]
         if not room.sockets:
             del self._rooms[room.key]
         if not theirs:
@@ -364,15 +368,16 @@ class Rooms:
                 self._cut(socket, socket.room)
 
     async def watch(self):
-        """Asks all sockets, for ever, whether somebody is there, and cuts those that have not answered until the round after."""
+        """Says a word to each socket, for ever, PING_S after it came or after the last word; cuts who is silent."""
         while True:
-            for look in Socket.ask, Socket.cut_if_silent:
-                sockets = self.sockets()
-                starts = range(0, len(sockets) or 1, PINGED_AT_ONCE)
-                for start in starts:
-                    for socket in sockets[start:start + PINGED_AT_ONCE]:
-                        look(socket)
-                    await asyncio.sleep(PING_S / 2 / len(starts))
+            due = time.monotonic() - PING_S
+            asked = [socket for socket, at in itertools.islice(self._asked.items(), PINGED_AT_ONCE) if at <= due]
+            for socket in asked:
+                del self._asked[socket]
+                self._asked[socket] = time.monotonic()
+                socket.cut_if_silent()
+                socket.ask()
+            await asyncio.sleep(PING_LOOK_S * (0.1 if len(asked) == PINGED_AT_ONCE else 1))
 
     # Telling
 

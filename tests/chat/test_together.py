@@ -1,6 +1,7 @@
 """One chat on several servers: people on either see the same, and hardly notice when one of them dies,
 or the database does."""
 import asyncio
+import re
 import contextlib
 import random
 import time
@@ -244,3 +245,12 @@ async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
     with pytest.raises(biff.StartError, match="begins with postgresql://") as refused:
         await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given | {"log": "mysql://me:hush-hush@db"}))
     assert "hush-hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["hu%sh", "hush%", "hu@sh", "hu/sh", "hu?sh", "hu sh", "hush%zz", "@hush", "hush:@#"])
+async def test_a_password_of_odd_characters_is_not_shown_either(tmp_path, password):
+    """Without this, a password that the address misquotes would stand in the terminal, and in the log of whatever starts us."""
+    given = {"data": str(tmp_path), "port": 0, "log": f"postgresql://me:{password}@127.0.0.1:1/none?connect_timeout=1"}
+    with pytest.raises(biff.StartError) as refused:
+        await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given))
+    assert not re.search("hu|sh|zz", str(refused.value)), str(refused.value)
