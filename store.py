@@ -86,7 +86,7 @@ FORMAT = 1                            # of log and documents; another one is ref
 INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that is only the index of a log elsewhere
 EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version is INDEX_FORMAT and above it the number of the write-ahead log
 SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
-INDEX_FORMAT = 2                      # of what is derived from them; another one is derived anew at opening
+INDEX_FORMAT = 3                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
@@ -95,6 +95,7 @@ DEPTH_MAX = 100                       # of nested values: far below where recurs
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
+BEAR_S_MAX = 1                        # that a commit waits for a reader whose question was disturbed three times
 EMPTY_MS = 100                        # that the writer waits for readers before it empties the write-ahead log later
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
@@ -1123,7 +1124,7 @@ class _File:
         if not self._held.size():
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
                 f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal else "Remove it to begin a new one."))
-        with contextlib.closing(sqlite3.connect(_uri(self.path, "" if wal else "&immutable=1"), uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(_uri(self.path, "ro" if wal else "ro&immutable=1"), uri=True)) as connection:
             try:
                 head = _head(connection)
             except (sqlite3.DatabaseError, TypeError) as error:
@@ -1170,6 +1171,7 @@ class _File:
         self._check_owner()
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
         self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
+        self.births, self._bearing = 0, threading.Lock()       # odd while UUIDs that were values become entities
         self._epoch, self._is_wal_new = execute("pragma user_version").fetchone()[0] // EPOCH_UNIT, True
         self._load_place()
         if execute("pragma user_version").fetchone()[0] % EPOCH_UNIT == INDEX_FORMAT:
@@ -1385,7 +1387,7 @@ class _File:
     def mark(self) -> None:
         self.writer.execute(f"pragma user_version = {self._epoch * EPOCH_UNIT + INDEX_FORMAT}")
 
-    def announce(self, tx_id: int, touched: Iterable) -> None:
+    def announce(self, tx_id: int, touched: Iterable, has_births: bool) -> None:
         """The writer is about to commit: removes the touched entities from `plain`; nothing is added until `latest` is this transaction.
 
         An entry is valid if `latest` still equals the reader's transaction after the lookup.
@@ -1394,6 +1396,26 @@ class _File:
             for id in touched:
                 self.index.plain.pop(_plain_key(id), None)
             self.committing = tx_id
+        if has_births:
+            self._holds_bearing = self._bearing.acquire(timeout=BEAR_S_MAX)
+            self.births += 1
+
+    def steadily(self, ask: Callable, *rest: Any) -> Any:
+        """What ask(*rest) gives, asked again if meanwhile UUIDs got numbers, and with them other cells."""
+        for _ in range(3):
+            births = self.births
+            answer = ask(*rest)
+            if births == self.births and births % 2 == 0:
+                return answer
+        with self._bearing:
+            return ask(*rest)
+
+    def settle_births(self) -> None:
+        """The writer's transaction has ended, one way or the other."""
+        if self.births % 2:
+            self.births += 1
+            if self._holds_bearing:
+                self._bearing.release()
 
     def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
         """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
@@ -1408,6 +1430,7 @@ class _File:
         """Nothing of the writer's transaction is there any more, or all of it if COMMIT was done; memory says what the file says."""
         if self.writer.connection.in_transaction:
             self.writer.execute("rollback")
+        self.settle_births()
         self.documents.clear()
         self.evictions += 1           # past snapshots look their documents up again
         self.index = _Index(self)
@@ -1492,11 +1515,28 @@ class _File:
             for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
                 previous, n = row, self._verified(row, previous, n, missing)
                 if progress:
-                    progress(row[0], total)
+                    progress(row[0], 2 * total)
         if missing:
             tx_id = min(missing.values())
             raise CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.", tx_id)
+        self._verify_index(progress and (lambda done, of: progress(of + done, 2 * of)))
         return total
+
+    def _verify_index(self, progress: Progress | None) -> None:
+        """Derives the index a second time, beside the file, and compares the two."""
+        other = None
+        try:
+            other = _Rederived(self)
+            other.rederive(progress)
+            if found := other.differences():
+                raise CorruptError(f"The index in {self.path} does not hold what the log says ({', '.join(found)}): reindex.")
+        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:      # a damaged index gives values of any type
+            raise (self.read_error(error) if isinstance(error, sqlite3.Error) else CorruptError(
+                f"The index in {self.path} cannot be compared with the log ({error}): reindex.")) from error
+        finally:
+            if other:
+                other.writer.connection.close()
+                shutil.rmtree(other.folder, True)
 
     def _verified(self, row: tuple, previous: tuple | None, n: int, missing: dict[bytes, int]) -> int:
         tx_id, _, ops, _, committed, results, _, last = row
@@ -1557,6 +1597,50 @@ class _File:
     def writer_db(self, point: Point, node: Any) -> Db:
         """The state right after `point`, read on the writing connection."""
         return _WriterDb(node, self.writer, point)
+
+
+_COMPARED = {
+    "ids": "select n, uuid from {0}.ids where n > 0",
+    "rects": "select * from {0}.rects",
+    "unseen": "select * from {0}.unseen",
+    "facts": "select f.p, a.name, f.v, f.k, f.e, f.n, f.d from {0}.facts f left join {0}.attributes a using (a)",
+}
+
+
+class _Rederived(_File):
+    """The index of another file, derived once more in a temporary one, from the other's log and documents."""
+
+    def __init__(self, file: _File):
+        self.closed, self.path, self.folder = None, file.path, tempfile.mkdtemp(prefix="store-")
+        connection = sqlite3.connect(_uri(os.path.join(self.folder, "index.db"), "rwc"), uri=True, isolation_level=None,
+                                     check_same_thread=False, cached_statements=256)
+        for pragma in "journal_mode = off", "synchronous = off", "temp_store = memory", "cache_size = -32000":
+            connection.execute(f"pragma {pragma}")
+        for statement in _DERIVED.split(";"):
+            connection.execute(statement)
+        connection.execute("attach ? as was", (_uri(file.path),))
+        self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
+        self.evictions = self.births = 0
+        connection.execute("begin")           # of log and documents there is one state, as long as this lasts
+        self._load_place()
+        self.index = _Index(self)
+
+    def rederive(self, progress: Progress | None) -> None:
+        self._replay(progress)
+
+    def differences(self) -> list[str]:
+        """Which tables differ; also the indexes of SQLite, which hold each row a second time."""
+        execute = self.writer.execute
+        found = []
+        for table, rows in _COMPARED.items():
+            was, now = rows.format("was"), rows.format("main")
+            counts = execute(f"select (select count(*) from was.{table}{' where n > 0' if table == 'ids' else ''}), "
+                             f"(select count(*) from main.{table}{' where n > 0' if table == 'ids' else ''})").fetchone()
+            if counts[0] != counts[1] or execute(f"select 1 from (select * from ({was}) except select * from ({now})) limit 1").fetchone():
+                found.append(table)
+        if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
+            found.append(said)
+        return found
 
 
 class _Hold:
@@ -1659,8 +1743,8 @@ def _place(path: Any) -> tuple[bool, str]:
     return False, real
 
 
-def _uri(path: str, more: str = "") -> str:
-    return f"file:{urllib.parse.quote(path)}?mode=ro{more}"
+def _uri(path: str, mode: str = "ro") -> str:
+    return f"file:{urllib.parse.quote(path)}?mode={mode}"
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -1734,13 +1818,14 @@ class _Reader:
         self.is_used = False                  # whether more was done with it than to ask and to read all rows at once
         self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
-        connection.create_function("py", -1, lambda number, *cells: self._guarded(self.run.calls.call, number, cells))
-        connection.create_function("py_test", -1, lambda number, *cells: self._guarded(self.run.calls.test, number, cells))
-        connection.create_function("py_json", -1, lambda number, *cells: self._guarded(self.run.calls.call_json, number, cells))
-        connection.create_function("member", 2, lambda *operands: self._guarded(self.run.member, *operands))
-        connection.create_function("compare", 3, lambda *operands: self._guarded(self.run.compare, *operands))
-        connection.create_function("cell", 1, functools.partial(self._guarded, _cell_of_json), deterministic=True)
-        connection.set_progress_handler(functools.partial(self._guarded, self._is_over), STEPS)
+        me = weakref.proxy(self)              # what a connection holds of Python is beyond the reach of its garbage collector
+        connection.create_function("py", -1, lambda number, *cells: me._guarded(me.run.calls.call, number, cells))
+        connection.create_function("py_test", -1, lambda number, *cells: me._guarded(me.run.calls.test, number, cells))
+        connection.create_function("py_json", -1, lambda number, *cells: me._guarded(me.run.calls.call_json, number, cells))
+        connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
+        connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
+        connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
+        connection.set_progress_handler(lambda: me._guarded(me._is_over), STEPS)
 
     def _guarded(self, work: Callable, *args: Any) -> Any:
         """Keeps what is raised, Ctrl-C too, until the statement has ended: SQLite would make another error of it."""
@@ -1840,7 +1925,9 @@ class _TwoDicts:
 
 # ── The index ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers.
+# The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers. A UUID gets its
+# number, above zero, when the log first names it as an entity: so numbers are the order of creation, whatever is evicted
+# later. One that so far only documents mention has a number below zero, which says just that, and a BLOB for its cell.
 
 _DERIVED = """
     create table ids(n integer primary key, uuid blob unique);
@@ -1866,13 +1953,15 @@ class _Index:
         self.attributes = {name: a for a, name, _, _ in rows}
         self.puts = {a: puts for a, _, puts, _ in rows}
         self.kinds = {a: kinds for a, _, _, kinds in rows}
-        self.next_id = (execute("select max(n) from ids").fetchone()[0] or 0) + 1
+        least, most = execute("select min(n), max(n) from ids").fetchone()
+        self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
         self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
         self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
         self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
+        self.mentioned: set = set()      # of these, those that are values somewhere
         self.estimates: dict = {}
         self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
 
@@ -1880,7 +1969,10 @@ class _Index:
         """Counts the documents put since the statistics were last written, which is not with every commit."""
         for data, in self._file.writer.execute("select doc from documents where n > ?", (self.counted,)):
             for name, cell in _facts(unpack(data)):
-                self.count(self.attributes[name], 1 if type(cell) is uuid.UUID else _kind_bit(cell), 1)
+                if type(cell) is uuid.UUID:
+                    cell = self.number(cell, self._file.writer) or _UUID
+                self.count(self.attributes[name], _kind_bit(cell), 1)
+        self.unknown.clear()
 
     def count(self, a: int, kinds: int, puts: int) -> None:
         """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
@@ -1914,27 +2006,41 @@ class _Index:
         return (name if name.isascii() else name.encode(errors="surrogatepass")) if n is None else n
 
     def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
-        """The number that stands for a UUID in the index, or None if the log has never mentioned it."""
-        key, is_writer = id.int, reader is self._file.writer
-        n = self.batch.numbers.get(key) if is_writer and self.batch else None
-        if n is None and not (is_writer and key in self.unknown):
+        """The number that stands for a UUID in the index, or None if the log names no such entity."""
+        key = id.int
+        if reader is self._file.writer:
+            return self._number_for_writer(key)
+        n = None if reader.connection.in_transaction else self.numbers.get(key)      # memory may be newer than what it reads
+        if n is None:
+            row = reader.execute("select n from ids where uuid = ? and n > 0", (id.bytes,)).fetchone()
+            if row is None:
+                return None
+            n = row[0]
+            self.numbers.put(key, n)
+        return n
+
+    def _number_for_writer(self, key: int) -> int | None:
+        n = self.batch.numbers.get(key) if self.batch else None
+        if n is None and key not in self.unknown:
             n = self.numbers.get(key)
             if n is None:
-                row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
-                if row:
-                    n = row[0]
-                    self.numbers.put(key, n)
-                elif is_writer:
-                    self.unknown.add(key)
+                self.learn_numbers([key])
+                n = self.numbers.get(key)
         return n
 
     def learn_numbers(self, ids: list[int]) -> None:
         """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
-        rows = self._file.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})", [id.to_bytes(16, "big") for id in ids])
+        rows = self._file.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})",
+                                         [id.to_bytes(16, "big") for id in ids])
         found = {int.from_bytes(data, "big"): n for data, n in rows}
-        for id, n in found.items():
-            self.numbers.put(id, n)
-        self.unknown.update(id for id in ids if id not in found)
+        for id in ids:
+            n = found.get(id, 0)
+            if n > 0:
+                self.numbers.put(id, n)
+            else:
+                self.unknown.add(id)
+                if n:
+                    self.mentioned.add(id)
 
     def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
         id = self.uuids.get(n)
@@ -2292,7 +2398,7 @@ class _Log:
             fill(batch)
             batch.finish()
             confirm()
-            file.announce(batch.latest.tx_id, batch.touched)
+            file.announce(batch.latest.tx_id, batch.touched, batch.has_births)
             file.writer.execute("commit")
             batch.publish()
         except BaseException as error:
@@ -2526,6 +2632,7 @@ class _Transaction:
         base = db._supposed
         self.entities: dict[Any, _Entity] = dict(base.entities) if base else {}
         self.contents: dict[int, _Op] = dict(base.contents) if base else {}
+        self.written: dict[Any, _Entity] = {}    # the entities that are put, deleted or evicted, in the log's order
         self.reason: str | None = None
         self.journal: list | None = None         # keys of touched entities, as they are touched, once somebody has asked
         self.results: list[list[_Op]] = []       # what each call became
@@ -2557,6 +2664,7 @@ class _Transaction:
                     self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _facts(unpack(row[0]))))
                 else:
                     self.n += 1
+                    self._to_write(id, rest[0])
 
     def document(self, n: int) -> dict:
         return unpack(self.contents[n].data)
@@ -2573,12 +2681,12 @@ class _Transaction:
     def _put(self, op: _Op) -> None:
         self.n += 1
         self.contents[self.n] = op
-        entity = self._entity(op.id, op.start)
+        entity = self._to_write(op.id, op.start)
         entity.numbers.append(self.n)
         self._draw(entity, op, self.n)
 
     def _delete(self, op: _Op) -> None:
-        self._draw(self._entity(op.id, op.start), op, -self.tx_id)
+        self._draw(self._to_write(op.id, op.start), op, -self.tx_id)
 
     def _match(self, op: _Op) -> None:
         at = self.tx_time if op.start is None else op.start
@@ -2589,7 +2697,7 @@ class _Transaction:
             raise _Abort(f"match of {_short(op.id)}: {found} is visible at {_moment(at)}, not {wanted}")
 
     def _evict(self, op: _Op) -> None:
-        entity = self._entity(op.id, None)
+        entity = self._to_write(op.id, None)
         for n in entity.numbers:
             self.contents.pop(n, None)
         entity.before, entity.rects, entity.numbers, entity.evicted = [], [], [], True
@@ -2640,6 +2748,10 @@ class _Transaction:
         if entity.low > start:
             self._load_down(entity, start)
         return entity
+
+    def _to_write(self, id: Any, start: int | None) -> _Entity:
+        entity = self._entity(id, start)
+        return self.written.setdefault(_key(id), entity)
 
     def _load_down(self, entity: _Entity, start: int) -> None:
         """Reads the rectangles from the last that begins at or before `start` up to those in memory, or a few if there are none."""
@@ -2773,7 +2885,9 @@ class _Batch:
         self.attributes: dict = {}
         self._puts: dict = {}
         self._kinds: dict = {}
-        self._next_id = file.index.next_id
+        self._next_id, self._next_mention = file.index.next_id, file.index.next_mention
+        self._mentioned: set[int] = set()      # UUIDs that this group is the first to mention, as values
+        self.has_births = False
         self.touched: list = []
         self.evicted: list = []
         self._fresh: list = []
@@ -2823,14 +2937,37 @@ class _Batch:
         return self.number(value) if type(value) is uuid.UUID else _CELL[type(value)](value)
 
     def number(self, value: uuid.UUID) -> int:
-        """The number of a UUID; one not known yet gets the next."""
+        """The number of an entity's UUID; one that the log names for the first time gets the next."""
         index, key = self._file.index, value.int
         n = index.numbers.young.get(key) or index.number(value, self._file.writer)
         if n is None:
             n = self.numbers[key] = self._next_id
             self._next_id += 1
-            self._ids.append((n, value.bytes))
+            if key in index.mentioned or key in self._mentioned:
+                self._bear(value, n)
+            else:
+                self._ids.append((n, value.bytes))
         return n
+
+    def _bear(self, value: uuid.UUID, n: int) -> None:
+        """What was only a value becomes an entity: its number stands for it wherever it was mentioned."""
+        self.flush()
+        self._execute("update ids set n = ? where uuid = ?", (n, value.bytes))
+        kinds = itertools.chain(self._file.index.kinds.items(), self._kinds.items())
+        for a in {a for a, of_a in kinds if of_a & _MENTION_KIND}:
+            self._many("update facts set v = ? where p = ? and a = ? and v = ?", [(n, p, a, _UUID + value.bytes) for p in (0, 1)])
+        self._file.index.mentioned.discard(value.int), self._mentioned.discard(value.int)
+        self.has_births = True
+
+    def _value_cell(self, value: uuid.UUID) -> Cell:
+        """What stands for a UUID that is a value."""
+        index, key = self._file.index, value.int
+        n = index.numbers.young.get(key) or index.number(value, self._file.writer)
+        if n is None and key not in index.mentioned and key not in self._mentioned:
+            self._mentioned.add(key)
+            self._ids.append((self._next_mention, value.bytes))
+            self._next_mention -= 1
+        return n or _UUID + value.bytes
 
     def _attribute(self, name: str) -> int:
         """The number of an attribute that was not known before this group."""
@@ -2842,12 +2979,12 @@ class _Batch:
 
     def write(self, transaction: _Transaction) -> None:
         """Draws a transaction's rectangles and keeps the facts of its versions."""
-        for entity in transaction.entities.values():
-            e = self.cell_of(entity.id)
+        written = list(transaction.written.values())
+        self.touched += [entity.id for entity in written]
+        for e, entity in zip([self.cell_of(entity.id) for entity in written], written):
             if entity.evicted:
                 self._evict(e, entity.id)
             self._draw(e, entity, transaction)
-            self.touched.append(entity.id)
 
     def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
         """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
@@ -2892,7 +3029,7 @@ class _Batch:
         attributes = self._file.index.attributes
         pairs: list = []
         for name, cell in transaction.contents[n].facts:
-            pairs += attributes.get(name) or self._attribute(name), self.number(cell) if type(cell) is uuid.UUID else cell
+            pairs += attributes.get(name) or self._attribute(name), self._value_cell(cell) if type(cell) is uuid.UUID else cell
         for start in range(0, len(pairs), 2 * FACTS_A_ROW):
             row = [p, k, e, n, d, *pairs[start:start + 2 * FACTS_A_ROW]]
             self._facts.setdefault(len(row), []).append(row)
@@ -2931,10 +3068,12 @@ class _Batch:
         self.count()
         for number, n in self.numbers.items():
             index.numbers.put(number, n)
-        index.unknown.clear()
+        index.unknown.clear(), index.mentioned.clear()
+        file.settle_births()
         for n in self.evicted:
             file.documents.drop(n)
-        index.next_id, file.hash, file.state = self._next_id, self._hash, self._state
+        index.next_id, index.next_mention = self._next_id, self._next_mention
+        file.hash, file.state = self._hash, self._state
         file.recent.extend(self._fresh)
         if self.evicted:
             file.evictions += 1
@@ -2983,6 +3122,7 @@ def _chunks(rows: Any) -> tuple[list, list]:
     return chunks, rows[start:]
 
 
+_MENTION_KIND = 1 << _UUID[0] + 2
 _UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
 
 
@@ -3222,7 +3362,7 @@ class Db:
                 answer = ask(reader, _NOW, *rest)
                 if file.committing == self._point.tx_id:
                     return answer
-            return ask(reader, _AS_OF if is_recent else _BEFORE, *rest)
+            return file.steadily(ask, reader, _AS_OF if is_recent else _BEFORE, *rest)
         except sqlite3.Error as error:
             reader.fail(error)
         finally:

@@ -1,6 +1,11 @@
 """The files of a store on disk: whose they are, and what is not followed to them."""
 import contextlib
+import gc
+import hashlib
 import os
+import shutil
+import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -9,6 +14,7 @@ import pytest
 
 import store
 from conftest import ROOT
+from store import evict, put
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +64,191 @@ def test_a_stores_schema_is_not_trusted(tmp_path):
         assert node._file.writer.execute("pragma trusted_schema").fetchone() == (0,)
         with node._file.reading() as reader:
             assert reader.execute("pragma trusted_schema").fetchone() == (0,)
+
+
+# ── What is no store ───────────────────────────────────────────────────────────────────────────────────────────────
+
+def fingerprint(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def foreign(path, mode="delete"):
+    """Another program's file, with nothing in memory of it."""
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute(f"pragma journal_mode = {mode}")
+        other.execute("create table log(x)"), other.execute("insert into log values (1)")
+        other.commit()
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_another_programs_file_is_refused_and_left_byte_for_byte(tmp_path, mode):
+    """Opened by mistake it was refused, but had been turned to another journal for good, with a lock beside it."""
+    foreign(tmp_path / "other.db", mode)
+    (tmp_path / "text.db").write_text("years of work " * 100)
+    before = fingerprint(tmp_path)
+    for name, reason in ("other.db", "not a store"), ("text.db", "not a database"):
+        with pytest.raises(store.CorruptError, match=reason):
+            store.open(tmp_path / name)
+    assert fingerprint(tmp_path) == before
+
+
+def test_what_is_no_file_gets_a_sentence_of_its_own(tmp_path):
+    """A folder was called damaged, an empty file became an empty store, and a path in bytes raised TypeError."""
+    (tmp_path / "folder").mkdir(), (tmp_path / "empty.db").touch()
+    (tmp_path / "lost.db-wal").write_bytes(b"x" * 5_000), (tmp_path / "cut.db-wal").write_bytes(b"x" * 5_000), (tmp_path / "cut.db").touch()
+    before = fingerprint(tmp_path / "folder")
+    for path, sentence in [(tmp_path / "folder", "is a folder"), (tmp_path / "empty.db", "has 0 bytes"), ("", "is no path"), (5, "is no path"),
+                           (tmp_path / "lost.db", "is missing, and its write-ahead log"), (tmp_path / "cut.db", "Its write-ahead log"),
+                           (tmp_path / "nowhere" / "one.db", "cannot be opened: No such file")]:
+        with pytest.raises(store.StoreError, match=sentence):
+            store.open(path)
+    assert (tmp_path / "empty.db").stat().st_size == (tmp_path / "cut.db").stat().st_size == 0 and fingerprint(tmp_path / "folder") == before
+    with contextlib.closing(store.open(os.fsencode(tmp_path / "one.db"))) as node:
+        node.submit_tx([put({"xt/id": "a"})])
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        assert node.db().entity("a")
+
+
+def test_another_name_of_an_open_file_is_refused(tmp_path):
+    """Two names of one file have two write-ahead logs: both stores would have been destroyed."""
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        node.submit_tx([put({"xt/id": "a"})])
+        os.link(tmp_path / "one.db", tmp_path / "two.db")
+        with pytest.raises(store.LockedError, match="this process as .*one.db, another name"):
+            store.open(tmp_path / "two.db")
+        said = subprocess.run([sys.executable, "-c", "import sys, store; store.open(sys.argv[1])", str(tmp_path / "two.db")], cwd=ROOT,
+                              capture_output=True, text=True)
+        assert "LockedError" in said.stderr and "hard link" in said.stderr
+        assert node.submit_tx([put({"xt/id": "b"})]).committed
+    with contextlib.closing(store.open(tmp_path / "two.db")) as node:
+        assert node.verify() == 2
+
+
+def test_an_old_sqlite_is_refused_with_both_versions(tmp_path, monkeypatch):
+    """It failed later, inside a query, with SQLite's words."""
+    monkeypatch.setattr(store.sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(store.StoreError, match=rf"SQLite {sqlite3.sqlite_version}; the store needs 3.35.0"):
+        store.open(tmp_path / "one.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_was_broken_off_is_no_store(tmp_path, monkeypatch):
+    """Half a backup opened as an empty store, so nobody noticed that there was none."""
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        node.submit_tx([put({"xt/id": n, "text": "x" * 1_000}) for n in range(3_000)])
+        parts = []
+
+        def stopped(done, total):
+            parts.extend(path.name for path in tmp_path.iterdir() if "copy" in path.name)
+            raise RuntimeError("the lights went out")
+        with pytest.raises(RuntimeError):
+            node.backup(tmp_path / "copy.db", stopped)
+        assert parts and "copy.db" not in parts, "until it is whole it has another name"
+        assert not [path for path in tmp_path.iterdir() if "copy" in path.name]
+        with pytest.raises(store.StoreError, match="cannot be written: No such file"):
+            node.backup(tmp_path / "nowhere" / "copy.db")
+        assert node.backup(tmp_path / "copy.db") == 1
+    with contextlib.closing(store.open(tmp_path / "copy.db")) as node:
+        assert node.verify() == 1
+
+
+def test_an_old_copy_under_a_newer_write_ahead_log_is_refused(tmp_path):
+    """Some such pairs opened, and answered with rows of two different times."""
+    node = store.open(tmp_path / "one.db")
+    for n in range(20):
+        node.submit_tx([put({"xt/id": n, "text": "x" * 500})])
+    node._file.empty_wal()
+    shutil.copy(tmp_path / "one.db", tmp_path / "old.db")
+    for n in range(3):
+        node.submit_tx([put({"xt/id": n, "text": "y" * 500})])
+        node._file.empty_wal()
+    for n in range(5):
+        node.submit_tx([put({"xt/id": n, "text": "z" * 500})])
+    shutil.copy(tmp_path / "one.db-wal", tmp_path / "old.db-wal")
+    shutil.copy(tmp_path / "one.db", tmp_path / "crashed.db"), shutil.copy(tmp_path / "one.db-wal", tmp_path / "crashed.db-wal")
+    with pytest.raises(store.CorruptError, match="do not belong together"):
+        store.open(tmp_path / "old.db")
+    with contextlib.closing(store.open(tmp_path / "crashed.db")) as other:
+        assert other.verify() == 28, "those that belong together are opened"
+    node.close()
+
+
+# ── Letting go ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_node_that_is_dropped_lets_go_of_its_file(tmp_path):
+    """In a notebook the next cell could not open the store again."""
+    node = store.open(tmp_path / "one.db")
+    node.submit_tx([put({"xt/id": "a"})])
+    with pytest.raises(store.LockedError, match="in a notebook perhaps"):
+        store.open(tmp_path / "one.db")
+    del node
+    gc.collect()
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        assert node.db().entity("a")
+
+
+def test_evicted_bytes_go_as_soon_as_nothing_reads(tmp_path):
+    """What was read at the moment of an evict kept the evicted text in the write-ahead log for as long as the server ran."""
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        node.submit_tx([put({"xt/id": n, "v": n}) for n in range(1_000)] + [put({"xt/id": "note", "text": "SECRET" * 20})])
+        left = lambda: sum((tmp_path / name).read_bytes().count(b"SECRET") for name in ("one.db", "one.db-wal"))
+        with node.db().lazy_q({"find": "?e", "where": [["?e", "v"]]}) as rows:
+            next(rows)
+            node.submit_tx([evict("note")])
+            assert left(), "it is still there for what reads"
+        assert left() == 0, "nothing had to be written for it"
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+import store
+node = store.open(sys.argv[1])
+node.submit_tx([store.put({"xt/id": "note", "text": "SECRET" * 20})])
+store._File.empty_wal = lambda file: os.kill(os.getpid(), 9)
+node.submit_tx([store.evict("note")])
+"""
+
+
+def test_evicted_bytes_go_at_the_next_opening_after_a_crash(tmp_path):
+    """A server killed between the commit of an evict and the end of its work kept the text in the write-ahead log."""
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "one.db", ROOT])
+    assert ended.returncode == -signal.SIGKILL and b"SECRET" in (tmp_path / "one.db-wal").read_bytes()
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        assert node.db().tx_id == 2 and node.db().entity("note") is None
+        assert all(b"SECRET" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_another_programs_lock_refuses_one_write_and_not_the_node(tmp_path, monkeypatch):
+    """A viewer that held the file for five seconds stopped the node until it was opened again."""
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node, \
+            contextlib.closing(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as other:
+        node._file.writer.execute("pragma busy_timeout = 50")
+        other.execute("begin immediate")
+        with pytest.raises(store.LockedError, match="Another program holds the write lock.*Nothing was written"):
+            node.submit_tx([put({"xt/id": 1})])
+        other.execute("rollback")
+        assert node.submit_tx([put({"xt/id": 2})]) == node.latest_tx and node.db().tx_id == 1
+
+
+ASKED = {"db": lambda node: node.db(), "tx": lambda node: node.tx(0), "latest_tx": lambda node: node.latest_tx, "status": lambda node: node.status(),
+         "tx_log": lambda node: list(node.tx_log()), "stats": lambda node: node.attribute_stats(), "verify": lambda node: node.verify(),
+         "reindex": lambda node: node.reindex(), "backup": lambda node: node.backup("never.db"), "sync": lambda node: node.sync(1),
+         "await_tx": lambda node: node.await_tx(0, 1), "on_tx": lambda node: node.on_tx(print), "submit_tx": lambda node: node.submit_tx([])}
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("count", [0, 1])
+def test_whatever_is_asked_of_a_closed_node_raises(open_store, name, count):
+    """Some answers came from memory after the file was let go of, as if the node were still open."""
+    node = open_store()
+    for n in range(count):
+        node.submit_tx([put({"xt/id": n})])
+    db = node.db()
+    assert (db.entity(0) is not None) == bool(count)
+    node.close()
+    with pytest.raises(store.ClosedError):
+        ASKED[name](node)
+    for ask in lambda: db.entity(0), lambda: db.pull(["*"], 0), lambda: db.history(0), lambda: db.q({"find": "?e", "where": [["?e", "xt/id"]]}):
+        with pytest.raises(store.ClosedError):
+            ask()

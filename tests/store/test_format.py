@@ -8,6 +8,7 @@ import math
 import pathlib
 import sqlite3
 import uuid
+from decimal import Decimal
 
 import pytest
 
@@ -83,8 +84,8 @@ GOLDEN = [
     (b"\0\xff", "c40200ff", [cell("0700ff")]),
     (b"x" * 64, "c440" + 64 * "78", [cell("07" + 64 * "78")]),
     (b"x" * 65, "c441" + 65 * "78", [cell("11f39f06bc4bdf5c0f29097e5f91c91024")]),
-    (uuid.UUID(int=0), "d801" + 16 * "00", [1]),
-    (uuid.UUID(int=2 ** 128 - 1), "d801" + 16 * "ff", [1]),
+    (uuid.UUID(int=0), "d801" + 16 * "00", [cell("0f" + 16 * "00")]),        # a value, and no entity
+    (uuid.UUID(int=2 ** 128 - 1), "d801" + 16 * "ff", [cell("0f" + 16 * "ff")]),
     (dt.datetime(1970, 1, 1, tzinfo=UTC), "d7020000000000000000", [cell("058000000000000000")]),
     (dt.datetime(1969, 12, 31, 23, 59, 59, 999999, UTC), "d702ffffffffffffffff", [cell("057fffffffffffffff")]),
     (dt.datetime(1, 1, 1, tzinfo=UTC), "d702ff23400100d44000", [cell("057f23400100d44000")]),
@@ -92,6 +93,14 @@ GOLDEN = [
     (dt.date(1, 1, 1), "d60300000001", [cell("0600000001")]),
     (dt.date(1970, 1, 1), "d603000af93b", [cell("06000af93b")]),
     (dt.date(9999, 12, 31), "d6030037b9db", [cell("060037b9db")]),
+    (Decimal(0), "c70308304530", [cell("0801")]),
+    (Decimal("10.50"), "c70608313035452d31", [cell("08028000000000000002313035")]),
+    (Decimal("-1E+3"), "d6082d314533", [cell("08007ffffffffffffffbceff")]),
+    (dt.time(0), "c705090000000000", [cell("090000000000")]),
+    (dt.time(23, 59, 59, 999999), "c70509141dd75fff", [cell("09141dd75fff")]),
+    (dt.timedelta(0), "c7090a800000000000000000", [cell("0a800000000000000000")]),
+    (dt.timedelta(microseconds=-1), "c7090a7fffffffffffffffff", [cell("0a7fffffffffffffffff")]),
+    (store.Member("module:Class", "NAME"), "c7130b92ac6d6f64756c653a436c617373a44e414d45", [cell("16f35987e0d06173e891d423ea932d9d91")]),
     ((), "d40490", [cell("12cf1d7324ab27502c57a60d56f24c014d")]),
     ((1, "a"), "d6049201a161", [cell("1293f947107a332a0c69d8698d2aec573f")]),
     (((1,),), "c7050491d5049101", [cell("123b73d260cffaf87811e5d50a4ef87f97")]),
@@ -184,6 +193,8 @@ FILES = [
     # name, the state (the hash of all that was submitted and decided) after the ten transactions, and after one more
     ("index-1", "aef17f05b909185c63d8294827b177972ac940a332236b08acc12753c4726b0b",
      "3cbf32c32516ec9f44d00c225d3771bc7ea357c96eb4ea5715f6a004762b0aff"),
+    ("index-3", "8126ac8d59520ef4d640fb75cfde80009d4d30615b24c28da2549dd8ff1275ca",
+     "274ad52a2fd434a73c5320f8ecb0bab7b3947166f3c13052849acd13e0119d9a"),
     ("index-2", "12e85ebebec5621b158271943850e0cf13cf1467c2160049e8238e1bc09127da",
      "39cabd14fdb3ef862959a340282a44193dc70d22de63b3f95ca33928e35a68c9"),
 ]
@@ -213,6 +224,6 @@ def test_every_format_has_its_file(tmp_path):
     with contextlib.closing(store.open(tmp_path / "one.db")):
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / "one.db")) as file:
-        version = file.execute("pragma user_version").fetchone()[0]
+        version = file.execute("pragma user_version").fetchone()[0] % store.EPOCH_UNIT
     assert f"index-{version}" in [name for name, *_ in FILES], "write one: the file of `history`, as the others are"
     assert store.FORMAT == 1, "a file of the old format of the log stays beside the new one"
