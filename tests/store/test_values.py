@@ -277,10 +277,18 @@ CLAUSES = st.recursive(st.one_of(TRIPLES, TRIPLES, TRIPLES, CALLS, CALLS.map(lam
                                                st.tuples(st.sampled_from(["not-join", "or-join"]), st.just(["?e"]),
                                                          inner, inner)), max_leaves=5)
 WHERES = st.lists(CLAUSES, max_size=3).map(lambda clauses: [["?e", "v", "?x"], *clauses])
-TAME = st.fixed_dictionaries({"find": st.one_of(VARIABLES, st.lists(VARIABLES, min_size=1, max_size=2)),
-                              "where": st.lists(st.one_of(TRIPLES, CALLS.map(lambda call: [call])), max_size=2).map(
-    lambda clauses: [["?e", "v", "?x"], ["?e", "w", "?y"], *clauses])}, optional={"limit": st.integers(0, 9)})
-QUERIES = st.one_of(TAME, TAME, ODD,
+BUILT_IN = st.sampled_from(["<", ">=", "=", "==", "!=", "str", "even?", "+", "/", "count", "first", "get-attr", "nth", "not",
+                            "subs", "compare", "max", "re-find", "created-before", "get-start-valid-time"])
+TAME_CALLS = st.tuples(BUILT_IN, VARIABLES) | st.tuples(BUILT_IN, VARIABLES, VARIABLES) | \
+    st.tuples(BUILT_IN, VARIABLES, SCALARS)
+TAME_CLAUSES = st.one_of(TRIPLES, TAME_CALLS.map(lambda call: [call]), TAME_CALLS.map(lambda call: [call, "?z"]),
+                         TRIPLES.map(lambda triple: ("not", triple)))
+TAME_FIND = st.one_of(VARIABLES, st.lists(st.one_of(VARIABLES, st.tuples(
+    st.sampled_from(["count", "sum", "min", "max", "avg", "median", "variance", "distinct"]), VARIABLES)), min_size=1, max_size=2))
+TAME = st.fixed_dictionaries({"find": TAME_FIND, "where": st.lists(TAME_CLAUSES, max_size=2).map(
+    lambda clauses: [["?e", "v", "?x"], ["?e", "w", "?y"], *clauses])}, optional={
+        "limit": st.integers(0, 9), "offset": st.integers(0, 9), "order-by": st.just([["?x", "desc"]])})
+QUERIES = st.one_of(TAME, TAME, TAME, ODD,
                     st.fixed_dictionaries({"find": st.one_of(VARIABLES, TERMS,
                                                              st.lists(st.one_of(VARIABLES, CALLS), max_size=3)),
                                            "where": WHERES}, optional={
@@ -336,16 +344,12 @@ def test_no_query_breaks_the_store(size, say, open_store):
                 found = db.q(query, *args)
             except store.StoreError:
                 counts["refused"] += 1
-            except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError, IndexError):
-                if not any(name in repr(query) for name in ("'+'", "'count'", "'get-attr'")):
-                    raise                               # an exception of a function that the query calls passes through
-                counts["refused"] += 1
             else:
                 assert type(found) is list
                 counts["answered"] += 1
         attempt()
         empty = sum(not value for value in PLAIN if type(value) in (list, set, frozenset))
         assert len(db.q({"find": "?e", "where": [["?e", "v"]]})) == len(PLAIN) - empty
-        assert counts["answered"] and counts["refused"]
+        assert counts["answered"] > count / 50 and counts["refused"]
     say(f"{counts['answered']:,} answered, {counts['refused']:,} refused, 0 other exceptions (asked: of documents and "
         "queries 0 in 1,000,000)")
