@@ -45,11 +45,13 @@ async def running(data, *plugins, **arguments):
 
 
 async def paths_of(one):
-    """How to fill in a route: this person's own community, channel and session."""
+    """How to fill in a route: this person's own community, channel, message and session."""
     community, channel = await one.new_channel()
+    message = str(uuid.uuid4())
+    assert (await one.post(channel, {"text": "hello", "post": message}, page=channel)).status < 400
     session = one.chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
     ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2],
-           "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
+           "{message_id}": message, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
 
     def fill(path):
         for hole, value in ids.items():
@@ -785,6 +787,9 @@ async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0})
                                      | {"biff/plugins": with_handlers(faulty)})
     people, ids, _ = await settle(system)
+    db = system["biff/node"].db()
+    mem, = db.q({"find": "?m", "in": ["?u"], "where": [["?m", "mem/user", "?u"]]}, people["admin"].id)
+    await system["biff/node"].submit([store.put(db.entity(ids["{message_id}"]) | {"msg/mem": mem})])
     before = system["biff/node"].latest_tx.tx_id
     async with aiohttp.ClientSession() as session:
         for method, path in ROUTES:
