@@ -45,12 +45,12 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import commands, edits, feeds, line, names, titles
+from plugins import commands, edits, feeds, invitations, line, members, names, places, titles
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
-from plugins.places import (app_page, channel_admin, channel_path, community_admin, community_path, in_channel,
-                            in_community, member, messages_of, signed_in, title_of, user_of)
+from plugins.places import (app_page, channel_admin, channel_opener, channel_path, community_path, in_channel,
+                            in_community, messages_of, signed_in, title_of, user_of)
 from store import call, delete, put
 
 log = logging.getLogger("eelchat")
@@ -59,8 +59,6 @@ MESSAGE_CHARS_MAX = 10_000            # the original has no limit; this is four 
 POSTS_A_PERSON = 10, 10               # in ten seconds: faster than anyone reads
 POST_AGAIN_S = 2                      # after that limit; pages send the rest by themselves
 COMMUNITIES_MAX = 20                  # founded by one person
-MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
-MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
 CHANNELS_MAX = 200                    # of a community; the page lists them all
 SWEPT_AT_ONCE = 90                    # documents of a deleted channel in one transaction: some 20 ms
 SWEEP_PAUSE_S = 0.02                  # between two of them, for others to write
@@ -72,8 +70,7 @@ REPLAY_BYTES_MAX = 16 * 1024 * 1024   # of what they changed, kept for those who
 
 SIGNED_OUT = "You have signed out."
 
-NO_ROLES: set[str] = set()
-ADMIN = {"admin"}                     # the only sets that a membership may have
+ADMIN = {"admin"}
 
 # ── Schema ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -91,7 +88,7 @@ SCHEMA = {
         "xt/id": uuid.UUID,
         "mem/user": uuid.UUID,
         "mem/comm": uuid.UUID,
-        "mem/roles": In([NO_ROLES, ADMIN]),
+        "mem/roles": In([set(), ADMIN]),          # the only sets that it may have
     }, required=True),
     "channel": Schema({
         "xt/id": uuid.UUID,
@@ -132,26 +129,12 @@ async def new_community(ctx):
             {"db/doc-type": "channel", "xt/id": channel_id, "chan/comm": community_id, "chan/title": "general"},
             {"db/doc-type": "membership", "mem/user": ctx["uid"], "mem/comm": community_id, "mem/roles": ADMIN},
             biff.at_most(COMMUNITIES_MAX, {"mem/user": ctx["uid"], "mem/roles": "admin"}),
-            biff.at_most(MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]}),
+            biff.at_most(places.MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]}),
         ])
     except biff.ConstraintError:
         return biff.error(ctx, 422, f"One person founds at most {COMMUNITIES_MAX} communities "
-                                    f"and is in at most {MEMBERSHIPS_MAX}.")
+                                    f"and is in at most {places.MEMBERSHIPS_MAX}.")
     return biff.redirect(ctx, f"/community/{community_id}/channel/{channel_id}")
-
-
-async def join_community(ctx):
-    place = {"mem/user": ctx["uid"], "mem/comm": ctx["community"]["xt/id"]}
-    try:
-        await biff.submit_tx(ctx, [
-            {"db/doc-type": "membership", "db.op/upsert": place, "mem/roles": ("db/default", NO_ROLES)},
-            biff.at_most(MEMBERS_MAX, {"mem/comm": place["mem/comm"]}),
-            biff.at_most(MEMBERSHIPS_MAX, {"mem/user": ctx["uid"]}),
-        ])
-    except biff.ConstraintError:
-        return biff.error(ctx, 422, f"A community has at most {MEMBERS_MAX:,} members, "
-                                    f"and one person is in at most {MEMBERSHIPS_MAX} communities.")
-    return biff.redirect(ctx, community_path(ctx["community"]))
 
 
 async def community(ctx):
@@ -494,13 +477,12 @@ ROUTES = [
     ("GET", "/app", signed_in, app),
     ("POST", "/community", signed_in, new_community),
     ("GET", "/community/{id}", in_community, community),
-    ("POST", "/community/{id}/join", in_community, join_community),
-    ("POST", "/community/{id}/channel", community_admin, new_channel),
+    ("POST", "/community/{id}/channel", channel_opener, new_channel),
     ("GET", CHANNEL, in_channel, channel_page),
     ("POST", CHANNEL, in_channel, new_message),
     ("DELETE", CHANNEL, channel_admin, delete_channel),
     ("GET", CHANNEL + "/connect", socket(in_channel), connect),
-    ("GET", "/community/{id}/connect", socket(member), connect),
+    ("GET", "/community/{id}/connect", socket(in_community), connect),
     ("GET", "/connect", socket(signed_in), connect),
 ]
 
@@ -508,7 +490,8 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns":
           "goes-with": {"channel": ["msg/channel"]}, "queues": [{"id": "sweep", "consumer": sweep, "may-be-cut": True}],
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN, edits.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
+           edits.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

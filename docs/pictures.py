@@ -73,7 +73,7 @@ async def settle(server, ann, bob):
     await ann.fill("#new-community-name", COMMUNITY)
     await ann.press("#new-community-name", "Enter")
     await ann.wait_for_url("**/channel/*")
-    community, addresses = ann.url.partition("/channel/")[0], []
+    addresses = []
     for title in CHANNELS:
         before = ann.url
         await ann.click("nav [data-dialog='new-channel']")
@@ -82,8 +82,10 @@ async def settle(server, ann, bob):
         await ann.wait_for_url(lambda url: url != before and "/channel/" in url)
         addresses.append(ann.url)
     await sign_in(bob, server, "bob@example.com", "Bob")
-    await bob.goto(community)
-    await bob.click("text=Join this community")
+    await ann.click("#invite")
+    await ann.click("text=Make a link")
+    await bob.goto(await ann.input_value(".invitation input"))
+    await bob.click("text=Join")
     await bob.wait_for_selector(".channels a")
     return addresses[0]
 

@@ -13,7 +13,7 @@ from voluptuous import Schema
 import biff
 from biff.sockets import text_frame, texts_of
 from plugins.changes import person_frame, whole_view
-from plugins.places import channel_path, in_channel, member, signed_in
+from plugins.places import channel_path, in_channel, in_community, signed_in
 from store import delete, match
 
 SCHEMA = {
@@ -103,7 +103,7 @@ def done(ctx):
 CHANNEL = "/community/{id}/channel/{channel_id}"
 ROUTES = [
     ("GET", CHANNEL + "/news", in_channel, news_for(in_channel)),
-    ("GET", "/community/{id}/news", member, news_for(member)),
+    ("GET", "/community/{id}/news", in_community, news_for(in_community)),
     ("GET", "/news", signed_in, news_for(signed_in)),
     ("POST", CHANNEL + "/withdraw", in_channel, withdraw),
 ]

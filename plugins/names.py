@@ -31,7 +31,8 @@ def author_of(db, mem_id):
     if type(mem_id) is not uuid.UUID:
         return SYSTEM
     mem, sign = db.entity(mem_id) or {}, str(mem_id)
-    user = db.entity(mem.get("mem/user") or mem.get("former/user"))
+    person = mem.get("mem/user") or mem.get("former/user")
+    user = db.entity(person) if person else None
     name = (user or {}).get("user/name")
     return Author(name, initials_of(name), sign[0]) if name else Author(f"User {sign[:4]}", sign[:2], sign[0])
 

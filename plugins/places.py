@@ -8,6 +8,8 @@ import uuid
 
 import biff
 
+MEMBERS_MAX = 10_000                  # of a community: about what one server has sockets for
+MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMS_KNOWN_MAX = 10_000               # memberships found once and not searched again
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
 
@@ -28,15 +30,14 @@ def user_of(ctx):
 
 
 def in_community(ctx):
-    """Any user may see a community's door; `mem` is None for those who have not joined."""
+    """Members only: to others a community's address says nothing, not even that it is one."""
     if refusal := signed_in(ctx):
         return refusal
     community = entity_of(ctx, ctx["params"]["id"], "comm/title")
-    if community is None:
+    mem = mem_of(ctx, community["xt/id"]) if community else None
+    if mem is None:
         return biff.redirect(ctx, "/app")
-    ctx["community"] = community
-    ctx["mem"] = mem_of(ctx, community["xt/id"])
-    ctx["roles"] = ctx["mem"]["mem/roles"] if ctx["mem"] else None
+    ctx["community"], ctx["mem"], ctx["roles"] = community, mem, mem["mem/roles"]
 
 
 def mem_of(ctx, community_id):
@@ -60,16 +61,9 @@ def in_channel(ctx):
     if refusal := in_community(ctx):
         return refusal
     channel = entity_of(ctx, ctx["params"]["channel_id"], "chan/title")
-    if ctx["mem"] is None or channel is None or channel["chan/comm"] != ctx["community"]["xt/id"]:
+    if channel is None or channel["chan/comm"] != ctx["community"]["xt/id"]:
         return biff.redirect(ctx, community_path(ctx["community"]))
     ctx["channel"] = channel
-
-
-def member(ctx):
-    if refusal := in_community(ctx):
-        return refusal
-    if ctx["mem"] is None:
-        return biff.redirect(ctx, community_path(ctx["community"]))
 
 
 def community_admin(ctx):
@@ -81,8 +75,28 @@ def channel_admin(ctx):
 
 
 def forbidden(ctx):
-    if "admin" not in (ctx["roles"] or ()):
+    if "admin" not in ctx["roles"]:
         return biff.error(ctx, 403, "Only an admin of this community may do that.")
+
+
+WHO_MAY = {"comm/inviters": "members", "comm/openers": "admins"}          # unless a community says otherwise
+
+
+def who_may(community, what):
+    """Who may invite people, or open channels, there: "members" or "admins"."""
+    return community.get(what, WHO_MAY[what])
+
+
+def inviter(ctx):
+    return in_community(ctx) or kept_to_admins(ctx, "comm/inviters")
+
+
+def channel_opener(ctx):
+    return in_community(ctx) or kept_to_admins(ctx, "comm/openers")
+
+
+def kept_to_admins(ctx, what):
+    return forbidden(ctx) if who_may(ctx["community"], what) == "admins" else None
 
 
 def entity_of(ctx, text, attribute):

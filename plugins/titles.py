@@ -1,18 +1,23 @@
 """Titles: communities and channels are named in a small dialog, and admins rename them; every open page follows."""
-from voluptuous import All, Length, Optional
+from voluptuous import All, In, Length, Optional
 
 import biff
 from plugins.places import (channel_admin, channel_path, channels_in, communities_of, community_admin, community_path,
-                            title_of)
+                            title_of, who_may)
 
 TITLE_CHARS_MAX = 60                  # one line of the sidebar on a wide screen
 TOPIC_CHARS_MAX = 200                 # two lines below the title
+
+WHO = ["members", "admins"]
 
 CHANNEL = "/community/{id}/channel/{channel_id}"
 
 
 async def rename_community(ctx):
-    values = {"comm/title": title_of(ctx), "comm/shows-versions": "shows-versions" in ctx["params"] or biff.DISSOC}
+    """The name, and who may do what there, as far as the form says so."""
+    said = {f"comm/{what}": ctx["params"].get(what) for what in ("inviters", "openers")}
+    values = {"comm/title": title_of(ctx), **{what: who for what, who in said.items() if who in WHO},
+              "comm/shows-versions": "shows-versions" in ctx["params"] or biff.DISSOC}
     return await renamed(ctx, "community", ctx["community"], values, community_path)
 
 
@@ -70,12 +75,12 @@ def communities_part(ctx, db, place, user, about):
 
 
 def page_values(ctx):
-    return {"title_chars_max": TITLE_CHARS_MAX, "topic_chars_max": TOPIC_CHARS_MAX,
-            "may_open_channels": "admin" in (ctx.get("roles") or ())}
+    return {"title_chars_max": TITLE_CHARS_MAX, "topic_chars_max": TOPIC_CHARS_MAX, "who_may": who_may}
 
 
 PLUGIN = {
-    "extends": {"channel": {Optional("chan/topic"): All(str, Length(1, TOPIC_CHARS_MAX))}},
+    "extends": {"channel": {Optional("chan/topic"): All(str, Length(1, TOPIC_CHARS_MAX))},
+                "community": {Optional("comm/inviters"): In(WHO), Optional("comm/openers"): In(WHO)}},
     "routes": [("POST", "/community/{id}/title", community_admin, rename_community),
                ("POST", CHANNEL + "/title", channel_admin, rename_channel),
                ("GET", CHANNEL + "/delete", channel_admin, delete_page)],

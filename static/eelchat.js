@@ -1,5 +1,5 @@
 // The page: it opens what the other files hold. `line.js` watches the connection, `outbox.js` sends what is written,
-// `compose.js` shows that, `list.js` is about reading. The server does the rest.
+// `compose.js` shows that, `list.js` is about reading, `people.js` about members. The server does the rest.
 "use strict";
 
 const NARROW_PX = 720;            // below it the list of channels is a drawer, as in the style sheet

@@ -11,14 +11,15 @@ const format = options => new Intl.DateTimeFormat(undefined, options);
 const CLOCK = {hour: "2-digit", minute: "2-digit"}, DAY = {day: "numeric", month: "short"}, YEAR = {year: "numeric"};
 const WEEKDAY = {weekday: "long", day: "numeric", month: "long"};
 const clock = format(CLOCK), calendar = format({...DAY, ...CLOCK}), oldCalendar = format({...DAY, ...YEAR, ...CLOCK});
-const dayName = format(WEEKDAY), oldDayName = format({...WEEKDAY, ...YEAR});
+const dateOnly = format({...DAY, ...YEAR}), dayName = format(WEEKDAY), oldDayName = format({...WEEKDAY, ...YEAR});
 const inFull = format({dateStyle: "full", timeStyle: "medium"});
 
 function tellTimes(root) {
   const now = new Date(), isThisYear = at => at.getFullYear() === now.getFullYear();
   for (const time of root.querySelectorAll("time[datetime]:not([data-told])")) {
     const at = new Date(time.dateTime), isToday = at.toDateString() === now.toDateString();
-    time.textContent = (isToday ? clock : isThisYear(at) ? calendar : oldCalendar).format(at);
+    const told = "date" in time.dataset ? dateOnly : isToday ? clock : isThisYear(at) ? calendar : oldCalendar;
+    time.textContent = told.format(at);
     time.title = inFull.format(at);
     time.dataset.clock = clock.format(at);                 // what a line that follows shows on hover
     time.dataset.told = "";

@@ -8,6 +8,7 @@ import pytest
 
 import biff
 import eelchat
+from plugins import invitations
 from plugins.commands import help_text
 from store import delete, put
 
@@ -34,6 +35,7 @@ async def a_chat(data, mails, port=0):
 
 @pytest.fixture
 async def chat(tmp_path, monkeypatch):
+    monkeypatch.setattr(biff.requests, "READS_A_PERSON", (100_000, 60))          # tests read faster than eyes
     system = await a_chat(tmp_path, kept_mails(monkeypatch))
     yield system
     await biff.stop_system(system)
@@ -92,6 +94,19 @@ class Person:
         """A community of this person's own, and its first channel: their paths."""
         channel = (await self.post("/community", page="/app")).url.path
         return channel.partition("/channel")[0], channel
+
+    async def join(self, community):
+        """Comes into a community by an invitation of one of its admins."""
+        return await self.post(await self.invitation(community), page="/app")
+
+    async def invitation(self, community):
+        """The path of a new invitation."""
+        node, comm = self.chat["biff/node"], uuid.UUID(community.rpartition("/")[2])
+        admin = biff.lookup_id(node.db(), "mem/comm", comm, "mem/roles", "admin")
+        invitation = {"xt/id": uuid.uuid4(), "inv/comm": comm, "inv/mem": admin, "inv/used": 0,
+                      "inv/made-at": biff.now(self.chat)}
+        await node.submit([put(invitation)])
+        return invitations.path_of(self.chat, invitation["xt/id"])
 
     async def say(self, channel, text, post=None):
         return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel,
@@ -193,7 +208,9 @@ async def settle(system):
     await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values(),
                                                       message]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
-    ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43}
+    ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43,
+           "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{invitation_id}": uuid.uuid4(),
+           "{code}": "x" * 38}
     return people, ids, theirs
 
 

@@ -58,15 +58,24 @@ async def until_live(page):
     await page.wait_for_selector("#messages[data-live]")
 
 
+async def invite(host, guest):
+    """The host makes a link on the page of invitations, and the guest joins by it."""
+    await host.click("#invite")
+    await host.click("text=Make a link")
+    link = await host.input_value(".invitation input")
+    await guest.goto(link)
+    await guest.click("text=Join")
+    await guest.wait_for_url("**/channel/*")
+
+
 async def two_in_a_channel(server, ann, bob):
     """Ann makes a community and a channel, Bob joins; both windows are in it."""
     await sign_up(ann, server, "ann@example.com")
-    community = await found(ann)
+    await found(ann)
+    channel = ann.url
     await sign_up(bob, server, "bob@example.com")
-    await bob.goto(community)
-    await bob.click("text=Join this community")
-    await bob.click("nav >> text=general")
-    await bob.wait_for_url("**/channel/*")
+    await invite(ann, bob)
+    await ann.goto(channel)
     await until_live(ann), await until_live(bob)
     return ann.url
 
@@ -173,7 +182,7 @@ async def same_process(chat, person, window, email, channel=None, **options):   
     if channel is None:
         _, channel = await one.new_channel()
     else:
-        await one.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+        await one.join(channel.partition("/channel")[0])
     await page.goto(one.base + channel)
     await until_live(page)
     return page, channel

@@ -126,7 +126,7 @@ async def test_unsubscribing_from_what_is_not_subscribed_says_so(ann):
 async def test_only_admins_change_subscriptions_and_others_are_told(chat, host, ann, person):      # noqa: F811
     """Without this, any member could fill a channel. A member who may not subscribe must not wait in vain."""
     bob = await person("bob@example.com")
-    await bob.post(f"{ann.community}/join", page=ann.community)
+    await bob.join(ann.community)
     for text in (f"/subscribe {ann.feed}", f"/unsubscribe {ann.feed}"):
         assert (await bob.say(ann.channel, text)).status == 204
         assert (await ann.said())[-2:] == [text, "Only an admin of this community may do that."]

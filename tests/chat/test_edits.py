@@ -8,10 +8,10 @@ import uuid
 import pytest
 
 import biff
-from people import chat, found, person, texts      # noqa: F401
+from people import chat, person, texts      # noqa: F401
 from plugins import edits
 from store import delete, put
-from test_browser import sign_up, until_live, until_texts, write
+from test_browser import two_in_a_channel, until_texts, write
 from test_chat import id_of
 
 HTMX = {"HX-Request": "true"}
@@ -23,7 +23,7 @@ async def three(chat, person):      # noqa: F811
     ann, bob, eve = [await person(f"{name}@example.com") for name in ("ann", "bob", "eve")]
     community, channel = await ann.new_channel()
     for one in bob, eve:
-        await one.post(f"{community}/join", page=community)
+        await one.join(community)
     post = uuid.uuid4()
     await bob.say(channel, "frist", post)
     return ann, bob, eve, channel, f"{channel}/message/{post}"
@@ -152,11 +152,7 @@ async def test_what_belongs_to_a_message_goes_with_it(chat, three):      # noqa:
 async def test_arrow_up_edits_the_last_message_and_escape_leaves(server, window):      # noqa: F811
     """Everybody mistypes, and everybody who chats presses that key."""
     ann, bob = await window(), await window()
-    await sign_up(ann, server, "ann@example.com")
-    community = await found(ann)
-    await sign_up(bob, server, "bob@example.com")
-    await bob.goto(community), await bob.click("text=Join this community"), await bob.click("nav >> text=general")
-    await until_live(ann), await until_live(bob)
+    await two_in_a_channel(server, ann, bob)
     await write(ann, "one"), await write(ann, "tow")
     await until_texts(bob, ["one", "tow"])
     await until_texts(ann, ["one", "tow"])

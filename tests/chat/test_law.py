@@ -17,7 +17,7 @@ from plugins import changes, places
 from people import Person, a_chat, kept_mails
 from store import delete, evict, put
 
-MINE = {"communities", "pick", "my-name"}                # the parts of a page that are one person's own
+MINE = {"role", "communities", "pick", "my-name"}                # the parts of a page that are one person's own
 LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE)]
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 

@@ -34,7 +34,7 @@ async def test_a_new_name_reaches_open_pages_of_everybody(chat, person):      # 
     """Two names for one person in one room: nobody knows who is meant."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     await ann.say(channel, "hello")
     socket = await bob.listen(channel)
     await choose(ann, "Ann & Co")
@@ -59,7 +59,7 @@ async def test_a_name_that_looks_like_anothers_is_told_to_its_bearer(chat, perso
     """Whoever is taken for somebody else should know it first; and strangers' names are nobody's business."""
     ann, bob, eve = await person("ann@example.com"), await person("bob@example.com"), await person("eve@example.com")
     community, _ = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     await choose(ann, "Ann Lee")
     told = await choose(bob, "ANN  L\u00e9e")
     assert told.url.path == "/name" and "looks the same: <b" in told.body_text and "Ann Lee" in told.body_text
@@ -79,7 +79,7 @@ async def test_the_address_of_a_person_is_on_no_page_of_others(chat, person):   
     """An address is what one signs in with; whoever reads along need not know it."""
     ann, bob = await person("ann@secret.example"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     await choose(ann, "Ann")
     await ann.say(channel, "hello")
     for path in channel, community, "/app", "/name":

@@ -206,7 +206,7 @@ async def test_who_loses_access_is_told_why_and_closed_for_good(chat, person, lo
     """Without this, such a person would read on, or their browser would try to connect for ever."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     socket = await bob.listen(channel)
     user = chat["biff/node"].db().q({"find": "?u", "where": [["?u", "user/email", "bob@example.com"]]})[0]
     attribute = {"membership": "mem/user", "session": "session/user"}.get(loss)

@@ -17,13 +17,15 @@ SIGNED_IN = set(PEOPLE) - {"nobody"}
 MAY = {                                       # the rules of the route table, by name, and whom each lets through
     "anyone": set(PEOPLE),
     "signed_in": SIGNED_IN,
-    "in_community": SIGNED_IN,
+    "in_community": {"member", "admin"},
     "in_channel": {"member", "admin"},
-    "member": {"member", "admin"},
     "in_message": {"member", "admin"},
     "author": {"member"},
     "author_or_admin": {"member", "admin"},
     "reader_of_versions": {"member", "admin"},
+    "inviter": {"member", "admin"},
+    "channel_opener": {"admin"},
+    "other_member": {"admin"},
     "community_admin": {"admin"},
     "channel_admin": {"admin"},
 }
@@ -80,7 +82,7 @@ async def test_a_role_that_is_gone_counts_no_more_with_the_next_request(chat, pe
     minute."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, _ = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     node = chat["biff/node"]
     mem = next(node.db().entity(id)
                for id
@@ -154,7 +156,7 @@ async def test_what_may_not_be_seen_any_more_is_not_seen_as_it_was_either(chat, 
     """Without this, everybody would see what was deleted, and people who left would see what they may not read."""
     ann, bob, secret = await person("ann@example.com"), await person("bob@example.com"), "a word between us"
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     post, node = uuid.uuid4(), chat["biff/node"]
     await ann.say(channel, "before"), await ann.say(channel, secret, post), await ann.say(channel, "after")
     assert (await all_that_is_shown(bob, channel, secret))[0], "there was something to be seen"

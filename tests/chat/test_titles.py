@@ -21,7 +21,7 @@ async def test_admins_rename_and_others_do_not(chat, person):      # noqa: F811
     """Anybody could put words above what others say."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     for path in community, channel:
         assert (await bob.post(f"{path}/title", {"title": "mine"}, channel)).status == 403
         assert (await ann.post(f"{path}/title", {"title": f"Named {path[-4:]}", "topic": "What  it is\nabout"},
@@ -46,7 +46,7 @@ async def test_a_new_title_reaches_the_pages_of_channel_community_and_members_el
     """A sidebar that keeps the old title sends people to a place that nobody calls so any more."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     pages, tx_id = {}, chat["biff/node"].db().tx_id
     for name, path in ("channel", channel), ("community", community), ("app", ""):
         pages[name] = await bob.browser.ws_connect(f"{bob.base}{path}/connect?after={tx_id}",
@@ -79,7 +79,7 @@ async def test_deleting_a_channel_names_it_and_what_goes_with_it(chat, person): 
     """A slip of the finger would cost what nobody knew was there."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     await ann.post(f"{channel}/title", {"title": "old & dear"}, channel)
     assert "It has no messages." in (await ann.get(f"{channel}/delete")).body_text
     for one in ann, bob, bob:

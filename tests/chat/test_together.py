@@ -41,12 +41,16 @@ async def ann_and_bob(window, one, two):
     """Ann on one server, Bob on another, both in one channel; its path."""
     ann, bob = await window(allow=BUSY), await window(allow=BUSY)
     await sign_up(ann, one, "ann@example.com")
-    community = (await found(ann)).removeprefix(one.url)
+    await found(ann)
     channel = ann.url.removeprefix(one.url)
     await sign_up(bob, two, "bob@example.com")
-    await bob.goto(two.url + community)
-    await bob.click("text=Join this community")
-    await bob.goto(two.url + channel)
+    await ann.click("#invite")
+    await ann.click("text=Make a link")
+    link = await ann.input_value(".invitation input")
+    await bob.goto(link.replace(one.url, two.url))
+    await bob.click("text=Join")
+    await bob.wait_for_url("**/channel/*")
+    await ann.goto(one.url + channel)
     await until_live(ann), await until_live(bob)
     return ann, bob, channel
 

@@ -14,6 +14,7 @@ import store
 import eelchat
 from conftest import ROOT, free_port
 from people import Person, delete_channel, filled, found, open_channel      # noqa: F401
+from test_browser import invite
 
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
 
@@ -153,8 +154,8 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await bob.fill("#code", re.search(r"\b\d{6}\b", system["mails"][-1][1])[0])
     await bob.click("button:text-is('Sign in')")
     await bob.wait_for_url("**/app")
-    await bob.goto(community)
-    await bob.click("text=Join this community")
+    await invite(ann, bob)
+    await ann.goto(channel)
     await bob.click("nav >> text=seeds")
     for page in ann, bob:
         await page.wait_for_selector("#messages[data-live]", state="attached")
@@ -200,6 +201,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await delete_channel(eve)
     await bob.wait_for_selector("text=This channel was deleted.")
     await eve.wait_for_url(re.compile(r"/community/[\w-]+$"))
+    await come_and_go(eve, bob, community)
     await eve.goto(f"{base}/sessions")
     await bob.goto(f"{base}/app")
     await bob.click("text=Sign out")
@@ -215,13 +217,36 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     assert not missed
 
 
+async def come_and_go(ann, bob, community):
+    """Bob becomes an admin and is one no more, is removed, banned and let in again, and leaves."""
+    for what in "Make admin", "No admin any more", "Remove from the community":
+        await ann.goto(f"{community}/members")
+        await ann.click(".person:not(.mine) .more summary")
+        await ann.click(f".person:not(.mine) >> text={what}")
+        await ann.wait_for_load_state()
+    await invite(ann, bob)
+    await ann.goto(f"{community}/members")
+    await ann.click(".person:not(.mine) .more summary")
+    await ann.fill(".person:not(.mine) [name=reason]", "sold eels")
+    await ann.click(".person:not(.mine) >> text=/^Ban$/")
+    await ann.click("text=Lift")
+    await ann.wait_for_selector("text=sold eels", state="detached")
+    await invite(ann, bob)
+    await bob.click(".members-link")
+    await bob.click("text=Leave this community")
+    await bob.wait_for_url("**/app")
+    await ann.goto(f"{community}/invitations")
+    await ann.click("text=Revoke >> nth=0")
+    await ann.wait_for_load_state()
+
+
 async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, say):
     """Every script that runs in people's browsers must be the one whose hash the lock file has."""
     system, _ = served
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
             named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
-        assert len(named) == 10 and all(address.startswith("/static/") for address in named)
+        assert len(named) == 11 and all(address.startswith("/static/") for address in named)
         for address in named:
             name = re.search(r"/static/([^?]+)", address)[1]
             source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name

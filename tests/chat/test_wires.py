@@ -253,7 +253,7 @@ async def test_a_withdrawn_message_goes_if_it_was_there(chat, person):      # no
     """Deleting what may have arrived must delete what has arrived, and nobody else's."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")
     community, channel = await ann.new_channel()
-    await bob.post(f"{community}/join", page=community)
+    await bob.join(community)
     post = uuid.uuid4()
     await ann.say(channel, "a slip", post)
     for one, left in (bob, [("a slip",)]), (ann, []):
@@ -412,7 +412,7 @@ async def test_a_sibling_tab_that_signs_out_is_told_as_that(chat, person, window
     """Drafts come back to the one who wrote them, and are shown to nobody else at the same machine."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     bob = await person("bob@example.com")
-    await bob.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+    await bob.join(channel.partition("/channel")[0])
     await page.fill("#text", "a private thought")
     other = await page.context.new_page()
     await other.goto(f"{chat['biff/base-url']}/app")

@@ -1,0 +1,220 @@
+"""Members: who is in a community, with which rights, and how they come to go.
+
+A membership that ends becomes a "former" document with the same id, so that messages keep their author; the socket of
+whoever had it goes with that transaction. A community never loses its last admin while others are in it: a function
+inside the transaction looks at what it would leave behind.
+"""
+import datetime as dt
+import uuid
+
+from voluptuous import All, Length, Optional, Schema
+
+import biff
+from plugins.names import author_of
+from plugins.places import WHO_MAY, app_page, community_admin, community_path, entity_of, in_community, who_may
+from store import call, delete
+
+REASON_CHARS_MAX = 500
+SHOWN_MAX = 200                       # members on a page; a search finds the others
+BANS_MAX = 1_000                      # of a community
+
+SCHEMA = {
+    "former": Schema({                            # a membership that is over, under its id
+        "xt/id": uuid.UUID,
+        "former/user": uuid.UUID,
+        "former/comm": uuid.UUID,
+        "former/left-at": dt.datetime,
+    }, required=True),
+    "ban": Schema({
+        "xt/id": uuid.UUID,
+        "ban/user": uuid.UUID,
+        "ban/comm": uuid.UUID,
+        "ban/by": uuid.UUID,                      # the membership of the admin
+        "ban/at": dt.datetime,
+        Optional("ban/reason"): All(str, Length(1, REASON_CHARS_MAX)),
+    }, required=True),
+}
+
+# ── The list ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def members_page(ctx):
+    query = ctx["params"].get("q", "").strip()
+    return app_page(ctx, "members/page.html", query=query, bans=bans_of(ctx),
+                    **members_values(ctx["biff/db"], ctx["community"]["xt/id"], query.casefold()))
+
+
+def members_values(db, community_id, query=""):
+    """Admins first, then by name; at most SHOWN_MAX of those whose name has what is searched for."""
+    found = [member_of(db, mem) for mem in biff.lookup_all(db, "mem/comm", community_id)]
+    matching = [one for one in found if query in one["author"].name.casefold()]
+    matching.sort(key=lambda one: (not one["is_admin"], one["author"].name.casefold(), str(one["xt/id"])))
+    return {"members": matching[:SHOWN_MAX], "found": len(matching), "base": f"/community/{community_id}/members",
+            "reason_chars_max": REASON_CHARS_MAX}
+
+
+def member_of(db, mem):
+    joined_at = mem.get("mem/joined-at") or first_time(db, mem["xt/id"])
+    return mem | {"author": author_of(db, mem["xt/id"]), "is_admin": "admin" in mem["mem/roles"], "since": joined_at}
+
+
+def first_time(db, id):
+    """When a document was first put: of a membership that does not say when it began."""
+    return db.history(id, documents=False)[0].valid_from
+
+
+def bans_of(ctx):
+    """For admins: whom this community has shut out, by whom and why."""
+    if "admin" not in ctx["roles"]:
+        return []
+    db = ctx["biff/db"]
+    return [ban | {"name": name_of(db, ban), "admin": author_of(db, ban["ban/by"]).name}
+            for ban in biff.lookup_all(db, "ban/comm", ctx["community"]["xt/id"])]
+
+
+def name_of(db, ban):
+    former = biff.lookup_id(db, "former/user", ban["ban/user"], "former/comm", ban["ban/comm"])
+    return author_of(db, former).name
+
+
+# ── Roles ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def other_member(ctx):
+    """A rule: an admin, about a member of the same community."""
+    if refusal := community_admin(ctx):
+        return refusal
+    mem = entity_of(ctx, ctx["params"]["mem_id"], "mem/comm")
+    if mem is None or mem["mem/comm"] != ctx["community"]["xt/id"]:
+        return biff.redirect(ctx, members_path(ctx["community"]))
+    ctx["member"] = mem
+
+
+async def new_role(ctx):
+    roles = {"admin"} if ctx["params"].get("role") == "admin" else set()
+    return await changed(ctx, [{"db/doc-type": "membership", "db/op": "update", "xt/id": ctx["member"]["xt/id"],
+                                "mem/roles": roles}])
+
+
+async def remove_member(ctx):
+    return await changed(ctx, former_tx(ctx["member"]))
+
+
+async def ban_member(ctx):
+    """Removed, and no invitation brings them back until the ban is lifted."""
+    mem, reason = ctx["member"], ctx["params"].get("reason", "").strip()[:REASON_CHARS_MAX]
+    if mem["xt/id"] == ctx["mem"]["xt/id"]:
+        return biff.error(ctx, 422, "You cannot ban yourself. You can leave the community.")
+    ban = {"db/doc-type": "ban", "db.op/upsert": {"ban/user": mem["mem/user"], "ban/comm": mem["mem/comm"]},
+           "ban/by": ctx["mem"]["xt/id"], "ban/at": biff.NOW} | ({"ban/reason": reason} if reason else {})
+    return await changed(ctx, [*former_tx(mem), ban, biff.at_most(BANS_MAX, {"ban/comm": mem["mem/comm"]})])
+
+
+async def lift_ban(ctx):
+    ban = entity_of(ctx, ctx["params"]["ban_id"], "ban/comm")
+    if ban and ban["ban/comm"] == ctx["community"]["xt/id"]:
+        await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]), delete(ban["xt/id"])])
+    return biff.redirect(ctx, members_path(ctx["community"]))
+
+
+async def leave_community(ctx):
+    ctx["member"] = ctx["mem"]
+    return await changed(ctx, former_tx(ctx["mem"]), "/app")
+
+
+async def changed(ctx, tx, path=None):
+    """Does what changes the members, unless it would leave them without an admin."""
+    community_id, own, other = ctx["community"]["xt/id"], ctx["mem"]["xt/id"], ctx["member"]["xt/id"]
+    try:
+        await biff.submit_tx(ctx, [*biff.unchanged(ctx, *{own, other}), *tx, call("keep-an-admin", community_id)])
+    except biff.ConstraintError:
+        return biff.error(ctx, 422, "The last admin cannot go. Make another member an admin first.")
+    return biff.redirect(ctx, path or members_path(ctx["community"]))
+
+
+def former_tx(mem):
+    return [{"db/doc-type": "former", "xt/id": mem["xt/id"], "former/user": mem["mem/user"],
+             "former/comm": mem["mem/comm"], "former/left-at": biff.NOW}]
+
+
+def keep_an_admin(ctx, community_id):
+    """A transaction function: aborts if members would be left without an admin, whoever else changes them now."""
+    roles = ctx.db.q({"find": ["?mem", "?role"], "in": ["?comm"], "where": [
+        ["?mem", "mem/comm", "?comm"], [("get-attr", "?mem", "mem/roles"), ["?role", ...]]]}, community_id)
+    is_empty = not ctx.db.q({"find": "?mem", "in": ["?comm"], "where": [["?mem", "mem/comm", "?comm"]], "limit": 1},
+                            community_id)
+    return None if is_empty or any(role == "admin" for _, role in roles) else False
+
+
+def is_banned(db, uid, community_id):
+    return biff.lookup_id(db, "ban/user", uid, "ban/comm", community_id) is not None
+
+
+def members_path(community):
+    return f"{community_path(community)}/members"
+
+
+# ── On pages ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_member(changes, id, old, new):
+    """Whoever comes, goes or gets a role changes the number of members, and their own rights."""
+    for document in old, new:
+        if document and "mem/comm" in document:
+            changes.touch(document["mem/comm"], "members")
+        if document and "user/email" in document and (old or {}).get("user/name") != (new or {}).get("user/name"):
+            for mem in biff.lookup_all(changes.db, "mem/user", id):
+                changes.touch(mem["mem/comm"], "members")
+    if old and new and old.get("mem/roles") != new.get("mem/roles") and "mem/user" in new:
+        changes.touch_person(new["mem/user"], "role")
+    if old and new and "comm/title" in new and any(who_may(old, what) != who_may(new, what) for what in WHO_MAY):
+        changes.touch_members(id, "role")
+
+
+def members_part(ctx, db, place, about):
+    """How many there are, and on their own page who. A name that changes is told to that list by this part, too."""
+    if "user/email" in place:
+        return ""
+    community_id = place.get("chan/comm", place["xt/id"])
+    count = biff.fragment(ctx, "members/count.html", member_count=count_of(db, community_id), is_news=True)
+    if "chan/comm" in place:
+        return count
+    return count + biff.fragment(ctx, "members/list.html", is_news=True, **members_values(db, community_id))
+
+
+def count_of(db, community_id):
+    return len(biff.lookup_id_all(db, "mem/comm", community_id))
+
+
+def role_part(ctx, db, place, user, about):
+    """What admins see and others do not is on everybody's page; this says which it is."""
+    community_id = place.get("chan/comm", place["xt/id"])
+    if (mem := biff.lookup(db, "mem/user", user["xt/id"], "mem/comm", community_id)) is None:
+        return ""
+    return biff.fragment(ctx, "members/role.html", mem=mem, community=db.entity(community_id), who_may=who_may,
+                         is_news=True)
+
+
+def page_values(ctx):
+    return {"member_count": count_of(ctx["biff/db"], ctx["community"]["xt/id"])} if ctx.get("mem") else {}
+
+
+MEMBERS = "/community/{id}/members"
+PLUGIN = {
+    "schema": SCHEMA,
+    "tx-fns": {"keep-an-admin": keep_an_admin},
+    "routes": [
+        ("GET", MEMBERS, in_community, members_page),
+        ("POST", MEMBERS + "/{mem_id}/role", other_member, new_role),
+        ("POST", MEMBERS + "/{mem_id}/remove", other_member, remove_member),
+        ("POST", MEMBERS + "/{mem_id}/ban", other_member, ban_member),
+        ("POST", "/community/{id}/bans/{ban_id}/lift", community_admin, lift_ban),
+        ("POST", "/community/{id}/leave", in_community, leave_community),
+    ],
+    "slots": {"head": "members/button.html"},
+    "scripts": ["people.js"],
+    "page": page_values,
+    "changes": [on_member],
+    "parts": {"members": members_part},
+    "person-parts": {"role": role_part},
+}

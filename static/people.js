@@ -1,0 +1,31 @@
+// Members and invitations: what their pages do by themselves.
+"use strict";
+
+const COPIED_MS = 2_000;          // so long a button says that it has copied
+
+// A fragment is the same for everybody, so its forms come without the token of this browser.
+document.addEventListener("submit", event => {
+  const form = event.target, name = "__anti-forgery-token";
+  if (form.method !== "post" || form.elements[name]) return;
+  form.append(element("input", {type: "hidden", name, value: document.querySelector(`[name='${name}']`).value}));
+});
+
+// A button copies the text of a field; where the browser keeps the clipboard to secure pages, from the field itself.
+document.addEventListener("click", async event => {
+  const button = event.target.closest("[data-copy]"), field = button && $(button.dataset.copy);
+  if (!field) return;
+  field.select();
+  try { await navigator.clipboard.writeText(field.value); } catch { document.execCommand("copy"); }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
+});
+
+// The list of members is the same for everybody: which of them is the reader is marked here.
+function markReader() {
+  const mine = document.querySelector(".settings[data-mem]")?.dataset.mem;
+  for (const person of mine ? document.querySelectorAll(".person[data-mem]") : [])
+    person.classList.toggle("mine", person.dataset.mem === mine);
+}
+
+document.addEventListener("htmx:after:swap", () => { markReader(); tellTimes(document); });
+markReader();
