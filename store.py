@@ -3885,19 +3885,18 @@ class _Not(_Clause):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Or(_Clause):
-    """Branches of which one must hold. The terms of an or-join, or of a rule that became an `or`, are what is seen outside;
-    the first `required` of them must be bound before."""
-    required: int = 0
-    is_join: bool = False
+    """Branches of which one must hold. The terms are what they share with other clauses; all else in them is their own.
+
+    `required` are the positions of the terms that must be bound before.
+    """
+    required: frozenset = frozenset()
     branches = property(lambda self: self.inside)
-    needs = property(lambda self: _term_vars(self.terms[:self.required]))
+    needs = property(lambda self: _term_vars(self.terms[i] for i in self.required))
 
     @functools.cached_property
     def binds(self) -> frozenset[str]:
-        found = frozenset.intersection(*map(_bound_by, self.branches)).difference(self.needs)
-        if self.is_join:
-            return found.intersection(_term_vars(self.terms))
-        return frozenset(var for var in found if not var.startswith("? _"))           # a blank is nobody's
+        shared = frozenset(_term_vars(self.terms)).difference(self.needs)
+        return shared.intersection(*map(_bound_by, self.branches))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -3983,6 +3982,28 @@ def _every(clauses: Iterable[_Clause], around: tuple[_Clause, ...] = ()) -> Iter
         yield clause, around
         for inner in clause.inside:
             yield from _every(inner, (*around, clause))
+
+
+def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
+    """The variables that are bound once all clauses have been joined whose needs are met."""
+    todo = list(clauses)
+    while ready := [clause for clause in todo if bound.issuperset(clause.needs)]:
+        todo = [clause for clause in todo if not bound.issuperset(clause.needs)]
+        bound = bound.union(*[clause.binds for clause in ready])
+    return bound
+
+
+def _lacking(definition: _Definition) -> set[str]:
+    """The variables in the head of a rule that must be given: its clauses need them and do not bind them."""
+    given: set[str] = set()
+    while True:
+        reached = _reached(definition.clauses, given)
+        needed = {var for clause in definition.clauses for var in clause.needs} - reached
+        lacking = [var for var in definition.head if var in needed] or [
+            var for var in definition.head if var not in reached]
+        if not lacking:
+            return given
+        given.add(lacking[0])
 
 
 def _rule_calls(clauses: Iterable[_Clause]) -> list[_RuleCall]:
@@ -4243,10 +4264,10 @@ class _ClauseParser:
         return defined
 
     def _with_inferred(self) -> dict[str, _Head]:
-        """The heads, with the positions required that some definition only compares or hands on to a rule that does."""
+        """The heads, with the positions required that some definition needs bound and does not bind itself."""
         return {name: head._replace(required=head.required.union(
             i for definition in self.rules[name] for i, var in enumerate(definition.head)
-            if var not in _bound_by(definition.clauses))) for name, head in self._heads.items()}
+            if var in _lacking(definition))) for name, head in self._heads.items()}
 
     def _rule_head(self, rule: Any) -> tuple[str, set, tuple]:
         """(name, the variables that must be bound before a call, all of them in order)"""
@@ -4290,7 +4311,8 @@ class _ClauseParser:
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; attributes are plain "
                              f"strings: {_short(a[1:])}.")
         if not is_text(a):
-            raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not text.")
+            raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not "
+                             "text.")
         v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
         return _Triple(clause, (_term(e, clause), v), a=a)
 
@@ -4339,12 +4361,15 @@ class _ClauseParser:
         return (_Not(clause, (), (_localised(inner, shared),)),)
 
     def _or(self, clause: tuple) -> tuple[_Clause, ...]:
-        return (_Or(clause, (), self._branches(clause[1:], clause)),)
+        branches = self._branches(clause[1:], clause)
+        named = {var for branch in branches for var in _mentioned(branch) if not var.startswith("? ")}
+        return (_Or(clause, tuple(named), branches),)
 
     def _or_join(self, clause: tuple) -> tuple[_Clause, ...]:
         required, shared = _join_vars(clause)
         branches = tuple(_localised(branch, shared) for branch in self._branches(clause[2:], clause))
-        return (_Or(clause, (*required, *shared.difference(required)), branches, len(required), is_join=True),)
+        terms = tuple(shared)
+        return (_Or(clause, terms, branches, frozenset(i for i, var in enumerate(terms) if var in required)),)
 
     def _branches(self, parts: tuple, clause: tuple) -> tuple[tuple[_Clause, ...], ...]:
         if not parts:
@@ -5141,7 +5166,7 @@ class _Joiner:
         for branch in clause.branches:
             inner = self.join(_Block([stage], start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
-            selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
+            selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else []), len(clause.branches) == 1))
         return self._staged(self._union(selects), columns, owned, self.is_bag, before.kinds)
 
     def _union(self, selects: list[str]) -> str:
@@ -5235,9 +5260,8 @@ class _Rules:
         if clause.name in self._groups:
             return (clause,)
         branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
-        needs = tuple(clause.needs)
         return branches[0] if len(branches) == 1 and not is_bag else \
-            (_Or(clause.source, (*needs, *clause.vars.difference(needs)), tuple(branches), len(needs), is_join=True),)
+            (_Or(clause.source, clause.args, tuple(branches), clause.required),)
 
     def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         """A call of a rule that recurses."""
@@ -5247,7 +5271,7 @@ class _Rules:
         if block.froms and bound:
             block = joiner.stage(block, needed | clause.vars, numbered=joiner.is_bag)
         seeds = self._seeds(joiner, block, [clause.args[i] for i in bound]) if bound else ""
-        table = self._linear(joiner, clause.name, bound, seeds) or self._general(joiner, clause.name, bound, seeds)
+        table = self._linear(joiner, clause, bound, seeds) or self._general(joiner, clause.name, bound, seeds)
         return self._join_table(joiner, block, clause, table)
 
     def _join_table(self, joiner: _Joiner, block: _Block, clause: _RuleCall, table: str, condition: str = "") -> _Block:
@@ -5278,16 +5302,16 @@ class _Rules:
 
     # Recursive tables
 
-    def _linear(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str | None:
+    def _linear(self, joiner: _Joiner, clause: _RuleCall, bound: list[int], seeds: str) -> str | None:
         """The table of a rule that calls itself at most once in each definition; None for others."""
-        definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[name]]
-        split = [self._split(clauses, name) for _, clauses in definitions]
+        definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[clause.name]]
+        split = [self._split(clauses, clause.name) for _, clauses in definitions]
         loops = [(head, one[0], one[1]) for (head, _), one in zip(definitions, split) if one and one[0]]
         bases = [(head, one[1]) for (head, _), one in zip(definitions, split) if one and not one[0]]
         if None in split or not bases:                # SQLite refuses a recursive table that begins with nothing
             return None
         kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
-        if (kept or not bound) and _calls_required(self._rules[name]) <= set(kept):
+        if (kept or not bound) and clause.required <= set(kept):
             return self._grown(joiner, len(definitions[0][0]), bases, loops, bound, kept, seeds)
         free = [i for i in range(len(definitions[0][0])) if i not in bound]
         is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
@@ -5425,20 +5449,6 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
 
 def _needed_by(clauses: Iterable[_Clause]) -> set[str]:
     return {var for clause in clauses for var in clause.needs}
-
-
-def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
-    """The variables that are bound once all clauses have been joined whose needs are met."""
-    todo = list(clauses)
-    while ready := [clause for clause in todo if bound.issuperset(clause.needs)]:
-        todo = [clause for clause in todo if not bound.issuperset(clause.needs)]
-        bound = bound.union(*[clause.binds for clause in ready])
-    return bound
-
-
-def _calls_required(definitions: Iterable[_Definition]) -> set[int]:
-    """The positions of a rule's arguments that some definition does not bind by itself."""
-    return {i for d in definitions for i, var in enumerate(d.head) if var not in _bound_by(d.clauses)}
 
 
 def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
@@ -5942,7 +5952,9 @@ def _beyond(cell: Any) -> Cell:
 
 def _whole_interval(value: float, is_after: bool, kind: int) -> tuple[Cell, Cell, Cell]:
     """All cells of small, or of big, whole numbers; between them the place of a number, or that right after it."""
-    if type(value) is float and math.isinf(value):
+    if type(value) is int:
+        place: float = value + is_after
+    elif math.isinf(value):
         place = value
     else:
         place = math.floor(value) + 1 if is_after else math.ceil(value)
@@ -6162,10 +6174,12 @@ class _Run:
     def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
         """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
         if self.bounded is None or self.bounded[0] is not tests or self.bounded[1] != kind:
-            values = [(operator, _known_value(self, spec)) for operator, spec in tests]
-            found = [_interval(operator, value, self.cells.given(value), kind) for operator, value in values]
-            low, high = found[0] if len(found) == 1 else (
-                max((one for one, _ in found), key=_cell_order), min((end for _, end in found), key=_cell_order))
+            low = high = None
+            for operator, spec in tests:
+                value = _known_value(self, spec)
+                least, end = _interval(operator, value, self.cells.given(value), kind)
+                low = least if low is None or _is_before(low, least) else low
+                high = end if high is None or _is_before(end, high) else high
             self.bounded = tests, kind, low, high
         return self.bounded[2:]
 
@@ -6279,6 +6293,11 @@ class _Run:
     def wanted(self) -> int | None:
         """How many rows the page takes, with those that it skips; None: all."""
         return None if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
+
+
+def _is_before(one: Any, other: Any) -> bool:
+    """Whether a cell sorts before another one."""
+    return one < other if type(one) is type(other) else _cell_order(one) < _cell_order(other)
 
 
 def _cell_order(cell: Cell) -> tuple:

@@ -195,3 +195,23 @@ def test_what_can_find_nothing_is_said_once_in_the_log_and_in_explain(node, capl
         ("WARNING", "no document has msg/chanel; msg/channel is an attribute"),
         ("WARNING", "no document has a str like '3' in age"), ("INFO", "no document has nobody-has-this")]
     assert "in vain: no document has msg/chanel" in db.explain(slip)
+
+
+def test_a_rule_of_one_definition_gives_each_binding_once(node):
+    """Once its own variables multiplied the rows that an aggregate counts, unless it had a second definition."""
+    db = holding(node, {"xt/id": 2, "to": [1, 5]}, {"xt/id": 3, "to": [1]})
+    rules = [[("has", "?a"), ["?a", "to", "?b"]]]
+    for clause in ("has", "?x"), ("or", ("and", ["?x", "to", "_"])), ("or-join", ["?x"], ["?x", "to", "?n"]):
+        assert db.q({"find": [("sum", "?x"), ("count", "?x")], "where": [clause], "rules": rules}) == [(5, 2)]
+        assert sorted(db.q({"find": "?x", "where": [clause], "rules": rules, "limit": 9})) == [2, 3]
+
+
+def test_what_a_rule_needs_bound_is_found_through_calls_that_wait_for_each_other(node):
+    """Once two calls in a rule each waited for what the other binds, though the caller had bound it."""
+    db = tree(node)
+    rules = [[("step", ["?a"], "?b"), ["?a", "up", "?b"]],
+             [("round", "?a", "?b"), ("step", "?a", "?b"), ("step", "?b", "?c"), ("step", "?c", "?a")],
+             [("round", "?a", "?b"), ("step", "?a", "?b"), ("step", "?b", "?c")]]
+    assert db.q({"find": ["?x", "?y"], "where": [["?x", "up"], ("round", "?x", "?y")], "rules": rules}) == [(1, 2)]
+    with pytest.raises(store.UnknownVariableError, match=r"needs \?x bound before"):
+        db.q({"find": ["?x", "?y"], "where": [("round", "?x", "?y")], "rules": rules})
