@@ -119,6 +119,7 @@ LONG_ARGUMENT = 1_000                 # values that a search may be better off t
 COUNTED_MAX = 511                     # rows of a range, counted before a plan is chosen: some 20 µs
 SKIP_MIN = 50                         # rows a value, from which searching for the next value beats looking at all rows
 WALK_MAX = 8                          # times the rows that a search finds may an index be walked in order instead
+STAGES_IN_A_STATEMENT = 6             # SQLite copies a stage for each that refers to it: twice as many for each upon it
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
@@ -4721,6 +4722,7 @@ class _Statement(NamedTuple):
     sql: str
     binders: tuple                    # what gives each parameter from the fifth on, of a run
     highest: int                      # of its parameters; SQLite takes as many, and no more
+    derives: bool                     # its new rows are new facts of rules
 
 
 class _Text:
@@ -4729,6 +4731,7 @@ class _Text:
     def __init__(self, file: _File):
         self._file, self._tables = file, []                 # type: _File, list[str]
         self.specs: list[tuple] = []
+        self.stages = 0               # one upon the other, since the last one that is a table of its own
         self._known: dict[tuple, str] = {}
 
     def param(self, *spec: Any) -> str:
@@ -4749,7 +4752,8 @@ class _Text:
         """The statement, with the tables and parameters that there are so far."""
         whole = f"with recursive {', '.join(self._tables)} {sql}" if self._tables else sql
         highest = max(map(int, re.findall(r"\?(\d+)", whole)), default=0)
-        return _Statement(whole, tuple(_binder(spec, self._file) for spec in self.specs), highest)
+        binders = tuple(_binder(spec, self._file) for spec in self.specs)
+        return _Statement(whole, binders, highest, sql.startswith("insert or ignore"))
 
 
 _SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit", "round"))   # a statement has one parameter of each;
@@ -4838,7 +4842,7 @@ class _Direct(NamedTuple):
 class _Plan(NamedTuple):
     """A compiled query."""
     before: tuple                     # what fills the tables of rules, in order: statements and `_Filling`s
-    tables: tuple                     # these tables: (name, number of columns, the columns to search by)
+    tables: tuple                     # the temporary tables: (name, the statements that make it)
     main: _Statement                  # brings the rows
     arms: tuple                       # two statements whose ordered rows are merged, instead of `main`
     quick: _Quick | None              # answers instead of all this, where the arguments allow
@@ -5137,8 +5141,8 @@ class _Joiner:
             block.wheres.append(f"not {self._exists(block, clause.clauses)}")
             return block
         block = self.stage(block, needed | clause.vars, numbered=True)
-        stage, row = block.froms[0], _fresh("row")        # a variable, since a rule inside makes a stage of its own
-        inner = _Block([stage], {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds)
+        stage, row = _alias(block), _fresh("row")        # a variable, since a rule inside makes a stage of its own
+        inner = _Block(block.froms, {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds)
         inner = self.join(inner, clause.clauses, {row})
         name = self.text.table(self.shared.name("n"), ["id"], inner.sql([inner.bound[row]]))
         block.wheres.append(f"{stage}.id not in (select id from {name})")
@@ -5157,16 +5161,16 @@ class _Joiner:
             block.wheres.append(f"({_joined_by(' or ', held)})")
             return block
         before = self.stage(block, needed | clause.vars, numbered=self.is_bag)
-        stage, row = before.froms[0], _fresh("row")
+        stage, row = _alias(before), _fresh("row")
         kept = [var for var in before.bound if var in needed]
         columns = kept + [var for var in fresh if var in needed or self.is_bag]
         owned = [var for var in kept if var in before.owners]
         start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
         selects = []
         for branch in clause.branches:
-            inner = self.join(_Block([stage], start, before.owners, before.kinds), branch, {*columns, row})
+            inner = self.join(_Block(before.froms, start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
-            selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else []), len(clause.branches) == 1))
+            selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
         return self._staged(self._union(selects), columns, owned, self.is_bag, before.kinds)
 
     def _union(self, selects: list[str]) -> str:
@@ -5191,16 +5195,35 @@ class _Joiner:
     def _staged(self, sql: str, columns: list[str], owned: list[str], numbered: bool, kinds: dict) -> _Block:
         names = _numbered("c", len(columns)) + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
         names += ["id"] if numbered else [] if names else ["one"]
+        self.text.stages += 1
+        if self.text.stages > STAGES_IN_A_STATEMENT:
+            return self._stored(sql, names, columns, owned, kinds)
         name = self.text.table(self.shared.name("s"), names, sql)
+        return self._on_stage(name, name, columns, owned, kinds)
+
+    def _stored(self, sql: str, names: list[str], columns: list[str], owned: list[str], kinds: dict) -> _Block:
+        """A stage as a temporary table, filled before: SQLite copies others for each that refers to them."""
+        name, self.text.stages = f"stage{next(_fresh_numbers)}", 0
+        self.shared.tables.append((name, (f"create temp table if not exists {name}({', '.join(names)})",)))
+        self.before += [_Statement(f"delete from temp.{name}", (), 0, False),
+                        self.text.statement(f"insert into temp.{name} {sql}")]
+        return self._on_stage(f"temp.{name} {name}", name, columns, owned, kinds)
+
+    def _on_stage(self, table: str, name: str, columns: list[str], owned: list[str], kinds: dict) -> _Block:
         bound = {var: f"{name}.c{i}" for i, var in enumerate(columns)}
         owners = {var: tuple(f"{name}.{part}{i}" for part in "pkn") for i, var in enumerate(owned)}
-        return _Block([name], bound, owners, kinds)
+        return _Block([table], bound, owners, kinds)
 
     def _join_rule(self, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         return self.shared.rules.join(self, block, clause, needed)
 
     _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Range: _join_range,
                                    _Bind: _join_bind, _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
+
+
+def _alias(stage: _Block) -> str:
+    """What a stage is called in a statement."""
+    return stage.froms[0].split()[-1]
 
 
 def _is_simple(clauses: Iterable[_Clause]) -> bool:
@@ -5388,14 +5411,23 @@ class _Rules:
         if (name, bound) not in filling.tables:
             number, width = next(_fresh_numbers), len(self._rules[name][0].head)
             table, asked = f"rule{number}", f"asked{number}" if bound else None
-            self._shared.tables.append((table, width, bound))
+            self._make(table, width, bound)
             if asked:
-                self._shared.tables.append((asked, len(bound), ()))
+                self._make(asked, len(bound), ())
             filling.tables[name, bound] = table, asked
             for definition in self._rules[name]:
                 for clauses in _without_or(self.expand(definition.clauses), filling.group):
                     self._derive(filling, definition.head, bound, table, asked, clauses)
         return filling.tables[name, bound]
+
+    def _make(self, table: str, width: int, bound: tuple[int, ...]) -> None:
+        """A temporary table of different rows with the round that brought them, searched by round or by `bound`."""
+        columns = ", ".join(_numbered("c", width))
+        made = [f"create temp table if not exists {table}({columns}, g, primary key ({columns})) without rowid",
+                f"create index if not exists temp.{table}_g on {table}(g)"]
+        if bound:
+            made.append(f"create index if not exists temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
+        self._shared.tables.append((table, tuple(made)))
 
     def _derive(self, filling: _Filling, head: tuple, bound: tuple[int, ...], table: str, asked: str | None,
                 clauses: tuple[_Clause, ...]) -> None:
@@ -6255,30 +6287,36 @@ class _Run:
             if outer.plan is self.plan:
                 raise QueryError("The query asks itself, by a function of its own, while its rules' tables are in use.")
             outer = outer.outer[0]
-        for table, width, bound in self.plan.tables:
-            columns = ", ".join(_numbered("c", width))
-            execute(f"create temp table if not exists {table}({columns}, g, primary key ({columns})) without rowid")
-            if bound:
-                execute(f"create index if not exists temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
-            execute(f"create index if not exists temp.{table}_g on {table}(g)")
-            execute(f"delete from temp.{table}")
+        for table, made in self.plan.tables:
+            for statement in (*made, f"delete from temp.{table}"):
+                execute(statement)
             self.filled.add(table)
         self._run_all(self.plan.before)
 
-    def _run_all(self, parts: Iterable[_Statement | _Filling]) -> None:
+    def _run_all(self, parts: Iterable[_Statement | _Filling]) -> int:
+        """Runs the statements; how many new facts they bring."""
+        found, connection = 0, self.reader.connection
         for part in parts:
-            self._fill(part) if isinstance(part, _Filling) else self._execute(part)
+            if isinstance(part, _Filling):
+                found += self._fill(part)
+                continue
+            before = connection.total_changes
+            self._execute(part)
+            found += connection.total_changes - before if part.derives else 0
+        return found
 
-    def _fill(self, filling: _Filling) -> None:
-        """Runs round by round, until a round brings nothing new."""
+    def _fill(self, filling: _Filling) -> int:
+        """Runs round by round, until a round brings nothing new; how many new facts there are."""
+        total = 0
         if filling.number not in self.rounds:
             self.rounds[filling.number] = 0
-            self._run_all(filling.first)
-        changes = -1
-        while changes != self.reader.connection.total_changes:
+            total = self._run_all(filling.first)
+        while True:
             self.rounds[filling.number] += 1
-            changes = self.reader.connection.total_changes
-            self._run_all(filling.rounds)
+            found = self._run_all(filling.rounds)
+            total += found
+            if not found:
+                return total
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""

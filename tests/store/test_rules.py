@@ -215,3 +215,14 @@ def test_what_a_rule_needs_bound_is_found_through_calls_that_wait_for_each_other
     assert db.q({"find": ["?x", "?y"], "where": [["?x", "up"], ("round", "?x", "?y")], "rules": rules}) == [(1, 2)]
     with pytest.raises(store.UnknownVariableError, match=r"needs \?x bound before"):
         db.q({"find": ["?x", "?y"], "where": [("round", "?x", "?y")], "rules": rules})
+
+
+@pytest.mark.parametrize("form", ["right", "left"])
+def test_twenty_calls_of_a_rule_in_one_query_are_answered(node, form):
+    """Once each call doubled the statement that SQLite makes of it, up to 65,535 references to one table."""
+    db = holding(node, *({"xt/id": n, "up": n + 1} for n in range(25)))
+    vars = [f"?v{n}" for n in range(21)]
+    calls = [("above", one, other) for one, other in zip(vars, vars[1:])]
+    for where in [*calls, ["?v0", "up", 1]], [["?v0", "up", 1], *calls, ("not", ("above", "?v20", 24)), ("not", ("above", 24, "?v0"))]:
+        found = db.q({"find": ["?v0", "?v20"], "where": where, "rules": RULES[form]})
+        assert sorted(found) == [(0, last) for last in range(20, 26) if len(where) < 22 or last >= 24]
