@@ -44,6 +44,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import heapq
 import importlib
 import inspect
 import itertools
@@ -3705,11 +3706,11 @@ class _Supposition(Db):
 
         The reader keeps them for the next question about this transaction, which may have touched more entities since.
         """
-        filled, latest = reader.filled, self._file.latest
+        filled, state = reader.filled, (self._file.latest, self._file.births)
         if filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt or \
-                filled.is_passing and filled.latest is not latest:
+                filled.is_passing and filled.state != state:
             reader.is_used = True
-            filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, latest)
+            filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, state)
             for statement in _OVER_TABLES:
                 reader.execute(statement)
         if self._supposed.journal is None:
@@ -3760,10 +3761,10 @@ _OVER_TABLES = ("create temp table if not exists touched(e primary key) without 
 
 class _Filled:
     """What a reader's temporary tables hold: of which transaction, and how much of its journal."""
-    __slots__ = "supposed", "vt", "latest", "count", "cells", "is_passing"
+    __slots__ = "supposed", "vt", "state", "count", "cells", "is_passing"
 
-    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, latest: Point):
-        self.supposed, self.vt, self.latest, self.count = supposed, vt, latest, 0
+    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, state: tuple):
+        self.supposed, self.vt, self.state, self.count = supposed, vt, state, 0
         self.cells: dict[uuid.UUID, Cell] = {}
         self.is_passing = False       # whether a UUID or an attribute has no number: the next transaction may give it one
 
@@ -6485,6 +6486,8 @@ class _Cells:
             return [cell + _SHIFT for cell in cells]
         if int in kinds:
             file.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
+        if bytes in kinds:
+            self._learn_hashed({cell for cell in cells if type(cell) is bytes and _LONG <= cell[0] < 0xff})
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def keys(self, cells: list) -> list:
@@ -6493,6 +6496,21 @@ class _Cells:
             return cells
         return [_key_of(self.value(cell)) if type(cell) is bytes and cell[0] == 0xff else cell for cell in cells]
 
+    def _learn_hashed(self, cells: set[bytes]) -> None:
+        """Brings the long values of these cells into memory, by one statement for each attribute that may carry them."""
+        find = f"select f.v, f.n from json_each(?) j cross join facts f where f.p in (0, 1) and f.a = ? and f.v = {_J}"
+        for a in (*self.attributes, "xt/id"):
+            missing = {cell for cell in cells if cell not in self.hashed}
+            if len(missing) < 2:
+                return
+            rows = self.reader.execute(find, (_json_cells(missing), self.db._file.index.attribute(a, self.reader))).fetchall()
+            carriers = dict(rows)
+            for part in _batches(list(carriers.items())):
+                for (cell, _), document in zip(part, self.db._contents([n for _, n in part], self.reader)):
+                    for item in _several(document[a]) if document else ():
+                        if _is_hashed(item) and _cell(item) == cell:
+                            self.hashed[cell] = item
+
     def _hashed_value(self, cell: bytes) -> Any:
         """A long value, from any version that carries it."""
         supposed = self.db._supposed
@@ -6500,7 +6518,7 @@ class _Cells:
         for document in itertools.chain(map(unpack, contents), self._carriers(cell)):
             for value in document.values():
                 for item in _several(value):
-                    if (type(item) in _HASHED or isinstance(item, enum.Enum)) and _cell(item) == cell:
+                    if _is_hashed(item) and _cell(item) == cell:
                         return item
         raise CorruptError(f"{self.db._file.path}: the index holds a value that no document has; reindex.")
 
@@ -6817,8 +6835,18 @@ class _Answers:
         for target, is_descending in reversed(self.parsed.order):
             if type(target) is str:
                 raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
-            places.sort(key=_sort_keys(columns[target]).__getitem__, reverse=is_descending)
+            places = self._sorted(places, _sort_keys(columns[target]), is_descending)
         return places
+
+    def _sorted(self, places: list[int], keys: list, is_descending: bool) -> list[int]:
+        """The places by their keys; only the first of them where no more are wanted and nothing else is ordered by."""
+        wanted = self.run.wanted() if len(self.parsed.order) == 1 else None
+        try:
+            if wanted is not None and wanted * 8 < len(places):
+                return (heapq.nlargest if is_descending else heapq.nsmallest)(wanted, places, key=keys.__getitem__)
+            return sorted(places, key=keys.__getitem__, reverse=is_descending)
+        except TypeError as error:            # of tuples with values of different types
+            raise QueryError(f"order-by cannot order these values: {error}.") from None
 
     def _pulled(self, columns: list[list]) -> list[list]:
         """The pulls of a page, level by level for many rows at once."""
@@ -6844,6 +6872,11 @@ class _Answers:
         if self.parsed.names:
             return [dict(zip(self.parsed.names, row)) for row in rows]
         return [row[0] for row in rows] if self.parsed.is_bare else rows
+
+
+def _is_hashed(value: Any) -> bool:
+    """Whether the cell of a value may be a hash."""
+    return type(value) in _HASHED or isinstance(value, enum.Enum)
 
 
 def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
@@ -6945,131 +6978,85 @@ class _Groups:
 
 
 class _Aggregate:
-    """One aggregate over all groups. Those of `_RUNNING` keep a value a group, the others all values."""
+    """One aggregate over all groups. Those of `_RUNNING` keep one value a group, the others all values."""
 
     def __init__(self, term: _Call, answers: _Answers):
         self._term, self._answers = term, answers
         head, args = (term.args[0], term.args[1:]) if term.head == "aggregate" else (term.head, term.args)
         self._extra, self._arg = args[:-1], args[-1]
         running = _RUNNING.get(head) if type(head) is str and not self._extra else None
-        self._function = None if running else answers.run.calls.aggregate(head)
-        self._is_ours = running is not None or type(head) is str and self._function is AGGREGATES.get(head)
-        self._kept: Any = running() if running else _AllValues()
+        function = None if running else answers.run.calls.aggregate(head)
+        self._keep, self._result, self._needs_values = running or (_keep_all, function, True)
+        self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
+        self._kept: collections.Counter = collections.Counter()      # of each group
 
     def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
         column = self._column(rows, late)
         with _blaming(self._term, self._is_ours):
-            self._kept.add(keys, column)
+            self._keep(self._kept, keys, column)
 
     def _column(self, rows: list[tuple], late: list[list]) -> list:
         """What is aggregated: only what tells it apart, where that is enough."""
-        is_var = _is_var(self._arg)
-        if self._kept.needs_values:
-            return self._answers.values(self._arg, rows, late) if is_var else self._answers.evaluated(self._arg, rows, late)
-        if is_var:
-            return self._answers.keys(self._arg, rows, late)
-        return list(map(_key_of, self._answers.evaluated(self._arg, rows, late)))
+        answers = self._answers
+        if not self._needs_values and _is_var(self._arg):
+            return answers.keys(self._arg, rows, late)
+        column = (answers.values if _is_var(self._arg) else answers.evaluated)(self._arg, rows, late)
+        return column if self._needs_values else list(map(_key_of, column))
 
     def results(self, groups: Iterable, rows: list[tuple], late: list[list]) -> list:
         """The result of each group; `rows` has the first row of each, for other arguments."""
-        if self._function is None:
-            return [self._kept.result(key) for key in groups]
         extra = [self._answers.evaluated(arg, rows, late) for arg in self._extra]
         others = zip(*extra) if extra else itertools.repeat(())
         with _blaming(self._term, self._is_ours):
-            return [self._function(*given, self._kept.result(key)) for key, given in zip(groups, others)]
+            return [self._result(*given, self._kept[key]) for key, given in zip(groups, others)]
 
 
-class _Count:
-    needs_values = False
-
-    def __init__(self) -> None:
-        self._counts: collections.Counter = collections.Counter()
-
-    def add(self, keys: list, column: list) -> None:
-        self._counts.update(keys)
-
-    def result(self, key: Any) -> int:
-        return self._counts[key]
+# Each adds a column, whose rows belong to the groups `keys`, to what is kept of each group.
 
 
-class _CountDistinct:
-    needs_values = False
-
-    def __init__(self) -> None:
-        self._seen: collections.defaultdict = collections.defaultdict(set)
-
-    def add(self, keys: list, column: list) -> None:
-        for key, value in zip(keys, column):
-            self._seen[key].add(value)
-
-    def result(self, key: Any) -> int:
-        return len(self._seen[key])
+def _keep_count(kept: collections.Counter, keys: list, column: list) -> None:
+    kept.update(keys)
 
 
-class _Sum:
-    needs_values = True
-
-    def __init__(self) -> None:
-        self._totals: dict = {}
-
-    def add(self, keys: list, column: list) -> None:
-        totals = self._totals
-        for key, value in zip(keys, column):
-            totals[key] = totals.get(key, 0) + value
-
-    def result(self, key: Any) -> Any:
-        return self._totals[key]
+def _keep_distinct(kept: dict, keys: list, column: list) -> None:
+    if keys and keys[0] == ():            # one group
+        kept.setdefault((), set()).update(column)
+        return
+    for key, value in zip(keys, column):
+        kept.setdefault(key, set()).add(value)
 
 
-class _Average(_Sum):
-    def __init__(self) -> None:
-        super().__init__()
-        self._count = _Count()
-
-    def add(self, keys: list, column: list) -> None:
-        super().add(keys, column)
-        self._count.add(keys, column)
-
-    def result(self, key: Any) -> Any:
-        return _ratio(self._totals[key], self._count.result(key))
+def _keep_sum(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        kept[key] = kept.get(key, 0) + value
 
 
-class _Least:
-    needs_values, sign = True, -1
-
-    def __init__(self) -> None:
-        self._best: dict = {}
-
-    def add(self, keys: list, column: list) -> None:
-        best, sign = self._best, self.sign
-        for key, value in zip(keys, column):
-            if key not in best or _compare(value, best[key]) == sign:
-                best[key] = value
-
-    def result(self, key: Any) -> Any:
-        return self._best[key]
+def _keep_average(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        total, count = kept.get(key, (0, 0))
+        kept[key] = total + value, count + 1
 
 
-class _Most(_Least):
-    sign = 1
+def _keep_extreme(sign: int, kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        if key not in kept or _compare(value, kept[key]) == sign:
+            kept[key] = value
 
 
-class _AllValues:
-    needs_values = True
-
-    def __init__(self) -> None:
-        self._values: collections.defaultdict = collections.defaultdict(list)
-
-    def add(self, keys: list, column: list) -> None:
-        for key, value in zip(keys, column):
-            self._values[key].append(value)
-
-    def result(self, key: Any) -> list:
-        return self._values[key]
+def _keep_all(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        kept.setdefault(key, []).append(value)
 
 
-_RUNNING = {"count": _Count, "count-distinct": _CountDistinct, "sum": _Sum, "avg": _Average, "min": _Least, "max": _Most}
+def _itself(value: Any) -> Any:
+    return value
+
+
+_RUNNING: dict[str, tuple[Callable, Callable, bool]] = {      # how to keep, what becomes of it, whether values are needed
+    "count": (_keep_count, _itself, False), "count-distinct": (_keep_distinct, len, False), "sum": (_keep_sum, _itself, True),
+    "avg": (_keep_average, lambda kept: _ratio(*kept), True), "min": (functools.partial(_keep_extreme, -1), _itself, True),
+    "max": (functools.partial(_keep_extreme, 1), _itself, True),
+}
 
 
 def _outside(find: _Find) -> list:
@@ -7105,7 +7092,7 @@ class _Ordered:
 
 
 _NUMBERS = frozenset((int, float, decimal.Decimal))      # they compare as numbers, whichever they are
-_ORDERLY = frozenset((bool, str, bytes, dt.datetime, dt.date, dt.time, dt.timedelta))
+_ORDERLY = frozenset((bool, str, bytes, tuple, dt.datetime, dt.date, dt.time, dt.timedelta))
 
 
 def _sort_keys(column: list) -> list:
