@@ -3393,6 +3393,10 @@ class Db:
         finally:
             file.give_back(reader)
 
+    def _fill(self, reader: _Reader) -> dict[uuid.UUID, Cell]:
+        """The cells of UUIDs that were made for this question: none, where nothing is supposed."""
+        return {}
+
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[_Reader, str]]:
         """A reader in one read transaction for as long as the block lasts, with the mode to ask in."""
@@ -3445,9 +3449,9 @@ class Db:
             row = reader.execute(_BY_UUID[mode], (*point, id.bytes)).fetchone()
         else:
             row = reader.execute(_BY_ID[mode], (*point, self._cell(id, reader))).fetchone()
-        n, dated, data, checksum = row or (None, None, None, None)
-        if n is None or n < 0:
+        if row is None or row[0] is None or row[0] < 0:
             return None               # never put, or deleted
+        n, dated, data, checksum = row
         self._learn(id, n, dated, mode)
         document = self._file.document_at_hand(n)
         if document is None and data is not None:
@@ -3640,8 +3644,10 @@ class _Supposition(Db):
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         return self._base._answer(ask, *rest)
 
-    def _asking(self) -> contextlib.AbstractContextManager[tuple[_Reader, str]]:
-        return self._base._asking()
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[_Reader, str]]:
+        with self._base._asking() as asked:
+            yield asked
 
     def _touched(self, id: Any) -> _Entity | None:
         return self._supposed.entities.get(_key(id)) if type(id) in _ID_TYPES else None
@@ -6226,8 +6232,7 @@ class _Run:
 
     def __enter__(self) -> Self:
         self.reader.run, self.reader.deadline = self, self.deadline
-        if self.db._supposed is not None:
-            self.cells.numbered = self.db._fill(self.reader)
+        self.cells.numbered = self.db._fill(self.reader)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -6576,7 +6581,7 @@ class _Calls:
         rows = result.items() if isinstance(result, dict) else result
         return [_row(row, binding.shape, width) for row in _distinct(rows)]
 
-    def closure(self, call: _Call, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
+    def closure(self, call: _Call, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
         """A call as a function of the values of `vars`; `made` are the places of aggregates, by the id of their term."""
         if call.head == "q":
             return self._subquery(call, vars)
@@ -6586,17 +6591,14 @@ class _Calls:
         if call.head == "if" and len(getters) in (2, 3):
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
-        if call.head in _SNAPSHOT:
-            function, is_ours = functools.partial(_SNAPSHOT[call.head], self.run.db), True
-        else:
-            function, is_ours = self.function(call.head), FUNCTIONS.get(call.head) is not None
-        if is_ours and call.head not in self.run.db._node.functions:
+        function = self.function(call.head)
+        if call.head in FUNCTIONS and call.head not in self.run.db._node.functions:
             function = _named(function, call)
-        if len(vars) == len(getters) and all(map(_is_var, call.args)):
+        if vars == call.args:
             return lambda values: function(*values)
         return lambda values: function(*[get(values) for get in getters])
 
-    def getter(self, term: Any, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
+    def getter(self, term: Any, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
         """A term as a function of the values of `vars`."""
         if id(term) in made:
             return operator.itemgetter(made[id(term)])
@@ -6618,6 +6620,8 @@ class _Calls:
             head = self._given(head)
         if callable(head):
             return head
+        if head in _SNAPSHOT:
+            return functools.partial(_SNAPSHOT[head], self.run.db)
         function = self.run.db._node.functions.get(head) or FUNCTIONS.get(head)
         if function is None:
             raise _no_function(head)
@@ -6799,13 +6803,12 @@ class _Answers:
             if read.place not in documents:
                 documents[read.place] = self._documents_at(read, rows, late)
             try:
-                column = [document[read.a] for document in documents[read.place]]
+                column: list = [document[read.a] for document in documents[read.place]]
                 is_flat = _IMMUTABLE.issuperset(map(type, column))
             except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
                 is_flat = False
             if not is_flat:
                 kept, column = _spread(documents[read.place], read.a)
-                column = list(map(_copied, column))
                 rows = [rows[i] for i in kept]
                 late = [[other[i] for i in kept] for other in late]
                 documents = {place: [several[i] for i in kept] for place, several in documents.items()}
@@ -6892,13 +6895,14 @@ def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
 
 def _spread(documents: list, a: str) -> tuple[list[int], list]:
     """The values that documents have of an attribute, each with its document's place."""
-    kept, column = [], []
+    kept: list[int] = []
+    column: list = []
     for place, document in enumerate(documents):
         if document is not None and a in document:
             value = document[a]
             several = _distinct(value) if type(value) in _SEVERAL else (value,)
             kept += [place] * len(several)
-            column += several
+            column += map(_copied, several)
     return kept, column
 
 
@@ -6986,7 +6990,9 @@ class _Aggregate:
         self._extra, self._arg = args[:-1], args[-1]
         running = _RUNNING.get(head) if type(head) is str and not self._extra else None
         function = None if running else answers.run.calls.aggregate(head)
-        self._keep, self._result, self._needs_values = running or (_keep_all, function, True)
+        keep, result, self._needs_values = running or (_keep_all, function, True)
+        self._keep: Callable = keep
+        self._result: Any = result
         self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
         self._kept: collections.Counter = collections.Counter()      # of each group
 
@@ -7515,19 +7521,17 @@ class _Puller:
             return [_copied(document) for document in level]
         if not pattern:
             return [None] * len(level)
-        first, *others = pattern if pattern[0] == _EVERYTHING[0] else (None, *pattern)
-        documents = [None if type(one) is _Absent else one for one in level] if _Absent in map(type, level) else level
-        made: list = [None if one is None else {} if first is None else _copied(one) for one in documents]
-        if documents is not level:
+        has_star, is_back = pattern[0] == _EVERYTHING[0], _Absent in map(type, level)
+        documents = [None if type(one) is _Absent else one for one in level] if is_back else level
+        made: list = [None if one is None else _copied(one) if has_star else {} for one in documents]
+        if is_back:
             made = [{} if type(one) is _Absent else into for one, into in zip(level, made)]
-        for element in others:
+        for element in pattern[has_star:]:
             if not element.back:
                 self._pull_element(element, pattern, documents, made, trails)
             elif element.is_followed:
                 self._pull_join(element, pattern, level, made, trails)
-        if documents is not level:
-            made = [into or None if type(one) is _Absent else into for one, into in zip(level, made)]
-        return made
+        return [into or None if type(one) is _Absent else into for one, into in zip(level, made)] if is_back else made
 
     def _pull_element(self, element: _Pull, pattern: tuple[_Pull, ...], documents: list, made: list, trails: list | None) -> None:
         if element.union is not None:
@@ -7553,10 +7557,11 @@ class _Puller:
     def _pull_union(self, element: _Pull, documents: list, made: list, trails: list | None) -> None:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
         self.reader.look_at_clock()
+        unions = element.union or {}
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
-                if (key := _key_of(value)) in element.union:
-                    pulled, = self._pull_all(element.union[key], [document], trails and [trails[place]])
+                if (below := unions.get(_key_of(value))) is not None:
+                    pulled, = self._pull_all(below, [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
     def _pull_join(self, element: _Pull, pattern: tuple[_Pull, ...], level: list, made: list, trails: list | None) -> None:
@@ -7583,7 +7588,7 @@ class _Puller:
 
     @staticmethod
     def _id(entity: dict | _Absent) -> Any:
-        return entity.id if type(entity) is _Absent else entity["xt/id"]
+        return entity.id if isinstance(entity, _Absent) else entity["xt/id"]
 
     @staticmethod
     def _pattern_below(element: _Pull, pattern: tuple[_Pull, ...]) -> tuple[tuple[_Pull, ...], bool]:
@@ -7597,7 +7602,7 @@ class _Puller:
         return element.pattern, False
 
     def _pull_below(self, pattern: tuple[_Pull, ...], is_again: bool, level: list, paths: list | None) -> list:
-        if not is_again:
+        if not is_again or paths is None:
             return self._pull_all(pattern, level, paths) if level else []
         met = [document is not None and _key(self._id(document)) in path for document, path in zip(level, paths)]
         fresh = [place for place, is_met in enumerate(met) if not is_met]
@@ -7608,7 +7613,7 @@ class _Puller:
         return made
 
     @staticmethod
-    def _set_joined(element: _Pull, document: Any, into: dict, pulled: list, is_asked: bool) -> None:
+    def _set_joined(element: _Pull, document: dict, into: dict, pulled: list, is_asked: bool) -> None:
         if element.back:
             pulled = [one for one in pulled if one is not None]
             if pulled:
