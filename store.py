@@ -3155,12 +3155,12 @@ def _kind_bit(cell: Any) -> int:
 
 # ── Snapshots ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: whatever is written later, its
-# predicate gives the same rows. Questions about now never pay for history: live versions lie apart from those that ceased
-# to be, and most of them are visible at every moment from now on.
+# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: its predicate gives the same
+# rows whatever is written later. Questions about now never pay for history: live versions lie apart from those that
+# ceased to be, and most of them are visible at every moment from now on.
 #
-# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only if
-# `committing` is its transaction before and after its statement; otherwise it drops the rows and asks as of the transaction.
+# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only
+# if `committing` is its transaction before and after its statement; else it drops the rows and asks as of that.
 #
 # Three classes have one face: `Db` borrows a reader for each question, `_WriterDb` asks on the writing connection, and
 # `_Supposition` lays the changes of a transaction over one of these.
@@ -3177,8 +3177,8 @@ _CLOSED_THEN = ("select {0} from rects w where w.e = {1} and w.tx_to > ?1 and w.
 def _holds(f: str) -> str:
     """Whether the version of a row of `facts` holds at ?2 for ?1.
 
-    Rectangles that are open today do not overlap, so of these only the last that has begun is looked at. The others were
-    closed after ?1; where that is the newest transaction, there is none.
+    Rectangles that are open today do not overlap, so only the last of these that has begun is looked at. The others
+    were closed after ?1; where that is the newest transaction, there is none.
     """
     return (f"(ifnull(({_OPEN_THEN.format(f'w.n = {f}.n and w.vt_to > ?2 and w.tx_from <= ?1', f + '.e')}), 0) "
             f"or (select max(tx_id) from log) > ?1 and exists ({_CLOSED_THEN.format(1, f + '.e')} and w.n = {f}.n))")
@@ -3190,7 +3190,8 @@ def _holding(e: str) -> str:
     return f"coalesce(({then}), ({_CLOSED_THEN.format('w.n', e)}))"
 
 
-_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "closed": "{0}.p = 1 and {0}.k > ?3"}
+_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0",
+          "closed": "{0}.p = 1 and {0}.k > ?3"}
 
 
 def _seen(f: str, mode: str, part: str = "both") -> str:
@@ -3211,8 +3212,8 @@ _BY_ID = {mode: f"select v.n, v.d, c.doc, c.checksum from ({version.format('?5')
           for mode, version in _VERSION.items()}
 # `+n` takes the type of its column from a number: else it is compared as a number, and no index serves.
 _BY_UUID = {mode: sql.replace("?5", "(select +n from ids where uuid = ?5)") for mode, sql in _BY_ID.items()}
-_BY_IDS = {mode: f"select e, n, 1 from (select e, {_holding('c.e')} as n from (select {_J} as e from json_each(?5) j) c) "
-                 "where n > 0" for mode in (_AS_OF, _BEFORE)} | {
+_BY_IDS = {mode: f"select e, n, 1 from (select e, {_holding('c.e')} as n "
+                 f"from (select {_J} as e from json_each(?5) j) c) where n > 0" for mode in (_AS_OF, _BEFORE)} | {
     _NOW: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f "
           f"where f.e = {_J} and f.a = {_ID} and {_seen('f', _NOW)}"}
 _BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e"
@@ -3233,7 +3234,8 @@ class Db:
         self._evictions = 0                   # how many there had been by then
 
     def __repr__(self) -> str:
-        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', supposed' if self._supposed else ''}>"
+        supposed = ", supposed" if self._supposed else ""
+        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{supposed}>"
 
     @property
     def tx_id(self) -> int:
@@ -3265,8 +3267,8 @@ class Db:
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
         check_id(id)
-        rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
-        if rect is None:
+        rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to), None)
+        if rect is None or rect.n < 0:
             return None
         return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(self._time_of(rect)), self._hash(rect.n).hex())
 
@@ -3276,11 +3278,11 @@ class Db:
                 tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
-        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so
-        are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and which
-        transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None; an entity
-        never put gives []. Each has a `content_hash` besides, documents or not: equal documents have equal ones. With
-        `corrections` what was corrected later comes too; `order` may be "desc".
+        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and
+        so are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and
+        which transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None;
+        an entity never put gives []. Each has a `content_hash`, documents or not: equal documents have equal ones.
+        With `corrections` what was corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
@@ -3311,8 +3313,8 @@ class Db:
             {reference: ...}, {… : n}       this pattern again, to any depth, or n levels deep
             {"attribute": {value: pattern}} the pattern that belongs to the value, applied to the entity itself
 
-        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays if
-        the pattern asks for the attribute besides; else None in a list, and no key for a single one.
+        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays
+        if the pattern asks for the attribute besides; else None in a list, and no key for a single one.
 
         Raises: QueryError if the pattern is malformed; QueryLimitError after 30 s. Source: XTDB 1.x, pull (EQL).
         """
@@ -3326,13 +3328,13 @@ class Db:
         return self._answer(_pulled, self, parsed, ids)
 
     def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
-        """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
+        """The answers of a query: tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
-            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); a list of them
-             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection; ["?x", "?y"] one
-                                                      tuple; [["?x", "?y"]] each of a relation
+            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); or a list
+             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection;
+                                                      ["?x", "?y"] one tuple; [["?x", "?y"]] each of a relation
              "where": [["?m", "msg/channel", "?channel"],           entity, attribute, value; "_" is any, {1, 2} either
-                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],         a test; a call, and what its result binds
+                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],        a test; a call, and what its result binds
                        ("not", [...]), ("or", [...], ("and", [...], [...])), ("not-join", ["?x"], [...]),
                        ("or-join", ["?x"], [...], [...]), ("rule", "?x")],
              "rules": [[("rule", "?a"), [...], ...], ...],          several with one name: one of them must hold
@@ -3340,8 +3342,8 @@ class Db:
 
         Without order, limit or offset no answer comes twice and their order means nothing. A variable that stands twice
         joins by value and type: 1 is not 1.0. `=`, `<` and their like, order and aggregates take numbers as numbers.
-        Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it takes
-        longer than its "timeout" (ms, default 30,000).
+        Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it
+        takes longer than its "timeout" (ms, default 30,000).
         Source: XTDB 1.x, q.
         """
         return self._answer(_answered, self, _parsed(query, args, self._node), args)
@@ -3372,7 +3374,7 @@ class Db:
         return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=False), args)
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
-        """The snapshot as it would be after these operations, which are not submitted; None if they abort. They stack."""
+        """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack."""
         transaction = _Transaction(self, self._next_tx_id(), self._vt, self._next_n())
         return _Supposition(self, transaction, self._vt) if transaction.run(_prepare(ops)) else None
 
@@ -3484,10 +3486,11 @@ class Db:
     def _rows_by_value(self, a: str, cells: list, reader: _Reader, mode: str) -> list[tuple]:
         """(value, entity, number of its document) for each fact of an attribute that has one of these values."""
         wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (_json_cells(cells), _BY_VALUES)
-        return reader.execute(sql[mode], (*self._bindings(mode), wanted, self._file.index.attribute(a, reader))).fetchall()
+        parameters = (*self._bindings(mode), wanted, self._file.index.attribute(a, reader))
+        return reader.execute(sql[mode], parameters).fetchall()
 
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
-        """Keeps the number of a version that was looked up: of now while it is plain, else for as long as this value lives."""
+        """Keeps the number of a version: of now while it is plain, of the past for as long as this value lives."""
         file = self._file
         if mode == _NOW:
             if dated is None:
@@ -3505,7 +3508,7 @@ class Db:
         n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
         if n is None:
             n = file.index.plain.get(key)
-            if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:   # `latest` after `plain`
+            if n is None or not self._is_now():
                 return None
         return file.document_at_hand(n)
 
@@ -3516,8 +3519,11 @@ class Db:
             found = [young[file.index.plain[id.int]][0] for id in ids]
         except (KeyError, AttributeError):
             found = []
-        is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id             # `latest` after `plain`
-        return found if found and is_now else [self._at_hand(id) for id in ids]
+        return found if found and self._is_now() else [self._at_hand(id) for id in ids]
+
+    def _is_now(self) -> bool:
+        """Whether what was found in `plain` is true here; to be asked afterwards."""
+        return self._vt >= self._point.time and self._file.latest.tx_id == self._point.tx_id
 
     def _content(self, n: int, reader: _Reader) -> Any:
         return self._file.document(n, reader)
@@ -3583,7 +3589,7 @@ class Db:
 
 
 class _WriterDb(Db):
-    """What the writer sees on its own connection, with what its group has put so far: that is flushed before it reads."""
+    """What the writer sees on its own connection. What its group has put so far is flushed before it reads."""
     __slots__ = "_reader",
 
     def __init__(self, node: Any, reader: _Reader, point: Point):
@@ -3701,14 +3707,14 @@ class _Supposition(Db):
         self._fill(reader)
         rows = [row for row in super()._rows_by_value(a, cells, reader, mode)
                 if not reader.execute("select 1 from temp.touched where e = ?", row[1:2]).fetchone()]
-        rows += reader.execute(f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}",
-                               (_json_cells(cells), self._file.index.attribute(a, reader))).fetchall()
+        find = f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}"
+        rows += reader.execute(find, (_json_cells(cells), self._file.index.attribute(a, reader))).fetchall()
         return sorted(rows, key=lambda row: _cell_order(row[1]))
 
     # What a query reads of it
 
     def _fill(self, reader: _Reader) -> dict[uuid.UUID, Cell]:
-        """Writes the touched entities, as they would be, into temporary tables of a reader; the cells of UUIDs made for them.
+        """Writes the touched entities, as they would be, into temporary tables of a reader; the cells of their UUIDs.
 
         The reader keeps them for the next question about this transaction, which may have touched more entities since.
         """
@@ -3772,7 +3778,7 @@ class _Filled:
     def __init__(self, supposed: weakref.ref[_Transaction], vt: int, state: tuple):
         self.supposed, self.vt, self.state, self.count = supposed, vt, state, 0
         self.cells: dict[uuid.UUID, Cell] = {}
-        self.is_passing = False       # whether a UUID or an attribute has no number: the next transaction may give it one
+        self.is_passing = False       # whether something has no number yet, which the next transaction may give it
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
@@ -3787,7 +3793,7 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 
 
 def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
-    """Of the rectangles of one version that begin at one time, the one that was drawn first: a cut one is no new entry."""
+    """Of a version's rectangles that begin at one time, the one that was drawn first: a cut one is no new entry."""
     first: dict = {}
     for rect in sorted(rects, key=lambda rect: rect.tx_from):
         first.setdefault((rect.n, rect.vt_from), rect)
@@ -6043,8 +6049,8 @@ def _known_spec(scalars: Mapping[str, tuple], arg: Any) -> tuple | None:
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
 #
 # SQL gives rows of cells. What is left is Python over these rows, some hundred at a time: values read from the cached
-# documents, groups and expressions, an order that SQL cannot make, a page, pulls. There is one way from rows to answers,
-# `_Answers`, for `q` and for `lazy_q`.
+# documents, groups and expressions, an order that SQL cannot make, a page, pulls. `_Answers` is the one way from rows
+# to answers, for `q` and for `lazy_q`.
 
 _SETS = frozenset((set, frozenset))
 
@@ -6052,12 +6058,14 @@ _SETS = frozenset((set, frozenset))
 def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, begun: Callable | None = None) -> list:
     """The answer of a query. `begun` is told of the run, which it may stop from another thread.
 
-    What an application asks all day, by a text or an id, needs no run (the row "by text" of bench/store.py: a third less).
+    What an application asks all day, by a text or an id, needs no run: a third less (bench/store.py, "user by email").
     """
     generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
-    if plan is not None and plan.quick is not None and generation is db._file.index.generation and db._supposed is None \
-            and reader.run is None and (answer := _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)) is not None:
-        return answer
+    if plan is not None and plan.quick is not None and generation is db._file.index.generation \
+            and db._supposed is None and reader.run is None:
+        answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
+        if answer is not None:
+            return answer
     with _Run(db, reader, mode, parsed, args) as run:
         if begun is not None:
             begun(run)
@@ -6168,7 +6176,7 @@ class _Run:
         self.calls = _Calls(self)
 
     def _plan(self) -> _Plan:
-        """The compiled query, from memory unless the statistics have changed since: an empty store's plan suits no full one."""
+        """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
         is_over = self.db._supposed is not None
         is_plain = not self.parsed.watched and _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
@@ -6201,8 +6209,9 @@ class _Run:
         return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
 
     def _size(self, a: str, tests: tuple) -> float:
-        """The rows of an attribute in a range, up to a power of eight; infinite where counting would cost more than it saves."""
-        number, kinds, count = self.file.index.attributes.get(a), self.file.index.kinds.get(self.file.index.attributes.get(a), 0), 0
+        """The rows of an attribute in a range, to a power of eight; infinite where counting does not pay."""
+        number, count = self.file.index.attributes.get(a), 0
+        kinds = self.file.index.kinds.get(number, 0)
         for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS):
             if kinds & kind:
                 count += self.reader.execute(
@@ -6249,14 +6258,14 @@ class _Run:
     # Rows
 
     def rows(self) -> Iterable[tuple]:
-        """Rows of cells, after the rules' tables are full: all of them, but where an answer may not need them all at once."""
+        """Rows of cells: all of them, but where an answer may not need them all at once."""
         plan, parsed = self.plan, self.parsed
         if plan.is_simple and not plan.late:
             return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
         if plan.totals:
             return self._totalled()
-        rows = self.found()
-        return rows if plan.is_grouped or plan.late and parsed.limit is not None or type(rows) is list else rows.fetchall()
+        rows, is_streamed = self.found(), plan.is_grouped or plan.late and parsed.limit is not None
+        return rows if is_streamed or type(rows) is list else rows.fetchall()
 
     def _totalled(self) -> list[tuple]:
         """The groups that SQL makes, one row each."""
@@ -6271,7 +6280,8 @@ class _Run:
         """The same rows as they are found: a cursor, or a list."""
         if self.plan.tables:
             self._derive()
-        return self._merged_arms() if self.plan.arms else self.reader.rows(self.plan.main.sql, self._bound(self.plan.main))
+        main = self.plan.main
+        return self._merged_arms() if self.plan.arms else self.reader.rows(main.sql, self._bound(main))
 
     def compare(self, operator: str, one: Cell, other: Cell) -> bool:
         """A comparison of two cells by their values, for SQL. What is hashed has no order."""
@@ -6357,7 +6367,8 @@ def _given_value(run: _Run, index: int, place: int | None = None) -> Any:
     if place is None:
         return value
     if type(value) not in (list, tuple):
-        raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(run.parsed.ins[index])} wants a list or tuple.")
+        raise QueryError(f"Argument {index + 1} is {_short(value)}; "
+                         f"{_shown(run.parsed.ins[index])} wants a list or tuple.")
     return value[place] if place < len(value) else None
 
 
@@ -6448,13 +6459,13 @@ class _Cells:
         return cell
 
     def given(self, value: Any) -> Cell:
-        """The cell of a value that the query was given. Of a type that documents hold it must be a value that they can hold."""
+        """The cell of a value that the query was given; one that only looks like those of documents is refused."""
         cell = self.cell(value)
         if type(cell) is bytes and cell[0] == 0xff and type(value) in _IMMUTABLE:
             try:
                 _cell(value)
             except StoreError as error:
-                raise QueryError(f"{_short(value)} cannot be asked for, since no document can hold it: {error}") from None
+                raise QueryError(f"{_short(value)} cannot be asked for: no document can hold it. {error}") from None
         return cell
 
     def _private(self, value: Any) -> bytes:
@@ -6502,14 +6513,14 @@ class _Cells:
         return [_key_of(self.value(cell)) if type(cell) is bytes and cell[0] == 0xff else cell for cell in cells]
 
     def _learn_hashed(self, cells: set[bytes]) -> None:
-        """Brings the long values of these cells into memory, by one statement for each attribute that may carry them."""
+        """Brings the long values of these cells into memory, by one statement for each attribute that may have them."""
         find = f"select f.v, f.n from json_each(?) j cross join facts f where f.p in (0, 1) and f.a = ? and f.v = {_J}"
         for a in (*self.attributes, "xt/id"):
             missing = {cell for cell in cells if cell not in self.hashed}
             if len(missing) < 2:
                 return
-            rows = self.reader.execute(find, (_json_cells(missing), self.db._file.index.attribute(a, self.reader))).fetchall()
-            carriers = dict(rows)
+            number = self.db._file.index.attribute(a, self.reader)
+            carriers = dict(self.reader.execute(find, (_json_cells(missing), number)).fetchall())
             for part in _batches(list(carriers.items())):
                 for (cell, _), document in zip(part, self.db._contents([n for _, n in part], self.reader)):
                     for item in _several(document[a]) if document else ():
@@ -6582,7 +6593,7 @@ class _Calls:
         return [_row(row, binding.shape, width) for row in _distinct(rows)]
 
     def closure(self, call: _Call, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
-        """A call as a function of the values of `vars`; `made` are the places of aggregates, by the id of their term."""
+        """A call as a function of the values of `vars`; `made` has the places of aggregates, by id of their term."""
         if call.head == "q":
             return self._subquery(call, vars)
         if call.head == "get-attr":
@@ -6661,7 +6672,7 @@ class _Calls:
 
 @contextlib.contextmanager
 def _blaming(call: _Call, is_ours: bool = True) -> Iterator[None]:
-    """What a function of ours raises in the block becomes a QueryError that names the call; other people's errors stay theirs."""
+    """Names the call in what a function of ours raises in the block; other people's errors stay theirs."""
     try:
         yield
     except QueryError as error:
@@ -6740,7 +6751,7 @@ class _Answers:
             run.reader.look_at_clock()
 
     def _selected(self, rows: Any) -> list[list]:
-        """A column for each element of find; of a pull the numbers of its documents, or ids. No more than the page needs."""
+        """A column for each element of find, as long as the page needs; of a pull the numbers of documents, or ids."""
         is_enough = self.run.wanted() if self.plan.is_ordered or not self.parsed.order else None
         parts, found = [], 0
         for batch in _batches(rows):
@@ -6751,7 +6762,8 @@ class _Answers:
             self.run.reader.look_at_clock()
         if len(parts) == 1:
             return parts[0]
-        return [list(itertools.chain.from_iterable(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
+        joined = itertools.chain.from_iterable
+        return [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
     def _totals(self, rows: list[tuple]) -> list[list]:
         """The groups that SQL has made. Of no row at all it makes a group, we make none."""
@@ -6796,7 +6808,7 @@ class _Answers:
     # Values that the documents bring
 
     def _with_late(self, rows: list[tuple]) -> tuple[list[tuple], list[list]]:
-        """The rows with columns of late values: a row whose document has none goes, several values make several rows."""
+        """The rows with columns of late values: a row whose document has none goes, several values make several."""
         late: list[list] = []
         documents: dict[int, list] = {}
         for read in self.plan.late:
@@ -6837,7 +6849,7 @@ class _Answers:
         places = list(range(len(columns[0])))
         for target, is_descending in reversed(self.parsed.order):
             if type(target) is str:
-                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
+                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of the order.")
             places = self._sorted(places, _sort_keys(columns[target]), is_descending)
         return places
 
@@ -6856,12 +6868,13 @@ class _Answers:
         for place, find in enumerate(self.parsed.find):
             if find.kind == "pull":
                 pull = self._pull_found if find.term in self.plan.row.numbers else self._puller().pull_ids
-                columns[place] = [document for part in _batches(columns[place]) for document in pull(find.pattern, part)]
+                parts = _batches(columns[place])
+                columns[place] = [document for part in parts for document in pull(find.pattern, part)]
         return columns
 
     def _pull_found(self, pattern: tuple, numbers: list[int]) -> list:
         documents = self.run.db._contents(numbers, self.run.reader)
-        return list(map(_copied, documents)) if pattern is _EVERYTHING else self._puller().pull_documents(pattern, documents)
+        return self._puller().pull_documents(pattern, documents)
 
     def _puller(self) -> _Puller:
         return _Puller(self.run.db, self.run.reader, self.run.mode)
@@ -6941,7 +6954,7 @@ def _distinct(values: Any) -> list:
 
 
 class _Groups:
-    """Groups the bag of all bindings by the variables that stand outside aggregates, and keeps of it what these need."""
+    """Groups the bag of all bindings by the variables outside aggregates, and keeps of it what these need."""
 
     def __init__(self, answers: _Answers):
         self._answers, self._run, self._finds = answers, answers.run, answers.parsed.find
@@ -7058,9 +7071,10 @@ def _itself(value: Any) -> Any:
     return value
 
 
-_RUNNING: dict[str, tuple[Callable, Callable, bool]] = {      # how to keep, what becomes of it, whether values are needed
-    "count": (_keep_count, _itself, False), "count-distinct": (_keep_distinct, len, False), "sum": (_keep_sum, _itself, True),
-    "avg": (_keep_average, lambda kept: _ratio(*kept), True), "min": (functools.partial(_keep_extreme, -1), _itself, True),
+_RUNNING: dict[str, tuple[Callable, Callable, bool]] = {      # how to keep, what becomes of it, whether of values
+    "count": (_keep_count, _itself, False), "count-distinct": (_keep_distinct, len, False),
+    "sum": (_keep_sum, _itself, True), "avg": (_keep_average, lambda kept: _ratio(*kept), True),
+    "min": (functools.partial(_keep_extreme, -1), _itself, True),
     "max": (functools.partial(_keep_extreme, 1), _itself, True),
 }
 
@@ -7184,7 +7198,8 @@ def _sample(*args: Any) -> list:
 
 
 AGGREGATES: dict[str, Callable] = {
-    "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)), "min": _smallest, "max": _largest,
+    "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)),
+    "min": _smallest, "max": _largest,
     "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
     "variance": lambda values: float(statistics.pvariance(values)),
     "stddev": lambda values: float(statistics.pstdev(values)),
@@ -7329,8 +7344,10 @@ _COMPARISONS: dict[str, Callable] = {
 _LOGIC: dict[str, Callable] = {
     "not": lambda v: not _is_true(v), "and": _and, "or": _or, "boolean": _is_true, "any?": lambda v: True,
     "if": lambda test, then, other=None: then if _is_true(test) else other,
-    "nil?": lambda v: v is None, "some?": lambda v: v is not None, "true?": lambda v: v is True, "false?": lambda v: v is False,
-    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int), "float?": _is_a(float), "double?": _is_a(float),
+    "nil?": lambda v: v is None, "some?": lambda v: v is not None,
+    "true?": lambda v: v is True, "false?": lambda v: v is False,
+    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int),
+    "float?": _is_a(float), "double?": _is_a(float),
     "string?": _is_a(str), "boolean?": _is_a(bool), "uuid?": _is_a(uuid.UUID), "inst?": _is_a(dt.datetime, dt.date),
     "map?": _is_a(dict), "set?": _is_a(set, frozenset), "vector?": _is_a(list, tuple),
     "coll?": _is_a(list, tuple, dict, set, frozenset),
@@ -7338,10 +7355,12 @@ _LOGIC: dict[str, Callable] = {
 }
 
 _TEXTS: dict[str, Callable] = {
-    "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper,
-    "capitalize": str.capitalize, "starts-with?": str.startswith, "ends-with?": str.endswith,
+    "str": _text, "subs": lambda text, start, end=None: text[start:end],
+    "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
+    "starts-with?": str.startswith, "ends-with?": str.endswith,
     "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(), "trim": str.strip,
-    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace, "re-pattern": re.compile,
+    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace,
+    "re-pattern": re.compile,
     "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
     "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)), "re-seq": _re_seq,
 }
@@ -7371,7 +7390,7 @@ _SNAPSHOT: dict[str, Callable] = {
 
 # ── Pull ─────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# Data in a described shape, fetched level by level: one statement finds all the entities of a level, whatever refers to them.
+# Data in a described shape, fetched level by level: one statement finds all the entities of a level.
 #
 #     pattern     a list of elements; a tuple stands for a list of one
 #     element     "*" | attribute | (attribute, options) | {reference: below, …} | (reference, options, below)
@@ -7399,16 +7418,17 @@ class _Pull(NamedTuple):
         return self.pattern is not None or self.union is not None
 
 
+_Pattern = tuple[_Pull, ...]
 _EVERYTHING = (_Pull("*", key="*"),)
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 
-def _parse_pull(pattern: Any) -> tuple[_Pull, ...]:
+def _parse_pull(pattern: Any) -> _Pattern:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
     elements = [pattern] if type(pattern) is tuple else pattern
     parsed = [part._replace(recurs=_recurs(part)) for element in elements for part in _parse_pull_element(element)]
-    parsed.sort(key=lambda element: element.a != "*")         # joins and renames override what "*" brings, wherever it stands
+    parsed.sort(key=lambda element: element.a != "*")         # the others override what "*" brings, wherever it stands
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
@@ -7431,14 +7451,15 @@ def _parse_pull_element(element: Any) -> list[_Pull]:
     if type(element) is tuple and len(element) == 2 and type(element[0]) is dict and len(element[0]) == 1:
         (name, pattern), = element[0].items()
         return [_below(_with_options(name, element[1]), pattern)]
-    raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", (\"attribute\", {{options}}), "
-                     "{\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
+    raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", "
+                     "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
 def _parse_join(reference: Any, below: Any) -> _Pull:
     name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
     if type(name) is not str:
-        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
+        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
+                         "wanted an attribute, or (attribute, {options}).")
     return _below(_with_options(name, options), below)
 
 
@@ -7452,10 +7473,11 @@ def _below(element: _Pull, below: Any) -> _Pull:
 
 def _with_options(name: Any, options: Any) -> _Pull:
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
-        known = ", ".join(sorted(_PULL_OPTIONS))
-        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
+        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options "
+                         f"among {', '.join(sorted(_PULL_OPTIONS))}.")
     if name.startswith(":"):
-        raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; an attribute is a string: {_short(name[1:])}.")
+        raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; "
+                         f"an attribute is a string: {_short(name[1:])}.")
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
@@ -7469,7 +7491,7 @@ def _backwards(name: str) -> str:
     return space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
 
 
-def _pulled(reader: _Reader, mode: str, db: Db, pattern: tuple[_Pull, ...], ids: list) -> list:
+def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:
     """The pattern applied to entities, within a query's usual time."""
     outer = reader.deadline
     if outer is None:
@@ -7488,18 +7510,18 @@ class _Absent(NamedTuple):
 class _Puller:
     """Pulls on one reader. A document is whatever the cache has; only copies leave.
 
-    A level is a list of documents, of `_Absent` and of None, and beside it `made`, what becomes of each. `trails` has the
-    keys of the entities that led to each, where a pattern recurs.
+    A level is a list of documents, of `_Absent` and of None; beside it `made` has what becomes of each. `trails` has
+    the keys of the entities that led to each, where a pattern recurs.
     """
     __slots__ = "db", "reader", "mode"
 
     def __init__(self, db: Db, reader: _Reader, mode: str):
         self.db, self.reader, self.mode = db, reader, mode
 
-    def pull_ids(self, pattern: tuple[_Pull, ...], ids: list) -> list:
+    def pull_ids(self, pattern: _Pattern, ids: list) -> list:
         return self.pull_documents(pattern, self._level(pattern, ids))
 
-    def pull_documents(self, pattern: tuple[_Pull, ...], level: list) -> list:
+    def pull_documents(self, pattern: _Pattern, level: list) -> list:
         """The pattern applied to documents as the cache has them."""
         try:
             return self._pull_all(pattern, level, None)
@@ -7515,7 +7537,7 @@ class _Puller:
                     for id, document in zip(ids, level)]
         return level
 
-    def _pull_all(self, pattern: tuple[_Pull, ...], level: list, trails: list | None) -> list:
+    def _pull_all(self, pattern: _Pattern, level: list, trails: list | None) -> list:
         """The pattern applied to a whole level at once."""
         if pattern is _EVERYTHING:
             return [_copied(document) for document in level]
@@ -7533,7 +7555,8 @@ class _Puller:
                 self._pull_join(element, pattern, level, made, trails)
         return [into or None if type(one) is _Absent else into for one, into in zip(level, made)] if is_back else made
 
-    def _pull_element(self, element: _Pull, pattern: tuple[_Pull, ...], documents: list, made: list, trails: list | None) -> None:
+    def _pull_element(self, element: _Pull, pattern: _Pattern, documents: list, made: list,
+                      trails: list | None) -> None:
         if element.union is not None:
             self._pull_union(element, documents, made, trails)
         elif element.pattern is not None:
@@ -7564,7 +7587,7 @@ class _Puller:
                     pulled, = self._pull_all(below, [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
-    def _pull_join(self, element: _Pull, pattern: tuple[_Pull, ...], level: list, made: list, trails: list | None) -> None:
+    def _pull_join(self, element: _Pull, pattern: _Pattern, level: list, made: list, trails: list | None) -> None:
         """Follows the references of a whole level with one statement."""
         self.reader.look_at_clock()
         below, is_again = self._pattern_below(element, pattern)
@@ -7591,7 +7614,7 @@ class _Puller:
         return entity.id if isinstance(entity, _Absent) else entity["xt/id"]
 
     @staticmethod
-    def _pattern_below(element: _Pull, pattern: tuple[_Pull, ...]) -> tuple[tuple[_Pull, ...], bool]:
+    def _pattern_below(element: _Pull, pattern: _Pattern) -> tuple[_Pattern, bool]:
         """The pattern of the next level, and whether it is this one again."""
         if element.pattern is ...:
             return pattern, True
@@ -7601,12 +7624,12 @@ class _Puller:
                          for part in pattern if part != element or left > 0), True
         return element.pattern, False
 
-    def _pull_below(self, pattern: tuple[_Pull, ...], is_again: bool, level: list, paths: list | None) -> list:
+    def _pull_below(self, pattern: _Pattern, is_again: bool, level: list, paths: list | None) -> list:
         if not is_again or paths is None:
             return self._pull_all(pattern, level, paths) if level else []
         met = [document is not None and _key(self._id(document)) in path for document, path in zip(level, paths)]
         fresh = [place for place, is_met in enumerate(met) if not is_met]
-        pulled = self._pull_all(pattern, [level[place] for place in fresh], [paths[place] for place in fresh]) if fresh else []
+        pulled = self._pull_all(pattern, [level[i] for i in fresh], [paths[i] for i in fresh]) if fresh else []
         made = [{"xt/id": _copied(self._id(document))} if is_met else None for document, is_met in zip(level, met)]
         for place, one in zip(fresh, pulled):
             made[place] = one
@@ -7628,8 +7651,9 @@ class _Puller:
             into[element.key] = pulled[0]
 
     def _referred(self, element: _Pull, below: Any, documents: list) -> list:
-        """For each document the entities that its attribute refers to, None where there is none; None if it lacks it."""
-        ids = [None if document is None or element.a not in document else list(_several(document[element.a]))[:element.limit]
+        """For each document the entities that its attribute refers to, or None; None if it lacks it."""
+        a = element.a
+        ids = [None if document is None or a not in document else list(_several(document[a]))[:element.limit]
                for document in documents]
         targets = iter(self._level(below, [id for several in ids for id in several or ()]))
         return [several and [next(targets) for _ in several] for several in ids]
@@ -7637,7 +7661,8 @@ class _Puller:
     def _referring(self, a: str, level: list) -> list:
         """For each entity the documents that refer to it by an attribute."""
         cell, reader = self.db._cell, self.reader
-        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader) for one in level]
+        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader)
+                 for one in level]
         rows = self.db._rows_by_value(a, cells, reader, self.mode)
         by_cell: dict = {}
         for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], reader)):
@@ -7658,9 +7683,9 @@ def _poured(value: Any, element: _Pull) -> Any:
 
 # ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and a listener that is slow
-# or fails harms nobody. One that keeps up finds what was just committed in memory. It runs in the event loop that
-# registered it, else on a thread of its own.
+# A listener reads the log behind a cursor of its own: there is no queue that could overflow, and a listener that is
+# slow or fails harms no other. One that keeps up finds what was just committed in memory. It runs in the event loop
+# that registered it, else on a thread of its own.
 
 
 class Listener:
@@ -7729,7 +7754,7 @@ class Listener:
             return []
 
     def _failed(self, tx: Tx, error: BaseException) -> None:
-        """Logs with a traceback, but for an error that is as the last one: a traceback would take longer than the call."""
+        """Logs with a traceback, unless the error is as the last one: a traceback takes longer than the call."""
         way = type(error), str(error)
         log.error("the listener %s raised %r on transaction %d; the next follows",
                   getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id,
