@@ -1283,9 +1283,12 @@ class _File:
             reader.rest()
             reader.connection.close()
         else:
-            if reader.is_used:
-                reader.settle()
-            self._readers.append(reader)
+            try:
+                if reader.is_used:
+                    reader.settle()
+                self._readers.append(reader)
+            except sqlite3.Error:         # what it was asked has its answer, or its own error; the next one opens another
+                reader.connection.close()
         if self._must_empty and not self.closed:
             self._empty_if_free()
 
@@ -1466,16 +1469,22 @@ class _File:
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted."""
-        self._is_wal_new = False
+        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted.
+
+        What fails here costs no transaction, which is committed: it is tried again after the next one.
+        """
+        self._is_wal_new, self._must_empty = False, self._must_empty or must_empty
         size = _size(self.path + "-wal")
-        if must_empty or size > WAL_BYTES_MAX:
-            self.empty_wal()
-        elif self._must_empty:
-            self._empty_if_free()
-        elif size > WAL_BYTES:
-            busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
-            self._is_wal_new = not busy and pages == moved
+        try:
+            if must_empty or size > WAL_BYTES_MAX:
+                self.empty_wal()
+            elif self._must_empty:
+                self._empty_if_free()
+            elif size > WAL_BYTES:
+                busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
+                self._is_wal_new = not busy and pages == moved
+        except sqlite3.Error as error:
+            log.error("The write-ahead log of %s could not be moved into the file (%s); it is tried again.", self.path, error)
 
     def empty_wal(self) -> None:
         """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads makes it wait."""
@@ -1517,7 +1526,8 @@ class _File:
             except sqlite3.Error as error:
                 raise StoreError(f"{path} cannot be written: {error}.") from error
             finally:
-                reader.execute("rollback")
+                with contextlib.suppress(sqlite3.Error):
+                    reader.execute("rollback")
                 with contextlib.suppress(OSError):
                     os.unlink(part)
 
@@ -1584,8 +1594,8 @@ class _File:
 
     def reindex(self, progress: Progress | None) -> None:
         """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
-        self.begin()
         try:
+            self.begin()
             for name in _DERIVED_NAMES:
                 self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
@@ -1594,8 +1604,17 @@ class _File:
             self._replay(progress)
             self.mark()
             self.writer.execute("commit")
+        except sqlite3.Error as error:
+            raise StoreError(f"The index in {self.path} was not derived again ({error}); the old one is there.") from error
         finally:
-            self.undo()               # what was not committed; memory says what is there
+            self._undo_or_fail()      # what was not committed; memory says what is there
+
+    def _undo_or_fail(self) -> None:
+        try:
+            self.undo()
+        except sqlite3.Error as error:
+            self.fail(error)
+            raise ClosedError(self.failed) from error
 
     def _replay(self, progress: Progress | None) -> None:
         self.index.batch = batch = _Batch(self)
@@ -2579,6 +2598,8 @@ class _SqliteLog(_Log):
         transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
             committed = transaction.run(pending.ops)
+        except sqlite3.Error:             # what the group has put so far could not be written before a reading
+            raise
         except BaseException as error:    # a fault of a function's, ours or the disk's while reading; nothing of it was written
             pending.error = error
             return None
@@ -3409,6 +3430,8 @@ class Db:
             reader.execute("begin")
             reader.execute("select 1 from log where tx_id = 0").fetchone()
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
+        except sqlite3.Error as error:
+            reader.fail(error)
         finally:
             file.give_back(reader)
 
@@ -3600,9 +3623,7 @@ class _WriterDb(Db):
         self._file.index.flush()
         try:
             return ask(self._reader, _NOW, *rest)
-        except sqlite3.OperationalError as error:
-            if self._reader.error is None and "interrupted" not in str(error):
-                raise                 # the log knows what a failing writer means
+        except sqlite3.Error as error:
             self._reader.fail(error)
 
     @contextlib.contextmanager
