@@ -4967,6 +4967,7 @@ _PROBE = 0.4                          # entity and value are known: it mostly dr
 _ARGUMENT = 0.5                       # an argument's rows are few, and clauses are meant to begin with them
 _ONE_VALUE = 1.1                      # the entity is known: one value, now and then several
 _SEARCH = 1.2                         # beside the rows found: finding entities costs more than reading on about one
+_RANGED = 0.5                         # a row of an attribute in a range that was too wide to be counted
 _WHOLE = 1.5                          # a row of a whole attribute, which nothing narrows
 _TAKEN_APART = 3                      # rows that a function's collection is taken to have
 _BRANCHING = 2                        # beside the branches' rows: an `or` begins a stage
@@ -5061,7 +5062,9 @@ class _Joiner:
         if self.is_bound(clause.e, block):
             return _PROBE if v else _ONE_VALUE
         rows, values = self.shared.estimate(clause.a)
-        return _SEARCH + (rows / values if v else min(rows * _WHOLE, self.sizes.get(clause.v, math.inf)))
+        if v:
+            return _SEARCH + rows / values
+        return _SEARCH + (min(rows * _RANGED, self.sizes[clause.v]) if clause.v in self.sizes else rows * _WHOLE)
 
     # Joining one clause
 
