@@ -4041,6 +4041,12 @@ def _lacking(definition: _Definition) -> set[str]:
         given.add(lacking[0])
 
 
+def _all_clauses(where: Iterable[_Clause], rules: Mapping[str, list[_Definition]]) -> Iterator[_Clause]:
+    """Each clause of a query and of its rules, at any depth."""
+    bodies = (definition.clauses for definitions in rules.values() for definition in definitions)
+    return (clause for clause, _ in _every(itertools.chain(where, *bodies)))
+
+
 def _rule_calls(clauses: Iterable[_Clause]) -> list[_RuleCall]:
     return [clause for clause, _ in _every(clauses) if type(clause) is _RuleCall]
 
@@ -4381,16 +4387,17 @@ class _ClauseParser:
         return _Const(arg)
 
     def _not(self, clause: tuple) -> tuple[_Clause, ...]:
-        inner = self.clauses(clause[1:])
+        return (_Not(clause, (), (self._some(clause[1:], clause),)),)
+
+    def _some(self, parts: tuple, clause: tuple) -> tuple[_Clause, ...]:
+        inner = self.clauses(parts)
         if not inner:
             raise QueryError(f"{_short(clause)} is empty.")
-        return (_Not(clause, (), (inner,)),)
+        return inner
 
     def _not_join(self, clause: tuple) -> tuple[_Clause, ...]:
         shared = _join_vars(clause)[1]
-        inner = self.clauses(clause[2:])
-        if not inner:
-            raise QueryError(f"{_short(clause)} is empty.")
+        inner = self._some(clause[2:], clause)
         if absent := shared - _mentioned(inner):
             raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
         return (_Not(clause, (), (_localised(inner, shared),)),)
@@ -4547,8 +4554,7 @@ def _shown(binding: _Binding) -> str:
 
 def _check_subqueries(parsed: _Parsed, functions: Mapping[str, Callable], seen: frozenset[int]) -> None:
     """Refuses a query inside a query as early as this one. `seen` are those being checked: a rule may hold itself."""
-    bodies = [definition.clauses for definitions in parsed.rules.values() for definition in definitions]
-    for clause, _ in _every(itertools.chain(parsed.where, *bodies)):
+    for clause in _all_clauses(parsed.where, parsed.rules):
         call = clause.call if type(clause) is _Test or type(clause) is _Bind else None
         if call and call.head == "q" and id(call.args[0].value) not in seen:
             query, *args = call.args
@@ -5592,16 +5598,14 @@ class _Shaper:
                      any(map(_is_grouping, parsed.find)), is_ordered, (), self._doubts(where), None, shared.notes)
 
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
-        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
-        every = _every(itertools.chain(where, *bodies))
-        return tuple(dict.fromkeys(clause.a for clause, _ in every if isinstance(clause, _Triple)))
+        every = _all_clauses(where, self._parsed.rules)
+        return tuple(dict.fromkeys(clause.a for clause in every if isinstance(clause, _Triple)))
 
     def _doubts(self, where: tuple[_Clause, ...]) -> tuple[str, ...]:
         """What can find nothing: attributes that no document has, and values of a type that an attribute never had."""
         if self._shared.is_over:
             return ()                 # what is supposed is in no statistics
-        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
-        triples = [clause for clause, _ in _every(itertools.chain(where, *bodies)) if isinstance(clause, _Triple)]
+        triples = (clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple))
         return tuple(dict.fromkeys(doubt for triple in triples if (doubt := self._doubt(triple))))
 
     def _doubt(self, triple: _Triple) -> str | None:
@@ -5804,9 +5808,8 @@ class _Shaper:
     def _totals(self, where: tuple[_Clause, ...]) -> list[_Total] | None:
         """How SQL makes each element of find, where all of them are variables, or aggregates that it makes as we do."""
         parsed = self._parsed
-        bodies = [d.clauses for definitions in parsed.rules.values() for d in definitions]
-        if not any(map(_is_grouping, parsed.find)) or \
-                any(type(clause) is _Bind for clause, _ in _every(itertools.chain(self._given, where, *bodies))):
+        every = _all_clauses((*self._given, *where), parsed.rules)
+        if not any(map(_is_grouping, parsed.find)) or any(type(clause) is _Bind for clause in every):
             return None               # what a function gives may have no cell of its own
         totals = [_Total("", find.term, None) if find.kind == "var" else self._total(find) for find in parsed.find]
         made = [total for total in totals if total is not None]
@@ -5909,55 +5912,32 @@ def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
 # of each kind, which an index serves.
 
 
-def _native_equal(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    """Equal values of one type, or one of a set of them."""
+def _native_equal(is_numeric: bool, is_negated: bool, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    """Equal values, or one of a set of them. If `is_numeric`, numbers are equal whatever their type."""
     sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if sets:
-        return _among(joiner, call, sets, block) if len(call.args) == 2 else None
-    exprs = [joiner.expr(arg, block) for arg in call.args]
-    return " and ".join(f"{one} = {other}" for one, other in zip(exprs, exprs[1:])) or None
-
-
-def _native_different(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if len(call.args) != 2 or len(sets) == 2:
+    if len(call.args) < 2 or len(sets) > 1 or len(call.args) > 2 and (sets or is_negated):
         return None
-    equal = _among(joiner, call, sets, block) if sets else _native_equal(joiner, call, block)
-    return f"not ({equal})"
+    if sets:
+        one, other = call.args
+        spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
+        x, members = joiner.expr(one if other is sets[0] else other, block), joiner.text.param(*spec, is_numeric)
+        condition = f"{x} in (select {_J} from json_each({members}) j)"
+    else:
+        pairs = zip(call.args, call.args[1:])
+        condition = " and ".join(_equal_pair(is_numeric, joiner, one, other, block) for one, other in pairs)
+    return f"not ({condition})" if is_negated else condition
 
 
-def _among(joiner: _Joiner, call: _Call, sets: list, block: _Block) -> str:
-    """One of a set of values; `=` and `not=` take numbers of either type for equal."""
-    one, other = call.args
-    spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
-    members = joiner.text.param(*spec, call.head in ("=", "not="))
-    return f"{joiner.expr(one if other is sets[0] else other, block)} in (select {_J} from json_each({members}) j)"
-
-
-def _native_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    """Equal values; numbers are equal if they are the same number, whole or not."""
-    if any(_is_set(joiner, arg) for arg in call.args):
-        return _native_equal(joiner, call, block)
-    parts = []
-    for one, other in zip(call.args, call.args[1:]):
-        if _known_spec(joiner.scalars, one):
-            one, other = other, one
-        x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
-        kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
-        y = joiner.text.param("twin", known, 0) if known else joiner.expr(other, block)
-        is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
-        if not is_mixed:
-            parts.append(f"{x} = {y}")
-        elif known:
-            parts.append(f"{x} in ({y}, {joiner.text.param('twin', known, -1)})")
-        else:
-            parts.append(f"({x} = {y} or compare('=', {x}, {y}))")
-    return " and ".join(parts) or None
-
-
-def _native_not_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    same = _native_same(joiner, call, block) if len(call.args) == 2 else None
-    return same and f"not ({same})"
+def _equal_pair(is_numeric: bool, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
+    if _known_spec(joiner.scalars, one):
+        one, other = other, one
+    x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
+    kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
+    is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
+    if is_numeric and is_mixed and known:
+        return f"{x} in ({joiner.text.param('twin', known, 0)}, {joiner.text.param('twin', known, -1)})"
+    y = joiner.expr(other, block)
+    return f"({x} = {y} or compare('=', {x}, {y}))" if is_numeric and is_mixed else f"{x} = {y}"
 
 
 def _native_compare(operator: str, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
@@ -5980,13 +5960,13 @@ def _in_range(joiner: _Joiner, clause: _Range, block: _Block) -> str:
     """A variable between known bounds, as an interval for each kind of cells that it may have."""
     var, param = clause.terms[0], joiner.text.param
     x, kinds = joiner.expr(var, block), block.kinds.get(var, _ANY_KIND)
-    by_value = [f"compare('{operator}', {x}, {param(*known)})" for operator, known in clause.tests]
+    by_value = lambda: " and ".join(f"compare('{sign}', {x}, {param(*known)})" for sign, known in clause.tests)
     if var not in block.kinds and not joiner.shared.is_over:
-        return " and ".join(by_value)
+        return by_value()
     parts = [f"{x} >= {param('from', clause.tests, kind)} and {x} < {param('to', clause.tests, kind)}"
              for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS) if kinds & kind]
     if kinds & _UUID_KIND:            # whose numbers are in the order of creation
-        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {' and '.join(by_value)}")
+        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {by_value()}")
     return f"({' or '.join(parts)})" if len(parts) > 1 else parts[0] if parts else "0"
 
 
@@ -6054,9 +6034,11 @@ def _native_created_after(joiner: _Joiner, call: _Call, block: _Block) -> str | 
 
 
 _NATIVE: dict[str, Callable] = {
-    "=": _native_same, "not=": _native_not_same, "==": _native_equal, "!=": _native_different,
+    "=": functools.partial(_native_equal, True, False), "not=": functools.partial(_native_equal, True, True),
+    "==": functools.partial(_native_equal, False, False), "!=": functools.partial(_native_equal, False, True),
     "created-before": _native_created_before, "created-after": _native_created_after,
-} | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
+    **{operator: functools.partial(_native_compare, operator) for operator in _MIRRORED},
+}
 
 
 def _is_set(joiner: _Joiner, arg: Any) -> bool:
