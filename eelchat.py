@@ -45,7 +45,7 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import commands, edits, feeds, invitations, line, members, names, places, titles
+from plugins import commands, edits, feeds, invitations, line, members, names, places, titles, unread
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
@@ -60,8 +60,8 @@ POSTS_A_PERSON = 10, 10               # in ten seconds: faster than anyone reads
 POST_AGAIN_S = 2                      # after that limit; pages send the rest by themselves
 COMMUNITIES_MAX = 20                  # founded by one person
 CHANNELS_MAX = 200                    # of a community; the page lists them all
-SWEPT_AT_ONCE = 40                    # documents of a deleted channel in one transaction: some 10 ms
-SWEEP_PAUSE_S = 0.03                  # between two of them, for others to write
+SWEPT_AT_ONCE = 90                    # documents of a deleted channel in one transaction: some 20 ms
+SWEEP_PAUSE_S = 0.02                  # between two of them, for others to write
 SWEEP_LOOK_S = 300                    # how often we look for channels of which something is left
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
@@ -117,6 +117,9 @@ async def home(ctx):
 
 
 async def app(ctx):
+    for front in biff.parts(ctx, "front"):             # where this person goes on, if a plugin knows
+        if path := front(ctx):
+            return biff.redirect(ctx, path)
     return app_page(ctx, "app.html")
 
 
@@ -172,7 +175,7 @@ def delete_channel_tx(ctx, channel_id):
     mark, ids = sweep_mark(channel_id), [channel_id]
     for attribute in reversed(gone_with("channel")):       # messages last: what makes new ones goes before
         ids += ctx.db.q({"find": "?e", "in": ["?channel"], "where": [["?e", attribute, "?channel"]],
-                         "limit": SWEPT_AT_ONCE + 1}, channel_id)
+                         "order-by": [[("created", "?e"), "asc"]], "limit": SWEPT_AT_ONCE + 1}, channel_id)
     ops = [delete(id) for id in ids[:SWEPT_AT_ONCE] if id != channel_id or ctx.db.entity(id)]
     if len(ids) > SWEPT_AT_ONCE:
         return [*ops, put({"xt/id": mark, "sweep/channel": channel_id})]
@@ -207,7 +210,8 @@ async def channel_page(ctx):
         before = uuid.UUID(ctx["params"]["before"]) if "before" in ctx["params"] else None
     except ValueError:
         return biff.redirect(ctx, channel_path(ctx["channel"]))
-    messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before)
+    landing = max((landing(ctx) for landing in biff.parts(ctx, "landing")), default=0) if before is None else 0
+    messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, landing)
     shown = {"view": view_of(ctx, ctx["biff/db"]), "messages": messages, "has_older": has_older,
              "path": channel_path(ctx["channel"])}
     if ctx["request"].headers.get("HX-Request") and before:
@@ -358,7 +362,7 @@ def on_new_message(ctx, tx):
     for place_id, frame in frames.items():
         if frame:
             rooms.send(place_id, tx.tx_id, frame, tx.tx_time.timestamp())
-    for person in rooms.people() if changes.people or changes.members else ():
+    for person in rooms.people() if changes.people or changes.members or changes.forgotten else ():
         if changes.is_for(person):
             rooms.tell(person, lambda client: tx.tx_id > client.after and changes.person_frame(person, client.place_id))
 
@@ -402,6 +406,8 @@ async def use_chat_clients(system):
         lambda after: ((tx.tx_id, heard(system, tx)) for tx in node.tx_log(after=after)),
         REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
     use_views(system)
+    for use in biff.parts(system, "components"):
+        system = await use(system)
     system["chat_people"] = People()
     metrics.gauge("sockets", "Open sockets.", lambda: rooms.count)
     metrics.gauge("channels", "Channels with an open socket.", lambda: len(rooms))
@@ -491,7 +497,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns":
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+           edits.PLUGIN, unread.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -38,12 +38,13 @@ class Changes:
     """The net effect of a transaction: what was before, what is after. Frames are made when somebody hears them."""
 
     def __init__(self, ctx, db):
-        self._ctx, self.db, self._frames = ctx, db, {}
+        self.ctx, self.db, self._frames = ctx, db, {}
         self.messages = {}            # channel id → [(kind, document)]; kind is "new", "edited", "deleted"
         self.anew = set()             # channels whose list is sent as a whole
         self.touched = {}             # id of a place → {(part, about): None}; a community's reach its channels
         self.people = {}              # the same by person, for that person's pages
         self.members = {}             # the same by community, for the pages of its members, wherever they are
+        self.shared = {}              # community id → [fragment]
         self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
         self.ids, self.others = set(), set()          # of messages, and of everything else that was written
         self.size = 0
@@ -51,6 +52,10 @@ class Changes:
     def touch(self, place_id, part, about=None):
         """The part has changed on the pages of this place."""
         self.touched.setdefault(place_id, {})[part, about] = None
+
+    def share(self, community_id, text):
+        """A fragment for all pages of a community, the same for each: it adds what a page may be told twice."""
+        self.shared.setdefault(community_id, []).append(text)
 
     def touch_person(self, person, part, about=None):
         """The part has changed on the pages of this person."""
@@ -69,7 +74,7 @@ class Changes:
 
     def rooms(self, rooms):
         """Those of the rooms that may have something to hear."""
-        if self.touched or self.forgotten:
+        if self.touched or self.shared or self.forgotten:
             return list(rooms)
         return [id for id in self.messages.keys() | self.anew if id in rooms]
 
@@ -95,33 +100,40 @@ class Changes:
 
     def _text(self, place_id):
         is_here = place_id in self.messages or place_id in self.anew
-        if not (is_here or self.touched or self.forgotten):
+        if not (is_here or self.touched or self.shared or self.forgotten):
             return None
         place = self.db.entity(place_id)
-        parts = self._parts(place)
+        parts = [*self._parts(place), *self._shared(place)]
         if place is None or not (is_here or parts or self.forgotten):
             return None
         if place_id in self.anew:
-            return whole_view(self._ctx, self.db, place_id, parts)
-        return biff.fragment(self._ctx, "changes.html", view=view_of(self._ctx, self.db), parts=parts,
+            return whole_view(self.ctx, self.db, place_id, parts)
+        return biff.fragment(self.ctx, "changes.html", view=view_of(self.ctx, self.db), parts=parts,
                              changes=self.messages.get(place_id, ()), forgotten=self.forgotten, tx_id=self.db.tx_id)
+
+    def _shared(self, place):
+        return [markupsafe.Markup(text) for scope in scopes_of(place) for text in self.shared.get(scope, ())]
 
     def _parts(self, place):
         touched: dict = {}
         for scope in scopes_of(place):
             touched |= self.touched.get(scope, {})
-        return [part_view(self._ctx, self.db, place, part, about) for part, about in touched]
+        return [part_view(self.ctx, self.db, place, part, about) for part, about in touched]
 
     def is_for(self, person):
         """Whether something is told to this person's pages alone."""
-        return person in self.people or any(is_member(self.db, person, id) for id in self.members)
+        if self.forgotten or person in self.people:
+            return True
+        return any(is_member(self.db, person, id) for id in self.members)
 
     def person_frame(self, person, place_id):
         """What a page of this person at this place is told; None for nothing. It has no tx_id: it may be told again."""
+        if self.forgotten:
+            return person_frame(self.ctx, self.db, person, place_id) or None
         touched = dict(self.people.get(person, {}))
         for community_id, parts in self.members.items():
             touched |= parts if is_member(self.db, person, community_id) else {}
-        return person_frame(self._ctx, self.db, person, place_id, touched) or None
+        return person_frame(self.ctx, self.db, person, place_id, touched) or None
 
 
 def scopes_of(place):
@@ -187,6 +199,10 @@ def changes_of(ctx, tx):
     changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]    # sessions and tokens have another type of id
     changes.others.update(evicted)
     changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
+    for id in changes.anew:
+        channel = after.entity(id)
+        for hook in hooks if channel else ():
+            tell(hook, changes, id, channel, channel)
     changes.size = size_of(changes)
     return changes
 
@@ -201,7 +217,7 @@ def note(changes, hooks, id, old, new, written):
     """What became of one document."""
     before, after, between = map(channel_of, (old, new, written))
     for hook in hooks:
-        hook(changes, id, old, new)
+        tell(hook, changes, id, old, new)
     if not (before or after or between):
         changes.others.add(id)
         return
@@ -212,6 +228,14 @@ def note(changes, hooks, id, old, new, written):
         changes.messages.setdefault(before, []).append(("deleted", old))
     if after:
         changes.messages.setdefault(after, []).append(("edited" if before == after else "new", new))
+
+
+def tell(hook, changes, id, old, new):
+    """A document put past its schema makes a plugin fail, and takes nothing else of the transaction with it."""
+    try:
+        hook(changes, id, old, new)
+    except Exception:
+        log.exception("%s failed at a document of transaction %d", hook.__qualname__, changes.db.tx_id)
 
 
 def channel_of(document):

@@ -126,6 +126,11 @@ def communities_of(db, uid):
     return sorted((one for one in communities if "comm/title" in one), key=by_title("comm/title"))
 
 
+def mem_in(db, uid, community_id):
+    """A person's membership of a community, as of a snapshot, or None."""
+    return biff.lookup(db, "mem/user", uid, "mem/comm", community_id)
+
+
 def channels_of(ctx):
     if not ctx.get("mem"):
         return []
@@ -151,18 +156,22 @@ def by_title(attribute):
     return key
 
 
-def messages_of(db, channel, before=None):
-    """A page of a channel, oldest first, and whether there are older ones. Order is the log's, not a clock's."""
+def messages_of(db, channel, before=None, count=0):
+    """A page of a channel, oldest first, and whether there are older ones. Order is the log's, not a clock's.
+
+    `count` is for a page that must begin further back than usual.
+    """
+    count = max(count, PAGE_MESSAGES)
     query: dict = {"find": ("pull", "?message", ["*"]), "in": ["?channel"],
                    "where": [["?message", "msg/channel", "?channel"]],
-                   "order-by": [[("created", "?message"), "desc"]], "limit": PAGE_MESSAGES + 1}
+                   "order-by": [[("created", "?message"), "desc"]], "limit": count + 1}
     args = [channel["xt/id"]]
     if before:
         query = query | {"in": ["?channel", "?before"],
                          "where": [*query["where"], [("created-before", "?message", "?before")]]}
         args.append(before)
     newest = biff.q(db, query, *args)
-    return newest[:PAGE_MESSAGES][::-1], len(newest) > PAGE_MESSAGES
+    return newest[:count][::-1], len(newest) > count
 
 
 # ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -175,4 +175,5 @@ async def test_arrow_up_edits_the_last_message_and_escape_leaves(server, window)
     await ann.click("#delete-message >> text=Delete >> nth=1")
     await until_texts(bob, ["two"]), await until_texts(ann, ["two"])
     await bob.hover(".message p")
-    assert not await bob.is_visible("#actions"), "Bob may do nothing with Ann's message"
+    await bob.wait_for_selector("#actions:visible")
+    assert not await bob.is_visible("[data-act=edit]") and not await bob.is_visible("[data-act=delete]")

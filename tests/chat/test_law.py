@@ -17,8 +17,8 @@ from plugins import changes, places
 from people import Person, a_chat, kept_mails
 from store import delete, evict, put
 
-MINE = {"role", "communities", "pick", "my-name"}                # the parts of a page that are one person's own
-LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE)]
+MINE = {"role", "communities", "pick", "my-name", "news"}                # the parts of a page that are one person's own
+LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE - {"news"})]
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 
 
@@ -129,6 +129,28 @@ def swap(part, target, style):
             target.append(child)
 
 
+def counts(page):
+    """What the browser counts on a page, by channel, as `countNews` of static/unread.js does; None where none are."""
+    if (news := page.by_id("news")) is None:
+        return None
+    made, mine, found, upto, ids = int(news.attributes["data-tx"]), news.attributes["data-mem"], {}, {}, set()
+    items = [one.attributes for one in news.children if not isinstance(one, str)]
+    for one in items:
+        if "data-count" in one:
+            found[one["data-channel"]], upto[one["data-channel"]] = int(one["data-count"]), int(one["data-said"])
+    gone = {one["id"][5:] for one in items if one.get("id", "").startswith("gone-")}
+    for one in items:
+        id, channel = one.get("id", ""), one["data-channel"]
+        if not id or one["data-mem"] == mine or int(one["data-tx"]) <= made or id in ids:
+            continue
+        ids.add(id)
+        if id.startswith("new-"):
+            found[channel] = found.get(channel, 0) + (id[4:] not in gone)
+        elif upto.get(channel, made) < int(one["data-said"]) <= made:
+            found[channel] = max(0, found[channel] - 1)
+    return {channel: count for channel, count in found.items() if count}
+
+
 # ── A world in which things happen ─────────────────────────────────────────────────────────────────────────────
 
 class World:
@@ -158,6 +180,10 @@ class World:
         self.community = channel["chan/comm"]
         mem = biff.lookup(self.node.db(), "mem/comm", self.community)
         self.mem, self.user = mem["xt/id"], mem["mem/user"]
+        bob = {"xt/id": self.node.new_id(), "user/email": "bob@example.com", "user/joined-at": biff.now(self.chat)}
+        other = {"xt/id": self.node.new_id(), "mem/user": bob["xt/id"], "mem/comm": self.community, "mem/roles": set()}
+        self.other = other["xt/id"]
+        await self.node.submit([put(bob), put(other)])
 
     async def another_channel(self):
         community = f"/community/{next(iter(self.channels.values()))['chan/comm']}"
@@ -170,7 +196,7 @@ class World:
         return f"/community/{self.community}" + ("" if place == self.community else f"/channel/{place}")
 
     def message(self, text=None):
-        message = {"xt/id": self.node.new_id(), "msg/mem": self.mem,
+        message = {"xt/id": self.node.new_id(), "msg/mem": self.random.choice([self.mem, self.other]),
                    "msg/channel": self.random.choice(list(self.channels)),
                    "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï'])} "
                                        f"{len(self.messages)}",
@@ -188,7 +214,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(18):
+        match self.random.randrange(19):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -230,6 +256,10 @@ class World:
                 one = self.random.choice(list(self.channels))
                 self.channels[one] = self.channels[one] | {"chan/topic": f"Topic & {self.random.randrange(100)}"}
                 return [put(self.channels[one])]
+            case 15:
+                where = pick["msg/channel"]
+                return [put({"xt/id": f"reading {self.mem} {where}", "read/mem": self.mem, "read/channel": where,
+                             "read/upto": pick["xt/id"]})]
         return [put(self.message())]
 
     async def end(self):
@@ -344,6 +374,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
                 fresh = Window(world, window.channel_id)
                 await fresh.load()
                 assert window.channel_id not in world.channels or "the last" in fresh.shown("messages")
+                assert counts(window.page) == counts(fresh.page), f"unread of sequence {n}"
                 for id in LIVE:
                     assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}, sequence {n}"
                 assert str(window.page.find(lambda one: one.tag
@@ -374,9 +405,10 @@ async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, 
 
 
 TIDY = """() => { const list = document.querySelector('#messages').cloneNode(true);
+  for (const one of list.querySelectorAll('.first-new')) one.classList.remove('first-new');
   for (const one of list.querySelectorAll('[class=""]')) one.removeAttribute('class');
   return [list.innerHTML, document.querySelector('#heading').innerHTML, document.querySelector('#text-label').innerHTML,
-          document.title, document.querySelector('#channels').innerText] }"""
+          document.title.replace(/^\\(\\d+\\) /, ''), document.querySelector('#channels').innerText] }"""
 
 
 @pytest.mark.parametrize("n", [0, 1])

@@ -172,6 +172,23 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await ann.hover(".message p"), await ann.click("[data-act=versions]")
     await ann.wait_for_selector("#versions >> text=frist")
     await ann.click("#versions [data-close]")
+    await bob.goto(community)
+    await ann.fill("#text", "second"), await ann.press("#text", "Enter")
+    await bob.wait_for_selector("nav .channels a[data-unread='1']")
+    assert (await bob.title()).startswith("(1) ")
+    await bob.click("#read-all")
+    await bob.wait_for_selector("nav .channels a[data-unread]", state="detached")
+    await bob.click("nav >> text=seeds")
+    await bob.wait_for_selector("#messages[data-live]")
+    await bob.hover(".message >> nth=1"), await bob.click("[data-act=unread]")
+    await bob.wait_for_selector(".message.first-new >> text=second")
+    await bob.wait_for_selector("nav .channels a[data-unread='1']")
+    await bob.click(".mute button")
+    await bob.wait_for_selector(".mute button[aria-pressed=true]")
+    await bob.wait_for_selector("#messages[data-live]")
+    await ann.hover(".message >> nth=1"), await ann.click("[data-act=delete]")
+    await ann.click("#delete-message button[value=delete]")
+    await bob.wait_for_selector("text=second", state="detached")
     await ann.hover(".message header"), await ann.click("[data-act=delete]")
     await ann.click("#delete-message button[value=delete]")
     await bob.wait_for_function("() => !document.querySelector('.message')")
@@ -246,7 +263,7 @@ async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, 
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
             named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
-        assert len(named) == 11 and all(address.startswith("/static/") for address in named)
+        assert len(named) == 12 and all(address.startswith("/static/") for address in named)
         for address in named:
             name = re.search(r"/static/([^?]+)", address)[1]
             source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name

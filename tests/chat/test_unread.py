@@ -1,0 +1,200 @@
+"""Unread: what is new for whom, on all of a person's pages; when it counts as read, and what that costs the log."""
+import asyncio
+import datetime as dt
+import re
+
+import pytest
+
+import biff
+from people import chat, person      # noqa: F401
+from plugins import unread
+from store import delete, put
+from test_chat import id_of
+from test_law import apply, counts, parsed
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+async def two(chat, person):      # noqa: F811
+    """Ann and Bob in one community; the paths of its first channel and of another one."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    other = (await ann.post(f"{community}/channel", {"title": "other"}, channel)).url.path
+    await bob.join(community)
+    return ann, bob, channel, other
+
+
+async def unread_on(one, path):
+    page = parsed((await one.get(path)).body_text)
+    return {channel: count for channel, count in counts(page).items()}
+
+
+async def read_to(one, channel, n=-1):
+    ids = re.findall(r'<article class="message[^"]*" id="message-([\w-]+)"', (await one.get(channel)).body_text)
+    return await one.post(f"{channel}/read", {"upto": ids[n]}, channel, HTMX)
+
+
+async def test_what_others_said_since_one_read_is_unread(two):
+    """Nobody would know where something happened while they were away."""
+    ann, bob, channel, other = two
+    here, there = channel.rpartition("/")[2], other.rpartition("/")[2]
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    await ann.say(other, "elsewhere")
+    assert await unread_on(bob, other) == {here: 3, there: 1} and await unread_on(ann, other) == {}
+    assert (await read_to(bob, channel, 1)).status == 204 and await unread_on(bob, other) == {here: 1, there: 1}
+    await read_to(bob, channel)
+    assert await unread_on(bob, other) == {there: 1}
+
+
+async def test_what_was_said_before_one_came_is_not_unread(chat, person, two):      # noqa: F811
+    """A newcomer would have ten thousand messages to read."""
+    ann, bob, channel, _ = two
+    await ann.say(channel, "long ago")
+    await ann.say(channel, "today")
+    assert list((await unread_on(bob, channel)).values()) == [2]
+    mem = chat["biff/node"].db().entity(biff.lookup_id(chat["biff/node"].db(), "user/email", "bob@example.com"))
+    community_id = id_of(channel.partition("/channel")[0])
+    late = {"xt/id": chat["biff/node"].new_id(), "mem/user": mem["xt/id"], "mem/comm": community_id, "mem/roles": set()}
+    old = biff.lookup_id(chat["biff/node"].db(), "mem/user", mem["xt/id"])
+    await chat["biff/node"].submit([delete(old), put(late)])
+    assert await unread_on(bob, channel) == {}
+
+
+async def test_a_page_in_another_channel_counts_what_comes_and_what_goes(two):
+    """The number beside a channel would be that of the moment when the page was loaded."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "before")
+    page = parsed((await bob.get(other)).body_text)
+    socket = await bob.listen(other)
+    for text in "one", "two":
+        await ann.say(channel, text)
+    ids = re.findall(r'id="message-([\w-]+)"', (await ann.get(channel)).body_text)
+    for id in ids[0], ids[2]:                          # one that the page was made with, and one that came since
+        await ann.post(f"{channel}/message/{id}", page=channel, headers=HTMX, method="DELETE")
+    await hear(page, socket, lambda: len(re.findall("gone-", str(page))) == 2)
+    assert counts(page) == await unread_on(bob, other) == {channel.rpartition("/")[2]: 1}
+    await socket.close()
+
+
+async def hear(page, socket, is_enough):
+    async with asyncio.timeout(5):
+        while not is_enough():
+            apply(page, await socket.receive_str())
+
+
+async def test_what_is_read_in_one_window_is_read_in_all(two):
+    """A phone that calls for what one has read at the desk."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "news")
+    page = parsed((await bob.get(other)).body_text)
+    socket = await bob.listen(other)
+    assert list(counts(page).values()) == [1]
+    await read_to(bob, channel)
+    await hear(page, socket, lambda: not counts(page))
+    await socket.close()
+
+
+async def test_a_channel_can_be_unread_again_from_a_message_on(two):
+    """Whoever has no time now would forget it."""
+    ann, bob, channel, _ = two
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    ids = re.findall(r'id="message-([\w-]+)"', (await ann.get(channel)).body_text)
+    await read_to(bob, channel)
+    for n, wanted in (1, 2), (0, 3):
+        assert (await bob.post(f"{channel}/message/{ids[n]}/unread", page=channel, headers=HTMX)).status == 204
+        assert list((await unread_on(bob, channel)).values()) == [wanted]
+
+
+async def test_all_channels_can_be_read_at_once(two):
+    """After a holiday one would open each of forty channels."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "a"), await ann.say(other, "b")
+    assert len(await unread_on(bob, channel)) == 2
+    assert (await bob.post(f"{channel.partition('/channel')[0]}/read", page=channel, headers=HTMX)).status == 204
+    assert await unread_on(bob, channel) == {}
+
+
+async def test_a_page_begins_at_the_first_unread_message(two, monkeypatch):
+    """One would search for the place where one had stopped."""
+    from plugins import places
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 4)
+    ann, bob, channel, _ = two
+    for n in range(9):
+        await ann.say(channel, f"{n}")
+    first = re.search(r'data-new="([\w-]+)"', (await bob.get(channel)).body_text)[1]
+    page = (await bob.get(channel)).body_text
+    assert f'id="message-{first}"' in page and page.count("<article") == 9
+    await read_to(bob, channel)
+    page = (await bob.get(channel)).body_text
+    assert "data-new" not in page and page.count("<article") == 4
+
+
+async def test_reading_writes_nothing_until_its_reader_goes_or_ten_minutes_pass(chat, two, say):  # noqa: F811
+    """The log would grow with what people look at, and not with what they write."""
+    ann, bob, channel, _ = two
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    socket, node = await bob.listen(channel), chat["biff/node"]
+    before = node.db().tx_id
+    for n in range(3):
+        await read_to(bob, channel, n)
+    await unread.put_positions(biff.assoc_db(chat))
+    assert node.db().tx_id == before
+    clock = chat["biff/clock"]
+    chat["biff/clock"] = lambda: clock() + dt.timedelta(minutes=11)
+    await unread.put_positions(biff.assoc_db(chat))
+    assert node.db().tx_id == before + 1 and not chat["chat_positions"].moved
+    await read_to(bob, channel, 0)
+    await socket.close()
+    while chat["chat_clients"].count:
+        await asyncio.sleep(0.01)
+    await unread.put_positions(biff.assoc_db(chat))
+    assert node.db().tx_id == before + 2
+    bytes_a_put = len(str(biff.lookup(node.db(), "read/channel", id_of(channel))))
+    say(f"100 people who read one channel for eight hours: {100 * 8 * 6:,} puts of a document of some {bytes_a_put} "
+        "characters")
+
+
+async def test_a_restart_keeps_what_was_read(chat, two, tmp_path):      # noqa: F811
+    """Each deploy would make everything new again."""
+    ann, bob, channel, _ = two
+    await ann.say(channel, "news")
+    await read_to(bob, channel)
+    await unread.put_positions(biff.assoc_db(chat), all=True)
+    assert not chat["chat_positions"].moved and await unread_on(bob, channel) == {}
+
+
+async def test_a_muted_channel_is_marked_so_and_heard_again(two):
+    """A channel that talks all day would drown the one that matters."""
+    _, bob, channel, _ = two
+    await bob.post(f"{channel}/mute", {"muted": "1"}, channel)
+    page = (await bob.get(channel)).body_text
+    assert 'aria-pressed="true"' in page and "data-muted" in page
+    await bob.post(f"{channel}/mute", {}, channel)
+    assert "data-muted" not in (await bob.get(channel)).body_text
+
+
+async def test_the_first_page_leads_to_where_one_was(two):
+    """Four clicks each morning to the channel that one left in the evening."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "a"), await ann.say(other, "b")
+    assert (await bob.get("/app")).url.path == "/app"
+    await read_to(bob, channel)
+    await read_to(bob, other)
+    assert (await bob.get("/app")).url.path == other
+    await ann.post(other, page=channel, method="DELETE")
+    assert (await bob.get("/app")).url.path == channel
+
+
+async def test_a_position_is_a_message_of_this_channel(two):
+    """One could move a mark by what stands elsewhere, or by what one may not see."""
+    ann, bob, channel, other = two
+    await ann.say(other, "b")
+    id = re.search(r'id="message-([\w-]+)"', (await ann.get(other)).body_text)[1]
+    await ann.post(f"{other}/message/{id}", page=other, headers=HTMX, method="DELETE")
+    assert (await bob.post(f"{other}/read", {"upto": id}, other, HTMX)).status == 204, "it may be gone by now"
+    for upto in id, "x", channel.rpartition("/")[2], "":
+        assert (await bob.post(f"{channel}/read", {"upto": upto}, channel, HTMX)).status == 422
