@@ -21,7 +21,7 @@ READ_BYTES = 256 * 1024
 STALL_S = 20                          # without a byte where bytes are due
 MARK = b"<article "                   # each message of a fragment has one
 ID = re.compile(rb'<article [^>]*?id="message-([^"]+)"')
-PING, PONG = b"\x89\0", b"\x8a\x80\0\0\0\0"                # both empty, the second masked
+PING, PONG = b"\x89\0\x81\x02{}", b"\x8a\x80\0\0\0\0"     # empty, with a word for scripts behind it; masked
 
 
 class CrowdError(Exception):
@@ -184,7 +184,7 @@ class Crowd:
         for opcode, payload, end in frames_of(self.rest):
             if opcode == 9:                          # a ping
                 self.scout.send(PONG)
-            else:
+            elif payload != b"{}":                   # a word for scripts
                 self.ids += ID.findall(payload)
                 self.got[fd] += end - done
                 self.total += end - done

@@ -57,10 +57,19 @@ async def person(chat):
         await one.browser.close()
 
 
+class Socket(aiohttp.ClientWebSocketResponse):
+    """What a person listens by. It passes over the words that only say that the line is alive."""
+
+    async def receive(self, timeout=None):
+        while (message := await super().receive(timeout)).data == "{}":
+            pass
+        return message
+
+
 class Person:
     def __init__(self, chat):
         self.chat, self.base = chat, chat["biff/base-url"]
-        self.browser = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        self.browser = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), ws_response_class=Socket)
 
     async def get(self, path, **options):
         async with self.browser.get(self.base + path, **options) as answer:
