@@ -433,7 +433,7 @@ async def test_a_next_person_beside_an_open_tab_sees_none_of_its_drafts(chat, pe
     """Nobody has to sign out first: the next one's sign-in ends the session, and the old tab is still there."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     bob = await person("bob@example.com")
-    await bob.post(channel.partition("/channel")[0] + "/join", page=channel.partition("/channel")[0])
+    await bob.join(channel.partition("/channel")[0])
     await page.fill("#text", "a private thought")
     other = await page.context.new_page()
     await other.goto(f"{chat['biff/base-url']}/signin?return-to={channel}")
