@@ -44,6 +44,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import heapq
 import importlib
 import inspect
 import itertools
@@ -1282,9 +1283,12 @@ class _File:
             reader.rest()
             reader.connection.close()
         else:
-            if reader.is_used:
-                reader.settle()
-            self._readers.append(reader)
+            try:
+                if reader.is_used:
+                    reader.settle()
+                self._readers.append(reader)
+            except sqlite3.Error:         # what it was asked has its answer, or its own error; the next one opens another
+                reader.connection.close()
         if self._must_empty and not self.closed:
             self._empty_if_free()
 
@@ -1465,16 +1469,22 @@ class _File:
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted."""
-        self._is_wal_new = False
+        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted.
+
+        What fails here costs no transaction, which is committed: it is tried again after the next one.
+        """
+        self._is_wal_new, self._must_empty = False, self._must_empty or must_empty
         size = _size(self.path + "-wal")
-        if must_empty or size > WAL_BYTES_MAX:
-            self.empty_wal()
-        elif self._must_empty:
-            self._empty_if_free()
-        elif size > WAL_BYTES:
-            busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
-            self._is_wal_new = not busy and pages == moved
+        try:
+            if must_empty or size > WAL_BYTES_MAX:
+                self.empty_wal()
+            elif self._must_empty:
+                self._empty_if_free()
+            elif size > WAL_BYTES:
+                busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
+                self._is_wal_new = not busy and pages == moved
+        except sqlite3.Error as error:
+            log.error("The write-ahead log of %s could not be moved into the file (%s); it is tried again.", self.path, error)
 
     def empty_wal(self) -> None:
         """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads makes it wait."""
@@ -1516,7 +1526,8 @@ class _File:
             except sqlite3.Error as error:
                 raise StoreError(f"{path} cannot be written: {error}.") from error
             finally:
-                reader.execute("rollback")
+                with contextlib.suppress(sqlite3.Error):
+                    reader.execute("rollback")
                 with contextlib.suppress(OSError):
                     os.unlink(part)
 
@@ -1583,8 +1594,8 @@ class _File:
 
     def reindex(self, progress: Progress | None) -> None:
         """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
-        self.begin()
         try:
+            self.begin()
             for name in _DERIVED_NAMES:
                 self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
@@ -1593,8 +1604,17 @@ class _File:
             self._replay(progress)
             self.mark()
             self.writer.execute("commit")
+        except sqlite3.Error as error:
+            raise StoreError(f"The index in {self.path} was not derived again ({error}); the old one is there.") from error
         finally:
-            self.undo()               # what was not committed; memory says what is there
+            self._undo_or_fail()      # what was not committed; memory says what is there
+
+    def _undo_or_fail(self) -> None:
+        try:
+            self.undo()
+        except sqlite3.Error as error:
+            self.fail(error)
+            raise ClosedError(self.failed) from error
 
     def _replay(self, progress: Progress | None) -> None:
         self.index.batch = batch = _Batch(self)
@@ -2578,6 +2598,8 @@ class _SqliteLog(_Log):
         transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
             committed = transaction.run(pending.ops)
+        except sqlite3.Error:             # what the group has put so far could not be written before a reading
+            raise
         except BaseException as error:    # a fault of a function's, ours or the disk's while reading; nothing of it was written
             pending.error = error
             return None
@@ -3154,12 +3176,12 @@ def _kind_bit(cell: Any) -> int:
 
 # ── Snapshots ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: whatever is written later, its
-# predicate gives the same rows. Questions about now never pay for history: live versions lie apart from those that ceased
-# to be, and most of them are visible at every moment from now on.
+# A snapshot is a pair of numbers, a valid time and a transaction, and holds nothing open: its predicate gives the same
+# rows whatever is written later. Questions about now never pay for history: live versions lie apart from those that
+# ceased to be, and most of them are visible at every moment from now on.
 #
-# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only if
-# `committing` is its transaction before and after its statement; otherwise it drops the rows and asks as of the transaction.
+# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only
+# if `committing` is its transaction before and after its statement; else it drops the rows and asks as of that.
 #
 # Three classes have one face: `Db` borrows a reader for each question, `_WriterDb` asks on the writing connection, and
 # `_Supposition` lays the changes of a transaction over one of these.
@@ -3176,8 +3198,8 @@ _CLOSED_THEN = ("select {0} from rects w where w.e = {1} and w.tx_to > ?1 and w.
 def _holds(f: str) -> str:
     """Whether the version of a row of `facts` holds at ?2 for ?1.
 
-    Rectangles that are open today do not overlap, so of these only the last that has begun is looked at. The others were
-    closed after ?1; where that is the newest transaction, there is none.
+    Rectangles that are open today do not overlap, so only the last of these that has begun is looked at. The others
+    were closed after ?1; where that is the newest transaction, there is none.
     """
     return (f"(ifnull(({_OPEN_THEN.format(f'w.n = {f}.n and w.vt_to > ?2 and w.tx_from <= ?1', f + '.e')}), 0) "
             f"or (select max(tx_id) from log) > ?1 and exists ({_CLOSED_THEN.format(1, f + '.e')} and w.n = {f}.n))")
@@ -3189,7 +3211,8 @@ def _holding(e: str) -> str:
     return f"coalesce(({then}), ({_CLOSED_THEN.format('w.n', e)}))"
 
 
-_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "closed": "{0}.p = 1 and {0}.k > ?3"}
+_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0",
+          "closed": "{0}.p = 1 and {0}.k > ?3"}
 
 
 def _seen(f: str, mode: str, part: str = "both") -> str:
@@ -3210,8 +3233,8 @@ _BY_ID = {mode: f"select v.n, v.d, c.doc, c.checksum from ({version.format('?5')
           for mode, version in _VERSION.items()}
 # `+n` takes the type of its column from a number: else it is compared as a number, and no index serves.
 _BY_UUID = {mode: sql.replace("?5", "(select +n from ids where uuid = ?5)") for mode, sql in _BY_ID.items()}
-_BY_IDS = {mode: f"select e, n, 1 from (select e, {_holding('c.e')} as n from (select {_J} as e from json_each(?5) j) c) "
-                 "where n > 0" for mode in (_AS_OF, _BEFORE)} | {
+_BY_IDS = {mode: f"select e, n, 1 from (select e, {_holding('c.e')} as n "
+                 f"from (select {_J} as e from json_each(?5) j) c) where n > 0" for mode in (_AS_OF, _BEFORE)} | {
     _NOW: f"select f.e, f.n, f.d from json_each(?5) j cross join facts f "
           f"where f.e = {_J} and f.a = {_ID} and {_seen('f', _NOW)}"}
 _BY_VALUE = {mode: f"select f.v, f.e, f.n from facts f where f.v = ?5 and f.a = ?6 and {_seen('f', mode)} order by f.e"
@@ -3232,7 +3255,8 @@ class Db:
         self._evictions = 0                   # how many there had been by then
 
     def __repr__(self) -> str:
-        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{', supposed' if self._supposed else ''}>"
+        supposed = ", supposed" if self._supposed else ""
+        return f"<Db as of transaction {self.tx_id}, valid at {self.valid_time}{supposed}>"
 
     @property
     def tx_id(self) -> int:
@@ -3264,8 +3288,8 @@ class Db:
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
         check_id(id)
-        rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to and rect.n > 0), None)
-        if rect is None:
+        rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to), None)
+        if rect is None or rect.n < 0:
             return None
         return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(self._time_of(rect)), self._hash(rect.n).hex())
 
@@ -3275,11 +3299,11 @@ class Db:
                 tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
 
-        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and so
-        are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and which
-        transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None; an entity
-        never put gives []. Each has a `content_hash` besides, documents or not: equal documents have equal ones. With
-        `corrections` what was corrected later comes too; `order` may be "desc".
+        Only what this snapshot can see. `valid_from` is inclusive and `valid_to` exclusive, both aware datetimes, and
+        so are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and
+        which transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None;
+        an entity never put gives []. Each has a `content_hash`, documents or not: equal documents have equal ones.
+        With `corrections` what was corrected later comes too; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
@@ -3310,8 +3334,8 @@ class Db:
             {reference: ...}, {… : n}       this pattern again, to any depth, or n levels deep
             {"attribute": {value: pattern}} the pattern that belongs to the value, applied to the entity itself
 
-        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays if
-        the pattern asks for the attribute besides; else None in a list, and no key for a single one.
+        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays
+        if the pattern asks for the attribute besides; else None in a list, and no key for a single one.
 
         Raises: QueryError if the pattern is malformed; QueryLimitError after 30 s. Source: XTDB 1.x, pull (EQL).
         """
@@ -3325,13 +3349,13 @@ class Db:
         return self._answer(_pulled, self, parsed, ids)
 
     def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
-        """The answers of a query: rows as tuples, or bare values if `find` is a bare element, or dicts if it names keys.
+        """The answers of a query: tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
-            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); a list of them
-             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection; ["?x", "?y"] one
-                                                      tuple; [["?x", "?y"]] each of a relation
+            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); or a list
+             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection;
+                                                      ["?x", "?y"] one tuple; [["?x", "?y"]] each of a relation
              "where": [["?m", "msg/channel", "?channel"],           entity, attribute, value; "_" is any, {1, 2} either
-                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],         a test; a call, and what its result binds
+                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],        a test; a call, and what its result binds
                        ("not", [...]), ("or", [...], ("and", [...], [...])), ("not-join", ["?x"], [...]),
                        ("or-join", ["?x"], [...], [...]), ("rule", "?x")],
              "rules": [[("rule", "?a"), [...], ...], ...],          several with one name: one of them must hold
@@ -3339,8 +3363,8 @@ class Db:
 
         Without order, limit or offset no answer comes twice and their order means nothing. A variable that stands twice
         joins by value and type: 1 is not 1.0. `=`, `<` and their like, order and aggregates take numbers as numbers.
-        Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it takes
-        longer than its "timeout" (ms, default 30,000).
+        Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it
+        takes longer than its "timeout" (ms, default 30,000).
         Source: XTDB 1.x, q.
         """
         return self._answer(_answered, self, _parsed(query, args, self._node), args)
@@ -3371,7 +3395,7 @@ class Db:
         return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=False), args)
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
-        """The snapshot as it would be after these operations, which are not submitted; None if they abort. They stack."""
+        """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack."""
         transaction = _Transaction(self, self._next_tx_id(), self._vt, self._next_n())
         return _Supposition(self, transaction, self._vt) if transaction.run(_prepare(ops)) else None
 
@@ -3392,6 +3416,10 @@ class Db:
         finally:
             file.give_back(reader)
 
+    def _fill(self, reader: _Reader) -> dict[uuid.UUID, Cell]:
+        """The cells of UUIDs that were made for this question: none, where nothing is supposed."""
+        return {}
+
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[_Reader, str]]:
         """A reader in one read transaction for as long as the block lasts, with the mode to ask in."""
@@ -3402,6 +3430,8 @@ class Db:
             reader.execute("begin")
             reader.execute("select 1 from log where tx_id = 0").fetchone()
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
+        except sqlite3.Error as error:
+            reader.fail(error)
         finally:
             file.give_back(reader)
 
@@ -3444,9 +3474,9 @@ class Db:
             row = reader.execute(_BY_UUID[mode], (*point, id.bytes)).fetchone()
         else:
             row = reader.execute(_BY_ID[mode], (*point, self._cell(id, reader))).fetchone()
-        n, dated, data, checksum = row or (None, None, None, None)
-        if n is None or n < 0:
+        if row is None or row[0] is None or row[0] < 0:
             return None               # never put, or deleted
+        n, dated, data, checksum = row
         self._learn(id, n, dated, mode)
         document = self._file.document_at_hand(n)
         if document is None and data is not None:
@@ -3479,10 +3509,11 @@ class Db:
     def _rows_by_value(self, a: str, cells: list, reader: _Reader, mode: str) -> list[tuple]:
         """(value, entity, number of its document) for each fact of an attribute that has one of these values."""
         wanted, sql = (cells[0], _BY_VALUE) if len(cells) == 1 else (_json_cells(cells), _BY_VALUES)
-        return reader.execute(sql[mode], (*self._bindings(mode), wanted, self._file.index.attribute(a, reader))).fetchall()
+        parameters = (*self._bindings(mode), wanted, self._file.index.attribute(a, reader))
+        return reader.execute(sql[mode], parameters).fetchall()
 
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
-        """Keeps the number of a version that was looked up: of now while it is plain, else for as long as this value lives."""
+        """Keeps the number of a version: of now while it is plain, of the past for as long as this value lives."""
         file = self._file
         if mode == _NOW:
             if dated is None:
@@ -3500,7 +3531,7 @@ class Db:
         n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
         if n is None:
             n = file.index.plain.get(key)
-            if n is None or self._vt < self._point.time or file.latest.tx_id != self._point.tx_id:   # `latest` after `plain`
+            if n is None or not self._is_now():
                 return None
         return file.document_at_hand(n)
 
@@ -3511,8 +3542,11 @@ class Db:
             found = [young[file.index.plain[id.int]][0] for id in ids]
         except (KeyError, AttributeError):
             found = []
-        is_now = self._vt >= self._point.time and file.latest.tx_id == self._point.tx_id             # `latest` after `plain`
-        return found if found and is_now else [self._at_hand(id) for id in ids]
+        return found if found and self._is_now() else [self._at_hand(id) for id in ids]
+
+    def _is_now(self) -> bool:
+        """Whether what was found in `plain` is true here; to be asked afterwards."""
+        return self._vt >= self._point.time and self._file.latest.tx_id == self._point.tx_id
 
     def _content(self, n: int, reader: _Reader) -> Any:
         return self._file.document(n, reader)
@@ -3578,7 +3612,7 @@ class Db:
 
 
 class _WriterDb(Db):
-    """What the writer sees on its own connection, with what its group has put so far: that is flushed before it reads."""
+    """What the writer sees on its own connection. What its group has put so far is flushed before it reads."""
     __slots__ = "_reader",
 
     def __init__(self, node: Any, reader: _Reader, point: Point):
@@ -3589,9 +3623,7 @@ class _WriterDb(Db):
         self._file.index.flush()
         try:
             return ask(self._reader, _NOW, *rest)
-        except sqlite3.OperationalError as error:
-            if self._reader.error is None and "interrupted" not in str(error):
-                raise                 # the log knows what a failing writer means
+        except sqlite3.Error as error:
             self._reader.fail(error)
 
     @contextlib.contextmanager
@@ -3639,8 +3671,10 @@ class _Supposition(Db):
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         return self._base._answer(ask, *rest)
 
-    def _asking(self) -> contextlib.AbstractContextManager[tuple[_Reader, str]]:
-        return self._base._asking()
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[_Reader, str]]:
+        with self._base._asking() as asked:
+            yield asked
 
     def _touched(self, id: Any) -> _Entity | None:
         return self._supposed.entities.get(_key(id)) if type(id) in _ID_TYPES else None
@@ -3694,22 +3728,22 @@ class _Supposition(Db):
         self._fill(reader)
         rows = [row for row in super()._rows_by_value(a, cells, reader, mode)
                 if not reader.execute("select 1 from temp.touched where e = ?", row[1:2]).fetchone()]
-        rows += reader.execute(f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}",
-                               (_json_cells(cells), self._file.index.attribute(a, reader))).fetchall()
+        find = f"select o.v, o.e, o.n from json_each(?) j cross join temp.over_facts o where o.a = ? and o.v = {_J}"
+        rows += reader.execute(find, (_json_cells(cells), self._file.index.attribute(a, reader))).fetchall()
         return sorted(rows, key=lambda row: _cell_order(row[1]))
 
     # What a query reads of it
 
     def _fill(self, reader: _Reader) -> dict[uuid.UUID, Cell]:
-        """Writes the touched entities, as they would be, into temporary tables of a reader; the cells of UUIDs made for them.
+        """Writes the touched entities, as they would be, into temporary tables of a reader; the cells of their UUIDs.
 
         The reader keeps them for the next question about this transaction, which may have touched more entities since.
         """
-        filled, latest = reader.filled, self._file.latest
+        filled, state = reader.filled, (self._file.latest, self._file.births)
         if filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt or \
-                filled.is_passing and filled.latest is not latest:
+                filled.is_passing and filled.state != state:
             reader.is_used = True
-            filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, latest)
+            filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, state)
             for statement in _OVER_TABLES:
                 reader.execute(statement)
         if self._supposed.journal is None:
@@ -3760,12 +3794,12 @@ _OVER_TABLES = ("create temp table if not exists touched(e primary key) without 
 
 class _Filled:
     """What a reader's temporary tables hold: of which transaction, and how much of its journal."""
-    __slots__ = "supposed", "vt", "latest", "count", "cells", "is_passing"
+    __slots__ = "supposed", "vt", "state", "count", "cells", "is_passing"
 
-    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, latest: Point):
-        self.supposed, self.vt, self.latest, self.count = supposed, vt, latest, 0
+    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, state: tuple):
+        self.supposed, self.vt, self.state, self.count = supposed, vt, state, 0
         self.cells: dict[uuid.UUID, Cell] = {}
-        self.is_passing = False       # whether a UUID or an attribute has no number: the next transaction may give it one
+        self.is_passing = False       # whether something has no number yet, which the next transaction may give it
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
@@ -3780,7 +3814,7 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 
 
 def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
-    """Of the rectangles of one version that begin at one time, the one that was drawn first: a cut one is no new entry."""
+    """Of a version's rectangles that begin at one time, the one that was drawn first: a cut one is no new entry."""
     first: dict = {}
     for rect in sorted(rects, key=lambda rect: rect.tx_from):
         first.setdefault((rect.n, rect.vt_from), rect)
@@ -4005,6 +4039,12 @@ def _lacking(definition: _Definition) -> set[str]:
         if not lacking:
             return given
         given.add(lacking[0])
+
+
+def _all_clauses(where: Iterable[_Clause], rules: Mapping[str, list[_Definition]]) -> Iterator[_Clause]:
+    """Each clause of a query and of its rules, at any depth."""
+    bodies = (definition.clauses for definitions in rules.values() for definition in definitions)
+    return (clause for clause, _ in _every(itertools.chain(where, *bodies)))
 
 
 def _rule_calls(clauses: Iterable[_Clause]) -> list[_RuleCall]:
@@ -4347,16 +4387,17 @@ class _ClauseParser:
         return _Const(arg)
 
     def _not(self, clause: tuple) -> tuple[_Clause, ...]:
-        inner = self.clauses(clause[1:])
+        return (_Not(clause, (), (self._some(clause[1:], clause),)),)
+
+    def _some(self, parts: tuple, clause: tuple) -> tuple[_Clause, ...]:
+        inner = self.clauses(parts)
         if not inner:
             raise QueryError(f"{_short(clause)} is empty.")
-        return (_Not(clause, (), (inner,)),)
+        return inner
 
     def _not_join(self, clause: tuple) -> tuple[_Clause, ...]:
         shared = _join_vars(clause)[1]
-        inner = self.clauses(clause[2:])
-        if not inner:
-            raise QueryError(f"{_short(clause)} is empty.")
+        inner = self._some(clause[2:], clause)
         if absent := shared - _mentioned(inner):
             raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
         return (_Not(clause, (), (_localised(inner, shared),)),)
@@ -4513,8 +4554,7 @@ def _shown(binding: _Binding) -> str:
 
 def _check_subqueries(parsed: _Parsed, functions: Mapping[str, Callable], seen: frozenset[int]) -> None:
     """Refuses a query inside a query as early as this one. `seen` are those being checked: a rule may hold itself."""
-    bodies = [definition.clauses for definitions in parsed.rules.values() for definition in definitions]
-    for clause, _ in _every(itertools.chain(parsed.where, *bodies)):
+    for clause in _all_clauses(parsed.where, parsed.rules):
         call = clause.call if type(clause) is _Test or type(clause) is _Bind else None
         if call and call.head == "q" and id(call.args[0].value) not in seen:
             query, *args = call.args
@@ -4933,6 +4973,7 @@ _PROBE = 0.4                          # entity and value are known: it mostly dr
 _ARGUMENT = 0.5                       # an argument's rows are few, and clauses are meant to begin with them
 _ONE_VALUE = 1.1                      # the entity is known: one value, now and then several
 _SEARCH = 1.2                         # beside the rows found: finding entities costs more than reading on about one
+_RANGED = 0.5                         # a row of an attribute in a range that was too wide to be counted
 _WHOLE = 1.5                          # a row of a whole attribute, which nothing narrows
 _TAKEN_APART = 3                      # rows that a function's collection is taken to have
 _BRANCHING = 2                        # beside the branches' rows: an `or` begins a stage
@@ -5027,7 +5068,9 @@ class _Joiner:
         if self.is_bound(clause.e, block):
             return _PROBE if v else _ONE_VALUE
         rows, values = self.shared.estimate(clause.a)
-        return _SEARCH + (rows / values if v else min(rows * _WHOLE, self.sizes.get(clause.v, math.inf)))
+        if v:
+            return _SEARCH + rows / values
+        return _SEARCH + (min(rows * _RANGED, self.sizes[clause.v]) if clause.v in self.sizes else rows * _WHOLE)
 
     # Joining one clause
 
@@ -5555,16 +5598,14 @@ class _Shaper:
                      any(map(_is_grouping, parsed.find)), is_ordered, (), self._doubts(where), None, shared.notes)
 
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
-        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
-        every = _every(itertools.chain(where, *bodies))
-        return tuple(dict.fromkeys(clause.a for clause, _ in every if isinstance(clause, _Triple)))
+        every = _all_clauses(where, self._parsed.rules)
+        return tuple(dict.fromkeys(clause.a for clause in every if isinstance(clause, _Triple)))
 
     def _doubts(self, where: tuple[_Clause, ...]) -> tuple[str, ...]:
         """What can find nothing: attributes that no document has, and values of a type that an attribute never had."""
         if self._shared.is_over:
             return ()                 # what is supposed is in no statistics
-        bodies = [d.clauses for definitions in self._parsed.rules.values() for d in definitions]
-        triples = [clause for clause, _ in _every(itertools.chain(where, *bodies)) if isinstance(clause, _Triple)]
+        triples = (clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple))
         return tuple(dict.fromkeys(doubt for triple in triples if (doubt := self._doubt(triple))))
 
     def _doubt(self, triple: _Triple) -> str | None:
@@ -5767,9 +5808,8 @@ class _Shaper:
     def _totals(self, where: tuple[_Clause, ...]) -> list[_Total] | None:
         """How SQL makes each element of find, where all of them are variables, or aggregates that it makes as we do."""
         parsed = self._parsed
-        bodies = [d.clauses for definitions in parsed.rules.values() for d in definitions]
-        if not any(map(_is_grouping, parsed.find)) or \
-                any(type(clause) is _Bind for clause, _ in _every(itertools.chain(self._given, where, *bodies))):
+        every = _all_clauses((*self._given, *where), parsed.rules)
+        if not any(map(_is_grouping, parsed.find)) or any(type(clause) is _Bind for clause in every):
             return None               # what a function gives may have no cell of its own
         totals = [_Total("", find.term, None) if find.kind == "var" else self._total(find) for find in parsed.find]
         made = [total for total in totals if total is not None]
@@ -5872,55 +5912,32 @@ def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
 # of each kind, which an index serves.
 
 
-def _native_equal(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    """Equal values of one type, or one of a set of them."""
+def _native_equal(is_numeric: bool, is_negated: bool, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    """Equal values, or one of a set of them. If `is_numeric`, numbers are equal whatever their type."""
     sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if sets:
-        return _among(joiner, call, sets, block) if len(call.args) == 2 else None
-    exprs = [joiner.expr(arg, block) for arg in call.args]
-    return " and ".join(f"{one} = {other}" for one, other in zip(exprs, exprs[1:])) or None
-
-
-def _native_different(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if len(call.args) != 2 or len(sets) == 2:
+    if len(call.args) < 2 or len(sets) > 1 or len(call.args) > 2 and (sets or is_negated):
         return None
-    equal = _among(joiner, call, sets, block) if sets else _native_equal(joiner, call, block)
-    return f"not ({equal})"
+    if sets:
+        one, other = call.args
+        spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
+        x, members = joiner.expr(one if other is sets[0] else other, block), joiner.text.param(*spec, is_numeric)
+        condition = f"{x} in (select {_J} from json_each({members}) j)"
+    else:
+        pairs = zip(call.args, call.args[1:])
+        condition = " and ".join(_equal_pair(is_numeric, joiner, one, other, block) for one, other in pairs)
+    return f"not ({condition})" if is_negated else condition
 
 
-def _among(joiner: _Joiner, call: _Call, sets: list, block: _Block) -> str:
-    """One of a set of values; `=` and `not=` take numbers of either type for equal."""
-    one, other = call.args
-    spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
-    members = joiner.text.param(*spec, call.head in ("=", "not="))
-    return f"{joiner.expr(one if other is sets[0] else other, block)} in (select {_J} from json_each({members}) j)"
-
-
-def _native_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    """Equal values; numbers are equal if they are the same number, whole or not."""
-    if any(_is_set(joiner, arg) for arg in call.args):
-        return _native_equal(joiner, call, block)
-    parts = []
-    for one, other in zip(call.args, call.args[1:]):
-        if _known_spec(joiner.scalars, one):
-            one, other = other, one
-        x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
-        kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
-        y = joiner.text.param("twin", known, 0) if known else joiner.expr(other, block)
-        is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
-        if not is_mixed:
-            parts.append(f"{x} = {y}")
-        elif known:
-            parts.append(f"{x} in ({y}, {joiner.text.param('twin', known, -1)})")
-        else:
-            parts.append(f"({x} = {y} or compare('=', {x}, {y}))")
-    return " and ".join(parts) or None
-
-
-def _native_not_same(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    same = _native_same(joiner, call, block) if len(call.args) == 2 else None
-    return same and f"not ({same})"
+def _equal_pair(is_numeric: bool, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
+    if _known_spec(joiner.scalars, one):
+        one, other = other, one
+    x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
+    kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
+    is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
+    if is_numeric and is_mixed and known:
+        return f"{x} in ({joiner.text.param('twin', known, 0)}, {joiner.text.param('twin', known, -1)})"
+    y = joiner.expr(other, block)
+    return f"({x} = {y} or compare('=', {x}, {y}))" if is_numeric and is_mixed else f"{x} = {y}"
 
 
 def _native_compare(operator: str, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
@@ -5943,13 +5960,13 @@ def _in_range(joiner: _Joiner, clause: _Range, block: _Block) -> str:
     """A variable between known bounds, as an interval for each kind of cells that it may have."""
     var, param = clause.terms[0], joiner.text.param
     x, kinds = joiner.expr(var, block), block.kinds.get(var, _ANY_KIND)
-    by_value = [f"compare('{operator}', {x}, {param(*known)})" for operator, known in clause.tests]
+    by_value = lambda: " and ".join(f"compare('{sign}', {x}, {param(*known)})" for sign, known in clause.tests)
     if var not in block.kinds and not joiner.shared.is_over:
-        return " and ".join(by_value)
+        return by_value()
     parts = [f"{x} >= {param('from', clause.tests, kind)} and {x} < {param('to', clause.tests, kind)}"
              for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS) if kinds & kind]
     if kinds & _UUID_KIND:            # whose numbers are in the order of creation
-        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {' and '.join(by_value)}")
+        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {by_value()}")
     return f"({' or '.join(parts)})" if len(parts) > 1 else parts[0] if parts else "0"
 
 
@@ -6017,9 +6034,11 @@ def _native_created_after(joiner: _Joiner, call: _Call, block: _Block) -> str | 
 
 
 _NATIVE: dict[str, Callable] = {
-    "=": _native_same, "not=": _native_not_same, "==": _native_equal, "!=": _native_different,
+    "=": functools.partial(_native_equal, True, False), "not=": functools.partial(_native_equal, True, True),
+    "==": functools.partial(_native_equal, False, False), "!=": functools.partial(_native_equal, False, True),
     "created-before": _native_created_before, "created-after": _native_created_after,
-} | {operator: functools.partial(_native_compare, operator) for operator in _MIRRORED}
+    **{operator: functools.partial(_native_compare, operator) for operator in _MIRRORED},
+}
 
 
 def _is_set(joiner: _Joiner, arg: Any) -> bool:
@@ -6036,8 +6055,8 @@ def _known_spec(scalars: Mapping[str, tuple], arg: Any) -> tuple | None:
 # ── Datalog: the answer ──────────────────────────────────────────────────────────────────────────────────────
 #
 # SQL gives rows of cells. What is left is Python over these rows, some hundred at a time: values read from the cached
-# documents, groups and expressions, an order that SQL cannot make, a page, pulls. There is one way from rows to answers,
-# `_Answers`, for `q` and for `lazy_q`.
+# documents, groups and expressions, an order that SQL cannot make, a page, pulls. `_Answers` is the one way from rows
+# to answers, for `q` and for `lazy_q`.
 
 _SETS = frozenset((set, frozenset))
 
@@ -6045,12 +6064,14 @@ _SETS = frozenset((set, frozenset))
 def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, begun: Callable | None = None) -> list:
     """The answer of a query. `begun` is told of the run, which it may stop from another thread.
 
-    What an application asks all day, by a text or an id, needs no run (the row "by text" of bench/store.py: a third less).
+    What an application asks all day, by a text or an id, needs no run: a third less (bench/store.py, "user by email").
     """
     generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
-    if plan is not None and plan.quick is not None and generation is db._file.index.generation and db._supposed is None \
-            and reader.run is None and (answer := _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)) is not None:
-        return answer
+    if plan is not None and plan.quick is not None and generation is db._file.index.generation \
+            and db._supposed is None and reader.run is None:
+        answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
+        if answer is not None:
+            return answer
     with _Run(db, reader, mode, parsed, args) as run:
         if begun is not None:
             begun(run)
@@ -6161,7 +6182,7 @@ class _Run:
         self.calls = _Calls(self)
 
     def _plan(self) -> _Plan:
-        """The compiled query, from memory unless the statistics have changed since: an empty store's plan suits no full one."""
+        """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
         is_over = self.db._supposed is not None
         is_plain = not self.parsed.watched and _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
@@ -6194,8 +6215,9 @@ class _Run:
         return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
 
     def _size(self, a: str, tests: tuple) -> float:
-        """The rows of an attribute in a range, up to a power of eight; infinite where counting would cost more than it saves."""
-        number, kinds, count = self.file.index.attributes.get(a), self.file.index.kinds.get(self.file.index.attributes.get(a), 0), 0
+        """The rows of an attribute in a range, to a power of eight; infinite where counting does not pay."""
+        number, count = self.file.index.attributes.get(a), 0
+        kinds = self.file.index.kinds.get(number, 0)
         for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS):
             if kinds & kind:
                 count += self.reader.execute(
@@ -6225,8 +6247,7 @@ class _Run:
 
     def __enter__(self) -> Self:
         self.reader.run, self.reader.deadline = self, self.deadline
-        if self.db._supposed is not None:
-            self.cells.numbered = self.db._fill(self.reader)
+        self.cells.numbered = self.db._fill(self.reader)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -6243,14 +6264,14 @@ class _Run:
     # Rows
 
     def rows(self) -> Iterable[tuple]:
-        """Rows of cells, after the rules' tables are full: all of them, but where an answer may not need them all at once."""
+        """Rows of cells: all of them, but where an answer may not need them all at once."""
         plan, parsed = self.plan, self.parsed
         if plan.is_simple and not plan.late:
             return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
         if plan.totals:
             return self._totalled()
-        rows = self.found()
-        return rows if plan.is_grouped or plan.late and parsed.limit is not None or type(rows) is list else rows.fetchall()
+        rows, is_streamed = self.found(), plan.is_grouped or plan.late and parsed.limit is not None
+        return rows if is_streamed or type(rows) is list else rows.fetchall()
 
     def _totalled(self) -> list[tuple]:
         """The groups that SQL makes, one row each."""
@@ -6265,7 +6286,8 @@ class _Run:
         """The same rows as they are found: a cursor, or a list."""
         if self.plan.tables:
             self._derive()
-        return self._merged_arms() if self.plan.arms else self.reader.rows(self.plan.main.sql, self._bound(self.plan.main))
+        main = self.plan.main
+        return self._merged_arms() if self.plan.arms else self.reader.rows(main.sql, self._bound(main))
 
     def compare(self, operator: str, one: Cell, other: Cell) -> bool:
         """A comparison of two cells by their values, for SQL. What is hashed has no order."""
@@ -6351,7 +6373,8 @@ def _given_value(run: _Run, index: int, place: int | None = None) -> Any:
     if place is None:
         return value
     if type(value) not in (list, tuple):
-        raise QueryError(f"Argument {index + 1} is {_short(value)}; {_shown(run.parsed.ins[index])} wants a list or tuple.")
+        raise QueryError(f"Argument {index + 1} is {_short(value)}; "
+                         f"{_shown(run.parsed.ins[index])} wants a list or tuple.")
     return value[place] if place < len(value) else None
 
 
@@ -6442,13 +6465,13 @@ class _Cells:
         return cell
 
     def given(self, value: Any) -> Cell:
-        """The cell of a value that the query was given. Of a type that documents hold it must be a value that they can hold."""
+        """The cell of a value that the query was given; one that only looks like those of documents is refused."""
         cell = self.cell(value)
         if type(cell) is bytes and cell[0] == 0xff and type(value) in _IMMUTABLE:
             try:
                 _cell(value)
             except StoreError as error:
-                raise QueryError(f"{_short(value)} cannot be asked for, since no document can hold it: {error}") from None
+                raise QueryError(f"{_short(value)} cannot be asked for: no document can hold it. {error}") from None
         return cell
 
     def _private(self, value: Any) -> bytes:
@@ -6485,6 +6508,8 @@ class _Cells:
             return [cell + _SHIFT for cell in cells]
         if int in kinds:
             file.index.learn_uuids({cell for cell in cells if type(cell) is int and cell > 0}, self.reader)
+        if bytes in kinds:
+            self._learn_hashed({cell for cell in cells if type(cell) is bytes and _LONG <= cell[0] < 0xff})
         return [cell if type(cell) is str else _copied(value(cell)) for cell in cells]
 
     def keys(self, cells: list) -> list:
@@ -6493,6 +6518,21 @@ class _Cells:
             return cells
         return [_key_of(self.value(cell)) if type(cell) is bytes and cell[0] == 0xff else cell for cell in cells]
 
+    def _learn_hashed(self, cells: set[bytes]) -> None:
+        """Brings the long values of these cells into memory, by one statement for each attribute that may have them."""
+        find = f"select f.v, f.n from json_each(?) j cross join facts f where f.p in (0, 1) and f.a = ? and f.v = {_J}"
+        for a in (*self.attributes, "xt/id"):
+            missing = {cell for cell in cells if cell not in self.hashed}
+            if len(missing) < 2:
+                return
+            number = self.db._file.index.attribute(a, self.reader)
+            carriers = dict(self.reader.execute(find, (_json_cells(missing), number)).fetchall())
+            for part in _batches(list(carriers.items())):
+                for (cell, _), document in zip(part, self.db._contents([n for _, n in part], self.reader)):
+                    for item in _several(document[a]) if document else ():
+                        if _is_hashed(item) and _cell(item) == cell:
+                            self.hashed[cell] = item
+
     def _hashed_value(self, cell: bytes) -> Any:
         """A long value, from any version that carries it."""
         supposed = self.db._supposed
@@ -6500,7 +6540,7 @@ class _Cells:
         for document in itertools.chain(map(unpack, contents), self._carriers(cell)):
             for value in document.values():
                 for item in _several(value):
-                    if (type(item) in _HASHED or isinstance(item, enum.Enum)) and _cell(item) == cell:
+                    if _is_hashed(item) and _cell(item) == cell:
                         return item
         raise CorruptError(f"{self.db._file.path}: the index holds a value that no document has; reindex.")
 
@@ -6558,8 +6598,8 @@ class _Calls:
         rows = result.items() if isinstance(result, dict) else result
         return [_row(row, binding.shape, width) for row in _distinct(rows)]
 
-    def closure(self, call: _Call, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
-        """A call as a function of the values of `vars`; `made` are the places of aggregates, by the id of their term."""
+    def closure(self, call: _Call, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
+        """A call as a function of the values of `vars`; `made` has the places of aggregates, by id of their term."""
         if call.head == "q":
             return self._subquery(call, vars)
         if call.head == "get-attr":
@@ -6568,17 +6608,14 @@ class _Calls:
         if call.head == "if" and len(getters) in (2, 3):
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
-        if call.head in _SNAPSHOT:
-            function, is_ours = functools.partial(_SNAPSHOT[call.head], self.run.db), True
-        else:
-            function, is_ours = self.function(call.head), FUNCTIONS.get(call.head) is not None
-        if is_ours and call.head not in self.run.db._node.functions:
+        function = self.function(call.head)
+        if call.head in FUNCTIONS and call.head not in self.run.db._node.functions:
             function = _named(function, call)
-        if len(vars) == len(getters) and all(map(_is_var, call.args)):
+        if vars == call.args:
             return lambda values: function(*values)
         return lambda values: function(*[get(values) for get in getters])
 
-    def getter(self, term: Any, vars: tuple, made: Mapping[int, int] = NOTHING) -> Callable:
+    def getter(self, term: Any, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
         """A term as a function of the values of `vars`."""
         if id(term) in made:
             return operator.itemgetter(made[id(term)])
@@ -6600,6 +6637,8 @@ class _Calls:
             head = self._given(head)
         if callable(head):
             return head
+        if head in _SNAPSHOT:
+            return functools.partial(_SNAPSHOT[head], self.run.db)
         function = self.run.db._node.functions.get(head) or FUNCTIONS.get(head)
         if function is None:
             raise _no_function(head)
@@ -6639,7 +6678,7 @@ class _Calls:
 
 @contextlib.contextmanager
 def _blaming(call: _Call, is_ours: bool = True) -> Iterator[None]:
-    """What a function of ours raises in the block becomes a QueryError that names the call; other people's errors stay theirs."""
+    """Names the call in what a function of ours raises in the block; other people's errors stay theirs."""
     try:
         yield
     except QueryError as error:
@@ -6718,7 +6757,7 @@ class _Answers:
             run.reader.look_at_clock()
 
     def _selected(self, rows: Any) -> list[list]:
-        """A column for each element of find; of a pull the numbers of its documents, or ids. No more than the page needs."""
+        """A column for each element of find, as long as the page needs; of a pull the numbers of documents, or ids."""
         is_enough = self.run.wanted() if self.plan.is_ordered or not self.parsed.order else None
         parts, found = [], 0
         for batch in _batches(rows):
@@ -6729,7 +6768,8 @@ class _Answers:
             self.run.reader.look_at_clock()
         if len(parts) == 1:
             return parts[0]
-        return [list(itertools.chain.from_iterable(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
+        joined = itertools.chain.from_iterable
+        return [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
     def _totals(self, rows: list[tuple]) -> list[list]:
         """The groups that SQL has made. Of no row at all it makes a group, we make none."""
@@ -6774,20 +6814,19 @@ class _Answers:
     # Values that the documents bring
 
     def _with_late(self, rows: list[tuple]) -> tuple[list[tuple], list[list]]:
-        """The rows with columns of late values: a row whose document has none goes, several values make several rows."""
+        """The rows with columns of late values: a row whose document has none goes, several values make several."""
         late: list[list] = []
         documents: dict[int, list] = {}
         for read in self.plan.late:
             if read.place not in documents:
                 documents[read.place] = self._documents_at(read, rows, late)
             try:
-                column = [document[read.a] for document in documents[read.place]]
+                column: list = [document[read.a] for document in documents[read.place]]
                 is_flat = _IMMUTABLE.issuperset(map(type, column))
             except (KeyError, TypeError):           # an attribute, or an evicted document, is not there
                 is_flat = False
             if not is_flat:
                 kept, column = _spread(documents[read.place], read.a)
-                column = list(map(_copied, column))
                 rows = [rows[i] for i in kept]
                 late = [[other[i] for i in kept] for other in late]
                 documents = {place: [several[i] for i in kept] for place, several in documents.items()}
@@ -6816,21 +6855,32 @@ class _Answers:
         places = list(range(len(columns[0])))
         for target, is_descending in reversed(self.parsed.order):
             if type(target) is str:
-                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of this query's order.")
-            places.sort(key=_sort_keys(columns[target]).__getitem__, reverse=is_descending)
+                raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of the order.")
+            places = self._sorted(places, _sort_keys(columns[target]), is_descending)
         return places
+
+    def _sorted(self, places: list[int], keys: list, is_descending: bool) -> list[int]:
+        """The places by their keys; only the first of them where no more are wanted and nothing else is ordered by."""
+        wanted = self.run.wanted() if len(self.parsed.order) == 1 else None
+        try:
+            if wanted is not None and wanted * 8 < len(places):
+                return (heapq.nlargest if is_descending else heapq.nsmallest)(wanted, places, key=keys.__getitem__)
+            return sorted(places, key=keys.__getitem__, reverse=is_descending)
+        except TypeError as error:            # of tuples with values of different types
+            raise QueryError(f"order-by cannot order these values: {error}.") from None
 
     def _pulled(self, columns: list[list]) -> list[list]:
         """The pulls of a page, level by level for many rows at once."""
         for place, find in enumerate(self.parsed.find):
             if find.kind == "pull":
                 pull = self._pull_found if find.term in self.plan.row.numbers else self._puller().pull_ids
-                columns[place] = [document for part in _batches(columns[place]) for document in pull(find.pattern, part)]
+                parts = _batches(columns[place])
+                columns[place] = [document for part in parts for document in pull(find.pattern, part)]
         return columns
 
     def _pull_found(self, pattern: tuple, numbers: list[int]) -> list:
         documents = self.run.db._contents(numbers, self.run.reader)
-        return list(map(_copied, documents)) if pattern is _EVERYTHING else self._puller().pull_documents(pattern, documents)
+        return self._puller().pull_documents(pattern, documents)
 
     def _puller(self) -> _Puller:
         return _Puller(self.run.db, self.run.reader, self.run.mode)
@@ -6846,6 +6896,11 @@ class _Answers:
         return [row[0] for row in rows] if self.parsed.is_bare else rows
 
 
+def _is_hashed(value: Any) -> bool:
+    """Whether the cell of a value may be a hash."""
+    return type(value) in _HASHED or isinstance(value, enum.Enum)
+
+
 def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
     """Rows in lists of at most BATCH_ROWS; the first may be short, for whoever waits for it."""
     if type(rows) is list and len(rows) <= first:
@@ -6859,13 +6914,14 @@ def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
 
 def _spread(documents: list, a: str) -> tuple[list[int], list]:
     """The values that documents have of an attribute, each with its document's place."""
-    kept, column = [], []
+    kept: list[int] = []
+    column: list = []
     for place, document in enumerate(documents):
         if document is not None and a in document:
             value = document[a]
             several = _distinct(value) if type(value) in _SEVERAL else (value,)
             kept += [place] * len(several)
-            column += several
+            column += map(_copied, several)
     return kept, column
 
 
@@ -6904,7 +6960,7 @@ def _distinct(values: Any) -> list:
 
 
 class _Groups:
-    """Groups the bag of all bindings by the variables that stand outside aggregates, and keeps of it what these need."""
+    """Groups the bag of all bindings by the variables outside aggregates, and keeps of it what these need."""
 
     def __init__(self, answers: _Answers):
         self._answers, self._run, self._finds = answers, answers.run, answers.parsed.find
@@ -6945,131 +7001,88 @@ class _Groups:
 
 
 class _Aggregate:
-    """One aggregate over all groups. Those of `_RUNNING` keep a value a group, the others all values."""
+    """One aggregate over all groups. Those of `_RUNNING` keep one value a group, the others all values."""
 
     def __init__(self, term: _Call, answers: _Answers):
         self._term, self._answers = term, answers
         head, args = (term.args[0], term.args[1:]) if term.head == "aggregate" else (term.head, term.args)
         self._extra, self._arg = args[:-1], args[-1]
         running = _RUNNING.get(head) if type(head) is str and not self._extra else None
-        self._function = None if running else answers.run.calls.aggregate(head)
-        self._is_ours = running is not None or type(head) is str and self._function is AGGREGATES.get(head)
-        self._kept: Any = running() if running else _AllValues()
+        function = None if running else answers.run.calls.aggregate(head)
+        keep, result, self._needs_values = running or (_keep_all, function, True)
+        self._keep: Callable = keep
+        self._result: Any = result
+        self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
+        self._kept: collections.Counter = collections.Counter()      # of each group
 
     def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
         column = self._column(rows, late)
         with _blaming(self._term, self._is_ours):
-            self._kept.add(keys, column)
+            self._keep(self._kept, keys, column)
 
     def _column(self, rows: list[tuple], late: list[list]) -> list:
         """What is aggregated: only what tells it apart, where that is enough."""
-        is_var = _is_var(self._arg)
-        if self._kept.needs_values:
-            return self._answers.values(self._arg, rows, late) if is_var else self._answers.evaluated(self._arg, rows, late)
-        if is_var:
-            return self._answers.keys(self._arg, rows, late)
-        return list(map(_key_of, self._answers.evaluated(self._arg, rows, late)))
+        answers = self._answers
+        if not self._needs_values and _is_var(self._arg):
+            return answers.keys(self._arg, rows, late)
+        column = (answers.values if _is_var(self._arg) else answers.evaluated)(self._arg, rows, late)
+        return column if self._needs_values else list(map(_key_of, column))
 
     def results(self, groups: Iterable, rows: list[tuple], late: list[list]) -> list:
         """The result of each group; `rows` has the first row of each, for other arguments."""
-        if self._function is None:
-            return [self._kept.result(key) for key in groups]
         extra = [self._answers.evaluated(arg, rows, late) for arg in self._extra]
         others = zip(*extra) if extra else itertools.repeat(())
         with _blaming(self._term, self._is_ours):
-            return [self._function(*given, self._kept.result(key)) for key, given in zip(groups, others)]
+            return [self._result(*given, self._kept[key]) for key, given in zip(groups, others)]
 
 
-class _Count:
-    needs_values = False
-
-    def __init__(self) -> None:
-        self._counts: collections.Counter = collections.Counter()
-
-    def add(self, keys: list, column: list) -> None:
-        self._counts.update(keys)
-
-    def result(self, key: Any) -> int:
-        return self._counts[key]
+# Each adds a column, whose rows belong to the groups `keys`, to what is kept of each group.
 
 
-class _CountDistinct:
-    needs_values = False
-
-    def __init__(self) -> None:
-        self._seen: collections.defaultdict = collections.defaultdict(set)
-
-    def add(self, keys: list, column: list) -> None:
-        for key, value in zip(keys, column):
-            self._seen[key].add(value)
-
-    def result(self, key: Any) -> int:
-        return len(self._seen[key])
+def _keep_count(kept: collections.Counter, keys: list, column: list) -> None:
+    kept.update(keys)
 
 
-class _Sum:
-    needs_values = True
-
-    def __init__(self) -> None:
-        self._totals: dict = {}
-
-    def add(self, keys: list, column: list) -> None:
-        totals = self._totals
-        for key, value in zip(keys, column):
-            totals[key] = totals.get(key, 0) + value
-
-    def result(self, key: Any) -> Any:
-        return self._totals[key]
+def _keep_distinct(kept: dict, keys: list, column: list) -> None:
+    if keys and keys[0] == ():            # one group
+        kept.setdefault((), set()).update(column)
+        return
+    for key, value in zip(keys, column):
+        kept.setdefault(key, set()).add(value)
 
 
-class _Average(_Sum):
-    def __init__(self) -> None:
-        super().__init__()
-        self._count = _Count()
-
-    def add(self, keys: list, column: list) -> None:
-        super().add(keys, column)
-        self._count.add(keys, column)
-
-    def result(self, key: Any) -> Any:
-        return _ratio(self._totals[key], self._count.result(key))
+def _keep_sum(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        kept[key] = kept.get(key, 0) + value
 
 
-class _Least:
-    needs_values, sign = True, -1
-
-    def __init__(self) -> None:
-        self._best: dict = {}
-
-    def add(self, keys: list, column: list) -> None:
-        best, sign = self._best, self.sign
-        for key, value in zip(keys, column):
-            if key not in best or _compare(value, best[key]) == sign:
-                best[key] = value
-
-    def result(self, key: Any) -> Any:
-        return self._best[key]
+def _keep_average(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        total, count = kept.get(key, (0, 0))
+        kept[key] = total + value, count + 1
 
 
-class _Most(_Least):
-    sign = 1
+def _keep_extreme(sign: int, kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        if key not in kept or _compare(value, kept[key]) == sign:
+            kept[key] = value
 
 
-class _AllValues:
-    needs_values = True
-
-    def __init__(self) -> None:
-        self._values: collections.defaultdict = collections.defaultdict(list)
-
-    def add(self, keys: list, column: list) -> None:
-        for key, value in zip(keys, column):
-            self._values[key].append(value)
-
-    def result(self, key: Any) -> list:
-        return self._values[key]
+def _keep_all(kept: dict, keys: list, column: list) -> None:
+    for key, value in zip(keys, column):
+        kept.setdefault(key, []).append(value)
 
 
-_RUNNING = {"count": _Count, "count-distinct": _CountDistinct, "sum": _Sum, "avg": _Average, "min": _Least, "max": _Most}
+def _itself(value: Any) -> Any:
+    return value
+
+
+_RUNNING: dict[str, tuple[Callable, Callable, bool]] = {      # how to keep, what becomes of it, whether of values
+    "count": (_keep_count, _itself, False), "count-distinct": (_keep_distinct, len, False),
+    "sum": (_keep_sum, _itself, True), "avg": (_keep_average, lambda kept: _ratio(*kept), True),
+    "min": (functools.partial(_keep_extreme, -1), _itself, True),
+    "max": (functools.partial(_keep_extreme, 1), _itself, True),
+}
 
 
 def _outside(find: _Find) -> list:
@@ -7105,7 +7118,7 @@ class _Ordered:
 
 
 _NUMBERS = frozenset((int, float, decimal.Decimal))      # they compare as numbers, whichever they are
-_ORDERLY = frozenset((bool, str, bytes, dt.datetime, dt.date, dt.time, dt.timedelta))
+_ORDERLY = frozenset((bool, str, bytes, tuple, dt.datetime, dt.date, dt.time, dt.timedelta))
 
 
 def _sort_keys(column: list) -> list:
@@ -7191,7 +7204,8 @@ def _sample(*args: Any) -> list:
 
 
 AGGREGATES: dict[str, Callable] = {
-    "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)), "min": _smallest, "max": _largest,
+    "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)),
+    "min": _smallest, "max": _largest,
     "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
     "variance": lambda values: float(statistics.pvariance(values)),
     "stddev": lambda values: float(statistics.pstdev(values)),
@@ -7336,8 +7350,10 @@ _COMPARISONS: dict[str, Callable] = {
 _LOGIC: dict[str, Callable] = {
     "not": lambda v: not _is_true(v), "and": _and, "or": _or, "boolean": _is_true, "any?": lambda v: True,
     "if": lambda test, then, other=None: then if _is_true(test) else other,
-    "nil?": lambda v: v is None, "some?": lambda v: v is not None, "true?": lambda v: v is True, "false?": lambda v: v is False,
-    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int), "float?": _is_a(float), "double?": _is_a(float),
+    "nil?": lambda v: v is None, "some?": lambda v: v is not None,
+    "true?": lambda v: v is True, "false?": lambda v: v is False,
+    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int),
+    "float?": _is_a(float), "double?": _is_a(float),
     "string?": _is_a(str), "boolean?": _is_a(bool), "uuid?": _is_a(uuid.UUID), "inst?": _is_a(dt.datetime, dt.date),
     "map?": _is_a(dict), "set?": _is_a(set, frozenset), "vector?": _is_a(list, tuple),
     "coll?": _is_a(list, tuple, dict, set, frozenset),
@@ -7345,10 +7361,12 @@ _LOGIC: dict[str, Callable] = {
 }
 
 _TEXTS: dict[str, Callable] = {
-    "str": _text, "subs": lambda text, start, end=None: text[start:end], "lower-case": str.lower, "upper-case": str.upper,
-    "capitalize": str.capitalize, "starts-with?": str.startswith, "ends-with?": str.endswith,
+    "str": _text, "subs": lambda text, start, end=None: text[start:end],
+    "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
+    "starts-with?": str.startswith, "ends-with?": str.endswith,
     "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(), "trim": str.strip,
-    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace, "re-pattern": re.compile,
+    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace,
+    "re-pattern": re.compile,
     "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
     "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)), "re-seq": _re_seq,
 }
@@ -7378,7 +7396,7 @@ _SNAPSHOT: dict[str, Callable] = {
 
 # ── Pull ─────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# Data in a described shape, fetched level by level: one statement finds all the entities of a level, whatever refers to them.
+# Data in a described shape, fetched level by level: one statement finds all the entities of a level.
 #
 #     pattern     a list of elements; a tuple stands for a list of one
 #     element     "*" | attribute | (attribute, options) | {reference: below, …} | (reference, options, below)
@@ -7406,16 +7424,17 @@ class _Pull(NamedTuple):
         return self.pattern is not None or self.union is not None
 
 
+_Pattern = tuple[_Pull, ...]
 _EVERYTHING = (_Pull("*", key="*"),)
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 
-def _parse_pull(pattern: Any) -> tuple[_Pull, ...]:
+def _parse_pull(pattern: Any) -> _Pattern:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
     elements = [pattern] if type(pattern) is tuple else pattern
     parsed = [part._replace(recurs=_recurs(part)) for element in elements for part in _parse_pull_element(element)]
-    parsed.sort(key=lambda element: element.a != "*")         # joins and renames override what "*" brings, wherever it stands
+    parsed.sort(key=lambda element: element.a != "*")         # the others override what "*" brings, wherever it stands
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
@@ -7438,14 +7457,15 @@ def _parse_pull_element(element: Any) -> list[_Pull]:
     if type(element) is tuple and len(element) == 2 and type(element[0]) is dict and len(element[0]) == 1:
         (name, pattern), = element[0].items()
         return [_below(_with_options(name, element[1]), pattern)]
-    raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", (\"attribute\", {{options}}), "
-                     "{\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
+    raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", "
+                     "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
 def _parse_join(reference: Any, below: Any) -> _Pull:
     name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
     if type(name) is not str:
-        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; wanted an attribute, or (attribute, {{options}}).")
+        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
+                         "wanted an attribute, or (attribute, {options}).")
     return _below(_with_options(name, options), below)
 
 
@@ -7459,10 +7479,11 @@ def _below(element: _Pull, below: Any) -> _Pull:
 
 def _with_options(name: Any, options: Any) -> _Pull:
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
-        known = ", ".join(sorted(_PULL_OPTIONS))
-        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options among {known}.")
+        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options "
+                         f"among {', '.join(sorted(_PULL_OPTIONS))}.")
     if name.startswith(":"):
-        raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; an attribute is a string: {_short(name[1:])}.")
+        raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; "
+                         f"an attribute is a string: {_short(name[1:])}.")
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
@@ -7476,7 +7497,7 @@ def _backwards(name: str) -> str:
     return space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
 
 
-def _pulled(reader: _Reader, mode: str, db: Db, pattern: tuple[_Pull, ...], ids: list) -> list:
+def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:
     """The pattern applied to entities, within a query's usual time."""
     outer = reader.deadline
     if outer is None:
@@ -7495,18 +7516,18 @@ class _Absent(NamedTuple):
 class _Puller:
     """Pulls on one reader. A document is whatever the cache has; only copies leave.
 
-    A level is a list of documents, of `_Absent` and of None, and beside it `made`, what becomes of each. `trails` has the
-    keys of the entities that led to each, where a pattern recurs.
+    A level is a list of documents, of `_Absent` and of None; beside it `made` has what becomes of each. `trails` has
+    the keys of the entities that led to each, where a pattern recurs.
     """
     __slots__ = "db", "reader", "mode"
 
     def __init__(self, db: Db, reader: _Reader, mode: str):
         self.db, self.reader, self.mode = db, reader, mode
 
-    def pull_ids(self, pattern: tuple[_Pull, ...], ids: list) -> list:
+    def pull_ids(self, pattern: _Pattern, ids: list) -> list:
         return self.pull_documents(pattern, self._level(pattern, ids))
 
-    def pull_documents(self, pattern: tuple[_Pull, ...], level: list) -> list:
+    def pull_documents(self, pattern: _Pattern, level: list) -> list:
         """The pattern applied to documents as the cache has them."""
         try:
             return self._pull_all(pattern, level, None)
@@ -7522,27 +7543,26 @@ class _Puller:
                     for id, document in zip(ids, level)]
         return level
 
-    def _pull_all(self, pattern: tuple[_Pull, ...], level: list, trails: list | None) -> list:
+    def _pull_all(self, pattern: _Pattern, level: list, trails: list | None) -> list:
         """The pattern applied to a whole level at once."""
         if pattern is _EVERYTHING:
             return [_copied(document) for document in level]
         if not pattern:
             return [None] * len(level)
-        first, *others = pattern if pattern[0] == _EVERYTHING[0] else (None, *pattern)
-        documents = [None if type(one) is _Absent else one for one in level] if _Absent in map(type, level) else level
-        made: list = [None if one is None else {} if first is None else _copied(one) for one in documents]
-        if documents is not level:
+        has_star, is_back = pattern[0] == _EVERYTHING[0], _Absent in map(type, level)
+        documents = [None if type(one) is _Absent else one for one in level] if is_back else level
+        made: list = [None if one is None else _copied(one) if has_star else {} for one in documents]
+        if is_back:
             made = [{} if type(one) is _Absent else into for one, into in zip(level, made)]
-        for element in others:
+        for element in pattern[has_star:]:
             if not element.back:
                 self._pull_element(element, pattern, documents, made, trails)
             elif element.is_followed:
                 self._pull_join(element, pattern, level, made, trails)
-        if documents is not level:
-            made = [into or None if type(one) is _Absent else into for one, into in zip(level, made)]
-        return made
+        return [into or None if type(one) is _Absent else into for one, into in zip(level, made)] if is_back else made
 
-    def _pull_element(self, element: _Pull, pattern: tuple[_Pull, ...], documents: list, made: list, trails: list | None) -> None:
+    def _pull_element(self, element: _Pull, pattern: _Pattern, documents: list, made: list,
+                      trails: list | None) -> None:
         if element.union is not None:
             self._pull_union(element, documents, made, trails)
         elif element.pattern is not None:
@@ -7566,13 +7586,14 @@ class _Puller:
     def _pull_union(self, element: _Pull, documents: list, made: list, trails: list | None) -> None:
         """The pattern that belongs to the value of the attribute is applied to the entity itself."""
         self.reader.look_at_clock()
+        unions = element.union or {}
         for place, document in enumerate(documents):
             for value in _several(document.get(element.a)) if document else ():
-                if (key := _key_of(value)) in element.union:
-                    pulled, = self._pull_all(element.union[key], [document], trails and [trails[place]])
+                if (below := unions.get(_key_of(value))) is not None:
+                    pulled, = self._pull_all(below, [document], trails and [trails[place]])
                     made[place].update(pulled or {})
 
-    def _pull_join(self, element: _Pull, pattern: tuple[_Pull, ...], level: list, made: list, trails: list | None) -> None:
+    def _pull_join(self, element: _Pull, pattern: _Pattern, level: list, made: list, trails: list | None) -> None:
         """Follows the references of a whole level with one statement."""
         self.reader.look_at_clock()
         below, is_again = self._pattern_below(element, pattern)
@@ -7596,10 +7617,10 @@ class _Puller:
 
     @staticmethod
     def _id(entity: dict | _Absent) -> Any:
-        return entity.id if type(entity) is _Absent else entity["xt/id"]
+        return entity.id if isinstance(entity, _Absent) else entity["xt/id"]
 
     @staticmethod
-    def _pattern_below(element: _Pull, pattern: tuple[_Pull, ...]) -> tuple[tuple[_Pull, ...], bool]:
+    def _pattern_below(element: _Pull, pattern: _Pattern) -> tuple[_Pattern, bool]:
         """The pattern of the next level, and whether it is this one again."""
         if element.pattern is ...:
             return pattern, True
@@ -7609,19 +7630,19 @@ class _Puller:
                          for part in pattern if part != element or left > 0), True
         return element.pattern, False
 
-    def _pull_below(self, pattern: tuple[_Pull, ...], is_again: bool, level: list, paths: list | None) -> list:
-        if not is_again:
+    def _pull_below(self, pattern: _Pattern, is_again: bool, level: list, paths: list | None) -> list:
+        if not is_again or paths is None:
             return self._pull_all(pattern, level, paths) if level else []
         met = [document is not None and _key(self._id(document)) in path for document, path in zip(level, paths)]
         fresh = [place for place, is_met in enumerate(met) if not is_met]
-        pulled = self._pull_all(pattern, [level[place] for place in fresh], [paths[place] for place in fresh]) if fresh else []
+        pulled = self._pull_all(pattern, [level[i] for i in fresh], [paths[i] for i in fresh]) if fresh else []
         made = [{"xt/id": _copied(self._id(document))} if is_met else None for document, is_met in zip(level, met)]
         for place, one in zip(fresh, pulled):
             made[place] = one
         return made
 
     @staticmethod
-    def _set_joined(element: _Pull, document: Any, into: dict, pulled: list, is_asked: bool) -> None:
+    def _set_joined(element: _Pull, document: dict, into: dict, pulled: list, is_asked: bool) -> None:
         if element.back:
             pulled = [one for one in pulled if one is not None]
             if pulled:
@@ -7636,8 +7657,9 @@ class _Puller:
             into[element.key] = pulled[0]
 
     def _referred(self, element: _Pull, below: Any, documents: list) -> list:
-        """For each document the entities that its attribute refers to, None where there is none; None if it lacks it."""
-        ids = [None if document is None or element.a not in document else list(_several(document[element.a]))[:element.limit]
+        """For each document the entities that its attribute refers to, or None; None if it lacks it."""
+        a = element.a
+        ids = [None if document is None or a not in document else list(_several(document[a]))[:element.limit]
                for document in documents]
         targets = iter(self._level(below, [id for several in ids for id in several or ()]))
         return [several and [next(targets) for _ in several] for several in ids]
@@ -7645,7 +7667,8 @@ class _Puller:
     def _referring(self, a: str, level: list) -> list:
         """For each entity the documents that refer to it by an attribute."""
         cell, reader = self.db._cell, self.reader
-        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader) for one in level]
+        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader)
+                 for one in level]
         rows = self.db._rows_by_value(a, cells, reader, self.mode)
         by_cell: dict = {}
         for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], reader)):
@@ -7666,9 +7689,9 @@ def _poured(value: Any, element: _Pull) -> Any:
 
 # ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A listener reads the log behind a cursor of its own, so there is no queue that could overflow, and a listener that is slow
-# or fails harms nobody. One that keeps up finds what was just committed in memory. It runs in the event loop that
-# registered it, else on a thread of its own.
+# A listener reads the log behind a cursor of its own: there is no queue that could overflow, and a listener that is
+# slow or fails harms no other. One that keeps up finds what was just committed in memory. It runs in the event loop
+# that registered it, else on a thread of its own.
 
 
 class Listener:
@@ -7737,7 +7760,7 @@ class Listener:
             return []
 
     def _failed(self, tx: Tx, error: BaseException) -> None:
-        """Logs with a traceback, but for an error that is as the last one: a traceback would take longer than the call."""
+        """Logs with a traceback, unless the error is as the last one: a traceback takes longer than the call."""
         way = type(error), str(error)
         log.error("the listener %s raised %r on transaction %d; the next follows",
                   getattr(self._callback, "__qualname__", self._callback), error, tx.tx_id,

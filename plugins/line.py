@@ -35,7 +35,7 @@ def news_for(rule):
         told = [*texts_of(replay + person_frame(ctx, db, ctx["uid"], place_id)),
                 biff.fragment(ctx, "cursor.html", tx_id=db.tx_id),
                 biff.fragment(ctx, "waiting.html", is_waiting=is_waiting, is_news=True)]
-        return web.json_response({"news": told, "why": why_no_socket(ctx)})
+        return web.json_response({"news": told, "is_new": bool(replay), "why": why_no_socket(ctx)})
     return news
 
 

@@ -3,12 +3,14 @@
 "use strict";
 
 const WORD_MS = 25_000;           // the server says a word every 20 s: a page without one for so long is on a dead line
+const HANDSHAKE_MS = 10_000;      // for a socket to open, then the page asks: some proxies never answer
+const HANDSHAKE_MS_MAX = 40_000;  // then it is given up; a server to which thousands come back may take half a minute
 const ECHO_MS = 3_000;            // a stored message comes back this soon, or the line is dead
 const OFFLINE_SAY_MS = 5_000;     // shorter cuts mend themselves unnoticed
 const SAID_MS = 1_500;            // what was said stays this long, so that it can be read
 const REFUSALS_MAX = 4;           // closings in a row without an opening, some 3 s; then the page asks
-const ASK_MS = 4_000;             // between two questions; twice as long after each failure, up to ASK_MS_MAX
-const ASK_MS_MAX = 60_000;
+const ASK_MS = 4_000;             // between two questions; half as much more while there is no news, up to twice this
+const ASK_MS_MAX = 60_000;        // twice as long after each failure, up to this
 const ANSWER_MS = 15_000;         // for a request to be answered
 const FINAL = 1008;               // the one code with which the server closes for good
 
@@ -68,10 +70,10 @@ class Questions {
   async #ask() {
     clearTimeout(this.#timer);
     try {
-      const {news, why, elsewhere} = await this.#news();
+      const {news, is_new: isNew, why, elsewhere} = await this.#news();
       if (elsewhere) return this.closed(elsewhere);
       await this.#show(news);
-      this.#wait = ASK_MS;
+      this.#wait = isNew ? ASK_MS : Math.min(1.5 * this.#wait, 2 * ASK_MS);
       if (this.#isAsking) this.told(why);
     } catch {
       this.#wait = Math.min(2 * this.#wait, ASK_MS_MAX);
@@ -101,6 +103,7 @@ class Questions {
 // called with "closed" or "session over" when this page may not hear the server any more.
 class Line {
   #connection = null;
+  #opening = {socket: null, since: 0};
   #expectBy = Infinity;
   #refusals = 0;
   #isAnswered = false;
@@ -116,7 +119,7 @@ class Line {
     place.addEventListener("htmx:ws:close", ({detail}) => {
       if (detail.reason === "closed") this.#closed(detail.code);
     });
-    setInterval(() => { if (Date.now() > this.#expectBy) this.#isDead(); }, 1_000);
+    setInterval(() => this.#look(), 1_000);
     addEventListener("offline", () => this.#state.say(lost()));      // a socket would notice in a quarter of an hour
     addEventListener("online", () => { this.#state.clear(); this.#renew(); });
   }
@@ -127,6 +130,14 @@ class Line {
     setTimeout(() => { if (!isBack() && "live" in this.place.dataset) this.#isDead(); }, ECHO_MS);
   }
 
+  #look() {
+    const socket = this.#connection?.socket, now = Date.now();
+    if (socket?.readyState === WebSocket.OPEN && now > this.#expectBy) this.#isDead();
+    if (socket?.readyState !== WebSocket.CONNECTING) return;
+    if (socket !== this.#opening.socket) this.#opening = {socket, since: now};
+    if (now - this.#opening.since > HANDSHAKE_MS) this.asked.begin();
+    if (now - this.#opening.since > HANDSHAKE_MS_MAX) this.#isDead();
+  }
   #expectWord() { this.#expectBy = Date.now() + WORD_MS; }
 
   #connecting(connection) {

@@ -18,6 +18,7 @@ const CLOSED = "This channel is not open to you any more.";
 class Kept {
   #person = "";
   #isLeft = false;
+  #isCleared = false;
 
   open(person) {
     this.#person = person;
@@ -51,7 +52,9 @@ class Kept {
     const all = {drafts: Object.fromEntries(this.drafts()), posts: this.posts()};
     if (this.#person) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(all));
   }
+  // Whoever signs out leaves nothing behind, whatever happens until the page has gone.
   clear() {
+    this.#isCleared = true;
     sessionStorage.clear();
     localStorage.removeItem(`kept ${this.#person}`);
   }
@@ -65,6 +68,7 @@ class Kept {
   keepDraft(path, text) { this.#keep(`draft ${path}`, text); }
 
   #keep(key, text) {
+    if (this.#isCleared) return;
     try {
       if (text) sessionStorage.setItem(key, text); else sessionStorage.removeItem(key);
       if (this.#isLeft) this.#leaveAll();

@@ -85,6 +85,7 @@ class WebProxy:
 
     def __init__(self, port):
         self.server_port, self.edits, self.delay, self.is_refusing, self.deaf = port, [], lambda: 0, False, 0
+        self.is_holding_sockets = False
         self._wires = set()
 
     async def __aenter__(self):
@@ -141,7 +142,7 @@ class WebProxy:
                 self.deaf -= 1
                 raise ConnectionError("the answer is lost")
             await asyncio.sleep(self.delay())
-            while wire.is_stalled:
+            while wire.is_stalled or wire.kind == "socket" and self.is_holding_sockets:
                 await asyncio.sleep(0.05)
             writer.write(data)
         writer.close()

@@ -135,6 +135,31 @@ async def test_every_page_asks_for_news_where_it_gets_no_socket(chat, proxy, per
                                      state="attached")
 
 
+async def test_a_handshake_that_nobody_answers_is_given_up(chat, proxy, person, window):      # noqa: F811
+    """A proxy that holds what it does not know would keep the page waiting for four minutes at each try."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    proxy.is_holding_sockets = True
+    await page.goto(proxy.url + channel)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=25_000)
+    await chat["biff/node"].submit([put(a_message(chat, channel, "all the same"))])
+    await until_texts(page, ["all the same"])
+    proxy.is_holding_sockets = False
+    await page.wait_for_selector("#messages[data-live]", timeout=25_000)
+
+
+async def test_a_session_that_ends_is_told_where_there_is_no_socket_either(chat, proxy, person, window):      # noqa: F811
+    """The page would say for ever that it tries again."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+    proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
+    await page.goto(proxy.url + channel)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+    session = chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
+    await chat["biff/node"].submit([delete(session)])
+    await page.wait_for_selector("text=You have signed out.")
+    await page.click("text=Sign in again")
+    await page.wait_for_url("**/signin?**return-to**")
+
+
 async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, window):
     """An operator who set it wrong sees a chat that is silent, and looks everywhere else first."""
     system = await biff.start_system(eelchat.COMPONENTS,
@@ -353,6 +378,7 @@ async def test_a_text_that_is_too_long_stays_whole_and_says_so(chat, person, win
     """A browser cuts a paste at the limit in silence: the end of a letter is missing, and its author learns it last."""
     page, channel = await same_process(chat, person, window, "ann@example.com")
     await page.fill("#text", "x" * 10_005)
+    await shots(page, "too-long")
     await page.wait_for_selector("text=A message has at most 10,000 characters; this one has 10,005. Nothing was cut: "
                                  "shorten it by 5")
     await page.press("#text", "Enter")
@@ -385,6 +411,7 @@ async def test_what_was_written_in_a_channel_that_is_gone_is_shown_once_more(cha
     await bob.fill("#text", "and its end")
     await bob.goto(chat["biff/base-url"] + channel.partition("/channel")[0])
     assert await bob.input_value(".orphan textarea") == "a long letter\n\nand its end"
+    await shots(bob, "orphan")
     await bob.click(".orphan >> text=Delete")
     await bob.reload()
     assert await bob.locator(".orphan").count() == 0
@@ -397,6 +424,7 @@ async def test_a_session_that_ended_keeps_drafts_for_the_same_person_in_another_
     session = chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
     await chat["biff/node"].submit([delete(session)])
     await page.wait_for_selector("text=You have signed out.")
+    await shots(page, "session-over")
     await page.type("#text", " more")
     other = await page.context.new_page()
     await other.goto(chat["biff/base-url"] + channel)

@@ -362,3 +362,12 @@ def test_a_closed_node_answers_no_question_in_a_thread(open_store):
         with pytest.raises(store.ClosedError):
             await db.aq(NUMBERS)
     asyncio.run(main())
+
+
+def test_the_arguments_of_an_inner_call_stand_in_their_order(node):
+    """They were taken in the order in which the whole expression names its variables."""
+    node.submit_tx([put({"xt/id": 1, "a": 10, "b": 3, "s": "s"})])
+    ask = lambda find: node.db().q({"find": find, "where": [["?e", "a", "?a"], ["?e", "b", "?b"]]})
+    assert ask([("+", "?a", ("-", "?b", "?a"))]) == [(3,)]
+    assert ask([("list", ("-", "?b", "?a"), ("-", "?a", "?b"), ("-", "?b", "?b"))]) == [([-7, 7, 0],)]
+    assert ask([("list", "?a", ("max", ("-", "?b", "?a"))), "?b"]) == [([10, -7], 3)]
