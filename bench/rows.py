@@ -4,7 +4,7 @@ import statistics
 from typing import NamedTuple
 
 STORE, SQL = "store", "sql"
-TITLES = {"people": "people, chain and tree"}
+TITLES = {"people": "people, chain and tree", "past": "cold, past and supposed"}
 SCALE = {"µs": 1, "ms": 1e3, "s": 1e6}
 
 
@@ -66,13 +66,24 @@ ITEMS = {                             # each call about other items, on a fresh 
     "distinct": Row("count-distinct of 100 groups", 2, calls=20), "sum": Row("sum of an attribute", 3, calls=20),
     "average": Row("average of an attribute", 3, calls=20), "groups": Row("sums by group", 6, calls=10),
 }
+PAST = {                              # each call about others, on a fresh snapshot
+    "cold_user": Row("cold: an entity", 2.5, calls=200), "cold_email": Row("cold: a user by email", 2.5, calls=200),
+    "cold_nested": Row("cold: a user, memberships, communities", 4, calls=200),
+    "cold_then": Row("cold: an entity, a fresh db(tx_id)", 3, calls=200),
+    "one_then": Row("one of 2,000 versions, by valid time", 5, of="cold_user", calls=200),
+    "value_now": Row("by value, 100 versions each", 4, calls=50),
+    "value_then": Row("the same at a past valid time", 10, of="value_now", calls=50),
+    "group_now": Row("40 users of a group", 3, calls=50),
+    "supposed": Row("the same on with_tx of 10,000", 5, of="group_now", calls=50),
+    "stream": Row("stream 20,000 emails (lazy_q)", 4, calls=5), "order_ids": Row("the ten lowest of 20,000 UUIDs", 3, calls=5),
+}
 PUTS = {
     "put": Row("a durable put", 1.3), "threads": Row("durable puts/s, 16 threads", 2.5, "/s", "put"),
     "tasks": Row("durable puts/s, 64 tasks", 5, "/s", "put"),
 }
 REST = {"open": Row("opening, ms", 100, "ms"), "memory": Row("memory at rest, MB", 100, "MB"),
         "file": Row("files, MB", None, "MB")}
-ROWS = {"load": Row("bulk load, documents/s", 0.25, "/s")} | PUTS | READS | THEN | PEOPLE | ITEMS | REST
+ROWS = {"load": Row("bulk load, documents/s", 0.25, "/s")} | PUTS | READS | THEN | PEOPLE | ITEMS | PAST | REST
 
 # Why a peer is ahead: by its name and the row, or by its name alone for all its rows.
 WHY = {

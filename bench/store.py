@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 
-from rows import ITEMS, PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
+from rows import ITEMS, PAST, PEOPLE, READS, ROWS, SQL, STORE, THEN, ratio, show
 from world import plain, same, world_of
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -229,7 +229,7 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people", "items"],
+    parser.add_argument("--size", nargs="*", default=["10000", "100000", "people", "items", "past"],
                         help="numbers of messages, or \"people\"; none: only show what is kept")
     parser.add_argument("--peers", nargs="*", default=[SQL], choices=[name for name in SIDES if name != STORE])
     parser.add_argument("--rows", nargs="*", help=f"of {', '.join(ROWS)}; default all")
@@ -241,7 +241,7 @@ def main():
         with tempfile.TemporaryDirectory(dir=pathlib.Path.cwd()) as folder:
             run = Run(size, options, figures, pathlib.Path(folder))
             try:
-                rows = PEOPLE if size == "people" else ITEMS if size.startswith("items") else None
+                rows = {"people": PEOPLE, "past": PAST}.get(size) or (ITEMS if size.startswith("items") else None)
                 run.only_reads(rows) if rows else run.chat()
             finally:
                 run.end()

@@ -9,6 +9,7 @@ import uuid
 USERS, COMMUNITIES, MEMBERSHIPS, CHANNELS, SMALL, SMALL_MESSAGES = 1_000, 50, 5, 500, 20, 50
 EDITS, DELETIONS, RENAMED, RENAMES = 10, 5, 20, 10
 PEOPLE, NODES = 20_000, 1_000
+COLD_USERS, VERSIONS = 20_000, 2_000
 ITEMS, GROUPS, LONG = 100_000, 100, 100_000
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
 EPOCH, MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc), dt.timedelta(microseconds=1)
@@ -250,8 +251,79 @@ class Items(_World):
         return list(enumerate(sums))
 
 
+class Past(_World):
+    """20,000 users in 500 groups with three memberships each, asked about one after the other, so that none is in memory;
+    an entity of 2,000 versions, and 100 entities of 100 versions; a supposition of 10,000 users."""
+
+    def __init__(self):
+        super().__init__(1)
+        rng, id = self.rng, self.id
+        self.users = [{"xt/id": id(), "user/email": f"user{n}@example.com", "user/joined-at": NOW, "user/group": n % 500}
+                      for n in range(COLD_USERS)]
+        self.communities = [{"xt/id": id(), "comm/title": f"Community #{n}"} for n in range(COMMUNITIES)]
+        self.mems = [{"xt/id": id(), "mem/user": user["xt/id"], "mem/comm": comm["xt/id"], "mem/roles": set()}
+                     for user in self.users for comm in rng.sample(self.communities, 3)]
+        self.channels, self.messages = [], []
+        self.versions = [{"xt/id": "one", "v": v} for v in range(VERSIONS)]
+        self.crowd = [[{"xt/id": n, "crowd/group": n % 10, "crowd/n": v} for n in range(100)] for v in range(100)]
+        self.supposed_users = [user | {"user/joined-at": NOW + MICROSECOND} for user in self.users[:10_000]]
+        self.turn = 0
+
+    def documents(self):
+        return self.users + self.communities + self.mems
+
+    def arguments(self, question, count):
+        rng = random.Random(f"{question} {self.turn}")
+        if question == "one_then":
+            return [rng.randrange(VERSIONS) for _ in range(count)]
+        if question in ("value_now", "value_then"):
+            return [rng.randrange(10) for _ in range(count)]
+        if question in ("group_now", "supposed"):
+            return [rng.randrange(500) for _ in range(count)]
+        if question == "cold_email":
+            return [user["user/email"] for user in rng.choices(self.users, k=count)]
+        return [user["xt/id"] for user in rng.choices(self.users, k=count)]
+
+    # The true answers
+
+    def cold_user(self, id):
+        return next(user for user in self.users if user["xt/id"] == id)
+
+    cold_then = cold_user
+
+    def cold_email(self, email):
+        return [user for user in self.users if user["user/email"] == email]
+
+    def cold_nested(self, id):
+        comms = {comm["xt/id"]: comm for comm in self.communities}
+        return self.cold_user(id) | {"mems": [mem | {"mem/comm": comms[mem["mem/comm"]]}
+                                              for mem in self.mems if mem["mem/user"] == id]}
+
+    def one_then(self, v):
+        return self.versions[v]
+
+    def value_now(self, group):
+        return [(one["xt/id"], 99) for one in self.crowd[0] if one["crowd/group"] == group]
+
+    def value_then(self, group):
+        return [(n, 49) for n, _ in self.value_now(group)]
+
+    def group_now(self, group):
+        return [user["xt/id"] for user in self.users if user["user/group"] == group]
+
+    supposed = group_now
+
+    def stream(self, _):
+        return len(self.users)
+
+    def order_ids(self, _):
+        return sorted(user["xt/id"] for user in self.users)[:10]
+
+
 def world_of(size):
-    """The world of a size: a number of messages, "people", "items", or "items-" and their number."""
+    """The world of a size: a number of messages, "people", "past", "items", or "items-" and their number."""
+    if size == "past":
+        return Past()
     if size == "people":
         return People()
     if size.startswith("items"):

@@ -40,6 +40,10 @@ DISTINCT = {"find": ("count-distinct", "?g"), "where": [["?e", "item/group", "?g
 SUM = {"find": ("sum", "?s"), "where": [SCORE]}
 AVERAGE = {"find": ("avg", "?s"), "where": [SCORE]}
 BY_GROUP = {"find": ["?g", ("sum", "?s")], "where": [["?e", "item/group", "?g"], SCORE]}
+CROWD = {"find": ["?e", "?n"], "in": ["?g"], "where": [["?e", "crowd/group", "?g"], ["?e", "crowd/n", "?n"]]}
+GROUP = {"find": "?u", "in": ["?g"], "where": [["?u", "user/group", "?g"]]}
+EMAILS = {"find": "?email", "where": [["?u", "user/email", "?email"]]}
+LOWEST = {"find": "?u", "where": [["?u", "user/email"]], "order-by": [["?u"]], "limit": 10}
 Q1 = {"find": "?e", "where": [["?e", "name", "Ivan"]]}
 Q2 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"]]}
 Q3 = {"find": ["?e", "?a"], "where": [["?e", "name", "Ivan"], ["?e", "age", "?a"], ["?e", "sex", "male"]]}
@@ -58,6 +62,15 @@ class Side:
         for start in range(0, len(documents), A_TRANSACTION):
             self.node.submit_tx([put(document) for document in documents[start:start + A_TRANSACTION]])
         self.past = self.node.db(self.node.latest_tx.tx_id)
+        if hasattr(world, "versions"):
+            self._load_past(world)
+
+    def _load_past(self, world):
+        self.loaded = self.node.latest_tx.tx_id
+        self.times = [self.node.submit_tx([put(document)]).tx_time for document in world.versions]
+        crowd = [self.node.submit_tx([put(document) for document in documents]).tx_time for documents in world.crowd]
+        self.crowd_then = crowd[49]
+        self.would = self.node.db().with_tx([put(document) for document in world.supposed_users])
 
     def change(self, world):
         for document in world.puts:
@@ -79,13 +92,40 @@ class Side:
     def message(self, id):
         return self.node.db().entity(id)
 
-    user = message
+    user = cold_user = message
+
+    def cold_then(self, id):
+        return self.node.db(self.loaded).entity(id)
+
+    def one_then(self, v):
+        return self.node.db(valid_time=self.times[v]).entity("one")
+
+    def value_now(self, group):
+        return self.node.db().q(CROWD, group)
+
+    def value_then(self, group):
+        return self.node.db(valid_time=self.crowd_then).q(CROWD, group)
+
+    def group_now(self, group):
+        return self.node.db().q(GROUP, group)
+
+    def supposed(self, group):
+        return self.would.q(GROUP, group)
+
+    def stream(self, _):
+        with self.node.db().lazy_q(EMAILS) as rows:
+            return sum(1 for _ in rows)
+
+    def order_ids(self, _):
+        return self.node.db().q(LOWEST)
 
     def user_then(self, id):
         return self.past.entity(id)
 
     def user_by_email(self, email):
         return self.node.db().q(USER, email)
+
+    cold_email = user_by_email
 
     def id_by_email(self, email):
         return self.node.db().q(USER_ID, email)
@@ -107,6 +147,8 @@ class Side:
 
     def nested(self, user):
         return self.node.db().pull(NESTED, user)
+
+    cold_nested = nested
 
     def reach(self, start):
         return self.node.db().q(REACH, start)

@@ -32,6 +32,11 @@ SCHEMA = """
     create index people_name on people(name);
     create index people_salary on people(salary);
     create table nodes(n integer primary key, next integer, parent integer);
+    create table versions(e, since integer, v integer, primary key (e, since)) without rowid;
+    create table crowd(n integer, grp integer, v integer, since integer, until integer);
+    create index crowd_group on crowd(grp, until);
+    create table groups(n integer primary key, grp integer);
+    create index groups_group on groups(grp);
     create table items(n integer primary key, kind text, rank integer, grp integer, score integer, price real);
     create index items_kind on items(kind);
     create index items_rank on items(rank);
@@ -51,6 +56,7 @@ ONE = ("select m.id, e.id, c.id, m.text, m.created_at from messages m join mems 
 JOIN = ("select m.text, u.email from messages m join mems e on e.n = m.mem join users u on u.n = e.user "
         "where m.channel = (select n from channels where id = ?)")
 USER = "select id, email, joined_at from users where id = ?"
+USER_GROUP = ("select u.id, u.email, u.joined_at, g.grp from users u join groups g on g.n = u.n where u.id = ?")
 USER_THEN = ("select id, email, joined_at from users where id = ?1 and since <= ?2 union all "
              "select id, email, joined_at from users_past where id = ?1 and until > ?2 and since <= ?2")
 MEMS = ("select e.id, c.id, c.title from mems e join communities c on c.n = e.comm where e.user = (select n from "
@@ -81,6 +87,8 @@ class Side:
                                 [tuple(one.values()) for one in world.items])
         else:
             self._load_chat(world)
+        if hasattr(world, "versions"):
+            self._load_past(world)
         self.db.execute("commit")
         self.db.execute("analyze")
         self.past = 0
@@ -106,6 +114,14 @@ class Side:
                             [tuple(one.values()) for one in world.people])
         self.db.executemany("insert into nodes values (?, ?, ?)", [
             (node["xt/id"], node.get("node/next"), node.get("node/parent")) for node in world.chain + world.tree])
+
+    def _load_past(self, world):
+        many = self.db.executemany
+        many("insert into versions values ('one', ?, ?)", [(one["v"], one["v"]) for one in world.versions])
+        many("insert into crowd values (?, ?, ?, ?, ?)",
+             [(one["xt/id"], one["crowd/group"], one["crowd/n"], at, at + 1 if at < 99 else 2 ** 62)
+              for at, all in enumerate(world.crowd) for one in all])
+        many("insert into groups values (?, ?)", [(n, one["user/group"]) for n, one in enumerate(world.users, 1)])
 
     def _row(self, d):
         mem, channel = self.numbers[d["msg/mem"]], self.numbers[d["msg/channel"]]
@@ -145,6 +161,41 @@ class Side:
 
     def user(self, id):
         return user(self.db.execute(USER, (id.bytes,)).fetchone())
+
+    def cold_user(self, id):
+        return user(self.db.execute(USER_GROUP, (id.bytes,)).fetchone())
+
+    cold_then = cold_user
+
+    def cold_email(self, email):
+        return [user(row) for row in self.db.execute(USER_GROUP.replace("u.id =", "u.email ="), (email,))]
+
+    def cold_nested(self, id):
+        return self.cold_user(id) | self.nested(id)
+
+    def one_then(self, v):
+        version, = self.db.execute("select v from versions where e = 'one' and since <= ? order by since desc limit 1",
+                                   (v,)).fetchone()
+        return {"xt/id": "one", "v": version}
+
+    def value_now(self, group):
+        return self.db.execute("select n, v from crowd where grp = ? and until = ?", (group, 2 ** 62)).fetchall()
+
+    def value_then(self, group):
+        return self.db.execute("select n, v from crowd where grp = ? and until > 49 and since <= 49",
+                               (group,)).fetchall()
+
+    def group_now(self, group):
+        return [identity(id) for id, in self.db.execute(
+            "select u.id from groups g join users u on u.n = g.n where g.grp = ?", (group,))]
+
+    supposed = group_now
+
+    def stream(self, _):
+        return sum(1 for _ in self.db.execute("select email from users"))
+
+    def order_ids(self, _):
+        return [identity(id) for id, in self.db.execute("select id from users order by id limit 10")]
 
     def user_then(self, id):
         return user(self.db.execute(USER_THEN, (id.bytes, self.past)).fetchone())
@@ -253,7 +304,8 @@ def identity(data):
 
 
 def user(row):
-    return {"xt/id": identity(row[0]), "user/email": row[1], "user/joined-at": moment(row[2])}
+    made = {"xt/id": identity(row[0]), "user/email": row[1], "user/joined-at": moment(row[2])}
+    return made if len(row) == 3 else made | {"user/group": row[3]}
 
 
 def message(row, channel):
