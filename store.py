@@ -7226,8 +7226,9 @@ def _same(*values: Any) -> bool:
     return len({("number", value) if type(value) in _NUMBERS else _key_of(value) for value in values}) == 1
 
 
-def _different(*values: Any) -> bool:
-    return not _same(*values)
+def _identical(*values: Any) -> bool:
+    """Whether all are equal and of one type, as they must be to join."""
+    return len(set(map(_key_of, values))) == 1
 
 
 def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
@@ -7341,8 +7342,9 @@ _ARITHMETIC: dict[str, Callable] = {
 }
 
 _COMPARISONS: dict[str, Callable] = {
-    "=": _same, "==": _same, "not=": _different, "!=": _different, "-differ?": _different,
-    "identical?": lambda *values: len(set(map(_key_of, values))) == 1, "compare": _compare,
+    "=": _same, "not=": lambda *values: not _same(*values), "==": _identical, "identical?": _identical,
+    "!=": lambda *values: not _identical(*values), "-differ?": lambda *values: not _identical(*values),
+    "compare": _compare,
     "<": _in_order(lambda c: c < 0), "<=": _in_order(lambda c: c <= 0),
     ">": _in_order(lambda c: c > 0), ">=": _in_order(lambda c: c >= 0),
 }

@@ -75,7 +75,8 @@ PAST = {                              # each call about others, on a fresh snaps
     "value_then": Row("the same at a past valid time", 10, of="value_now", calls=50),
     "group_now": Row("40 users of a group", 3, calls=50),
     "supposed": Row("the same on with_tx of 10,000", 5, of="group_now", calls=50),
-    "stream": Row("stream 20,000 emails (lazy_q)", 4, calls=5), "order_ids": Row("the ten lowest of 20,000 UUIDs", 3, calls=5),
+    "stream": Row("stream 20,000 emails (lazy_q)", 4, calls=5),
+    "order_ids": Row("the ten lowest of 20,000 UUIDs", 3, calls=5),
 }
 PUTS = {
     "put": Row("a durable put", 1.3), "threads": Row("durable puts/s, 16 threads", 2.5, "/s", "put"),

@@ -371,3 +371,13 @@ def test_the_arguments_of_an_inner_call_stand_in_their_order(node):
     assert ask([("+", "?a", ("-", "?b", "?a"))]) == [(3,)]
     assert ask([("list", ("-", "?b", "?a"), ("-", "?a", "?b"), ("-", "?b", "?b"))]) == [([-7, 7, 0],)]
     assert ask([("list", "?a", ("max", ("-", "?b", "?a"))), "?b"]) == [([10, -7], 3)]
+
+
+def test_equality_in_find_is_that_of_clauses(node):
+    """The same name meant one thing to SQL and another to Python."""
+    node.submit_tx([put({"xt/id": 1, "a": 3, "b": 3.0}), put({"xt/id": 2, "a": 3, "b": 3})])
+    where = [["?e", "a", "?a"], ["?e", "b", "?b"]]
+    for name in "=", "==", "not=", "!=":
+        found = node.db().q({"find": ["?e", (name, "?a", "?b")], "where": where})
+        kept = node.db().q({"find": "?e", "where": [*where, [(name, "?a", "?b")]]})
+        assert sorted(kept) == [e for e, holds in sorted(found) if holds], name
