@@ -124,8 +124,8 @@ async def _use_metrics(system):
     try:
         runner = await metrics.serve(figures, port)
     except OSError as failure:
-        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics ({os.strerror(failure.errno or 0)}): "
-                         "name another one with --metrics.") from None
+        raise StartError(f"Port {port} of {metrics.HOST} cannot be used for metrics "
+                         f"({os.strerror(failure.errno or 0)}): name another one with --metrics.") from None
     system["biff/stop"].append(runner.cleanup)
     print(f"Metrics are at http://{metrics.HOST}:{runner.addresses[0][1]}/metrics.", flush=True)
 
@@ -143,8 +143,8 @@ def _setting(key, sources, prefix):
     try:
         return SETTINGS[key].read(text)
     except ValueError as error:
-        raise StartError(f"The setting {key} (--{key.replace('_', '-')}, {prefix}{key.upper()}) is {text[:80]!r}, which "
-                         f"cannot be read: {error}.") from None
+        raise StartError(f"The setting {key} (--{key.replace('_', '-')}, {prefix}{key.upper()}) is {text[:80]!r}, "
+                         f"which cannot be read: {error}.") from None
 
 
 def _make_folder(folder, name):
@@ -179,8 +179,9 @@ def _config_file(folder, prefix):
     """The settings in config.toml, {setting: text}; {} if there is no such file."""
     path, old = folder / "config.toml", folder / "config.env"
     if old.exists():
-        raise StartError(f"{old} is not read any more. Write its settings into {path}, the name in small letters without "
-                         f"{prefix} and the value between quotes, such as mail_host = \"mail.example.org\", and remove it.")
+        raise StartError(f"{old} is not read any more. Write its settings into {path}, the name in small letters "
+                         f"without {prefix} and the value between quotes, such as mail_host = \"mail.example.org\", "
+                         "and remove it.")
     try:
         found = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,12 +1,12 @@
-"""The one door through which this server asks another for something: what a user names is fetched from the public internet only.
+"""The door: the one way in which this server asks another for something, on the public internet only.
 
     door = Door()
     answer = await door.get("https://example.org/feed.xml", {"If-None-Match": '"1"'})
     answer.status, answer.url, answer.headers, answer.body
 
-A name is no protection: it may mean this machine, or mean another one at the next look, and a redirect may lead anywhere. So the
-check stands where the socket is made, with the very address that it is about to connect to. Whatever the way there, nothing is
-connected to that is not public. Size, time, redirects and how many at once are bounded here too.
+A name is no protection: it may mean this machine, or mean another one at the next look, and a redirect may lead
+anywhere. So the check stands where the socket is made, with the address that it is about to connect to. Whatever the
+way there, nothing is connected to that is not public. Size, time, redirects and requests at once are bounded here too.
 """
 import asyncio
 import contextlib
@@ -34,11 +34,11 @@ RESOLVE_S_MAX = 3                     # somebody waits for the answer to their c
 LOOKUPS_MAX = 32                      # threads that ask for names; each hangs for as long as a name server likes
 AT_ONCE_MAX = 4                       # and one for each host: a server of ours is no crowd at anybody's door
 
-# What `ipaddress` calls global and is not, or is not for feeds: protocol assignments, AS112, 6to4's relays, multicast, and Azure's
-# own services, which stand among public addresses.
+# What `ipaddress` calls global and is not, or is not for feeds: protocol assignments, AS112, 6to4's relays, multicast,
+# and Azure's own services, which stand among public addresses.
 FORBIDDEN = [ipaddress.ip_network(text) for text in (
-    "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "100.64.0.0/10", "168.63.129.16/32",
-    "224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")]
+    "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "100.64.0.0/10",
+    "168.63.129.16/32", "224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")]
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")          # an IPv4 address as networks without IPv4 reach it
 ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})        # the middle of an IPv6 address that ends in an IPv4 one
@@ -85,7 +85,7 @@ def is_public(text: str) -> bool:
 
 
 def _embedded(address):
-    """The IPv4 address that a mapped or NAT64 one stands for. Other wrappings are not unwrapped: none of them is global unicast."""
+    """The IPv4 address that a mapped or NAT64 one stands for. No other wrapping is global unicast."""
     return address.ipv4_mapped or (ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in NAT64 else None)
 
 
@@ -93,15 +93,18 @@ def _embedded(address):
 
 
 class Door:
-    """`is_allowed(ip)`, `ports` and `resolver` are for tests, which have a server of their own; nothing that is configured reaches them."""
+    """`is_allowed(ip)`, `ports` and `resolver` are for tests, which have a server of their own. No setting is."""
 
     def __init__(self, is_allowed=is_public, ports=PORTS, resolver: AbstractResolver | None = None):
         self._is_allowed, self._ports, self._resolver = is_allowed, ports, resolver or Resolver()
         self._few = asyncio.Semaphore(AT_ONCE_MAX)
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()      # host → who asks it waits here
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()      # by host
 
     async def check(self, text: str):
-        """Raises DoorError if nothing could ever come from there. It spares people a wait; what protects us is asked at each connection."""
+        """Raises DoorError if nothing could ever come from there.
+
+        It spares people a wait; what protects us is asked at each connection.
+        """
         url = self._url(text)
         try:
             async with asyncio.timeout(RESOLVE_S_MAX):
@@ -163,11 +166,13 @@ class Door:
             raise NotPublicError() if refused else DoorError("It cannot be reached.") from None
 
     async def _get(self, url, headers, refused):
-        connector = aiohttp.TCPConnector(socket_factory=lambda info: self._socket(info, refused), resolver=self._resolver,
-                                         use_dns_cache=False, force_close=True)
-        async with aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False) as session:
-            async with session.get(url, headers=headers | {"Accept-Encoding": "gzip"}, allow_redirects=False) as response:
-                return Answer(str(url), response.status, response.headers, await _body(response))
+        connector = aiohttp.TCPConnector(socket_factory=lambda info: self._socket(info, refused), use_dns_cache=False,
+                                         resolver=self._resolver, force_close=True)
+        session = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(),
+                                        auto_decompress=False)
+        headers = headers | {"Accept-Encoding": "gzip"}
+        async with session, session.get(url, headers=headers, allow_redirects=False) as response:
+            return Answer(str(url), response.status, response.headers, await _body(response))
 
     def _socket(self, info, refused):
         """Every connection begins here: of a literal, a name, a redirect, and of a name that changed its mind."""
@@ -229,7 +234,7 @@ class Gunzip:
 
 
 class Resolver(AbstractResolver):
-    """Asks the system for names in threads of its own: one that hangs holds up neither mail, which uses the loop's, nor the server's end."""
+    """Asks the system for names in threads of its own. One that hangs holds up neither mail nor the server's end."""
 
     def __init__(self):
         self._running = 0
@@ -245,7 +250,8 @@ class Resolver(AbstractResolver):
 
     def _look_up(self, loop, found, host, port, family):
         try:
-            made: tuple = [_resolved(host, *info) for info in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)], None
+            found_here = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            made: tuple = [_resolved(host, *info) for info in found_here], None
         except (OSError, ValueError) as error:
             made = None, error
         with contextlib.suppress(RuntimeError):                # the loop has ended meanwhile
@@ -261,4 +267,5 @@ class Resolver(AbstractResolver):
 
 
 def _resolved(name, family, _, protocol, __, address):
-    return {"hostname": name, "host": address[0], "port": address[1], "family": family, "proto": protocol, "flags": socket.AI_NUMERICHOST}
+    return {"hostname": name, "host": address[0], "port": address[1], "family": family, "proto": protocol,
+            "flags": socket.AI_NUMERICHOST}

@@ -26,7 +26,7 @@ PRIORITY = 10                         # of a job that names none; lower goes fir
 
 
 async def use_tx_listener(system: dict) -> dict:
-    """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop; it must not wait."""
+    """Calls each plugin's `on_tx(ctx, tx)` for every committed transaction, in order, in this loop. It may not wait."""
     listening = [plugin["on_tx"] for plugin in system["biff/plugins"] if "on_tx" in plugin]
 
     def hear(tx):
@@ -106,7 +106,7 @@ async def _drain(queues, workers):
 
 
 def every(interval_s: float, jitter: float = 0.1) -> Callable[[], Iterator[float]]:
-    """A schedule: at once, then each time after the interval, give or take a tenth, so that servers spread their load."""
+    """A schedule: at once, then after each interval, give or take a tenth, so that servers spread their load."""
     def schedule():
         yield 0
         while True:
@@ -115,7 +115,7 @@ def every(interval_s: float, jitter: float = 0.1) -> Callable[[], Iterator[float
 
 
 async def use_tasks(system: dict) -> dict:
-    """Runs each plugin's task {"task", "schedule"}. A schedule is called once, and yields the seconds before each run."""
+    """Runs each plugin's task {"task", "schedule"}. A schedule, called once, yields the seconds before each run."""
     tasks = [asyncio.create_task(_repeat(system, task["task"], task["schedule"])) for task in parts(system, "tasks")]
     system["biff/stop"].append(functools.partial(end_tasks, tasks))
     return system

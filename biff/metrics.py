@@ -7,69 +7,59 @@
     commits.observe(0.0004)
     runner = await serve(metrics, port=9100)            # http://127.0.0.1:9100/metrics
 
-A figure is read where it is kept, and only when somebody asks. Source: Prometheus text exposition format 0.0.4.
+A gauge or counter is read where it is kept, and only when somebody asks. The figures of the process (memory, CPU, open
+files) come from the library.
 """
 
 import asyncio
-import bisect
 from typing import Callable
 
+import prometheus_client
 from aiohttp import web
+from prometheus_client.core import CounterMetricFamily
 
 HOST = "127.0.0.1"                    # never among the public routes: figures tell strangers when nobody looks
+NAMES = frozenset({"127.0.0.1", "localhost"})     # of that host, as a request may write it
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 TICK_S = 0.1                          # how often the loop's lag is measured
 
-
-class Histogram:
-    """How many observations were at most each bound, and their sum."""
-
-    def __init__(self, bounds=SECONDS):
-        self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
-
-    def observe(self, value: float):
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def lines(self, name):
-        total = 0
-        for bound, count in zip((*self.bounds, "+Inf"), self.counts):
-            total += count
-            yield f'{name}_bucket{{le="{bound}"}} {total}'
-        yield f"{name}_sum {self.sum:.6f}"
-        yield f"{name}_count {total}"
+prometheus_client.disable_created_metrics()       # a time of birth for each figure would double the page
 
 
 class Metrics:
     """Named figures, told in the order in which they were named."""
 
     def __init__(self, prefix: str):
-        self._prefix = prefix
-        self._figures: dict = {}
+        self._prefix, self._registry = prefix, prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self._registry)
 
     def gauge(self, name: str, help: str, read: Callable[[], float]):
-        self._add("gauge", name, help, lambda full: [f"{full} {read()}"])
+        prometheus_client.Gauge(f"{self._prefix}_{name}", help, registry=self._registry).set_function(read)
 
     def counter(self, name: str, help: str, read: Callable[[], int]):
-        self._add("counter", name, help, lambda full: [f"{full} {read()}"])
+        self._registry.register(_Counter(f"{self._prefix}_{name}", help, read))
 
-    def histogram(self, name: str, help: str) -> Histogram:
-        made = Histogram()
-        self._add("histogram", name, help, made.lines)
-        return made
-
-    def _add(self, kind, name, help, lines):
-        self._figures[name] = kind, help, lines
+    def histogram(self, name: str, help: str) -> prometheus_client.Histogram:
+        return prometheus_client.Histogram(f"{self._prefix}_{name}", help, buckets=SECONDS, registry=self._registry)
 
     def text(self) -> str:
-        told = []
-        for name, (kind, help, lines) in self._figures.items():
-            full = f"{self._prefix}_{name}"
-            told += [f"# HELP {full} {help}", f"# TYPE {full} {kind}", *lines(full)]
-        return "\n".join(told) + "\n"
+        return prometheus_client.generate_latest(self._registry).decode()
 
 
-async def watch_loop(lag: Histogram):
+class _Counter:
+    """A counter that is kept elsewhere: the library's own can only count by itself."""
+
+    def __init__(self, name, help, read):
+        self._name, self._help, self._read = name, help, read
+
+    def describe(self):
+        return [CounterMetricFamily(self._name, self._help)]
+
+    def collect(self):
+        return [CounterMetricFamily(self._name, self._help, value=self._read())]
+
+
+async def watch_loop(lag: prometheus_client.Histogram):
     """Notes, for ever, how late the event loop is for what was due."""
     loop = asyncio.get_running_loop()
     while True:
@@ -81,6 +71,8 @@ async def watch_loop(lag: Histogram):
 async def serve(metrics: Metrics, port: int) -> web.AppRunner:
     """Answers GET /metrics on loopback, and nothing else. Raises: OSError if the port is taken."""
     async def answer(request):
+        if request.url.host not in NAMES:         # a page elsewhere whose name was bound to this machine
+            raise web.HTTPForbidden(text="The figures are told to this machine only.\n")
         return web.Response(text=metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
     app = web.Application()
     app.router.add_get("/metrics", answer)

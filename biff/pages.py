@@ -35,8 +35,8 @@ SCRIPTS = {
     "hx-ws.js": "htmx.org/dist/ext/hx-ws.min.js",
     "hyperscript.js": "hyperscript.org/dist/_hyperscript.min.js",
 }
-CONTENT_SECURITY_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-                           "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+CONTENT_SECURITY_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+                           "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -61,8 +61,8 @@ async def use_jinja(system: dict) -> dict:
     assets = system["biff/assets"] = _assets(root)
     app = system["biff/app"] = web.Application(client_max_size=BODY_BYTES_MAX)
     system["biff/jinja"] = aiohttp_jinja2.setup(
-        app, loader=jinja2.FileSystemLoader(root / "templates"), auto_reload=False, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        app, loader=jinja2.FileSystemLoader(root / "templates"), auto_reload=False, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
         autoescape=lambda name: name is None or not name.endswith(".txt"))
     system["biff/jinja"].globals |= {"asset": functools.partial(asset_url, assets), "name": system["biff/name"]}
     system["biff/jinja"].filters["addresses_apart"] = addresses_apart
@@ -206,7 +206,8 @@ def error(ctx: dict, status: int, sentence: str | None = None) -> web.Response:
     id, sentence = secrets.token_hex(4), sentence or SENTENCES.get(status, UNKNOWN)
     try:
         if "HX-Request" in ctx["request"].headers:
-            response = web.Response(status=status, text=sentence if status < 500 else f"{sentence} If you report this, name the mark {id}.")
+            mark = f" If you report this, name the mark {id}." if status >= 500 else ""
+            response = web.Response(status=status, text=sentence + mark)
         else:
             response = render(ctx, "error.html", status, sentence=sentence, id=id)
     except Exception:

@@ -27,7 +27,7 @@ TOKEN_FIELD, TOKEN_HEADER = "__anti-forgery-token", "X-CSRF-Token"
 
 
 def cookie_name(system: dict) -> str:
-    """`__Host-` keeps subdomains from planting a cookie. Over plain http browsers refuse such a name, so it has none."""
+    """`__Host-` keeps subdomains from planting a cookie. Browsers refuse such a name over plain http."""
     return ("__Host-" if is_secure(system) else "") + system["biff/name"]
 
 
@@ -102,7 +102,7 @@ def session_of(ctx):
 
 
 def session_id(hashed: str) -> str:
-    """Half of the cookie's hash. Every request looks for its session, and finding it by id costs a third of a search."""
+    """Half of the cookie's hash. Every request looks for its session; by its id that costs a third of a search."""
     return f"session-{hashed[:32]}"
 
 

@@ -2,13 +2,14 @@
 """Rooms of sockets: one frame goes to thousands of browsers, and nobody waits for anybody.
 
     rooms = Rooms(sockets_max=10_000)
-    socket = Socket(ws, request.transport, plug, person="ann")
+    socket = Socket(ws, request.transport, os_socket, person="ann")
     rooms.enter(socket, "eels", seen=6)
     rooms.send("eels", 7, text_frame("hello"))         # what the room is told under number 7
 
-What a room is told is numbered, and the numbers rise. A frame is built once and written as it is to every socket of its room; what has
-come together is joined, so that under load one system call carries several frames. A pass over a room is cut into slices with a turn of
-the loop between, and the next pass begins when the last one has ended: each socket gets every number once, in order, or is closed.
+What a room is told is numbered, and the numbers rise. A frame is built once and written as it is to every socket of its
+room. Frames that come together are joined, so that under load one system call carries several. A pass over a room is
+cut into slices with a turn of the loop between, and the next pass begins when the last one has ended: each socket gets
+every number once, in order, or is closed.
 
 This file knows frames, transports and numbers. It knows no store, no message and no page, and imports nothing of ours.
 """
@@ -19,7 +20,7 @@ import contextlib
 import itertools
 import logging
 import time
-from socket import SO_SNDBUF, SOL_SOCKET, socket as Plug
+from socket import SO_SNDBUF, SOL_SOCKET, socket as OSSocket
 from typing import Any, Callable, Hashable, Iterator, NamedTuple
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -29,27 +30,27 @@ log = logging.getLogger("sockets")
 # ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 SOCKETS_MAX = 50_000                  # one core writes some 100,000 frames a second: half a second for a message to all
-SOCKETS_A_PERSON = 50                 # windows, tabs and phones; beyond, the one opened first gives way: it may well be dead
-CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fast as browsers do, on each of two devices
+SOCKETS_A_PERSON = 50                 # windows, tabs and phones; beyond, the one opened first gives way: it may be dead
+CONNECTS_A_PERSON = 120, 60           # in a minute: a tab that comes back as fast as browsers do, on two devices
 CONNECTS_A_TURN = 4                   # handshakes and replays done before the loop serves others again: 2 to 4 ms
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
 PERSON_BYTES_MAX = 4 * 1024 ** 2      # waiting for all sockets of one person
 ALL_BYTES_MAX = 32 * 1024 ** 2        # waiting for all sockets; those who are behind longest are cut
-KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB for one that never reads
+KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
-PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: nobody sees it, and eight messages cost what one does
+PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: eight messages cost as one
 SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
 REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
 REPLAYS_KEPT = 256                    # for those who ask the same
-REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few lists of the longest messages
+REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few of the longest lists
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
 FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
 PING_S = 20                           # pages give a line up after 25 s without a word; no answer till the next: cut
 PINGED_AT_ONCE = 64                   # the rest a little later, so that they answer a little later
 PING_LOOK_S = 0.5                     # how often it is looked who is due
 CLOSE_S = 0.6                         # for a close frame to be answered; then the connection is cut
-CLOSE_ALL_S = 0.3                     # when all are closed: cutting 5,000 takes the rest of the second that a shutdown may last
+CLOSE_ALL_S = 0.3                     # when all are closed; cutting 5,000 takes the rest of a shutdown's second
 
 CLOSED = 2 ** 62                      # the number that a closed socket has seen: nothing is newer
 
@@ -94,7 +95,7 @@ def pong(data: bytes) -> bytes:
 
 
 class Response(web.WebSocketResponse):
-    """Uncompressed: a deflated frame belongs to one connection. Pings are sent and answered below, where they are counted and kept in order."""
+    """Uncompressed, because a deflated frame belongs to one connection. Pings are sent, answered and counted below."""
 
     socket: "Socket | None" = None
 
@@ -108,31 +109,36 @@ class Response(web.WebSocketResponse):
         try:
             return await super().close(**how)
         finally:
-            if failure := self.exception():            # nobody asks where it was raised, and its frames would keep all of the request till a collection
+            if failure := self.exception():            # its traceback would keep the request until a collection
                 failure.__context__ = failure.__traceback__ = None
 
 
 class Socket:
-    """One connection. Frames go past aiohttp's writer and asyncio's transport to the plug, as its `send` in a room, so that no client is ever
-    waited for and a frame costs little more than its system call.
+    """One connection. Frames go past aiohttp's writer and asyncio's transport to the operating system's socket.
 
-    What those guarantee is kept here. Frames are whole and in order: what the plug does not take is left to the transport, and so is all that
-    comes until that is gone; pings and pongs are sent by `write`, so that nothing waits there unknown to the room. Nothing follows a close frame:
-    the socket is mute, and has seen `CLOSED`. What waits is bounded, by WAITING_BYTES_MAX and the one write that went beyond it. A plug is the
-    transport's own, not its number: one that was closed raises, when its number may be somebody else's. Handshake and closing stay aiohttp's.
+    A room keeps that socket's `send`. So nobody waits for a client, and a frame costs little more than its system call.
+    What aiohttp and asyncio guarantee is kept here:
+
+    - Frames are whole and in order. What the operating system does not take is left to the transport, and so is all
+      that comes until that is gone. Pings and pongs are sent by `write`, so that the room knows of all that waits.
+    - Nothing follows a close frame: the socket is mute, and has seen `CLOSED`.
+    - What waits is bounded, by WAITING_BYTES_MAX and the one write that went beyond it.
+    - A closed socket raises. Its file number may be another connection's by then, so no number is kept.
+
+    Handshake and closing stay aiohttp's.
     """
 
     __slots__ = ("ws", "transport", "send", "person", "room", "seen", "hearing", "code", "is_asked")
 
-    def __init__(self, ws: Response, transport: asyncio.Transport, plug: Plug, person: Hashable):
-        self.ws, self.transport, self.send, self.person = ws, transport, plug.send, person
+    def __init__(self, ws: Response, transport: asyncio.Transport, os_socket: OSSocket, person: Hashable):
+        self.ws, self.transport, self.send, self.person = ws, transport, os_socket.send, person
         self.room: Room | None = None
         self.hearing: asyncio.Task | None = None
         self.code: int | None = None                   # what it is closed with
         self.seen = 0                                  # at least so much
         self.is_asked = False                          # whether a ping waits for its answer
         ws.socket = self
-        plug.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
+        os_socket.setsockopt(SOL_SOCKET, SO_SNDBUF, KERNEL_BYTES_MAX)
 
     def write(self, data: bytes, number: int | None = None):
         """Frames of which `number` is the last, if they are numbered; behind what waits."""
@@ -191,8 +197,11 @@ class Socket:
         return None
 
     def hang_up(self, code: int):
-        """Closes by the task that hears. Closed by another, aiohttp cuts the connection before the browser can answer the close frame; the cut
-        may take that frame along, and the browser would take a last word for an accident and come back."""
+        """Closes by the task that hears.
+
+        Closed by another task, aiohttp cuts the connection before the browser can answer the close frame. The cut may
+        take that frame along; the browser would take a last word for an accident, and come back.
+        """
         if self.hearing and self.code is None:
             self.code = code
             self.hearing.cancel()
@@ -200,7 +209,7 @@ class Socket:
 
 # ── Rooms ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-Send = Callable[[bytes], int]         # what a plug takes now, of some bytes
+Send = Callable[[bytes], int]         # how many of some bytes the operating system takes now
 
 
 class Said(NamedTuple):
@@ -218,7 +227,7 @@ class Room:
     def __init__(self, key, behind):
         self.key, self.behind = key, behind            # "behind": of all rooms, the sockets for which bytes wait
         self.sockets: dict[Send, Socket] = {}
-        self.apart: dict[Send, Socket] = {}            # who entered, left or fell behind lately: these are looked at one by one
+        self.apart: dict[Send, Socket] = {}            # those that entered, left or fell behind lately
         self.due: collections.deque[Said] = collections.deque()
         self.waiting: asyncio.TimerHandle | None = None
         self.is_queued = False
@@ -227,7 +236,7 @@ class Room:
         self.joined = b""
 
     def begin(self):
-        """Joins what is due, up to a bound, for a pass over those who are here now: who comes later has been told by then."""
+        """Joins what is due, up to a bound, for a pass over the sockets that are here now."""
         self.telling, size = [self.due.popleft()], 0
         while self.due and (size := size + len(self.telling[-1].frame)) < JOINED_BYTES_MAX:
             self.telling.append(self.due.popleft())
@@ -236,12 +245,15 @@ class Room:
 
     def newer_than(self, seen: int) -> bytes:
         """The part of the pass that a socket has not seen: it may have come in the middle of what was joined."""
-        return self.joined if seen < self.telling[0].number else b"".join(said.frame for said in self.telling if said.number > seen)
+        if seen < self.telling[0].number:
+            return self.joined
+        return b"".join(said.frame for said in self.telling if said.number > seen)
 
     def end(self):
         """The pass is over: only who has seen more than it, or has bytes waiting, is still looked at."""
         last, self.telling, self.joined = self.telling[-1].number, [], b""
-        self.apart = {send: socket for send, socket in self.apart.items() if socket.room is self and (socket.seen > last or socket.waiting())}
+        self.apart = {send: socket for send, socket in self.apart.items()
+                      if socket.room is self and (socket.seen > last or socket.waiting())}
 
 
 class Rooms:
@@ -282,13 +294,16 @@ class Rooms:
     # Coming and going
 
     async def admit(self):
-        """Waits for one's turn to connect: a thousand who come back at once do not starve those who post. Raises: FullError."""
+        """Waits for one's turn to connect, so that a thousand who come back do not starve those who post.
+
+        Raises: FullError.
+        """
         if self._is_ended or len(self._places) >= self.sockets_max or len(self._line) >= CONNECTS_WAITING_MAX:
             self.refused += 1
             raise FullError
         loop, connection = asyncio.get_running_loop(), asyncio.current_task()
         assert connection is not None
-        self._places.add(connection)                   # held from now on, not from when it enters: those on their way count too
+        self._places.add(connection)                   # those on their way count too
         connection.add_done_callback(self._places.discard)
         turn = loop.create_future()
         self._line.append(turn)
@@ -320,7 +335,7 @@ class Rooms:
         return list(self._people)
 
     def tell(self, person: Hashable, make: Callable[[Socket], bytes | None]):
-        """Tells each socket of a person what `make` says for it, at once and without a number: it must do no harm twice."""
+        """Tells each socket of a person what `make` says for it, at once, without a number: it may come twice."""
         for socket in tuple(self._people.get(person, ())):
             if frame := make(socket):
                 socket.write(frame)
@@ -348,7 +363,7 @@ class Rooms:
         return True
 
     def end(self, socket: Socket):
-        """Its connection is over. What waits for one that does not read would hold it for a quarter of an hour: it is dropped soon."""
+        """Its connection is over. Bytes that wait would hold it for a quarter of an hour, so they are dropped soon."""
         self.leave(socket)
         socket.ws.socket = None                        # or the two would keep each other
         asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
@@ -382,14 +397,14 @@ class Rooms:
     # Telling
 
     def send(self, key: Hashable, number: int, frame: bytes, since: float | None = None):
-        """Tells a room, soon: behind what it was told before, together with what it will be told in this turn of the loop."""
+        """Tells a room soon, behind what it was told before, and together with what this turn of the loop brings."""
         if (room := self._rooms.get(key)) is not None:
             room.due.append(Said(number, frame, since))
             self._queue_in_time(room)
 
     @contextlib.contextmanager
     def expecting(self, key: Hashable):
-        """While it lasts, something for a room is on its way, and a pass waits for it, if not for long. One system call carries what came together."""
+        """While it lasts, something for a room is on its way, and a pass waits a moment to send both at once."""
         self._expected[key] += 1
         try:
             yield
@@ -397,7 +412,7 @@ class Rooms:
             self._expected[key] -= 1
             if not self._expected[key]:
                 del self._expected[key]
-                loop = asyncio.get_running_loop()      # two turns on: whoever sends hears of it in the same turn as whoever waited, or the next
+                loop = asyncio.get_running_loop()      # two turns on: the listener hears it in this one or the next
                 loop.call_soon(loop.call_soon, self._queue, key)
 
     def _queue_in_time(self, room):
@@ -418,7 +433,7 @@ class Rooms:
         self._turn_soon()
 
     async def announce(self, frame: bytes):
-        """Tells every socket a word about this server, in slices. It has no number; `announced` is the last one, for whoever comes later."""
+        """Tells every socket a word about this server, in slices. `announced` is the last one, for sockets to come."""
         self.announced = frame
         for count, socket in enumerate(self.sockets(), 1):
             socket.write(frame)
@@ -459,11 +474,11 @@ class Rooms:
         if not room.telling:
             room.begin()
         told, joined, size = list(itertools.islice(room.left, budget)), room.joined, len(room.joined)
-        for send in self._tell_apart(room, told) if room.apart else told:      # the loop that all else serves: a send costs 3 µs, so nothing else may
+        for send in self._tell_apart(room, told) if room.apart else told:      # a send costs 3 µs, so nothing else may
             try:
                 if (sent := send(joined)) < size:
                     room.sockets[send].write(joined[sent:], room.telling[-1].number)
-            except OSError:                            # the kernel takes nothing now, or the connection is lost: the transport knows how to go on
+            except OSError:                            # nothing is taken now, or the connection is lost
                 room.sockets[send].write(joined, room.telling[-1].number)
         self.frames += len(told) * len(room.telling)
         if len(told) < budget:
@@ -504,7 +519,7 @@ class Rooms:
         asyncio.get_running_loop().call_later(CLOSE_S, socket.transport.abort)
 
     async def close_all(self, code: int = WSCloseCode.SERVICE_RESTART):
-        """Closes every socket, lets nobody in any more, and waits until all have gone: at most a little longer than CLOSE_ALL_S."""
+        """Closes every socket, lets nobody in any more, and waits for CLOSE_ALL_S until all have gone."""
         self._is_ended = True
         going = self.sockets()
         handlers = [socket.hearing for socket in going if socket.hearing]
@@ -518,15 +533,15 @@ class Rooms:
 
 # ── What was said lately ─────────────────────────────────────────────────────────────────────────────────────
 #
-# Who comes back asks for what was said since a number. A thousand who ask together cost one reading of the log and one joining.
+# A browser that comes back asks for what was said since a number. A thousand who ask cost one reading of the log.
 
 
 class Lately:
     """What was said last, to all rooms, in order and without a gap: under the numbers above `low`, up to `high`.
 
-    `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's frame, or None;
-    `words.shown(key)` the ids of what it shows and `words.changed(key)` of what it changes or takes back, None for everything; `words.size` about
-    how many bytes they hold.
+    `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's
+    frame, or None. `words.shown(key)` has the ids of what it shows, `words.changed(key)` of what it changes or takes
+    back; None stands for everything. `words.size` is about how many bytes they hold.
     """
 
     def __init__(self, read: Callable, count_max: int, bytes_max: int):
@@ -572,7 +587,7 @@ class Lately:
         self._size, self._replays_size, self.low = 0, 0, self.high
 
     async def reach(self, after: int, newest: int):
-        """Reads from the log what is missing back to `after`, unless that is too far back, in slices. `newest` is the newest number."""
+        """Reads from the log, in slices, what is missing back to `after`, unless that is too far."""
         async with self._reading:
             self._begin(newest)
             if 0 <= self.low - after <= self.count_max and self.low > after:
@@ -587,7 +602,7 @@ class Lately:
             if len(found) % REPLAYED_A_TURN == 0:
                 await asyncio.sleep(0)
         self.reads += 1
-        if self.low == end:                            # else it was forgotten meanwhile: the page is replaced as a whole
+        if self.low == end:                            # else it was forgotten meanwhile, and the page is replaced
             self._said.extendleft(reversed(found))
             self._size, self.low = self._size + sum(words.size for _, words in found), after
             self._trim()
@@ -603,7 +618,7 @@ class Lately:
         self.high = newest
 
     def catch_up(self, key: Hashable, after: int, whole: Callable[[], bytes]) -> bytes:
-        """What brings a page from `after` up to `high`: the frames since, joined, or, if that is too far or too much, `whole()`.
+        """What brings a page from `after` up to `high`: the frames since, joined, or `whole()` if that is too much.
 
         Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is
         kept for those who ask the same, until something else is said to the room; the whole is kept once for a room.

@@ -27,7 +27,7 @@ class StartError(BiffError):
     """The system cannot start; the sentence says why and what to do."""
 
 
-GARBAGE_OBJECTS = 10_000              # made between two looks for cycles, some MB: with 700 a server that greets many looks all the time
+GARBAGE_OBJECTS = 10_000              # made between two looks for cycles, some MB; with 700 a busy server looks always
 PATH_CHARS_LOGGED = 200
 MAY_BE_TOKEN = re.compile(r"(?<![\w%-])[\w%-]{43,}(?![\w%-])")      # also one of whose letters are written as %2D
 
@@ -73,7 +73,7 @@ async def _serve(components, system):
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, ended.set)
     await start_system(components, system)
-    gc.freeze()                                     # what is there from the start stays: the collector need not walk it again and again
+    gc.freeze()                                     # the collector need not walk what is there from the start
     gc.set_threshold(GARBAGE_OBJECTS)
     try:
         await ended.wait()
@@ -148,6 +148,6 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # Looked up for every record, and shown in no line of ours. A third of a line's cost; the way is that of the logging HOWTO.
+    # Looked up for every record, a third of a line's cost, and shown in no line of ours. Source: the logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

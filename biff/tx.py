@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Transactions: lists of documents with instructions, and of the store's own operations (tuples).
 
-    {"db/doc-type": "membership", "db.op/upsert": {"mem/user": user, "mem/comm": comm}, "mem/roles": ("db/default", set())}
+    {"db/doc-type": "membership", "db.op/upsert": {"mem/user": user, "mem/comm": comm},
+     "mem/roles": ("db/default", set())}
 
 "db/op" is put (the default), create, update, merge or delete. Special values are tuples, never plain strings: what a
 person types is a string, and must stay one whatever it says. Create, update and merge become match + put, so that a
@@ -43,7 +44,7 @@ class ContentionError(TransactionError):
 
 
 ATTEMPTS_MAX = 5                      # at one transaction; whoever loses five times in a row is told
-RETRY_S = 0.1                         # the first wait is below this, each next below twice the one before; a try takes 1 ms
+RETRY_S = 0.1                         # the first wait is below this, each next below twice the one before
 PROGRESS_S = 0.5                      # between two lines of progress while a server catches up with its log
 
 NOW = ("db/now",)                     # the time of this attempt, the same everywhere in the transaction
@@ -63,7 +64,8 @@ async def submit_tx(ctx: dict, tx: Any, retry: bool = True) -> store.Tx | None:
 
     `tx` is a list, or a function of ctx that returns one and is called for each attempt. With `retry` false it is
     submitted once and may come back with `committed` False.
-    Raises: SchemaError, ConstraintError, TransactionError before anything is written; ContentionError after five attempts.
+    Raises: SchemaError, ConstraintError, TransactionError before anything is written; ContentionError after five
+    attempts.
     Source: Biff, submit-tx.
     """
     for attempt in range(ATTEMPTS_MAX if retry else 1):
@@ -89,7 +91,8 @@ def operations_of(ctx: dict, tx: Any) -> list:
     places = [f"operation {number} of {len(tx)}" for number in range(1, len(tx) + 1)]
     operations = [made for part, where in zip(tx, places) for made in _operations(ctx, part, where)]
     if any(op[0] == "call" for op in operations) and ctx["biff/db"].with_tx(operations) is None:
-        raise ConstraintError("The transaction violated a constraint: what must be unique is not, or there would be too many. Nothing was written.")
+        raise ConstraintError("The transaction violated a constraint: what must be unique is not, or there would be "
+                              "too many. Nothing was written.")
     return operations
 
 
@@ -149,7 +152,8 @@ def _operations(ctx, part, where):
     before = None if kind == "put" else ctx["biff/db"].entity(id)
     if (kind, before is None) in (("create", False), ("update", True)):
         state = "does not exist" if before is None else "exists"
-        raise TransactionError(f"Attempted to {kind} a {part['db/doc-type']} that {state} ({where}). Nothing was written.")
+        raise TransactionError(f"Attempted to {kind} a {part['db/doc-type']} that {state} ({where}). Nothing was "
+                               "written.")
     document = given if kind in ("put", "create") else _merged(before or {}, given)
     _check(ctx, part["db/doc-type"], document, where)
     return [store.put(document)] if kind == "put" else [store.match(id, before), store.put(document)]
@@ -195,7 +199,7 @@ def _several(value):
 
 
 def _check(ctx, doc_type, document, where):
-    """Checks a whole document against its type. The sentence names the attribute and shows no value: it may be private."""
+    """Checks a whole document against its type. The sentence names the attribute, never the value."""
     schema = ctx["biff/schema"].get(doc_type)
     if schema is None:
         raise TransactionError(f"No plugin has a schema for {doc_type} ({where}).")
@@ -220,12 +224,12 @@ def ensure_at_most(ctx: store.Context, pairs: dict, count_max: int) -> bool | No
 
 
 def at_most(count_max: int, pairs: dict) -> tuple:
-    """A part of a transaction: with it, no more than this many documents have all these pairs, whoever else adds one now."""
+    """A part of a transaction: it commits only if no more than this many documents have all these pairs."""
     return store.call("biff/ensure-at-most", pairs, count_max)
 
 
 def unchanged(ctx: dict, *ids: Any) -> list:
-    """Parts of a transaction: it commits only if these documents are as they are in ctx's snapshot, and so are the rights that they give."""
+    """Parts of a transaction: it commits only if these documents are as in ctx's snapshot, and the rights they give."""
     return [store.match(id, ctx["biff/db"].entity(id)) for id in ids]
 
 
@@ -246,22 +250,19 @@ async def use_store(system: dict) -> dict:
 
 
 def _open_shared(system, functions):
-    """A log that other servers share, with an index in the data folder. What a page of one server carries, another must know as its own:
-    the secret is the first server's, and in the log, where only hashes of tokens and cookies are."""
-    config, told = system["biff/config"], [0.0]
+    """A log that other servers share, with an index in the data folder.
 
-    def progress(done, of):
-        if system.get("biff/is-ending", bool)():
-            raise StartError(f"Stopped at transaction {done:,} of {of:,}; the next start goes on from there.")
-        if time.monotonic() - told[0] > PROGRESS_S or done == of and told[0]:
-            told[0] = time.monotonic()
-            filled = 40 * done // max(of, 1)
-            print(f"catching up [{'#' * filled}{'.' * (40 - filled)}] {done:,} of {of:,}", file=sys.stderr, flush=True)
+    A form of one server's page is sent to another one, which must know it as its own. So the secret is the first
+    server's, and stands in the log. Codes are not keyed by it.
+    """
+    config = system["biff/config"]
     if not config["log"].startswith(("postgresql://", "postgres://")):
         raise StartError("The log of several servers is named by an address that begins with postgresql://.")
-    node = store.open(config["log"], functions, index=config["data"] / f"{system['biff/name']}-index.db", progress=progress)
+    index = config["data"] / f"{system['biff/name']}-index.db"
+    node = store.open(config["log"], functions, index=index, progress=_progress(system))
     try:
-        node.submit_tx([store.match("biff/secret", None), store.put({"xt/id": "biff/secret", "secret/bytes": system["biff/secret"]})])
+        secret = {"xt/id": "biff/secret", "secret/bytes": system["biff/secret"]}
+        node.submit_tx([store.match("biff/secret", None), store.put(secret)])
         shared = node.db().entity("biff/secret")
         assert shared is not None, "it is there, whoever put it"
         system["biff/secret"] = shared["secret/bytes"]
@@ -278,6 +279,20 @@ def _schemas(system):
         for name, attributes in plugin.get("extends", {}).items():
             schemas[name] = schemas[name].extend(attributes)
     return schemas
+
+
+def _progress(system):
+    """Shows how far the index has come, and stops when the server is asked to."""
+    shown_at = [0.0]
+
+    def progress(done, of):
+        if system.get("biff/is-ending", bool)():
+            raise StartError(f"Stopped at transaction {done:,} of {of:,}; the next start goes on from there.")
+        if time.monotonic() - shown_at[0] > PROGRESS_S or done == of and shown_at[0]:
+            shown_at[0] = time.monotonic()
+            filled = 40 * done // max(of, 1)
+            print(f"catching up [{'#' * filled}{'.' * (40 - filled)}] {done:,} of {of:,}", file=sys.stderr, flush=True)
+    return progress
 
 
 def _schema(given):

@@ -60,8 +60,8 @@ async def until(is_so, timeout_s=20):
             await asyncio.sleep(0.01)
 
 
-async def ask(url):
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+async def ask(url, headers=None):
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         return await answer.text()
 
 
@@ -940,15 +940,17 @@ async def test_metrics_are_told_on_loopback_and_on_no_public_route(tmp_path, say
         await until(lambda: all(ear.texts for ear in ears))
         text = await ask(server.metrics_url)
         await server.said(r"connect place=\S+ person=\S+ sockets=3")
-    figures = dict(re.findall(r"^(eelchat_\w+) (\S+)$", text, re.M))
-    assert (figures["eelchat_sockets"], figures["eelchat_channels"],
-            figures["eelchat_messages_total"]) == ("3", "1", "1")
-    assert figures["eelchat_frames_total"] == "3" and figures["eelchat_tx_lag"] == "0"
-    assert figures["eelchat_waiting_bytes"] == "0"
-    assert figures["eelchat_delivery_seconds_count"] == "1" and figures["eelchat_commit_seconds_count"] >= "1"
+        forged = await ask(server.metrics_url, {"Host": "rebound.example"})
+    figures = {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.M)}
+    assert (figures["eelchat_sockets"], figures["eelchat_channels"], figures["eelchat_messages_total"]) == (3, 1, 1)
+    assert figures["eelchat_frames_total"] == 3 and figures["eelchat_tx_lag"] == figures["eelchat_waiting_bytes"] == 0
+    assert figures["eelchat_delivery_seconds_count"] == 1 and figures["eelchat_commit_seconds_count"] >= 1
     assert {"eelchat_replays_total", "eelchat_loop_lag_seconds_count", "eelchat_cut_total"} <= figures.keys()
+    assert figures["process_resident_memory_bytes"] > 10 ** 7 and figures["process_open_fds"] > 3
     for line in text.splitlines():
-        assert re.fullmatch(r'# (HELP|TYPE) eelchat_\w+ .+|eelchat_\w+(\{le="[\d.+Inf]+"\})? [\d.e-]+', line), line
+        assert re.fullmatch(r'# (HELP|TYPE) (eelchat|process)_\w+ .+|'
+                            r'(eelchat|process)_\w+(\{le="[\d.+Inf]+"\})? [\d.e+-]+', line), line
+    assert forged == "The figures are told to this machine only.\n"
     say(f"{len(figures)} figures of {text.count('# TYPE')} kinds, 0 of them on a public route")
 
 
