@@ -51,7 +51,9 @@ async def paths_of(one):
     assert (await one.post(channel, {"text": "hello", "post": message}, page=channel)).status < 400
     session = one.chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
     ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2],
-           "{message_id}": message, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43}
+           "{message_id}": message, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43,
+           "/invite/{code}": await one.invitation(community)} | {
+               hole: str(uuid.uuid4()) for hole in ("{mem_id}", "{ban_id}", "{invitation_id}")}
 
     def fill(path):
         for hole, value in ids.items():
