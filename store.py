@@ -110,7 +110,6 @@ ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one loo
 FACTS_A_ROW = 16                      # of a version, that are handed to SQLite at once: few lengths here, too
 STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
 READERS_IDLE = 8                      # connections kept for the next readers
-WAL_BYTES = 16 * 2 ** 20              # past this, the writer moves the write-ahead log into the file, beside those who read
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
 PLANS_CACHED = 512                    # compiled queries; an application has some dozens
@@ -1167,8 +1166,7 @@ class _File:
         connection.execute(f"pragma synchronous = {'off' if self._is_temporary else 'normal' if self.about else 'full'}")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma cache_size = -32000")
-        connection.execute("pragma wal_autocheckpoint = 0")       # `keep_wal_small` knows when one is complete
-        connection.execute("pragma journal_size_limit = 0")
+        connection.execute("pragma wal_autocheckpoint = 4000")
         connection.execute("pragma temp_store = memory")
         return connection
 
@@ -1193,6 +1191,7 @@ class _File:
         self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
         self.births, self._bearing = 0, threading.Lock()       # odd while UUIDs that were values become entities
         self._epoch, self._is_wal_new = execute("pragma user_version").fetchone()[0] // EPOCH_UNIT, True
+        self._salt, self._commits = b"", 0
         self._load_place()
         if execute("pragma user_version").fetchone()[0] % EPOCH_UNIT == INDEX_FORMAT:
             self.index = _Index(self)
@@ -1395,7 +1394,7 @@ class _File:
     def begin(self) -> None:
         """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock.
 
-        The first one in a new write-ahead log counts an epoch on: what lies in the file then has the number before, or the same.
+        Soon after a new write-ahead log was begun, one counts an epoch on: the file then has the number before, or the same.
         """
         try:
             self.writer.execute("begin immediate")
@@ -1469,21 +1468,20 @@ class _File:
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: moves the write-ahead log into the file when it is long, and empties it when something was evicted.
+        """After a commit: notes whether it began a new write-ahead log, and empties one that is long or holds what was evicted.
 
         What fails here costs no transaction, which is committed: it is tried again after the next one.
         """
-        self._is_wal_new, self._must_empty = False, self._must_empty or must_empty
-        size = _size(self.path + "-wal")
+        was_marked, self._must_empty = self._is_wal_new, self._must_empty or must_empty
+        self._commits += 1
         try:
-            if must_empty or size > WAL_BYTES_MAX:
+            salt = self._held.wal_salt()
+            self._is_wal_new, self._salt = salt != self._salt and not was_marked, salt
+            if must_empty or self._commits % 256 == 0 and _size(self.path + "-wal") > WAL_BYTES_MAX:
                 self.empty_wal()
             elif self._must_empty:
                 self._empty_if_free()
-            elif size > WAL_BYTES:
-                busy, pages, moved = self.writer.execute("pragma wal_checkpoint(passive)").fetchone()
-                self._is_wal_new = not busy and pages == moved
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.error("The write-ahead log of %s could not be moved into the file (%s); it is tried again.", self.path, error)
 
     def empty_wal(self) -> None:
@@ -1692,7 +1690,7 @@ class _Hold:
     _opening = threading.RLock()
 
     def __init__(self, path: str, is_temporary: bool):
-        self._path, self._is_temporary, self._file, self._key = path, is_temporary, -1, (0, 0)
+        self._path, self._is_temporary, self._file, self._wal, self._key = path, is_temporary, -1, -1, (0, 0)
         with self._opening:
             self.exists = os.path.exists(path)
             if self.exists and (name := self._held_here()):
@@ -1738,6 +1736,13 @@ class _Hold:
         """As the file has it without its write-ahead log."""
         return int.from_bytes(os.pread(self._file, 4, 60), "big")
 
+    def wal_salt(self) -> bytes:
+        """What SQLite draws anew for each write-ahead log."""
+        if self._wal < 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._wal = os.open(self._path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self._wal, 8, 16) if self._wal >= 0 else b""
+
     def forget_lock(self) -> None:
         """The file is none of ours: neither is a lock beside it."""
         if self._is_new_lock:
@@ -1757,7 +1762,8 @@ class _Hold:
         self._is_temporary = False
 
     def _taken(self) -> list[int]:
-        held, self._lock, self._file = [held for held in (self._lock, self._file) if held >= 0], -1, -1
+        held = [held for held in (self._lock, self._file, self._wal) if held >= 0]
+        self._lock = self._file = self._wal = -1
         if self._key in self._open:
             del self._open[self._key]
         self._key = (0, 0)
@@ -2063,9 +2069,18 @@ class _Index:
         if n is None and key not in self.unknown:
             n = self.numbers.get(key)
             if n is None:
-                self.learn_numbers([key])
-                n = self.numbers.get(key)
+                row = self._file.writer.execute("select n from ids where uuid = ?", (key.to_bytes(16, "big"),)).fetchone()
+                n = self._learn(key, row[0] if row else 0)
         return n
+
+    def _learn(self, key: int, n: int) -> int | None:
+        if n > 0:
+            self.numbers.put(key, n)
+            return n
+        self.unknown.add(key)
+        if n:
+            self.mentioned.add(key)
+        return None
 
     def learn_numbers(self, ids: list[int]) -> None:
         """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
@@ -2073,13 +2088,7 @@ class _Index:
                                          [id.to_bytes(16, "big") for id in ids])
         found = {int.from_bytes(data, "big"): n for data, n in rows}
         for id in ids:
-            n = found.get(id, 0)
-            if n > 0:
-                self.numbers.put(id, n)
-            else:
-                self.unknown.add(id)
-                if n:
-                    self.mentioned.add(id)
+            self._learn(id, found.get(id, 0))
 
     def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
         id = self.uuids.get(n)
