@@ -2400,8 +2400,12 @@ class _Log:
             if self._enter(pending, may_write=True):
                 self._commit([pending])
         finally:
-            while pending.is_writing:     # again, if Ctrl-C came between
-                self._leave(pending)
+            try:
+                if pending.is_writing:
+                    self._leave(pending)
+            finally:
+                if pending.is_writing:        # Ctrl-C came between
+                    self._leave(pending)
         if pending.lock:
             pending.lock.acquire()
         return pending.result()
@@ -2439,9 +2443,10 @@ class _Log:
 
     def _write(self, fill: Callable[[_Batch], None], confirm: Callable[[], None] = lambda: None) -> None:
         """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` has returned. An error leaves nothing of it."""
-        file, self._writer = self._file, threading.get_ident()
-        batch = file.index.batch = _Batch(file)
+        file = self._file
         try:
+            self._writer = threading.get_ident()
+            batch = file.index.batch = _Batch(file)
             file.begin()
             fill(batch)
             batch.finish()
@@ -2504,7 +2509,7 @@ class _SqliteLog(_Log):
             self._queue.append(pending)
             if not self._busy:
                 self._busy = True
-                self._hand_over()
+                self._hand_over(pending)
             elif self._are_all_here():
                 self._mutex.notify_all()
             return False
@@ -2539,19 +2544,19 @@ class _SqliteLog(_Log):
 
     def _leave(self, pending: Any) -> None:
         with self._lock:
+            self._writer = None
             if self._queue:
-                self._hand_over()
-                pending.is_writing = False
+                self._hand_over(pending)
             else:
                 self._mutex.notify_all()
                 self._busy = pending.is_writing = False      # both, or neither when Ctrl-C comes
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, pending: Any) -> None:
         if not self._thread:
             thread = threading.Thread(target=self._committer, name="store-committer", daemon=True)
             thread.start()
             self._thread = thread
-        self._handed = True
+        self._handed, pending.is_writing = True, False
         self._mutex.notify_all()
 
     def _committer(self) -> None:

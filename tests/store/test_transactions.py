@@ -3,7 +3,11 @@ import asyncio
 import contextlib
 import datetime as dt
 import glob
+import itertools
+import linecache
 import random
+import re
+import sys
 import threading
 import time
 import uuid
@@ -418,3 +422,130 @@ async def test_a_call_sees_what_its_own_group_was_the_first_to_mention(open_stor
         ids = await asyncio.gather(*(node.submit([put({"xt/id": uuid.uuid4(), "user/friend": friend}),
                                                   call("unique", "user/friend", friend)]) for _ in range(10)))
     assert sum(tx.committed for tx in names) == sum(tx.committed for tx in ids) == 1
+
+
+# ── Stops ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+REASONS = {
+    "a match": ([match("a", {"xt/id": "a"})], "match of 'a': nothing is visible at .*, not the one that was given .operation 1 of 1"),
+    "a match of nothing": ([put({"xt/id": "a"}), match("a", None)], "match of 'a': a document is visible at .*, not nothing .operation 2 of 2"),
+    "a function that is not there": ([call("typo")], "call of 'typo': no such function was given to open"),
+    "a function that raised": ([call("boom", 0)], "call of boom: it raised ZeroDivisionError: division by zero"),
+    "a function that said no": ([put({"xt/id": "a"}), call("no")], "call of no: it returned False .operation 2 of 2"),
+    "a function that made nonsense": ([call("odd")], "call of odd: it raised OperationError: 'x' is not an operation"),
+    "a function without end": ([call("round")], "call of round goes on without end"),
+    "a span that is over": ([call("late")], "call of late: it raised OperationError: valid_to .* is past"),
+}
+
+
+@pytest.mark.parametrize("what", REASONS)
+def test_an_abort_says_why(open_store, what):
+    """It only said that it had not committed; the reason was in the log of the program, or nowhere."""
+    ops, reason = REASONS[what]
+    functions = {"boom": lambda ctx, n: 1 / n, "no": lambda ctx: False, "odd": lambda ctx: ["x"], "round": lambda ctx: [call("round")],
+                 "late": lambda ctx: [put({"xt/id": "a"}, None, ctx.tx_time - DAY)]}
+    with contextlib.closing(open_store(functions)) as node:
+        tx = node.submit_tx(ops)
+        assert not tx.committed and re.match(reason, tx.reason), tx.reason
+        with pytest.raises(store.AbortedError, match=f"^Transaction 2 aborted: {reason}") as aborted:
+            node.submit_tx(ops, check=True)
+        assert aborted.value.tx.tx_id == 2 and not aborted.value.tx.committed
+        done = node.submit_tx([put({"xt/id": "a"})], check=True)
+        assert done.committed and done.reason is None
+
+
+async def test_an_abort_is_raised_in_a_loop_too(node):
+    """Without this, only threads would hear of it."""
+    with pytest.raises(store.AbortedError, match="nothing is visible"):
+        await node.submit([match("a", {"xt/id": "a"})], check=True)
+
+
+def test_a_function_cannot_submit_a_transaction_of_its_own(open_store):
+    """It waited for the transaction that it was part of, and so did every later writer."""
+    inner = []
+    functions = {"f": lambda ctx: inner.append(node.submit_tx([put({"xt/id": "inner"})])), "g": lambda ctx: node.reindex(), "h": lambda ctx: node.close()}
+    with contextlib.closing(open_store(functions)) as node:
+        for name in functions:
+            tx = node.submit_tx([call(name)])
+            assert not tx.committed and "cannot submit a transaction" in tx.reason and not inner
+        assert node.submit_tx([put({"xt/id": "next"})]).committed
+
+
+def test_a_transaction_that_fails_by_itself_fails_alone(open_store, monkeypatch):
+    """One odd transaction stopped the node until it was opened again, and took its whole group along."""
+    with contextlib.closing(open_store()) as node:
+        write = store._Batch.write
+
+        def poisoned(batch, transaction):
+            write(batch, transaction)
+            if any(entity.id == "poison" for entity in transaction.written.values()):
+                raise RuntimeError("nobody thought of this")
+        if type(node._log).__name__ != "_SqliteLog":
+            return                        # what the log has, every server must index
+        monkeypatch.setattr(store._Batch, "write", poisoned)
+        told = {}
+
+        def work(name):
+            try:
+                told[name] = node.submit_tx([put({"xt/id": name})]).committed
+            except store.StoreError as error:
+                told[name] = str(error)
+        names = [*range(20), "poison", *range(20, 40)]
+        threads = [threading.Thread(target=work, args=[name]) for name in names]
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+        assert "nobody thought of this" in told.pop("poison") and set(told.values()) == {True} and len(told) == 40
+        assert node.db().tx_id == 40 == node.verify() and node.db().entity("poison") is None
+
+
+class Interrupted:
+    """Raises KeyboardInterrupt in this thread at the n-th line of the store that runs, as Ctrl-C may at any."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def __call__(self, frame, event, arg):
+        if frame.f_code.co_filename != store.__file__:
+            return None
+        if event == "line" and not linecache.getline(store.__file__, frame.f_lineno).lstrip().startswith(("with ", "try:")):
+            self.left -= 1            # where a block begins or ends, Python does not look for signals
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def test_ctrl_c_at_any_line_comes_out_as_itself_and_leaves_a_working_node(tmp_path, say):
+    """It stopped the node for good, or left a lock taken, so that every later write waited for ever."""
+    interrupted = committed = 0
+    with contextlib.closing(store.open(":memory:", {"f": lambda ctx: [put({"xt/id": "made"})]})) as node:
+        for n in itertools.count(1):
+            before = node.db().tx_id
+            sys.settrace(Interrupted(n))
+            try:
+                node.submit_tx([put({"xt/id": ("a", n)}), call("f"), match("nobody", None)])
+                break
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                sys.settrace(None)
+            assert node.db().tx_id in (before, before + 1) and not node.status()["failed"]
+            committed += node.db().tx_id > before
+            assert (node.db().entity(("a", n)) is not None) == (node.db().tx_id > before)
+            if n % 10 == 0:
+                said = []
+                later = threading.Thread(target=lambda: said.append(node.submit_tx([put({"xt/id": ("b", n)})]).committed), daemon=True)
+                later.start(), later.join(20)
+                assert said == [True], f"nobody can write after an interrupt at line {n}"
+        assert interrupted > 100 and node.verify() == node.db().tx_id
+    say(f"Ctrl-C at each of {interrupted} lines of a submit: {committed} were committed before it, 0 nodes stopped (asked 0)")
+
+
+def test_what_a_function_raises_to_end_the_program_is_no_abort(open_store):
+    """SystemExit in a function stopped the node, and the program learned of a failed write."""
+    def leave(ctx):
+        raise SystemExit(3)
+    with contextlib.closing(open_store({"leave": leave})) as node:
+        if type(node._log).__name__ == "_SqliteLog":
+            with pytest.raises(SystemExit):
+                node.submit_tx([call("leave")])
+            assert node.submit_tx([put({"xt/id": "next"})]).tx_id == 1
