@@ -45,7 +45,8 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import commands, edits, feeds, invitations, line, members, names, places, titles, unread
+from plugins import (commands, edits, feeds, invitations, line, members, names, permalinks, places, titles,
+                     unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
@@ -159,7 +160,7 @@ async def new_channel(ctx):
 
 
 async def delete_channel(ctx):
-    """The channel goes at once. What belongs to it goes bit by bit, so that nobody waits for it; the history keeps all."""
+    """The channel goes at once, what belongs to it bit by bit, so that nobody waits for it; the history keeps all."""
     unchanged, id = biff.unchanged(ctx, ctx["mem"]["xt/id"]), ctx["channel"]["xt/id"]
     await biff.submit_tx(ctx, [*unchanged, call("delete-channel", id)], retry=False)
     with contextlib.suppress(biff.QueueFullError):         # then `sweep_all` finds it
@@ -211,7 +212,7 @@ async def channel_page(ctx):
     except ValueError:
         return biff.redirect(ctx, channel_path(ctx["channel"]))
     landing = max((landing(ctx) for landing in biff.parts(ctx, "landing")), default=0) if before is None else 0
-    messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, landing)
+    messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, count=max(landing, places.PAGE_MESSAGES))
     shown = {"view": view_of(ctx, ctx["biff/db"]), "messages": messages, "has_older": has_older,
              "path": channel_path(ctx["channel"])}
     if ctx["request"].headers.get("HX-Request") and before:
@@ -497,7 +498,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns":
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, unread.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -156,22 +156,23 @@ def by_title(attribute):
     return key
 
 
-def messages_of(db, channel, before=None, count=0):
-    """A page of a channel, oldest first, and whether there are older ones. Order is the log's, not a clock's.
+def messages_of(db, channel, before=None, after=None, count=0):
+    """A page of a channel, oldest first, and whether there are more. Order is the log's, not a clock's.
 
-    `count` is for a page that must begin further back than usual.
+    The newest; with `before` those that come before this message, with `after` those that follow it. `count` is for
+    more or fewer than a page has.
     """
-    count = max(count, PAGE_MESSAGES)
+    count = count or PAGE_MESSAGES
     query: dict = {"find": ("pull", "?message", ["*"]), "in": ["?channel"],
                    "where": [["?message", "msg/channel", "?channel"]],
-                   "order-by": [[("created", "?message"), "desc"]], "limit": count + 1}
+                   "order-by": [[("created", "?message"), "asc" if after else "desc"]], "limit": count + 1}
     args = [channel["xt/id"]]
-    if before:
-        query = query | {"in": ["?channel", "?before"],
-                         "where": [*query["where"], [("created-before", "?message", "?before")]]}
-        args.append(before)
-    newest = biff.q(db, query, *args)
-    return newest[:count][::-1], len(newest) > count
+    if bound := before or after:
+        side = "created-before" if before else "created-after"
+        query |= {"in": ["?channel", "?bound"], "where": [*query["where"], [(side, "?message", "?bound")]]}
+        args.append(bound)
+    found = biff.q(db, query, *args)
+    return found[:count] if after else found[:count][::-1], len(found) > count
 
 
 # ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -99,7 +99,16 @@ class List {
     new MutationObserver(changes => this.#changed(changes)).observe(list, {childList: true, subtree: true});
     new ResizeObserver(() => this.#isAtEnd ? this.#toEnd() : this.anchor.restore()).observe(list);
     this.#tidy();
-    this.#toEnd();
+    if (!this.#toSought()) this.#toEnd();
+  }
+  // A permalink opens at its message; there the list follows nothing.
+  #toSought() {
+    const sought = $(this.list.dataset.sought ?? location.hash.slice(1));
+    if (!sought?.matches(".message")) return false;
+    sought.classList.add("sought");
+    sought.scrollIntoView({block: "center"});
+    this.#scrolled();
+    return true;
   }
   #tidy() {
     this.settle();
@@ -116,7 +125,8 @@ class List {
     this.pill.hidden = true;
   }
   #scrolled() {
-    this.#isAtEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < NEAR_PX;
+    const below = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight;
+    this.#isAtEnd = below < NEAR_PX && !$("newer");
     if (this.#isAtEnd) this.#seen();
     this.anchor.remember();
   }
@@ -174,4 +184,14 @@ function copyOf(message, range) {
   if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
   if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
   return `${message.querySelector("b").textContent}, ${oldCalendar.format(timeOf(message))}\n${part}`;
+}
+
+// Where the browser keeps the clipboard to secure pages, or to pages that may use it, a selection is copied.
+async function copyText(text) {
+  try { return await navigator.clipboard.writeText(text); } catch { /* the other way */ }
+  const box = element("textarea", {class: "unseen", "aria-hidden": "true"}, text);
+  document.body.append(box);
+  box.select();
+  document.execCommand("copy");
+  box.remove();
 }

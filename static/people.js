@@ -10,12 +10,12 @@ document.addEventListener("submit", event => {
   form.append(element("input", {type: "hidden", name, value: document.querySelector(`[name='${name}']`).value}));
 });
 
-// A button copies the text of a field; where the browser keeps the clipboard to secure pages, from the field itself.
+// A button copies the text of a field.
 document.addEventListener("click", async event => {
   const button = event.target.closest("[data-copy]"), field = button && $(button.dataset.copy);
   if (!field) return;
   field.select();
-  try { await navigator.clipboard.writeText(field.value); } catch { document.execCommand("copy"); }
+  await copyText(field.value);
   button.textContent = "Copied";
   setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
 });

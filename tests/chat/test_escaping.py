@@ -10,7 +10,7 @@ import pytest
 
 import biff
 import eelchat
-from plugins import places
+from plugins import permalinks, places
 from people import LINK, chat, person      # noqa: F401
 from store import evict, put
 
@@ -265,7 +265,7 @@ def as_shown(text):
 
 async def test_three_hundred_attacks_at_once_do_nothing_in_a_real_browser(fields, payloads, window, say, monkeypatch):
     """A browser reads markup as no parser of ours does."""
-    monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS)
+    monkeypatch.setattr(places, "PAGE_MESSAGES", PAYLOADS), monkeypatch.setattr(permalinks, "SHOWN_MAX", 3 * PAYLOADS)
     seen, asked = await shown_to_a_browser(fields, payloads, window)
     foreign = [url for url in asked if not url.startswith(fields.ann.base) or "pwned" in url]
     say(f"{len(payloads)} payloads as messages, live messages and titles in Chromium: pwned is {seen['pwned']}, "

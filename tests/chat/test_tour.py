@@ -202,6 +202,11 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await bob.wait_for_function("() => document.querySelectorAll('.message').length === 12", timeout=30_000)
     for path in f"{channel}/news", f"{community}/news", f"{base}/news", f"{channel}/withdraw":
         await ann.goto(path)                                   # what pages ask on a bad line
+    await ann.goto(f"{channel}/day?from=2026-01-01")
+    await ann.wait_for_selector(".message.sought")
+    await ann.hover(".message p"), await ann.click("[data-act=link]")
+    await ann.wait_for_selector(".toast")
+    await ann.goto(f"{channel}/newer?after={await ann.evaluate('location.hash.slice(9)')}")
     await ann.goto(f"{base}/sessions"), await ann.goto(f"{base}/nowhere"), await ann.goto(f"{base}/community/x")
     eve = await window(ignore_https_errors=True, allow=refusals)
     eve.on("request", lambda request: asked.append(request.url))
@@ -263,7 +268,7 @@ async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, 
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
             named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
-        assert len(named) == 12 and all(address.startswith("/static/") for address in named)
+        assert len(named) == 13 and all(address.startswith("/static/") for address in named)
         for address in named:
             name = re.search(r"/static/([^?]+)", address)[1]
             source = ROOT / "node_modules" / biff.SCRIPTS[name] if name in biff.SCRIPTS else ROOT / "static" / name
