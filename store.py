@@ -5071,8 +5071,8 @@ class _Joiner:
             return math.inf
         if kind is _Not:
             return _FILTERS
-        if any(not self.is_bound(var, block) for branch in clause.branches
-               for part in branch for var in set(part.needs) - _bound_by(branch)):
+        bound = {var for var in clause.vars if self.is_bound(var, block)}
+        if any(not _reached(branch, bound).issuperset(part.needs) for branch in clause.branches for part in branch):
             return math.inf
         return _BRANCHING + sum(min([self._cost(part, block, branch) for part in branch], default=0)
                                 for branch in clause.branches)

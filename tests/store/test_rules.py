@@ -226,3 +226,16 @@ def test_twenty_calls_of_a_rule_in_one_query_are_answered(node, form):
     for where in [*calls, ["?v0", "up", 1]], [["?v0", "up", 1], *calls, ("not", ("above", "?v20", 24)), ("not", ("above", 24, "?v0"))]:
         found = db.q({"find": ["?v0", "?v20"], "where": where, "rules": RULES[form]})
         assert sorted(found) == [(0, last) for last in range(20, 26) if len(where) < 22 or last >= 24]
+
+
+def test_a_branch_waits_for_the_variable_that_its_function_needs_and_binds(node):
+    """The branch was joined first, as if it bound the variable by itself, and the query was refused."""
+    db = holding(node, {"xt/id": 1, "to": [1, 2], "up": 1}, {"xt/id": 2, "to": [1]})
+    both = [(lambda value: [value, 0], "?a"), ["?a", ...]]
+    rules = [[("r", "?a", "?b"), ["?a", "to", "?b"]], [("r", "?a", "?b"), ("r", "?a", "?c"), ("r", "?c", "?b")]]
+    for where in ([("r", "?x", "?a"), ("or", ("and", both, ("or-join", ["?c"], ["?c", "up", "?c"])))],
+                  [("or", ("and", both, ["?c", "up"])), ("r", "?x", "?a")]):
+        assert sorted(db.q({"find": ["?x", "?a"], "where": where, "rules": rules})) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    endless = [[("r", "?a", "?b", "?d"), ["?d", "to", "?a"], ("r", "_", "?d", "?b")]]
+    where = [("r", "?d", "?b", "?a"), ("or", ("and", both, ("or-join", ["?c"], ["?c", "up", "?c"])))]
+    assert db.q({"find": "?d", "where": where, "rules": endless}) == []
