@@ -5335,9 +5335,9 @@ class _Rules:
         return tuple(part for clause in clauses for part in self._expanded(clause, is_bag))
 
     def _expanded(self, clause: _Clause, is_bag: bool) -> tuple[_Clause, ...]:
-        if type(clause) is not _RuleCall:
+        if clause.inside:
             return (clause.rebuilt(lambda term: term, lambda inner: self.expand(inner, is_bag)),)
-        if clause.name in self._groups:
+        if type(clause) is not _RuleCall or clause.name in self._groups:
             return (clause,)
         branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
         return branches[0] if len(branches) == 1 and not is_bag else \
@@ -5384,23 +5384,23 @@ class _Rules:
 
     def _linear(self, joiner: _Joiner, clause: _RuleCall, bound: list[int], seeds: str) -> str | None:
         """The table of a rule that calls itself at most once in each definition; None for others."""
-        definitions = [(d.head, self.expand(d.clauses)) for d in self._rules[clause.name]]
-        split = [self._split(clauses, clause.name) for _, clauses in definitions]
-        loops = [(head, one[0], one[1]) for (head, _), one in zip(definitions, split) if one and one[0]]
-        bases = [(head, one[1]) for (head, _), one in zip(definitions, split) if one and not one[0]]
-        if None in split or not bases:                # SQLite refuses a recursive table that begins with nothing
+        split: list[tuple[tuple, Any]] = [(d.head, self._split(self.expand(d.clauses), clause.name))
+                                          for d in self._rules[clause.name]]
+        loops = [(head, *parts) for head, parts in split if parts and parts[0]]
+        bases = [(head, parts[1]) for head, parts in split if parts and not parts[0]]
+        if len(loops) + len(bases) < len(split) or not bases:     # SQLite refuses a table that begins with nothing
             return None
         kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
         if (kept or not bound) and clause.required <= set(kept):
-            return self._grown(joiner, len(definitions[0][0]), bases, loops, bound, kept, seeds)
-        free = [i for i in range(len(definitions[0][0])) if i not in bound]
+            return self._grown(joiner, len(clause.args), bases, loops, bound, kept, seeds)
+        free = [i for i in range(len(clause.args)) if i not in bound]
         is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
                       for head, call, rest in loops for i in free)
         is_found = all(_needed_by(rest).union(call.args[i] for i in bound if _is_var(call.args[i]))
                        <= _reached(rest, {head[i] for i in bound}) for head, call, rest in loops)
         if not (is_last and is_found):
             return None
-        return self._walked(joiner, bases, loops, bound, len(definitions[0][0]), seeds)
+        return self._walked(joiner, bases, loops, bound, len(clause.args), seeds)
 
     def _split(self, clauses: tuple[_Clause, ...], name: str) -> tuple[_RuleCall | None, tuple] | None:
         """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
