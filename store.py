@@ -3410,7 +3410,8 @@ class Db:
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack."""
-        transaction = _Transaction(self, self._next_tx_id(), self._vt, self._next_n())
+        tx_id, n = self._next()
+        transaction = _Transaction(self, tx_id, self._vt, n)
         return _Supposition(self, transaction, self._vt) if transaction.run(_prepare(ops)) else None
 
     # How it is answered
@@ -3441,8 +3442,11 @@ class Db:
         reader = file.borrow()
         try:
             reader.is_used = True
-            reader.execute("begin")
-            reader.execute("select 1 from log where tx_id = 0").fetchone()
+            try:
+                reader.execute("begin")
+                reader.execute("select 1 from log where tx_id = 0").fetchone()
+            except sqlite3.Error as error:
+                reader.fail(error)
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
         except sqlite3.Error as error:
             reader.fail(error)
@@ -3468,11 +3472,9 @@ class Db:
         n = self._file.index.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
-    def _next_tx_id(self) -> int:
-        return self._file.latest.tx_id + 1
-
-    def _next_n(self) -> int:
-        return 2 ** 60                # far from the numbers of documents that are stored
+    def _next(self) -> tuple[int, int]:
+        """The number of a supposed transaction, and the number before those of its documents: far from those stored."""
+        return self._file.latest.tx_id + 1, 2 ** 60
 
     # Documents
 
@@ -3676,11 +3678,8 @@ class _Supposition(Db):
         """The transaction that this would be the state after."""
         return self._supposed.tx_id
 
-    def _next_tx_id(self) -> int:
-        return self._supposed.tx_id + 1
-
-    def _next_n(self) -> int:
-        return self._supposed.n
+    def _next(self) -> tuple[int, int]:
+        return self._supposed.tx_id + 1, self._supposed.n
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         return self._base._answer(ask, *rest)
@@ -7249,11 +7248,6 @@ def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
     def compare(*values: Any) -> bool:
         return all(_comparable(one, other) and operator(_compare(one, other)) for one, other in zip(values, values[1:]))
     return compare
-
-
-def _equal(*values: Any) -> bool:
-    """Whether values are the same, numbers whatever their type."""
-    return len({value if type(value) in (int, float) else _key_of(value) for value in values}) == 1
 
 
 def _twins(value: Any) -> list:
