@@ -1850,6 +1850,16 @@ def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
 
 
+def _call_of_query(ref: weakref.ref, what: str, number: int, *cells: Any) -> Any:
+    """A function of the query that runs on a reader, called by SQLite once a row; `_guarded` in one step."""
+    reader: Any = ref()
+    try:
+        return getattr(reader.run.calls, what)(number, cells)
+    except BaseException as error:
+        reader.error, reader.is_used = error, True
+        raise
+
+
 class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
@@ -1864,9 +1874,8 @@ class _Reader:
         self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
         me = weakref.proxy(self)              # what a connection holds of Python is beyond the reach of its garbage collector
-        connection.create_function("py", -1, lambda number, *cells: me._guarded(me.run.calls.call, number, cells))
-        connection.create_function("py_test", -1, lambda number, *cells: me._guarded(me.run.calls.test, number, cells))
-        connection.create_function("py_json", -1, lambda number, *cells: me._guarded(me.run.calls.call_json, number, cells))
+        for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"):
+            connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
@@ -1889,9 +1898,10 @@ class _Reader:
 
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
-        if self._is_over():
+        deadline, run = self.deadline, self.run
+        if self.file.closed or deadline is not None and time.monotonic() > deadline or run is not None and run.is_stopped:
             self.file.check_open()
-            timeout_ms = TIMEOUT_MS if self.run is None else self.run.parsed.timeout_s * 1000
+            timeout_ms = TIMEOUT_MS if run is None else run.parsed.timeout_s * 1000
             raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was interrupted.")
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
@@ -6279,7 +6289,7 @@ class _Run:
     def rows(self) -> Iterable[tuple]:
         """Rows of cells: all of them, but where an answer may not need them all at once."""
         plan, parsed = self.plan, self.parsed
-        if plan.is_simple and not plan.late:
+        if plan.is_simple and (not plan.late or parsed.limit is None):
             return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
         if plan.totals:
             return self._totalled()
@@ -6900,8 +6910,14 @@ class _Answers:
 
     def _may_repeat(self, columns: list[list]) -> bool:
         """Whether answers that should differ may be equal, since of different entities the same was pulled."""
-        return not self.parsed.is_page and any(find.kind == "pull" and (not find.is_telling or column.count(None) > 1)
-                                               for find, column in zip(self.parsed.find, columns))
+        if self.parsed.is_page:
+            return False
+        pulls = [(find, column) for find, column in zip(self.parsed.find, columns) if find.kind == "pull"]
+        return any(not self._is_telling(find) or column.count(None) > 1 for find, column in pulls)
+
+    def _is_telling(self, find: _Find) -> bool:
+        """Whether different entities give different answers: an id without a document tells only who refers to it."""
+        return find.is_telling and (find.term in self.plan.row.numbers or not _looks_back(find.pattern))
 
     def _shaped(self, rows: list[tuple]) -> list:
         if self.parsed.names:
@@ -7518,6 +7534,11 @@ def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) ->
         reader.deadline = outer
 
 
+def _looks_back(pattern: Any) -> bool:
+    """Whether a pattern asks who refers to its entities."""
+    return type(pattern) is tuple and any(part.back and part.is_followed for part in pattern)
+
+
 class _Absent(NamedTuple):
     """An entity without a document, of which a pattern asks who refers to it."""
     id: Any
@@ -7548,7 +7569,7 @@ class _Puller:
     def _level(self, pattern: Any, ids: list) -> list:
         """The documents of some entities; of those without one their ids, where that is enough for the pattern."""
         level = self.db._documents(ids, self.reader, self.mode)
-        if None in level and type(pattern) is tuple and any(part.back and part.is_followed for part in pattern):
+        if None in level and _looks_back(pattern):
             return [_Absent(id) if document is None and type(id) in _ID_TYPES else document
                     for id, document in zip(ids, level)]
         return level

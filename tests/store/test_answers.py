@@ -381,3 +381,11 @@ def test_equality_in_find_is_that_of_clauses(node):
         found = node.db().q({"find": ["?e", (name, "?a", "?b")], "where": where})
         kept = node.db().q({"find": "?e", "where": [*where, [(name, "?a", "?b")]]})
         assert sorted(kept) == [e for e, holds in sorted(found) if holds], name
+
+
+def test_ids_without_documents_that_pull_the_same_are_one_answer(node):
+    """The pattern asks for their ids, but they have none to tell: two equal answers came."""
+    node.submit_tx([put({"xt/id": ("t", 1), "to": {2, 7}})])
+    pattern = ["xt/id", ("_to", {"as": "from"}, [("none", {"default": 7})])]
+    query = {"find": ("pull", "?b", pattern), "where": [["?c", "to", "?b"]]}
+    assert node.db().q(query) == [{"from": [{"none": 7}]}]
