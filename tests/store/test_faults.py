@@ -1,5 +1,8 @@
 """SQLite fails at each statement in turn: the error is ours, nothing is half there, and reading goes on."""
 import contextlib
+import fcntl
+import gc
+import os
 import shutil
 import sqlite3
 
@@ -233,3 +236,45 @@ def test_an_upkeep_that_fails_says_so_and_changes_nothing(path, tmp_path, faults
         if not was_reached:
             break
     assert failed and not was_reached
+
+
+# ── What is left open ────────────────────────────────────────────────────────────────────────────────────────
+
+def use(path, number):
+    with contextlib.closing(store.open(path, FUNCTIONS)) as node:
+        node.submit_tx([put({"xt/id": number}), evict(number)])
+        node.backup(path.with_name(f"backup{number}.db")), node.verify(), node.reindex()
+        lazily(node.db()), node.db().with_tx([delete("ann")]).q(NAMED)
+
+
+def refused(path):
+    with pytest.raises(store.StoreError):
+        store.open(path)
+
+
+def held(path):
+    """Opens a file that somebody else holds."""
+    with open(f"{path}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(path)
+
+
+OPENINGS = {
+    "opened and closed": lambda path, number: use(path, number),
+    "held by another process": lambda path, number: held(path),
+    "no store": lambda path, number: refused(path.with_name("junk")),
+    "a folder": lambda path, number: refused(path.parent),
+    "in no folder": lambda path, number: refused(path.parent / "none" / "one.db"),
+}
+
+
+@pytest.mark.parametrize("kind", OPENINGS)
+def test_no_file_stays_open_behind_an_opening(path, kind):
+    """Without this, a program that tries to open a file again and again would run out of files."""
+    path.with_name("junk").write_bytes(b"junk" * 3_000)
+    counts = []
+    for number in range(12):
+        OPENINGS[kind](path, number)
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[-1] == counts[1], counts
