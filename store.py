@@ -4042,21 +4042,27 @@ def _every(clauses: Iterable[_Clause], around: tuple[_Clause, ...] = ()) -> Iter
             yield from _every(inner, (*around, clause))
 
 
-def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
-    """The variables that are bound once all clauses have been joined whose needs are met."""
-    todo = list(clauses)
-    while ready := [clause for clause in todo if bound.issuperset(clause.needs)]:
-        todo = [clause for clause in todo if not bound.issuperset(clause.needs)]
-        bound = bound.union(*[clause.binds for clause in ready])
-    return bound
+def _reached(clauses: Iterable[_Clause], bound: Iterable[str]) -> tuple[set[str], list[_Clause]]:
+    """The variables that are bound once all clauses have been joined that can be, and the clauses that cannot."""
+    found, todo = set(bound), list(clauses)
+    while ready := [clause for clause in todo if _is_ready(clause, found)]:
+        todo = [clause for clause in todo if clause not in ready]
+        found.update(*[clause.binds for clause in ready])
+    return found, todo
+
+
+def _is_ready(clause: _Clause, bound: set[str]) -> bool:
+    """Whether a clause can be joined once these variables are bound."""
+    return bound.issuperset(clause.needs) and not (
+        isinstance(clause, _Or) and any(_reached(branch, bound)[1] for branch in clause.branches))
 
 
 def _lacking(definition: _Definition) -> set[str]:
     """The variables in the head of a rule that must be given: its clauses need them and do not bind them."""
     given: set[str] = set()
     while True:
-        reached = _reached(definition.clauses, given)
-        needed = {var for clause in definition.clauses for var in clause.needs} - reached
+        reached, left = _reached(definition.clauses, given)
+        needed = {var for clause in left for var in (clause.vars if type(clause) is _Or else clause.needs)} - reached
         lacking = [var for var in definition.head if var in needed] or [
             var for var in definition.head if var not in reached]
         if not lacking:
@@ -5080,8 +5086,7 @@ class _Joiner:
             return math.inf
         if kind is _Not:
             return _FILTERS
-        bound = {var for var in clause.vars if self.is_bound(var, block)}
-        if any(not _reached(branch, bound).issuperset(part.needs) for branch in clause.branches for part in branch):
+        if not _is_ready(clause, {var for var in clause.vars if self.is_bound(var, block)}):
             return math.inf
         return _BRANCHING + sum(min([self._cost(part, block, branch) for part in branch], default=0)
                                 for branch in clause.branches)
@@ -5405,9 +5410,9 @@ class _Rules:
         free = [i for i in range(len(clause.args)) if i not in bound]
         is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
                       for head, call, rest in loops for i in free)
-        is_found = all(_needed_by(rest).union(call.args[i] for i in bound if _is_var(call.args[i]))
-                       <= _reached(rest, {head[i] for i in bound}) for head, call, rest in loops)
-        if not (is_last and is_found):
+        reached = [(call, *_reached(rest, [head[i] for i in bound])) for head, call, rest in loops]
+        if not is_last or any(left or not found.issuperset(_term_vars(call.args[i] for i in bound))
+                              for call, found, left in reached):
             return None
         return self._walked(joiner, bases, loops, bound, len(clause.args), seeds)
 
@@ -5543,10 +5548,6 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
             else:
                 tests.append(_Test(call.source, (_Call("==", (names[var], _Const(set(arg.values)))),)))
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
-
-
-def _needed_by(clauses: Iterable[_Clause]) -> set[str]:
-    return {var for clause in clauses for var in clause.needs}
 
 
 def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:

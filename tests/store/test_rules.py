@@ -239,3 +239,12 @@ def test_a_branch_waits_for_the_variable_that_its_function_needs_and_binds(node)
     endless = [[("r", "?a", "?b", "?d"), ["?d", "to", "?a"], ("r", "_", "?d", "?b")]]
     where = [("r", "?d", "?b", "?a"), ("or", ("and", both, ("or-join", ["?c"], ["?c", "up", "?c"])))]
     assert db.q({"find": "?d", "where": where, "rules": endless}) == []
+
+
+def test_a_branch_may_bind_anew_what_it_needs_from_outside(node):
+    """Once a function in an `or` that takes and gives one variable was joined before anything had bound it."""
+    db = tree(node)
+    where = [("or", ("and", [(lambda x: [x, x + 7], "?x"), ["?x", ...]], ("or", ["?x", "up", "?y"]))), ["?x", "up"]]
+    assert sorted(db.q({"find": "?x", "where": where})) == [1, 2, 9]
+    nested = [("or", ("or", [("<", "?x", 5)], [("=", "?x", 9)])), ["?x", "up"]]
+    assert sorted(db.q({"find": "?x", "where": nested})) == [1, 2, 9]
