@@ -5607,7 +5607,7 @@ class _Shaper:
         order, is_ordered = self._order(block, late)
         limit = self._limit(late, is_ordered)
         repeats = not (parsed.is_bag or self._is_one_each(joined, row.columns.keys() | row.numbers.keys()))
-        distinct = repeats and len(block.froms) > 1
+        distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where))
         direct = self._direct(row, reads, is_ordered, limit, repeats)
         if direct and not shared.is_over:
             row = row._replace(values=self._as_values(block, row, exprs))
