@@ -84,7 +84,7 @@ class Pending {
   }
 }
 
-// In the list of channels, those in which a message of this person was not sent: it may have been written on another page.
+// Marks the channels in the list in which a message was not sent: it may have been written on another page.
 function markUnsent(outbox) {
   for (const link of $("channels")?.querySelectorAll("a") ?? [])
     link.classList.toggle("unsent", outbox.of(link.pathname).some(post => post.state === "failed"));
