@@ -980,3 +980,8 @@ def test_a_rendered_message_is_kept_and_never_shown_stale():
     for n in range(3_000):
         view({"xt/id": n, "msg/text": "x" * 10_000})
     assert views._bytes <= changes.VIEWS_BYTES_MAX and 0 < len(views._kept) < 3_000
+    kept = len(views._kept)
+    for n in range(3_000):
+        view({"xt/id": n, "msg/text": "x" * 9_000 + "\U0001f41f"})
+    assert len(views._kept) > kept / 3, "one emoji in each does not make the cache a quarter of itself"
+    assert all(type(html) is bytes for _, html in views._kept.values())
