@@ -747,8 +747,9 @@ async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat,
     ears = await asyncio.gather(*(listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies))
     await until(lambda: all(len(ear.texts) == 30 for ear in ears))
     say(f"200 browsers, each 30 transactions behind: {lately.reads - reads} readings of the log, asked 1; "
-        f"{len(rendered)} fragments rendered, asked 30")
-    assert lately.reads - reads == 1 and len(rendered) == 30 and len({tuple(ear.texts) for ear in ears}) == 1
+        f"{rendered.count('changes.html')} fragments rendered, asked 30")
+    assert lately.reads - reads == 1 and rendered.count("changes.html") == 30 and len(rendered) <= 61      # and a part
+    assert len({tuple(ear.texts) for ear in ears}) == 1
     assert len({id(data) for _, data in lately._replays.values()}) == 1
 
 
