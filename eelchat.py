@@ -45,13 +45,14 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, invitations, line, members, names, permalinks, places, titles,
+from plugins import (commands, edits, feeds, invitations, line, members, names, permalinks, places, private, titles,
                      unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.line import cursor_of, done, missed, place_of, posted_id
 from plugins.places import (app_page, channel_admin, channel_opener, channel_path, community_path, in_channel,
-                            in_community, messages_of, signed_in, title_of, user_of)
+                            in_community, may_read, messages_of, public_channels_at_most, signed_in, sweep_mark,
+                            title_of, user_of)
 from store import call, delete, put
 
 log = logging.getLogger("eelchat")
@@ -149,14 +150,18 @@ async def community(ctx):
 
 
 async def new_channel(ctx):
-    channel = {"xt/id": ctx["biff/node"].new_id(), "chan/comm": ctx["community"]["xt/id"],
+    mem, community_id, is_private = ctx["mem"], ctx["community"]["xt/id"], "private" in ctx["params"]
+    channel = {"xt/id": ctx["biff/node"].new_id(), "chan/comm": community_id,
                "chan/title": title_of(ctx) or f"Channel #{random.randrange(1000)}"}
+    channel |= private.private_values(mem) if is_private else {}
+    limits = private.limits(mem, channel["chan/mems"]) if is_private else [
+        call("public-channels-at-most", community_id, CHANNELS_MAX)]
     try:
-        await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]), channel | {"db/doc-type": "channel"},
-                                   biff.at_most(CHANNELS_MAX, {"chan/comm": channel["chan/comm"]})])
+        await biff.submit_tx(ctx, [*biff.unchanged(ctx, mem["xt/id"]), channel | {"db/doc-type": "channel"}, *limits])
     except biff.ConstraintError:
-        return biff.error(ctx, 422, f"A community has at most {CHANNELS_MAX} channels. Delete one that nobody needs.")
-    return biff.redirect(ctx, channel_path(channel))
+        return private.too_many(ctx) if is_private else biff.error(
+            ctx, 422, f"A community has at most {CHANNELS_MAX} channels. Delete one that nobody needs.")
+    return biff.redirect(ctx, private.people_path(channel) if is_private else channel_path(channel))
 
 
 async def delete_channel(ctx):
@@ -181,10 +186,6 @@ def delete_channel_tx(ctx, channel_id):
     if len(ids) > SWEPT_AT_ONCE:
         return [*ops, put({"xt/id": mark, "sweep/channel": channel_id})]
     return [*ops, *([delete(mark)] if ctx.db.entity(mark) else [])]
-
-
-def sweep_mark(channel_id):
-    return f"sweep-{channel_id}"
 
 
 async def sweep(ctx):
@@ -343,6 +344,8 @@ def why_not(db, client):
     community_id = place.get("chan/comm", client.place_id) if client.mem_id else None
     if community_id and (mem is None or (mem.get("mem/user"), mem.get("mem/comm")) != (client.person, community_id)):
         return "You are no longer a member of this community."
+    if client.mem_id and not may_read(place, client.mem_id):
+        return "You are no longer in this channel."
     if db.entity(client.session_id) is None or db.entity(client.person) is None:
         return SIGNED_OUT
     return None
@@ -493,12 +496,13 @@ ROUTES = [
     ("GET", "/connect", socket(signed_in), connect),
 ]
 
-PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message, "tx-fns": {"delete-channel": delete_channel_tx},
+PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
+          "tx-fns": {"delete-channel": delete_channel_tx, "public-channels-at-most": public_channels_at_most},
           "goes-with": {"channel": ["msg/channel"]}, "queues": [{"id": "sweep", "consumer": sweep, "may-be-cut": True}],
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

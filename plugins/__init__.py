@@ -6,10 +6,10 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "routes": (method, path, rule, handler), with rules of `places.py` or own; "on_tx", "queues", "tasks" as in `biff`;
 - "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
 - "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "welcome", "above-compose",
-  "compose", "dialogs", "message-head", "message-foot", "message-actions"; "page": f(ctx) → values for them;
+  "compose", "dialogs", "message-head", "message-foot", "message-actions"; "pick"; "page": f(ctx) → values for them;
   "message": f(db, message) → values of a message; "scripts": files of `static/`, loaded last;
+- "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
-  about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;
-- "components" start with the system; "front": f(ctx) → where `/app` leads; bounds are constants at a plugin's head.
+  about) → fragment}, each live piece of a page; "settings": {name: Setting}; bounds are constants at its head.
 Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.
 """

@@ -139,6 +139,11 @@ def landing(db, invitation):
     return channel_path((named or channels)[0]) if channels else f"/community/{invitation['inv/comm']}"
 
 
+def public_channel(db, community_id, text):
+    """The channel with this id, if every member sees it."""
+    return next((one for one in channels_in(db, community_id) if str(one["xt/id"]) == text), None)
+
+
 # ── Inviting ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -156,7 +161,7 @@ def shown(ctx):
 def view(ctx, invitation):
     db, link = ctx["biff/db"], link_of(ctx, invitation["xt/id"])
     guests = biff.lookup_id_all(db, "mem/invitation", invitation["xt/id"])
-    channel = db.entity(invitation["inv/chan"]) if "inv/chan" in invitation else None
+    channel = public_channel(db, invitation["inv/comm"], str(invitation.get("inv/chan")))
     return invitation | {"link": link, "is_open": is_open(ctx, invitation), "qr": qr_of(link), "channel": channel,
                          "maker": author_of(db, invitation["inv/mem"]),
                          "guests": [author_of(db, id).name for id in guests[:GUESTS_SHOWN]],
@@ -178,14 +183,14 @@ async def new_invitation(ctx):
     """Those that are over make room for it."""
     params, community_id = ctx["params"], ctx["community"]["xt/id"]
     lasts, uses = ENDS.get(params.get("ends", "week"), ENDS["week"]), params.get("uses", "")
-    channel = entity_of(ctx, params.get("channel", ""), "chan/title") if params.get("channel") else None
+    channel = public_channel(ctx["biff/db"], community_id, params.get("channel"))
     invitation = {"db/doc-type": "invitation", "inv/comm": community_id, "inv/mem": ctx["mem"]["xt/id"],
                   "inv/made-at": biff.NOW, "inv/used": 0}
     if lasts:
         invitation["inv/ends-at"] = biff.now(ctx) + lasts
     if uses.isdigit() and int(uses) in USES:
         invitation["inv/uses-max"] = int(uses)
-    if channel and channel["chan/comm"] == community_id:
+    if channel:
         invitation["inv/chan"] = channel["xt/id"]
     over = [one for one in biff.lookup_all(ctx["biff/db"], "inv/comm", community_id) if not is_open(ctx, one)]
     try:

@@ -97,7 +97,7 @@ async def new_role(ctx):
 
 
 async def remove_member(ctx):
-    return await changed(ctx, former_tx(ctx["member"]))
+    return await changed(ctx, former_tx(ctx, ctx["member"]))
 
 
 async def ban_member(ctx):
@@ -107,7 +107,7 @@ async def ban_member(ctx):
         return biff.error(ctx, 422, "You cannot ban yourself. You can leave the community.")
     ban = {"db/doc-type": "ban", "db.op/upsert": {"ban/user": mem["mem/user"], "ban/comm": mem["mem/comm"]},
            "ban/by": ctx["mem"]["xt/id"], "ban/at": biff.NOW} | ({"ban/reason": reason} if reason else {})
-    return await changed(ctx, [*former_tx(mem), ban, biff.at_most(BANS_MAX, {"ban/comm": mem["mem/comm"]})])
+    return await changed(ctx, [*former_tx(ctx, mem), ban, biff.at_most(BANS_MAX, {"ban/comm": mem["mem/comm"]})])
 
 
 async def lift_ban(ctx):
@@ -119,7 +119,7 @@ async def lift_ban(ctx):
 
 async def leave_community(ctx):
     ctx["member"] = ctx["mem"]
-    return await changed(ctx, former_tx(ctx["mem"]), "/app")
+    return await changed(ctx, former_tx(ctx, ctx["mem"]), "/app")
 
 
 async def changed(ctx, tx, path=None):
@@ -132,9 +132,10 @@ async def changed(ctx, tx, path=None):
     return biff.redirect(ctx, path or members_path(ctx["community"]))
 
 
-def former_tx(mem):
+def former_tx(ctx, mem):
     return [{"db/doc-type": "former", "xt/id": mem["xt/id"], "former/user": mem["mem/user"],
-             "former/comm": mem["mem/comm"], "former/left-at": biff.NOW}]
+             "former/comm": mem["mem/comm"], "former/left-at": biff.NOW},
+            *(call(name, mem["xt/id"]) for name in biff.parts(ctx, "leaving"))]
 
 
 def keep_an_admin(ctx, community_id):

@@ -61,9 +61,25 @@ def in_channel(ctx):
     if refusal := in_community(ctx):
         return refusal
     channel = entity_of(ctx, ctx["params"]["channel_id"], "chan/title")
-    if channel is None or channel["chan/comm"] != ctx["community"]["xt/id"]:
+    is_here = channel is not None and channel["chan/comm"] == ctx["community"]["xt/id"]
+    if not is_here or not may_read(channel, ctx["mem"]["xt/id"]):
         return biff.redirect(ctx, community_path(ctx["community"]))
     ctx["channel"] = channel
+    if is_direct(channel):
+        ctx["roles"] = set()          # nobody is an admin among people who talk to each other
+
+
+def may_read(place, mem_id):
+    """Whether a member may read a channel: any that is not private, and a private one by being in it, admin or not."""
+    return not is_private(place) or mem_id in place.get("chan/mems", ())
+
+
+def is_private(document):
+    return "chan/mems" in document or "chan/set" in document
+
+
+def is_direct(channel):
+    return "chan/set" in channel
 
 
 def community_admin(ctx):
@@ -72,6 +88,13 @@ def community_admin(ctx):
 
 def channel_admin(ctx):
     return in_channel(ctx) or forbidden(ctx)
+
+
+def channel_namer(ctx):
+    """Those who name a channel: admins, and the people in a private one."""
+    if refusal := in_channel(ctx):
+        return refusal
+    return None if is_private(ctx["channel"]) and not is_direct(ctx["channel"]) else forbidden(ctx)
 
 
 def forbidden(ctx):
@@ -138,9 +161,37 @@ def channels_of(ctx):
 
 
 def channels_in(db, community_id):
+    """The channels that every member sees: the private ones are in no list that is the same for all."""
     channels = biff.q(db, {"find": ("pull", "?channel", ["*"]), "in": ["?community"],
-                           "where": [["?channel", "chan/comm", "?community"]]}, community_id)
-    return sorted(channels, key=by_title("chan/title"))
+                           "where": [["?channel", "chan/comm", "?community"],
+                                     ("not", ["?channel", "chan/mems"])]}, community_id)
+    return sorted((one for one in channels if not is_private(one)), key=by_title("chan/title"))
+
+
+def private_channels_of(db, mem_id):
+    """The private channels and direct messages that a member is in."""
+    return biff.lookup_all(db, "chan/mems", mem_id)
+
+
+def channels_for(db, mem):
+    """All channels that a member may read."""
+    return channels_in(db, mem["mem/comm"]) + private_channels_of(db, mem["xt/id"])
+
+
+def people_in(db, channel):
+    """The users who are in a private channel; none for any other, which all members may read."""
+    mems = [db.entity(mem_id) or {} for mem_id in channel.get("chan/mems", ())]
+    return [mem["mem/user"] for mem in mems if "mem/user" in mem]
+
+
+def public_channels_at_most(ctx, community_id, count_max):
+    """A transaction function. Private channels do not count: their number would tell that they are there."""
+    return False if len(channels_in(ctx.db, community_id)) > count_max else None
+
+
+def sweep_mark(channel_id):
+    """The id of the mark that says that something of a deleted channel is left."""
+    return f"sweep-{channel_id}"
 
 
 def title_of(ctx, chars_max=60):
@@ -186,7 +237,7 @@ def app_page(ctx, template, **values):
               "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": ctx["biff/db"].tx_id,
               "live_path": community_path(community) if community else "",
               "is_waiting": ctx["biff/node"].cut_off is not None}
-    return biff.render(ctx, template, **around, **page_values(ctx), **values)
+    return biff.render(ctx, template, **(around | page_values(ctx) | values))
 
 
 def page_values(ctx):

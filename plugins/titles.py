@@ -2,8 +2,8 @@
 from voluptuous import All, In, Length, Optional
 
 import biff
-from plugins.places import (channel_admin, channel_path, channels_in, communities_of, community_admin, community_path,
-                            title_of, who_may)
+from plugins.places import (channel_admin, channel_namer, channel_path, channels_in, communities_of, community_admin,
+                            community_path, is_direct, is_private, title_of, who_may)
 
 TITLE_CHARS_MAX = 60                  # one line of the sidebar on a wide screen
 TOPIC_CHARS_MAX = 200                 # two lines below the title
@@ -51,7 +51,7 @@ async def delete_page(ctx):
 def on_title(changes, id, old, new):
     for document in old, new:
         if document and ("chan/title" in document or "comm/title" in document):
-            changes.touch(document.get("chan/comm", id), "titles")
+            changes.touch(id if is_private(document) else document.get("chan/comm", id), "titles")
         if document and "comm/title" in document:
             changes.touch_members(id, "communities")
         if document and "mem/user" in document:
@@ -59,12 +59,16 @@ def on_title(changes, id, old, new):
 
 
 def titles_part(ctx, db, place, about):
-    """What stands around the messages: the titles of channel and community, and the channels beside it."""
+    """What stands around the messages: the titles of channel and community, and the channels beside it.
+
+    Each of the people in a direct message sees another title: that is a part of their own pages.
+    """
     if "user/email" in place:
         return ""
     channel, community = (place, db.entity(place["chan/comm"])) if "chan/comm" in place else (None, place)
     return biff.fragment(ctx, "around.html", channel=channel, community=community,
-                         channels=channels_in(db, community["xt/id"]), path_of=channel_path)
+                         channels=channels_in(db, community["xt/id"]), path_of=channel_path,
+                         is_direct=channel is not None and is_direct(channel))
 
 
 def communities_part(ctx, db, place, user, about):
@@ -82,7 +86,7 @@ PLUGIN = {
     "extends": {"channel": {Optional("chan/topic"): All(str, Length(1, TOPIC_CHARS_MAX))},
                 "community": {Optional("comm/inviters"): In(WHO), Optional("comm/openers"): In(WHO)}},
     "routes": [("POST", "/community/{id}/title", community_admin, rename_community),
-               ("POST", CHANNEL + "/title", channel_admin, rename_channel),
+               ("POST", CHANNEL + "/title", channel_namer, rename_channel),
                ("GET", CHANNEL + "/delete", channel_admin, delete_page)],
     "slots": {"head": "titles/head.html", "dialogs": "titles/dialogs.html"},
     "page": page_values,

@@ -14,7 +14,8 @@ from voluptuous import Optional, Schema
 import biff
 from plugins.changes import channel_of, person_frame
 from plugins.edits import MESSAGE, in_message
-from plugins.places import channel_path, channels_in, in_channel, in_community, mem_in
+from plugins.places import (channel_path, channels_for, in_channel, in_community, is_private, may_read, mem_in,
+                            people_in)
 
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
@@ -58,11 +59,6 @@ def reading_of(db, mem_id, channel_id):
     return db.entity(reading_id(mem_id, channel_id)) or {}
 
 
-def readings_of(db, mem_id):
-    """All that is stored of what a member has read, by channel."""
-    return {one["read/channel"]: one for one in biff.lookup_all(db, "read/mem", mem_id)}
-
-
 def upto_of(ctx, db, mem_id, channel_id):
     """The last message that a member has read in a channel; their membership before the first one."""
     moved = ctx["chat_positions"].of(mem_id, channel_id)
@@ -71,8 +67,7 @@ def upto_of(ctx, db, mem_id, channel_id):
 
 def counts_of(ctx, db, mem_id, channel_ids):
     """How many messages of others a member has not read, by channel; those with none are left out."""
-    readings, of = readings_of(db, mem_id), ctx["chat_positions"].of
-    positions = [(id, of(mem_id, id) or readings.get(id, {}).get("read/upto", mem_id)) for id in channel_ids]
+    positions = [(id, upto_of(ctx, db, mem_id, id)) for id in channel_ids]
     return dict(db.q({"find": ["?c", ("count", "?m")], "in": [[["?c", "?upto"], ...], "?me"],
                       "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
                                 ("not", ["?m", "msg/mem", "?me"])]}, positions, mem_id)) if positions else {}
@@ -137,7 +132,7 @@ async def unread_from(ctx):
 async def read_all(ctx):
     """Every channel of the community is read."""
     db = ctx["biff/db"]
-    ids = [channel["xt/id"] for channel in channels_in(db, ctx["community"]["xt/id"])]
+    ids = [channel["xt/id"] for channel in channels_for(db, ctx["mem"])]
     for id in counts_of(ctx, db, ctx["mem"]["xt/id"], ids):
         newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
                        "order-by": [[("created", "?m"), "desc"]]}, id)
@@ -192,24 +187,33 @@ def all_there(db, mem_id, channel_id):
 def on_message(changes, id, old, new):
     """All pages of a community are told of a new or a deleted message in one frame, and each browser counts for itself.
 
-    A message that moves, or comes back, is unread for some: there each page is told its numbers anew.
+    A message that moves, or comes back, is unread for some: there each page is told its numbers anew. What is new in a
+    private channel is told to the people in it alone.
     """
     before, after = channel_of(old), channel_of(new)
     if before == after:
         return
     said = changes.db.history(id)[0].tx_id if not (before and after) else 0
     for channel_id, message in (before, old), (after, new):
-        if (community_id := community_of(changes.db, channel_id)) is None:
+        channel = changes.db.entity(channel_id) if channel_id else None
+        if not channel or "chan/comm" not in channel:
             continue
         if before and after or after and said != changes.db.tx_id:
-            changes.touch_members(community_id, "news")
-        else:
-            changes.share(community_id, biff.fragment(changes.ctx, "unread/new.html", message=message, said=said,
-                                                      is_gone=message is old, tx_id=changes.db.tx_id))
+            touch_all(changes, channel)
+            continue
+        told = biff.fragment(changes.ctx, "unread/new.html", message=message, said=said, is_gone=message is old,
+                             tx_id=changes.db.tx_id)
+        if not is_private(channel):
+            changes.share(channel["chan/comm"], told)
+        for person in people_in(changes.db, channel):
+            changes.touch_person(person, "new", (channel["chan/comm"], told))
 
 
-def community_of(db, channel_id):
-    return (db.entity(channel_id) or {}).get("chan/comm") if channel_id else None
+def touch_all(changes, channel):
+    if not is_private(channel):
+        changes.touch_members(channel["chan/comm"], "news")
+    for person in people_in(changes.db, channel):
+        changes.touch_person(person, "news")
 
 
 def on_reading(changes, id, old, new):
@@ -222,7 +226,14 @@ def on_reading(changes, id, old, new):
 def on_channel(changes, id, old, new):
     """Where a whole list is told anew, so are the numbers."""
     if old and new and "chan/comm" in new:
-        changes.touch_members(new["chan/comm"], "news")
+        touch_all(changes, new)
+        touch_all(changes, old)
+
+
+def new_part(ctx, db, place, user, about):
+    """A message that is new in, or gone from, a private channel; the part below has all that there are."""
+    community_id, told = about or (None, "")
+    return told if community_id == place.get("chan/comm", place["xt/id"]) else ""
 
 
 def news_part(ctx, db, place, user, about):
@@ -230,12 +241,12 @@ def news_part(ctx, db, place, user, about):
     mem = mem_in(db, user["xt/id"], community_id) if community_id else None
     if mem is None:
         return ""
-    return biff.fragment(ctx, "unread/news.html", **news_of(ctx, db, mem, community_id), is_news=True)
+    return biff.fragment(ctx, "unread/news.html", **news_of(ctx, db, mem), is_news=True)
 
 
-def news_of(ctx, db, mem, community_id):
-    ids = [channel["xt/id"] for channel in channels_in(db, community_id)]
-    muted = [id for id, one in readings_of(db, mem["xt/id"]).items() if one.get("read/is-muted")]
+def news_of(ctx, db, mem):
+    ids = [channel["xt/id"] for channel in channels_for(db, mem)]
+    muted = [id for id in ids if reading_of(db, mem["xt/id"], id).get("read/is-muted")]
     counts = counts_of(ctx, db, mem["xt/id"], ids)
     said = {id: said_in(db, upto_of(ctx, db, mem["xt/id"], id)) for id in counts}
     return {"counts": counts, "said": said, "muted": muted, "news_tx_id": db.tx_id, "news_mem": mem["xt/id"]}
@@ -250,7 +261,7 @@ def said_in(db, id):
 def page_values(ctx):
     if not ctx.get("mem"):
         return {"news_mem": None}
-    values = news_of(ctx, ctx["biff/db"], ctx["mem"], ctx["community"]["xt/id"])
+    values = news_of(ctx, ctx["biff/db"], ctx["mem"])
     channel_id = ctx["channel"]["xt/id"] if ctx.get("channel") else None
     first = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], channel_id)[0] if channel_id else None
     return values | {"is_muted": channel_id in values["muted"], "first_unread": first}
@@ -271,7 +282,9 @@ def last_place(ctx):
         ats += [(one["read/at"], one["read/channel"]) for one in biff.lookup_all(db, "read/mem", mem_id)
                 if "read/at" in one]
     for _, channel_id in sorted(ats, reverse=True, key=lambda one: one[0]):
-        if (channel := db.entity(channel_id)) and mem_in(db, ctx["uid"], channel["chan/comm"]):
+        channel = db.entity(channel_id)
+        mem = mem_in(db, ctx["uid"], channel["chan/comm"]) if channel else None
+        if mem and may_read(channel, mem["xt/id"]):
             return channel_path(channel)
     return None
 
@@ -286,7 +299,7 @@ PLUGIN = {
     "page": page_values,
     "changes": [on_message, on_reading, on_channel],
     "components": [use_positions],
-    "person-parts": {"news": news_part},
+    "person-parts": {"new": new_part, "news": news_part},
     "front": [last_place],
     "landing": [landing],
     "scripts": ["unread.js"],

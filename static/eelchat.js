@@ -118,9 +118,9 @@ function endSession(bySibling) {
 
 // What was written in a channel that is gone is shown once more, until its author has taken it elsewhere.
 function showOrphans(outbox) {
-  const community = location.pathname.split("/channel/")[0], channels = $("channels");
-  if (!channels) return;
-  const there = new Set([location.pathname, ...[...channels.querySelectorAll("a")].map(link => link.pathname)]);
+  const community = location.pathname.split("/channel/")[0];
+  if (!$("channels")) return;
+  const there = new Set([location.pathname, ...[...document.querySelectorAll(".side-lists a")].map(link => link.pathname)]);
   for (const [path, texts] of writings())
     if (path.startsWith(`${community}/channel/`) && !there.has(path)) $("main").prepend(orphan(path, texts, outbox));
 }
@@ -158,8 +158,7 @@ function openPage() {
   if (!shell) return;
   const place = document.querySelector("[hx-ws\\:connect]"), list = $("messages");
   const token = document.querySelector("[name='__anti-forgery-token']").value;
-  const show = () => { pending?.show(); markUnsent(outbox); };
-  const told = {shown: show, stored: post => isStored(post), signedOut: reloadForRights};
+  const told = {shown: () => pending?.show(), stored: post => isStored(post), signedOut: reloadForRights};
   const outbox = new Outbox(token, told), pending = list && new Pending(list, outbox);
   const line = place && new Line(place, what => {
     if (what === "reached") outbox.reached();
@@ -171,8 +170,6 @@ function openPage() {
     else if (list) location.assign(location.pathname);     // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
-  if ($("channels")) new MutationObserver(() => markUnsent(outbox)).observe($("channels"), {childList: true});
-  markUnsent(outbox);
   showOrphans(outbox);
   outbox.work();
 }

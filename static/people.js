@@ -6,7 +6,7 @@ const COPIED_MS = 2_000;          // so long a button says that it has copied
 // A fragment is the same for everybody, so its forms come without the token of this browser.
 document.addEventListener("submit", event => {
   const form = event.target, name = "__anti-forgery-token";
-  if (form.method !== "post" || form.elements[name]) return;
+  if ((event.submitter?.formMethod || form.method) !== "post" || form.elements[name]) return;
   form.append(element("input", {type: "hidden", name, value: document.querySelector(`[name='${name}']`).value}));
 });
 

@@ -35,7 +35,7 @@ function watchNews() {
   function mark(link, text, isMuted) {
     if ((link.dataset.unread ?? "") !== text) { if (text) link.dataset.unread = text; else delete link.dataset.unread; }
     link.classList.toggle("muted", isMuted);
-    const label = text ? `${link.textContent}, ${text} unread` : "";
+    const label = text ? `${(link.querySelector("span") ?? link).textContent}, ${text} unread` : "";
     if (label) link.setAttribute("aria-label", label); else link.removeAttribute("aria-label");
   }
   function show() {
@@ -43,10 +43,10 @@ function watchNews() {
     if (isReading()) forget();
     const counts = countNews($("news")), muted = mutedOf();
     let total = 0;
-    for (const link of document.querySelectorAll("#channels a, #pick-channels a")) {
+    for (const link of document.querySelectorAll(".side-lists li a, .pick a")) {
       const id = link.pathname.split("/channel/")[1], count = counts.get(id) ?? 0;
       mark(link, count ? (count > COUNT_MAX ? `${COUNT_MAX}+` : String(count)) : "", muted.has(id));
-      if (!muted.has(id) && link.closest("#channels")) total += count;
+      if (!muted.has(id) && link.closest(".side-lists")) total += count;
     }
     const title = document.title.replace(/^\(\d+\+?\) /, ""), wanted = total ? `(${total > COUNT_MAX ? `${COUNT_MAX}+` : total}) ${title}` : title;
     if (document.title !== wanted) document.title = wanted;

@@ -18,7 +18,9 @@ from people import Person, a_chat, kept_mails
 from store import delete, evict, put
 
 MINE = {"role", "communities", "pick", "my-name", "news"}                # the parts of a page that are one person's own
-LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE - {"news"})]
+LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE - {"news"}),
+        "private-channels", "directs", "pick-private", "seat-count", "seats"]
+MINE |= {*LIVE[-5:], "heading", "text-label", None}              # of a direct message: None is its title
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 
 
@@ -180,10 +182,21 @@ class World:
         self.community = channel["chan/comm"]
         mem = biff.lookup(self.node.db(), "mem/comm", self.community)
         self.mem, self.user = mem["xt/id"], mem["mem/user"]
-        bob = {"xt/id": self.node.new_id(), "user/email": "bob@example.com", "user/joined-at": biff.now(self.chat)}
-        other = {"xt/id": self.node.new_id(), "mem/user": bob["xt/id"], "mem/comm": self.community, "mem/roles": set()}
-        self.other = other["xt/id"]
-        await self.node.submit([put(bob), put(other)])
+        await self.open_private()
+
+    async def open_private(self):
+        """Bob is put into the store, then a private channel with the two and a direct message between them."""
+        self.bob = {"xt/id": self.node.new_id(), "user/email": "bob@example.com", "user/joined-at": biff.now(self.chat)}
+        self.bobs = {"xt/id": self.node.new_id(), "mem/user": self.bob["xt/id"], "mem/comm": self.community,
+                     "mem/roles": set()}
+        self.other = self.bobs["xt/id"]
+        both = {"chan/comm": self.community, "chan/mems": {self.mem, self.bobs["xt/id"]}}
+        self.private = both | {"xt/id": self.node.new_id(), "chan/title": "Private"}
+        self.side = both | {"xt/id": self.node.new_id(), "chan/title": "Other"}
+        self.direct = both | {"xt/id": self.node.new_id(), "chan/title": "", "chan/set": "of both"}
+        await self.node.submit([put(one) for one in (self.bob, self.bobs, self.private, self.side, self.direct)])
+        for one in self.private, self.direct:
+            self.channels[one["xt/id"]] = one
 
     async def another_channel(self):
         community = f"/community/{next(iter(self.channels.values()))['chan/comm']}"
@@ -214,7 +227,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(19):
+        match self.random.randrange(23):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -256,10 +269,23 @@ class World:
                 one = self.random.choice(list(self.channels))
                 self.channels[one] = self.channels[one] | {"chan/topic": f"Topic & {self.random.randrange(100)}"}
                 return [put(self.channels[one])]
-            case 15:
+            case 15 if self.node.db().entity(pick["xt/id"]):       # nobody has read what was never there
                 where = pick["msg/channel"]
                 return [put({"xt/id": f"reading {self.mem} {where}", "read/mem": self.mem, "read/channel": where,
                              "read/upto": pick["xt/id"]})]
+            case 16:
+                return [put(self.bob | {"user/name": f"Bob & {self.random.randrange(100)}"})]
+            case 17:
+                return [put(self.side | {"chan/mems": set(self.random.sample(sorted(self.side["chan/mems"]),
+                                                                             self.random.randrange(3)))})]
+            case 18:
+                one = self.private["xt/id"]
+                mems = self.random.choice([{self.mem}, self.private["chan/mems"]])
+                self.channels[one] = self.channels[one] | {"chan/mems": mems}
+                return [put(self.channels[one]), put(self.message())]
+            case 19:
+                former = {"xt/id": self.bobs["xt/id"], "former/user": self.bob["xt/id"], "former/comm": self.community}
+                return [put(self.random.choice([self.bobs, former]))]
         return [put(self.message())]
 
     async def end(self):
@@ -270,11 +296,11 @@ class World:
 class Window:
     """A browser's page and socket at a place, as far as the law goes."""
 
-    def __init__(self, world, channel_id):
-        self.world, self.channel_id, self.socket, self.reading, self.reason = world, channel_id, None, None, None
+    def __init__(self, world, channel_id, more=""):
+        self.world, self.channel_id, self.more, self.socket, self.reading = world, channel_id, more, None, None
 
     async def load(self):
-        self.page = parsed((await self.world.ann.get(self.world.path(self.channel_id))).body_text)
+        self.page = parsed((await self.world.ann.get(self.world.path(self.channel_id) + self.more)).body_text)
 
     async def connect(self):
         await self.cut()
@@ -342,7 +368,7 @@ async def happen(world, windows, steps):
     end = {"xt/id": world.community, "comm/title": f"The end {world.random.random()}"}
     await world.node.submit([put(end), *(put(message) for message in last)])
     for window in windows:
-        if window.channel_id in world.channels:
+        if window.channel_id in world.channels and not window.more:
             await window.until(f"the last {list(world.channels).index(window.channel_id)}<")
         await window.until(end["comm/title"])
         await asyncio.sleep(0)
@@ -367,13 +393,15 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     for n in range(size(4, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
             windows = [Window(world, place) for place in [*world.channels, world.community, world.user]]
+            windows.append(Window(world, world.private["xt/id"], "/people"))
             for window in windows:
                 await window.load()
             await happen(world, windows, 150)
             for window in windows:
-                fresh = Window(world, window.channel_id)
+                fresh = Window(world, window.channel_id, window.more)
                 await fresh.load()
-                assert window.channel_id not in world.channels or "the last" in fresh.shown("messages")
+                if window.channel_id in world.channels and not window.more:
+                    assert "the last" in fresh.shown("messages")
                 assert counts(window.page) == counts(fresh.page), f"unread of sequence {n}"
                 for id in LIVE:
                     assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}, sequence {n}"

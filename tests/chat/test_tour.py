@@ -223,6 +223,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await delete_channel(eve)
     await bob.wait_for_selector("text=This channel was deleted.")
     await eve.wait_for_url(re.compile(r"/community/[\w-]+$"))
+    await speak_apart(eve, bob, community)
     await come_and_go(eve, bob, community)
     await eve.goto(f"{base}/sessions")
     await bob.goto(f"{base}/app")
@@ -237,6 +238,36 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
         "0, 1, 0")
     assert elsewhere == [] and policies == {biff.CONTENT_SECURITY_POLICY} and len(asked) > 60
     assert not missed
+
+
+async def speak_apart(ann, bob, community):
+    """Ann opens a private channel with Bob in it, who is removed, comes back and leaves, and writes to her alone."""
+    await ann.goto(community)
+    await ann.click("nav [data-dialog='new-channel']")
+    await ann.fill("#new-channel-name", "hush")
+    await ann.check("#new-channel [name=private]")
+    await ann.press("#new-channel-name", "Enter")
+    await ann.wait_for_url("**/people")
+    await bob.goto(community)
+    for seats in 2, 1, 2:
+        await ann.click("#seats >> text=Remove" if seats == 1 else ".picker .person")
+        if seats == 2:
+            await ann.click("text=/^Add$/")
+        await ann.wait_for_selector(f"#seat-count:text-is('{seats} {'person' if seats == 1 else 'people'}')")
+        await bob.wait_for_selector("#private-channels a" if seats == 2 else "#private-channels:not(:has(a))",
+                                    state="attached")
+    await bob.click("#private-channels a")
+    await bob.click(".seats-link")
+    await bob.click("text=Leave this channel")
+    await bob.wait_for_selector("#private-channels:not(:has(a))", state="attached")
+    await bob.click("[aria-label='New message']")
+    await bob.click(".picker .person")
+    await bob.click("text=Start")
+    await bob.wait_for_url("**/channel/*")
+    await bob.fill("#text", "for you alone")
+    await bob.press("#text", "Enter")
+    await ann.click("#directs a[data-unread='1']")
+    await ann.wait_for_selector(".message >> text=for you alone")
 
 
 async def come_and_go(ann, bob, community):

@@ -1,0 +1,301 @@
+"""Private channels, and direct messages between a few people: only the people in them see that they exist.
+
+A private channel carries the set of its people, by their memberships. One rule says who may read a channel,
+`places.may_read`, and it asks for that set in the newest snapshot: the socket of a person who is removed closes with
+that transaction, and an admin who is not in a channel is a stranger there. A direct message is a private channel that
+carries the key of its people, which is unique, in the place of a title: each of them sees the names of the others.
+"""
+import contextlib
+import functools
+import uuid
+
+from voluptuous import Optional
+
+import biff
+from plugins.names import author_of
+from plugins.places import (app_page, by_title, channel_path, community_path, in_channel, in_community, is_direct,
+                            is_private, may_read, mem_in, people_in, private_channels_of, sweep_mark)
+from store import call, delete, put
+
+DIRECT_PEOPLE_MAX = 8                 # of a direct message; more people want a channel with a title
+PRIVATE_PEOPLE_MAX = 200              # of a private channel; its page lists them all
+STARTED_MAX = 200                     # private channels and direct messages that one person has opened
+HELD_MAX = 500                        # that one person is in; their pages list them all
+SHOWN_MAX = 50                        # members to choose from; a search finds the others
+
+EXTENDS = {
+    "channel": {Optional("chan/mems"): {uuid.UUID},           # only these memberships see that it exists
+                Optional("chan/maker"): uuid.UUID,
+                Optional("chan/set"): str},                   # of a direct message: the key of its people
+}
+
+# ── What a person sees of them ───────────────────────────────────────────────────────────────────────────────
+
+
+def lists_of(db, mem_id):
+    """The private channels and the direct messages of a member, each by title."""
+    found = sorted((as_seen(db, one, mem_id) for one in private_channels_of(db, mem_id)), key=by_title("chan/title"))
+    return {"privates": [one for one in found if not is_direct(one)], "directs": list(filter(is_direct, found))}
+
+
+def as_seen(db, channel, mem_id):
+    """A private channel as one of its people sees it: a direct message has the names of the others for a title."""
+    if not is_direct(channel):
+        return channel
+    others = sorted((author_of(db, one) for one in channel["chan/mems"] - {mem_id}),
+                    key=lambda author: (author.name.casefold(), author))
+    return channel | {"chan/title": ", ".join(author.name for author in others), "faces": others}
+
+
+def people_of(db, channel, mem):
+    """Those who are in a private channel, by name, and whether this member may remove others."""
+    found = [{"id": id, "author": author_of(db, id), "is_maker": id == channel.get("chan/maker")}
+             for id in channel["chan/mems"] if "mem/user" in (db.entity(id) or {})]
+    return {"seats": sorted(found, key=lambda one: (one["author"].name.casefold(), str(one["id"]))),
+            "is_keeper": is_keeper(channel, mem), "my_id": mem["xt/id"]}
+
+
+def is_keeper(channel, mem):
+    return channel.get("chan/maker") == mem["xt/id"] or "admin" in mem["mem/roles"]
+
+
+# ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_private(ctx):
+    """The people in a private channel that has a title: the people of a direct message stay the same for good."""
+    if refusal := in_channel(ctx):
+        return refusal
+    if not is_private(ctx["channel"]) or is_direct(ctx["channel"]):
+        return biff.redirect(ctx, channel_path(ctx["channel"]))
+
+
+def keeper(ctx):
+    """Its maker, and an admin who is in it."""
+    if refusal := in_private(ctx):
+        return refusal
+    if not is_keeper(ctx["channel"], ctx["mem"]):
+        return biff.error(ctx, 403, "Only the maker of a private channel, or an admin who is in it, may remove others.")
+
+
+# ── Direct messages ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def direct_page(ctx):
+    """Members to choose from."""
+    path = f"{community_path(ctx['community'])}/direct"
+    return app_page(ctx, "private/direct.html", people_max=DIRECT_PEOPLE_MAX - 1, action=path, find=path,
+                    **picked(ctx, {ctx["mem"]["xt/id"]}))
+
+
+def picked(ctx, without):
+    """The members whom the form has chosen, then others whose name has what is searched for."""
+    db, query = ctx["biff/db"], ctx["params"].get("q", "").strip()
+    chosen, ids = chosen_in(ctx), biff.lookup_id_all(db, "mem/comm", ctx["community"]["xt/id"])
+    found = [{"id": id, "author": author_of(db, id), "is_chosen": id in chosen} for id in ids if id not in without]
+    found = [one for one in found if one["is_chosen"] or query.casefold() in one["author"].name.casefold()]
+    found.sort(key=lambda one: (not one["is_chosen"], one["author"].name.casefold(), str(one["id"])))
+    return {"found": found[:SHOWN_MAX], "more": max(0, len(found) - SHOWN_MAX), "query": query}
+
+
+def chosen_in(ctx):
+    """The members of this community whom the fields `with-ID` of a form name."""
+    ids = set()
+    for field in ctx["params"]:
+        with contextlib.suppress(ValueError):
+            ids |= {uuid.UUID(field[5:])} if field.startswith("with-") else set()
+    comm = ctx["community"]["xt/id"]
+    return {id for id in ids if (ctx["biff/db"].entity(id) or {}).get("mem/comm") == comm}
+
+
+async def new_direct(ctx):
+    """The direct message of these people: the one that there is, else a new one."""
+    mems = chosen_in(ctx) | {ctx["mem"]["xt/id"]}
+    if not 2 <= len(mems) <= DIRECT_PEOPLE_MAX:
+        return biff.error(ctx, 422, f"A direct message has 2 to {DIRECT_PEOPLE_MAX} people, you among them. "
+                                    "For more people, open a private channel.")
+    if (id := direct_of(ctx["biff/db"], mems)) is None:
+        try:
+            await biff.submit_tx(ctx, functools.partial(direct_tx, mems=mems))
+        except biff.ConstraintError:
+            return too_many(ctx)
+        id = direct_of(ctx["biff/node"].db(), mems)
+    return biff.redirect(ctx, f"{community_path(ctx['community'])}/channel/{id}" if id else "/app")
+
+
+def direct_of(db, mems):
+    return biff.lookup_id(db, "chan/set", key_of(mems))
+
+
+def key_of(mems):
+    return " ".join(sorted(map(str, mems)))
+
+
+def direct_tx(ctx, mems):
+    """Nothing if one of them has left meanwhile. The key is unique, so two who write to each other at once meet."""
+    if in_community(ctx) or chosen_in(ctx) | {ctx["mem"]["xt/id"]} != mems:
+        return []
+    return [*biff.unchanged(ctx, *mems),
+            {"db/doc-type": "channel", "db.op/upsert": {"chan/set": key_of(mems)}, "chan/title": "", "chan/mems": mems,
+             "chan/comm": ctx["community"]["xt/id"], "chan/maker": ("db/default", ctx["mem"]["xt/id"])},
+            *limits(ctx["mem"], mems)]
+
+
+def limits(maker, mems):
+    return [biff.at_most(STARTED_MAX, {"chan/maker": maker["xt/id"]}),
+            *(biff.at_most(HELD_MAX, {"chan/mems": mem_id}) for mem_id in sorted(mems, key=str))]
+
+
+def too_many(ctx):
+    return biff.error(ctx, 422, f"One person opens at most {STARTED_MAX} private channels and direct messages, "
+                                f"and is in at most {HELD_MAX}. Leave a channel that you do not need.")
+
+
+# ── Private channels ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def private_values(mem):
+    """What makes a new channel a private one, with its maker in it."""
+    return {"chan/mems": {mem["xt/id"]}, "chan/maker": mem["xt/id"]}
+
+
+def people_page(ctx):
+    path = people_path(ctx["channel"])
+    return app_page(ctx, "private/people.html", live_path=channel_path(ctx["channel"]), action=path, find=path,
+                    **picked(ctx, ctx["channel"]["chan/mems"]))
+
+
+async def add_people(ctx):
+    try:
+        await biff.submit_tx(ctx, add_tx)
+    except biff.ConstraintError:
+        return too_many(ctx)
+    if len(ctx["channel"]["chan/mems"] | chosen_in(ctx)) > PRIVATE_PEOPLE_MAX:
+        return biff.error(ctx, 422, f"A private channel has at most {PRIVATE_PEOPLE_MAX} people.")
+    return biff.redirect(ctx, people_path(ctx["channel"]))
+
+
+def add_tx(ctx):
+    """Made anew for each attempt: nothing if the right is gone, or if they would be too many."""
+    if in_private(ctx):
+        return []
+    channel, chosen = ctx["channel"], chosen_in(ctx) - ctx["channel"]["chan/mems"]
+    if not chosen or len(channel["chan/mems"] | chosen) > PRIVATE_PEOPLE_MAX:
+        return []
+    return [*biff.unchanged(ctx, ctx["mem"]["xt/id"], *chosen),
+            {"db/doc-type": "channel", "db/op": "update", "xt/id": channel["xt/id"],
+             "chan/mems": channel["chan/mems"] | chosen},
+            *(biff.at_most(HELD_MAX, {"chan/mems": mem_id}) for mem_id in sorted(chosen, key=str))]
+
+
+async def remove_person(ctx):
+    await biff.submit_tx(ctx, remove_tx)
+    return biff.redirect(ctx, people_path(ctx["channel"]))
+
+
+def remove_tx(ctx):
+    with contextlib.suppress(ValueError):
+        if not keeper(ctx) and (mem_id := uuid.UUID(ctx["params"]["mem_id"])) in ctx["channel"]["chan/mems"]:
+            return [*biff.unchanged(ctx, ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]),
+                    call("leave-private", mem_id, ctx["channel"]["xt/id"])]
+    return []
+
+
+async def leave_channel(ctx):
+    """The last person who leaves takes the channel along."""
+    await biff.submit_tx(ctx, [*biff.unchanged(ctx, ctx["mem"]["xt/id"]),
+                               call("leave-private", ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])])
+    with contextlib.suppress(biff.QueueFullError):         # else the look for what is left finds it
+        biff.submit_job(ctx, "sweep", ctx["channel"]["xt/id"])
+    return biff.redirect(ctx, community_path(ctx["community"]))
+
+
+def leave_private(ctx, mem_id, channel_id=None):
+    """A transaction function: a member leaves one private channel; without an id all, with the community.
+
+    A channel that nobody is left to read goes. The people of a direct message stay its people: it keeps its title.
+    """
+    ops = []
+    for channel in private_channels_of(ctx.db, mem_id):
+        others, id = channel["chan/mems"] - {mem_id}, channel["xt/id"]
+        if channel_id not in (None, id):
+            continue
+        if not any("mem/user" in (ctx.db.entity(other) or {}) for other in others):
+            ops += [delete(id), put({"xt/id": sweep_mark(id), "sweep/channel": id})]
+        elif not is_direct(channel):
+            ops.append(put(channel | {"chan/mems": others}))
+    return ops
+
+
+def people_path(channel):
+    return f"{channel_path(channel)}/people"
+
+
+# ── On pages ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def on_private(changes, id, old, new):
+    """A private channel that changes is told to the people in it alone, and so are the names that it is called by."""
+    db, old, new = changes.db, old or {}, new or {}
+    for channel in old, new:
+        if is_private(channel):
+            touch(changes, channel)
+    if old.get("user/name") != new.get("user/name"):
+        for attribute in "mem/user", "former/user":
+            for mem_id in biff.lookup_id_all(db, attribute, id):
+                touch_all(changes, mem_id)
+    if any(old.get(attribute) != new.get(attribute) for attribute in ("mem/user", "former/user")):
+        touch_all(changes, id)
+
+
+def touch_all(changes, mem_id):
+    for channel in private_channels_of(changes.db, mem_id):
+        touch(changes, channel)
+
+
+def touch(changes, channel):
+    for person in people_in(changes.db, channel):
+        changes.touch_person(person, "private")
+
+
+def private_part(ctx, db, place, user, about):
+    """The lists of a member's private channels and direct messages, and what stands around the one that is open."""
+    community_id = place.get("chan/comm") or ("comm/title" in place and place["xt/id"])
+    mem = mem_in(db, user["xt/id"], community_id) if community_id else None
+    if mem is None:
+        return ""
+    return biff.fragment(ctx, "private/news.html", path_of=channel_path, is_news=True,
+                         **values_of(db, mem, place if "chan/comm" in place else None))
+
+
+def page_values(ctx):
+    if not ctx.get("mem"):
+        return {"is_private": False, "is_direct": False}
+    return values_of(ctx["biff/db"], ctx["mem"], ctx.get("channel"))
+
+
+def values_of(db, mem, channel):
+    shown = channel and is_private(channel) and may_read(channel, mem["xt/id"])
+    return {**lists_of(db, mem["xt/id"]), "channel": as_seen(db, channel, mem["xt/id"]) if shown else channel,
+            "is_private": bool(shown), "is_direct": bool(shown and is_direct(channel)),
+            **(people_of(db, channel, mem) if shown else {})}
+
+
+CHANNEL = "/community/{id}/channel/{channel_id}"
+PLUGIN = {
+    "extends": EXTENDS,
+    "tx-fns": {"leave-private": leave_private},
+    "routes": [
+        ("GET", "/community/{id}/direct", in_community, direct_page),
+        ("POST", "/community/{id}/direct", in_community, new_direct),
+        ("GET", CHANNEL + "/people", in_private, people_page),
+        ("POST", CHANNEL + "/people", in_private, add_people),
+        ("POST", CHANNEL + "/people/{mem_id}/remove", keeper, remove_person),
+        ("POST", CHANNEL + "/leave", in_private, leave_channel),
+    ],
+    "leaving": ["leave-private"],
+    "slots": {"sidebar": "private/sidebar.html", "head": "private/head.html", "pick": "private/pick.html"},
+    "page": page_values,
+    "changes": [on_private],
+    "person-parts": {"private": private_part},
+}
