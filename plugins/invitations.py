@@ -25,7 +25,7 @@ ENDS = {"day": dt.timedelta(days=1), "week": dt.timedelta(weeks=1), "never": Non
 USES = 1, 5, 25, 100, None            # None: as many as like
 INVITATIONS_MAX = 50                  # of a community; its page lists them
 GUESTS_SHOWN = 20                     # of those who came by an invitation
-PROOF_BYTES = 12                      # beside the id: nobody guesses one of 2^96
+PROOF_BYTES = 16                      # beside the id; so long a code is masked in the log, as tokens are
 
 SCHEMA = {
     "invitation": Schema({
@@ -55,7 +55,7 @@ def path_of(ctx, invitation_id):
 
 
 def code_of(ctx, invitation_id):
-    """The id and what proves that this server made the link, in 38 characters."""
+    """The id and what proves that this server made the link, in 43 characters."""
     proof = bytes.fromhex(biff.hmac_of(ctx, "invitation", str(invitation_id)))[:PROOF_BYTES]
     return base64.urlsafe_b64encode(invitation_id.bytes + proof).decode().rstrip("=")
 

@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+import biff
 from people import chat, person      # noqa: F401
 from plugins import invitations
 from store import delete, put
@@ -121,6 +122,13 @@ async def test_a_link_that_this_server_did_not_make_opens_nothing(chat, person, 
     for wrong in [*forged, code[:-1], code + "A", code + "=", "A" * 38, str(id), "%C3%A9", id.hex]:
         assert (await bob.get(f"/invite/{wrong}")).status == 404, wrong
     assert (await bob.get(path)).status == 200
+
+
+async def test_the_log_shows_no_link_of_an_invitation(chat, person):      # noqa: F811
+    """Without this, whoever reads the log of requests could join any community."""
+    ann = await person("ann@example.com")
+    await ann.new_channel()
+    assert biff.system.masked(f"GET {made(chat)[1]} 200") == "GET /invite/… 200"
 
 
 async def test_members_see_their_own_links_and_admins_all(chat, person):      # noqa: F811
