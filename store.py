@@ -23,7 +23,8 @@ What is promised
 - Bad input is refused with one sentence before anything is written or read.
 
 The words are XTDB's: a *document* is an entity's state, a dict under "xt/id"; *valid time* is when it is true of the
-world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v` are entity, attribute and value; `T` and
+world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v` are entity, attribute and value; `T`
+and
 `vt` are a snapshot's transaction and valid time, both integers there (a tx_id; microseconds since 1970).
 """
 
@@ -74,7 +75,8 @@ from typing import Any, NamedTuple, NoReturn, Self
 import msgpack
 
 __all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
-           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError", "OperationError", "AbortedError",
+           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError",
+           "OperationError", "AbortedError",
            "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
@@ -84,12 +86,15 @@ log = logging.getLogger("store")
 # Limits and constants, each with its reason. A limit is a decision.
 
 FORMAT = 1                            # of log and documents; another one is refused, never guessed at
-INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that is only the index of a log elsewhere
-EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version is INDEX_FORMAT and above it the number of the write-ahead log
+# "stor", as the application id of a file that is only the index of a log elsewhere
+INDEX_MARK = 0x73746F72
+# SQLite's user_version is INDEX_FORMAT and above it the number of the write-ahead log
+EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22
 SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
 INDEX_FORMAT = 3                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
-PAST = 2 ** 40                        # k of a version that ceased is its last transaction less this: one comparison serves both
+# k of a version that ceased is its last transaction less this: one comparison serves both
+PAST = 2 ** 40
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
 DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
@@ -103,12 +108,15 @@ CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decode
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
 POINTS_CACHED = 4_096                 # transactions whose time is known without a statement, for snapshots of the past
 PLAIN_CACHED = 32_768                 # entities whose document is found without a statement; some 4 MB
-FOLLOWED_MAX = PLAIN_CACHED // 2      # facts of an attribute whose documents a join reads instead of the index: they stay in memory
+# facts of an attribute whose documents a join reads instead of the index: they stay in memory
+FOLLOWED_MAX = PLAIN_CACHED // 2
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
-SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has some dozens
+# sets of attributes whose order and bytes are kept; an application has some dozens
+SHAPES_CACHED = 1_024
 ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
 FACTS_A_ROW = 16                      # of a version, that are handed to SQLite at once: few lengths here, too
-STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; so many are counted after a crash
+# documents between two writings of the statistics; so many are counted after a crash
+STATISTICS_EVERY = 2_000
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
@@ -125,14 +133,18 @@ UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
-RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more than the first
+# rectangles of an entity that a transaction reads at once: it seldom needs more than the first
+RECTS_READ = 8
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
-LISTEN_BATCH = 64                     # transactions that a listener reads at once, and hears before the loop gets a turn
-RECENT_MAX = 1_024                    # transactions kept in memory for listeners that keep up, which need not read the log
+# transactions that a listener reads at once, and hears before the loop gets a turn
+LISTEN_BATCH = 64
+# transactions kept in memory for listeners that keep up, which need not read the log
+RECENT_MAX = 1_024
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
 PLACES = 28                           # digits of a decimal that are written out; as many as Python calculates with
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-_MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999      # years 1 to 9999 in UTC, all that Python has
+# years 1 to 9999 in UTC, all that Python has
+_MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 Document = dict[str, Any]             # an entity's state, under "xt/id"
@@ -145,7 +157,8 @@ def _micros(moment: dt.datetime) -> int:
     try:
         since = moment - EPOCH
     except TypeError:
-        raise ValueTypeError(f"{moment!r} has no time zone; wanted an aware datetime, such as datetime.now(timezone.utc).") from None
+        raise ValueTypeError(f"{moment!r} has no time zone; wanted an aware datetime, such as "
+                             f"datetime.now(timezone.utc).") from None
     micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     if not _MICROS_MIN <= micros <= _MICROS_MAX:
         raise ValueTypeError(f"{moment!r} lies outside the years 1 to 9999 in UTC.")
@@ -158,7 +171,8 @@ def _moment(micros: int) -> dt.datetime:
 
 def _given_micros(moment: Any, what: str) -> int:
     if type(moment) is not dt.datetime or moment.utcoffset() is None:
-        raise ValueTypeError(f"{what} is {_short(moment)}; wanted an aware datetime, such as datetime.now(timezone.utc).")
+        raise ValueTypeError(f"{what} is {_short(moment)}; wanted an aware datetime, such as "
+                             f"datetime.now(timezone.utc).")
     return _micros(moment)
 
 
@@ -181,11 +195,14 @@ def _short(value: Any) -> str:
 
 
 class Tx(NamedTuple):
-    """A transaction: its place in the log, its time, whether it committed, and for listeners and `tx_log` its operations.
+    """A transaction: its place in the log, its time, whether it committed, and for listeners and `tx_log` its
+    operations.
 
     `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
-    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id), and ("match", id, content_hash[, valid_time]),
-    since of a document to match only the hash is kept, or None. An evicted one reads {"xt/id": id, "xt/evicted?": True}.
+    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id), and ("match", id, content_hash[,
+    valid_time]),
+    since of a document to match only the hash is kept, or None. An evicted one reads {"xt/id": id, "xt/evicted?":
+    True}.
     `reason` says why it aborted, in what `submit_tx` returns; the log does not keep it.
     """
     tx_id: int
@@ -208,7 +225,8 @@ class Version(_Version):
 
     @functools.cached_property
     def content_hash(self) -> str | None:
-        """The hash of the document as `entity_tx` tells it, looked up when it is first asked for; None of a deletion."""
+        """The hash of the document as `entity_tx` tells it, looked up when it is first asked for; None of a deletion.
+        """
         return self._ask and self._ask()
 
     def __reduce__(self) -> tuple:
@@ -254,7 +272,8 @@ class NotIndexedError(StoreError):
 
 
 class UnreachableError(StoreError):
-    """The log does not answer. `in_doubt` is whether the transaction may have been written all the same; reads go on."""
+    """The log does not answer. `in_doubt` is whether the transaction may have been written all the same; reads go on.
+    """
 
     def __init__(self, message: str, in_doubt: bool = False):
         super().__init__(message)
@@ -295,7 +314,8 @@ class QueryLimitError(StoreError):
 
 
 def put(document: Document, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> Operation:
-    """The document holds from valid_from (default: the transaction's time) until valid_to, or until what is known next."""
+    """The document holds from valid_from (default: the transaction's time) until valid_to, or until what is known next.
+    """
     return _timed("put", document, valid_from, valid_to)
 
 
@@ -328,12 +348,14 @@ def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | N
 # ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A value is stored as canonical msgpack: equal values of equal type have equal bytes, others never. Python thinks that
-# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. Each type is one row of
+# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. Each type is one row
+# of
 # `_TYPES`, at the end of the next chapter.
 
 _EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
 _EXT_DECIMAL, _EXT_TIME, _EXT_DELTA, _EXT_MEMBER = range(8, 12)
-_UUID_HEAD, _DATETIME_HEAD, _DATE_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME)), bytes((0xd6, _EXT_DATE))
+_UUID_HEAD, _DATETIME_HEAD, _DATE_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME)), bytes((0xd6,
+                                                                                                        _EXT_DATE))
 _msgpack = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
 _array_header, _map_header = msgpack.Packer().pack_array_header, msgpack.Packer().pack_map_header
 
@@ -454,7 +476,8 @@ def _unpacked_decimal(data: bytes) -> decimal.Decimal:
 
 def _time_micros(value: dt.time) -> int:
     if value.tzinfo is not None:
-        raise ValueTypeError(f"{value!r} has a time zone, which means nothing without a day; wanted a time without, or a datetime.")
+        raise ValueTypeError(f"{value!r} has a time zone, which means nothing without a day; wanted a time without, or "
+                             f"a datetime.")
     return ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
 
 
@@ -477,21 +500,27 @@ def _delta(data: bytes) -> dt.timedelta:
 # An enumeration's member is stored by name, and found again among the modules that are loaded; none is imported for it.
 
 def _packed_member(value: Any, depth: int) -> bytes:
-    """The bytes of a member, whose class is learned at its first. Raises: ValueTypeError for what no document can hold."""
+    """The bytes of a member, whose class is learned at its first. Raises: ValueTypeError for what no document can hold.
+    """
     kind = type(value)
     if not isinstance(value, enum.Enum):
-        raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, str, "
-                             "bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an enumeration, or a "
+        raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, "
+                             f"str, "
+                             "bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an enumeration, "
+                             "or a "
                              "list, tuple, set or dict of these.")
     named = Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
     if unpack_member(*named) is not value:
-        raise ValueTypeError(f"{_short(value)} would not be found again as {kind.__module__}.{kind.__qualname__}.{value.name}; "
+        raise ValueTypeError(f"{_short(value)} would not be found again as "
+                             f"{kind.__module__}.{kind.__qualname__}.{value.name}; "
                              "wanted one member of an enumeration that stands at the top of its module.")
     return _PACKED[Member](named, depth)
 
 
 def unpack_member(where: str, name: str) -> Any:
-    """The member of an enumeration, or a `Member` where this program has not loaded the class, or the class not the name."""
+    """The member of an enumeration, or a `Member` where this program has not loaded the class, or the class not the
+    name.
+    """
     module, _, path = where.partition(":")
     try:
         kind = functools.reduce(getattr, path.split("."), sys.modules[module])
@@ -529,7 +558,8 @@ def check_id(id: Any) -> None:
     if kind is uuid.UUID or kind is str and id.isascii():
         return
     if kind not in _ID_TYPES:
-        raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single value.")
+        raise ValueTypeError(f"{_short(id)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another single "
+                             f"value.")
     if kind is dict and "xt/id" in id:
         raise ValueTypeError(f"{_short(id)} is a document; wanted its id, {_short(id['xt/id'])}.")
     pack(id)
@@ -590,7 +620,8 @@ def _str_cell(value: str) -> str | bytes:
     if value.isascii() and len(value) <= TEXT_BYTES_MAX:
         return value
     data = pack(value)
-    return value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)      # 2: how msgpack heads such texts
+    # 2: how msgpack heads such texts
+    return value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)
 
 
 def _bytes_cell(value: bytes) -> bytes:
@@ -599,7 +630,8 @@ def _bytes_cell(value: bytes) -> bytes:
 
 _SHIFT, _SMALL = 2 ** 62, 2 ** 61     # the cell of a whole number within ±2⁶¹ is that number less 2⁶²
 _LEAST = -_SHIFT - _SMALL             # of these
-_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"             # of the others: the first, the first above zero, the end
+# of the others: the first, the first above zero, the end
+_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"
 
 
 def _int_cell(value: int) -> Cell:
@@ -607,12 +639,15 @@ def _int_cell(value: int) -> Cell:
 
 
 def _big_cell(value: int) -> bytes:
-    """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way round."""
+    """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way
+    round.
+    """
     size = (value.bit_length() + 7) // 8
     body = (value if value >= 0 else (1 << 8 * size) - 1 + value).to_bytes(size, "big")
     if size < 120:
         return _INT + bytes((128 + size if value >= 0 else 127 - size,)) + body
-    return _INT + (b"\xff" + struct.pack(">I", size) if value >= 0 else b"\0" + struct.pack(">I", 2 ** 32 - 1 - size)) + body
+    return _INT + (b"\xff" + struct.pack(">I", size) if value >= 0
+                   else b"\0" + struct.pack(">I", 2 ** 32 - 1 - size)) + body
 
 
 def _int_of_cell(cell: bytes) -> int:
@@ -642,7 +677,9 @@ _COMPLEMENT = bytes(range(255, -1, -1))
 
 
 def _decimal_cell(value: decimal.Decimal) -> bytes:
-    """The sign, the place of the first digit, the digits; of a negative number complemented, and ended by the highest byte."""
+    """The sign, the place of the first digit, the digits; of a negative number complemented, and ended by the highest
+    byte.
+    """
     sign, digits, power = _decimal_parts(value)
     if digits == "0":
         return _DECIMAL + _ZERO
@@ -666,9 +703,11 @@ class _Type(NamedTuple):
     code: int                                        # of its msgpack extension; 0 where msgpack has the type
     unpacked: Callable[[bytes], Any] | None          # the value of an extension's bytes
     cell: Callable[[Any], Cell] | None               # the file gives the cells of UUIDs
-    tag: bytes                                       # of cells that `of_cell` reads; b"" where another row has it, or they are hashes
+    # of cells that `of_cell` reads; b"" where another row has it, or they are hashes
+    tag: bytes
     of_cell: Callable[[bytes], Any] | None
-    uses: str                                        # "id": it can name an entity; "fixed": nothing in it can change; "several"
+    # "id": it can name an entity; "fixed": nothing in it can change; "several"
+    uses: str
 
 
 def _ext(code: int, inner: Callable[[Any, int], bytes], unpacked: Callable[[bytes], Any], *rest: Any) -> _Type:
@@ -685,8 +724,10 @@ def _uuid(data: bytes) -> uuid.UUID:
 
 _TYPES: dict[type, _Type] = {
     type(None): _Type(_packed_plain, 0, None, lambda value: _NONE, _NONE, lambda cell: None, "fixed"),
-    bool: _Type(_packed_plain, 0, None, lambda value: _BOOL + bytes((value,)), _BOOL, lambda cell: cell[1] == 1, "id fixed"),
-    int: _Type(_packed_int, _EXT_INT, lambda data: int.from_bytes(data, "big", signed=True), _int_cell, _INT, _int_of_cell, "id fixed"),
+    bool: _Type(_packed_plain, 0, None, lambda value: _BOOL + bytes((value,)), _BOOL, lambda cell: cell[1] == 1,
+                "id fixed"),
+    int: _Type(_packed_int, _EXT_INT, lambda data: int.from_bytes(data, "big", signed=True), _int_cell, _INT,
+               _int_of_cell, "id fixed"),
     float: _Type(_packed_float, 0, None, _float_cell, _FLOAT, _float_of_cell, "id fixed"),
     str: _Type(_packed_plain, 0, None, _str_cell, b"", None, "id fixed"),
     bytes: _Type(_packed_plain, 0, None, _bytes_cell, _BYTES, lambda cell: cell[1:], "id fixed"),
@@ -697,26 +738,34 @@ _TYPES: dict[type, _Type] = {
     dt.date: _Type(_packed_date, _EXT_DATE, lambda data: dt.date.fromordinal(int.from_bytes(data, "big")),
                    lambda value: _DATE + value.toordinal().to_bytes(4, "big"), _DATE,
                    lambda cell: dt.date.fromordinal(int.from_bytes(cell[1:], "big")), "id fixed"),
-    dt.time: _ext(_EXT_TIME, _time_bytes, _time, lambda value: _TIME + _time_bytes(value), _TIME, lambda cell: _time(cell[1:]), "fixed"),
-    dt.timedelta: _ext(_EXT_DELTA, _delta_bytes, _delta, lambda value: _DELTA + _delta_bytes(value), _DELTA, lambda cell: _delta(cell[1:]), "fixed"),
-    decimal.Decimal: _ext(_EXT_DECIMAL, _packed_decimal, _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell, "fixed"),
-    Member: _ext(_EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell, b"", None, "fixed"),
+    dt.time: _ext(_EXT_TIME, _time_bytes, _time, lambda value: _TIME + _time_bytes(value), _TIME,
+                  lambda cell: _time(cell[1:]), "fixed"),
+    dt.timedelta: _ext(_EXT_DELTA, _delta_bytes, _delta, lambda value: _DELTA + _delta_bytes(value), _DELTA,
+                       lambda cell: _delta(cell[1:]), "fixed"),
+    decimal.Decimal: _ext(_EXT_DECIMAL, _packed_decimal, _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell,
+                          "fixed"),
+    Member: _ext(_EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell, b"", None,
+                 "fixed"),
     tuple: _ext(_EXT_TUPLE, _packed_list, lambda data: tuple(unpack(data)), _hashed_cell, b"", None, "id"),
     dict: _Type(_packed_dict, 0, None, _hashed_cell, b"", None, "id"),
     list: _Type(_packed_list, 0, None, _hashed_cell, b"", None, "several"),
     set: _ext(_EXT_SET, _packed_set, lambda data: set(unpack(data)), _hashed_cell, b"", None, "several"),
-    frozenset: _ext(_EXT_FROZENSET, _packed_set, lambda data: frozenset(unpack(data)), _hashed_cell, b"", None, "several"),
+    frozenset: _ext(_EXT_FROZENSET, _packed_set, lambda data: frozenset(unpack(data)), _hashed_cell, b"", None,
+                    "several"),
 }
 # The same by column, as it is looked up.
 _PACKED = {kind: row.packed for kind, row in _TYPES.items()}
 _UNPACK_EXT = {row.code: row.unpacked for row in _TYPES.values() if row.unpacked}
 _CELL: dict[type, Callable[[Any], Any]] = {kind: row.cell for kind, row in _TYPES.items() if row.cell}
 _OF_CELL = {row.tag[0]: row.of_cell for row in _TYPES.values() if row.of_cell}
-_ID_TYPES, _IMMUTABLE, _SEVERAL = (frozenset(kind for kind, row in _TYPES.items() if use in row.uses) for use in ("id", "fixed", "several"))
+_ID_TYPES, _IMMUTABLE, _SEVERAL = (frozenset(kind for kind, row in _TYPES.items() if use in row.uses)
+                                   for use in ("id", "fixed", "several"))
 
 
 def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
-    """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at all."""
+    """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at
+    all.
+    """
     if type(cell) is str:
         return "", b""
     if type(cell) is int:
@@ -725,7 +774,9 @@ def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
 
 
 def _json_cell(cell: Any) -> int | str:
-    """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would cut)."""
+    """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would
+    cut).
+    """
     if type(cell) is int:
         return cell
     if type(cell) is str:
@@ -738,7 +789,9 @@ def _cell_of_json(text: str) -> bytes | str:
 
 
 def _cell(value: Any) -> Any:
-    """The cell of a value; a UUID stays itself, since its number is the file's. Raises: ValueTypeError if no document can hold it."""
+    """The cell of a value; a UUID stays itself, since its number is the file's. Raises: ValueTypeError if no document
+    can hold it.
+    """
     return value if type(value) is uuid.UUID else (_CELL.get(type(value)) or _hashed_cell)(value)
 
 
@@ -747,7 +800,8 @@ def _cells(value: Any) -> tuple:
     return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
 
 
-# A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of a document's
+# A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of a
+# document's
 # attributes and their bytes are kept for each set of attributes, since an application has few of these.
 
 
@@ -776,7 +830,8 @@ def _encoded(document: dict) -> tuple[bytes, list]:
         raise _attribute_at_fault(document) from None
     data = b"".join(parts)
     if len(data) > DOCUMENT_BYTES_MAX:
-        raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is {DOCUMENT_BYTES_MAX:,}.")
+        raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is "
+                             f"{DOCUMENT_BYTES_MAX:,}.")
     return data, facts
 
 
@@ -821,10 +876,12 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
          clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4) -> Node:
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
-    If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows the
+    If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
+    the
     log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
-    Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format, or not of
+    Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format,
+    or not of
     this log; UnreachableError if PostgreSQL does not answer.
     """
     return Node(path, functions, index, progress, clock, ids)
@@ -861,13 +918,16 @@ class Node:
         self.close()
 
     def submit_tx(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
-        """The transaction, once it is durable and indexed. If it aborted, `committed` is False, `reason` says why, and nothing has changed.
+        """The transaction, once it is durable and indexed. If it aborted, `committed` is False, `reason` says why, and
+        nothing has changed.
 
             [("put", document[, valid_from[, valid_to]]), ("delete", id[, valid_from[, valid_to]]),
              ("match", id, document or None[, valid_time]), ("evict", id), ("call", name[, argument, …]), …]
 
-        Operations apply in order, each sees those before it, and one that fails undoes all. Times are aware datetimes or None.
-        Raises: OperationError if an operation is malformed, or its end is past (nothing was written); AbortedError if it aborted and
+        Operations apply in order, each sees those before it, and one that fails undoes all. Times are aware datetimes
+        or None.
+        Raises: OperationError if an operation is malformed, or its end is past (nothing was written); AbortedError if
+        it aborted and
         `check` is true; ClosedError; LockedError if another program writes to the file; UnreachableError.
         """
         return _checked(self._log.submit(_prepare(ops, self._clock)), check)
@@ -876,10 +936,12 @@ class Node:
         """`submit_tx` without blocking the event loop."""
         return _checked(await self._log.submit_async(_prepare(ops, self._clock)), check)
 
-    def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None, tx_time: dt.datetime | None = None) -> Db:
+    def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None,
+           tx_time: dt.datetime | None = None) -> Db:
         """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
 
-        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong together.
+        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong
+        together.
         """
         file = self._file
         if file.closed:
@@ -896,23 +958,29 @@ class Node:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
         if micros is not None and micros > latest.time and not self._log.is_settled(micros):
-            raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of {_moment(latest.time)}.")
+            raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of "
+                                  f"{_moment(latest.time)}.")
         newest = tx_id if micros is None else self._file.newest_at(micros)
         if tx_id not in (None, newest):
-            raise NotIndexedError(f"Transaction {tx_id} was asked for with the tx_time {tx_time}, when the newest was {newest}.")
+            raise NotIndexedError(f"Transaction {tx_id} was asked for with the tx_time {tx_time}, when the newest was "
+                                  f"{newest}.")
         point = self._file.point(max(newest, 0))
         return point, point.time if micros is None else micros
 
     def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> Listener:
-        """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once indexed.
+        """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once
+        indexed.
 
-        Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its own.
+        Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its
+        own.
         A callback that raises is logged, and the next transaction follows.
         """
         return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
 
     def tx_log(self, after: int | Tx | None = None) -> Iterator[Tx]:
-        """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they are asked for."""
+        """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they
+        are asked for.
+        """
         last = 0 if after is None else _tx_id(after)
         while batch := self._file.transactions(last, LISTEN_BATCH):
             yield from (tx for tx in batch if tx.committed)
@@ -932,12 +1000,14 @@ class Node:
         awaited = _tx_id(tx_id)
         with self._moved:
             if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
-                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is {self._file.latest.tx_id}.")
+                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
+                                   f"{self._file.latest.tx_id}.")
         self._file.check_open()
         return self.latest_tx
 
     def sync(self, timeout_s: float | None = None) -> dt.datetime | None:
-        """The newest transaction's time, once everything that is in the log at this moment is indexed here; None if it is empty.
+        """The newest transaction's time, once everything that is in the log at this moment is indexed here; None if it
+        is empty.
 
         In a file that is so at once; of a log that several servers share it tells what the others have written.
         Raises: TimeoutError, ClosedError, UnreachableError.
@@ -951,7 +1021,9 @@ class Node:
         return self._file.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
 
     def attribute_stats(self) -> dict[str, int]:
-        """How many facts of each attribute were ever put: several values count each; the evicted until the index is rebuilt."""
+        """How many facts of each attribute were ever put: several values count each; the evicted until the index is
+        rebuilt.
+        """
         self._file.check_open()
         return self._file.index.attribute_stats()
 
@@ -1011,11 +1083,13 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tupl
     """The file and the log of a node."""
     if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
         if index is not None:
-            raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL has one.")
+            raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
+                             f"has one.")
         file = _File(path)
         return file, _SqliteLog(file, node)
     if index is None:
-        raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, index=\"path\").")
+        raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
+                         "index=\"path\").")
     postgres = _neighbour("store_postgres")
     file = postgres.opened(path, index)
     return file, postgres.PostgresLog(file, node, path)
@@ -1072,7 +1146,9 @@ class _File:
     """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
     def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False):
-        """`about` is the first row of a log that is elsewhere, of which this file is only a copy; so is one with `is_index`."""
+        """`about` is the first row of a log that is elsewhere, of which this file is only a copy; so is one with
+        `is_index`.
+        """
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
@@ -1105,8 +1181,11 @@ class _File:
         self.empty_wal()              # what was evicted just before a crash is still in it
 
     def _open_error(self, error: Exception) -> StoreError:
-        """A damaged file gives values of any type, and so errors of any. What the disk or another program refuses is not damage."""
-        if isinstance(error, sqlite3.OperationalError) and _code(error) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
+        """A damaged file gives values of any type, and so errors of any. What the disk or another program refuses is
+        not damage.
+        """
+        if isinstance(error, sqlite3.OperationalError) and _code(error) not in (sqlite3.SQLITE_ERROR,
+                                                                                sqlite3.SQLITE_CORRUPT):
             kind = LockedError if _code(error) == sqlite3.SQLITE_BUSY else StoreError
             return kind(f"{self.path} cannot be opened: {error}.")
         if isinstance(error, OSError):
@@ -1116,7 +1195,8 @@ class _File:
     def _create(self) -> None:
         """Makes the file whole under another name first: what was broken off is never found under its own."""
         if _size(self.path + "-wal"):
-            raise CorruptError(f"{self.path} is missing, and its write-ahead log {self.path}-wal is there. Put the file back that "
+            raise CorruptError(f"{self.path} is missing, and its write-ahead log {self.path}-wal is there. Put the "
+                               f"file back that "
                                "belongs to it, or remove both to begin a new store.")
         about, made = self.about or _about_new_store(), self.path + ".new"
         _empty_file(made)
@@ -1125,7 +1205,8 @@ class _File:
             connection.execute("begin immediate")
             for statement in (_TRUTH + _DERIVED).split(";"):
                 connection.execute(statement)
-            connection.execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)", (about, digest(about), digest(b"state" + about)))
+            connection.execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)",
+                               (about, digest(about), digest(b"state" + about)))
             connection.execute(f"pragma application_id = {INDEX_MARK if self.about else 0}")
             connection.execute(f"pragma user_version = {INDEX_FORMAT}")
             connection.execute("commit")
@@ -1141,12 +1222,15 @@ class _File:
         wal = _size(self.path + "-wal")
         if not self._held.size():
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
-                f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal else "Remove it to begin a new one."))
-        with contextlib.closing(sqlite3.connect(_uri(self.path, "ro" if wal else "ro&immutable=1"), uri=True)) as connection:
+                f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal
+                else "Remove it to begin a new one."))
+        with contextlib.closing(sqlite3.connect(_uri(self.path, "ro" if wal else "ro&immutable=1"),
+                                                uri=True)) as connection:
             try:
                 head = _head(connection)
             except (sqlite3.DatabaseError, TypeError) as error:
-                if isinstance(error, sqlite3.Error) and _code(error) not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
+                if isinstance(error, sqlite3.Error) and _code(error) not in (sqlite3.SQLITE_ERROR,
+                                                                             sqlite3.SQLITE_NOTADB):
                     raise
                 self._held.forget_lock()
                 if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_NOTADB:
@@ -1156,14 +1240,16 @@ class _File:
         if head.get("format") != FORMAT:
             raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}.")
         if (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
-            raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one of them is a copy of "
+            raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one of "
+                               f"them is a copy of "
                                "another time. Put the other of that time beside it, or restore a backup.")
 
     def _connect_writer(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("pragma trusted_schema = off")
         connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = {'off' if self._is_temporary else 'normal' if self.about else 'full'}")
+        connection.execute(f"pragma synchronous = "
+                           f"{'off' if self._is_temporary else 'normal' if self.about else 'full'}")
         connection.execute("pragma secure_delete = on")
         connection.execute("pragma cache_size = -32000")
         connection.execute("pragma wal_autocheckpoint = 4000")
@@ -1171,7 +1257,8 @@ class _File:
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(_uri(self.path), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
+        connection = sqlite3.connect(_uri(self.path), uri=True, isolation_level=None, check_same_thread=False,
+                                     cached_statements=256)
         connection.execute("pragma trusted_schema = off")
         connection.execute("pragma cache_size = -8000")
         connection.execute("pragma temp_store = memory")
@@ -1183,7 +1270,8 @@ class _File:
         _check_link(row, None)
         self.store_id = head["store"]
         if self.about and self.about != row[2]:
-            raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store {unpack(self.about)['store']}. "
+            raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store "
+                               f"{unpack(self.about)['store']}. "
                                "Name another index, or remove this one: it is made again from the log.")
         self._check_owner()
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
@@ -1206,10 +1294,13 @@ class _File:
         self.committing, self.latest = tx_id, Point(tx_id, tx_time, n)
 
     def _check_owner(self) -> None:
-        """The index of a log is marked: what was put into it alone no other server would have, and it would fit the log no more."""
+        """The index of a log is marked: what was put into it alone no other server would have, and it would fit the log
+        no more.
+        """
         mark, = self.writer.execute("pragma application_id").fetchone()
         if mark == INDEX_MARK and not self._is_index:
-            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on PostgreSQL. "
+            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
+                              f"PostgreSQL. "
                               "Open that log, with this file as its index.")
         if self.about and mark != INDEX_MARK:
             self.writer.execute(f"pragma application_id = {INDEX_MARK}")
@@ -1222,7 +1313,8 @@ class _File:
         if self.closed:
             return
         if not self.failed and self.index.counted != self.latest.n:
-            with contextlib.suppress(sqlite3.Error, StoreError):      # they are only statistics; the next opening counts
+            # they are only statistics; the next opening counts
+            with contextlib.suppress(sqlite3.Error, StoreError):
                 self.begin()
                 self.index.write_statistics(self.latest.n)
                 self.writer.execute("commit")
@@ -1260,7 +1352,8 @@ class _File:
         if "interrupted" in str(error):
             return QueryLimitError("The query took longer than its timeout and was interrupted. "
                                    "Bind more, or raise \"timeout\".")
-        if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):      # lost or garbled
+        # lost or garbled
+        if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):
             return CorruptError(f"{self.path} cannot be read: {error}.")
         return StoreError(f"{self.path} could not be read: {error}.")
 
@@ -1286,7 +1379,8 @@ class _File:
                 if reader.is_used:
                     reader.settle()
                 self._readers.append(reader)
-            except sqlite3.Error:         # what it was asked has its answer, or its own error; the next one opens another
+            # what it was asked has its answer, or its own error; the next one opens another
+            except sqlite3.Error:
                 reader.connection.close()
         if self._must_empty and not self.closed:
             self._empty_if_free()
@@ -1307,7 +1401,8 @@ class _File:
     def keep(self, n: int, data: Any, checksum: int) -> dict:
         """The document of bytes that were read, once they are checked; it is kept in memory."""
         if type(data) is not bytes or _checksum(digest(data)) != checksum:
-            raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log has.")
+            raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log "
+                               f"has.")
         document = unpack(data)
         if _IMMUTABLE.issuperset(map(type, document.values())):
             document = _Flat(document)
@@ -1394,7 +1489,8 @@ class _File:
     def begin(self) -> None:
         """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock.
 
-        Soon after a new write-ahead log was begun, one counts an epoch on: the file then has the number before, or the same.
+        Soon after a new write-ahead log was begun, one counts an epoch on: the file then has the number before, or the
+        same.
         """
         try:
             self.writer.execute("begin immediate")
@@ -1410,7 +1506,8 @@ class _File:
         self.writer.execute(f"pragma user_version = {self._epoch * EPOCH_UNIT + INDEX_FORMAT}")
 
     def announce(self, tx_id: int, touched: Iterable, has_births: bool) -> None:
-        """The writer is about to commit: removes the touched entities from `plain`; nothing is added until `latest` is this transaction.
+        """The writer is about to commit: removes the touched entities from `plain`; nothing is added until `latest` is
+        this transaction.
 
         An entry is valid if `latest` still equals the reader's transaction after the lookup.
         """
@@ -1449,7 +1546,9 @@ class _File:
                 plain[key] = n
 
     def undo(self) -> None:
-        """Nothing of the writer's transaction is there any more, or all of it if COMMIT was done; memory says what the file says."""
+        """Nothing of the writer's transaction is there any more, or all of it if COMMIT was done; memory says what the
+        file says.
+        """
         if self.writer.connection.in_transaction:
             self.writer.execute("rollback")
         self.settle_births()
@@ -1460,7 +1559,8 @@ class _File:
 
     def fail(self, error: BaseException) -> None:
         """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
-        self.failed = self.failed or (f"A write to {self.path} failed ({error}); the store takes no more until it is opened again. "
+        self.failed = self.failed or (f"A write to {self.path} failed ({error}); the store takes no more until it is "
+                                      f"opened again. "
                                       "What was acknowledged is there; reads go on.")
         if self.writer.connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
@@ -1468,7 +1568,8 @@ class _File:
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: notes whether it began a new write-ahead log, and empties one that is long or holds what was evicted.
+        """After a commit: notes whether it began a new write-ahead log, and empties one that is long or holds what was
+        evicted.
 
         What fails here costs no transaction, which is committed: it is tried again after the next one.
         """
@@ -1482,10 +1583,13 @@ class _File:
             elif self._must_empty:
                 self._empty_if_free()
         except (sqlite3.Error, OSError) as error:
-            log.error("The write-ahead log of %s could not be moved into the file (%s); it is tried again.", self.path, error)
+            log.error("The write-ahead log of %s could not be moved into the file (%s); it is tried again.", self.path,
+                      error)
 
     def empty_wal(self) -> None:
-        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads makes it wait."""
+        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads
+        makes it wait.
+        """
         self._may_read.clear()
         self._is_emptying = True
         try:
@@ -1498,8 +1602,11 @@ class _File:
             self._may_read.set()
 
     def _empty_if_free(self) -> None:
-        """The same as soon as nobody reads, on a connection of its own, since any thread may give a reader back; the writer goes first."""
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, 0, isolation_level=None)) as connection:
+        """The same as soon as nobody reads, on a connection of its own, since any thread may give a reader back; the
+        writer goes first.
+        """
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, 0,
+                                                                                    isolation_level=None)) as connection:
             self._must_empty = bool(connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
             self._is_wal_new |= not self._must_empty
 
@@ -1512,7 +1619,8 @@ class _File:
         part = f"{os.fspath(path)}.part"
         with self.reading() as reader:
             reader.execute("begin")
-            reader.execute("select 1 from log").fetchone()       # one state: else each write beside it begins the copy anew
+            # one state: else each write beside it begins the copy anew
+            reader.execute("select 1 from log").fetchone()
             try:
                 newest = self._copy(reader, part, progress)
                 _synced(part)
@@ -1557,8 +1665,10 @@ class _File:
             other = _Rederived(self)
             other.rederive(progress)
             if found := other.differences():
-                raise CorruptError(f"The index in {self.path} does not hold what the log says ({', '.join(found)}): reindex.")
-        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:      # a damaged index gives values of any type
+                raise CorruptError(f"The index in {self.path} does not hold what the log says ({', '.join(found)}): "
+                                   f"reindex.")
+        # a damaged index gives values of any type
+        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
             raise (self.read_error(error) if isinstance(error, sqlite3.Error) else CorruptError(
                 f"The index in {self.path} cannot be compared with the log ({error}): reindex.")) from error
         finally:
@@ -1576,7 +1686,9 @@ class _File:
         return n
 
     def _verified_documents(self, tx_id: int, records: list, n: int, missing: dict[bytes, int]) -> int:
-        """Compares documents with their hashes in the log; `missing`: of ids not evicted yet, who put what is not there."""
+        """Compares documents with their hashes in the log; `missing`: of ids not evicted yet, who put what is not
+        there.
+        """
         with self.reading() as reader:
             for record in records:
                 if record[0] == _EVICT:
@@ -1673,7 +1785,8 @@ class _Rederived(_File):
             was, now = rows.format("was"), rows.format("main")
             counts = execute(f"select (select count(*) from was.{table}{' where n > 0' if table == 'ids' else ''}), "
                              f"(select count(*) from main.{table}{' where n > 0' if table == 'ids' else ''})").fetchone()
-            if counts[0] != counts[1] or execute(f"select 1 from (select * from ({was}) except select * from ({now})) limit 1").fetchone():
+            if counts[0] != counts[1] or execute(f"select 1 from (select * from ({was}) except select * from ({now})) "
+                                                 f"limit 1").fetchone():
                 found.append(table)
         if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
             found.append(said)
@@ -1681,9 +1794,11 @@ class _Rederived(_File):
 
 
 class _Hold:
-    """What one process holds of a file as long as it is open: a lock beside it that names the holder, and a lock of the file.
+    """What one process holds of a file as long as it is open: a lock beside it that names the holder, and a lock of the
+    file.
 
-    The second finds another name of the same file, a hard link. No other part of this program opens the file but SQLite: whoever
+    The second finds another name of the same file, a hard link. No other part of this program opens the file but
+    SQLite: whoever
     closed it would take SQLite's own locks along.
     """
     _open: dict[tuple[int, int], str] = {}       # device and number of the files that this process holds
@@ -1694,8 +1809,10 @@ class _Hold:
         with self._opening:
             self.exists = os.path.exists(path)
             if self.exists and (name := self._held_here()):
-                raise LockedError(f"{path} is in use by this process{'' if name == path else f' as {name}, another name of the same file'}: "
-                                  "a node that was opened before, in a notebook perhaps, was not closed. Close it, or ask it.")
+                raise LockedError(f"{path} is in use by this "
+                                  f"process{'' if name == path else f' as {name}, another name of the same file'}: "
+                                  "a node that was opened before, in a notebook perhaps, was not closed. Close it, or "
+                                  "ask it.")
             self._lock = self._locked()
 
     def _held_here(self) -> str | None:
@@ -1706,14 +1823,16 @@ class _Hold:
 
     def _locked(self) -> int:
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
+            # a planted link would empty what it names
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self._path + ".lock", flags, 0o600)
         except OSError as error:
             raise StoreError(f"{self._path} cannot be opened: {error.strerror}.") from None
         if not _flocked(lock):
             holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(lock)
-            raise LockedError(f"{self._path} is in use by process {holder}; one process owns a store. Stop that one, or ask it.")
+            raise LockedError(f"{self._path} is in use by process {holder}; one process owns a store. Stop that one, "
+                              f"or ask it.")
         self._is_new_lock = not os.read(lock, 1)
         with contextlib.suppress(OSError):       # a full disk: nobody learns who holds it
             os.ftruncate(lock, 0)
@@ -1725,7 +1844,8 @@ class _Hold:
         with self._opening:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             if not _flocked(self._file):
-                raise LockedError(f"{self._path} is in use by another process, under another name of the same file (a hard link).")
+                raise LockedError(f"{self._path} is in use by another process, under another name of the same file (a "
+                                  f"hard link).")
             self._key = _identity(os.fstat(self._file))
             self._open[self._key] = self._path
 
@@ -1773,7 +1893,8 @@ class _Hold:
 def _place(path: Any) -> tuple[bool, str]:
     """Whether a file is temporary, and its real path. Raises: StoreError if no file can be there."""
     if sqlite3.sqlite_version_info < SQLITE_MIN:
-        raise StoreError(f"Python's sqlite3 has SQLite {sqlite3.sqlite_version}; the store needs {'.'.join(map(str, SQLITE_MIN))} or newer.")
+        raise StoreError(f"Python's sqlite3 has SQLite {sqlite3.sqlite_version}; the store needs "
+                         f"{'.'.join(map(str, SQLITE_MIN))} or newer.")
     if path == ":memory:":
         return True, os.path.join(tempfile.mkdtemp(prefix="store-"), "store.db")
     try:
@@ -1817,7 +1938,8 @@ def _size(path: str | os.PathLike[str]) -> int:
 
 
 def _empty_file(path: str) -> None:
-    """A new file, its owner's alone, where one that was broken off may lie; SQLite gives those beside it the same mode."""
+    """A new file, its owner's alone, where one that was broken off may lie; SQLite gives those beside it the same mode.
+    """
     for end in ("", "-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + end)
@@ -1872,8 +1994,10 @@ class _Reader:
         self.filled: _Filled | None = None    # what its temporary tables hold of a supposition
         self.is_used = False                  # whether more was done with it than to ask and to read all rows at once
         self._open: list[sqlite3.Cursor] = []
-        self.cursor = connection.cursor()     # of statements that are read at once and call nothing: a new one would cost a tenth
-        me = weakref.proxy(self)              # what a connection holds of Python is beyond the reach of its garbage collector
+        # of statements that are read at once and call nothing: a new one would cost a tenth
+        self.cursor = connection.cursor()
+        # what a connection holds of Python is beyond the reach of its garbage collector
+        me = weakref.proxy(self)
         for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"):
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
@@ -1902,7 +2026,8 @@ class _Reader:
         if self.file.closed or deadline is not None and time.monotonic() > deadline or run is not None and run.is_stopped:
             self.file.check_open()
             timeout_ms = TIMEOUT_MS if run is None else run.parsed.timeout_s * 1000
-            raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was interrupted.")
+            raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was "
+                                  f"interrupted.")
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -1980,8 +2105,10 @@ class _TwoDicts:
 
 # ── The index ────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers. A UUID gets its
-# number, above zero, when the log first names it as an entity: so numbers are the order of creation, whatever is evicted
+# The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers. A UUID gets
+# its
+# number, above zero, when the log first names it as an entity: so numbers are the order of creation, whatever is
+# evicted
 # later. One that so far only documents mention has a number below zero, which says just that, and a BLOB for its cell.
 
 _DERIVED = """
@@ -2011,7 +2138,8 @@ class _Index:
         least, most = execute("select min(n), max(n) from ids").fetchone()
         self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
-        self.plain: dict = {}            # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
+        # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
+        self.plain: dict = {}
         self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
@@ -2054,7 +2182,9 @@ class _Index:
         return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
 
     def attribute(self, name: str, reader: _Reader) -> int | str | bytes:
-        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its group."""
+        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its
+        group.
+        """
         n = self.attributes.get(name)
         if n is None and self.batch is not None and reader is self._file.writer:
             n = self.batch.attributes.get(name)
@@ -2065,7 +2195,8 @@ class _Index:
         key = id.int
         if reader is self._file.writer:
             return self._number_for_writer(key)
-        n = None if reader.connection.in_transaction else self.numbers.get(key)      # memory may be newer than what it reads
+        # memory may be newer than what it reads
+        n = None if reader.connection.in_transaction else self.numbers.get(key)
         if n is None:
             row = reader.execute("select n from ids where uuid = ? and n > 0", (id.bytes,)).fetchone()
             if row is None:
@@ -2079,7 +2210,8 @@ class _Index:
         if n is None and key not in self.unknown:
             n = self.numbers.get(key)
             if n is None:
-                row = self._file.writer.execute("select n from ids where uuid = ?", (key.to_bytes(16, "big"),)).fetchone()
+                row = self._file.writer.execute("select n from ids where uuid = ?",
+                                                (key.to_bytes(16, "big"),)).fetchone()
                 n = self._learn(key, row[0] if row else 0)
         return n
 
@@ -2119,20 +2251,25 @@ class _Index:
         """Brings these numbers' UUIDs into memory with one statement."""
         missing = self.uuids.missing(numbers)
         if len(missing) > 2:
-            rows = reader.execute("select n, uuid from ids where n in (select value from json_each(?))", (json.dumps(missing),))
+            rows = reader.execute("select n, uuid from ids where n in (select value from json_each(?))",
+                                  (json.dumps(missing),))
             for n, data in rows:
                 self.uuids.put(n, _uuid(data))
 
 
 def _plain_key(id: Any) -> int | str | None:
-    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other ids."""
+    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other
+    ids.
+    """
     return id.int if type(id) is uuid.UUID else id if type(id) is str else None
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The log is the only truth: everything else in this file can be thrown away and rebuilt from it. A transaction is in the
-# log whole or not at all. Its tx_id is the next integer, without gaps, and its transaction time never goes back, whatever
+# The log is the only truth: everything else in this file can be thrown away and rebuilt from it. A transaction is in
+# the
+# log whole or not at all. Its tx_id is the next integer, without gaps, and its transaction time never goes back,
+# whatever
 # the clock does. `hash` chains what was submitted; `state` chains what became of it.
 
 _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
@@ -2155,7 +2292,8 @@ class _Op(NamedTuple):
 
 
 def _record(kind: int, id: Any, *rest: Any) -> bytes:
-    return _array_header(2 + len(rest)) + _msgpack(kind) + pack(id) + _msgpack(rest)[1:]       # without the header of `rest` itself
+    # without the header of `rest` itself
+    return _array_header(2 + len(rest)) + _msgpack(kind) + pack(id) + _msgpack(rest)[1:]
 
 
 def _records(ops: list[_Op]) -> bytes:
@@ -2201,7 +2339,9 @@ def _numbers(records: list, n: int) -> range:
 
 
 def _told(records: list, documents: Any) -> list[Operation]:
-    """The operations of a transaction as people see them, with the documents that it put in order; None is an evicted one."""
+    """The operations of a transaction as people see them, with the documents that it put in order; None is an evicted
+    one.
+    """
     documents = iter(documents)
     return [_told_op(record, documents) for record in records]
 
@@ -2233,7 +2373,8 @@ class _Committed(NamedTuple):
 
 
 class _Recent:
-    """The newest transactions, for listeners that keep up: these need not read the log. Kept once there is a listener."""
+    """The newest transactions, for listeners that keep up: these need not read the log. Kept once there is a listener.
+    """
 
     def __init__(self) -> None:
         self.is_wanted = False
@@ -2277,13 +2418,15 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
         raise OperationError(f"{_short(ops)} is an operation; wanted a list of operations: [{ops[0]}(…)].")
     ops = list(ops)
     if len(ops) > OPERATIONS_MAX:
-        raise OperationError(f"A transaction of {len(ops):,} operations; the limit is {OPERATIONS_MAX:,}. Submit several.")
+        raise OperationError(f"A transaction of {len(ops):,} operations; the limit is {OPERATIONS_MAX:,}. Submit "
+                             f"several.")
     prepared = []
     for number, op in enumerate(ops, 1):
         try:
             prepared.append(made := _prepare_one(op))
             if made.end is not None and made.start is None and now is not None and made.end <= now():
-                raise OperationError(f"valid_to {_moment(made.end)} is past, and without valid_from it begins now: nothing would hold")
+                raise OperationError(f"valid_to {_moment(made.end)} is past, and without valid_from it begins now: "
+                                     f"nothing would hold")
         except OperationError as error:
             raise type(error)(f"{error} (operation {number} of {len(ops)}). Nothing was written.") from None
     return prepared
@@ -2291,10 +2434,12 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
 
 def _prepare_one(op: Any) -> _Op:
     if not isinstance(op, (tuple, list)) or not op:
-        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or call(…)")
+        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or "
+                             f"call(…)")
     make = _PREPARE.get(op[0]) if type(op[0]) is str else None
     if make is None:
-        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"match\", \"evict\" or \"call\"")
+        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"match\", \"evict\" "
+                             f"or \"call\"")
     try:
         return make(*op[1:])
     except TypeError:
@@ -2313,7 +2458,8 @@ def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
 
 
 def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
-    hash, at, id = None if document is None else digest(pack_document(document)), _micros_or_none(at, "The time of a match"), _logged_id(id)
+    hash, at, id = None if document is None else digest(pack_document(document)), _micros_or_none(at,
+                                                                                                  "The time of a match"), _logged_id(id)
     return _Op(_MATCH, id, at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
@@ -2337,7 +2483,9 @@ def _logged_id(id: Any) -> Any:
 def _span(start: Any, end: Any) -> tuple[int | None, int | None]:
     start, end = _micros_or_none(start, "valid_from"), _micros_or_none(end, "valid_to")
     if start is not None and end is not None and end <= start:
-        raise OperationError(f"valid_to {_moment(end)} is {'valid_from' if end == start else f'before valid_from {_moment(start)}'}: nothing would hold")
+        raise OperationError(f"valid_to {_moment(end)} is "
+                             f"{'valid_from' if end == start else f'before valid_from {_moment(start)}'}: nothing "
+                             f"would hold")
     return start, end
 
 
@@ -2390,7 +2538,9 @@ def _resolve(futures: list[asyncio.Future]) -> None:
 
 
 class _Log:
-    """What both logs do alike: a transaction enters or is refused, waits, and is told of; a group is written whole or not at all."""
+    """What both logs do alike: a transaction enters or is refused, waits, and is told of; a group is written whole or
+    not at all.
+    """
     _file: _File
     _node: Node
     _pending: type[_Pending] = _Pending
@@ -2398,10 +2548,12 @@ class _Log:
     def __init__(self, file: _File, node: Node):
         self._file, self._node = file, weakref.proxy(node)
         self._lock = threading.Lock()
-        self._mutex = threading.Condition(self._lock)      # `with` the lock, not this: Ctrl-C never leaves a lock of C's taken
+        # `with` the lock, not this: Ctrl-C never leaves a lock of C's taken
+        self._mutex = threading.Condition(self._lock)
         self._queue: collections.deque = collections.deque()
         self._ending = self._ended = False
-        self._crowd = 0                  # how many waited for the last group: they may come again, and are waited for a moment
+        # how many waited for the last group: they may come again, and are waited for a moment
+        self._crowd = 0
         self._writer: int | None = None  # the thread that writes at this moment
 
     def submit(self, ops: list[_Op]) -> Tx:
@@ -2443,7 +2595,8 @@ class _Log:
         if self._ending:
             raise ClosedError(f"The store {self._file.path} is closing.")
         if self._writer == threading.get_ident():
-            raise StoreError("A transaction function cannot submit a transaction: it would wait for the one that it is part of. "
+            raise StoreError("A transaction function cannot submit a transaction: it would wait for the one that it is "
+                             "part of. "
                              "Return the operations instead.")
         self._refuse_if_failed()
 
@@ -2452,7 +2605,9 @@ class _Log:
             raise ClosedError(self._file.failed)
 
     def _write(self, fill: Callable[[_Batch], None], confirm: Callable[[], None] = lambda: None) -> None:
-        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` has returned. An error leaves nothing of it."""
+        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` has returned. An error leaves
+        nothing of it.
+        """
         file = self._file
         try:
             self._writer = threading.get_ident()
@@ -2479,7 +2634,8 @@ class _Log:
 
 
 class _SqliteLog(_Log):
-    """The log in the node's own file. A thread that finds the writer free commits at once; what comes meanwhile is the next group.
+    """The log in the node's own file. A thread that finds the writer free commits at once; what comes meanwhile is the
+    next group.
 
     Where several threads submit at once, a group waits a moment for the same threads to submit again: else one of them
     commits alone each time while the others wait. `_busy` is held by whatever writes: a submitting thread for its own
@@ -2586,7 +2742,9 @@ class _SqliteLog(_Log):
                 self._leave(_Pending([]))
 
     def _commit(self, group: list[_Pending]) -> None:
-        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait. One that fails, fails alone."""
+        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait. One that fails,
+        fails alone.
+        """
         try:
             self._try_to_commit(group)
         finally:
@@ -2599,13 +2757,15 @@ class _SqliteLog(_Log):
             self._refuse_if_failed()
             self._write(functools.partial(self._fill, group))
         except BaseException as error:
-            if len(group) > 1 and isinstance(error, Exception) and not isinstance(error, StoreError) and not self._file.failed:
+            if len(group) > 1 and isinstance(error, Exception) and not isinstance(error,
+                                                                                  StoreError) and not self._file.failed:
                 for pending in group:
                     self._try_to_commit([pending])
                 return
             if isinstance(error, Exception) and not isinstance(error, StoreError):
                 log.error("a transaction could not be written", exc_info=error)
-                error = StoreError(f"The transaction could not be written ({error}). Nothing of it was; the store goes on.")
+                error = StoreError(f"The transaction could not be written ({error}). Nothing of it was; the store goes "
+                                   f"on.")
             for pending in group:
                 pending.tx, pending.error = None, error
 
@@ -2624,7 +2784,8 @@ class _SqliteLog(_Log):
             committed = transaction.run(pending.ops)
         except sqlite3.Error:             # what the group has put so far could not be written before a reading
             raise
-        except BaseException as error:    # a fault of a function's, ours or the disk's while reading; nothing of it was written
+        # a fault of a function's, ours or the disk's while reading; nothing of it was written
+        except BaseException as error:
             pending.error = error
             return None
         if committed:
@@ -2642,11 +2803,14 @@ class _SqliteLog(_Log):
 
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches and
-# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So there is
+# A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches
+# and
+# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So
+# there is
 # one meaning of an operation, and an abort has nothing to undo.
 #
-# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start, end)
+# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start,
+# end)
 # closes the open rectangles that it overlaps and draws their remainders anew; nothing else is ever changed.
 
 
@@ -2659,7 +2823,8 @@ class _Rect(NamedTuple):
 
 
 class _Entity:
-    """An entity that a transaction touches: its open rectangles by valid time, as they were before and as they are after.
+    """An entity that a transaction touches: its open rectangles by valid time, as they were before and as they are
+    after.
 
     The writer knows those that begin from `low` to before `high`, and reads more as it needs them: a past may be long.
     """
@@ -2684,7 +2849,8 @@ class _Abort(Exception):
 
 
 def _key(id: Any) -> Any:
-    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C."""
+    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C.
+    """
     return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(_logged_id(id))
 
 
@@ -2699,7 +2865,8 @@ class _Transaction:
         self.contents: dict[int, _Op] = dict(base.contents) if base else {}
         self.written: dict[Any, _Entity] = {}    # the entities that are put, deleted or evicted, in the log's order
         self.reason: str | None = None
-        self.journal: list | None = None         # keys of touched entities, as they are touched, once somebody has asked
+        # keys of touched entities, as they are touched, once somebody has asked
+        self.journal: list | None = None
         self.results: list[list[_Op]] = []       # what each call became
         self._shared = set(self.entities)
         self._count = 0
@@ -2788,7 +2955,8 @@ class _Transaction:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
             raise _Abort(f"call of {_short(op.id)}: no such function was given to open()")
         try:
-            made = function(Context(_Supposition(self._db, self, self.tx_time), self.tx_id, _moment(self.tx_time)), *_copied(op.args))
+            made = function(Context(_Supposition(self._db, self, self.tx_time), self.tx_id, _moment(self.tx_time)),
+                            *_copied(op.args))
             ops = [] if made is False else _prepare(made or (), lambda: self.tx_time)
         except Exception as error:
             log.warning("transaction %d aborts: %s raised", self.tx_id, op.id, exc_info=True)
@@ -2800,7 +2968,8 @@ class _Transaction:
     # Rectangles
 
     def _entity(self, id: Any, start: int | None) -> _Entity:
-        """An entity as far as this transaction has come, with what holds around `start` (None: the transaction's time)."""
+        """An entity as far as this transaction has come, with what holds around `start` (None: the transaction's time).
+        """
         key, start = _key(id), self.tx_time if start is None else start
         entity = self.entities.get(key)
         if entity is None and isinstance(self._db, _WriterDb):
@@ -2819,9 +2988,12 @@ class _Transaction:
         return self.written.setdefault(_key(id), entity)
 
     def _load_down(self, entity: _Entity, start: int) -> None:
-        """Reads the rectangles from the last that begins at or before `start` up to those in memory, or a few if there are none."""
+        """Reads the rectangles from the last that begins at or before `start` up to those in memory, or a few if there
+        are none.
+        """
         is_first = entity.high == -OPEN
-        rects = self._stored(entity, "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3) "
+        rects = self._stored(entity, "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 "
+                                     "and vt_from <= ?3), ?3) "
                              "and vt_from < ?4", start, entity.low, RECTS_READ if is_first else -1)
         if is_first:
             entity.high = rects[-1].vt_from + 1 if len(rects) == RECTS_READ else OPEN
@@ -2838,7 +3010,10 @@ class _Transaction:
 
     def _stored(self, entity: _Entity, where: str, *bounds: int) -> list[_Rect]:
         sql = f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} order by vt_from limit ?{len(bounds) + 2}"
-        return self._db._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
+        return self._db._answer(lambda reader, mode: [_Rect(*row)
+
+
+                                                      for row in reader.execute(sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
 
     def _reach(self, entity: _Entity, vt: int) -> None:
         """Reads the rectangles up to the first that begins after `vt`."""
@@ -4042,21 +4217,27 @@ def _every(clauses: Iterable[_Clause], around: tuple[_Clause, ...] = ()) -> Iter
             yield from _every(inner, (*around, clause))
 
 
-def _reached(clauses: Iterable[_Clause], bound: set[str]) -> set[str]:
-    """The variables that are bound once all clauses have been joined whose needs are met."""
-    todo = list(clauses)
-    while ready := [clause for clause in todo if bound.issuperset(clause.needs)]:
-        todo = [clause for clause in todo if not bound.issuperset(clause.needs)]
-        bound = bound.union(*[clause.binds for clause in ready])
-    return bound
+def _reached(clauses: Iterable[_Clause], bound: Iterable[str]) -> tuple[set[str], list[_Clause]]:
+    """The variables that are bound once all clauses have been joined that can be, and the clauses that cannot."""
+    found, todo = set(bound), list(clauses)
+    while ready := [clause for clause in todo if _is_ready(clause, found)]:
+        todo = [clause for clause in todo if clause not in ready]
+        found.update(*[clause.binds for clause in ready])
+    return found, todo
+
+
+def _is_ready(clause: _Clause, bound: set[str]) -> bool:
+    """Whether a clause can be joined once these variables are bound."""
+    return bound.issuperset(clause.needs) and not (
+        isinstance(clause, _Or) and any(_reached(branch, bound)[1] for branch in clause.branches))
 
 
 def _lacking(definition: _Definition) -> set[str]:
     """The variables in the head of a rule that must be given: its clauses need them and do not bind them."""
     given: set[str] = set()
     while True:
-        reached = _reached(definition.clauses, given)
-        needed = {var for clause in definition.clauses for var in clause.needs} - reached
+        reached, left = _reached(definition.clauses, given)
+        needed = {var for clause in left for var in (clause.vars if type(clause) is _Or else clause.needs)} - reached
         lacking = [var for var in definition.head if var in needed] or [
             var for var in definition.head if var not in reached]
         if not lacking:
@@ -5080,8 +5261,7 @@ class _Joiner:
             return math.inf
         if kind is _Not:
             return _FILTERS
-        bound = {var for var in clause.vars if self.is_bound(var, block)}
-        if any(not _reached(branch, bound).issuperset(part.needs) for branch in clause.branches for part in branch):
+        if not _is_ready(clause, {var for var in clause.vars if self.is_bound(var, block)}):
             return math.inf
         return _BRANCHING + sum(min([self._cost(part, block, branch) for part in branch], default=0)
                                 for branch in clause.branches)
@@ -5405,9 +5585,9 @@ class _Rules:
         free = [i for i in range(len(clause.args)) if i not in bound]
         is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
                       for head, call, rest in loops for i in free)
-        is_found = all(_needed_by(rest).union(call.args[i] for i in bound if _is_var(call.args[i]))
-                       <= _reached(rest, {head[i] for i in bound}) for head, call, rest in loops)
-        if not (is_last and is_found):
+        reached = [(call, *_reached(rest, [head[i] for i in bound])) for head, call, rest in loops]
+        if not is_last or any(left or not found.issuperset(_term_vars(call.args[i] for i in bound))
+                              for call, found, left in reached):
             return None
         return self._walked(joiner, bases, loops, bound, len(clause.args), seeds)
 
@@ -5545,10 +5725,6 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
 
 
-def _needed_by(clauses: Iterable[_Clause]) -> set[str]:
-    return {var for clause in clauses for var in clause.needs}
-
-
 def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
     """Rule → the rules that call each other with it, for those that can come back to themselves."""
     reach = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)}
@@ -5606,7 +5782,7 @@ class _Shaper:
         order, is_ordered = self._order(block, late)
         limit = self._limit(late, is_ordered)
         repeats = not (parsed.is_bag or self._is_one_each(joined, row.columns.keys() | row.numbers.keys()))
-        distinct = repeats and len(block.froms) > 1
+        distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where))
         direct = self._direct(row, reads, is_ordered, limit, repeats)
         if direct and not shared.is_over:
             row = row._replace(values=self._as_values(block, row, exprs))

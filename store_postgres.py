@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The log of a store on PostgreSQL, for several servers: `store.open("postgresql://…", index="path")` imports it.
 
-The log and the documents live in PostgreSQL, and each server copies and indexes both in a file of its own. The log alone
-decides what a transaction does, so all servers decide alike: a match compares hashes, which the log keeps; the log records
+The log and the documents live in PostgreSQL, and each server copies and indexes both in a file of its own. The log
+alone
+decides what a transaction does, so all servers decide alike: a match compares hashes, which the log keeps; the log
+records
 what a call became before any index has it, and the first record is the truth, whatever code the other servers run. A
-notification is a doorbell: a follower reads on from the last transaction that it has, when the bell rings and every second.
+notification is a doorbell: a follower reads on from the last transaction that it has, when the bell rings and every
+second.
 
 Contents lie apart from the log and can go: those of an aborted transaction, the arguments of a call whose outcome is
 recorded, and those of an evicted entity up to the evict. A server deletes them before it indexes the transaction that
@@ -38,22 +41,31 @@ else:                                 # both are part of somebody's package
 try:
     import psycopg
 except ImportError as error:
-    raise store.StoreError(f"A log on PostgreSQL needs the driver psycopg, version 3 ({error}): pip install 'psycopg[binary]'.") from None
+    raise store.StoreError(f"A log on PostgreSQL needs the driver psycopg, version 3 ({error}): pip install "
+                           f"'psycopg[binary]'.") from None
 
 # ── Words ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-ALONE_MIN = 16                        # appends with no other server's between: then none is expected, and the log is not asked first
+# appends with no other server's between: then none is expected, and the log is not asked first
+ALONE_MIN = 16
 GUESS_S_MAX = 1                       # so old may be what a server knows of PostgreSQL's clock
-BELLS = 64                            # channels of notifications: who is woken by a bell of its own appends a quarter less
+# channels of notifications: who is woken by a bell of its own appends a quarter less
+BELLS = 64
 POLL_S = 1                            # a follower looks at the log so often even if no bell rings
-BELL_S_MAX = 2                        # for the first bell to be heard; through a proxy that pools transactions it never is
-HOLD_S_MAX = 4                        # a transaction waits so long for a log that is out of reach; people are told within 5 s
+# for the first bell to be heard; through a proxy that pools transactions it never is
+BELL_S_MAX = 2
+# a transaction waits so long for a log that is out of reach; people are told within 5 s
+HOLD_S_MAX = 4
 REPLY_S_MAX = 2.5                     # for PostgreSQL to answer; an append then looks for its token on a new connection
-FROZEN_S_MAX = 2                      # PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
+# PostgreSQL ends a transaction that was left alone so long: a frozen server stops nobody
+FROZEN_S_MAX = 2
 RETRY_S = 0.05, 0.5                   # between two attempts to reach the log: the first wait, doubled up to the last
-MESSAGE_BYTES = 2 ** 17               # of an append as one text; where documents are larger than a page the driver's arrays are faster
-FOLLOW_BYTES = 16 * 2 ** 20           # of documents fetched or sent at once: bounds the memory of a server that catches up
-CALL_PARTS = 2 ** 20                  # more than the operations that one call may become: places in a transaction are numbers
+# of an append as one text; where documents are larger than a page the driver's arrays are faster
+MESSAGE_BYTES = 2 ** 17
+# of documents fetched or sent at once: bounds the memory of a server that catches up
+FOLLOW_BYTES = 16 * 2 ** 20
+# more than the operations that one call may become: places in a transaction are numbers
+CALL_PARTS = 2 ** 20
 
 # ── Statements ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,22 +76,27 @@ _TABLES = """
     create index store_documents_owner on store_documents(owner) where owner is not null;
     create table store_outcomes(tx_id bigint primary key, results bytea)
 """
-_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING, _LOCK_BELL = range(0x73746F72, 0x73746F76)      # classes of advisory locks: "stor" and on
+# classes of advisory locks: "stor" and on
+_LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING, _LOCK_BELL = range(0x73746F72, 0x73746F76)
 
 _SESSION = """
     select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
            set_config('idle_in_transaction_session_timeout', %(frozen)s, false), set_config('standard_conforming_strings', 'on', false)
 """
-# The lock is a statement of its own: what is read after it is the newest. Under a lock several statements go in one message or
-# each in its own, never in a pipeline: PostgreSQL has no timeout for a server that was frozen when half of one was sent (tried),
+# The lock is a statement of its own: what is read after it is the newest. Under a lock several statements go in one
+# message or
+# each in its own, never in a pipeline: PostgreSQL has no timeout for a server that was frozen when half of one was sent
+# (tried),
 # and it would stop all others.
 _LOCK = "begin isolation level read committed; select pg_advisory_xact_lock({}, {})"
 _BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
 _APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
 # Each server rings a bell that all others hear; the last one is shared, by those who find no other free.
 _FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(%s + n, %s) limit 1"
-# An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its own,
-# since inside it would cost the group commit. Where the last can be guessed it is one: rows are inserted only if it was guessed right.
+# An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its
+# own,
+# since inside it would cost the group commit. Where the last can be guessed it is one: rows are inserted only if it was
+# guessed right.
 _PREPARE_APPENDING = """
     prepare store_last as
     select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log order by tx_id desc limit 1;
@@ -113,7 +130,9 @@ _FORGET_EVICTED = """
 
 
 class _Link:
-    """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is lost."""
+    """A connection to PostgreSQL, made again after it was lost. Whatever is waited for on it comes in time, or it is
+    lost.
+    """
 
     def __init__(self, url: str, prepare: Callable[[Any], Any]):
         self._url, self._prepare, self._connection, self._rows = url, prepare, None, 0
@@ -131,7 +150,8 @@ class _Link:
 
     def _connected(self) -> Any:
         """Settings in the address win over ours."""
-        ours: dict[str, Any] = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2, "keepalives_interval": 1,
+        ours: dict[str, Any] = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2,
+                                "keepalives_interval": 1,
                 "keepalives_count": 3, "target_session_attrs": "read-write", "application_name": f"store {os.getpid()}"}
         connection: Any = psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url), autocommit=True)
         connection.wait = functools.partial(connection.wait, timeout=REPLY_S_MAX)
@@ -150,7 +170,9 @@ class _Link:
         self._rows = rows
 
     def answer(self) -> None:
-        """Returns when what was sent is done, at once if that was heard before. Raises: psycopg.Error; _Passed if no row was inserted."""
+        """Returns when what was sent is done, at once if that was heard before. Raises: psycopg.Error; _Passed if no
+        row was inserted.
+        """
         if self._rows:
             connection, rows = self.use(), self._rows
             self._rows = 0
@@ -172,7 +194,8 @@ class _Passed(Exception):
 
 
 class _Newest:
-    """The newest transaction of the log as (tx_id, tx_time, hash), and the clock of PostgreSQL: read under the lock, or guessed.
+    """The newest transaction of the log as (tx_id, tx_time, hash), and the clock of PostgreSQL: read under the lock, or
+    guessed.
 
     A server that has appended alone for a while guesses that its own is still the newest.
     """
@@ -202,7 +225,9 @@ def _owner(id: Any) -> bytes:
 
 
 def _placed(ops: list[store._Op], results: Iterable) -> Iterator[tuple[int, store._Op]]:
-    """The operations of a transaction with calls replaced by what they became, each with its position, as contents have it."""
+    """The operations of a transaction with calls replaced by what they became, each with its position, as contents have
+    it.
+    """
     results = iter(results)
     for place, op in enumerate(ops):
         if op.kind == store._CALL:
@@ -219,7 +244,8 @@ class _Submitted(store._Pending):
         super().__init__(ops)
         self.since = time.monotonic()
         self.data = store._records(ops)
-        self.contents = [(place * CALL_PARTS, *((None, store.pack(list(op.args))) if op.kind == store._CALL else (_owner(op.id), op.data)))
+        self.contents = [(place * CALL_PARTS, *((None, store.pack(list(op.args))) if op.kind == store._CALL
+                                                else (_owner(op.id), op.data)))
                          for place, op in enumerate(ops) if op.kind in (store._PUT, store._CALL)]
 
     @property
@@ -233,12 +259,15 @@ class _Submitted(store._Pending):
 
 
 class _Entry:
-    """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is recorded."""
+    """A transaction of the log on its way into the index. `outcome`: of its calls, None if it aborted, if that is
+    recorded.
+    """
     __slots__ = "tx_id", "tx_time", "data", "hash", "ops", "contents", "outcome", "pending", "tx"
     ops: list[store._Op]
     tx: store.Tx | None
 
-    def __init__(self, tx_id: int, tx_time: int, data: bytes, hash: bytes, contents: dict[int, bytes], outcome: Any, pending: Any = None):
+    def __init__(self, tx_id: int, tx_time: int, data: bytes, hash: bytes, contents: dict[int, bytes], outcome: Any,
+                 pending: Any = None):
         self.tx_id, self.tx_time, self.data, self.hash = tx_id, tx_time, data, hash
         self.contents, self.outcome, self.pending, self.tx = contents, outcome, pending, None
 
@@ -250,7 +279,8 @@ def _placed_results(entry: _Entry) -> Iterator[list]:
     """Of each call what it became, as (record, content)."""
     places = (place for place, op in enumerate(entry.ops) if op.kind == store._CALL)
     for place, records in zip(places, entry.outcome):
-        yield [(record, entry.contents.get(position)) for position, record in enumerate(records, place * CALL_PARTS + 1)]
+        yield [(record, entry.contents.get(position)) for position,
+               record in enumerate(records, place * CALL_PARTS + 1)]
 
 
 def _logged_op(record: list, data: bytes | None) -> store._Op:
@@ -259,8 +289,10 @@ def _logged_op(record: list, data: bytes | None) -> store._Op:
     op = store._Op(kind, id, record=store._record(*record))
     if kind == store._PUT:
         if data is not None and store.digest(data) != rest[2]:
-            raise store.CorruptError(f"A document of {store._short(id)} in PostgreSQL does not have the hash that the log has.")
-        return op._replace(start=rest[0], end=rest[1], data=data, hash=rest[2], facts=store._facts(store.unpack(data)) if data else [])
+            raise store.CorruptError(f"A document of {store._short(id)} in PostgreSQL does not have the hash that the "
+                                     f"log has.")
+        return op._replace(start=rest[0], end=rest[1], data=data, hash=rest[2],
+                           facts=store._facts(store.unpack(data)) if data else [])
     if kind == store._CALL:
         return op._replace(hash=rest[1], args=tuple(store.unpack(data)) if data else ())
     if kind == store._MATCH:
@@ -322,7 +354,8 @@ class _Chores:
                     yield entry.tx_id, position, _owner(op.id), op.data
 
 
-LOCAL_TROUBLE = sqlite3.Error, store.LockedError      # of the file that indexes the log: the log has it all, so it is tried again
+# of the file that indexes the log: the log has it all, so it is tried again
+LOCAL_TROUBLE = sqlite3.Error, store.LockedError
 
 
 def _reason(error: Exception) -> str:
@@ -330,7 +363,9 @@ def _reason(error: Exception) -> str:
 
 
 class _Decided(Exception):
-    """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id, position, bytes)."""
+    """Others have recorded outcomes first, and other ones: (tx_id, results) and the contents that they made, (tx_id,
+    position, bytes).
+    """
 
     def __init__(self, outcomes: Iterable[tuple[int, bytes | None]], contents: list[tuple]):
         self.outcomes, self.contents = outcomes, contents
@@ -344,7 +379,9 @@ class _Decided(Exception):
 
 
 class PostgresLog(store._Log):
-    """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it indexed."""
+    """The log in PostgreSQL. One thread appends what has queued, another follows and tells those whose transaction it
+    indexed.
+    """
 
     _pending = _Submitted
 
@@ -373,7 +410,8 @@ class PostgresLog(store._Log):
                 pending.lock = threading.Lock()
                 pending.lock.acquire()
             self._queue.append(pending)
-            if len(self._queue) == 1 or len(self._queue) >= self._crowd:      # else the appender would wake for each of many
+            # else the appender would wake for each of many
+            if len(self._queue) == 1 or len(self._queue) >= self._crowd:
                 self._mutex.notify_all()
             return False
 
@@ -414,7 +452,9 @@ class PostgresLog(store._Log):
             thread.start()
 
     def newest(self) -> int:
-        """The number of the newest transaction in the log. Asked on a connection of its own: the others belong to their threads."""
+        """The number of the newest transaction in the log. Asked on a connection of its own: the others belong to their
+        threads.
+        """
         asking = self._following.another()
         try:
             newest, = asking.use().execute("select max(tx_id) from store_log").fetchone()
@@ -427,15 +467,18 @@ class PostgresLog(store._Log):
     def _check_server(self) -> None:
         """Warns of settings that break promises; refuses a proxy behind which no bell is heard."""
         connection, listening = self._appending.use(), self._following.use()
-        off = connection.execute("select name from pg_settings where name in ('fsync', 'full_page_writes', 'synchronous_commit') "
+        off = connection.execute("select name from pg_settings where name in ('fsync', 'full_page_writes', "
+                                 "'synchronous_commit') "
                                  "and setting = 'off'")
         for name, in off.fetchall():
-            store.log.warning("PostgreSQL runs with %s = off: what was acknowledged may be lost when its machine fails", name)
+            store.log.warning("PostgreSQL runs with %s = off: what was acknowledged may be lost when its machine fails",
+                              name)
         self._behind, self._ringer, end = False, None, time.monotonic() + BELL_S_MAX
         connection.execute(f"notify {self._channel}_{BELLS}")
         while not self._is_behind(listening):
             if time.monotonic() > end:
-                raise store.StoreError("A notification that was sent through PostgreSQL did not come back: a proxy that pools transactions "
+                raise store.StoreError("A notification that was sent through PostgreSQL did not come back: a proxy "
+                                       "that pools transactions "
                                  "stands in between. Connect to PostgreSQL itself, or let the proxy pool sessions.")
             time.sleep(0.001)
         self._ringer = connection.info.backend_pid
@@ -447,17 +490,22 @@ class PostgresLog(store._Log):
         self._channel = f"store_{self._lock_id}"
         self._lock_id -= 2 ** 32 if self._lock_id >= 2 ** 31 else 0
         tx_id, hash = file.latest.tx_id, file.hash
-        rows = dict(connection.execute("select tx_id, case tx_id when 0 then ops else hash end from store_log where tx_id in (0, %s)",
+        rows = dict(connection.execute("select tx_id, case tx_id when 0 then ops else hash end from store_log where "
+                                       "tx_id in (0, %s)",
                                        (tx_id,)).fetchall())
         newest, = connection.execute("select max(tx_id) from store_log").fetchone()
         if rows.get(0) != file.about:
             theirs = store.unpack(rows[0])["store"] if 0 in rows else "none"
-            raise store.CorruptError(f"{file.path} is an index of store {file.store_id}, the log is of store {theirs}. Name another "
+            raise store.CorruptError(f"{file.path} is an index of store {file.store_id}, the log is of store {theirs}. "
+                                     f"Name another "
                                "index, or remove this one: it is made again from the log.")
         if tx_id and rows.get(tx_id) != hash:
-            raise store.CorruptError(f"{file.path} is an index of store {file.store_id} up to transaction {tx_id}, which is not in the "
-                               f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of another "
-                               "copy. Put the right log back, or remove the index: it is made again from the log.", tx_id)
+            raise store.CorruptError(f"{file.path} is an index of store {file.store_id} up to transaction {tx_id}, "
+                                     f"which is not in the "
+                               f"log: its newest is {newest}. A backup of PostgreSQL was put back, or the index is of "
+                               f"another "
+                               "copy. Put the right log back, or remove the index: it is made again from the log.",
+                               tx_id)
 
     def _ring(self, connection: Any) -> None:
         self._check(connection)
@@ -470,7 +518,8 @@ class PostgresLog(store._Log):
         free = connection.execute(_FREE_BELL, (BELLS - 1, _LOCK_BELL, self._lock_id)).fetchone()
         own, = free or (BELLS,)
         self._rings = f"{self._channel}_{own}"
-        connection.execute("; ".join(f"listen {self._channel}_{n}" for n in range(1, BELLS + 1) if n != own or not free))
+        connection.execute("; ".join(f"listen {self._channel}_{n}" for n in range(1, BELLS + 1) if n != own
+                                     or not free))
         self._behind = True              # listen first, then read: the other order has a gap
 
     # Appending
@@ -554,19 +603,24 @@ class PostgresLog(store._Log):
             self._queue = collections.deque(waiting)
 
     def _insert(self, connection: Any, lock: str, group: _Group, tx_id: int, *last: Any) -> list[_Entry]:
-        """Sends the rows of a group, to follow what is last, with the statements that take the lock if it is not held yet."""
+        """Sends the rows of a group, to follow what is last, with the statements that take the lock if it is not held
+        yet.
+        """
         entries = self._numbered(group, tx_id, *last)
         group.before = tx_id
-        columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes) for entry in entries))
+        columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes)
+                        for entry in entries))
         contents = [(entry.tx_id, *content) for entry in entries for content in entry.pending.contents]
         for lot in () if group.is_small else _lots(contents):
             connection.execute(_APPEND_DOCUMENTS, lot)
         documents = zip(*contents) if group.is_small and contents else [()] * 4
-        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*documents, *columns))), group.token, tx_id, self._rings), len(entries))
+        self._appending.send(lock + _APPEND.format(", ".join(map(_array, (*documents, *columns))), group.token, tx_id,
+                                                   self._rings), len(entries))
         return entries
 
     def _index_meanwhile(self, entries: list[_Entry]) -> bool:
-        """Indexes what was sent while PostgreSQL commits it, if it is next and nobody else is indexing; whether it did."""
+        """Indexes what was sent while PostgreSQL commits it, if it is next and nobody else is indexing; whether it did.
+        """
         if not self._indexing.acquire(blocking=False):
             return False
         try:
@@ -617,7 +671,9 @@ class PostgresLog(store._Log):
                 progress(entries[-1].tx_id, max(self._newest, entries[-1].tx_id))
 
     def _index_next(self, link: _Link, more: Callable[[], list[_Entry]]) -> list[_Entry]:
-        """Indexes the next transactions, our own if they are next, else `more()`, and tells those who wait for them; [] if there are none."""
+        """Indexes the next transactions, our own if they are next, else `more()`, and tells those who wait for them; []
+        if there are none.
+        """
         with self._indexing:
             entries = self._own_next() or more()
             try:
@@ -636,7 +692,9 @@ class PostgresLog(store._Log):
         self._node._announce()
 
     def _own_next(self) -> list[_Entry]:
-        """Of the transactions that were appended here, those that are next; the log has others if there is a gap before them."""
+        """Of the transactions that were appended here, those that are next; the log has others if there is a gap before
+        them.
+        """
         latest = self._file.latest.tx_id
         known: list[_Entry] = []
         entries: list[_Entry] = []
@@ -666,7 +724,8 @@ class PostgresLog(store._Log):
             return []
         self._behind = False
         after = self._file.latest.tx_id
-        rows = connection.execute(_NEXT, {"after": after, "count": store.GROUP_MAX, "bytes": FOLLOW_BYTES}, binary=True, prepare=True)
+        rows = connection.execute(_NEXT, {"after": after, "count": store.GROUP_MAX, "bytes": FOLLOW_BYTES}, binary=True,
+                                  prepare=True)
         entries: list[_Entry] = []
         contents: dict[int, bytes] = {}
         for tx_id, position, data, tx_time, hash, is_decided, results, newest in rows:
@@ -677,7 +736,8 @@ class PostgresLog(store._Log):
             else:
                 contents[position] = data
         for entry in entries:            # a transaction's contents follow it
-            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place, record in enumerate(store.unpack(entry.data))]
+            entry.ops = [_logged_op(record, entry.contents.get(place * CALL_PARTS)) for place,
+                         record in enumerate(store.unpack(entry.data))]
         self._behind |= bool(entries) and self._newest > entries[-1].tx_id
         return entries
 
@@ -714,14 +774,16 @@ class PostgresLog(store._Log):
             batch.write(transaction)
         batch.record(transaction, entry.data, committed)
         if batch._hash != entry.hash or entry.tx_id != previous.tx_id + 1:
-            raise store.CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents make.", entry.tx_id)
+            raise store.CorruptError(f"Transaction {entry.tx_id} of the log does not have the hash that its contents "
+                                     f"make.", entry.tx_id)
         chores.note(entry, transaction, committed)
         entry.tx = store.Tx(entry.tx_id, store._moment(entry.tx_time), committed, None, transaction.reason)
 
     def _record(self, connection: Any, chores: _Chores) -> None:
         """Outcomes are recorded, and contents deleted, before the index has the transactions. Raises: _Decided."""
         connection.execute(_LOCK.format(_LOCK_RECORDING, self._lock_id))
-        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),), binary=True).fetchall()) if chores.outcomes else {}
+        known = dict(connection.execute(_OUTCOMES, (list(chores.outcomes),),
+                                        binary=True).fetchall()) if chores.outcomes else {}
         if any(chores.outcomes[tx_id] != results for tx_id, results in known.items()):
             made = connection.execute(_CONTENTS, (list(known),), binary=True).fetchall()
             connection.execute("rollback")
@@ -775,9 +837,11 @@ class PostgresLog(store._Log):
         reason = _reason(error)
         if not self._troubles:
             store.log.warning("%s, transactions wait, reads go on (%s: %s)",
-                              "this server cannot index" if what == "indexing" else "PostgreSQL is out of reach", what, reason)
+                              "this server cannot index" if what == "indexing" else "PostgreSQL is out of reach", what,
+                              reason)
             self._since = time.monotonic()
-        self._troubles[what] = (f"This server cannot index what the log has: what it shows is of before ({reason})" if what == "indexing"
+        self._troubles[what] = (f"This server cannot index what the log has: what it shows is of before ({reason})"
+                                if what == "indexing"
                                 else f"PostgreSQL takes no transactions at the moment ({reason})")
 
     def _take_back(self, what: str) -> None:
@@ -788,7 +852,8 @@ class PostgresLog(store._Log):
         """Those whose transaction is in the log, but cannot be indexed here as long as the log is out of reach."""
         with self._mutex:
             _refuse_late([entry.pending for entry in self._own],
-                         store.UnreachableError(f"{self.cut_off}. The transaction is in the log, and will appear.", True))
+                         store.UnreachableError(f"{self.cut_off}. The transaction is in the log, and will appear.",
+                                                True))
 
     def _fail(self, error: BaseException, waiting: Any = ()) -> None:
         """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
@@ -803,7 +868,9 @@ class PostgresLog(store._Log):
 
 
 class _Group(list):
-    """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the newest then."""
+    """Transactions that are appended together. `token` is theirs in the log; `before`, once it was sent, what was the
+    newest then.
+    """
 
     before: int | None
 
@@ -813,12 +880,15 @@ class _Group(list):
         self.is_small = sum(pending.bytes for pending in self) <= MESSAGE_BYTES
 
     def tell_late(self, reason: str | None) -> None:
-        """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their order."""
+        """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their
+        order.
+        """
         if self.before is None:
             _refuse_late(self, store.UnreachableError(f"{reason}. Nothing was written; try again later."))
             self[:] = [pending for pending in self if not pending.error]
         else:
-            _refuse_late(self, store.UnreachableError(f"{reason}. Whether the transaction was written is not known; if it was, it will appear.", True))
+            _refuse_late(self, store.UnreachableError(f"{reason}. Whether the transaction was written is not known; if "
+                                                      f"it was, it will appear.", True))
             if all(pending.error for pending in self):
                 self.clear()
 
@@ -838,7 +908,8 @@ def _own_entry(pending: _Submitted, tx_id: int, tx_time: int, hash: bytes, *_: A
 
 def _array(values: Iterable) -> str:
     """Numbers, or bytes, as an array in a statement: for bytes ten times as fast as the driver."""
-    return "'{" + ",".join([str(value) if type(value) is int else "null" if value is None else rf'"\\x{value.hex()}"' for value in values]) + "}'"
+    return "'{" + ",".join([str(value) if type(value) is int else "null" if value is None else rf'"\\x{value.hex()}"'
+                            for value in values]) + "}'"
 
 
 def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
@@ -859,7 +930,8 @@ ADDRESS = re.compile(r"postgres(?:ql)?://(?:(?:[^@/?%\s]|%[0-9a-fA-F]{2})*@)?(?:
 def opened(url: str, path: str | os.PathLike[str]) -> store._File:
     """The first row of a log, which names the store, and the index at `path` that belongs to it."""
     if not ADDRESS.fullmatch(url):             # PostgreSQL's own sentence would show a part of the password
-        raise store.StoreError("The address of the log on PostgreSQL cannot be read. Write @ / ? and % in its password as "
+        raise store.StoreError("The address of the log on PostgreSQL cannot be read. Write @ / ? and % in its password "
+                               "as "
                                "%40 %2F %3F and %25.")
     link = _Link(url, lambda connection: None)
     try:
@@ -872,7 +944,9 @@ def opened(url: str, path: str | os.PathLike[str]) -> store._File:
 
 
 def _first_row(connection: Any) -> bytes | None:
-    """None if there is no log. Reading from a table takes note of tables made since one was asked for, `to_regclass` alone does not."""
+    """None if there is no log. Reading from a table takes note of tables made since one was asked for, `to_regclass`
+    alone does not.
+    """
     if not connection.execute("select 1 from pg_class where oid = to_regclass('store_log')").fetchone():
         return None
     row = connection.execute("select ops from store_log where tx_id = 0", binary=True).fetchone()
@@ -883,8 +957,10 @@ def _made(connection: Any, path: Any) -> bytes:
     """Makes the tables of a new log and its first row; of servers that start together, one does."""
     if path != ":memory:" and store._size(path):
         with contextlib.closing(store._File(path, is_index=True)) as old:
-            raise store.CorruptError(f"{path} is an index of store {old.store_id} up to transaction {old.latest.tx_id}, and in PostgreSQL there "
-                               "is no log (its newest transaction: none). Put the log back, or remove the index to begin a new one.")
+            raise store.CorruptError(f"{path} is an index of store {old.store_id} up to transaction "
+                                     f"{old.latest.tx_id}, and in PostgreSQL there "
+                               "is no log (its newest transaction: none). Put the log back, or remove the index to "
+                               "begin a new one.")
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s, 0)", (_LOCK_MAKING,))
         about = _first_row(connection)
@@ -892,5 +968,6 @@ def _made(connection: Any, path: Any) -> bytes:
             about = store._about_new_store()
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
-            connection.execute("insert into store_log values (0, 0, %b, %b, %b, null)", (about, store.digest(about), len(about)))
+            connection.execute("insert into store_log values (0, 0, %b, %b, %b, null)",
+                               (about, store.digest(about), len(about)))
     return about

@@ -10,6 +10,7 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
   "message": f(db, message) → values of a message; "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
-  about) → fragment}, each live piece of a page; "settings": {name: Setting}; bounds are constants at its head.
+  about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;
+- "components" start with the system; "front": f(ctx) → where `/app` leads; bounds are constants at a plugin's head.
 Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.
 """

@@ -296,7 +296,10 @@ def facts_of(ctx, db, message):
 
 
 class Views:
-    """The HTML of messages, kept for those that were shown last. A message that looks different is rendered anew."""
+    """The HTML of messages, kept for those that were shown last. A message that looks different is rendered anew.
+
+    It is kept as UTF-8: one emoji makes every letter of a Python text four bytes long.
+    """
 
     def __init__(self, template):
         self._template, self._kept, self._bytes = template, collections.OrderedDict(), 0
@@ -308,7 +311,7 @@ class Views:
         known, html = self._kept.get(message["xt/id"], (None, None))
         if known == (message, facts):
             self._kept.move_to_end(message["xt/id"])
-            return html
+            return markupsafe.Markup(html.decode())
         return self._keep(message, facts, self._rendered(message, facts))
 
     def _rendered(self, message, facts, oob=None):
@@ -323,19 +326,20 @@ class Views:
 
     def _keep(self, message, facts, html):
         self.forget([message["xt/id"]])
-        self._kept[message["xt/id"]] = (message, facts), html
-        self._bytes += self._size(html)
+        self._kept[message["xt/id"]] = kept = (message, facts), html.encode("utf-8", "backslashreplace")
+        self._bytes += self._size(kept)
         while self._bytes > VIEWS_BYTES_MAX:
-            self._bytes -= self._size(self._kept.popitem(last=False)[1][1])
+            self._bytes -= self._size(self._kept.popitem(last=False)[1])
         return html
 
-    def _size(self, html):
-        return 2 * sys.getsizeof(html) + 500           # the document beside it, and their places
+    def _size(self, kept):
+        (message, _), html = kept
+        return len(html) + sys.getsizeof(message.get("msg/text")) + 1_000       # 1,000: the rest, and their places
 
     def forget(self, ids):
         for id in ids:
             if kept := self._kept.pop(id, None):
-                self._bytes -= self._size(kept[1])
+                self._bytes -= self._size(kept)
 
 
 def use_views(system):

@@ -21,7 +21,7 @@ DIRECT_PEOPLE_MAX = 8                 # of a direct message; more people want a 
 PRIVATE_PEOPLE_MAX = 200              # of a private channel; its page lists them all
 STARTED_MAX = 200                     # private channels and direct messages that one person has opened
 HELD_MAX = 500                        # that one person is in; their pages list them all
-SHOWN_MAX = 50                        # members to choose from; a search finds the others
+SHOWN_MAX = 40                        # members to choose from, fewer than a form has fields; a search finds the others
 
 EXTENDS = {
     "channel": {Optional("chan/mems"): {uuid.UUID},           # only these memberships see that it exists

@@ -59,6 +59,11 @@ def reading_of(db, mem_id, channel_id):
     return db.entity(reading_id(mem_id, channel_id)) or {}
 
 
+def readings_of(db, mem_id):
+    """All that is stored of what a member has read, by channel."""
+    return {one["read/channel"]: one for one in biff.lookup_all(db, "read/mem", mem_id)}
+
+
 def upto_of(ctx, db, mem_id, channel_id):
     """The last message that a member has read in a channel; their membership before the first one."""
     moved = ctx["chat_positions"].of(mem_id, channel_id)
@@ -67,7 +72,8 @@ def upto_of(ctx, db, mem_id, channel_id):
 
 def counts_of(ctx, db, mem_id, channel_ids):
     """How many messages of others a member has not read, by channel; those with none are left out."""
-    positions = [(id, upto_of(ctx, db, mem_id, id)) for id in channel_ids]
+    readings, of = readings_of(db, mem_id), ctx["chat_positions"].of
+    positions = [(id, of(mem_id, id) or readings.get(id, {}).get("read/upto", mem_id)) for id in channel_ids]
     return dict(db.q({"find": ["?c", ("count", "?m")], "in": [[["?c", "?upto"], ...], "?me"],
                       "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
                                 ("not", ["?m", "msg/mem", "?me"])]}, positions, mem_id)) if positions else {}
@@ -246,7 +252,7 @@ def news_part(ctx, db, place, user, about):
 
 def news_of(ctx, db, mem):
     ids = [channel["xt/id"] for channel in channels_for(db, mem)]
-    muted = [id for id in ids if reading_of(db, mem["xt/id"], id).get("read/is-muted")]
+    muted = [id for id, one in readings_of(db, mem["xt/id"]).items() if one.get("read/is-muted")]
     counts = counts_of(ctx, db, mem["xt/id"], ids)
     said = {id: said_in(db, upto_of(ctx, db, mem["xt/id"], id)) for id in counts}
     return {"counts": counts, "said": said, "muted": muted, "news_tx_id": db.tx_id, "news_mem": mem["xt/id"]}

@@ -84,6 +84,12 @@ class Pending {
   }
 }
 
+// Marks the channels in the list in which a message was not sent: it may have been written on another page.
+function markUnsent(outbox) {
+  for (const link of $("channels")?.querySelectorAll("a") ?? [])
+    link.classList.toggle("unsent", outbox.of(link.pathname).some(post => post.state === "failed"));
+}
+
 // The draft is kept as it is typed; Enter sends. A text that is too long stays whole in the box, and says so.
 class Box {
   #isTouch = matchMedia("(pointer: coarse)").matches;

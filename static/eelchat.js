@@ -158,7 +158,8 @@ function openPage() {
   if (!shell) return;
   const place = document.querySelector("[hx-ws\\:connect]"), list = $("messages");
   const token = document.querySelector("[name='__anti-forgery-token']").value;
-  const told = {shown: () => pending?.show(), stored: post => isStored(post), signedOut: reloadForRights};
+  const show = () => { pending?.show(); markUnsent(outbox); };
+  const told = {shown: show, stored: post => isStored(post), signedOut: reloadForRights};
   const outbox = new Outbox(token, told), pending = list && new Pending(list, outbox);
   const line = place && new Line(place, what => {
     if (what === "reached") outbox.reached();
@@ -170,6 +171,8 @@ function openPage() {
     else if (list) location.assign(location.pathname);     // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
+  if ($("channels")) new MutationObserver(() => markUnsent(outbox)).observe($("channels"), {childList: true});
+  markUnsent(outbox);
   showOrphans(outbox);
   outbox.work();
 }

@@ -151,7 +151,7 @@ async def test_reading_writes_nothing(chat, person, say):      # noqa: F811
     for method in ("GET", "HEAD"):
         for _, path in READING:
             async with ann.browser.request(method, ann.base + fill(path)) as answer:
-                assert answer.status == 200, (method, path)
+                assert answer.status == (422 if path.endswith("/day") else 200), (method, path)      # it wants a date
     say(f"{2 * len(READING)} requests, {chat['biff/node'].latest_tx.tx_id - before} transactions; asked 0")
     assert chat["biff/node"].latest_tx.tx_id == before
 

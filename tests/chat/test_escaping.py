@@ -51,7 +51,8 @@ ACTIVE = [
 ]
 WORD = re.compile(r"w(\d+)w")
 CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" '
-                      r'value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+')
+                      r'value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+|'
+                      r'(?<=data-tx=")\d+|(?<=data-said=")\d+|(?<=id=")(?:new|gone)-[^"]+')
 
 
 @pytest.fixture
@@ -141,7 +142,8 @@ def id_of(path):
 
 
 @pytest.fixture
-async def fields(chat, person):      # noqa: F811
+async def fields(chat, person, monkeypatch):      # noqa: F811
+    monkeypatch.setattr(biff.requests, "READS_A_PERSON", (10 ** 6, 60))
     ann, eve = await person("ann@example.com"), await person("eve@example.com")
     return Fields(chat, ann, eve, await ann.new_channel())
 
@@ -174,12 +176,19 @@ async def frames_of(fields, words):
     await fields.write(*words[-5:-1], text=texts[0])
     frames = ""
     while frames.count("<article") < 2 * len(texts) + 1:
-        frames += await socket.receive_str(timeout=10)
+        frames += await frame_of(socket)
     await socket.close()
     late = await fields.ann.listen(fields.channel, 10 ** 14)           # a cursor of no transaction: the list comes anew
-    anew = await late.receive_str(timeout=10)
+    anew = await frame_of(late)
     await late.close()
     return [frames, anew]
+
+
+async def frame_of(socket):
+    """The next frame that changes the page: not the word that the line is alive."""
+    while (frame := await socket.receive_str(timeout=10)) == "{}":
+        pass
+    return frame
 
 
 async def active_on_sockets(fields, payloads, monkeypatch):

@@ -24,7 +24,12 @@ def a_message(chat, channel, text):
 
 
 async def hear(socket, count=1):
-    return [(await socket.receive_str(timeout=5)) for _ in range(count)]
+    """The next frames of a place. What is told to one person's pages alone has no number, and comes between."""
+    frames = []
+    while len(frames) < count:
+        frame = await socket.receive_str(timeout=5)
+        frames += [frame] * ('id="cursor"' in frame or 'id="connection"' in frame)
+    return frames
 
 
 async def closed_with(socket):

@@ -14,7 +14,7 @@ from gate import WebProxy
 from people import Person, chat, kept_mails, person      # noqa: F401
 from plugins import places
 from store import delete, put
-from test_browser import (RECONNECTING, a_message, same_process, shots, sign_in_by_code, texts, until_live,
+from test_browser import (RECONNECTING, a_message, same_process, shot, shots, sign_in_by_code, texts, until_live,
                           until_texts, write)
 
 CUT = [*RECONNECTING, r"net::ERR_\w+", r"Failed to load resource: the server responded with a status of (4\d\d|5\d\d)"]
@@ -326,6 +326,24 @@ async def test_what_was_sent_is_not_back_in_the_box_after_going_elsewhere(chat, 
     assert await page.input_value("#text") == ""
     await page.wait_for_function("() => document.querySelector('.message') && !document.querySelector('.pending')")
     assert await texts(page) == ["on my way out"] == [text for text, in said(chat, channel)]
+
+
+async def test_a_message_that_fails_after_its_page_was_left_is_marked(chat, person, window):      # noqa: F811
+    """It would wait unseen until its author comes to that channel again."""
+    page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
+
+    async def lose(route):
+        await (route.abort() if route.request.method == "POST" else route.continue_())
+    await page.route("**/channel/*", lose)
+    await write(page, "on my way out")
+    await page.goto(chat["biff/base-url"] + channel.partition("/channel")[0])
+    await page.wait_for_selector("#channels a.unsent")
+    await shot(page, "unsent")
+    await page.unroute("**/channel/*")
+    await page.click("#channels a")
+    await page.click(".message.failed >> text=Retry")
+    await page.wait_for_function(CLOSED["pending"])
+    assert await texts(page) == ["on my way out"] and not await page.locator("a.unsent").count()
 
 
 async def test_a_post_that_nobody_answers_ends_after_fifteen_seconds_with_a_sentence(chat, proxy, person, window,

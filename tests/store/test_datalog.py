@@ -141,6 +141,17 @@ def test_what_a_search_begins_with_does_not_change_its_answer(node):
     assert db.q(texts, ["rare", *map(str, range(1_500)), "k"]) == db.q(texts, ["rare", "k"]) == [429]
 
 
+def test_a_sample_and_a_draw_without_a_number_are_of_one(node):
+    """Without this, "any one of them" could be two, or more than there are."""
+    db = holding(node, *({"xt/id": n, "n": n % 3} for n in range(9)))
+    drawn = lambda *call: db.q({"find": call, "where": [["?e", "n", "?n"]]})[0]
+    for _ in range(20):
+        sample, = drawn("sample", "?n")
+        assert sample in (0, 1, 2) and drawn("rand", "?n") in (0, 1, 2)
+    assert len(set(drawn("sample", 2, "?n"))) == 2, "a sample repeats nothing"
+    assert sorted(drawn("sample", 5, "?n")) == [0, 1, 2] and len(drawn("rand", 5, "?n")) == 5
+
+
 def test_an_aggregate_over_nothing_has_no_row(node):
     """Without this, (count ?x) would disagree with XTDB's."""
     assert people(node).q({"find": ("count", "?e"), "where": [["?e", "nobody-has-this"]]}) == []

@@ -239,3 +239,19 @@ def test_a_branch_waits_for_the_variable_that_its_function_needs_and_binds(node)
     endless = [[("r", "?a", "?b", "?d"), ["?d", "to", "?a"], ("r", "_", "?d", "?b")]]
     where = [("r", "?d", "?b", "?a"), ("or", ("and", both, ("or-join", ["?c"], ["?c", "up", "?c"])))]
     assert db.q({"find": "?d", "where": where, "rules": endless}) == []
+
+
+def test_a_branch_may_bind_anew_what_it_needs_from_outside(node):
+    """Once a function in an `or` that takes and gives one variable was joined before anything had bound it."""
+    db = tree(node)
+    where = [("or", ("and", [(lambda x: [x, x + 7], "?x"), ["?x", ...]], ("or", ["?x", "up", "?y"]))), ["?x", "up"]]
+    assert sorted(db.q({"find": "?x", "where": where})) == [1, 2, 9]
+    nested = [("or", ("or", [("<", "?x", 5)], [("=", "?x", 9)])), ["?x", "up"]]
+    assert sorted(db.q({"find": "?x", "where": nested})) == [1, 2, 9]
+
+
+def test_rows_of_a_rule_come_once_in_a_stream_too(node):
+    """Once a rule's own variables multiplied what `lazy_q` gives, though a rule gives each binding once."""
+    db = holding(node, {"xt/id": 2, "to": [1, 5, 6]})
+    with db.lazy_q({"find": "?x", "where": [("has", "?x")], "rules": [[("has", "?b"), ["?b", "to", "_"]]]}) as rows:
+        assert list(rows) == [2]

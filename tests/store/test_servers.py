@@ -700,6 +700,80 @@ def test_increments_by_match_on_two_servers_lose_none(join, size, say):
     say(f"{8 * turns} increments by 8 threads on 2 servers: {8 * turns} counted, 0 lost (asked 0), {aborts[0]} retries")
 
 
+# ── A server that cannot index ─────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_server_whose_disk_is_full_says_so_and_comes_back(join, caplog):
+    """It served what it had known before for ever, and nothing told its readers that this was the past."""
+    one, two = join(), join()
+    one.submit_tx([put({"xt/id": "a", "v": 1})])
+    settle([one, two])
+    begin = two._file.begin
+
+    def full():
+        raise sqlite3.OperationalError("database or disk is full")
+    two._file.begin = full
+    one.submit_tx([put({"xt/id": "a", "v": 2})])
+    eventually(lambda: two.cut_off)
+    assert two.cut_off == "This server cannot index what the log has: what it shows is of before (database or disk is full)"
+    assert two.db().entity("a")["v"] == 1 and one.cut_off is None and not two.status()["failed"]
+    with pytest.raises(store.UnreachableError, match="cannot index.*The transaction is in the log, and will appear") as told:
+        two.submit_tx([put({"xt/id": "b"})])
+    assert told.value.in_doubt
+    two._file.begin = begin
+    eventually(lambda: two.cut_off is None)
+    assert settle([one, two], 3) == 3 and two.db().entity("a")["v"] == 2 and two.db().entity("b") and two.verify() == 3
+    assert "this server cannot index" in caplog.text
+
+
+def test_a_rollback_that_fails_hides_no_reason(join):
+    """The server said that no transaction was active, and not that its disk was full."""
+    one, two = join(), join()
+    one.submit_tx([put({"xt/id": "a", "v": 1})])
+    settle([one, two])
+
+    def fail(reason):
+        raise sqlite3.OperationalError(reason)
+    two._file.begin, two._file.undo = lambda: fail("database or disk is full"), lambda: fail("cannot rollback")
+    one.submit_tx([put({"xt/id": "a", "v": 2})])
+    eventually(lambda: two.status()["failed"])
+    assert "database or disk is full" in two.cut_off and "cannot rollback" not in two.cut_off
+    assert two.db().entity("a")["v"] == 1
+    with pytest.raises(store.ClosedError, match="disk is full"):
+        two.submit_tx([put({"xt/id": "b"})])
+
+
+@pytest.mark.parametrize("where", ["_check_server", "_follow", "_sought"])
+def test_a_log_that_goes_while_it_is_opened_is_unreachable(log_url, tmp_path, monkeypatch, where):
+    """The driver's own error came through, which no program of ours expects."""
+    import psycopg
+    store.open(log_url, index=tmp_path / "one.db").close()
+
+    def gone(*_):
+        raise psycopg.OperationalError("the server closed the connection unexpectedly")
+    if where == "_sought":
+        monkeypatch.setattr(store_postgres, "_first_row", gone)
+    else:
+        monkeypatch.setattr(store_postgres.PostgresLog, where, gone)
+    for _ in range(2):                    # the first one has let go of its file
+        with pytest.raises(store.UnreachableError, match="the server closed the connection"):
+            store.open(log_url, index=tmp_path / "one.db")
+    monkeypatch.undo()
+    store.open(log_url, index=tmp_path / "one.db").close()
+
+
+def test_a_log_that_is_locked_or_not_there_is_unreachable(log_url, tmp_path):
+    """Without this, a program could not tell a log that is out of reach from one that is damaged."""
+    import psycopg
+    store.open(log_url, index=tmp_path / "one.db").close()
+    with psycopg.connect(log_url) as held:
+        held.execute("lock table store_log in access exclusive mode")
+        with pytest.raises(store.UnreachableError, match="timeout"):
+            store.open(log_url, index=tmp_path / "one.db")
+    with pytest.raises(store.UnreachableError, match="cannot be opened"):
+        store.open(f"postgresql://127.0.0.1:{free_port()}/nobody", index=tmp_path / "one.db")
+    store.open(log_url, index=tmp_path / "one.db").close()
+
+
 # ── The wrong log ──────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_a_log_on_postgres_needs_an_index(log_url):
