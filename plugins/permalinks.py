@@ -45,8 +45,10 @@ def shown(ctx, messages):
 
 def day_page(ctx):
     """To the first message at or after a moment; to the newest ones if nothing was said since."""
+    if "from" not in ctx["params"]:
+        return biff.redirect(ctx, channel_path(ctx["channel"]))
     try:
-        moment = dt.datetime.fromisoformat(ctx["params"].get("from", ""))
+        moment = dt.datetime.fromisoformat(ctx["params"]["from"])
     except ValueError:
         return biff.error(ctx, 422, "The day could not be read. Choose one in the field for it.")
     moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
