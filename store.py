@@ -1497,7 +1497,8 @@ class _File:
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY:
                 raise
-            raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; try again.") from None
+            raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
+                              "try again.") from None
         if self._is_wal_new:
             self._epoch = (self._epoch + 1) % EPOCHS
             self.mark()
@@ -1605,8 +1606,8 @@ class _File:
         """The same as soon as nobody reads, on a connection of its own, since any thread may give a reader back; the
         writer goes first.
         """
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.path, 0,
-                                                                                    isolation_level=None)) as connection:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(
+                sqlite3.connect(self.path, 0, isolation_level=None)) as connection:
             self._must_empty = bool(connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
             self._is_wal_new |= not self._must_empty
 
@@ -1715,7 +1716,8 @@ class _File:
             self.mark()
             self.writer.execute("commit")
         except sqlite3.Error as error:
-            raise StoreError(f"The index in {self.path} was not derived again ({error}); the old one is there.") from error
+            raise StoreError(f"The index in {self.path} was not derived again ({error}); "
+                             "the old one is there.") from error
         finally:
             self._undo_or_fail()      # what was not committed; memory says what is there
 
@@ -2023,7 +2025,8 @@ class _Reader:
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
         deadline, run = self.deadline, self.run
-        if self.file.closed or deadline is not None and time.monotonic() > deadline or run is not None and run.is_stopped:
+        if (self.file.closed or deadline is not None and time.monotonic() > deadline
+                or run is not None and run.is_stopped):
             self.file.check_open()
             timeout_ms = TIMEOUT_MS if run is None else run.parsed.timeout_s * 1000
             raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was "
@@ -2458,8 +2461,8 @@ def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
 
 
 def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
-    hash, at, id = None if document is None else digest(pack_document(document)), _micros_or_none(at,
-                                                                                                  "The time of a match"), _logged_id(id)
+    hash, at, id = (None if document is None else digest(pack_document(document)),
+                    _micros_or_none(at, "The time of a match"), _logged_id(id))
     return _Op(_MATCH, id, at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
@@ -3009,7 +3012,8 @@ class _Transaction:
         entity.rects += rects
 
     def _stored(self, entity: _Entity, where: str, *bounds: int) -> list[_Rect]:
-        sql = f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} order by vt_from limit ?{len(bounds) + 2}"
+        sql = (f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} "
+               f"order by vt_from limit ?{len(bounds) + 2}")
         return self._db._answer(lambda reader, mode: [_Rect(*row)
 
 
@@ -3048,8 +3052,8 @@ class _Transaction:
             self._reach(entity, end)
             _draw_over(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
         elif not self.is_logged:
-            raise _Abort(f"{'put' if n > 0 else 'delete'} of {_short(op.id)}: its end {_moment(end)} is not after its beginning "
-                         f"{_moment(start)}, so nothing would hold")
+            raise _Abort(f"{'put' if n > 0 else 'delete'} of {_short(op.id)}: its end {_moment(end)} is not after its "
+                         f"beginning {_moment(start)}, so nothing would hold")
 
     def _extent(self, entity: _Entity, start: int) -> int:
         """Where a span without end ends: with what holds at its start, or else where something else begins."""
@@ -3072,7 +3076,8 @@ class _Transaction:
         return one.n == other.n or self.hash_of(one.n) == self.hash_of(other.n)
 
 
-_APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match, _EVICT: _Transaction._evict}
+_APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match,
+          _EVICT: _Transaction._evict}
 
 
 def _line(error: BaseException) -> str:
@@ -3107,8 +3112,8 @@ def _draw_over(rects: list[_Rect], new: _Rect) -> None:
 
 # ── What is written ──────────────────────────────────────────────────────────────────────────────────────────
 #
-# A group of transactions is written together, and becomes visible together: its rows go into SQLite before COMMIT, and its
-# numbers into memory after it. Both logs write with a batch, and so does `reindex`.
+# A group of transactions is written together, and becomes visible together: its rows go into SQLite before COMMIT, and
+# its numbers into memory after it. Both logs write with a batch, and so does `reindex`.
 
 
 class _Batch:
@@ -3148,7 +3153,8 @@ class _Batch:
         self._hash = _chained(self._hash, transaction.tx_id, transaction.tx_time, data)
         self._state = _state(self._state, self._hash, committed, results)
         self.latest = Point(transaction.tx_id, transaction.tx_time, transaction.n if committed else self.latest.n)
-        self._log_rows.append((self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results, self._state, self.latest.n))
+        self._log_rows.append((self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results,
+                               self._state, self.latest.n))
         if committed:
             self._documents += [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()
                                 if op.data is not None]      # else an evict to come has taken it from the log already
@@ -3195,7 +3201,8 @@ class _Batch:
         self._execute("update ids set n = ? where uuid = ?", (n, value.bytes))
         kinds = itertools.chain(self._file.index.kinds.items(), self._kinds.items())
         for a in {a for a, of_a in kinds if of_a & _MENTION_KIND}:
-            self._many("update facts set v = ? where p = ? and a = ? and v = ?", [(n, p, a, _UUID + value.bytes) for p in (0, 1)])
+            self._many("update facts set v = ? where p = ? and a = ? and v = ?",
+                       [(n, p, a, _UUID + value.bytes) for p in (0, 1)])
         self._file.index.mentioned.discard(value.int), self._mentioned.discard(value.int)
         self.has_births = True
 
@@ -3243,10 +3250,12 @@ class _Batch:
             else:
                 self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
 
-    def _close(self, e: Cell, entity: _Entity, closed: set[_Rect], drawn: set[_Rect], transaction: _Transaction) -> None:
+    def _close(self, e: Cell, entity: _Entity, closed: set[_Rect], drawn: set[_Rect],
+               transaction: _Transaction) -> None:
         self.flush()
         tx_id, now = transaction.tx_id, transaction.tx_time
-        self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?", [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
+        self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?",
+                   [(tx_id, e, OPEN, rect.vt_from) for rect in closed])
         live = {rect.n for rect in entity.rects if rect.n > 0 and rect.vt_to > now}
         if entity.low > now or entity.high < OPEN:       # those of now and later, which are not all in memory
             live |= {n for n, in self._execute(_LIVE, (e, OPEN, now))}
@@ -3269,7 +3278,8 @@ class _Batch:
         attributes = self._file.index.attributes
         pairs: list = []
         for name, cell in transaction.contents[n].facts:
-            pairs += attributes.get(name) or self._attribute(name), self._value_cell(cell) if type(cell) is uuid.UUID else cell
+            pairs += (attributes.get(name) or self._attribute(name),
+                      self._value_cell(cell) if type(cell) is uuid.UUID else cell)
         for start in range(0, len(pairs), 2 * FACTS_A_ROW):
             row = [p, k, e, n, d, *pairs[start:start + 2 * FACTS_A_ROW]]
             self._facts.setdefault(len(row), []).append(row)
@@ -3284,7 +3294,8 @@ class _Batch:
 
     def _evict(self, e: Cell, id: Any) -> None:
         self.flush()
-        numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?", (e, e))}
+        numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 "
+                                             "union select n from unseen where e = ?", (e, e))}
         self._many("delete from documents where n = ?", [(n,) for n in numbers])
         for statement in ("delete from facts where p in (0, 1) and e = ?", "delete from rects where e = ?",
                           "delete from unseen where e = ?"):

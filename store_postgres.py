@@ -209,7 +209,8 @@ class _Newest:
     def guess(self) -> tuple | None:
         """The newest, and PostgreSQL's clock, for an append that is one message."""
         since_s = time.monotonic() - self._read_s
-        return (*self._last, self._read_clock + int(since_s * 1e6)) if self._alone >= ALONE_MIN and since_s < GUESS_S_MAX else None
+        is_sure = self._alone >= ALONE_MIN and since_s < GUESS_S_MAX
+        return (*self._last, self._read_clock + int(since_s * 1e6)) if is_sure else None
 
     def read(self, tx_id: int, tx_time: int, hash: bytes, clock: int) -> None:
         self._alone = self._alone + 1 if (tx_id, tx_time, hash) == self._last else 0
@@ -445,7 +446,8 @@ class PostgresLog(store._Log):
             self._check_server()
             self._follow(progress)
         except psycopg.Error as error:
-            raise store.UnreachableError(f"The log on PostgreSQL cannot be read ({_reason(error)}). Try again later.") from error
+            raise store.UnreachableError(
+                f"The log on PostgreSQL cannot be read ({_reason(error)}). Try again later.") from error
         except sqlite3.Error as error:
             raise store.StoreError(f"{self._file.path} cannot be written: {error}.") from error
         for thread in self._threads:
@@ -460,7 +462,8 @@ class PostgresLog(store._Log):
             newest, = asking.use().execute("select max(tx_id) from store_log").fetchone()
             return newest
         except psycopg.Error as error:
-            raise store.UnreachableError(f"PostgreSQL cannot be reached ({_reason(error)}). Try again later.") from error
+            raise store.UnreachableError(
+                f"PostgreSQL cannot be reached ({_reason(error)}). Try again later.") from error
         finally:
             asking.drop()
 
@@ -858,7 +861,8 @@ class PostgresLog(store._Log):
     def _fail(self, error: BaseException, waiting: Any = ()) -> None:
         """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
         with self._mutex:
-            self._file.failed = self._file.failed or f"{error} The store takes no more until it is opened again; reads go on."
+            self._file.failed = self._file.failed or (
+                f"{error} The store takes no more until it is opened again; reads go on.")
             waiting = [*waiting, *self._queue, *(entry.pending for entry in self._own)]
             self._queue.clear(), self._own.clear()
         store.log.error("%s", self._file.failed, exc_info=error)
