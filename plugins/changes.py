@@ -174,6 +174,10 @@ class People:
         if len(self._people) + len(self._communities) > PEOPLE_KEPT:
             self._people, self._communities, self._all = {}, {}, tx_id
 
+    def touch(self, person, db):
+        """Something that is in no transaction has changed for this person: pages made by now may not know it."""
+        self._people[person] = db.tx_id + 1
+
     def is_behind(self, db, person, after):
         if max(self._all, self._people.get(person, 0)) > after:
             return True

@@ -94,7 +94,7 @@ def first_unread(ctx, db, mem_id, channel_id):
 
 async def read(ctx):
     """The page has shown its reader the channel up to a message. Nothing is written: their other pages hear of it."""
-    if not biff.is_allowed(ctx, (("reads", ctx["uid"]), *READS_A_PERSON)):
+    if not biff.is_allowed(ctx, (("positions", ctx["uid"]), *READS_A_PERSON)):
         return biff.error(ctx, 429)
     upto = message_in(ctx, ctx["params"].get("upto", ""))
     if upto is None:
@@ -120,8 +120,9 @@ def moved(ctx, channel_id, upto):
 
 
 def tell(ctx, person):
-    """One of the two things that are told beside the listener, for it is not in the store."""
+    """Told beside the listener, for it is not in the store. A page that is under way hears it when it connects."""
     db = ctx["biff/node"].db()
+    ctx["chat_people"].touch(person, db)
     ctx["chat_clients"].tell(person, lambda client: person_frame(ctx, db, person, client.place_id, [("news", None)]))
 
 

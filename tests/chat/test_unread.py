@@ -96,6 +96,19 @@ async def test_what_is_read_in_one_window_is_read_in_all(two):
     await socket.close()
 
 
+async def test_what_is_read_while_another_page_loads_is_told_when_it_connects(two):
+    """Who reads to the end and goes elsewhere would find what was just read unread there."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "news")
+    text = (await bob.get(other)).body_text
+    page, after = parsed(text), re.search(r'id="cursor" value="(\d+)"', text)[1]
+    await read_to(bob, channel)                        # the word of the page that was left comes after the new page
+    socket = await bob.listen(other, after)
+    assert list(counts(page).values()) == [1]
+    await hear(page, socket, lambda: not counts(page))
+    await socket.close()
+
+
 async def test_a_channel_can_be_unread_again_from_a_message_on(two):
     """Whoever has no time now would forget it."""
     ann, bob, channel, _ = two
