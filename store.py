@@ -4244,7 +4244,10 @@ def _is_ready(clause: _Clause, bound: set[str]) -> bool:
 
 
 def _lacking(definition: _Definition) -> set[str]:
-    """The variables in the head of a rule that must be given: its clauses need them and do not bind them."""
+    """The variables in the head of a rule that must be given: its clauses need them and do not bind them.
+
+    The one that lets most clauses be joined comes first, since they may bind the others.
+    """
     given: set[str] = set()
     while True:
         reached, left = _reached(definition.clauses, given)
@@ -4253,7 +4256,7 @@ def _lacking(definition: _Definition) -> set[str]:
             var for var in definition.head if var not in reached]
         if not lacking:
             return given
-        given.add(lacking[0])
+        given.add(min(lacking, key=lambda var: len(_reached(definition.clauses, given | {var})[1])))
 
 
 def _all_clauses(where: Iterable[_Clause], rules: Mapping[str, list[_Definition]]) -> Iterator[_Clause]:

@@ -255,3 +255,13 @@ def test_rows_of_a_rule_come_once_in_a_stream_too(node):
     db = holding(node, {"xt/id": 2, "to": [1, 5, 6]})
     with db.lazy_q({"find": "?x", "where": [("has", "?x")], "rules": [[("has", "?b"), ["?b", "to", "_"]]]}) as rows:
         assert list(rows) == [2]
+
+
+def test_a_rule_needs_no_more_arguments_than_the_ones_that_bind_the_others(node):
+    """Without this, rules that call each other were refused although one bound argument starts them all."""
+    db = holding(node, {"xt/id": 1, "kind": "x", "to": 2}, {"xt/id": 2, "to": 3})
+    rules = [[("p", "?a", "?c", "?b"), ["?a", "to", "?c"], ["?c", "to", "?b"]],
+             [("r", "?b", "?c"), ("p", "?c", "?a", "?b"), ("or-join", ["?b"], ("and", ("r", "_", "?b")))],
+             [("p", ["?c"], "?d", "?b"), ("p", "?b", "_", "?d"), ("r", "?b", "?d"), ("p", "?c", "?c", "?d")]]
+    assert db.q({"find": "?b", "rules": rules, "where": [["?b", "kind", "x"]]}) == [1]
+    assert db.q({"find": ["?c", "?b"], "rules": rules, "where": [["?x", "kind", "x"], ("p", "?x", "?c", "?b")]}) == [(2, 3)]
