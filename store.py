@@ -4566,9 +4566,6 @@ class _ClauseParser:
             hint = f" A call is a tuple: [({_short(e)}, …)]." if type(e) is str and e in FUNCTIONS else ""
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is "
                              f"no variable.{hint}")
-        if a[0:1] == ":":
-            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; attributes are plain "
-                             f"strings: {_short(a[1:])}.")
         if not is_text(a):
             raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not "
                              "text.")
@@ -5824,6 +5821,9 @@ class _Shaper:
     def _doubt(self, triple: _Triple) -> str | None:
         known = self._shared.file.index.attributes
         kinds = self._shared.kinds(triple.a)
+        if not kinds and triple.a.startswith(":"):
+            raise QueryError(f"The clause {_short(triple.source)} has {_short(triple.a)} for its attribute, which no "
+                             f"document has; attributes are plain strings: {_short(triple.a[1:])}.")
         if not kinds:
             like = difflib.get_close_matches(triple.a, [a for a in known if self._shared.kinds(a)], 1, 0.8)
             return f"no document has {triple.a}" + (f"; {like[0]} is an attribute" if like else "")

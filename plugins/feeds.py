@@ -4,6 +4,7 @@ A feed is fetched once for all channels that listen to it: each server tries to 
 a match on the feed's document, and the server that succeeds fetches. What a channel has seen is decided inside the
 transaction that posts.
 """
+import asyncio
 import contextlib
 import datetime as dt
 import functools
@@ -160,6 +161,9 @@ async def fetch_rss_consumer(ctx):
     TURNS[host] = {}
     try:
         await fetch_for_all(ctx, url)
+    except asyncio.CancelledError:         # the server stops: the feed is due again at the next start
+        await biff.submit_tx(ctx, functools.partial(due_tx, url=url))
+        raise
     finally:
         for waiting, its_ctx in TURNS.pop(host).items():
             with contextlib.suppress(biff.QueueFullError):          # it stays due
@@ -197,6 +201,11 @@ def claim_tx(ctx, url):
         return []
     return [{"db/doc-type": "feed", "db.op/upsert": {"feed/url": url}, "feed/failures": ("db/default", 0),
              "feed/due-at": next_time(ctx)}]
+
+
+def due_tx(ctx, url):
+    feed_id = biff.lookup_id(ctx["biff/db"], "feed/url", url)
+    return [{"db/doc-type": "feed", "db/op": "update", "xt/id": feed_id, "feed/due-at": biff.NOW}] if feed_id else []
 
 
 def next_time(ctx, failures=0):

@@ -319,7 +319,11 @@ def normal(value):
         return kind, float(f"{value:.12g}")
     if kind == "dict":
         return kind, tuple(sorted(((cell(key), normal(one)) for key, one in value.items()), key=repr))
-    if kind in ("list", "set", "frozenset"):
+    if kind in ("set", "frozenset"):           # of numbers that Python calls equal, a set keeps any one
+        numbers = {int(one) if one == one // 1 else one for one in value if type(one) in (int, float)}
+        rest = [normal(one) for one in value if type(one) not in (int, float)]
+        return kind, tuple(sorted([*(("number", one) for one in numbers), *rest], key=repr))
+    if kind == "list":
         return kind, tuple(sorted(map(normal, value), key=repr))
     return (kind, tuple(map(normal, value))) if kind == "tuple" else (kind, value)
 
