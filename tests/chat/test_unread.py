@@ -209,5 +209,7 @@ async def test_a_position_is_a_message_of_this_channel(two):
     id = re.search(r'id="message-([\w-]+)"', (await ann.get(other)).body_text)[1]
     await ann.post(f"{other}/message/{id}", page=other, headers=HTMX, method="DELETE")
     assert (await bob.post(f"{other}/read", {"upto": id}, other, HTMX)).status == 204, "it may be gone by now"
+    await ann.say(channel, "unread")
     for upto in id, "x", channel.rpartition("/")[2], "":
-        assert (await bob.post(f"{channel}/read", {"upto": upto}, channel, HTMX)).status == 422
+        assert (await bob.post(f"{channel}/read", {"upto": upto}, channel, HTMX)).status == 204
+        assert list((await unread_on(bob, other)).values()) == [1], "nothing moved"
