@@ -37,13 +37,26 @@ function openActions(list, act) {
   list.addEventListener("click", event => { if (!event.target.closest("a, button")) show(messageOf(event.target)); });
   list.addEventListener("scroll", () => { if (!bar.contains(document.activeElement)) hide(); }, {passive: true});
   list.parentElement.addEventListener("pointerleave", () => { if (!bar.contains(document.activeElement)) hide(); });
+  // Scrolling the next one into sight hides the toolbar a frame later, so it is shown after that; until then `going` is the one.
+  let going = null;
+  function arrive(message) { if (going === message) { going = null; if (message.isConnected) show(message); } }
+  function step(by) {
+    const messages = [...list.querySelectorAll(`.message:not(${PENDING})`)], from = going ?? at;
+    const next = from ? messages[messages.indexOf(from) + by] : messages.at(-1);
+    if (!next) return false;
+    going = next;
+    next.scrollIntoView({block: "nearest"});
+    requestAnimationFrame(() => arrive(next));
+    return true;
+  }
   list.addEventListener("keydown", event => {
-    const step = {ArrowUp: -1, ArrowDown: 1}[event.key];
-    if (step && event.target === list) {
-      const messages = [...list.querySelectorAll(`.message:not(${PENDING})`)], next = at ? messages[messages.indexOf(at) + step] : messages.at(-1);
-      if (next) { event.preventDefault(); next.scrollIntoView({block: "nearest"}); requestAnimationFrame(() => show(next)); }
-    } else if (event.key === "Enter" && at && event.target === list) { event.preventDefault(); buttons.find(button => !button.hidden).focus(); }
-    else if (event.key === "Escape") hide();
+    const by = {ArrowUp: -1, ArrowDown: 1}[event.key];
+    if (by && event.target === list) { if (step(by)) event.preventDefault(); }
+    else if (event.key === "Enter" && event.target === list && (going ?? at)) {
+      event.preventDefault();
+      if (going) arrive(going);
+      buttons.find(button => !button.hidden).focus();
+    } else if (event.key === "Escape") { going = null; hide(); }
   });
   bar.addEventListener("keydown", event => {
     const shown = buttons.filter(button => !button.hidden), step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
