@@ -138,6 +138,8 @@ RECTS_READ = 8
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 # transactions that a listener reads at once, and hears before the loop gets a turn
 LISTEN_BATCH = 64
+# of a notice, which nothing stores: PostgreSQL takes less than 8,000
+NOTICE_BYTES_MAX = 7_900
 # transactions kept in memory for listeners that keep up, which need not read the log
 RECENT_MAX = 1_024
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
@@ -901,6 +903,7 @@ class Node:
         self._told: set[str] = set()          # what queries ask in vain, as far as it was logged
         self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
+        self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None      # of `aq`
         self._moved = threading.Condition()
         self._file, self._log = _opened(path, index, self)
@@ -976,6 +979,24 @@ class Node:
         A callback that raises is logged, and the next transaction follows.
         """
         return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
+
+    def notify(self, notice: str) -> None:
+        """Tells all servers of this log, this one too, a text that is stored nowhere. It may be lost; it does not block.
+
+        Raises: OperationError if it is empty, no text, or longer than NOTICE_BYTES_MAX bytes of UTF-8.
+        """
+        self._file.check_open()
+        if not (isinstance(notice, str) and notice.isprintable() and 0 < len(notice.encode()) <= NOTICE_BYTES_MAX):
+            raise OperationError(f"A notice is one line of text of 1 to {NOTICE_BYTES_MAX:,} bytes, not {_short(notice)}.")
+        self._log.notify(notice)
+
+    def on_notice(self, callback: Callable[[str], Any]) -> None:
+        """Calls back with each notice, in the running event loop if there is one, else on the thread that hears it."""
+        self._file.check_open()
+        try:
+            self._hearers.append((asyncio.get_running_loop(), callback))
+        except RuntimeError:
+            self._hearers.append((None, callback))
 
     def tx_log(self, after: int | Tx | None = None) -> Iterator[Tx]:
         """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they
@@ -1064,6 +1085,13 @@ class Node:
             with self._moved:
                 self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")
         return self._pool
+
+    def _hear(self, notice: str) -> None:
+        for loop, callback in self._hearers:
+            try:
+                loop.call_soon_threadsafe(callback, notice) if loop else callback(notice)
+            except Exception:             # a closed loop, too
+                log.debug("a notice was not heard", exc_info=True)
 
     def _announce(self) -> None:
         """Wakes those who wait for transactions."""
@@ -2588,6 +2616,9 @@ class _Log:
 
     def _commit(self, group: list) -> None:
         raise NotImplementedError
+
+    def notify(self, notice: str) -> None:
+        self._node._hear(notice)
 
     def _leave(self, pending: _Pending) -> None:
         """Ends what `_enter` began for a thread that commits by itself."""

@@ -51,6 +51,11 @@ ALONE_MIN = 16
 GUESS_S_MAX = 1                       # so old may be what a server knows of PostgreSQL's clock
 # channels of notifications: who is woken by a bell of its own appends a quarter less
 BELLS = 64
+# notices that wait to be sent; beyond, the oldest are lost
+NOTICES_MAX = 1_000
+# sent in one statement, and the pause after it: at most 2,000 a second from each server
+NOTICES_AT_ONCE = 100
+NOTICES_PAUSE_S = 0.05
 POLL_S = 1                            # a follower looks at the log so often even if no bell rings
 # for the first bell to be heard; through a proxy that pools transactions it never is
 BELL_S_MAX = 2
@@ -118,6 +123,7 @@ _NEXT = """
     from store_documents d where d.tx_id > %(after)s and d.tx_id <= (select max(tx_id) from part)
     order by 1, 2
 """
+_NOTIFY = "select pg_notify(%s, notice) from unnest(%s::text[]) notice"
 _OUTCOMES = "select tx_id, results from store_outcomes where tx_id = any(%b::bigint[])"
 _CONTENTS = "select tx_id, position, doc from store_documents where tx_id = any(%b::bigint[])"
 _RECORD = "insert into store_outcomes select * from unnest(%b::bigint[], %b::bytea[])"
@@ -396,6 +402,8 @@ class PostgresLog(store._Log):
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False), self._rope.setblocking(False)
         self._troubles: dict[str, str] = {}
+        self._notices: collections.deque[str] = collections.deque(maxlen=NOTICES_MAX)
+        self._notify_at = 0.0
         self._appending, self._following = _Link(url, self._ring), _Link(url, self._listen)
         self._threads = [threading.Thread(target=work, name=name, daemon=True)
                          for name, work in (("store-appender", self._appender), ("store-follower", self._follower))]
@@ -517,12 +525,12 @@ class PostgresLog(store._Log):
 
     def _listen(self, connection: Any) -> None:
         self._check(connection)
-        connection.add_notify_handler(lambda notice: self._heard(notice.pid))
+        connection.add_notify_handler(lambda notice: self._heard(notice.channel, notice.pid, notice.payload))
         free = connection.execute(_FREE_BELL, (BELLS - 1, _LOCK_BELL, self._lock_id)).fetchone()
         own, = free or (BELLS,)
         self._rings = f"{self._channel}_{own}"
         connection.execute("; ".join(f"listen {self._channel}_{n}" for n in range(1, BELLS + 1) if n != own
-                                     or not free))
+                                     or not free) + f"; listen {self._channel}_notices")
         self._behind = True              # listen first, then read: the other order has a gap
 
     # Appending
@@ -811,20 +819,40 @@ class PostgresLog(store._Log):
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN), poll.register(self._bell, select.POLLIN)
         while not (self._is_behind(connection) or self._own or self._ended):
+            if self._send_notices(connection):
+                continue                 # bells may have come with the answer
+            until = min(end, self._notify_at) if self._notices else end
             with contextlib.suppress(BlockingIOError):
-                poll.poll(max(0, end - time.monotonic()) * 1000)
+                poll.poll(max(0, until - time.monotonic()) * 1000 + 1)
                 self._bell.recv(4096)
             self._behind |= time.monotonic() > end
 
     def _is_behind(self, connection: Any) -> bool:
         connection.pgconn.consume_input()
         while notice := connection.pgconn.notifies():
-            self._heard(notice.be_pid)
+            self._heard(notice.relname.decode(), notice.be_pid, notice.extra.decode("utf-8", "replace"))
         return self._behind
 
-    def _heard(self, pid: int) -> None:
-        """A bell that we rang ourselves says nothing new."""
-        self._behind |= pid != self._ringer
+    def _heard(self, channel: str, pid: int, notice: str) -> None:
+        """A notice of some server; or a bell, which says nothing new if we rang it ourselves."""
+        if channel == f"{self._channel}_notices":
+            self._node._hear(notice)
+        else:
+            self._behind |= pid != self._ringer
+
+    # Notices
+
+    def notify(self, notice: str) -> None:
+        """Leaves it to the follower. It goes by PostgreSQL to all, this server too, so all hear notices in one order."""
+        self._notices.append(notice)
+        self._wake()
+
+    def _send_notices(self, connection: Any) -> bool:
+        if is_time := bool(self._notices) and time.monotonic() >= self._notify_at:
+            lot = [self._notices.popleft() for _ in range(min(len(self._notices), NOTICES_AT_ONCE))]
+            connection.execute(_NOTIFY, (f"{self._channel}_notices", lot))
+            self._notify_at = time.monotonic() + NOTICES_PAUSE_S
+        return is_time
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):      # so many are waiting that it will wake

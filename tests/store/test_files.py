@@ -234,7 +234,8 @@ def test_another_programs_lock_refuses_one_write_and_not_the_node(tmp_path, monk
 ASKED = {"db": lambda node: node.db(), "tx": lambda node: node.tx(0), "latest_tx": lambda node: node.latest_tx, "status": lambda node: node.status(),
          "tx_log": lambda node: list(node.tx_log()), "stats": lambda node: node.attribute_stats(), "verify": lambda node: node.verify(),
          "reindex": lambda node: node.reindex(), "backup": lambda node: node.backup("never.db"), "sync": lambda node: node.sync(1),
-         "await_tx": lambda node: node.await_tx(0, 1), "on_tx": lambda node: node.on_tx(print), "submit_tx": lambda node: node.submit_tx([])}
+         "await_tx": lambda node: node.await_tx(0, 1), "on_tx": lambda node: node.on_tx(print), "notify": lambda node: node.notify("x"),
+         "on_notice": lambda node: node.on_notice(print), "submit_tx": lambda node: node.submit_tx([])}
 
 
 @pytest.mark.parametrize("name", ASKED)

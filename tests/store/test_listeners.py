@@ -6,6 +6,9 @@ import statistics
 import threading
 import time
 
+import pytest
+
+import store
 from store import call, delete, evict, match, put
 
 
@@ -227,3 +230,41 @@ async def test_in_a_loop_it_is_called_there_in_order(node):
         await asyncio.sleep(0.001)
     three.close()
     assert others == [61] and len(heard) == len(slowly) == 60
+
+
+def test_a_notice_is_heard_and_stored_nowhere(open_store):
+    """Without this, "is typing" would have to be written into a log that keeps everything."""
+    heard, broken = [], []
+    with contextlib.closing(open_store()) as node:
+        node.on_notice(lambda notice: (broken.append(notice), 1 / 0))
+        node.on_notice(heard.append)
+        for n in range(200):
+            node.notify(f"notice {n}")
+        settle(lambda: len(heard) == 200)
+        assert heard == broken == [f"notice {n}" for n in range(200)] and node.status()["tx_id"] == 0
+        for notice in "", "x" * 7_901, "two\nlines", b"bytes", None:
+            with pytest.raises(store.OperationError, match="A notice is one line of text of 1 to 7,900 bytes"):
+                node.notify(notice)
+        node.submit_tx([put({"xt/id": 1})])
+
+
+def test_a_notice_reaches_every_server_of_a_log(join):
+    """Without this, those who are connected to another server would not see who is here."""
+    nodes = [join() for _ in range(3)]
+    heard = [[] for _ in nodes]
+    for node, words in zip(nodes, heard):
+        node.on_notice(words.append)
+    for n, node in enumerate(nodes):
+        node.notify(f"from {n}")
+        node.submit_tx([put({"xt/id": n})])
+    settle(lambda: all(len(words) == 3 for words in heard))
+    assert all(sorted(words) == ["from 0", "from 1", "from 2"] for words in heard)
+
+
+async def test_a_notice_is_heard_in_the_event_loop_that_asked(join):
+    """A callback in another thread would touch sockets behind the loop's back."""
+    one, two = join(), join()
+    heard = asyncio.get_running_loop().create_future()
+    two.on_notice(lambda notice: heard.set_result((notice, threading.current_thread())))
+    one.notify("hello")
+    assert await asyncio.wait_for(heard, 20) == ("hello", threading.main_thread())
