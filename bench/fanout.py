@@ -42,14 +42,14 @@ import crowd
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import biff                                      # noqa: E402
-from eelchat import PAGE_MESSAGES                # noqa: E402
+from plugins.places import PAGE_MESSAGES          # noqa: E402
 from biff import sockets                         # noqa: E402
 import store                                     # noqa: E402
 from store import put                            # noqa: E402
 
 FRAME_BYTES = 400                     # the frame of a message; more, if the markup alone is more
 TEXT_CHARS_MIN = 20
-PEOPLE = 5_000                        # open the sockets and post in turn
+PEOPLE, QUIET_PEOPLE = 5_000, 50      # open the sockets and post in turn; the quiet channel has a community of its own
 READY_S = 20
 CHANNELS = "/lively", "/quiet"        # of a peer; the quiet one has one socket: the cost of a post alone
 WARM_S = 0.3
@@ -117,7 +117,10 @@ class Peer:
 
 
 class Chat:
-    """The chat itself: a file with people who are signed in, one community, a lively channel and a quiet one.
+    """The chat itself: a file with people who are signed in, and two communities: a lively channel and a quiet one.
+
+    A message marks its channel as unread on every page of its community. So the quiet channel, which shows the cost of a
+    post alone, lies in a community of its own.
 
     After `close`, `order` gives a message's place in the log by its id, and `committed` the time of its transaction in
     ns.
@@ -128,28 +131,31 @@ class Chat:
         self.folder, self.port, self.text = tempfile.TemporaryDirectory(), free_port(), text
         self.path = pathlib.Path(self.folder.name) / "eelchat.db"
         self.cookies = [secrets.token_urlsafe(32) for _ in range(people)]
+        self.quiet_cookies = [secrets.token_urlsafe(32) for _ in range(QUIET_PEOPLE)]
         self.channel, self.quiet = self._fill()
         self.process = Server(self.name, ROOT / "eelchat.py", "--port", self.port, "--data", self.folder.name)
         self.process.wait(self.port)
         secret = (self.path.parent / "secret").read_bytes()
-        tokens = [hmac.new(secret, f"anti-forgery\0{cookie}".encode(), "sha256").hexdigest() for cookie in self.cookies]
-        self.posters = itertools.cycle(list(zip(self.cookies, tokens)))
+        self.posters, self.quiet_posters = (itertools.cycle(
+            [(cookie, hmac.new(secret, f"anti-forgery\0{cookie}".encode(), "sha256").hexdigest()) for cookie in cookies])
+            for cookies in (self.cookies, self.quiet_cookies))
 
     def _fill(self):
         now = dt.datetime.now(dt.timezone.utc)
-        comm, chan, quiet = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+        comms, channels = [uuid.uuid4(), uuid.uuid4()], [uuid.uuid4(), uuid.uuid4()]
         node = store.open(self.path)
-        node.submit_tx([put({"xt/id": comm, "comm/title": "Community #1"}),
-                        put({"xt/id": chan, "chan/title": "Channel #1", "chan/comm": comm}),
-                        put({"xt/id": quiet, "chan/title": "Channel #2", "chan/comm": comm})])
-        for start in range(0, len(self.cookies), 1_000):
-            node.submit_tx([put(document) for number, cookie in enumerate(self.cookies[start:start + 1_000], start)
+        for number, (comm, chan) in enumerate(zip(comms, channels), 1):
+            node.submit_tx([put({"xt/id": comm, "comm/title": f"Community #{number}"}),
+                            put({"xt/id": chan, "chan/title": "general", "chan/comm": comm})])
+        people = [(comms[0], cookie) for cookie in self.cookies] + [(comms[1], cookie) for cookie in self.quiet_cookies]
+        for start in range(0, len(people), 1_000):
+            node.submit_tx([put(document) for number, (comm, cookie) in enumerate(people[start:start + 1_000], start)
                             for document in person(comm, number, cookie, now)])
-        self._fill_channel(node, chan, node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0],
+        self._fill_channel(node, channels[0], node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0],
                            now)
         self.tx_id = node.db().tx_id
         node.close()
-        return [f"/community/{comm}/channel/{channel}" for channel in (chan, quiet)]
+        return [f"/community/{comm}/channel/{channel}" for comm, channel in zip(comms, channels)]
 
     def _fill_channel(self, node, channel, mem, now):
         """What the channel holds from the beginning."""
@@ -160,7 +166,8 @@ class Chat:
     def upgrades(self, count, channel=None, after=None):
         path = f"{channel or self.channel}/connect?after={after or self.newest()}"
         return [crowd.upgrade(self.port, path, *self.headers(cookie))
-                for cookie in itertools.islice(itertools.cycle(self.cookies), count)]
+                for cookie in itertools.islice(itertools.cycle(self.quiet_cookies if channel == self.quiet
+                                                               else self.cookies), count)]
 
     def newest(self):
         """The transaction that a page loaded now has seen."""
@@ -172,7 +179,7 @@ class Chat:
         return connection.getresponse().read().decode()
 
     def post(self, channel=None):
-        id, (cookie, token) = uuid.uuid4(), next(self.posters)
+        id, (cookie, token) = uuid.uuid4(), next(self.quiet_posters if channel == self.quiet else self.posters)
         body = urllib.parse.urlencode({"text": self.text, "post": id, "__anti-forgery-token": token})
         head = [f"POST {channel or self.channel} HTTP/1.1", f"Host: 127.0.0.1:{self.port}",
                 "Sec-Fetch-Site: same-origin", "HX-Request: true",

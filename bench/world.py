@@ -252,13 +252,14 @@ class Items(_World):
 
 
 class Past(_World):
-    """20,000 users in 500 groups with three memberships each, asked about one after the other, so that none is in memory;
+    """20,000 users in 500 groups with three memberships each, asked about in turn, so that none is in memory;
     an entity of 2,000 versions, and 100 entities of 100 versions; a supposition of 10,000 users."""
 
     def __init__(self):
         super().__init__(1)
         rng, id = self.rng, self.id
-        self.users = [{"xt/id": id(), "user/email": f"user{n}@example.com", "user/joined-at": NOW, "user/group": n % 500}
+        self.users = [{"xt/id": id(), "user/email": f"user{n}@example.com", "user/joined-at": NOW,
+                       "user/group": n % 500}
                       for n in range(COLD_USERS)]
         self.communities = [{"xt/id": id(), "comm/title": f"Community #{n}"} for n in range(COMMUNITIES)]
         self.mems = [{"xt/id": id(), "mem/user": user["xt/id"], "mem/comm": comm["xt/id"], "mem/roles": set()}
