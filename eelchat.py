@@ -245,7 +245,7 @@ async def new_message(ctx):
 
 
 def was_there(ctx, id):
-    """Whether there ever was such a document. The place of a deleted message stays empty: nobody puts words there."""
+    """True if there ever was such a document: the place of a deleted message stays empty, nobody may fill it again."""
     return bool(ctx["biff/db"].history(id))
 
 
@@ -273,7 +273,7 @@ def message_tx(ctx, id, text, refusal):
 
 
 def was_said(ctx, id, text):
-    """Whether this person has said this here under this id; it may have been edited or deleted since."""
+    """True if this person has said this here under this id. It may have been edited or deleted since."""
     said = {"msg/mem": ctx["mem"]["xt/id"], "msg/channel": ctx["channel"]["xt/id"], "msg/text": text}
     db = ctx["biff/node"].db()
     versions = itertools.chain([db.entity(id)], (document for *_, document in db.history(id)))
@@ -288,7 +288,7 @@ def was_said(ctx, id, text):
 
 
 class Client(sockets.Socket):
-    """One browser at a place, and what it is there by."""
+    """A browser at a place, with the session and the membership by which it is there."""
 
     __slots__ = ("place_id", "mem_id", "session_id", "after")
 
@@ -372,14 +372,14 @@ def on_new_message(ctx, tx):
 
 
 def heard(ctx, tx):
-    """What a transaction changed; noted for the people whose own pages it changed."""
+    """The changes of a transaction, noted for the people whose own pages it changed."""
     changes = changes_of(ctx, tx)
     ctx["chat_people"].note(changes, tx.tx_id)
     return changes
 
 
 def dismiss_those_who_lost(ctx, touched):
-    """Whoever stands on a session, membership, channel or user that was touched is looked at again."""
+    """Looks again at the rights of each socket whose session, membership, channel or user was touched."""
     db = ctx["biff/node"].db()
     for client in ctx["chat_clients"].sockets():
         if not touched.isdisjoint(client.grounds) and (reason := why_not(db, client)):
@@ -394,7 +394,7 @@ def dismiss(ctx, client, reason):
 
 
 def forget(ctx, ids):
-    """What was evicted stays in no frame and no view that is kept."""
+    """Drops each kept frame and view that holds an evicted document."""
     ctx["chat_views"].forget(ids)
     ctx["chat_lately"].forget()
 

@@ -227,7 +227,7 @@ class _Newest:
 
 
 def _owner(id: Any) -> bytes:
-    """What the content of an entity is found by, to be deleted: no id is readable there, and a long one is short."""
+    """The key by which an entity's content is found and deleted. It is short, and no id can be read from it."""
     return hashlib.blake2b(store.pack(id), digest_size=16).digest()
 
 
@@ -283,7 +283,7 @@ _OPEN_OUTCOME = object()              # nobody has recorded what the calls of a 
 
 
 def _placed_results(entry: _Entry) -> Iterator[list]:
-    """Of each call what it became, as (record, content)."""
+    """The result of each call, as (record, content)."""
     places = (place for place, op in enumerate(entry.ops) if op.kind == store._CALL)
     for place, records in zip(places, entry.outcome):
         yield [(record, entry.contents.get(position)) for position,
@@ -312,7 +312,7 @@ class _LoggedTransaction(store._Transaction):
     is_logged = True
 
     def follow(self, entry: _Entry) -> bool:
-        """Whether it commits."""
+        """True if the transaction commits."""
         if entry.outcome is None:
             self.reason = "A call aborted it, as the first server to index it recorded."
             return False
@@ -329,7 +329,7 @@ class _LoggedTransaction(store._Transaction):
 
 
 class _Chores:
-    """What is to be done in PostgreSQL before a group of transactions is committed to the index."""
+    """The statements for PostgreSQL that come before a group of transactions is committed to the index."""
 
     def __init__(self) -> None:
         self.outcomes: dict[int, bytes | None] = {}
@@ -594,7 +594,7 @@ class PostgresLog(store._Log):
         return self._insert(connection, "", group, *last)
 
     def _may_guess(self, group: _Group) -> bool:
-        """Whether a group fits into one message, was never sent before, and takes its times from PostgreSQL's clock."""
+        """True if a group fits into one message, was never sent before, and takes its times from PostgreSQL's clock."""
         return bool(group) and group.before is None and group.is_small and not self._node._given_clock
 
     def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
@@ -648,7 +648,7 @@ class PostgresLog(store._Log):
         return is_next
 
     def _hand_over(self, entries: list[_Entry]) -> None:
-        """What the follower is to index, after what comes before it."""
+        """The transactions that the follower indexes next."""
         with self._mutex:
             self._own.extend(entries)
             self._refuse_if_failed()
@@ -703,9 +703,7 @@ class PostgresLog(store._Log):
         self._node._announce()
 
     def _own_next(self) -> list[_Entry]:
-        """Of the transactions that were appended here, those that are next; the log has others if there is a gap before
-        them.
-        """
+        """The next transactions, if they were appended here; none if the log has others before them."""
         latest = self._file.latest.tx_id
         known: list[_Entry] = []
         entries: list[_Entry] = []
@@ -887,7 +885,7 @@ class PostgresLog(store._Log):
                                                 True))
 
     def _fail(self, error: BaseException, waiting: Any = ()) -> None:
-        """What is not as it was written, or cannot be, is not gone on with: every server would go another way."""
+        """Stops at a row that is damaged or impossible: each server would otherwise decide it in another way."""
         with self._mutex:
             self._file.failed = self._file.failed or (
                 f"{error} The store takes no more until it is opened again; reads go on.")

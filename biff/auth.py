@@ -192,7 +192,7 @@ def _refused(ctx, email):
 
 
 async def _mailed(ctx, email):
-    """Whether the mail was handed over. It says from which browser and when it was asked for."""
+    """True if the mail was handed over. The mail names the browser and the time of the request."""
     token, code, name = secrets.token_urlsafe(32), f"{secrets.randbelow(10 ** 6):06}", ctx["biff/name"]
     await submit_tx(ctx, [_token(ctx, email, token, code)])
     base, asked_from = base_url_of(ctx), _agent(ctx["request"].headers.get("User-Agent", ""))

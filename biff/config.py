@@ -74,7 +74,7 @@ SETTINGS = {
 
 
 def arguments(name: str, description: str, argv: list[str] | None = None) -> dict:
-    """What the command line says, as {setting: text}; only what was given. Prints help, and ends, when asked to."""
+    """The settings that the command line gives, as {setting: text}. Prints help and ends when asked to."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     for key, setting in SETTINGS.items():
         if setting.is_argument:
@@ -102,7 +102,7 @@ async def use_config(system: dict) -> dict:
 
 
 def files_max() -> int:
-    """How many files the process may have open, once its soft limit, often 1,024, was raised to the hard one."""
+    """The number of files the process may open, after raising the soft limit (often 1,024) to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -216,6 +216,6 @@ def _secret(path):
 
 
 def address_of(host, port):
-    """Where a browser on this machine finds the server."""
+    """The address at which a browser on this machine finds the server."""
     shown = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"

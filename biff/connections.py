@@ -38,7 +38,7 @@ KERNEL_BYTES_MAX = 256 * 1024         # of an answer that the kernel takes at on
 
 
 class Connection(web.RequestHandler):
-    """One connection. aiohttp bounds the lines of a head and their number; this bounds what they are together.
+    """A connection. aiohttp bounds the lines of a head and their number; this bounds their sum.
 
     What is no HTTP gets a sentence, and one line in the log: aiohttp would show it in both, cookies and all.
     """
@@ -78,7 +78,7 @@ class Connection(web.RequestHandler):
             self._bound_head()
 
     def _is_asked(self):
-        """Whether what came is the beginning of a head."""
+        """True if the received bytes begin a head."""
         return bool(self.pending) and self._waiter is not None and not self._waiter.done()
 
     def _bound_head(self):

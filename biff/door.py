@@ -70,7 +70,7 @@ class Answer(NamedTuple):
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address, as a socket names it, belongs to the public internet. What cannot be read does not."""
+    """True if an IP address, as a socket names it, is of the public internet; False if it cannot be read."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

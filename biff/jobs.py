@@ -76,7 +76,7 @@ def submit_job(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY) -> 
 
 async def submit_job_for_result(ctx: dict, queue_id: str, job: Any, priority: int = PRIORITY,
                                 timeout_s: float = 20) -> Any:
-    """What the consumer returned; raises what it raised, or TimeoutError."""
+    """The consumer's result. Raises the consumer's exception, or TimeoutError."""
     return await asyncio.wait_for(submit_job(ctx, queue_id, job, priority), timeout_s)
 
 

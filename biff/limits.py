@@ -18,7 +18,7 @@ WITH_PORT = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?|(\d+(?:\.\d+){3}):\d{1,5}")
 
 
 def client_of(ctx: dict) -> str:
-    """Who asks, as far as rate limits care: an IPv4 address, or the /64 that an IPv6 household has."""
+    """The client for rate limits: an IPv4 address, or the /64 network of an IPv6 household."""
     return networks_of(ctx)[0]
 
 
@@ -58,7 +58,7 @@ def is_in(address: Address, networks: Iterable) -> bool:
 
 
 class Limits:
-    """How often something happened lately, in memory: counters do not belong in a log that keeps everything."""
+    """Counts recent events, in memory: counters do not belong in a log that keeps everything."""
 
     def __init__(self, clock=time.monotonic):
         self._clock, self._times = clock, {}

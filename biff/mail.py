@@ -14,7 +14,7 @@ MAIL_S_MAX = 10                       # below REQUEST_S_MAX, so that a slow rela
 
 
 async def send_mail(ctx: dict, to: str, subject: str, text: str, html: str | None = None) -> bool:
-    """Whether the mail was handed over; printed to the console, where no mail server is configured, counts."""
+    """True if the mail was handed over, or printed to the console where no mail server is configured."""
     config = ctx["biff/config"]
     if not config["mail_host"]:
         print(f"\nTO: {to}\nSUBJECT: {subject}\n\n{text}\n\nTo send mail instead of printing it, set "

@@ -170,7 +170,7 @@ def _without_marks(address):
 
 
 def is_local(path: str) -> bool:
-    """Whether a redirect to it stays on this site, as browsers read addresses: they take \\ for / and skip tabs."""
+    """True if a redirect to it stays on this site, as browsers read addresses: they take \\ for / and skip tabs."""
     return re.fullmatch(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*", path) is not None
 
 

@@ -45,7 +45,7 @@ def anyone(ctx: dict) -> None:
 def every_request(system):
     @web.middleware
     async def answer(request, handler):
-        """One line in the log for each answer, and an error page for each failure. Sockets write lines of their own."""
+        """Logs a line for each answer and makes an error page of each failure. Sockets write lines of their own."""
         begun = time.perf_counter()
         try:
             response = await handler(request)
@@ -100,7 +100,7 @@ def _takers(system, request):
 
 
 class Answers:
-    """What waits for browsers to take it. Beyond a bound the answer that has waited longest under it is cut."""
+    """The answers that wait for browsers to take them. Beyond a bound the oldest one under that bound is cut."""
 
     def __init__(self):
         self._waiting: dict[int, tuple[web.Request, int, list]] = {}       # by the id of the request, which has no hash
@@ -218,7 +218,7 @@ async def _fields(request):
 
 
 def is_ours(system: dict, request: web.Request, is_upgrade: bool = False) -> bool:
-    """Whether the browser says that the request comes from a page of ours. A request that says nothing does not."""
+    """True if the browser says that the request comes from a page of ours; False if it says nothing."""
     site = None if is_upgrade else request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"

@@ -90,7 +90,7 @@ def texts_of(frames: bytes) -> Iterator[str]:
 
 
 def pong(data: bytes) -> bytes:
-    """What answers a ping, which is as short as a control frame must be: up to 125 bytes."""
+    """The pong for a ping. A control frame has up to 125 bytes."""
     return b"\x8a" + bytes((len(data),)) + data
 
 
@@ -114,7 +114,7 @@ class Response(web.WebSocketResponse):
 
 
 class Socket:
-    """One connection. Frames go past aiohttp's writer and asyncio's transport to the operating system's socket.
+    """A connection. Frames go past aiohttp's writer and asyncio's transport to the operating system's socket.
 
     A room keeps that socket's `send`. So nobody waits for a client, and a frame costs little more than its system call.
     What aiohttp and asyncio guarantee is kept here:
@@ -213,7 +213,7 @@ Send = Callable[[bytes], int]         # how many of some bytes the operating sys
 
 
 class Said(NamedTuple):
-    """What a room was told: its number, the frame, and when it became true, in seconds since 1970."""
+    """A message to a room: its number, the frame, and when it became true, in seconds since 1970."""
     number: int
     frame: bytes
     since: float | None
@@ -346,7 +346,7 @@ class Rooms:
         return next(iter(theirs)) if len(theirs) > SOCKETS_A_PERSON else None
 
     def leave(self, socket: Socket) -> bool:
-        """Whether it was there. It is told nothing any more, and an emptied room is forgotten."""
+        """Takes a socket out of its room and says if it was there. An emptied room is forgotten."""
         room, socket.room, socket.seen = socket.room, None, CLOSED
         if room is None:
             return False
@@ -537,7 +537,7 @@ class Rooms:
 
 
 class Lately:
-    """What was said last, to all rooms, in order and without a gap: under the numbers above `low`, up to `high`.
+    """The last frames of all rooms, in order and without a gap: those of the numbers above `low`, up to `high`.
 
     `read(after)` yields (number, words) from the log, for all numbers above `after`. `words.frame(key)` is a room's
     frame, or None. `words.shown(key)` has the ids of what it shows, `words.changed(key)` of what it changes or takes
@@ -618,7 +618,7 @@ class Lately:
         self.high = newest
 
     def catch_up(self, key: Hashable, after: int, whole: Callable[[], bytes]) -> bytes:
-        """What brings a page from `after` up to `high`: the frames since, joined, or `whole()` if that is too much.
+        """Brings a page from `after` up to `high`: the frames since, joined, or `whole()` if that is too much.
 
         Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is
         kept for those who ask the same, until something else is said to the room; the whole is kept once for a room.
@@ -648,7 +648,7 @@ class Lately:
         return data if len(data) <= WAITING_BYTES_MAX else None
 
     def _takes_back(self, key, after):
-        """Whether something that a room was shown since `after` was changed later."""
+        """True if something that a room was shown since `after` was changed later."""
         shown: set | None = set()
         for number, words in self._said:
             if number <= after:

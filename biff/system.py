@@ -123,7 +123,7 @@ def is_secure(system: dict) -> bool:
 
 
 class LineFormatter(logging.Formatter):
-    """One record never looks like two, whatever a user wrote, and what is long enough to be a token is not shown."""
+    """Makes one line of a record, whatever a user wrote, and masks all that is long enough to be a token."""
 
     _second, _shown = 0, ""
 

@@ -1,4 +1,4 @@
-"""What goes beyond the tutorial: one capability a file, each ending in a dict PLUGIN, which `eelchat.PLUGINS` names.
+"""The chat beyond the tutorial: one capability a file, each ending in a dict PLUGIN, which `eelchat.PLUGINS` names.
 
 A plugin adds, each under its key and all of them optional (`feeds.py` is the first, `changes.py` says how pages live):
 - "schema": {type: Schema} and "extends": {type: {attribute: what}} for a type of another plugin; "tx-fns" as in `biff`;

@@ -90,7 +90,7 @@ class Changes:
         return {message["xt/id"] for kind, message in self.messages.get(channel_id, ()) if kind in kinds}
 
     def frame(self, place_id):
-        """What the pages of a place are told, with the tx_id; None if nothing there changed, or it is gone."""
+        """The frame for the pages of a place, with the tx_id; None if nothing there changed, or it is gone."""
         if place_id not in self._frames:
             text = self._text(place_id)
             if not text or place_id in self.anew:      # not kept: a list is large
@@ -121,13 +121,13 @@ class Changes:
         return [part_view(self.ctx, self.db, place, part, about) for part, about in touched]
 
     def is_for(self, person):
-        """Whether something is told to this person's pages alone."""
+        """True if something is told to this person's pages alone."""
         if self.forgotten or person in self.people:
             return True
         return any(is_member(self.db, person, id) for id in self.members)
 
     def person_frame(self, person, place_id):
-        """What a page of this person at this place is told; None for nothing. It has no tx_id: it may be told again."""
+        """The frame for this person's pages at a place, or None. It has no tx_id: it may be told again."""
         if self.forgotten:
             return person_frame(self.ctx, self.db, person, place_id) or None
         touched = dict(self.people.get(person, {}))
@@ -218,7 +218,7 @@ def size_of(changes):
 
 
 def note(changes, hooks, id, old, new, written):
-    """What became of one document."""
+    """Notes the change of one document."""
     before, after, between = map(channel_of, (old, new, written))
     for hook in hooks:
         tell(hook, changes, id, old, new)
@@ -243,13 +243,13 @@ def tell(hook, changes, id, old, new):
 
 
 def channel_of(document):
-    """Where a message stands; None for what is no message, however wrongly it was put."""
+    """The channel of a message; None for a document that is no message, however wrongly it was put."""
     channel_id = document.get("msg/channel") if document else None
     return channel_id if type(channel_id) is uuid.UUID else None
 
 
 def note_many(changes, hooks, before, after, written):
-    """Of very many documents, as when a channel goes, only where the messages are: those lists are sent anew."""
+    """Notes very many documents, as when a channel goes: only their channels, whose lists are sent anew."""
     places = {"find": ["?message", "?channel"], "in": [["?message", ...]],
               "where": [["?message", "msg/channel", "?channel"]]}
     for db in before, after:
@@ -261,7 +261,7 @@ def note_many(changes, hooks, before, after, written):
 
 
 def is_at_the_end(db, channel_id, made):
-    """Whether the new messages are the channel's newest: one that was there before goes back to its old place."""
+    """True if the new messages are the channel's newest: one that was there before goes back to its old place."""
     new = [message["xt/id"] for kind, message in made if kind == "new"]
     newest = {"find": "?message", "in": ["?channel"], "where": [["?message", "msg/channel", "?channel"]],
               "order-by": [[("created", "?message"), "desc"]], "limit": len(new)}
@@ -289,12 +289,12 @@ def whole_view(ctx, db, place_id, parts=None):
 
 
 def view_of(ctx, db):
-    """What templates call for a message's HTML, as of a snapshot: `view(message)`."""
+    """The function `view(message)` that templates call for a message's HTML, as of a snapshot."""
     return lambda message, oob=None: ctx["chat_views"](ctx, db, message, oob)
 
 
 def facts_of(ctx, db, message):
-    """What plugins show of a message beside its document, by name."""
+    """The values of a message that plugins add to its document, by name."""
     return {key: value for plugin in ctx["biff/plugins"] if "message" in plugin
             for key, value in plugin["message"](db, message).items()}
 
@@ -319,7 +319,7 @@ class Views:
         return self._keep(message, facts, self._rendered(message, facts))
 
     def _rendered(self, message, facts, oob=None):
-        """One that somebody put past the schema takes neither a page nor a transaction's other messages with it."""
+        """Leaves out a message that was put past the schema, so that the page and the others are shown."""
         try:
             return markupsafe.Markup(self._template.render(message=message, oob=oob, **facts))
         except Exception:

@@ -30,7 +30,7 @@ def command_of(ctx, text):
 
 
 def mistake_in(ctx, text):
-    """What is wrong with a text that looks like a command and is none; None for any other text."""
+    """A sentence for a text that looks like a command and is none; None for any other text."""
     named = LIKE_ONE.match(text)
     if not named or command_of(ctx, text)[0]:
         return None
@@ -53,7 +53,7 @@ def may(ctx, command):
 
 
 def command_tx(ctx, text, refusal=None):
-    """What a command adds to its message's transaction. Other texts add nothing."""
+    """The operations that a command adds to its message's transaction; none for other texts."""
     command, words = command_of(ctx, text)
     if command is None:
         return []

@@ -57,7 +57,7 @@ def reader_of_versions(ctx):
 
 
 async def text_of_message(ctx):
-    """What its author typed, to be changed."""
+    """The text as its author typed it, to be changed."""
     return web.Response(text=ctx["message"]["msg/text"])
 
 
@@ -98,7 +98,7 @@ def delete_tx(ctx):
 
 
 async def versions(ctx):
-    """What the message said before, the newest first."""
+    """The earlier versions of a message, the newest first."""
     past = [version for version in ctx["biff/db"].history(ctx["message"]["xt/id"], order="desc")
             if version.document and "msg/text" in version.document]
     return biff.render(ctx, "edits/versions.html", versions=past[1:VERSIONS_MAX + 1], now=past[0] if past else None,

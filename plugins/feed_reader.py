@@ -255,7 +255,7 @@ def decoded(body, charset):
 
 
 def python_charset(label, refused=()):
-    """What Python calls the charset that browsers read under this label; None if they read none under it."""
+    """Python's name of the charset that browsers read under this label; None if they read none under it."""
     with contextlib.suppress(LookupError, ValueError):
         name = codecs.lookup(label).name
         if name not in NO_CHARSETS and not name.startswith(tuple(refused)):
@@ -294,7 +294,7 @@ def feed_of(page, url):
 # ── Its items ────────────────────────────────────────────────────────────────────────────────────────────────
 
 class Item(NamedTuple):
-    """What a feed says of an entry: plain text, "" for what it does not say."""
+    """An entry of a feed, in plain text; "" for a part that is missing."""
     id: str = ""
     title: str = ""
     author: str = ""
@@ -440,7 +440,7 @@ def without_markup(text):
 
 
 class Prose(html.parser.HTMLParser):
-    """What a reader would see of a page; tags part words."""
+    """The text that a reader sees of a page. A tag ends a word."""
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -97,7 +97,7 @@ def list_command_tx(ctx):
 
 
 def canonical(url):
-    """One spelling of an address: scheme and host in lower case, no default port, no fragment."""
+    """The one spelling of an address: scheme and host in lower case, no default port, no fragment."""
     with contextlib.suppress(ValueError):
         return str(URL(url).with_fragment(None))
     return url
@@ -152,7 +152,7 @@ TURNS: dict[str, dict] = {}           # host that is being asked → the jobs, b
 
 
 async def fetch_rss_consumer(ctx):
-    """One feed. While its host is being asked for another, the job waits and the worker goes on to other hosts."""
+    """Fetches a feed. While its host is asked for another one, the job waits and the worker serves other hosts."""
     url = ctx["biff/job"]
     host = URL(url).host or ""
     if host in TURNS:
@@ -171,7 +171,7 @@ async def fetch_rss_consumer(ctx):
 
 
 async def fetch_for_all(ctx, url):
-    """One fetch for all channels. Whatever goes wrong on the way, the feed is due again after the usual time."""
+    """Fetches once for all channels. Whatever goes wrong, the feed is due again after the usual time."""
     if await biff.submit_tx(ctx, functools.partial(claim_tx, url=url)) is None:
         return
     db = ctx["biff/node"].db()
@@ -292,7 +292,7 @@ def was_posted(db, sub, entry):
 
 
 def seen_after(db, sub, entries, new):
-    """What the feed has now comes first, then what it had before; the first time all of it counts as seen."""
+    """The ids to remember: first those in the feed now, then older ones. The first time all count as seen."""
     posted = {entry.id for entry in new}
     held_back = {entry.id for entry in unseen(db, sub, entries)} - posted if "sub/seen" in sub else ()
     now = itertools.chain(*((entry.id, *entry.other_ids) for entry in entries if entry.id not in held_back))

@@ -159,7 +159,7 @@ def members_path(community):
 
 
 def on_member(changes, id, old, new):
-    """Whoever comes, goes or gets a role changes the number of members, and their own rights."""
+    """A person who comes, goes or gets a role changes the number of members, and their own rights."""
     for document in old, new:
         if document and "mem/comm" in document:
             changes.touch(document["mem/comm"], "members")
@@ -173,7 +173,7 @@ def on_member(changes, id, old, new):
 
 
 def members_part(ctx, db, place, about):
-    """How many there are, and on their own page who. A name that changes is told to that list by this part, too."""
+    """The number of members, and on the members' page their list. A changed name is told to that list here, too."""
     if "user/email" in place:
         return ""
     community_id = place.get("chan/comm", place["xt/id"])
@@ -188,7 +188,7 @@ def count_of(db, community_id):
 
 
 def role_part(ctx, db, place, user, about):
-    """What admins see and others do not is on everybody's page; this says which it is."""
+    """The viewer's role. Every page holds the parts for admins; this tells the style sheet to show or hide them."""
     community_id = place.get("chan/comm", place["xt/id"])
     if (mem := biff.lookup(db, "mem/user", user["xt/id"], "mem/comm", community_id)) is None:
         return ""

@@ -27,7 +27,7 @@ SYSTEM = Author("System", "sy", "s")
 
 
 def author_of(db, mem_id):
-    """Who wrote a message, by its membership; those who have chosen no name have one made of its id."""
+    """The author's name, by membership. A person without a chosen name has one made of the membership's id."""
     if type(mem_id) is not uuid.UUID:
         return SYSTEM
     mem, sign = db.entity(mem_id) or {}, str(mem_id)
@@ -38,7 +38,7 @@ def author_of(db, mem_id):
 
 
 def name_of(user):
-    """What a person is called where no membership is at hand: in the foot of their own pages."""
+    """A person's name where no membership is at hand: in the foot of their own pages."""
     return user.get("user/name") or "Your name"
 
 

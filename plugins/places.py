@@ -70,7 +70,7 @@ def in_channel(ctx):
 
 
 def may_read(place, mem_id):
-    """Whether a member may read a channel: any that is not private, and a private one by being in it, admin or not."""
+    """True if a member may read a channel: it is not private, or they are in it. Being an admin does not matter."""
     return not is_private(place) or mem_id in place.get("chan/mems", ())
 
 

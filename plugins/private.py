@@ -155,7 +155,7 @@ def too_many(ctx):
 
 
 def private_values(mem):
-    """What makes a new channel a private one, with its maker in it."""
+    """The operations that make a new channel a private one, with its maker in it."""
     return {"chan/mems": {mem["xt/id"]}, "chan/maker": mem["xt/id"]}
 
 

@@ -36,7 +36,7 @@ async def renamed(ctx, kind, place, values, path_of):
 
 
 async def delete_page(ctx):
-    """What would go with the channel, in numbers."""
+    """The numbers of messages and feeds that would go with the channel."""
     found = ctx["biff/db"].q({"find": [("count", "?m"), ("count-distinct", "?by")], "in": ["?c"],
                               "where": [["?m", "msg/channel", "?c"], ["?m", "msg/mem", "?by"]]},
                              ctx["channel"]["xt/id"])
@@ -59,7 +59,7 @@ def on_title(changes, id, old, new):
 
 
 def titles_part(ctx, db, place, about):
-    """What stands around the messages: the titles of channel and community, and the channels beside it.
+    """The parts around the messages: the titles of channel and community, and the channels beside it.
 
     Each of the people in a direct message sees another title: that is a part of their own pages.
     """

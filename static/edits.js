@@ -1,21 +1,22 @@
-// What one does with a message: a toolbar beside the one under the pointer, the finger or the keyboard; editing and deleting.
+// The acts on a message: a toolbar beside the one under the pointer, the finger or the keyboard; editing; deleting.
 "use strict";
 
 const PENDING = ".pending";
 
-// `act(name, message)` does what the button says. One toolbar serves all messages: the list itself stays as the server wrote it.
+// `act(name, message)` does what the button says. One toolbar serves all messages, so the list stays as it was sent.
 function openActions(list, act) {
   const bar = $("actions"), isAdmin = bar.dataset.admin === "1", mayReadVersions = bar.dataset.versions === "1";
   let at = null;
   const buttons = [...bar.querySelectorAll("button")];
   const isFor = (button, message) => {
     const isMine = message.classList.contains("mine"), wanted = (button.dataset.for ?? "").split(" ");
-    if (button.dataset.for === "edited") return message.querySelector(".edited") !== null && (isMine || mayReadVersions);
+    const mayRead = isMine || mayReadVersions;
+    if (button.dataset.for === "edited") return mayRead && message.querySelector(".edited") !== null;
     return !button.dataset.for || isMine && wanted.includes("mine") || isAdmin && wanted.includes("admin");
   };
   function place() {
-    const box = at.getBoundingClientRect(), around = bar.offsetParent.getBoundingClientRect(), top = list.getBoundingClientRect().top;
-    bar.style.top = `${Math.max(box.top, top) - around.top - 6}px`;
+    const top = Math.max(at.getBoundingClientRect().top, list.getBoundingClientRect().top);
+    bar.style.top = `${top - bar.offsetParent.getBoundingClientRect().top - 6}px`;
   }
   function show(message) {
     if (!message || message.matches(PENDING)) return hide();
@@ -33,11 +34,14 @@ function openActions(list, act) {
     bar.hidden = true;
   }
   const messageOf = node => node.closest?.(".message");
-  list.addEventListener("pointerover", event => { if (event.pointerType === "mouse" && messageOf(event.target) && messageOf(event.target) !== at) show(messageOf(event.target)); });
+  list.addEventListener("pointerover", event => {
+    const message = messageOf(event.target);
+    if (event.pointerType === "mouse" && message && message !== at) show(message);
+  });
   list.addEventListener("click", event => { if (!event.target.closest("a, button")) show(messageOf(event.target)); });
   list.addEventListener("scroll", () => { if (!bar.contains(document.activeElement)) hide(); }, {passive: true});
   list.parentElement.addEventListener("pointerleave", () => { if (!bar.contains(document.activeElement)) hide(); });
-  // Scrolling the next one into sight hides the toolbar a frame later, so it is shown after that; until then `going` is the one.
+  // Scrolling the next message into sight hides the toolbar a frame later. `going` is that message until it is shown.
   let going = null;
   function arrive(message) { if (going === message) { going = null; if (message.isConnected) show(message); } }
   function step(by) {
@@ -86,7 +90,10 @@ async function ask(method, path, fields = {}) {
 function openEditor(list, compose) {
   const form = $("edit"), box = $("edit-text"), failure = form.querySelector(".error");
   let message = null;
-  const fit = () => { box.style.removeProperty("height"); box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight / 3)}px`; };
+  function fit() {
+    box.style.removeProperty("height");
+    box.style.height = `${Math.min(box.scrollHeight + 2, innerHeight / 3)}px`;
+  }
   const say = why => { failure.textContent = why; failure.hidden = !why; };
   function close() {
     message?.classList.remove("changing");
@@ -110,7 +117,8 @@ function openEditor(list, compose) {
     box.setSelectionRange(box.value.length, box.value.length);
   }
   async function save() {
-    const why = box.value.trim() ? await ask("POST", pathOf(message), {text: box.value}) : "An empty message is none. Delete it instead.";
+    const why = box.value.trim() ? await ask("POST", pathOf(message), {text: box.value})
+      : "An empty message is none. Delete it instead.";
     if (why) say(why);
     else close();
   }
@@ -119,7 +127,8 @@ function openEditor(list, compose) {
     if (event.isComposing || event.keyCode === 229) return;
     if (event.key === "Escape") { event.preventDefault(); close(); }
     const isTouch = matchMedia("(pointer: coarse)").matches;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey || !event.shiftKey && !isTouch)) { event.preventDefault(); form.requestSubmit(); }
+    const sends = event.ctrlKey || event.metaKey || !event.shiftKey && !isTouch;
+    if (event.key === "Enter" && sends) { event.preventDefault(); form.requestSubmit(); }
   });
   form.addEventListener("submit", event => { event.preventDefault(); save(); });
   form.querySelector("[data-leave]").addEventListener("click", close);

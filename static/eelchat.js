@@ -120,7 +120,8 @@ function endSession(bySibling) {
 function showOrphans(outbox) {
   const community = location.pathname.split("/channel/")[0];
   if (!$("channels")) return;
-  const there = new Set([location.pathname, ...[...document.querySelectorAll(".side-lists a")].map(link => link.pathname)]);
+  const links = [...document.querySelectorAll(".side-lists a")];
+  const there = new Set([location.pathname, ...links.map(link => link.pathname)]);
   for (const [path, texts] of writings())
     if (path.startsWith(`${community}/channel/`) && !there.has(path)) $("main").prepend(orphan(path, texts, outbox));
 }

@@ -494,7 +494,7 @@ class Naive:
                 made.pop(key, None)
 
     def below(self, below, pattern, element, id, trail):
-        """What a join finds at its other end. `...` and a number mean the same pattern: one met before is only named."""
+        """The answer at a join's other end. `...` and a number repeat the pattern; one met before is only named."""
         if type(below) is list:
             return self.pull(below, id, trail)
         if cell(id) in trail:

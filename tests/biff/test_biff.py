@@ -311,7 +311,8 @@ async def test_a_queue_that_may_be_cut_holds_up_no_end(tmp_path):
 def test_a_text_has_at_most_fifty_links_and_the_rest_stays_text():
     """Without this, fifty messages of the shortest addresses would be a page of five megabytes."""
     pieces = biff.addresses_apart("http://a " * 1_100)
-    assert sum(is_address for _, is_address in pieces) == 50 and "".join(piece for piece, _ in pieces) == "http://a " * 1_100
+    assert sum(is_address for _, is_address in pieces) == 50
+    assert "".join(piece for piece, _ in pieces) == "http://a " * 1_100
 
 
 def test_a_document_that_is_evicted_while_it_is_looked_up_is_not_found():

@@ -225,7 +225,7 @@ async def test_a_peer_that_is_gone_without_a_word_is_noticed(ping_often, chat, s
     assert alive.is_open and alive.code is None and took < 15
 
 
-async def test_a_page_hears_a_word_well_within_the_time_after_which_it_gives_a_line_up(ping_often, chat, say):  # noqa: F811
+async def test_a_page_hears_a_word_well_before_it_gives_a_line_up(ping_often, chat, say):      # noqa: F811
     """Scripts hear no pings: without a word a page could not tell a quiet channel from a dead line."""
     words, town = [], await settle(chat, 1)
     ear = await listen(town.base, town.channel, town.cookies[0], town.tx_id)
@@ -234,7 +234,8 @@ async def test_a_page_hears_a_word_well_within_the_time_after_which_it_gives_a_l
     await until(lambda: len(words) >= 3)
     line = (ROOT / "static/line.js").read_text()
     given_up = int(re.search(r"WORD_MS = ([\d_]+)", line)[1]) / 1000
-    say(f"a word of {len(words[0])} bytes every {PING_S} s; asked every 25 s, when pages give up after {given_up:.0f} s")
+    say(f"a word of {len(words[0])} bytes every {PING_S} s; "
+        f"asked every 25 s, when pages give up after {given_up:.0f} s")
     assert set(words) == {b"{}"} and PING_S + 5 <= given_up <= 25
 
 

@@ -195,7 +195,8 @@ def a_message(chat, channel, text):      # noqa: F811
             "msg/created-at": dt.datetime.now(dt.timezone.utc)}
 
 
-LIST = "() => document.querySelector('#messages').innerHTML.replace(/\\s+/g, ' ').replace(/ first-new/g, '').replace(/ class=\"\"/g, '').trim()"
+LIST = """() => document.querySelector('#messages').innerHTML.replace(/\\s+/g, ' ')
+    .replace(/ first-new/g, '').replace(/ class=""/g, '').trim()"""
 
 
 async def test_raw_transactions_change_open_windows_to_what_a_fresh_load_shows(chat, person, window):  # noqa: F811

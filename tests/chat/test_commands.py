@@ -624,7 +624,7 @@ async def test_a_fault_in_one_fetch_harms_no_other_and_no_later_one(chat, host, 
     assert (await ann.said())[-1] == "Entry b"
 
 
-async def test_jobs_that_wait_when_the_server_stops_are_done_after_the_next_start(tmp_path, host, monkeypatch):      # noqa: F811
+async def test_jobs_that_wait_at_a_stop_are_done_after_the_next_start(tmp_path, host, monkeypatch):      # noqa: F811
     """A deploy would lose the answer to a command that was just given."""
     monkeypatch.setattr(feed_reader, "read", read_here)
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system({"data": str(tmp_path), "port": 0},

@@ -17,7 +17,8 @@ def made(chat, **values):
     node = chat["biff/node"]
     mem = values.pop("mem", None) or next(mem for mem in documents(chat, "mem/user") if "admin" in mem["mem/roles"])
     one = {"xt/id": uuid.uuid4(), "inv/comm": mem["mem/comm"], "inv/mem": mem["xt/id"], "inv/used": 0,
-           "inv/made-at": dt.datetime.now(dt.timezone.utc)} | {f"inv/{key.replace('_', '-')}": value for key, value in values.items()}
+           "inv/made-at": dt.datetime.now(dt.timezone.utc),
+           **{f"inv/{key.replace('_', '-')}": value for key, value in values.items()}}
     node.submit_tx([put(one)])
     return one["xt/id"], invitations.path_of(chat, one["xt/id"])
 
@@ -32,7 +33,7 @@ async def joined(one, path):
 
 
 async def test_an_invitation_says_who_invites_where_to_and_how_many_are_there(chat, person):      # noqa: F811
-    """Without this, people would sign up without knowing for what; and their hosts' addresses would be on a public page."""
+    """Without this, people would sign up without knowing for what; and their hosts' addresses would be public."""
     ann, visitor = await person("ann@example.com"), await person()
     await ann.new_channel()
     page = (await visitor.get(made(chat)[1])).body_text
@@ -51,8 +52,10 @@ async def test_a_visitor_signs_in_from_an_invitation_and_lands_in_its_channel(ch
     assert back.endswith(path)
     assert await joined(bob, path) == channel and (await bob.get(path)).url.path == channel
     mem = next(mem for mem in documents(chat, "mem/invitation"))
-    assert mem["mem/invitation"] == id and mem["mem/roles"] == set() and chat["biff/node"].db().entity(id)["inv/used"] == 1
-    assert await joined(bob, path) == channel and chat["biff/node"].db().entity(id)["inv/used"] == 1, "joining again is no use"
+    assert mem["mem/invitation"] == id
+    assert mem["mem/roles"] == set() and chat["biff/node"].db().entity(id)["inv/used"] == 1
+    assert await joined(bob, path) == channel
+    assert chat["biff/node"].db().entity(id)["inv/used"] == 1, "joining again is no use"
 
 
 async def test_the_id_of_a_community_is_no_invitation(chat, person):      # noqa: F811
@@ -138,7 +141,8 @@ async def test_members_see_their_own_links_and_admins_all(chat, person):      # 
     page = f"{community}/invitations"
     await ann.post(page, {"ends": "day", "uses": "5"}, page)
     theirs = documents(chat, "inv/comm")[0]
-    assert theirs["inv/uses-max"] == 5 and theirs["inv/ends-at"] - theirs["inv/made-at"] < dt.timedelta(days=1, seconds=5)
+    assert theirs["inv/uses-max"] == 5
+    assert theirs["inv/ends-at"] - theirs["inv/made-at"] < dt.timedelta(days=1, seconds=5)
     await bob.join(community)
     assert invitations.link_of(chat, theirs["xt/id"]) not in (await bob.get(page)).body_text
     assert (await bob.post(f"{page}/{theirs['xt/id']}/revoke", page=page)).status == 403
@@ -189,7 +193,7 @@ async def test_a_page_of_invitations_tells_who_came_by_which(chat, person):     
     assert "Came by it: " in shown and "used 1 time" in shown and 'class="qr"' in shown
 
 
-async def test_invitations_of_a_community_are_bounded_and_old_ones_make_room(chat, person, monkeypatch):      # noqa: F811
+async def test_invitations_of_a_community_are_bounded_and_old_ones_make_room(chat, person, monkeypatch):  # noqa: F811
     """Without this, one member could fill the store, or a community could not invite because of links that are over."""
     monkeypatch.setattr(invitations, "INVITATIONS_MAX", 3)
     ann = await person("ann@example.com")

@@ -55,7 +55,8 @@ async def test_the_last_admin_cannot_go_without_naming_another(chat, two):      
     """Without this, a community would be left that nobody can mend."""
     ann, bob = two
     mem = mem_of(chat, "Ann", ann.community)
-    for answer in (await act(ann, ann.community, mem, "role", role="member"), await act(ann, ann.community, mem, "remove"),
+    for answer in (await act(ann, ann.community, mem, "role", role="member"),
+                   await act(ann, ann.community, mem, "remove"),
                    await ann.post(f"{ann.community}/leave", page=ann.channel)):
         assert answer.status == 422 and "The last admin cannot go" in answer.body_text
     assert mem_of(chat, "Ann", ann.community)["mem/roles"] == {"admin"}
@@ -89,7 +90,8 @@ async def test_a_removed_member_keeps_their_words_and_loses_the_place_at_once(ch
     async with asyncio.timeout(5):
         while "no longer a member" not in said:
             said += (await listening.receive_str())
-    assert (await bob.get(ann.channel)).url.path == "/app" and "HX-Redirect" in (await bob.say(ann.channel, "still here?")).headers
+    assert (await bob.get(ann.channel)).url.path == "/app"
+    assert "HX-Redirect" in (await bob.say(ann.channel, "still here?")).headers
     page = (await ann.get(ann.channel)).body_text
     assert "I was here" in page and ">Bob</b>" in page and "1 member" in page
     assert "/channel/" in (await bob.join(ann.community)).url.path, "who was removed may be invited again"
@@ -116,7 +118,8 @@ async def test_nobody_bans_themselves_or_a_member_of_another_community(chat, two
     assert (await act(ann, ann.community, mem_of(chat, "Ann", ann.community), "ban")).status == 422
     for what in "role", "remove", "ban":
         await eve.post(f"{own}/members/{mem_of(chat, 'Bob', ann.community)['xt/id']}/{what}", {"role": "admin"}, own)
-    assert mem_of(chat, "Bob", ann.community)["mem/roles"] == set() and not biff.lookup_id_all(chat["biff/node"].db(), "ban/comm", 1)
+    assert mem_of(chat, "Bob", ann.community)["mem/roles"] == set()
+    assert not biff.lookup_id_all(chat["biff/node"].db(), "ban/comm", 1)
 
 
 async def test_who_comes_and_goes_changes_every_open_page(chat, two, person):      # noqa: F811
@@ -125,7 +128,8 @@ async def test_who_comes_and_goes_changes_every_open_page(chat, two, person):   
     on_channel, on_members = await bob.listen(ann.channel), await bob.listen(ann.channel)
     await on_members.close()
     after = chat["biff/node"].db().tx_id
-    on_members = await bob.browser.ws_connect(f"{bob.base}{ann.community}/connect?after={after}", headers={"Origin": bob.base})
+    on_members = await bob.browser.ws_connect(f"{bob.base}{ann.community}/connect?after={after}",
+                                              headers={"Origin": bob.base})
     eve = await person("eve@example.com")
     await eve.join(ann.community)
     for socket, wanted in (on_channel, ["3 members"]), (on_members, ["3 members", 'id="member-list"']):

@@ -251,9 +251,10 @@ async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
     assert "hush-hush" not in str(refused.value)
 
 
-@pytest.mark.parametrize("password", ["hu%sh", "hush%", "hu@sh", "hu/sh", "hu?sh", "hu sh", "hush%zz", "@hush", "hush:@#"])
+@pytest.mark.parametrize("password", ["hu%sh", "hush%", "hu@sh", "hu/sh", "hu?sh", "hu sh", "hush%zz", "@hush",
+                                      "hush:@#"])
 async def test_a_password_of_odd_characters_is_not_shown_either(tmp_path, password):
-    """Without this, a password that the address misquotes would stand in the terminal, and in the log of whatever starts us."""
+    """Without this, a password that the address misquotes would stand in the terminal and in logs."""
     given = {"data": str(tmp_path), "port": 0, "log": f"postgresql://me:{password}@127.0.0.1:1/none?connect_timeout=1"}
     with pytest.raises(biff.StartError) as refused:
         await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given))

@@ -147,7 +147,7 @@ async def test_a_handshake_that_nobody_answers_is_given_up(chat, proxy, person, 
     await page.wait_for_selector("#messages[data-live]", timeout=25_000)
 
 
-async def test_a_session_that_ends_is_told_where_there_is_no_socket_either(chat, proxy, person, window):      # noqa: F811
+async def test_a_session_that_ends_is_told_where_there_is_no_socket_either(chat, proxy, person, window):  # noqa: F811
     """The page would say for ever that it tries again."""
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]

@@ -95,14 +95,18 @@ def test_another_programs_file_is_refused_and_left_byte_for_byte(tmp_path, mode)
 def test_what_is_no_file_gets_a_sentence_of_its_own(tmp_path):
     """A folder was called damaged, an empty file became an empty store, and a path in bytes raised TypeError."""
     (tmp_path / "folder").mkdir(), (tmp_path / "empty.db").touch()
-    (tmp_path / "lost.db-wal").write_bytes(b"x" * 5_000), (tmp_path / "cut.db-wal").write_bytes(b"x" * 5_000), (tmp_path / "cut.db").touch()
+    (tmp_path / "lost.db-wal").write_bytes(b"x" * 5_000), (tmp_path / "cut.db-wal").write_bytes(b"x" * 5_000)
+    (tmp_path / "cut.db").touch()
     before = fingerprint(tmp_path / "folder")
-    for path, sentence in [(tmp_path / "folder", "is a folder"), (tmp_path / "empty.db", "has 0 bytes"), ("", "is no path"), (5, "is no path"),
-                           (tmp_path / "lost.db", "is missing, and its write-ahead log"), (tmp_path / "cut.db", "Its write-ahead log"),
+    for path, sentence in [(tmp_path / "folder", "is a folder"), (tmp_path / "empty.db", "has 0 bytes"),
+                           ("", "is no path"), (5, "is no path"),
+                           (tmp_path / "lost.db", "is missing, and its write-ahead log"),
+                           (tmp_path / "cut.db", "Its write-ahead log"),
                            (tmp_path / "nowhere" / "one.db", "cannot be opened: No such file")]:
         with pytest.raises(store.StoreError, match=sentence):
             store.open(path)
-    assert (tmp_path / "empty.db").stat().st_size == (tmp_path / "cut.db").stat().st_size == 0 and fingerprint(tmp_path / "folder") == before
+    assert (tmp_path / "empty.db").stat().st_size == (tmp_path / "cut.db").stat().st_size == 0
+    assert fingerprint(tmp_path / "folder") == before
     with contextlib.closing(store.open(os.fsencode(tmp_path / "one.db"))) as node:
         node.submit_tx([put({"xt/id": "a"})])
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
@@ -116,7 +120,8 @@ def test_another_name_of_an_open_file_is_refused(tmp_path):
         os.link(tmp_path / "one.db", tmp_path / "two.db")
         with pytest.raises(store.LockedError, match="this process as .*one.db, another name"):
             store.open(tmp_path / "two.db")
-        said = subprocess.run([sys.executable, "-c", "import sys, store; store.open(sys.argv[1])", str(tmp_path / "two.db")], cwd=ROOT,
+        said = subprocess.run([sys.executable, "-c", "import sys, store; store.open(sys.argv[1])",
+                               str(tmp_path / "two.db")], cwd=ROOT,
                               capture_output=True, text=True)
         assert "LockedError" in said.stderr and "hard link" in said.stderr
         assert node.submit_tx([put({"xt/id": "b"})]).committed
@@ -165,7 +170,8 @@ def test_an_old_copy_under_a_newer_write_ahead_log_is_refused(tmp_path):
     for n in range(5):
         node.submit_tx([put({"xt/id": n, "text": "z" * 500})])
     shutil.copy(tmp_path / "one.db-wal", tmp_path / "old.db-wal")
-    shutil.copy(tmp_path / "one.db", tmp_path / "crashed.db"), shutil.copy(tmp_path / "one.db-wal", tmp_path / "crashed.db-wal")
+    for end in "", "-wal":
+        shutil.copy(tmp_path / f"one.db{end}", tmp_path / f"crashed.db{end}")
     with pytest.raises(store.CorruptError, match="do not belong together"):
         store.open(tmp_path / "old.db")
     with contextlib.closing(store.open(tmp_path / "crashed.db")) as other:
@@ -188,9 +194,10 @@ def test_a_node_that_is_dropped_lets_go_of_its_file(tmp_path):
 
 
 def test_evicted_bytes_go_as_soon_as_nothing_reads(tmp_path):
-    """What was read at the moment of an evict kept the evicted text in the write-ahead log for as long as the server ran."""
+    """A read at the moment of an evict kept the evicted text in the write-ahead log until the server stopped."""
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
-        node.submit_tx([put({"xt/id": n, "v": n}) for n in range(1_000)] + [put({"xt/id": "note", "text": "SECRET" * 20})])
+        node.submit_tx([put({"xt/id": n, "v": n}) for n in range(1_000)]
+                       + [put({"xt/id": "note", "text": "SECRET" * 20})])
         left = lambda: sum((tmp_path / name).read_bytes().count(b"SECRET") for name in ("one.db", "one.db-wal"))
         with node.db().lazy_q({"find": "?e", "where": [["?e", "v"]]}) as rows:
             next(rows)
@@ -231,11 +238,15 @@ def test_another_programs_lock_refuses_one_write_and_not_the_node(tmp_path, monk
         assert node.submit_tx([put({"xt/id": 2})]) == node.latest_tx and node.db().tx_id == 1
 
 
-ASKED = {"db": lambda node: node.db(), "tx": lambda node: node.tx(0), "latest_tx": lambda node: node.latest_tx, "status": lambda node: node.status(),
-         "tx_log": lambda node: list(node.tx_log()), "stats": lambda node: node.attribute_stats(), "verify": lambda node: node.verify(),
-         "reindex": lambda node: node.reindex(), "backup": lambda node: node.backup("never.db"), "sync": lambda node: node.sync(1),
-         "await_tx": lambda node: node.await_tx(0, 1), "on_tx": lambda node: node.on_tx(print), "notify": lambda node: node.notify("x"),
-         "on_notice": lambda node: node.on_notice(print), "submit_tx": lambda node: node.submit_tx([])}
+ASKED = {"db": lambda node: node.db(), "tx": lambda node: node.tx(0), "latest_tx": lambda node: node.latest_tx,
+         "status": lambda node: node.status(),
+         "tx_log": lambda node: list(node.tx_log()), "stats": lambda node: node.attribute_stats(),
+         "verify": lambda node: node.verify(),
+         "reindex": lambda node: node.reindex(), "backup": lambda node: node.backup("never.db"),
+         "sync": lambda node: node.sync(1),
+         "await_tx": lambda node: node.await_tx(0, 1), "on_tx": lambda node: node.on_tx(print),
+         "notify": lambda node: node.notify("x"), "on_notice": lambda node: node.on_notice(print),
+         "submit_tx": lambda node: node.submit_tx([])}
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -250,7 +261,8 @@ def test_whatever_is_asked_of_a_closed_node_raises(open_store, name, count):
     node.close()
     with pytest.raises(store.ClosedError):
         ASKED[name](node)
-    for ask in lambda: db.entity(0), lambda: db.pull(["*"], 0), lambda: db.history(0), lambda: db.q({"find": "?e", "where": [["?e", "xt/id"]]}):
+    all_ids = {"find": "?e", "where": [["?e", "xt/id"]]}
+    for ask in lambda: db.entity(0), lambda: db.pull(["*"], 0), lambda: db.history(0), lambda: db.q(all_ids):
         with pytest.raises(store.ClosedError):
             ask()
 

@@ -590,13 +590,14 @@ def created(node):
 
 
 def test_the_order_of_creation_comes_from_the_log_alone(open_store):
-    """A note that mentioned m1 before m2 was put made m1 the older one, until the note was evicted and the index rebuilt."""
+    """A note that mentioned m1 before m2 was put made m1 the older one, until an evict and a rebuilt index."""
     m1, m2 = uuid.UUID(int=1), uuid.UUID(int=2)
     with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": "note", "about": m1})])
         unborn = node.db()
         about = {"find": ["?e", "?m"], "in": ["?m"], "where": [["?e", "about", "?m"]]}
-        assert unborn.q(about, m1) == [("note", m1)] and unborn.pull([{"_about": ["xt/id"]}], m1) == {"_about": [{"xt/id": "note"}]}
+        assert unborn.q(about, m1) == [("note", m1)]
+        assert unborn.pull([{"_about": ["xt/id"]}], m1) == {"_about": [{"xt/id": "note"}]}
         node.submit_tx([put({"xt/id": m2, "kind": "m", "about": m2})])
         node.submit_tx([match(uuid.UUID(int=3), None), put({"xt/id": m1, "kind": "m"})])
         joined = {"find": ["?e", "?m"], "where": [["?e", "about", "?m"], ["?m", "kind", "m"]]}
@@ -621,34 +622,39 @@ def test_a_rebuilt_index_is_the_same_row_for_row(seed, size, open_store):
     functions = {"again": lambda ctx, *ops: ops}
     with contextlib.closing(open_store(functions)) as node:
         def operation():
-            id, times = rng.choice(ids), rng.choice([[], [], [day(rng.randrange(9))], [day(1), day(2 + rng.randrange(9))]])
+            id = rng.choice(ids)
+            times = rng.choice([[], [], [day(rng.randrange(9))], [day(1), day(2 + rng.randrange(9))]])
             if rng.random() < 0.05:
                 return evict(id)
             if rng.random() < 0.1:
                 return delete(id, *times)
-            refs = {f"ref{n}": rng.choice(ids) for n in range(rng.randrange(3))} | {"several": {rng.choice(ids) for _ in range(rng.randrange(3))}}
+            refs = {f"ref{n}": rng.choice(ids) for n in range(rng.randrange(3))}
+            refs["several"] = {rng.choice(ids) for _ in range(rng.randrange(3))}
             return put({"xt/id": id, "n": rng.randrange(9)} | refs, *times)
 
         for n in range(size(600, 10_000)):
             ops = [operation() for _ in range(rng.randrange(1, 4))]
-            node.submit_tx([call("again", *ops)] if rng.random() < 0.2 else [match(rng.choice(ids), None), *ops] if rng.random() < 0.2 else ops)
+            node.submit_tx([call("again", *ops)] if rng.random() < 0.2 else
+                           [match(rng.choice(ids), None), *ops] if rng.random() < 0.2 else ops)
         assert node.verify() == node.db().tx_id
         before, latest = tables_of(node._file), node.db()
         everything = {"find": ["?a", "?b", "?n"], "where": [["?a", "several", "?b"], ["?b", "n", "?n"]]}
-        wanted = sorted((a, b, latest.entity(b)["n"]) for a in ids if latest.entity(a) for b in latest.entity(a)["several"] if latest.entity(b))
+        wanted = sorted((a, b, latest.entity(b)["n"]) for a in ids if latest.entity(a)
+                        for b in latest.entity(a)["several"] if latest.entity(b))
         assert sorted(latest.q(everything)) == wanted and len(wanted) > 5
         node.reindex()
         assert tables_of(node._file) == before and all(len(table) > 20 for table in (before[0], before[1], before[3]))
         assert sorted(node.db().q(everything)) == wanted
 
 
-@pytest.mark.parametrize("damage", ["update facts set v = -5 where a > 1 and e = 'b'", "delete from facts where e = 'b'",
-                                    "update rects set vt_to = vt_to - 1 where e = 'b'", "delete from rects where e = 'b'",
-                                    "update ids set n = n + 5 where n = 1", "insert into facts values (0, 2, 'x', 0, 'nobody', 1, null)"])
+@pytest.mark.parametrize("damage", [
+    "update facts set v = -5 where a > 1 and e = 'b'", "delete from facts where e = 'b'",
+    "update rects set vt_to = vt_to - 1 where e = 'b'", "delete from rects where e = 'b'",
+    "update ids set n = n + 5 where n = 1", "insert into facts values (0, 2, 'x', 0, 'nobody', 1, null)"])
 def test_an_index_that_says_what_the_log_does_not_is_found(tmp_path, damage):
     """A flipped bit in the index was believed: rows that nobody wrote, rows gone, and `verify` passed."""
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
-        node.submit_tx([put({"xt/id": "a", "n": 1}), put({"xt/id": "b", "n": 2}), put({"xt/id": uuid.UUID(int=1), "n": 3})])
+        node.submit_tx([put({"xt/id": id, "n": n}) for n, id in enumerate(["a", "b", uuid.UUID(int=1)], 1)])
     with contextlib.closing(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as file:
         assert file.execute(damage).rowcount > 0
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
@@ -659,7 +665,7 @@ def test_an_index_that_says_what_the_log_does_not_is_found(tmp_path, damage):
 
 
 def test_readers_beside_births_miss_nothing(tmp_path, seed):
-    """What stands for an id in the index changes when it becomes an entity; a reader between the two would have found nothing."""
+    """An id's number changes when it becomes an entity; a reader between the two would have found nothing."""
     rng, wrong, done = random.Random(seed), [], threading.Event()
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
         ids = [uuid.UUID(int=rng.getrandbits(128)) for _ in range(200)]

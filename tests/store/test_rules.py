@@ -223,7 +223,8 @@ def test_twenty_calls_of_a_rule_in_one_query_are_answered(node, form):
     db = holding(node, *({"xt/id": n, "up": n + 1} for n in range(25)))
     vars = [f"?v{n}" for n in range(21)]
     calls = [("above", one, other) for one, other in zip(vars, vars[1:])]
-    for where in [*calls, ["?v0", "up", 1]], [["?v0", "up", 1], *calls, ("not", ("above", "?v20", 24)), ("not", ("above", 24, "?v0"))]:
+    for where in [*calls, ["?v0", "up", 1]], [["?v0", "up", 1], *calls, ("not", ("above", "?v20", 24)),
+                                              ("not", ("above", 24, "?v0"))]:
         found = db.q({"find": ["?v0", "?v20"], "where": where, "rules": RULES[form]})
         assert sorted(found) == [(0, last) for last in range(20, 26) if len(where) < 22 or last >= 24]
 
@@ -264,4 +265,5 @@ def test_a_rule_needs_no_more_arguments_than_the_ones_that_bind_the_others(node)
              [("r", "?b", "?c"), ("p", "?c", "?a", "?b"), ("or-join", ["?b"], ("and", ("r", "_", "?b")))],
              [("p", ["?c"], "?d", "?b"), ("p", "?b", "_", "?d"), ("r", "?b", "?d"), ("p", "?c", "?c", "?d")]]
     assert db.q({"find": "?b", "rules": rules, "where": [["?b", "kind", "x"]]}) == [1]
-    assert db.q({"find": ["?c", "?b"], "rules": rules, "where": [["?x", "kind", "x"], ("p", "?x", "?c", "?b")]}) == [(2, 3)]
+    assert db.q({"find": ["?c", "?b"], "rules": rules,
+                 "where": [["?x", "kind", "x"], ("p", "?x", "?c", "?b")]}) == [(2, 3)]

@@ -714,9 +714,11 @@ def test_a_server_whose_disk_is_full_says_so_and_comes_back(join, caplog):
     two._file.begin = full
     one.submit_tx([put({"xt/id": "a", "v": 2})])
     eventually(lambda: two.cut_off)
-    assert two.cut_off == "This server cannot index what the log has: what it shows is of before (database or disk is full)"
+    assert two.cut_off == ("This server cannot index what the log has: what it shows is of before "
+                           "(database or disk is full)")
     assert two.db().entity("a")["v"] == 1 and one.cut_off is None and not two.status()["failed"]
-    with pytest.raises(store.UnreachableError, match="cannot index.*The transaction is in the log, and will appear") as told:
+    appears = "cannot index.*The transaction is in the log, and will appear"
+    with pytest.raises(store.UnreachableError, match=appears) as told:
         two.submit_tx([put({"xt/id": "b"})])
     assert told.value.in_doubt
     two._file.begin = begin

@@ -427,8 +427,10 @@ async def test_a_call_sees_what_its_own_group_was_the_first_to_mention(open_stor
 # ── Stops ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 REASONS = {
-    "a match": ([match("a", {"xt/id": "a"})], "match of 'a': nothing is visible at .*, not the one that was given .operation 1 of 1"),
-    "a match of nothing": ([put({"xt/id": "a"}), match("a", None)], "match of 'a': a document is visible at .*, not nothing .operation 2 of 2"),
+    "a match": ([match("a", {"xt/id": "a"})],
+                "match of 'a': nothing is visible at .*, not the one that was given .operation 1 of 1"),
+    "a match of nothing": ([put({"xt/id": "a"}), match("a", None)],
+                           "match of 'a': a document is visible at .*, not nothing .operation 2 of 2"),
     "a function that is not there": ([call("typo")], "call of 'typo': no such function was given to open"),
     "a function that raised": ([call("boom", 0)], "call of boom: it raised ZeroDivisionError: division by zero"),
     "a function that said no": ([put({"xt/id": "a"}), call("no")], "call of no: it returned False .operation 2 of 2"),
@@ -442,7 +444,8 @@ REASONS = {
 def test_an_abort_says_why(open_store, what):
     """It only said that it had not committed; the reason was in the log of the program, or nowhere."""
     ops, reason = REASONS[what]
-    functions = {"boom": lambda ctx, n: 1 / n, "no": lambda ctx: False, "odd": lambda ctx: ["x"], "round": lambda ctx: [call("round")],
+    functions = {"boom": lambda ctx, n: 1 / n, "no": lambda ctx: False, "odd": lambda ctx: ["x"],
+                 "round": lambda ctx: [call("round")],
                  "late": lambda ctx: [put({"xt/id": "a"}, None, ctx.tx_time - DAY)]}
     with contextlib.closing(open_store(functions)) as node:
         tx = node.submit_tx(ops)
@@ -463,7 +466,8 @@ async def test_an_abort_is_raised_in_a_loop_too(node):
 def test_a_function_cannot_submit_a_transaction_of_its_own(open_store):
     """It waited for the transaction that it was part of, and so did every later writer."""
     inner = []
-    functions = {"f": lambda ctx: inner.append(node.submit_tx([put({"xt/id": "inner"})])), "g": lambda ctx: node.reindex(), "h": lambda ctx: node.close()}
+    functions = {"f": lambda ctx: inner.append(node.submit_tx([put({"xt/id": "inner"})])),
+                 "g": lambda ctx: node.reindex(), "h": lambda ctx: node.close()}
     with contextlib.closing(open_store(functions)) as node:
         for name in functions:
             tx = node.submit_tx([call(name)])
@@ -506,7 +510,8 @@ class Interrupted:
     def __call__(self, frame, event, arg):
         if frame.f_code.co_filename != store.__file__:
             return None
-        if event == "line" and not linecache.getline(store.__file__, frame.f_lineno).lstrip().startswith(("with ", "try:")):
+        line = linecache.getline(store.__file__, frame.f_lineno).lstrip() if event == "line" else "try:"
+        if not line.startswith(("with ", "try:")):
             self.left -= 1            # where a block begins or ends, Python does not look for signals
             if self.left == 0:
                 sys.settrace(None)
@@ -533,11 +538,13 @@ def test_ctrl_c_at_any_line_comes_out_as_itself_and_leaves_a_working_node(tmp_pa
             assert (node.db().entity(("a", n)) is not None) == (node.db().tx_id > before)
             if n % 10 == 0:
                 said = []
-                later = threading.Thread(target=lambda: said.append(node.submit_tx([put({"xt/id": ("b", n)})]).committed), daemon=True)
+                later = threading.Thread(daemon=True, target=lambda: said.append(
+                    node.submit_tx([put({"xt/id": ("b", n)})]).committed))
                 later.start(), later.join(20)
                 assert said == [True], f"nobody can write after an interrupt at line {n}"
         assert interrupted > 100 and node.verify() == node.db().tx_id
-    say(f"Ctrl-C at each of {interrupted} lines of a submit: {committed} were committed before it, 0 nodes stopped (asked 0)")
+    say(f"Ctrl-C at each of {interrupted} lines of a submit: {committed} were committed before it, "
+        "0 nodes stopped (asked 0)")
 
 
 def test_what_a_function_raises_to_end_the_program_is_no_abort(open_store):

@@ -277,14 +277,16 @@ CLAUSES = st.recursive(st.one_of(TRIPLES, TRIPLES, TRIPLES, CALLS, CALLS.map(lam
                                                st.tuples(st.sampled_from(["not-join", "or-join"]), st.just(["?e"]),
                                                          inner, inner)), max_leaves=5)
 WHERES = st.lists(CLAUSES, max_size=3).map(lambda clauses: [["?e", "v", "?x"], *clauses])
-BUILT_IN = st.sampled_from(["<", ">=", "=", "==", "!=", "str", "even?", "+", "/", "count", "first", "get-attr", "nth", "not",
+BUILT_IN = st.sampled_from(["<", ">=", "=", "==", "!=", "str", "even?", "+", "/", "count", "first", "get-attr", "nth",
+                            "not",
                             "subs", "compare", "max", "re-find", "created-before", "get-start-valid-time"])
 TAME_CALLS = st.tuples(BUILT_IN, VARIABLES) | st.tuples(BUILT_IN, VARIABLES, VARIABLES) | \
     st.tuples(BUILT_IN, VARIABLES, SCALARS)
 TAME_CLAUSES = st.one_of(TRIPLES, TAME_CALLS.map(lambda call: [call]), TAME_CALLS.map(lambda call: [call, "?z"]),
                          TRIPLES.map(lambda triple: ("not", triple)))
 TAME_FIND = st.one_of(VARIABLES, st.lists(st.one_of(VARIABLES, st.tuples(
-    st.sampled_from(["count", "sum", "min", "max", "avg", "median", "variance", "distinct"]), VARIABLES)), min_size=1, max_size=2))
+    st.sampled_from(["count", "sum", "min", "max", "avg", "median", "variance", "distinct"]), VARIABLES)), min_size=1,
+                                          max_size=2))
 TAME = st.fixed_dictionaries({"find": TAME_FIND, "where": st.lists(TAME_CLAUSES, max_size=2).map(
     lambda clauses: [["?e", "v", "?x"], ["?e", "w", "?y"], *clauses])}, optional={
         "limit": st.integers(0, 9), "offset": st.integers(0, 9), "order-by": st.just([["?x", "desc"]])})
