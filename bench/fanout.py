@@ -49,7 +49,7 @@ from store import put                            # noqa: E402
 
 FRAME_BYTES = 400                     # the frame of a message; more, if the markup alone is more
 TEXT_CHARS_MIN = 20
-PEOPLE, QUIET_PEOPLE = 5_000, 50      # open the sockets and post in turn; the quiet channel has a community of its own
+PEOPLE, QUIET_PEOPLE = 5_000, 1_000   # open the sockets and post in turn; the quiet channel has a community of its own
 READY_S = 20
 CHANNELS = "/lively", "/quiet"        # of a peer; the quiet one has one socket: the cost of a post alone
 WARM_S = 0.3
