@@ -49,6 +49,7 @@ from plugins import (commands, edits, feeds, invitations, line, members, names, 
                      unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
+from plugins.kept import Kept
 from plugins.line import cursor_of, done, missed, place_of, posted_id
 from plugins.places import (app_page, channel_admin, channel_opener, channel_path, community_path, in_channel,
                             in_community, may_read, messages_of, public_channels_at_most, signed_in, sweep_mark,
@@ -375,6 +376,7 @@ def heard(ctx, tx):
     """The changes of a transaction, noted for the people whose own pages it changed."""
     changes = changes_of(ctx, tx)
     ctx["chat_people"].note(changes, tx.tx_id)
+    ctx["chat_kept"].note(changes, tx.tx_id)
     return changes
 
 
@@ -409,6 +411,7 @@ async def use_chat_clients(system):
     lately = system["chat_lately"] = sockets.Lately(
         lambda after: ((tx.tx_id, heard(system, tx)) for tx in node.tx_log(after=after)),
         REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
+    system["chat_kept"] = Kept()
     use_views(system)
     for use in biff.parts(system, "components"):
         system = await use(system)

@@ -608,7 +608,8 @@ class Lately:
             self._trim()
 
     def read_up(self, newest: int):
-        """Reads from the log what was committed, and not heard of yet."""
+        """Reads from the log what was committed, and not heard of yet. Hearing begins here, if it has not begun."""
+        self._begin(newest)
         if newest <= self.high:
             return
         for number, words in self._read(self.high):

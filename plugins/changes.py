@@ -29,6 +29,7 @@ log = logging.getLogger("eelchat")
 
 VIEWS_BYTES_MAX = 32 * 1024 * 1024    # of rendered messages that are kept: some 20,000, all that people have open
 PEOPLE_KEPT = 10_000                  # of whom it is known when their own parts last changed
+SHOWN_NOWHERE = "session-", "token-"  # how ids of documents begin that no page is made from; they are evicted daily
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 
 # ── What a transaction changed ───────────────────────────────────────────────────────────────────────────────
@@ -47,6 +48,7 @@ class Changes:
         self.shared = {}              # community id → [fragment]
         self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
         self.ids, self.others = set(), set()          # of messages, and of everything else that was written
+        self.spoiled, self.spoils_all = set(), False   # keys of what was derived before, and is made anew
         self.size = 0
 
     def touch(self, place_id, part, about=None):
@@ -64,6 +66,10 @@ class Changes:
     def touch_members(self, community_id, part, about=None):
         """The part has changed on the pages of all who are in this community."""
         self.members.setdefault(community_id, {})[part, about] = None
+
+    def spoil(self, what, id):
+        """What `kept` has under this key holds no more."""
+        self.spoiled.add((what, id))
 
     def retouch(self, message):
         """A message looks different although its document is the same."""
@@ -202,6 +208,7 @@ def changes_of(ctx, tx):
     evicted = [op[1] for op in tx.ops if op[0] == "evict"]
     changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]    # sessions and tokens have another type of id
     changes.others.update(evicted)
+    changes.spoils_all = any(type(id) is not str or not id.startswith(SHOWN_NOWHERE) for id in evicted)
     changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
     for id in changes.anew:
         channel = after.entity(id)

@@ -162,6 +162,7 @@ def on_member(changes, id, old, new):
     """A person who comes, goes or gets a role changes the number of members, and their own rights."""
     for document in old, new:
         if document and "mem/comm" in document:
+            changes.spoil("member count", document["mem/comm"])
             changes.touch(document["mem/comm"], "members")
         if document and "user/email" in document and (old or {}).get("user/name") != (new or {}).get("user/name"):
             for mem in biff.lookup_all(changes.db, "mem/user", id):
@@ -177,14 +178,15 @@ def members_part(ctx, db, place, about):
     if "user/email" in place:
         return ""
     community_id = place.get("chan/comm", place["xt/id"])
-    count = biff.fragment(ctx, "members/count.html", member_count=count_of(db, community_id), is_news=True)
+    count = biff.fragment(ctx, "members/count.html", member_count=count_of(ctx, db, community_id), is_news=True)
     if "chan/comm" in place:
         return count
     return count + biff.fragment(ctx, "members/list.html", is_news=True, **members_values(db, community_id))
 
 
-def count_of(db, community_id):
-    return len(biff.lookup_id_all(db, "mem/comm", community_id))
+def count_of(ctx, db, community_id):
+    return ctx["chat_kept"](ctx, db, ("member count", community_id),
+                            lambda: len(biff.lookup_id_all(db, "mem/comm", community_id)))
 
 
 def role_part(ctx, db, place, user, about):
@@ -197,7 +199,7 @@ def role_part(ctx, db, place, user, about):
 
 
 def page_values(ctx):
-    return {"member_count": count_of(ctx["biff/db"], ctx["community"]["xt/id"])} if ctx.get("mem") else {}
+    return {"member_count": count_of(ctx, ctx["biff/db"], ctx["community"]["xt/id"])} if ctx.get("mem") else {}
 
 
 MEMBERS = "/community/{id}/members"

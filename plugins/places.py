@@ -4,7 +4,10 @@ The chat and its plugins ask the same rules. Each rule stands in a route table: 
 or answers in its place.
 """
 import re
+import sys
 import uuid
+
+import markupsafe
 
 import biff
 
@@ -155,9 +158,25 @@ def mem_in(db, uid, community_id):
 
 
 def channels_of(ctx):
-    if not ctx.get("mem"):
-        return []
-    return channels_in(ctx["biff/db"], ctx["community"]["xt/id"])
+    return channels_kept(ctx, ctx["biff/db"], ctx["community"]["xt/id"]) if ctx.get("mem") else []
+
+
+def channels_kept(ctx, db, community_id):
+    """`channels_in`, from memory where nothing has changed: for who shows it, and changes nothing in it."""
+    return ctx["chat_kept"](ctx, db, ("channels", community_id), lambda: channels_in(db, community_id),
+                            lambda found: 1_000 * len(found))
+
+
+def channel_list(ctx, db, community_id, channel=None):
+    """The list of channels beside a page, as HTML that is the same for all but for the mark on the open one."""
+    html = ctx["chat_kept"](ctx, db, ("channel list", community_id), lambda: channel_list_view(ctx, db, community_id),
+                            sys.getsizeof)
+    path = f'href="{channel_path(channel)}"' if channel else ""
+    return markupsafe.Markup(html.replace(path, f'{path} aria-current="page"', 1) if channel else html)
+
+
+def channel_list_view(ctx, db, community_id):
+    return biff.fragment(ctx, "channels.html", channels=channels_kept(ctx, db, community_id), path_of=channel_path)
 
 
 def channels_in(db, community_id):
@@ -173,9 +192,9 @@ def private_channels_of(db, mem_id):
     return biff.lookup_all(db, "chan/mems", mem_id)
 
 
-def channels_for(db, mem):
+def channels_for(ctx, db, mem):
     """All channels that a member may read."""
-    return channels_in(db, mem["mem/comm"]) + private_channels_of(db, mem["xt/id"])
+    return channels_kept(ctx, db, mem["mem/comm"]) + private_channels_of(db, mem["xt/id"])
 
 
 def people_in(db, channel):
@@ -231,10 +250,11 @@ def messages_of(db, channel, before=None, after=None, count=0):
 
 def app_page(ctx, template, **values):
     """A page with the communities and channels of whoever is signed in beside it."""
-    community = ctx.get("community")
-    around = {"user": ctx["user"], "communities": communities_of(ctx["biff/db"], ctx["uid"]), "community": community,
+    community, db = ctx.get("community"), ctx["biff/db"]
+    around = {"user": ctx["user"], "communities": communities_of(db, ctx["uid"]), "community": community,
               "mem": ctx.get("mem"), "channel": ctx.get("channel"), "channels": channels_of(ctx),
-              "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": ctx["biff/db"].tx_id,
+              "channel_list": channel_list(ctx, db, community["xt/id"], ctx.get("channel")) if community else "",
+              "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": db.tx_id,
               "live_path": community_path(community) if community else "",
               "is_waiting": ctx["biff/node"].cut_off is not None}
     return biff.render(ctx, template, **(around | page_values(ctx) | values))

@@ -2,7 +2,7 @@
 from voluptuous import All, In, Length, Optional
 
 import biff
-from plugins.places import (channel_admin, channel_namer, channel_path, channels_in, communities_of, community_admin,
+from plugins.places import (channel_admin, channel_list, channel_namer, channel_path, communities_of, community_admin,
                             community_path, is_direct, is_private, title_of, who_may)
 
 TITLE_CHARS_MAX = 60                  # one line of the sidebar on a wide screen
@@ -50,6 +50,9 @@ async def delete_page(ctx):
 
 def on_title(changes, id, old, new):
     for document in old, new:
+        if document and "chan/comm" in document:
+            changes.spoil("channels", document["chan/comm"])
+            changes.spoil("channel list", document["chan/comm"])
         if document and ("chan/title" in document or "comm/title" in document):
             changes.touch(id if is_private(document) else document.get("chan/comm", id), "titles")
         if document and "comm/title" in document:
@@ -67,7 +70,7 @@ def titles_part(ctx, db, place, about):
         return ""
     channel, community = (place, db.entity(place["chan/comm"])) if "chan/comm" in place else (None, place)
     return biff.fragment(ctx, "around.html", channel=channel, community=community,
-                         channels=channels_in(db, community["xt/id"]), path_of=channel_path,
+                         channel_list=channel_list(ctx, db, community["xt/id"], channel),
                          is_direct=channel is not None and is_direct(channel))
 
 

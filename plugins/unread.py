@@ -137,7 +137,7 @@ async def unread_from(ctx):
 async def read_all(ctx):
     """Every channel of the community is read."""
     db = ctx["biff/db"]
-    ids = [channel["xt/id"] for channel in channels_for(db, ctx["mem"])]
+    ids = [channel["xt/id"] for channel in channels_for(ctx, db, ctx["mem"])]
     for id in counts_of(ctx, db, ctx["mem"]["xt/id"], ids):
         newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
                        "order-by": [[("created", "?m"), "desc"]]}, id)
@@ -250,7 +250,7 @@ def news_part(ctx, db, place, user, about):
 
 
 def news_of(ctx, db, mem):
-    ids = [channel["xt/id"] for channel in channels_for(db, mem)]
+    ids = [channel["xt/id"] for channel in channels_for(ctx, db, mem)]
     muted = [id for id, one in readings_of(db, mem["xt/id"]).items() if one.get("read/is-muted")]
     counts = counts_of(ctx, db, mem["xt/id"], ids)
     said = {id: said_in(db, upto_of(ctx, db, mem["xt/id"], id)) for id in counts}

@@ -149,6 +149,11 @@ function orphan(path, texts, outbox) {
 
 // ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+// A community's own page shows its channels in the pane, too. They come once and are copied.
+function fillPick() {
+  $("pick-channels")?.replaceChildren(...[...$("channels").children].map(one => one.cloneNode(true)));
+}
+
 function openPage() {
   const shell = $("shell"), person = shell?.dataset.person ?? "";
   kept.open(person);
@@ -172,7 +177,8 @@ function openPage() {
     else if (list) location.assign(location.pathname);     // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
-  if ($("channels")) new MutationObserver(() => markUnsent(outbox)).observe($("channels"), {childList: true});
+  if ($("channels")) new MutationObserver(() => { fillPick(); markUnsent(outbox); }).observe($("channels"), {childList: true});
+  fillPick();
   markUnsent(outbox);
   showOrphans(outbox);
   outbox.work();
