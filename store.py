@@ -24,8 +24,7 @@ What is promised
 
 The words are XTDB's: a *document* is an entity's state, a dict under "xt/id"; *valid time* is when it is true of the
 world, *transaction time* when it was recorded. In the query engine `e`, `a`, `v` are entity, attribute and value; `T`
-and
-`vt` are a snapshot's transaction and valid time, both integers there (a tx_id; microseconds since 1970).
+and `vt` are a snapshot's transaction and valid time, both integers there (a tx_id; microseconds since 1970).
 """
 
 from __future__ import annotations
@@ -76,8 +75,7 @@ import msgpack
 
 __all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
            "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError",
-           "OperationError", "AbortedError",
-           "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
+           "OperationError", "AbortedError", "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
 
@@ -86,15 +84,12 @@ log = logging.getLogger("store")
 # Limits and constants, each with its reason. A limit is a decision.
 
 FORMAT = 1                            # of log and documents; another one is refused, never guessed at
-# "stor", as the application id of a file that is only the index of a log elsewhere
-INDEX_MARK = 0x73746F72
-# SQLite's user_version is INDEX_FORMAT and above it the number of the write-ahead log
-EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22
+INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that only indexes a log elsewhere
+EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version: INDEX_FORMAT, above it the write-ahead log's number
 SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
 INDEX_FORMAT = 3                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
-# k of a version that ceased is its last transaction less this: one comparison serves both
-PAST = 2 ** 40
+PAST = 2 ** 40                        # closed rows store k = closing tx_id − this: one `k > bound` finds live ones too
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
 DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
@@ -108,15 +103,12 @@ CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decode
 PAST_CACHED = 4_096                   # the same for a snapshot of the past, in each
 POINTS_CACHED = 4_096                 # transactions whose time is known without a statement, for snapshots of the past
 PLAIN_CACHED = 32_768                 # entities whose document is found without a statement; some 4 MB
-# facts of an attribute whose documents a join reads instead of the index: they stay in memory
-FOLLOWED_MAX = PLAIN_CACHED // 2
+FOLLOWED_MAX = PLAIN_CACHED // 2      # facts of an attribute whose documents a join reads: they stay in memory
 IDS_CACHED = 65_536                   # UUIDs kept beside their numbers, either way
-# sets of attributes whose order and bytes are kept; an application has some dozens
-SHAPES_CACHED = 1_024
+SHAPES_CACHED = 1_024                 # sets of attributes whose order and bytes are kept; an application has dozens
 ROWS_A_STATEMENT = 64, 8              # that one INSERT takes, and UUIDs one look-up; what is left goes one by one
 FACTS_A_ROW = 16                      # of a version, that are handed to SQLite at once: few lengths here, too
-# documents between two writings of the statistics; so many are counted after a crash
-STATISTICS_EVERY = 2_000
+STATISTICS_EVERY = 2_000              # documents between two writings of the statistics; a crash costs counting these
 READERS_IDLE = 8                      # connections kept for the next readers
 WAL_BYTES_MAX = 64 * 2 ** 20          # past this, new readers wait a moment while the write-ahead log is emptied
 BATCH_ROWS = 512                      # of an answer made at once: their documents are held, then the clock is looked at
@@ -133,20 +125,15 @@ UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
-# rectangles of an entity that a transaction reads at once: it seldom needs more than the first
-RECTS_READ = 8
+RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
-# transactions that a listener reads at once, and hears before the loop gets a turn
-LISTEN_BATCH = 64
-# of a notice, which nothing stores: PostgreSQL takes less than 8,000
-NOTICE_BYTES_MAX = 7_900
-# transactions kept in memory for listeners that keep up, which need not read the log
-RECENT_MAX = 1_024
+LISTEN_BATCH = 64                     # transactions that a listener reads at once, before the loop gets a turn
+NOTICE_BYTES_MAX = 7_900              # of a notice, which nothing stores: PostgreSQL takes less than 8,000
+RECENT_MAX = 1_024                    # transactions kept in memory: listeners that keep up need not read the log
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
 PLACES = 28                           # digits of a decimal that are written out; as many as Python calculates with
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-# years 1 to 9999 in UTC, all that Python has
-_MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999
+_MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999   # years 1 to 9999 in UTC, all of Python's
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 Document = dict[str, Any]             # an entity's state, under "xt/id"
@@ -197,14 +184,12 @@ def _short(value: Any) -> str:
 
 
 class Tx(NamedTuple):
-    """A transaction: its place in the log, its time, whether it committed, and for listeners and `tx_log` its
-    operations.
+    """A transaction: its place in the log, its time, whether it committed; for listeners and `tx_log` its operations.
 
     `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
-    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id), and ("match", id, content_hash[,
-    valid_time]),
-    since of a document to match only the hash is kept, or None. An evicted one reads {"xt/id": id, "xt/evicted?":
-    True}.
+    ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id) and
+    ("match", id, content_hash[, valid_time]): the log keeps only the hash of a document to match, or None.
+    An evicted document reads {"xt/id": id, "xt/evicted?": True}.
     `reason` says why it aborted, in what `submit_tx` returns; the log does not keep it.
     """
     tx_id: int
@@ -227,8 +212,7 @@ class Version(_Version):
 
     @functools.cached_property
     def content_hash(self) -> str | None:
-        """The hash of the document as `entity_tx` tells it, looked up when it is first asked for; None of a deletion.
-        """
+        """The hash of the document as `entity_tx` tells it, looked up when first asked for; None of a deletion."""
         return self._ask and self._ask()
 
     def __reduce__(self) -> tuple:
@@ -274,8 +258,7 @@ class NotIndexedError(StoreError):
 
 
 class UnreachableError(StoreError):
-    """The log does not answer. `in_doubt` is whether the transaction may have been written all the same; reads go on.
-    """
+    """The log does not answer; reads go on. `in_doubt`: whether the transaction may have been written all the same."""
 
     def __init__(self, message: str, in_doubt: bool = False):
         super().__init__(message)
@@ -316,8 +299,7 @@ class QueryLimitError(StoreError):
 
 
 def put(document: Document, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> Operation:
-    """The document holds from valid_from (default: the transaction's time) until valid_to, or until what is known next.
-    """
+    """The document holds from valid_from (default: the transaction's time) to valid_to, or to what is known next."""
     return _timed("put", document, valid_from, valid_to)
 
 
@@ -351,13 +333,11 @@ def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | N
 #
 # A value is stored as canonical msgpack: equal values of equal type have equal bytes, others never. Python thinks that
 # 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. Each type is one row
-# of
-# `_TYPES`, at the end of the next chapter.
+# of `_TYPES`, at the end of the next chapter.
 
 _EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
 _EXT_DECIMAL, _EXT_TIME, _EXT_DELTA, _EXT_MEMBER = range(8, 12)
-_UUID_HEAD, _DATETIME_HEAD, _DATE_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME)), bytes((0xd6,
-                                                                                                        _EXT_DATE))
+_UUID_HEAD, _DATETIME_HEAD = bytes((0xd8, _EXT_UUID)), bytes((0xd7, _EXT_DATETIME))
 _msgpack = msgpack.Packer(use_bin_type=True).pack      # no callbacks into Python: safe from any thread
 _array_header, _map_header = msgpack.Packer().pack_array_header, msgpack.Packer().pack_map_header
 
@@ -368,13 +348,8 @@ class Member(NamedTuple):
     name: str
 
 
-def pack(value: Any) -> bytes:
-    """The canonical bytes of a value. Raises: ValueTypeError if it cannot be stored."""
-    return _packed_at(value, 0)
-
-
-def _packed_at(value: Any, depth: int) -> bytes:
-    """`pack`, of a value that lies so many levels deep."""
+def pack(value: Any, depth: int = 0) -> bytes:
+    """The canonical bytes of a value that lies so many levels deep. Raises: ValueTypeError if it cannot be stored."""
     try:
         return _packed(value, depth)
     except UnicodeEncodeError:
@@ -413,18 +388,6 @@ def _packed_int(value: int, depth: int) -> bytes:
     return _msgpack(msgpack.ExtType(_EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)))
 
 
-def _packed_uuid(value: uuid.UUID, depth: int) -> bytes:
-    return _UUID_HEAD + value.int.to_bytes(16, "big")
-
-
-def _packed_datetime(value: dt.datetime, depth: int) -> bytes:
-    return _DATETIME_HEAD + _micros(value).to_bytes(8, "big", signed=True)
-
-
-def _packed_date(value: dt.date, depth: int) -> bytes:
-    return _DATE_HEAD + value.toordinal().to_bytes(4, "big")
-
-
 def _packed_items(values: Any, depth: int) -> list[bytes]:
     if depth > DEPTH_MAX + 1:
         raise ValueTypeError(f"A value is nested deeper than {DEPTH_MAX} levels.")
@@ -444,36 +407,27 @@ def _packed_dict(value: dict, depth: int) -> bytes:
     return _map_header(len(pairs)) + b"".join(part for pair in pairs for part in pair)
 
 
-def _packed_ext(code: int, inner: Callable[[Any, int], bytes]) -> Callable[[Any, int], bytes]:
-    return lambda value, depth: _msgpack(msgpack.ExtType(code, inner(value, depth)))
-
-
 # Of equal decimals one form is kept, as 1.5 of 1.50: sign, digits without zeros at either end, and the power of ten.
 
-def _decimal_parts(value: decimal.Decimal) -> tuple[int, str, int]:
+def _decimal_parts(value: decimal.Decimal) -> tuple[str, str, int]:
     if not value.is_finite():
         raise ValueTypeError(f"{value} is no number that can be stored; leave the attribute out.")
     sign, digits, power = value.as_tuple()
     text = "".join(map(str, digits)).lstrip("0")
     kept = text.rstrip("0")
-    return (sign, kept, int(power) + len(text) - len(kept)) if kept else (0, "0", 0)
+    return ("-" * sign, kept, int(power) + len(text) - len(kept)) if kept else ("", "0", 0)
 
 
-def _packed_decimal(value: decimal.Decimal, depth: int) -> bytes:
-    sign, digits, power = _decimal_parts(value)
-    return f"{'-' * sign}{digits}E{power}".encode()
-
-
-def _decimal(sign: int, digits: str, power: int) -> decimal.Decimal:
+def _decimal(sign: str, digits: str, power: int) -> decimal.Decimal:
     """Written out where that is no longer than a calculation would be."""
     if 0 < power <= PLACES - len(digits):
         digits, power = digits + "0" * power, 0
-    return decimal.Decimal((sign, tuple(map(int, digits)), power))
+    return decimal.Decimal(f"{sign}{digits}E{power}")
 
 
 def _unpacked_decimal(data: bytes) -> decimal.Decimal:
-    digits, _, power = data.decode().partition("E")
-    return _decimal(int(digits[0] == "-"), digits.lstrip("-"), int(power))
+    sign, digits, power = re.fullmatch("(-?)(.*)E(.*)", data.decode()).groups()      # type: ignore[union-attr]
+    return _decimal(sign, digits, int(power))
 
 
 def _time_micros(value: dt.time) -> int:
@@ -483,34 +437,15 @@ def _time_micros(value: dt.time) -> int:
     return ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
 
 
-def _time_bytes(value: dt.time, depth: int = 0) -> bytes:
-    return _time_micros(value).to_bytes(5, "big")
-
-
-def _time(data: bytes) -> dt.time:
-    return (dt.datetime.min + dt.timedelta(microseconds=int.from_bytes(data, "big"))).time()
-
-
-def _delta_bytes(value: dt.timedelta, depth: int = 0) -> bytes:
-    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds + 2 ** 71).to_bytes(9, "big")
-
-
-def _delta(data: bytes) -> dt.timedelta:
-    return dt.timedelta(microseconds=int.from_bytes(data, "big") - 2 ** 71)
-
-
 # An enumeration's member is stored by name, and found again among the modules that are loaded; none is imported for it.
 
 def _packed_member(value: Any, depth: int) -> bytes:
-    """The bytes of a member, whose class is learned at its first. Raises: ValueTypeError for what no document can hold.
-    """
+    """The bytes of an enumeration's member. Raises: ValueTypeError for what no document can hold."""
     kind = type(value)
     if not isinstance(value, enum.Enum):
         raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, "
-                             f"str, "
-                             "bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an enumeration, "
-                             "or a "
-                             "list, tuple, set or dict of these.")
+                             "str, bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an "
+                             "enumeration, or a list, tuple, set or dict of these.")
     named = Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
     if unpack_member(*named) is not value:
         raise ValueTypeError(f"{_short(value)} would not be found again as "
@@ -520,17 +455,13 @@ def _packed_member(value: Any, depth: int) -> bytes:
 
 
 def unpack_member(where: str, name: str) -> Any:
-    """The member of an enumeration, or a `Member` where this program has not loaded the class, or the class not the
-    name.
-    """
+    """The member of an enumeration; a `Member` where this program has not loaded the class, or it has no such name."""
     module, _, path = where.partition(":")
     try:
-        kind = functools.reduce(getattr, path.split("."), sys.modules[module])
+        kind: Any = functools.reduce(getattr, path.split("."), sys.modules[module])
+        return kind.__members__[name] if isinstance(kind, enum.EnumMeta) else Member(where, name)
     except (KeyError, AttributeError):
         return Member(where, name)
-    if not isinstance(kind, enum.EnumMeta) or name not in kind.__members__:
-        return Member(where, name)
-    return kind.__members__[name]
 
 
 def pack_document(document: Any) -> bytes:
@@ -543,7 +474,7 @@ def _attribute_at_fault(document: dict) -> OperationError:
         if type(a) is not str:
             return OperationError(f"The attribute {_short(a)} is not a string.")
         try:
-            pack(a), _packed_at(value, 1)
+            pack(a), pack(value, 1)
         except OperationError as error:
             return type(error)(f"{_short(a)}: {error}")
     return OperationError(f"The document {_short(document)} cannot be stored.")
@@ -613,49 +544,34 @@ def digest(data: bytes) -> bytes:
 
 def _hashed_cell(value: Any, data: bytes | None = None) -> bytes:
     """The cell of a value that is long or composed, from its bytes; a frozenset is the set that it equals."""
-    kind = type(value)
-    data = pack(set(value) if kind is frozenset else value) if data is None or kind is frozenset else data
-    return _HASHED.get(kind, _HASHED[Member]) + hashlib.blake2b(data, digest_size=16).digest()
+    value = set(value) if type(value) is frozenset else value
+    return _HASHED.get(type(value), _HASHED[Member]) + hashlib.blake2b(data or pack(value), digest_size=16).digest()
 
 
 def _str_cell(value: str) -> str | bytes:
     if value.isascii() and len(value) <= TEXT_BYTES_MAX:
         return value
     data = pack(value)
-    # 2: how msgpack heads such texts
-    return value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)
-
-
-def _bytes_cell(value: bytes) -> bytes:
-    return _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value)
+    return value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)     # 2: how msgpack heads such texts
 
 
 _SHIFT, _SMALL = 2 ** 62, 2 ** 61     # the cell of a whole number within ±2⁶¹ is that number less 2⁶²
 _LEAST = -_SHIFT - _SMALL             # of these
-# of the others: the first, the first above zero, the end
-_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"
-
-
-def _int_cell(value: int) -> Cell:
-    return value - _SHIFT if -_SMALL <= value < _SMALL else _big_cell(value)
+_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"      # of the others: the first, the first above zero, the end
 
 
 def _big_cell(value: int) -> bytes:
-    """Length first, then big-endian bytes; negative numbers complemented, so that they sort below and the right way
-    round.
-    """
-    size = (value.bit_length() + 7) // 8
-    body = (value if value >= 0 else (1 << 8 * size) - 1 + value).to_bytes(size, "big")
+    """Length first, then big-endian bytes; both are complemented below zero, so that cells sort as the numbers do."""
+    size, is_negative = (value.bit_length() + 7) // 8, value < 0
+    body = (value + (1 << 8 * size) - 1 if is_negative else value).to_bytes(size, "big")
     if size < 120:
-        return _INT + bytes((128 + size if value >= 0 else 127 - size,)) + body
-    return _INT + (b"\xff" + struct.pack(">I", size) if value >= 0
-                   else b"\0" + struct.pack(">I", 2 ** 32 - 1 - size)) + body
+        return _INT + bytes((127 - size if is_negative else 128 + size,)) + body
+    return _INT + struct.pack(">BI", *(0, 2 ** 32 - 1 - size) if is_negative else (255, size)) + body
 
 
 def _int_of_cell(cell: bytes) -> int:
-    first, body = cell[1], cell[2:]
-    if first in (0, 255):
-        body = body[4:]
+    first = cell[1]
+    body = cell[6:] if first in (0, 255) else cell[2:]
     number = int.from_bytes(body, "big")
     return number if first >= 128 else number - (1 << 8 * len(body)) + 1
 
@@ -679,9 +595,7 @@ _COMPLEMENT = bytes(range(255, -1, -1))
 
 
 def _decimal_cell(value: decimal.Decimal) -> bytes:
-    """The sign, the place of the first digit, the digits; of a negative number complemented, and ended by the highest
-    byte.
-    """
+    """The sign, the place of the first digit, the digits; below zero these are complemented and end in byte 255."""
     sign, digits, power = _decimal_parts(value)
     if digits == "0":
         return _DECIMAL + _ZERO
@@ -696,24 +610,32 @@ def _decimal_of_cell(cell: bytes) -> decimal.Decimal:
     if sign == _NEGATIVE:
         body = body[:-1].translate(_COMPLEMENT)
     digits = body[8:].decode()
-    return _decimal(int(sign == _NEGATIVE), digits, struct.unpack(">Q", body[:8])[0] - 2 ** 63 - len(digits))
+    return _decimal("-" if sign == _NEGATIVE else "", digits, struct.unpack(">Q", body[:8])[0] - 2 ** 63 - len(digits))
 
 
 class _Type(NamedTuple):
     """What the store knows of one type of value."""
+    uses: str                                        # "id": it can name an entity; "fixed": it cannot change; "several"
     packed: Callable[[Any, int], bytes]              # a value's bytes in a document, so many levels deep
-    code: int                                        # of its msgpack extension; 0 where msgpack has the type
-    unpacked: Callable[[bytes], Any] | None          # the value of an extension's bytes
-    cell: Callable[[Any], Cell] | None               # the file gives the cells of UUIDs
-    # of cells that `of_cell` reads; b"" where another row has it, or they are hashes
-    tag: bytes
-    of_cell: Callable[[bytes], Any] | None
-    # "id": it can name an entity; "fixed": nothing in it can change; "several"
-    uses: str
+    code: int = 0                                    # of its msgpack extension; 0 where msgpack has the type
+    unpacked: Callable[[bytes], Any] | None = None   # the value of an extension's bytes
+    cell: Callable[[Any], Cell] | None = None        # the file gives the cells of UUIDs
+    tag: bytes = b""                                 # of cells that `of_cell` reads, where these are no hashes
+    of_cell: Callable[[bytes], Any] | None = None
 
 
-def _ext(code: int, inner: Callable[[Any, int], bytes], unpacked: Callable[[bytes], Any], *rest: Any) -> _Type:
-    return _Type(_packed_ext(code, inner), code, unpacked, *rest)
+def _ext(uses: str, code: int, inner: Callable[[Any, int], bytes], *rest: Any) -> _Type:
+    return _Type(uses, lambda value, depth: _msgpack(msgpack.ExtType(code, inner(value, depth))), code, *rest)
+
+
+def _counted(uses: str, code: int, tag: bytes, size: int, number: Callable[[Any], int],
+             value_of: Callable[[int], Any]) -> _Type:
+    """A type whose values are whole numbers of `size` bytes, in documents and in cells alike."""
+    head = _msgpack(msgpack.ExtType(code, bytes(size)))[:-size]
+    return _Type(uses, lambda value, depth: head + number(value).to_bytes(size, "big"), code,
+                 lambda data: value_of(int.from_bytes(data, "big")),
+                 lambda value: tag + number(value).to_bytes(size, "big"), tag,
+                 lambda cell: value_of(int.from_bytes(cell[1:], "big")))
 
 
 def _uuid(data: bytes) -> uuid.UUID:
@@ -725,35 +647,34 @@ def _uuid(data: bytes) -> uuid.UUID:
 
 
 _TYPES: dict[type, _Type] = {
-    type(None): _Type(_packed_plain, 0, None, lambda value: _NONE, _NONE, lambda cell: None, "fixed"),
-    bool: _Type(_packed_plain, 0, None, lambda value: _BOOL + bytes((value,)), _BOOL, lambda cell: cell[1] == 1,
-                "id fixed"),
-    int: _Type(_packed_int, _EXT_INT, lambda data: int.from_bytes(data, "big", signed=True), _int_cell, _INT,
-               _int_of_cell, "id fixed"),
-    float: _Type(_packed_float, 0, None, _float_cell, _FLOAT, _float_of_cell, "id fixed"),
-    str: _Type(_packed_plain, 0, None, _str_cell, b"", None, "id fixed"),
-    bytes: _Type(_packed_plain, 0, None, _bytes_cell, _BYTES, lambda cell: cell[1:], "id fixed"),
-    uuid.UUID: _Type(_packed_uuid, _EXT_UUID, _uuid, None, _UUID, lambda cell: _uuid(cell[1:]), "id fixed"),
-    dt.datetime: _Type(_packed_datetime, _EXT_DATETIME, lambda data: _moment(int.from_bytes(data, "big", signed=True)),
+    type(None): _Type("fixed", _packed_plain, cell=lambda value: _NONE, tag=_NONE, of_cell=lambda cell: None),
+    bool: _Type("id fixed", _packed_plain, cell=lambda value: _BOOL + bytes((value,)), tag=_BOOL,
+                of_cell=lambda cell: cell[1] == 1),
+    int: _Type("id fixed", _packed_int, _EXT_INT, lambda data: int.from_bytes(data, "big", signed=True),
+               lambda value: value - _SHIFT if -_SMALL <= value < _SMALL else _big_cell(value), _INT, _int_of_cell),
+    float: _Type("id fixed", _packed_float, cell=_float_cell, tag=_FLOAT, of_cell=_float_of_cell),
+    str: _Type("id fixed", _packed_plain, cell=_str_cell),
+    bytes: _Type("id fixed", _packed_plain, tag=_BYTES, of_cell=lambda cell: cell[1:],
+                 cell=lambda value: _BYTES + value if len(value) <= TEXT_BYTES_MAX else _hashed_cell(value)),
+    uuid.UUID: _Type("id fixed", lambda value, depth: _UUID_HEAD + value.int.to_bytes(16, "big"), _EXT_UUID, _uuid,
+                     None, _UUID, lambda cell: _uuid(cell[1:])),
+    dt.datetime: _Type("id fixed", lambda value, depth: _DATETIME_HEAD + _micros(value).to_bytes(8, "big", signed=True),
+                       _EXT_DATETIME, lambda data: _moment(int.from_bytes(data, "big", signed=True)),
                        lambda value: _DATETIME + (_micros(value) + 2 ** 63).to_bytes(8, "big"), _DATETIME,
-                       lambda cell: _moment(int.from_bytes(cell[1:], "big") - 2 ** 63), "id fixed"),
-    dt.date: _Type(_packed_date, _EXT_DATE, lambda data: dt.date.fromordinal(int.from_bytes(data, "big")),
-                   lambda value: _DATE + value.toordinal().to_bytes(4, "big"), _DATE,
-                   lambda cell: dt.date.fromordinal(int.from_bytes(cell[1:], "big")), "id fixed"),
-    dt.time: _ext(_EXT_TIME, _time_bytes, _time, lambda value: _TIME + _time_bytes(value), _TIME,
-                  lambda cell: _time(cell[1:]), "fixed"),
-    dt.timedelta: _ext(_EXT_DELTA, _delta_bytes, _delta, lambda value: _DELTA + _delta_bytes(value), _DELTA,
-                       lambda cell: _delta(cell[1:]), "fixed"),
-    decimal.Decimal: _ext(_EXT_DECIMAL, _packed_decimal, _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell,
-                          "fixed"),
-    Member: _ext(_EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell, b"", None,
-                 "fixed"),
-    tuple: _ext(_EXT_TUPLE, _packed_list, lambda data: tuple(unpack(data)), _hashed_cell, b"", None, "id"),
-    dict: _Type(_packed_dict, 0, None, _hashed_cell, b"", None, "id"),
-    list: _Type(_packed_list, 0, None, _hashed_cell, b"", None, "several"),
-    set: _ext(_EXT_SET, _packed_set, lambda data: set(unpack(data)), _hashed_cell, b"", None, "several"),
-    frozenset: _ext(_EXT_FROZENSET, _packed_set, lambda data: frozenset(unpack(data)), _hashed_cell, b"", None,
-                    "several"),
+                       lambda cell: _moment(int.from_bytes(cell[1:], "big") - 2 ** 63)),
+    dt.date: _counted("id fixed", _EXT_DATE, _DATE, 4, dt.date.toordinal, dt.date.fromordinal),
+    dt.time: _counted("fixed", _EXT_TIME, _TIME, 5, _time_micros,
+                      lambda micros: (dt.datetime.min + dt.timedelta(microseconds=micros)).time()),
+    dt.timedelta: _counted("fixed", _EXT_DELTA, _DELTA, 9, lambda value: value // dt.timedelta.resolution + 2 ** 71,
+                           lambda micros: dt.timedelta(microseconds=micros - 2 ** 71)),
+    decimal.Decimal: _ext("fixed", _EXT_DECIMAL, lambda value, depth: "{}{}E{}".format(*_decimal_parts(value)).encode(),
+                          _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell),
+    Member: _ext("fixed", _EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell),
+    tuple: _ext("id", _EXT_TUPLE, _packed_list, lambda data: tuple(unpack(data)), _hashed_cell),
+    dict: _Type("id", _packed_dict, cell=_hashed_cell),
+    list: _Type("several", _packed_list, cell=_hashed_cell),
+    set: _ext("several", _EXT_SET, _packed_set, lambda data: set(unpack(data)), _hashed_cell),
+    frozenset: _ext("several", _EXT_FROZENSET, _packed_set, lambda data: frozenset(unpack(data)), _hashed_cell),
 }
 # The same by column, as it is looked up.
 _PACKED = {kind: row.packed for kind, row in _TYPES.items()}
@@ -765,9 +686,7 @@ _ID_TYPES, _IMMUTABLE, _SEVERAL = (frozenset(kind for kind, row in _TYPES.items(
 
 
 def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
-    """The least cell of this cell's type and the first beyond: values of different types never compare, hashes never at
-    all.
-    """
+    """The least cell of this cell's type and the first beyond. Values of two types never compare, hashes not at all."""
     if type(cell) is str:
         return "", b""
     if type(cell) is int:
@@ -776,9 +695,7 @@ def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
 
 
 def _json_cell(cell: Any) -> int | str:
-    """A cell as JSON can carry it: a number, "t" + text, or "x" + hex (bytes, and text with NUL, where SQLite would
-    cut).
-    """
+    """A cell as JSON carries it: a number, "t" + text, in hex "x" + bytes or "n" + text with NUL, where SQLite cuts."""
     if type(cell) is int:
         return cell
     if type(cell) is str:
@@ -787,13 +704,12 @@ def _json_cell(cell: Any) -> int | str:
 
 
 def _cell_of_json(text: str) -> bytes | str:
-    return bytes.fromhex(text[1:]) if text[0] == "x" else bytes.fromhex(text[1:]).decode()
+    data = bytes.fromhex(text[1:])
+    return data if text[0] == "x" else data.decode()
 
 
 def _cell(value: Any) -> Any:
-    """The cell of a value; a UUID stays itself, since its number is the file's. Raises: ValueTypeError if no document
-    can hold it.
-    """
+    """The cell of a value; a UUID stays itself: files number it. Raises: ValueTypeError if no document can hold it."""
     return value if type(value) is uuid.UUID else (_CELL.get(type(value)) or _hashed_cell)(value)
 
 
@@ -802,8 +718,7 @@ def _cells(value: Any) -> tuple:
     return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
 
 
-# A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of a
-# document's
+# A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of its
 # attributes and their bytes are kept for each set of attributes, since an application has few of these.
 
 
@@ -856,16 +771,8 @@ def _encoded_str(value: str) -> tuple:
     return data, value if len(data) <= TEXT_BYTES_MAX + 2 else _hashed_cell(value, data)
 
 
-def _encoded_uuid(value: uuid.UUID) -> tuple:
-    return _UUID_HEAD + value.int.to_bytes(16, "big"), value
-
-
-_ENCODED: dict[type, Callable] = {str: _encoded_str, uuid.UUID: _encoded_uuid}      # most values are one of these
-
-
-def _facts(document: dict) -> list:
-    """The (attribute, cell) pairs of a document."""
-    return _encoded(document)[1]
+_ENCODED: dict[type, Callable] = {     # most values are one of these
+    str: _encoded_str, uuid.UUID: lambda value: (_UUID_HEAD + value.int.to_bytes(16, "big"), value)}
 
 
 # ── The node ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -879,12 +786,10 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
-    the
-    log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
+    the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
     Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format,
-    or not of
-    this log; UnreachableError if PostgreSQL does not answer.
+    or not of this log; UnreachableError if PostgreSQL does not answer.
     """
     return Node(path, functions, index, progress, clock, ids)
 
@@ -921,17 +826,14 @@ class Node:
         self.close()
 
     def submit_tx(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
-        """The transaction, once it is durable and indexed. If it aborted, `committed` is False, `reason` says why, and
-        nothing has changed.
+        """The transaction, once durable and indexed. If `committed` is False, `reason` says why; nothing has changed.
 
             [("put", document[, valid_from[, valid_to]]), ("delete", id[, valid_from[, valid_to]]),
              ("match", id, document or None[, valid_time]), ("evict", id), ("call", name[, argument, …]), …]
 
-        Operations apply in order, each sees those before it, and one that fails undoes all. Times are aware datetimes
-        or None.
-        Raises: OperationError if an operation is malformed, or its end is past (nothing was written); AbortedError if
-        it aborted and
-        `check` is true; ClosedError; LockedError if another program writes to the file; UnreachableError.
+        Operations apply in order, each sees those before it, and one that fails undoes all. Times: aware, or None.
+        Raises: OperationError if one is malformed or its end is past (nothing was written); AbortedError if it aborted
+        and `check` is true; ClosedError; LockedError if another program writes to the file; UnreachableError.
         """
         return _checked(self._log.submit(_prepare(ops, self._clock)), check)
 
@@ -943,8 +845,7 @@ class Node:
            tx_time: dt.datetime | None = None) -> Db:
         """A snapshot: now; or right after a transaction, at its time; or as of a transaction time; at any valid time.
 
-        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or the two do not belong
-        together.
+        Raises: NotIndexedError if tx_id or tx_time is beyond what this node has indexed, or they do not fit together.
         """
         file = self._file
         if file.closed:
@@ -957,6 +858,7 @@ class Node:
         return Db(self, file, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
     def _point(self, tx_id: Any, tx_time: dt.datetime | None, latest: Point) -> tuple[Point, int]:
+        """The place in the log that is asked for, and the valid time that goes with it."""
         if tx_id is not None and tx_id > latest.tx_id:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
@@ -971,12 +873,10 @@ class Node:
         return point, point.time if micros is None else micros
 
     def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> Listener:
-        """Calls back with each committed transaction with a greater tx_id (None: from now on), once, in order, once
-        indexed.
+        """Calls back with each committed transaction of a greater tx_id (None: from now on), once, in order.
 
         Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its
-        own.
-        A callback that raises is logged, and the next transaction follows.
+        own, once the transaction is indexed. A callback that raises is logged, and the next transaction follows.
         """
         return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
 
@@ -999,9 +899,7 @@ class Node:
             self._hearers.append((None, callback))
 
     def tx_log(self, after: int | Tx | None = None) -> Iterator[Tx]:
-        """The committed transactions with a greater tx_id (None: all), in order, with their operations; read as they
-        are asked for.
-        """
+        """The committed transactions of a greater tx_id (None: all), in order, with operations; read when asked for."""
         last = 0 if after is None else _tx_id(after)
         while batch := self._file.transactions(last, LISTEN_BATCH):
             yield from (tx for tx in batch if tx.committed)
@@ -1027,8 +925,7 @@ class Node:
         return self.latest_tx
 
     def sync(self, timeout_s: float | None = None) -> dt.datetime | None:
-        """The newest transaction's time, once everything that is in the log at this moment is indexed here; None if it
-        is empty.
+        """The newest transaction's time (None: there is none), once all that is in the log at this moment is indexed.
 
         In a file that is so at once; of a log that several servers share it tells what the others have written.
         Raises: TimeoutError, ClosedError, UnreachableError.
@@ -1042,9 +939,7 @@ class Node:
         return self._file.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
 
     def attribute_stats(self) -> dict[str, int]:
-        """How many facts of each attribute were ever put: several values count each; the evicted until the index is
-        rebuilt.
-        """
+        """How many facts of each attribute were ever put: several values count each, evicted ones until `reindex`."""
         self._file.check_open()
         return self._file.index.attribute_stats()
 
@@ -1112,23 +1007,19 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tupl
     if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
-                             f"has one.")
+                             "has one.")
         file = _File(path)
         return file, _SqliteLog(file, node)
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
                          "index=\"path\").")
-    postgres = _neighbour("store_postgres")
-    file = postgres.opened(path, index)
-    return file, postgres.PostgresLog(file, node, path)
-
-
-def _neighbour(name: str) -> types.ModuleType:
-    """The module of this name beside this one, at the top or in somebody's package."""
+    name = "store_postgres"           # beside this one, at the top or in somebody's package
     try:
-        return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+        postgres = importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
         raise StoreError(f"A log on PostgreSQL needs {name}.py beside {__file__} ({error}).") from None
+    file = postgres.opened(path, index)
+    return file, postgres.PostgresLog(file, node, path)
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -1162,10 +1053,11 @@ class Point(NamedTuple):
     n: int
 
 
-_NEWEST_AT = """
+# The newest transaction up to ?1 of which a column, which rises with the log, is at most ?2.
+_NEWEST = """
     with recursive search(low, high) as (
         select 0, ?1 union all
-        select iif(tx_time <= ?2, tx_id, low), iif(tx_time <= ?2, high, tx_id - 1)
+        select iif({0} <= ?2, tx_id, low), iif({0} <= ?2, high, tx_id - 1)
         from search cross join log on tx_id = (low + high + 1) / 2 where low < high)
     select low from search where low = high"""
 
@@ -1174,9 +1066,7 @@ class _File:
     """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
     def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False):
-        """`about` is the first row of a log that is elsewhere, of which this file is only a copy; so is one with
-        `is_index`.
-        """
+        """`about`: the first row of a log elsewhere, which this file only indexes; so does one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
@@ -1188,7 +1078,13 @@ class _File:
         self._held = _Hold(self.path, self._is_temporary)
         weakref.finalize(self, self._held.let_go)         # a node that is dropped lets go, too
         try:
-            self._open()
+            if not self._held.exists:
+                self._create()
+            self._held.hold_file()
+            self._check_kind()
+            self.writer = _Reader(self, self._connect_writer())
+            self._load()
+            self.empty_wal()          # what was evicted just before a crash is still in it
         except BaseException as error:
             if hasattr(self, "writer"):
                 self.writer.connection.close()
@@ -1199,22 +1095,11 @@ class _File:
 
     # Opening and closing
 
-    def _open(self) -> None:
-        if not self._held.exists:
-            self._create()
-        self._held.hold_file()
-        self._check_kind()
-        self.writer = _Reader(self, self._connect_writer())
-        self._load()
-        self.empty_wal()              # what was evicted just before a crash is still in it
-
     def _open_error(self, error: Exception) -> StoreError:
-        """A damaged file gives values of any type, and so errors of any. What the disk or another program refuses is
-        not damage.
-        """
-        if isinstance(error, sqlite3.OperationalError) and _code(error) not in (sqlite3.SQLITE_ERROR,
-                                                                                sqlite3.SQLITE_CORRUPT):
-            kind = LockedError if _code(error) == sqlite3.SQLITE_BUSY else StoreError
+        """A damaged file gives values and errors of any type. What the disk or another program refuses is no damage."""
+        code = _code(error)
+        if isinstance(error, sqlite3.OperationalError) and code not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
+            kind = LockedError if code == sqlite3.SQLITE_BUSY else StoreError
             return kind(f"{self.path} cannot be opened: {error}.")
         if isinstance(error, OSError):
             return StoreError(f"{self.path} cannot be opened: {error.strerror}.")
@@ -1224,8 +1109,7 @@ class _File:
         """Makes the file whole under another name first: what was broken off is never found under its own."""
         if _size(self.path + "-wal"):
             raise CorruptError(f"{self.path} is missing, and its write-ahead log {self.path}-wal is there. Put the "
-                               f"file back that "
-                               "belongs to it, or remove both to begin a new store.")
+                               "file back that belongs to it, or remove both to begin a new store.")
         about, made = self.about or _about_new_store(), self.path + ".new"
         _empty_file(made)
         with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
@@ -1252,45 +1136,27 @@ class _File:
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
                 f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal
                 else "Remove it to begin a new one."))
-        with contextlib.closing(sqlite3.connect(_uri(self.path, "ro" if wal else "ro&immutable=1"),
-                                                uri=True)) as connection:
+        with contextlib.closing(_connected(_uri(self.path, "ro" if wal else "ro&immutable=1"))) as connection:
             try:
                 head = _head(connection)
             except (sqlite3.DatabaseError, TypeError) as error:
-                if isinstance(error, sqlite3.Error) and _code(error) not in (sqlite3.SQLITE_ERROR,
-                                                                             sqlite3.SQLITE_NOTADB):
-                    raise
-                self._held.forget_lock()
-                if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_NOTADB:
+                if _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
+                    self._held.forget_lock()
+                if _code(error) != sqlite3.SQLITE_ERROR:
                     raise
                 raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
             newest, = connection.execute("pragma user_version").fetchone()
         if head.get("format") != FORMAT:
             raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}.")
         if (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
-            raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one of "
-                               f"them is a copy of "
-                               "another time. Put the other of that time beside it, or restore a backup.")
+            raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one is a "
+                               "copy of another time. Put the other of that time beside it, or restore a backup.")
 
     def _connect_writer(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
-        connection.execute("pragma trusted_schema = off")
-        connection.execute("pragma journal_mode = wal")
-        connection.execute(f"pragma synchronous = "
-                           f"{'off' if self._is_temporary else 'normal' if self.about else 'full'}")
-        connection.execute("pragma secure_delete = on")
-        connection.execute("pragma cache_size = -32000")
-        connection.execute("pragma wal_autocheckpoint = 4000")
-        connection.execute("pragma temp_store = memory")
-        return connection
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(_uri(self.path), uri=True, isolation_level=None, check_same_thread=False,
-                                     cached_statements=256)
-        connection.execute("pragma trusted_schema = off")
-        connection.execute("pragma cache_size = -8000")
-        connection.execute("pragma temp_store = memory")
-        return connection
+        synchronous = "off" if self._is_temporary else "normal" if self.about else "full"
+        return _connected(self.path, "trusted_schema = off", "journal_mode = wal", f"synchronous = {synchronous}",
+                          "secure_delete = on", "cache_size = -32000", "wal_autocheckpoint = 4000",
+                          "temp_store = memory")
 
     def _load(self) -> None:
         execute = self.writer.execute
@@ -1299,9 +1165,14 @@ class _File:
         self.store_id = head["store"]
         if self.about and self.about != row[2]:
             raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store "
-                               f"{unpack(self.about)['store']}. "
-                               "Name another index, or remove this one: it is made again from the log.")
-        self._check_owner()
+                               f"{unpack(self.about)['store']}. Name another index, or remove this one: it is made "
+                               "again from the log.")
+        mark, = execute("pragma application_id").fetchone()
+        if mark == INDEX_MARK and not self._is_index:     # what was put into it alone would be on no other server
+            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
+                              "PostgreSQL. Open that log, with this file as its index.")
+        if self.about and mark != INDEX_MARK:
+            execute(f"pragma application_id = {INDEX_MARK}")
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
         self.points = _TwoDicts(POINTS_CACHED)         # tx_id → Point
         self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
@@ -1321,18 +1192,6 @@ class _File:
             "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
         self.committing, self.latest = tx_id, Point(tx_id, tx_time, n)
 
-    def _check_owner(self) -> None:
-        """The index of a log is marked: what was put into it alone no other server would have, and it would fit the log
-        no more.
-        """
-        mark, = self.writer.execute("pragma application_id").fetchone()
-        if mark == INDEX_MARK and not self._is_index:
-            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
-                              f"PostgreSQL. "
-                              "Open that log, with this file as its index.")
-        if self.about and mark != INDEX_MARK:
-            self.writer.execute(f"pragma application_id = {INDEX_MARK}")
-
     def check_open(self) -> None:
         if self.closed:
             raise ClosedError(self.closed)
@@ -1341,8 +1200,7 @@ class _File:
         if self.closed:
             return
         if not self.failed and self.index.counted != self.latest.n:
-            # they are only statistics; the next opening counts
-            with contextlib.suppress(sqlite3.Error, StoreError):
+            with contextlib.suppress(sqlite3.Error, StoreError):      # only statistics: the next opening counts them
                 self.begin()
                 self.index.write_statistics(self.latest.n)
                 self.writer.execute("commit")
@@ -1380,9 +1238,8 @@ class _File:
         if "interrupted" in str(error):
             return QueryLimitError("The query took longer than its timeout and was interrupted. "
                                    "Bind more, or raise \"timeout\".")
-        # lost or garbled
         if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):
-            return CorruptError(f"{self.path} cannot be read: {error}.")
+            return CorruptError(f"{self.path} cannot be read: {error}.")      # what was there is lost or garbled
         return StoreError(f"{self.path} could not be read: {error}.")
 
     def borrow(self) -> _Reader:
@@ -1394,7 +1251,8 @@ class _File:
         except IndexError:
             pass
         try:
-            return _Reader(self, self._connect_reader())
+            return _Reader(self, _connected(_uri(self.path), "trusted_schema = off", "cache_size = -8000",
+                                            "temp_store = memory"))
         except sqlite3.Error as error:
             raise self.read_error(error) from error
 
@@ -1407,8 +1265,7 @@ class _File:
                 if reader.is_used:
                     reader.settle()
                 self._readers.append(reader)
-            # what it was asked has its answer, or its own error; the next one opens another
-            except sqlite3.Error:
+            except sqlite3.Error:     # what it was asked has its answer, or its own error; the next one opens another
                 reader.connection.close()
         if self._must_empty and not self.closed:
             self._empty_if_free()
@@ -1443,17 +1300,13 @@ class _File:
         try:
             return [young[n][0] for n in numbers]
         except KeyError:
-            self.learn_documents(numbers, reader)
+            missing = self.documents.missing(numbers)
+            if len(missing) > 1:
+                rows = reader.execute("select n, doc, checksum from documents where n in "
+                                      "(select value from json_each(?))", (json.dumps(missing),))
+                for n, data, checksum in rows.fetchall():
+                    self.keep(n, data, checksum)
             return [self.document(n, reader) for n in numbers]
-
-    def learn_documents(self, numbers: Iterable[int], reader: _Reader) -> None:
-        """Brings these documents into memory with one statement."""
-        missing = self.documents.missing(numbers)
-        if len(missing) > 1:
-            rows = reader.execute("select n, doc, checksum from documents where n in (select value from json_each(?))",
-                                  (json.dumps(missing),))
-            for n, data, checksum in rows.fetchall():
-                self.keep(n, data, checksum)
 
     def point(self, tx_id: int) -> Point:
         latest = self.latest
@@ -1469,20 +1322,16 @@ class _File:
     def newest_at(self, micros: int) -> int:
         """The newest transaction at or before a time. Times rise with numbers, so no index is needed to find it."""
         with self.reading() as reader:
-            return reader.execute(_NEWEST_AT, (self.latest.tx_id, micros)).fetchone()[0]
+            return reader.execute(_NEWEST.format("tx_time"), (self.latest.tx_id, micros)).fetchone()[0]
 
     def content_hash(self, n: int, reader: _Reader) -> bytes:
         """The hash of document number n; of one that was evicted, as the log has it."""
         row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
-        return digest(row[0]) if row else self._logged_hash(n, reader)
-
-    def _logged_hash(self, n: int, reader: _Reader) -> bytes:
-        low, high = 1, reader.execute("select max(tx_id) from log").fetchone()[0]
-        while low < high:
-            middle = (low + high) // 2
-            last, = reader.execute("select n from log where tx_id = ?", (middle,)).fetchone()
-            low, high = (low, middle) if last >= n else (middle + 1, high)
-        ops, results, last = reader.execute("select ops, results, n from log where tx_id = ?", (low,)).fetchone()
+        if row:
+            return digest(row[0])
+        newest, = reader.execute("select max(tx_id) from log").fetchone()
+        before, = reader.execute(_NEWEST.format("n"), (newest, n - 1)).fetchone()
+        ops, results, last = reader.execute("select ops, results, n from log where tx_id = ?", (before + 1,)).fetchone()
         puts = [record for record in _became(ops, results) if record[0] == _PUT]
         return puts[n - last - 1][4]
 
@@ -1515,11 +1364,7 @@ class _File:
     # Writing
 
     def begin(self) -> None:
-        """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock.
-
-        Soon after a new write-ahead log was begun, one counts an epoch on: the file then has the number before, or the
-        same.
-        """
+        """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock."""
         try:
             self.writer.execute("begin immediate")
         except sqlite3.OperationalError as error:
@@ -1527,7 +1372,7 @@ class _File:
                 raise
             raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
                               "try again.") from None
-        if self._is_wal_new:
+        if self._is_wal_new:          # counted soon after it was begun: the file then has this number or the one before
             self._epoch = (self._epoch + 1) % EPOCHS
             self.mark()
 
@@ -1535,8 +1380,7 @@ class _File:
         self.writer.execute(f"pragma user_version = {self._epoch * EPOCH_UNIT + INDEX_FORMAT}")
 
     def announce(self, tx_id: int, touched: Iterable, has_births: bool) -> None:
-        """The writer is about to commit: removes the touched entities from `plain`; nothing is added until `latest` is
-        this transaction.
+        """Before COMMIT: removes the touched entities from `plain`; nothing is added to it until `latest` is `tx_id`.
 
         An entry is valid if `latest` still equals the reader's transaction after the lookup.
         """
@@ -1575,8 +1419,7 @@ class _File:
                 plain[key] = n
 
     def undo(self) -> None:
-        """Nothing of the writer's transaction is there any more, or all of it if COMMIT was done; memory says what the
-        file says.
+        """Nothing is left of the writer's transaction, or all of it if COMMIT was done; memory says what the file says.
         """
         if self.writer.connection.in_transaction:
             self.writer.execute("rollback")
@@ -1589,16 +1432,14 @@ class _File:
     def fail(self, error: BaseException) -> None:
         """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
         self.failed = self.failed or (f"A write to {self.path} failed ({error}); the store takes no more until it is "
-                                      f"opened again. "
-                                      "What was acknowledged is there; reads go on.")
+                                      "opened again. What was acknowledged is there; reads go on.")
         if self.writer.connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self.writer.execute("rollback")
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: notes whether it began a new write-ahead log, and empties one that is long or holds what was
-        evicted.
+        """After a commit: notes whether a new write-ahead log began, and empties one that is long or holds the evicted.
 
         What fails here costs no transaction, which is committed: it is tried again after the next one.
         """
@@ -1616,8 +1457,7 @@ class _File:
                       error)
 
     def empty_wal(self) -> None:
-        """Moves the write-ahead log into the file and truncates it; new readers wait a moment for it. What still reads
-        makes it wait.
+        """Moves the write-ahead log into the file and truncates it. New readers wait for it, it for others: a moment.
         """
         self._may_read.clear()
         self._is_emptying = True
@@ -1631,9 +1471,7 @@ class _File:
             self._may_read.set()
 
     def _empty_if_free(self) -> None:
-        """The same as soon as nobody reads, on a connection of its own, since any thread may give a reader back; the
-        writer goes first.
-        """
+        """The same once nobody reads, on its own connection: any thread gives readers back. The writer goes first."""
         with contextlib.suppress(sqlite3.Error), contextlib.closing(
                 sqlite3.connect(self.path, 0, isolation_level=None)) as connection:
             self._must_empty = bool(connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
@@ -1648,37 +1486,31 @@ class _File:
         part = f"{os.fspath(path)}.part"
         with self.reading() as reader:
             reader.execute("begin")
-            # one state: else each write beside it begins the copy anew
-            reader.execute("select 1 from log").fetchone()
+            reader.execute("select 1 from log").fetchone()      # one state: else each write begins the copy anew
             try:
-                newest = self._copy(reader, part, progress)
+                _empty_file(part)
+                step = None if progress is None else lambda _, left, total: progress(total - left, total)
+                with contextlib.closing(sqlite3.connect(part)) as target:
+                    reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
+                    newest, = target.execute("select max(tx_id) from log").fetchone()
                 _synced(part)
                 os.rename(part, path)
                 _synced(os.path.dirname(os.path.abspath(path)))
                 return newest
-            except OSError as error:
-                raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
-            except sqlite3.Error as error:
-                raise StoreError(f"{path} cannot be written: {error}.") from error
+            except (OSError, sqlite3.Error) as error:
+                raise StoreError(f"{path} cannot be written: {getattr(error, 'strerror', error)}.") from error
             finally:
                 with contextlib.suppress(sqlite3.Error):
                     reader.execute("rollback")
                 with contextlib.suppress(OSError):
                     os.unlink(part)
 
-    def _copy(self, reader: _Reader, part: str, progress: Progress | None) -> int:
-        _empty_file(part)
-        step = None if progress is None else lambda _, left, total: progress(total - left, total)
-        with contextlib.closing(sqlite3.connect(part)) as target:
-            reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
-            return target.execute("select max(tx_id) from log").fetchone()[0]
-
     def verify(self, progress: Progress | None) -> int:
         missing: dict[bytes, int] = {}
         previous, n, total = None, 0, self.latest.tx_id
         with self.reading() as reader:
             for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
-                previous, n = row, self._verified(row, previous, n, missing)
+                previous, n = row, self._verified(row, previous, n, missing, reader)
                 if progress:
                     progress(row[0], 2 * total)
         if missing:
@@ -1689,46 +1521,39 @@ class _File:
 
     def _verify_index(self, progress: Progress | None) -> None:
         """Derives the index a second time, beside the file, and compares the two."""
-        other = None
         try:
-            other = _Rederived(self)
-            other.rederive(progress)
-            if found := other.differences():
-                raise CorruptError(f"The index in {self.path} does not hold what the log says ({', '.join(found)}): "
-                                   f"reindex.")
-        # a damaged index gives values of any type
-        except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
-            raise (self.read_error(error) if isinstance(error, sqlite3.Error) else CorruptError(
-                f"The index in {self.path} cannot be compared with the log ({error}): reindex.")) from error
-        finally:
-            if other:
-                other.writer.connection.close()
-                shutil.rmtree(other.folder, True)
+            with tempfile.TemporaryDirectory(prefix="store-", ignore_cleanup_errors=True) as folder:
+                other = _Rederived(self, os.path.join(folder, "index.db"))
+                with contextlib.closing(other.writer.connection):
+                    other._replay(progress)
+                    found = ", ".join(other.differences())
+            if found:
+                raise CorruptError(f"The index in {self.path} does not hold what the log says ({found}): reindex.")
+        except sqlite3.Error as error:
+            raise self.read_error(error) from error
+        except (KeyError, TypeError, ValueError) as error:       # a damaged index gives values of any type
+            raise CorruptError(f"The index in {self.path} cannot be compared with the log ({error}): "
+                               "reindex.") from error
 
-    def _verified(self, row: tuple, previous: tuple | None, n: int, missing: dict[bytes, int]) -> int:
+    def _verified(self, row: tuple, previous: tuple | None, n: int, missing: dict[bytes, int], reader: _Reader) -> int:
+        """Compares a row of the log and its documents with their hashes; the number of the last document.
+
+        `missing`: which transaction put a document that is not there, by its id, as long as no evict has come.
+        """
         tx_id, _, ops, _, committed, results, _, last = row
         _check_link(row, previous)
-        if tx_id and committed:
-            n = self._verified_documents(tx_id, _became(ops, results), n, missing)
+        for record in _became(ops, results) if tx_id and committed else ():
+            if record[0] == _EVICT:
+                missing.pop(pack(record[1]), None)
+            elif record[0] == _PUT:
+                n += 1
+                found = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
+                if found is None:
+                    missing.setdefault(pack(record[1]), tx_id)
+                elif type(found[0]) is not bytes or digest(found[0]) != record[4]:
+                    raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
         if n != last:
             raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
-        return n
-
-    def _verified_documents(self, tx_id: int, records: list, n: int, missing: dict[bytes, int]) -> int:
-        """Compares documents with their hashes in the log; `missing`: of ids not evicted yet, who put what is not
-        there.
-        """
-        with self.reading() as reader:
-            for record in records:
-                if record[0] == _EVICT:
-                    missing.pop(pack(record[1]), None)
-                elif record[0] == _PUT:
-                    n += 1
-                    row = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
-                    if row is None:
-                        missing.setdefault(pack(record[1]), tx_id)
-                    elif type(row[0]) is not bytes or digest(row[0]) != record[4]:
-                        raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
         return n
 
     def reindex(self, progress: Progress | None) -> None:
@@ -1747,14 +1572,11 @@ class _File:
             raise StoreError(f"The index in {self.path} was not derived again ({error}); "
                              "the old one is there.") from error
         finally:
-            self._undo_or_fail()      # what was not committed; memory says what is there
-
-    def _undo_or_fail(self) -> None:
-        try:
-            self.undo()
-        except sqlite3.Error as error:
-            self.fail(error)
-            raise ClosedError(self.failed) from error
+            try:
+                self.undo()           # what was not committed; memory says what is there
+            except sqlite3.Error as error:
+                self.fail(error)
+                raise ClosedError(self.failed) from error
 
     def _replay(self, progress: Progress | None) -> None:
         self.index.batch = batch = _Batch(self)
@@ -1762,7 +1584,8 @@ class _File:
         cursor = self.writer.connection.cursor()
         for tx_id, tx_time, ops, results in cursor.execute(
                 "select tx_id, tx_time, ops, results from log where tx_id > 0 and committed = 1 order by tx_id"):
-            transaction = _Transaction(self.writer_db(Point(tx_id - 1, tx_time, n), None), tx_id, tx_time, n)
+            db = _WriterDb(None, self.writer, Point(tx_id - 1, tx_time, n))
+            transaction = _Transaction(db, tx_id, tx_time, n)
             transaction.replay(_became(ops, results))
             batch.write(transaction)
             n = transaction.n
@@ -1772,10 +1595,6 @@ class _File:
         batch.flush()
         batch.count()
         self.index.write_statistics(self.latest.n)
-
-    def writer_db(self, point: Point, node: Any) -> Db:
-        """The state right after `point`, read on the writing connection."""
-        return _WriterDb(node, self.writer, point)
 
 
 _COMPARED = {
@@ -1789,14 +1608,11 @@ _COMPARED = {
 class _Rederived(_File):
     """The index of another file, derived once more in a temporary one, from the other's log and documents."""
 
-    def __init__(self, file: _File):
-        self.closed, self.path, self.folder = None, file.path, tempfile.mkdtemp(prefix="store-")
-        connection = sqlite3.connect(_uri(os.path.join(self.folder, "index.db"), "rwc"), uri=True, isolation_level=None,
-                                     check_same_thread=False, cached_statements=256)
-        for pragma in "journal_mode = off", "synchronous = off", "temp_store = memory", "cache_size = -32000":
-            connection.execute(f"pragma {pragma}")
-        for statement in _DERIVED.split(";"):
-            connection.execute(statement)
+    def __init__(self, file: _File, path: str):
+        self.closed, self.path = None, file.path
+        connection = _connected(_uri(path, "rwc"), "journal_mode = off", "synchronous = off", "temp_store = memory",
+                                "cache_size = -32000")
+        connection.executescript(_DERIVED)
         connection.execute("attach ? as was", (_uri(file.path),))
         self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
         self.evictions = self.births = 0
@@ -1804,19 +1620,13 @@ class _Rederived(_File):
         self._load_place()
         self.index = _Index(self)
 
-    def rederive(self, progress: Progress | None) -> None:
-        self._replay(progress)
-
     def differences(self) -> list[str]:
         """Which tables differ; also the indexes of SQLite, which hold each row a second time."""
-        execute = self.writer.execute
-        found = []
+        execute, found = self.writer.execute, []
         for table, rows in _COMPARED.items():
             was, now = rows.format("was"), rows.format("main")
-            counts = execute(f"select (select count(*) from was.{table}{' where n > 0' if table == 'ids' else ''}), "
-                             f"(select count(*) from main.{table}{' where n > 0' if table == 'ids' else ''})").fetchone()
-            if counts[0] != counts[1] or execute(f"select 1 from (select * from ({was}) except select * from ({now})) "
-                                                 f"limit 1").fetchone():
+            before, after = execute(f"select (select count(*) from ({was})), (select count(*) from ({now}))").fetchone()
+            if before != after or execute(f"select * from ({was}) except select * from ({now}) limit 1").fetchone():
                 found.append(table)
         if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
             found.append(said)
@@ -1824,37 +1634,31 @@ class _Rederived(_File):
 
 
 class _Hold:
-    """What one process holds of a file as long as it is open: a lock beside it that names the holder, and a lock of the
-    file.
+    """What one process holds of an open file: a lock beside it that names the holder, and a lock of the file itself.
 
     The second finds another name of the same file, a hard link. No other part of this program opens the file but
-    SQLite: whoever
-    closed it would take SQLite's own locks along.
+    SQLite: whoever closed it would take SQLite's own locks along.
     """
-    _open: dict[tuple[int, int], str] = {}       # device and number of the files that this process holds
+    _open: dict[tuple[int, ...], str] = {}       # number and device of each file that this process holds → its path
     _opening = threading.RLock()
 
     def __init__(self, path: str, is_temporary: bool):
-        self._path, self._is_temporary, self._file, self._wal, self._key = path, is_temporary, -1, -1, (0, 0)
+        self._path, self._is_temporary, self._file, self._wal = path, is_temporary, -1, -1
+        self._key: tuple[int, ...] = ()
         with self._opening:
             self.exists = os.path.exists(path)
-            if self.exists and (name := self._held_here()):
-                raise LockedError(f"{path} is in use by this "
-                                  f"process{'' if name == path else f' as {name}, another name of the same file'}: "
-                                  "a node that was opened before, in a notebook perhaps, was not closed. Close it, or "
-                                  "ask it.")
+            key = os.stat(path)[1:3] if self.exists else ()
+            if key in self._open:
+                gc.collect()          # it may be of a node that was dropped
+            if name := self._open.get(key):
+                other = "" if name == path else f" as {name}, another name of the same file"
+                raise LockedError(f"{path} is in use by this process{other}: a node that was opened before, in a "
+                                  "notebook perhaps, was not closed. Close it, or ask it.")
             self._lock = self._locked()
 
-    def _held_here(self) -> str | None:
-        held = _identity(os.stat(self._path))
-        if held in self._open:
-            gc.collect()              # of a node that was dropped
-        return self._open.get(held)
-
     def _locked(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
         try:
-            # a planted link would empty what it names
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(self._path + ".lock", flags, 0o600)
         except OSError as error:
             raise StoreError(f"{self._path} cannot be opened: {error.strerror}.") from None
@@ -1862,7 +1666,7 @@ class _Hold:
             holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise LockedError(f"{self._path} is in use by process {holder}; one process owns a store. Stop that one, "
-                              f"or ask it.")
+                              "or ask it.")
         self._is_new_lock = not os.read(lock, 1)
         with contextlib.suppress(OSError):       # a full disk: nobody learns who holds it
             os.ftruncate(lock, 0)
@@ -1875,8 +1679,8 @@ class _Hold:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             if not _flocked(self._file):
                 raise LockedError(f"{self._path} is in use by another process, under another name of the same file (a "
-                                  f"hard link).")
-            self._key = _identity(os.fstat(self._file))
+                                  "hard link).")
+            self._key = os.fstat(self._file)[1:3]
             self._open[self._key] = self._path
 
     def size(self) -> int:
@@ -1914,9 +1718,8 @@ class _Hold:
     def _taken(self) -> list[int]:
         held = [held for held in (self._lock, self._file, self._wal) if held >= 0]
         self._lock = self._file = self._wal = -1
-        if self._key in self._open:
-            del self._open[self._key]
-        self._key = (0, 0)
+        self._open.pop(self._key, None)
+        self._key = ()
         return held
 
 
@@ -1943,8 +1746,17 @@ def _uri(path: str, mode: str = "ro") -> str:
     return f"file:{urllib.parse.quote(path)}?mode={mode}"
 
 
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's code of an error, without what it adds to it."""
+def _connected(where: str, *pragmas: str) -> sqlite3.Connection:
+    """A connection to a path, or to an address of `_uri`, with settings of its own."""
+    connection = sqlite3.connect(where, uri=where.startswith("file:"), isolation_level=None, check_same_thread=False,
+                                 cached_statements=256)
+    for pragma in pragmas:
+        connection.execute(f"pragma {pragma}")
+    return connection
+
+
+def _code(error: Exception) -> int:
+    """SQLite's code of an error, without what it adds to it; SQLITE_ERROR of another error."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xff
 
 
@@ -1956,10 +1768,6 @@ def _flocked(file: int) -> bool:
     return True
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
 def _size(path: str | os.PathLike[str]) -> int:
     try:
         return os.stat(path).st_size
@@ -1968,8 +1776,7 @@ def _size(path: str | os.PathLike[str]) -> int:
 
 
 def _empty_file(path: str) -> None:
-    """A new file, its owner's alone, where one that was broken off may lie; SQLite gives those beside it the same mode.
-    """
+    """A new file, its owner's alone, in place of one broken off; SQLite gives those beside it the same mode."""
     for end in ("", "-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + end)
@@ -2024,10 +1831,8 @@ class _Reader:
         self.filled: _Filled | None = None    # what its temporary tables hold of a supposition
         self.is_used = False                  # whether more was done with it than to ask and to read all rows at once
         self._open: list[sqlite3.Cursor] = []
-        # of statements that are read at once and call nothing: a new one would cost a tenth
-        self.cursor = connection.cursor()
-        # what a connection holds of Python is beyond the reach of its garbage collector
-        me = weakref.proxy(self)
+        self.cursor = connection.cursor()     # of what is read at once and calls nothing: a new one would cost a tenth
+        me = weakref.proxy(self)              # the garbage collector does not see what a connection holds of Python
         for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"):
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
@@ -2044,21 +1849,22 @@ class _Reader:
             raise
 
     def _is_over(self) -> bool:
-        if self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline \
-                or self.run is not None and self.run.is_stopped:
+        is_over = self._is_late()
+        if is_over:
             self.is_stopped = self.is_used = True         # kept for `fail`: by then the query's deadline is gone
-            return True
-        return False
+        return is_over
+
+    def _is_late(self) -> bool:
+        return (self.file.closed is not None or self.deadline is not None and time.monotonic() > self.deadline
+                or self.run is not None and self.run.is_stopped)
 
     def look_at_clock(self) -> None:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
-        deadline, run = self.deadline, self.run
-        if (self.file.closed or deadline is not None and time.monotonic() > deadline
-                or run is not None and run.is_stopped):
+        if self._is_late():
             self.file.check_open()
-            timeout_ms = TIMEOUT_MS if run is None else run.parsed.timeout_s * 1000
+            timeout_ms = TIMEOUT_MS if self.run is None else self.run.parsed.timeout_s * 1000
             raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was "
-                                  f"interrupted.")
+                                  "interrupted.")
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -2137,10 +1943,8 @@ class _TwoDicts:
 # ── The index ────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # The index is derived: `reindex` makes the same tables again from log and documents, with the same numbers. A UUID gets
-# its
-# number, above zero, when the log first names it as an entity: so numbers are the order of creation, whatever is
-# evicted
-# later. One that so far only documents mention has a number below zero, which says just that, and a BLOB for its cell.
+# its number, above zero, when the log first names it as an entity: so numbers are the order of creation, whatever is
+# evicted later. One that so far only documents mention has a number below zero, and a BLOB for its cell.
 
 _DERIVED = """
     create table ids(n integer primary key, uuid blob unique);
@@ -2169,8 +1973,7 @@ class _Index:
         least, most = execute("select min(n), max(n) from ids").fetchone()
         self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
-        # `_plain_key` of an id → the number of its plain version, from `latest` to `committing`
-        self.plain: dict = {}
+        self.plain: dict = {}               # `_plain_key` of an id → its plain version, from `latest` to `committing`
         self.batch: _Batch | None = None    # what the writer is about to commit
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
@@ -2182,7 +1985,7 @@ class _Index:
     def catch_up(self) -> None:
         """Counts the documents put since the statistics were last written, which is not with every commit."""
         for data, in self._file.writer.execute("select doc from documents where n > ?", (self.counted,)):
-            for name, cell in _facts(unpack(data)):
+            for name, cell in _encoded(unpack(data))[1]:
                 if type(cell) is uuid.UUID:
                     cell = self.number(cell, self._file.writer) or _UUID
                 self.count(self.attributes[name], _kind_bit(cell), 1)
@@ -2213,9 +2016,7 @@ class _Index:
         return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
 
     def attribute(self, name: str, reader: _Reader) -> int | str | bytes:
-        """The number of an attribute, or its name, which no row has, if it has none yet. The writer knows those of its
-        group.
-        """
+        """The number of an attribute, or its name, which no row has, if it has none. The writer knows its group's."""
         n = self.attributes.get(name)
         if n is None and self.batch is not None and reader is self._file.writer:
             n = self.batch.attributes.get(name)
@@ -2224,25 +2025,17 @@ class _Index:
     def number(self, id: uuid.UUID, reader: _Reader) -> int | None:
         """The number that stands for a UUID in the index, or None if the log names no such entity."""
         key = id.int
-        if reader is self._file.writer:
-            return self._number_for_writer(key)
-        # memory may be newer than what it reads
-        n = None if reader.connection.in_transaction else self.numbers.get(key)
-        if n is None:
-            row = reader.execute("select n from ids where uuid = ? and n > 0", (id.bytes,)).fetchone()
-            if row is None:
-                return None
-            n = row[0]
-            self.numbers.put(key, n)
-        return n
-
-    def _number_for_writer(self, key: int) -> int | None:
+        if reader is not self._file.writer:
+            n = None if reader.connection.in_transaction else self.numbers.get(key)      # memory may be newer than it
+            if n is None and (row := reader.execute("select n from ids where uuid = ? and n > 0",
+                                                    (id.bytes,)).fetchone()):
+                n = self._learn(key, row[0])
+            return n
         n = self.batch.numbers.get(key) if self.batch else None
         if n is None and key not in self.unknown:
             n = self.numbers.get(key)
             if n is None:
-                row = self._file.writer.execute("select n from ids where uuid = ?",
-                                                (key.to_bytes(16, "big"),)).fetchone()
+                row = reader.execute("select n from ids where uuid = ?", (id.bytes,)).fetchone()
                 n = self._learn(key, row[0] if row else 0)
         return n
 
@@ -2289,19 +2082,15 @@ class _Index:
 
 
 def _plain_key(id: Any) -> int | str | None:
-    """What a UUID or a string is found by in `plain`: equal only where the ids are, and hashed in C. None for other
-    ids.
-    """
+    """What a UUID or a string is found by in `plain`: equal only where the ids are, hashed in C. None for other ids."""
     return id.int if type(id) is uuid.UUID else id if type(id) is str else None
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # The log is the only truth: everything else in this file can be thrown away and rebuilt from it. A transaction is in
-# the
-# log whole or not at all. Its tx_id is the next integer, without gaps, and its transaction time never goes back,
-# whatever
-# the clock does. `hash` chains what was submitted; `state` chains what became of it.
+# the log whole or not at all. Its tx_id is the next integer, without gaps, and its transaction time never goes back,
+# whatever the clock does. `hash` chains what was submitted; `state` chains what became of it.
 
 _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
 
@@ -2323,8 +2112,7 @@ class _Op(NamedTuple):
 
 
 def _record(kind: int, id: Any, *rest: Any) -> bytes:
-    # without the header of `rest` itself
-    return _array_header(2 + len(rest)) + _msgpack(kind) + pack(id) + _msgpack(rest)[1:]
+    return _array_header(2 + len(rest)) + _msgpack(kind) + pack(id) + _msgpack(rest)[1:]      # without its own header
 
 
 def _records(ops: list[_Op]) -> bytes:
@@ -2370,9 +2158,7 @@ def _numbers(records: list, n: int) -> range:
 
 
 def _told(records: list, documents: Any) -> list[Operation]:
-    """The operations of a transaction as people see them, with the documents that it put in order; None is an evicted
-    one.
-    """
+    """The operations of a transaction as people see them, with the documents that it put; None: an evicted one."""
     documents = iter(documents)
     return [_told_op(record, documents) for record in records]
 
@@ -2404,8 +2190,7 @@ class _Committed(NamedTuple):
 
 
 class _Recent:
-    """The newest transactions, for listeners that keep up: these need not read the log. Kept once there is a listener.
-    """
+    """The newest transactions, kept once there is a listener: one that keeps up need not read the log."""
 
     def __init__(self) -> None:
         self.is_wanted = False
@@ -2450,14 +2235,14 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
     ops = list(ops)
     if len(ops) > OPERATIONS_MAX:
         raise OperationError(f"A transaction of {len(ops):,} operations; the limit is {OPERATIONS_MAX:,}. Submit "
-                             f"several.")
+                             "several.")
     prepared = []
     for number, op in enumerate(ops, 1):
         try:
             prepared.append(made := _prepare_one(op))
             if made.end is not None and made.start is None and now is not None and made.end <= now():
                 raise OperationError(f"valid_to {_moment(made.end)} is past, and without valid_from it begins now: "
-                                     f"nothing would hold")
+                                     "nothing would hold")
         except OperationError as error:
             raise type(error)(f"{error} (operation {number} of {len(ops)}). Nothing was written.") from None
     return prepared
@@ -2466,11 +2251,11 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
 def _prepare_one(op: Any) -> _Op:
     if not isinstance(op, (tuple, list)) or not op:
         raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or "
-                             f"call(…)")
+                             "call(…)")
     make = _PREPARE.get(op[0]) if type(op[0]) is str else None
     if make is None:
         raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"match\", \"evict\" "
-                             f"or \"call\"")
+                             "or \"call\"")
     try:
         return make(*op[1:])
     except TypeError:
@@ -2489,8 +2274,8 @@ def _prepare_delete(id: Any, start: Any = None, end: Any = None) -> _Op:
 
 
 def _prepare_match(id: Any, document: Any, at: Any = None) -> _Op:
-    hash, at, id = (None if document is None else digest(pack_document(document)),
-                    _micros_or_none(at, "The time of a match"), _logged_id(id))
+    hash = None if document is None else digest(pack_document(document))
+    at, id = _micros_or_none(at, "The time of a match"), _logged_id(id)
     return _Op(_MATCH, id, at, hash=hash, record=_record(_MATCH, id, at, hash))
 
 
@@ -2514,9 +2299,8 @@ def _logged_id(id: Any) -> Any:
 def _span(start: Any, end: Any) -> tuple[int | None, int | None]:
     start, end = _micros_or_none(start, "valid_from"), _micros_or_none(end, "valid_to")
     if start is not None and end is not None and end <= start:
-        raise OperationError(f"valid_to {_moment(end)} is "
-                             f"{'valid_from' if end == start else f'before valid_from {_moment(start)}'}: nothing "
-                             f"would hold")
+        before = "valid_from" if end == start else f"before valid_from {_moment(start)}"
+        raise OperationError(f"valid_to {_moment(end)} is {before}: nothing would hold")
     return start, end
 
 
@@ -2531,17 +2315,15 @@ _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, va
               "call": "a function's name and its arguments"}
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _Pending:
     """A transaction on its way: a submitting thread waits at a lock, a coroutine for a future of its event loop."""
-    __slots__ = "ops", "tx", "error", "lock", "future", "is_writing"
-
-    def __init__(self, ops: list[_Op]):
-        self.ops = ops
-        self.tx: Tx | None = None
-        self.error: BaseException | None = None
-        self.lock: Any = None
-        self.future: asyncio.Future | None = None
-        self.is_writing = False       # the submitting thread commits it itself
+    ops: list[_Op]
+    tx: Tx | None = None
+    error: BaseException | None = None
+    lock: Any = None
+    future: asyncio.Future | None = None
+    is_writing: bool = False          # the submitting thread commits it itself
 
     def result(self) -> Tx:
         if self.error or self.tx is None:
@@ -2569,9 +2351,7 @@ def _resolve(futures: list[asyncio.Future]) -> None:
 
 
 class _Log:
-    """What both logs do alike: a transaction enters or is refused, waits, and is told of; a group is written whole or
-    not at all.
-    """
+    """What both logs do: a transaction enters or is refused, waits, and is told of; a group is written whole or not."""
     _file: _File
     _node: Node
     _pending: type[_Pending] = _Pending
@@ -2579,12 +2359,10 @@ class _Log:
     def __init__(self, file: _File, node: Node):
         self._file, self._node = file, weakref.proxy(node)
         self._lock = threading.Lock()
-        # `with` the lock, not this: Ctrl-C never leaves a lock of C's taken
-        self._mutex = threading.Condition(self._lock)
+        self._mutex = threading.Condition(self._lock)   # `with` the lock, not this: Ctrl-C leaves no lock of C's taken
         self._queue: collections.deque = collections.deque()
         self._ending = self._ended = False
-        # how many waited for the last group: they may come again, and are waited for a moment
-        self._crowd = 0
+        self._crowd = 0                  # how many waited for the last group: for so many the next one waits a moment
         self._writer: int | None = None  # the thread that writes at this moment
 
     def submit(self, ops: list[_Op]) -> Tx:
@@ -2630,8 +2408,7 @@ class _Log:
             raise ClosedError(f"The store {self._file.path} is closing.")
         if self._writer == threading.get_ident():
             raise StoreError("A transaction function cannot submit a transaction: it would wait for the one that it is "
-                             "part of. "
-                             "Return the operations instead.")
+                             "part of. Return the operations instead.")
         self._refuse_if_failed()
 
     def _refuse_if_failed(self) -> None:
@@ -2639,8 +2416,7 @@ class _Log:
             raise ClosedError(self._file.failed)
 
     def _write(self, fill: Callable[[_Batch], None], confirm: Callable[[], None] = lambda: None) -> None:
-        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` has returned. An error leaves
-        nothing of it.
+        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` returned; nothing on an error.
         """
         file = self._file
         try:
@@ -2671,9 +2447,9 @@ class _SqliteLog(_Log):
     """The log in the node's own file. A thread that finds the writer free commits at once; what comes meanwhile is the
     next group.
 
-    Where several threads submit at once, a group waits a moment for the same threads to submit again: else one of them
-    commits alone each time while the others wait. `_busy` is held by whatever writes: a submitting thread for its own
-    transaction, or the committer for a group.
+    After a commit, a group waits up to GATHER_S for the same threads to submit again: else one of them commits alone
+    each time while the others wait. `_busy` is held by a submitting thread for its own transaction, or by the committer
+    for a group.
     """
 
     def __init__(self, file: _File, node: Node):
@@ -2776,9 +2552,7 @@ class _SqliteLog(_Log):
                 self._leave(_Pending([]))
 
     def _commit(self, group: list[_Pending]) -> None:
-        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait. One that fails,
-        fails alone.
-        """
+        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait."""
         try:
             self._try_to_commit(group)
         finally:
@@ -2787,19 +2561,20 @@ class _SqliteLog(_Log):
             self._node._announce()
 
     def _try_to_commit(self, group: list[_Pending]) -> None:
+        """Commits a group, or else each transaction alone: one that fails, fails alone."""
         try:
             self._refuse_if_failed()
             self._write(functools.partial(self._fill, group))
         except BaseException as error:
-            if len(group) > 1 and isinstance(error, Exception) and not isinstance(error,
-                                                                                  StoreError) and not self._file.failed:
+            is_unknown = isinstance(error, Exception) and not isinstance(error, StoreError)
+            if is_unknown and len(group) > 1 and not self._file.failed:
                 for pending in group:
                     self._try_to_commit([pending])
                 return
-            if isinstance(error, Exception) and not isinstance(error, StoreError):
+            if is_unknown:
                 log.error("a transaction could not be written", exc_info=error)
                 error = StoreError(f"The transaction could not be written ({error}). Nothing of it was; the store goes "
-                                   f"on.")
+                                   "on.")
             for pending in group:
                 pending.tx, pending.error = None, error
 
@@ -2812,14 +2587,13 @@ class _SqliteLog(_Log):
     def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
         previous = batch.latest
         tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
-        db = self._file.writer_db(Point(previous.tx_id, tx_time, previous.n), self._node)
+        db = _WriterDb(self._node, self._file.writer, Point(previous.tx_id, tx_time, previous.n))
         transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
             committed = transaction.run(pending.ops)
         except sqlite3.Error:             # what the group has put so far could not be written before a reading
             raise
-        # a fault of a function's, ours or the disk's while reading; nothing of it was written
-        except BaseException as error:
+        except BaseException as error:    # of a function, ours, or the disk's while reading; nothing of it was written
             pending.error = error
             return None
         if committed:
@@ -2838,14 +2612,11 @@ class _SqliteLog(_Log):
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A transaction is worked out before anything is written: it reads the open rectangles of the entities that it touches
-# and
-# makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come. So
-# there is
-# one meaning of an operation, and an abort has nothing to undo.
+# and makes new ones. A commit writes the outcome, `with_tx` keeps it in memory, a call sees it as far as it has come.
+# So there is one meaning of an operation, and an abort has nothing to undo.
 #
-# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over [start,
-# end)
-# closes the open rectangles that it overlaps and draws their remainders anew; nothing else is ever changed.
+# A rectangle says that a version holds over a span of valid time, from one transaction on. An operation over
+# [start, end) closes the open rectangles that it overlaps and draws their remainders anew; nothing else ever changes.
 
 
 class _Rect(NamedTuple):
@@ -2857,8 +2628,7 @@ class _Rect(NamedTuple):
 
 
 class _Entity:
-    """An entity that a transaction touches: its open rectangles by valid time, as they were before and as they are
-    after.
+    """An entity that a transaction touches: its open rectangles by valid time, as before and as after it.
 
     The writer knows those that begin from `low` to before `high`, and reads more as it needs them: a past may be long.
     """
@@ -2883,8 +2653,7 @@ class _Abort(Exception):
 
 
 def _key(id: Any) -> Any:
-    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: that is hashed in C.
-    """
+    """An id as a key of a dict, where 1, 1.0 and True would be one. An integer stands for a UUID: it is hashed in C."""
     return id.int if type(id) is uuid.UUID else id if type(id) is str else pack(_logged_id(id))
 
 
@@ -2899,8 +2668,7 @@ class _Transaction:
         self.contents: dict[int, _Op] = dict(base.contents) if base else {}
         self.written: dict[Any, _Entity] = {}    # the entities that are put, deleted or evicted, in the log's order
         self.reason: str | None = None
-        # keys of touched entities, as they are touched, once somebody has asked
-        self.journal: list | None = None
+        self.journal: list | None = None         # keys of touched entities, as they are touched, once somebody asked
         self.results: list[list[_Op]] = []       # what each call became
         self._shared = set(self.entities)
         self._count = 0
@@ -2927,7 +2695,7 @@ class _Transaction:
             elif kind == _PUT:
                 row = reader.execute("select doc from documents where n = ?", (self.n + 1,)).fetchone()
                 if row:
-                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _facts(unpack(row[0]))))
+                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _encoded(unpack(row[0]))[1]))
                 else:
                     self.n += 1
                     self._to_write(id, rest[0])
@@ -3002,8 +2770,7 @@ class _Transaction:
     # Rectangles
 
     def _entity(self, id: Any, start: int | None) -> _Entity:
-        """An entity as far as this transaction has come, with what holds around `start` (None: the transaction's time).
-        """
+        """An entity as this transaction has left it, with what holds around `start` (None: the transaction's time)."""
         key, start = _key(id), self.tx_time if start is None else start
         entity = self.entities.get(key)
         if entity is None and isinstance(self._db, _WriterDb):
@@ -3022,38 +2789,29 @@ class _Transaction:
         return self.written.setdefault(_key(id), entity)
 
     def _load_down(self, entity: _Entity, start: int) -> None:
-        """Reads the rectangles from the last that begins at or before `start` up to those in memory, or a few if there
-        are none.
-        """
+        """Reads the rectangles from the last that begins by `start` up to those in memory; a few if none are."""
         is_first = entity.high == -OPEN
-        rects = self._stored(entity, "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 "
-                                     "and vt_from <= ?3), ?3) "
-                             "and vt_from < ?4", start, entity.low, RECTS_READ if is_first else -1)
+        count = RECTS_READ if is_first else -1
+        rects = self._stored(entity, f"{_FROM_LAST} and vt_from < ?4", start, entity.low, count)
         if is_first:
             entity.high = rects[-1].vt_from + 1 if len(rects) == RECTS_READ else OPEN
         entity.low = rects[0].vt_from if rects and rects[0].vt_from <= start else -OPEN
         entity.before[:0], entity.rects[:0] = rects, rects
 
-    def _load_up(self, entity: _Entity) -> None:
-        """Reads the next rectangles, twice as many as there are."""
-        count = max(RECTS_READ, len(entity.before))
-        rects = self._stored(entity, "vt_from >= ?3", entity.high, count)
-        entity.high = rects[-1].vt_from + 1 if len(rects) == count else OPEN
-        entity.before += rects
-        entity.rects += rects
-
     def _stored(self, entity: _Entity, where: str, *bounds: int) -> list[_Rect]:
         sql = (f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} "
                f"order by vt_from limit ?{len(bounds) + 2}")
-        return self._db._answer(lambda reader, mode: [_Rect(*row)
-
-
-                                                      for row in reader.execute(sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
+        return self._db._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(
+            sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
 
     def _reach(self, entity: _Entity, vt: int) -> None:
-        """Reads the rectangles up to the first that begins after `vt`."""
+        """Reads the rectangles up to the first that begins after `vt`, each time as many as there are."""
         while entity.high < OPEN and not (entity.rects and entity.rects[-1].vt_from > vt):
-            self._load_up(entity)
+            count = max(RECTS_READ, len(entity.before))
+            rects = self._stored(entity, "vt_from >= ?3", entity.high, count)
+            entity.high = rects[-1].vt_from + 1 if len(rects) == count else OPEN
+            entity.before += rects
+            entity.rects += rects
 
     def whole(self, entity: _Entity) -> _Entity:
         """The entity with all its open rectangles."""
@@ -3067,14 +2825,13 @@ class _Transaction:
         if entity.low > vt:
             self._load_down(entity, vt)
         self._reach(entity, vt)
-        rect = _rect_at(entity.rects, vt)
-        return rect.n if rect and rect.n > 0 else None
+        place = bisect.bisect_left(entity.rects, (vt + 1,))
+        rect = entity.rects[place - 1] if place else None
+        return rect.n if rect and rect.vt_to > vt and rect.n > 0 else None
 
     def hash_of(self, n: int) -> bytes:
         """The hash of document number n, which may be one of this transaction's."""
-        if n in self.contents:
-            return self.contents[n].hash
-        return self._db._hash(n)
+        return self.contents[n].hash if n in self.contents else self._db._hash(n)
 
     def _draw(self, entity: _Entity, op: _Op, n: int) -> None:
         start = self.tx_time if op.start is None else op.start
@@ -3115,12 +2872,6 @@ def _line(error: BaseException) -> str:
     """What an error says, on one line, never more than a piece of someone's text."""
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:199] + "…"
-
-
-def _rect_at(rects: list[_Rect], vt: int) -> _Rect | None:
-    """The one of these rectangles, sorted, that holds at a valid time."""
-    place = bisect.bisect_left(rects, (vt + 1,))
-    return rects[place - 1] if place and rects[place - 1].vt_to > vt else None
 
 
 def _draw_over(rects: list[_Rect], new: _Rect) -> None:
@@ -3183,15 +2934,15 @@ class _Batch:
         results = transaction.recorded_results() if committed else None
         self._hash = _chained(self._hash, transaction.tx_id, transaction.tx_time, data)
         self._state = _state(self._state, self._hash, committed, results)
-        self.latest = Point(transaction.tx_id, transaction.tx_time, transaction.n if committed else self.latest.n)
-        self._log_rows.append((self.latest.tx_id, self.latest.time, data, self._hash, int(committed), results,
-                               self._state, self.latest.n))
+        n = transaction.n if committed else self.latest.n
+        self.latest = Point(transaction.tx_id, transaction.tx_time, n)
+        self._log_rows.append((*self.latest[:2], data, self._hash, int(committed), results, self._state, n))
         if committed:
             self._documents += [(n, op.data, _checksum(op.hash)) for n, op in transaction.contents.items()
                                 if op.data is not None]      # else an evict to come has taken it from the log already
         if self._file.recent.is_wanted:
             tx = Tx(transaction.tx_id, _moment(transaction.tx_time), committed)
-            self._fresh.append(_Committed(tx, data, results, self.latest.n, transaction.contents))
+            self._fresh.append(_Committed(tx, data, results, n, transaction.contents))
 
     def flush(self) -> None:
         """Writes the new rows that were kept back: before the writer reads, too."""
@@ -3232,8 +2983,7 @@ class _Batch:
         self._execute("update ids set n = ? where uuid = ?", (n, value.bytes))
         kinds = itertools.chain(self._file.index.kinds.items(), self._kinds.items())
         for a in {a for a, of_a in kinds if of_a & _MENTION_KIND}:
-            self._many("update facts set v = ? where p = ? and a = ? and v = ?",
-                       [(n, p, a, _UUID + value.bytes) for p in (0, 1)])
+            self._execute("update facts set v = ? where p in (0, 1) and a = ? and v = ?", (n, a, _UUID + value.bytes))
         self._file.index.mentioned.discard(value.int), self._mentioned.discard(value.int)
         self.has_births = True
 
@@ -3265,7 +3015,7 @@ class _Batch:
             self._draw(e, entity, transaction)
 
     def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
-        """Closes and draws an entity's rectangles, moves versions that ceased, and keeps the facts of new ones."""
+        """Closes and draws an entity's rectangles, and keeps the facts of new versions."""
         drawn: Iterable[_Rect] = entity.rects
         if entity.before:
             before, after = set(entity.before), set(entity.rects)
@@ -3279,10 +3029,12 @@ class _Batch:
             if rects := of_version.get(n):
                 self._keep_facts(e, n, rects, transaction)
             else:
-                self._execute("insert or ignore into unseen values (?, ?)", (e, n))      # its own transaction replaced it; evict must find it
+                # its own transaction replaced it; evict must find it
+                self._execute("insert or ignore into unseen values (?, ?)", (e, n))
 
     def _close(self, e: Cell, entity: _Entity, closed: set[_Rect], drawn: set[_Rect],
                transaction: _Transaction) -> None:
+        """Closes rectangles; versions that ceased to be live go to the closed part of the facts."""
         self.flush()
         tx_id, now = transaction.tx_id, transaction.tx_time
         self._many("update rects set tx_to = ? where e = ? and tx_to = ? and vt_from = ?",
@@ -3290,15 +3042,12 @@ class _Batch:
         live = {rect.n for rect in entity.rects if rect.n > 0 and rect.vt_to > now}
         if entity.low > now or entity.high < OPEN:       # those of now and later, which are not all in memory
             live |= {n for n, in self._execute(_LIVE, (e, OPEN, now))}
-        self._move(e, live, {rect.n for rect in closed}, tx_id)
-
-    def _move(self, e: Cell, live: set[int], cut: set[int], tx_id: int) -> None:
-        """Versions that ceased to be live go to the closed part; those that were cut and live on are asked by rectangle."""
+        cut = {rect.n for rect in closed}
         was = self._execute("select n from facts where p = 0 and e = ? and a = ? and k = 0", (e, _ID)).fetchall()
         for n, in was:
             if n not in live:
                 self._execute("update facts set p = 1, k = ? where p = 0 and e = ? and n = ?", (tx_id - PAST, e, n))
-            elif n in cut:
+            elif n in cut:                               # it lives on, and is asked by rectangle
                 self._execute("update facts set d = 1 where p = 0 and e = ? and n = ?", (e, n))
 
     def _keep_facts(self, e: Cell, n: int, rects: Iterable[_Rect], transaction: _Transaction) -> None:
@@ -3325,16 +3074,15 @@ class _Batch:
 
     def _evict(self, e: Cell, id: Any) -> None:
         self.flush()
-        numbers = {n for n, in self._execute("select n from rects where e = ? and n > 0 "
-                                             "union select n from unseen where e = ?", (e, e))}
-        self._many("delete from documents where n = ?", [(n,) for n in numbers])
-        for statement in ("delete from facts where p in (0, 1) and e = ?", "delete from rects where e = ?",
-                          "delete from unseen where e = ?"):
-            self._execute(statement, (e,))
-        self.evicted.extend(numbers)
+        numbers = self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?",
+                                (e, e)).fetchall()
+        self._many("delete from documents where n = ?", numbers)
+        for table in "facts where p in (0, 1) and", "rects where", "unseen where":
+            self._execute(f"delete from {table} e = ?", (e,))
+        self.evicted += [n for n, in numbers]
 
     def finish(self) -> None:
-        """The last statements before COMMIT: rows kept back, and from time to time the statistics, as they were before this group."""
+        """The last statements before COMMIT: rows kept back, and at times the statistics as of before this group."""
         self.flush()
         if self._file.latest.n - self._file.index.counted > STATISTICS_EVERY:
             self._file.index.write_statistics(self._file.latest.n)
@@ -3364,15 +3112,14 @@ class _Batch:
 
 
 _KEPT_BACK = "log", "documents", "ids", "rects"
-_LIVE = """
-    select n from rects where e = ?1 and tx_to = ?2 and vt_to > ?3
-    and vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3)
-"""
+# Open rectangles do not overlap: those from ?3 on begin with the last that has begun by then.
+_FROM_LAST = "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3)"
+_LIVE = f"select n from rects where e = ?1 and tx_to = ?2 and vt_to > ?3 and {_FROM_LAST}"
 
 
 @functools.lru_cache(None)
 def _insert_sql(table: str, width: int, rows: int) -> str:
-    """Or fail: a row that clashes ends the transaction, so SQLite need not keep the pages that would undo one statement."""
+    """Or fail: a row that clashes ends the transaction, so SQLite keeps no pages that would undo one statement."""
     places = _fact_places if table == "facts" else lambda first, width: f"({_places(width)})"
     return f"insert or fail into {table} values {', '.join(places(row * width + 1, width) for row in range(rows))}"
 
@@ -3390,8 +3137,8 @@ def _places(count: int) -> str:
 def _chunks(rows: Any) -> tuple[list, list]:
     """The pieces in which rows go through SQLite, and the rest.
 
-    With each row SQLite lets go of the interpreter and must get it back from whoever prepares the next transaction: a few
-    large statements are worth more than the bytes of their text. Few lengths are few statements to keep.
+    With each row SQLite lets go of the interpreter and must get it back from whoever prepares the next transaction, so
+    a few large statements are faster. Few lengths are few statements to keep.
     """
     chunks: list[list] = []
     if len(rows) < ROWS_A_STATEMENT[-1]:
@@ -3680,9 +3427,6 @@ class Db:
         finally:
             file.give_back(reader)
 
-    def _one(self, sql: str, parameters: tuple) -> Any:
-        return self._answer(lambda reader, mode: reader.execute(sql, parameters).fetchone())
-
     def _bindings(self, mode: str) -> tuple:
         """?1 to ?4 of the predicates: T, vt, the k above which a version was not closed yet, and T's last document."""
         if mode == _NOW:
@@ -3803,7 +3547,8 @@ class Db:
         return self._answer(lambda reader, mode: self._file.content_hash(n, reader))
 
     def _time_of(self, rect: _Rect) -> int:
-        return self._one("select tx_time from log where tx_id = ?", (rect.tx,))[0]
+        return self._answer(lambda reader, mode: reader.execute("select tx_time from log where tx_id = ?",
+                                                                (rect.tx,)).fetchone()[0])
 
     # Rectangles
 
@@ -3911,10 +3656,8 @@ class _Supposition(Db):
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         return self._base._answer(ask, *rest)
 
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[tuple[_Reader, str]]:
-        with self._base._asking() as asked:
-            yield asked
+    def _asking(self) -> Any:
+        return self._base._asking()
 
     def _touched(self, id: Any) -> _Entity | None:
         return self._supposed.entities.get(_key(id)) if type(id) in _ID_TYPES else None
@@ -3980,8 +3723,8 @@ class _Supposition(Db):
         The reader keeps them for the next question about this transaction, which may have touched more entities since.
         """
         filled, state = reader.filled, (self._file.latest, self._file.births)
-        if filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt or \
-                filled.is_passing and filled.state != state:
+        if (filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt
+                or filled.is_passing and filled.state != state):
             reader.is_used = True
             filled = reader.filled = _Filled(weakref.ref(self._supposed), self._vt, state)
             for statement in _OVER_TABLES:
@@ -3997,19 +3740,19 @@ class _Supposition(Db):
         return filled.cells
 
     def _write_touched(self, entities: list[_Entity], filled: _Filled, reader: _Reader) -> None:
+        many, facts = reader.connection.executemany, []
         cells = [self._cell_for(entity.id, filled, reader) for entity in entities]
-        many = reader.connection.executemany
+        for e, entity in zip(cells, entities):
+            n = self._supposed.visible_n(entity, self._vt)
+            if n is not None:
+                op = self._supposed.contents.get(n)
+                for name, cell in _encoded(dict(self._base._content(n, reader)))[1] if op is None else op.facts:
+                    a = self._file.index.attribute(name, reader)
+                    filled.is_passing |= type(a) is str
+                    facts.append((a, self._cell_for(cell, filled, reader) if type(cell) is uuid.UUID else cell, e, n))
         many("insert or ignore into temp.touched values (?)", list(zip(cells)))
         many("delete from temp.over_facts where e = ?", list(zip(cells)))
-        many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", [
-            (self._attribute_for(name, filled, reader),
-             self._cell_for(cell, filled, reader) if type(cell) is uuid.UUID else cell, e, n)
-            for e, entity in zip(cells, entities) if (n := self._supposed.visible_n(entity, self._vt)) is not None
-            for name, cell in self._facts_of(n, reader)])
-
-    def _facts_of(self, n: int, reader: _Reader) -> list:
-        op = self._supposed.contents.get(n)
-        return _facts(dict(self._base._content(n, reader))) if op is None else op.facts
+        many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", facts)
 
     def _cell_for(self, value: Any, filled: _Filled, reader: _Reader) -> Cell:
         if type(value) is not uuid.UUID:
@@ -4020,11 +3763,6 @@ class _Supposition(Db):
             filled.is_passing |= type(cell) is bytes
         return cell
 
-    def _attribute_for(self, name: str, filled: _Filled, reader: _Reader) -> Cell:
-        a = self._file.index.attribute(name, reader)
-        filled.is_passing |= type(a) is str
-        return a
-
 
 _OVER_TABLES = ("create temp table if not exists touched(e primary key) without rowid",
                 "create temp table if not exists over_facts(a, v, e, n, primary key (a, v, e)) without rowid",
@@ -4032,14 +3770,15 @@ _OVER_TABLES = ("create temp table if not exists touched(e primary key) without 
                 "delete from temp.touched", "delete from temp.over_facts")
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _Filled:
     """What a reader's temporary tables hold: of which transaction, and how much of its journal."""
-    __slots__ = "supposed", "vt", "state", "count", "cells", "is_passing"
-
-    def __init__(self, supposed: weakref.ref[_Transaction], vt: int, state: tuple):
-        self.supposed, self.vt, self.state, self.count = supposed, vt, state, 0
-        self.cells: dict[uuid.UUID, Cell] = {}
-        self.is_passing = False       # whether something has no number yet, which the next transaction may give it
+    supposed: weakref.ref[_Transaction]
+    vt: int
+    state: tuple
+    count: int = 0
+    cells: dict[uuid.UUID, Cell] = dataclasses.field(default_factory=dict)
+    is_passing: bool = False          # whether something has no number yet, which the next transaction may give it
 
 
 def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
@@ -8019,45 +7758,39 @@ class Listener:
                   exc_info=way != self._failing and error)
         self._failing = way
 
+    def _news(self, batch: list[Tx]) -> Iterator[Tx]:
+        """What of these is to be told, until the listener is closed; each is heard once the next is asked for."""
+        for tx in batch:
+            if self._closed:
+                return
+            if tx.committed:
+                yield tx
+            self.tx_id = tx.tx_id
+
     def _listen(self) -> None:
         while not self._closed:
             self._event.wait()
             self._event.clear()
             while batch := self._batch():
-                for tx in batch:
-                    if self._closed:
-                        return
-                    self._hear(tx)
-
-    def _hear(self, tx: Tx) -> None:
-        try:
-            if tx.committed:
-                self._callback(tx)
-        except (Exception, asyncio.CancelledError) as error:
-            self._failed(tx, error)
-        self.tx_id = tx.tx_id
+                for tx in self._news(batch):
+                    try:
+                        self._callback(tx)
+                    except (Exception, asyncio.CancelledError) as error:
+                        self._failed(tx, error)
 
     async def _listen_in_loop(self) -> None:
         while not self._closed:
             await self._event.wait()
             self._event.clear()
             while batch := self._batch():
-                for tx in batch:
-                    if self._closed:
-                        return
-                    await self._hear_in_loop(tx)
+                for tx in self._news(batch):
+                    try:
+                        result = self._callback(tx)
+                        if inspect.isawaitable(result):
+                            await result
+                    except (Exception, asyncio.CancelledError) as error:
+                        # a cancelled listener ends; else the callback awaited something that was cancelled
+                        if isinstance(error, asyncio.CancelledError) and self._task.cancelling():
+                            raise
+                        self._failed(tx, error)
                 await asyncio.sleep(0)
-
-    async def _hear_in_loop(self, tx: Tx) -> None:
-        try:
-            if tx.committed:
-                result = self._callback(tx)
-                if inspect.isawaitable(result):
-                    await result
-        except Exception as error:
-            self._failed(tx, error)
-        except asyncio.CancelledError as error:
-            if self._task.cancelling():      # the listener itself is meant: its loop ends
-                raise
-            self._failed(tx, error)          # the callback awaited something that was cancelled
-        self.tx_id = tx.tx_id

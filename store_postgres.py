@@ -299,7 +299,7 @@ def _logged_op(record: list, data: bytes | None) -> store._Op:
             raise store.CorruptError(f"A document of {store._short(id)} in PostgreSQL does not have the hash that the "
                                      f"log has.")
         return op._replace(start=rest[0], end=rest[1], data=data, hash=rest[2],
-                           facts=store._facts(store.unpack(data)) if data else [])
+                           facts=store._encoded(store.unpack(data))[1] if data else [])
     if kind == store._CALL:
         return op._replace(hash=rest[1], args=tuple(store.unpack(data)) if data else ())
     if kind == store._MATCH:
@@ -776,7 +776,7 @@ class PostgresLog(store._Log):
 
     def _apply(self, entry: _Entry, batch: store._Batch, chores: _Chores) -> None:
         previous = batch.latest
-        db = self._file.writer_db(store.Point(previous.tx_id, entry.tx_time, previous.n), self._node)
+        db = store._WriterDb(self._node, self._file.writer, store.Point(previous.tx_id, entry.tx_time, previous.n))
         transaction = _LoggedTransaction(db, entry.tx_id, entry.tx_time, previous.n)
         committed = transaction.follow(entry)
         if committed:
