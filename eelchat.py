@@ -45,8 +45,8 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, invitations, line, members, names, permalinks, places, private, titles,
-                     unread)
+from plugins import (commands, edits, feeds, files, invitations, line, members, names, permalinks, places, private,
+                     titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.kept import Kept
@@ -101,7 +101,7 @@ SCHEMA = {
     "message": Schema({
         "xt/id": uuid.UUID,
         "msg/mem": Any(uuid.UUID, "system"),
-        "msg/text": All(str, Length(1, MESSAGE_CHARS_MAX)),
+        "msg/text": All(str, Length(0, MESSAGE_CHARS_MAX)),      # empty only beside something else, such as files
         "msg/channel": uuid.UUID,
         "msg/created-at": dt.datetime,
     }, required=True),
@@ -229,7 +229,11 @@ async def channel_page(ctx):
 async def new_message(ctx):
     """Answers with nothing visible: the message comes to its author as to everyone, from the log over the socket."""
     text, id = ctx["params"].get("text", "").strip(), posted_id(ctx)
-    if not text or len(text) > MESSAGE_CHARS_MAX:
+    try:
+        beside = posted_beside(ctx)
+    except places.Refused as refused:
+        return biff.error(ctx, refused.status, refused.sentence)
+    if not (text or beside) or len(text) > MESSAGE_CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {MESSAGE_CHARS_MAX:,} characters; this one has {len(text):,}.")
     if id is None:
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
@@ -238,11 +242,20 @@ async def new_message(ctx):
     if not was_there(ctx, id):
         if not biff.is_allowed(ctx, (("posts", ctx["uid"]), *POSTS_A_PERSON)):
             return too_fast(ctx)
-        await post(ctx, id, text)
-    if not was_said(ctx, id, text):
+        try:
+            await post(ctx, id, text, beside)
+        except places.Refused as refused:
+            return biff.error(ctx, refused.status, refused.sentence)
+    if not was_said(ctx, id, text, beside):
         return biff.error(ctx, 409, "The message could not be stored: its id was withdrawn, or says something else. "
                                     "Reload the page and send it again.")
     return done(ctx)
+
+
+def posted_beside(ctx):
+    """What plugins read from the form of a message: its attributes beside the text. Raises: Refused."""
+    return {key: value for plugin in ctx["biff/plugins"] if "posted" in plugin
+            for key, value in plugin["posted"](ctx).items()}
 
 
 def was_there(ctx, id):
@@ -257,25 +270,28 @@ def too_fast(ctx):
     return refused
 
 
-async def post(ctx, id, text):
-    """The message, and what its command adds, in one transaction; nothing if a copy of this post was faster."""
+async def post(ctx, id, text, beside):
+    """The message, and what plugins and its command add, in one transaction; nothing if a copy of it was faster."""
     refusal = await refusal_of(ctx, text)
     with contextlib.suppress(biff.TransactionError), ctx["chat_clients"].expecting(ctx["channel"]["xt/id"]):
-        await biff.submit_tx(ctx, functools.partial(message_tx, id=id, text=text, refusal=refusal))
+        await biff.submit_tx(ctx, functools.partial(message_tx, id=id, text=text, beside=beside, refusal=refusal))
 
 
-def message_tx(ctx, id, text, refusal):
+def message_tx(ctx, id, text, beside, refusal):
     """Made anew for each attempt: a title that changes meanwhile refuses no message, a right that ends does."""
     if in_channel(ctx):
         return []
+    message = {"xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text, "msg/channel": ctx["channel"]["xt/id"],
+               "msg/created-at": biff.NOW, **beside}
+    theirs = [part for plugin in ctx["biff/plugins"] if "posted-tx" in plugin
+              for part in plugin["posted-tx"](ctx, message)]
     return [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]),
-            {"db/doc-type": "message", "db/op": "create", "xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
-             "msg/channel": ctx["channel"]["xt/id"], "msg/created-at": biff.NOW}, *command_tx(ctx, text, refusal)]
+            {"db/doc-type": "message", "db/op": "create", **message}, *theirs, *command_tx(ctx, text, refusal)]
 
 
-def was_said(ctx, id, text):
+def was_said(ctx, id, text, beside):
     """True if this person has said this here under this id. It may have been edited or deleted since."""
-    said = {"msg/mem": ctx["mem"]["xt/id"], "msg/channel": ctx["channel"]["xt/id"], "msg/text": text}
+    said = {"msg/mem": ctx["mem"]["xt/id"], "msg/channel": ctx["channel"]["xt/id"], "msg/text": text} | beside
     db = ctx["biff/node"].db()
     versions = itertools.chain([db.entity(id)], (document for *_, document in db.history(id)))
     return any(said.items() <= version.items() for version in versions if version)
@@ -505,7 +521,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
+           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

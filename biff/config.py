@@ -25,7 +25,7 @@ from typing import Any, Callable, NamedTuple
 
 from biff import metrics
 from biff.limits import Limits
-from biff.system import StartError, end_tasks
+from biff.system import StartError, dicts, end_tasks
 
 FILES_KEPT = 80                       # not for connections: the store, feeds, mail, and those accepted in one go
 OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -84,13 +84,14 @@ def arguments(name: str, description: str, argv: list[str] | None = None) -> dic
 
 
 async def use_config(system: dict) -> dict:
-    prefix = system["biff/name"].upper() + "_"
+    prefix, settings = system["biff/name"].upper() + "_", SETTINGS | dicts(system, "settings")
     given = {key: str(text) for key, text in system.get("biff/arguments", {}).items()}
-    around = _environment(prefix)
-    folder = _setting("data", [given, around], prefix)
+    around = _environment(settings, prefix)
+    folder = _setting(settings, "data", [given, around], prefix)
     _make_folder(folder, system["biff/name"])
-    sources = [given, around, _config_file(folder, prefix)]
-    config = system["biff/config"] = {key: _setting(key, sources, prefix) for key in SETTINGS} | {"data": folder}
+    sources = [given, around, _config_file(settings, folder, prefix)]
+    config = system["biff/config"] = {key: _setting(settings, key, sources, prefix) for key in settings}
+    config["data"] = folder
     if config["mail_host"] and not config["mail_from"]:
         raise StartError("mail_host is set but mail_from is not; mail needs an address that it comes from.")
     system["biff/secret"] = _secret(folder / "secret")
@@ -130,18 +131,18 @@ async def _use_metrics(system):
     print(f"Metrics are at http://{metrics.HOST}:{runner.addresses[0][1]}/metrics.", flush=True)
 
 
-def _environment(prefix):
+def _environment(settings, prefix):
     """The settings that stand in the environment, {setting: text}."""
-    found = {key: os.environ[prefix + key.upper()] for key in SETTINGS if prefix + key.upper() in os.environ}
+    found = {key: os.environ[prefix + key.upper()] for key in settings if prefix + key.upper() in os.environ}
     return {key: text for key, text in found.items() if not (key == "port" and OF_KUBERNETES.fullmatch(text))}
 
 
-def _setting(key, sources, prefix):
+def _setting(settings, key, sources, prefix):
     text = next((source[key] for source in sources if source.get(key)), None)
     if text is None:
-        return SETTINGS[key].default
+        return settings[key].default
     try:
-        return SETTINGS[key].read(text)
+        return settings[key].read(text)
     except ValueError as error:
         raise StartError(f"The setting {key} (--{key.replace('_', '-')}, {prefix}{key.upper()}) is {text[:80]!r}, "
                          f"which cannot be read: {error}.") from None
@@ -164,7 +165,7 @@ def _close_folder(folder, name):
     mode = stat.S_IMODE(folder.stat().st_mode)
     if not mode & OPEN_TO_OTHERS:
         return
-    ours = {folder / "secret", folder / "config.toml", *folder.glob(f"{name}*.db*")}
+    ours = {folder / "secret", folder / "config.toml", folder / "files", *folder.glob(f"{name}*.db*")}
     if mode & stat.S_IWOTH or set(folder.iterdir()) - ours:
         raise StartError(f"Others can enter the data folder {folder}, and more is in it than this chat's files: name a "
                          f"folder of its own with --data, or close this one by `chmod 700 {folder}`.")
@@ -175,7 +176,7 @@ def _close_folder(folder, name):
     print(f"Others could enter the data folder {folder}: it is closed to them now (mode 700).", flush=True)
 
 
-def _config_file(folder, prefix):
+def _config_file(settings, folder, prefix):
     """The settings in config.toml, {setting: text}; {} if there is no such file."""
     path, old = folder / "config.toml", folder / "config.env"
     if old.exists():
@@ -186,7 +187,7 @@ def _config_file(folder, prefix):
         found = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartError(f"{path} cannot be read as TOML: {error}.") from None
-    known = [key for key in SETTINGS if key != "data"]
+    known = [key for key in settings if key != "data"]
     for key, value in found.items():
         if key not in known:
             raise StartError(f"{key} in {path} is not a setting. Settings are {', '.join(known)}.")

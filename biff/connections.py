@@ -110,6 +110,10 @@ class Connection(web.RequestHandler):
             log.info("cut, for it sent more than %d bytes in a minute: a socket", SOCKET_BYTES_A_MINUTE)
             self.cut()
 
+    def taken(self, size: int):
+        """This many bytes of the request's body have been read by its handler, and wait no longer."""
+        self._places.taken(self, size)
+
     async def finish_response(self, *args):
         try:
             return await super().finish_response(*args)
@@ -205,6 +209,11 @@ class Places:
             connection.cut()
         if self.pending > PENDING_BYTES_MAX:
             self._shed()
+
+    def taken(self, connection: Connection, size: int):
+        size = min(size, connection.pending)
+        self.pending -= size
+        connection.pending -= size
 
     def answered(self, connection: Connection):
         self.pending -= connection.pending

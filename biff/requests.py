@@ -10,8 +10,10 @@ import asyncio
 import collections
 import inspect
 import logging
+import pathlib
 import time
 import urllib.parse
+from typing import AsyncIterator, Callable
 
 import aiohttp
 from aiohttp import web
@@ -35,6 +37,7 @@ ANSWERS_BYTES_A_CLIENT = 8 * 1024 ** 2
 ANSWERS_BYTES_A_PERSON = 4 * 1024 ** 2      # two pages of the longest messages
 SMALL_ANSWER_BYTES = 4 * 1024         # not counted: fifteen thousand of them are 60 MB
 UID = web.RequestKey("uid", object)
+ANSWER_S = web.ResponseKey("answer s", int)    # of an answer that may take longer than others to be taken
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -75,7 +78,7 @@ async def _send(system, request, response):
     """Writes the answer here and not in aiohttp, where a browser that does not read would hold it for ever."""
     answers = system["biff/answers"]
     try:
-        async with asyncio.timeout(ANSWER_S_MAX):
+        async with asyncio.timeout(response.get(ANSWER_S, ANSWER_S_MAX)):
             request.transport and request.transport.set_write_buffer_limits(0)      # sent is what the kernel has
             answers.enter(request, _size(response), _takers(system, request))
             await response.prepare(request)
@@ -97,6 +100,18 @@ def _takers(system, request):
     client = client_of({**system, "request": request})
     person = [(("person", request[UID]), ANSWERS_BYTES_A_PERSON)] if request.get(UID) else []
     return [("all", ANSWERS_BYTES_MAX), (("client", client), ANSWERS_BYTES_A_CLIENT), *person]
+
+
+class FileAnswer(web.FileResponse):
+    """A file on the disk as an answer, or the range of it that is asked for; the kernel sends it, piece by piece."""
+
+    def __init__(self, path: pathlib.Path, headers: dict, answer_s: int):
+        super().__init__(path, headers=headers)
+        self[ANSWER_S] = answer_s
+
+    async def prepare(self, request):
+        """Sends the whole; aiohttp calls it once more after us."""
+        return None if self.prepared else await super().prepare(request)
 
 
 class Answers:
@@ -155,19 +170,47 @@ def _end_if_closed(system, failure):
         system["biff/end"]()
 
 
+def streams(handler: Callable) -> Callable:
+    """Marks a handler that reads the body of its request by itself, piece by piece, in its own time.
+
+    Its rule is asked before the body is read. It reads by `body_of`, bounds what it takes, and has no fields.
+    """
+    handler.is_stream = True               # type: ignore[attr-defined]
+    return handler
+
+
+async def body_of(request: web.Request, piece_bytes: int, piece_s: float) -> AsyncIterator[bytes]:
+    """The body in pieces of at least this many bytes, but the last. Raises: TimeoutError if one takes too long."""
+    is_over = False
+    while not is_over:
+        piece = bytearray()
+        try:
+            async with asyncio.timeout(piece_s):
+                while not is_over and len(piece) < piece_bytes:
+                    came = await request.content.readany()
+                    request.protocol.taken(len(came))       # type: ignore[attr-defined]      # it is a Connection
+                    piece, is_over = piece + came, not came
+        except (web.RequestPayloadError, aiohttp.ClientError):
+            raise web.HTTPBadRequest() from None
+        if piece:
+            yield bytes(piece)
+
+
 def answering(system, rule, handler):
+    is_stream = getattr(handler, "is_stream", False)
+
     async def answer(request):
         is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
         if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
             log.info("Refused, for it comes from no page of ours: %s", _shown(request))
             raise web.HTTPForbidden()
-        ctx = await _ctx(system, request)
+        ctx = await _ctx(system, request, is_stream)
         if request.method in UNSAFE and not has_token(ctx):
             log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
             raise web.HTTPForbidden()
         if ctx["uid"] and not is_upgrade and not is_allowed(ctx, *_rates_of(ctx, rule)):
             raise web.HTTPTooManyRequests()
-        async with asyncio.timeout(None if is_upgrade else REQUEST_S_MAX):
+        async with asyncio.timeout(None if is_upgrade or is_stream else REQUEST_S_MAX):
             refusal = await _called(rule, ctx)
             if refusal is None:
                 return await _called(handler, ctx)
@@ -181,6 +224,8 @@ def _rates_of(ctx, rule):
     """The limits under which a person's request counts. What is open to all is cheap: static files, signing in."""
     if ctx["request"].method in UNSAFE:
         return [(("writes", ctx["uid"]), *WRITES_A_PERSON)]
+    if rate := getattr(rule, "rate", None):                # a rule whose pages are asked for more often than pages
+        return [((rule.__name__, ctx["uid"]), *rate)]
     return [] if rule is anyone else [(("reads", ctx["uid"]), *READS_A_PERSON)]
 
 
@@ -189,8 +234,8 @@ async def _called(function, ctx):
     return await result if inspect.isawaitable(result) else result
 
 
-async def _ctx(system, request):
-    fields = await _fields(request) if request.method in UNSAFE else {}
+async def _ctx(system, request, is_stream):
+    fields = await _fields(request) if request.method in UNSAFE and not is_stream else {}
     ctx = {**assoc_db(system), "request": request, "biff/token": fields.pop(TOKEN_FIELD, ""),
            "params": {**request.query, **fields, **request.match_info}}
     session = ctx["session"] = session_of(ctx)

@@ -104,7 +104,8 @@ async def _prepare(system, request, response):
     response.headers.popall("Server", None)
     if isinstance(response, web.WebSocketResponse):
         return
-    response.headers.update(SECURITY_HEADERS)
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)       # what people sent us is served under a policy of its own
     if is_secure(system):
         response.headers.update(HTTPS_ONLY)
     response.headers.setdefault("Cache-Control", "no-store")

@@ -5,6 +5,8 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "goes-with": {kind: [attributes]}: documents that point to a deleted channel (or message) by these go with it;
 - "routes": (method, path, rule, handler), with rules of `places.py` or own; "on_tx", "queues", "tasks" as in `biff`;
 - "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
+- "posted": f(ctx) → attributes that its fields of the form give a new message; "posted-tx": f(ctx, message) → what it
+  adds to that message's transaction; both may raise `places.Refused`; "settings": {name: biff.Setting};
 - "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "welcome", "above-compose",
   "compose", "dialogs", "message-head", "message-foot", "message-actions"; "pick"; "page": f(ctx) → values for them;
   "message": f(db, message) → values of a message; "scripts": files of `static/`, loaded last;

@@ -11,7 +11,7 @@ from voluptuous import Optional
 
 import biff
 from plugins.line import done
-from plugins.places import channel_path, entity_of, forbidden, in_channel
+from plugins.places import channel_path, entity_of, forbidden, gone_with_message, in_channel
 from store import delete
 
 VERSIONS_MAX = 50                     # shown of one message, the newest; people edit once or twice
@@ -63,7 +63,8 @@ async def text_of_message(ctx):
 
 async def edit_message(ctx):
     text = ctx["params"].get("text", "").strip()
-    if not 0 < len(text) <= CHARS_MAX:
+    least = 0 if "msg/files" in ctx["message"] else 1
+    if not least <= len(text) <= CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")
     if text != ctx["message"]["msg/text"]:
         await biff.submit_tx(ctx, functools.partial(edit_tx, text=text))
@@ -89,9 +90,8 @@ def delete_tx(ctx):
     if author_or_admin(ctx):
         return []
     id = ctx["message"]["xt/id"]
-    attributes = [one for plugin in ctx["biff/plugins"] for one in plugin.get("goes-with", {}).get("message", ())]
-    theirs = [one for attribute in attributes for one in biff.lookup_id_all(ctx["biff/db"], attribute, id)]
-    return [*biff.unchanged(ctx, ctx["mem"]["xt/id"], id), *(delete(one) for one in [id, *theirs])]
+    return [*biff.unchanged(ctx, ctx["mem"]["xt/id"], id),
+            *(delete(one) for one in [id, *gone_with_message(ctx, id)])]
 
 
 # ── Looking back ─────────────────────────────────────────────────────────────────────────────────────────────

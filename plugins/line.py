@@ -13,7 +13,7 @@ from voluptuous import Schema
 import biff
 from biff.sockets import text_frame, texts_of
 from plugins.changes import person_frame, whole_view
-from plugins.places import channel_path, in_channel, in_community, signed_in
+from plugins.places import channel_path, gone_with_message, in_channel, in_community, signed_in
 from store import delete, match
 
 SCHEMA = {
@@ -79,7 +79,8 @@ def withdraw_tx(ctx, id):
     stored, mem = ctx["biff/db"].entity(id), ctx["mem"]["xt/id"]
     if stored:
         is_mine = (stored.get("msg/mem"), stored.get("msg/channel")) == (mem, ctx["channel"]["xt/id"])
-        return [match(id, stored), delete(id)] if is_mine else []
+        gone = [id, *gone_with_message(ctx, id)]
+        return [match(id, stored), *map(delete, gone)] if is_mine else []
     if ctx["biff/db"].history(id):
         return []
     return [match(id, None), {"db/doc-type": "withdrawal", "xt/id": id, "withdrawal/mem": mem}]

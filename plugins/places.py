@@ -16,6 +16,14 @@ MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMS_KNOWN_MAX = 10_000               # memberships found once and not searched again
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
 
+class Refused(Exception):
+    """What a person asked for is not done; the sentence tells them why, under this HTTP status."""
+
+    def __init__(self, status, sentence):
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
 # ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -243,6 +251,12 @@ def messages_of(db, channel, before=None, after=None, count=0):
         args.append(bound)
     found = biff.q(db, query, *args)
     return found[:count] if after else found[:count][::-1], len(found) > count
+
+
+def gone_with_message(ctx, id):
+    """The ids of the documents that belong to a message, and go when it is deleted."""
+    attributes = [one for plugin in ctx["biff/plugins"] for one in plugin.get("goes-with", {}).get("message", ())]
+    return [one for attribute in attributes for one in biff.lookup_id_all(ctx["biff/db"], attribute, id)]
 
 
 # ── The page ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -73,7 +73,7 @@ class Person:
 
     async def get(self, path, **options):
         async with self.browser.get(self.base + path, **options) as answer:
-            answer.body_text = await answer.text()
+            answer.body_text = await answer.text(errors="replace")
             return answer
 
     async def token(self, path="/"):
@@ -120,6 +120,23 @@ class Person:
     async def say(self, channel, text, post=None):
         return await self.post(channel, {"text": text, "post": str(post or uuid.uuid4())}, channel,
                                {"HX-Request": "true"})
+
+    async def upload(self, channel, name, body, id=None, **headers):
+        """Sends a file as a page of ours would; `answer.id` is the one to post it by."""
+        id = str(id or uuid.uuid4())
+        headers = {"Origin": self.base, biff.TOKEN_HEADER: await self.token("/signin"), "HX-Request": "true"} | headers
+        async with self.browser.post(f"{self.base}{channel}/file/{id}", params={"name": name}, data=body,
+                                     headers=headers, allow_redirects=False) as answer:
+            answer.body_text, answer.id = await answer.text(), id
+            return answer
+
+    async def say_with(self, channel, text, *names, bodies=None, post=None):
+        """A message with files, each named so and holding its own name; the ids of the files."""
+        ids = [(await self.upload(channel, name, (bodies or {}).get(name, name.encode()))).id for name in names]
+        answer = await self.post(channel, {"text": text, "post": str(post or uuid.uuid4()), "files": " ".join(ids)},
+                                 channel, {"HX-Request": "true"})
+        assert answer.status == 204, answer.body_text
+        return ids
 
     async def listen(self, channel, after=None):
         """A socket on the channel, from the transaction that its page was rendered from."""
@@ -199,6 +216,15 @@ def membership(user, community, roles=frozenset()):
     return {"xt/id": uuid.uuid4(), "mem/user": user, "mem/comm": community, "mem/roles": set(roles)}
 
 
+def file_of(message, name="a.txt"):
+    """A file that this message names from now on; there are no bytes of it."""
+    file = {"xt/id": uuid.uuid4(), "file/name": name, "file/type": "application/octet-stream", "file/size": 1,
+            "file/sha256": "0" * 64, "file/chan": message["msg/channel"], "file/mem": message["msg/mem"],
+            "file/made-at": message["msg/created-at"], "file/msg": message["xt/id"]}
+    message["msg/files"] = [*message.get("msg/files", ()), file["xt/id"]]
+    return file
+
+
 async def settle(system):
     """Two communities, a channel in each, and one person of each kind."""
     node, ours, theirs = system["biff/node"], uuid.uuid4(), uuid.uuid4()
@@ -214,12 +240,13 @@ async def settle(system):
     communities = [{"xt/id": id, "comm/title": "Community #1"} for id in (ours, theirs)]
     message = {"xt/id": uuid.uuid4(), "msg/mem": mems["member"]["xt/id"], "msg/channel": channel["xt/id"],
                "msg/text": "of the member", "msg/created-at": biff.now(system)}
+    file = file_of(message)
     await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values(),
-                                                      message]])
+                                                      message, file]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
     ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43,
            "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{invitation_id}": uuid.uuid4(),
-           "{code}": "x" * 38}
+           "{code}": "x" * 38, "{file_id}": file["xt/id"]}
     return people, ids, theirs
 
 

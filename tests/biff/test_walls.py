@@ -26,13 +26,17 @@ import biff
 import eelchat
 import store
 from people import Person, chat, filled, person, settle, with_handlers      # noqa: F401
-from plugins import private
+from plugins import files, private
 
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
 UNSAFE = [route for route in ROUTES if route[0] != "GET"]
 READING = [route for route in ROUTES if route[0] == "GET" and not route[1].endswith("/connect")]
-CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action "
-       "'self'; base-uri 'none'; frame-ancestors 'none'")
+CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
+       "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+
+
+PICTURE = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+                        "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082")      # one white dot
 
 
 @contextlib.asynccontextmanager
@@ -50,10 +54,10 @@ async def paths_of(one):
     """How to fill in a route: this person's own community, channel, message and session."""
     community, channel = await one.new_channel()
     message = str(uuid.uuid4())
-    assert (await one.post(channel, {"text": "hello", "post": message}, page=channel)).status < 400
+    (file,) = await one.say_with(channel, "hello", "picture.png", bodies={"picture.png": PICTURE}, post=message)
     session = one.chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
     ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2],
-           "{message_id}": message, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43,
+           "{message_id}": message, "{file_id}": file, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43,
            "/invite/{code}": await one.invitation(community)} | {
                hole: str(uuid.uuid4()) for hole in ("{mem_id}", "{ban_id}", "{invitation_id}")}
 
@@ -222,11 +226,12 @@ async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
     for method, path in asked:
         async with ann.browser.request(method, ann.base + path, allow_redirects=False) as answer:
             statuses.add(answer.status)
-            assert answer.headers["Content-Security-Policy"] == CSP, path
+            is_file = "/file/" in path
+            assert answer.headers["Content-Security-Policy"] == (files.CLOSED_POLICY if is_file else CSP), path
             assert answer.headers["X-Content-Type-Options"] == "nosniff", path
             assert answer.headers["Referrer-Policy"] == "same-origin" and "Server" not in answer.headers
-            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css"
-                                                       else "no-store"), path
+            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css" else
+                                                       "private, no-cache" if is_file else "no-store"), path
     assert {200, 303, 308, 403, 404, 405} <= statuses
 
 
@@ -790,7 +795,7 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
         assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-PRIVATE = {(method, path) for method, path, *_ in private.PLUGIN["routes"]}
+REFUSED = {(method, path) for method, path, *_ in private.PLUGIN["routes"]} | {("DELETE", files.FILE)}
 
 
 async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line_that_tells_all(tmp_path, caplog, say):
@@ -807,7 +812,7 @@ async def test_a_fault_in_any_handler_gives_a_page_that_tells_nothing_and_a_line
     async with aiohttp.ClientSession() as session:
         for method, path in ROUTES:
             status, text = await people["admin"].ask(session, method, filled(path, ids))
-            if (method, path) in PRIVATE and status != 500:          # a channel that is public refuses these
+            if (method, path) in REFUSED and status != 500:          # the channel is public, the file is posted
                 continue
             mark = re.search(r"mark (\w{8})", text)[1]
             assert status == 500 and "Something went wrong." in text

@@ -14,7 +14,7 @@ import pytest
 import biff
 import eelchat
 from plugins import changes, places
-from people import Person, a_chat, kept_mails
+from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, put
 
 MINE = {"role", "communities", "pick", "my-name", "news"}                # the parts of a page that are one person's own
@@ -227,7 +227,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(23):
+        match self.random.randrange(25):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -283,6 +283,13 @@ class World:
                 mems = self.random.choice([{self.mem}, self.private["chan/mems"]])
                 self.channels[one] = self.channels[one] | {"chan/mems": mems}
                 return [put(self.channels[one]), put(self.message())]
+            case 20:
+                message = self.message("look") | {"msg/text": self.random.choice(["", "look"])}
+                self.messages[message["xt/id"]] = message
+                return [*(put(file_of(message, f"{n} <b>.txt")) for n in range(self.random.randrange(1, 4))),
+                        put(message)]
+            case 21 if pick.get("msg/files"):
+                return [delete(self.random.choice(pick["msg/files"]))]
             case 19:
                 former = {"xt/id": self.bobs["xt/id"], "former/user": self.bob["xt/id"], "former/comm": self.community}
                 return [put(self.random.choice([self.bobs, former]))]

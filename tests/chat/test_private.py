@@ -9,7 +9,7 @@ from aiohttp import web
 
 import biff
 import eelchat
-from people import Somebody, chat, filled, membership, person, settle, with_handlers      # noqa: F401
+from people import Somebody, chat, file_of, filled, membership, person, settle, with_handlers      # noqa: F401
 from plugins import private
 from store import delete, put
 from test_members import mem_of
@@ -25,6 +25,7 @@ AS = {                                        # the kinds of people, and whom ea
 THERE = {"in it", "maker", "admin in it"}
 MAY_IN = {                                    # the rules about a channel, and whom each lets through to a private one
     "in_channel": THERE, "in_message": THERE, "in_private": THERE, "channel_namer": THERE,
+    "in_file": THERE, "uploader": set(),      # the file is posted
     "author": {"in it"}, "author_or_admin": {"in it", "admin in it"}, "reader_of_versions": {"in it", "admin in it"},
     "keeper": {"maker", "admin in it"}, "channel_admin": {"admin in it"},
 }
@@ -50,15 +51,16 @@ async def settled_in(system, is_direct):
                "chan/mems": seats, "chan/maker": mems["maker"]["xt/id"]} | ({"chan/set": "us"} if is_direct else {})
     message = {"xt/id": uuid.uuid4(), "msg/mem": mems["in it"]["xt/id"], "msg/channel": channel["xt/id"],
                "msg/text": "between us", "msg/created-at": biff.now(system)}
+    file = file_of(message)
     documents = [document for name in mems for document in people[name].documents]
     node = system["biff/node"]
-    await node.submit([put(one) for one in [*documents, *mems.values(), channel, message]])
+    await node.submit([put(one) for one in [*documents, *mems.values(), channel, message, file]])
     await node.submit([put(channel | {"chan/mems": seats - {mems["removed"]["xt/id"]}})])
     await node.submit([delete(mems["banned"]["xt/id"]), delete(mems["gone"]["xt/id"]),
                        put({"xt/id": uuid.uuid4(), "ban/user": people["banned"].id, "ban/comm": ids["{id}"],
                             "ban/by": mems["maker"]["xt/id"], "ban/at": biff.now(system)})])
     return people, ids | {"{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"],
-                          "{mem_id}": mems["in it"]["xt/id"]}
+                          "{file_id}": file["xt/id"], "{mem_id}": mems["in it"]["xt/id"]}
 
 
 def may(name, path, rule, rules_in):

@@ -21,6 +21,8 @@ MAY = {                                       # the rules of the route table, by
     "in_channel": {"member", "admin"},
     "in_message": {"member", "admin"},
     "author": {"member"},
+    "in_file": {"member", "admin"},
+    "uploader": set(),                        # the file here is posted
     "author_or_admin": {"member", "admin"},
     "reader_of_versions": {"member", "admin"},
     "inviter": {"member", "admin"},
