@@ -230,7 +230,7 @@ async def test_a_deleted_channel_takes_its_messages_with_it(chat, person):
 
 
 @pytest.mark.parametrize("document", [
-    {"db/doc-type": "message", "msg/mem": uuid.uuid4(), "msg/text": "", "msg/channel": uuid.uuid4(),
+    {"db/doc-type": "message", "msg/mem": uuid.uuid4(), "msg/text": "x" * 10_001, "msg/channel": uuid.uuid4(),
      "msg/created-at": biff.NOW},
     {"db/doc-type": "message", "msg/mem": "someone", "msg/text": "hi", "msg/channel": uuid.uuid4(),
      "msg/created-at": biff.NOW},
