@@ -137,7 +137,7 @@ class Bytes:
 
     def __init__(self, folder):
         self.folder = folder
-        self.held = collections.Counter()     # SHA-256 of what is being uploaded: no document names it yet
+        self.held: collections.Counter = collections.Counter()     # SHA-256 of what is being uploaded: no document names it yet
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.glob("*.new"):     # a crash left them
             path.unlink()
@@ -202,8 +202,7 @@ def on_gone(ctx, tx):
     """What a transaction deleted may have been a file, or a message that named some."""
     node = ctx["biff/node"]
     gone = [op[1] for op in tx.ops if op[0] in ("delete", "evict") and type(op[1]) is uuid.UUID]
-    before = node.db(tx.tx_id - 1) if gone else None
-    orphans, hashes = [], set()
+    before, orphans, hashes = node.db(tx.tx_id - 1), [], set()
     for id in gone:
         document = before.entity(id) or {}
         hashes |= {document[name] for name in ("file/sha256", "file/small") if name in document}
@@ -269,7 +268,9 @@ class Uploads:
     """The uploads under way, and how many bytes each person sent within the hour."""
 
     def __init__(self, clock=time.monotonic):
-        self._clock, self._running, self._sent = clock, collections.Counter(), {}
+        self._clock = clock
+        self._running: collections.Counter = collections.Counter()
+        self._sent: dict = {}                 # person → [(time, bytes)]
         self.done = self.refused = 0
 
     @contextlib.contextmanager

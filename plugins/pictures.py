@@ -121,7 +121,7 @@ def made_of(file, written, small):
     if width * height > PIXELS_MAX:
         raise PictureError(f"The picture has {width:,} × {height:,} pixels; at most {PIXELS_MAX // 1_000_000} million "
                            "can be taken. Make it smaller.")
-    format = "WEBP" if picture.format == "AVIF" else picture.format
+    format = {"AVIF": "WEBP"}.get(str(picture.format), str(picture.format))
     frames = frames_of(picture, width * height)
     if frames > 1:
         picture = rewritten_frames(picture, format, written)
