@@ -45,8 +45,8 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, files, invitations, line, members, names, permalinks, places, private,
-                     titles, unread)
+from plugins import (commands, edits, feeds, files, invitations, line, members, names, permalinks, places, presence,
+                     private, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.kept import Kept
@@ -307,12 +307,16 @@ def was_said(ctx, id, text, beside):
 class Client(sockets.Socket):
     """A browser at a place, with the session and the membership by which it is there."""
 
-    __slots__ = ("place_id", "mem_id", "session_id", "after")
+    __slots__ = ("place_id", "mem_id", "session_id", "after", "watchers", "mark", "is_away", "typed_at")
 
     def __init__(self, ctx, ws):
         super().__init__(ws, ctx["request"].transport, biff.os_socket_of(ctx["request"]), ctx["uid"])
         self.place_id, self.mem_id = place_of(ctx)["xt/id"], ctx["mem"]["xt/id"] if ctx.get("mem") else None
         self.session_id, self.after = ctx["session"]["xt/id"], cursor_of(ctx)
+        self.watchers: list = []                       # who hear what it says, once it has entered
+
+    def said(self, text):
+        return any([watcher.said(self, text) for watcher in self.watchers])
 
     @property
     def grounds(self):
@@ -329,6 +333,8 @@ async def connect(ctx):
         await client.hear()
     finally:
         rooms.end(client)
+        for watcher in client.watchers:
+            watcher.left(client)
     return ws
 
 
@@ -348,6 +354,9 @@ async def catch_up(ctx, client):
     if told := replay + mine + rooms.announced:
         client.write(told, db.tx_id)
         rooms.bound_waiting()
+    client.watchers = ctx["chat_watchers"]
+    for watcher in client.watchers:
+        watcher.entered(ctx, client)
     if replay:
         log.info("replay place=%s person=%s after=%d to=%d bytes=%d",
                  client.place_id, client.person, after, db.tx_id, len(replay))
@@ -429,6 +438,7 @@ async def use_chat_clients(system):
         REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
     system["chat_kept"] = Kept()
     use_views(system)
+    system["chat_watchers"] = []                       # they have `entered(ctx, client)`, `left(client)`, `said(client, text)`
     for use in biff.parts(system, "components"):
         system = await use(system)
     system["chat_people"] = People()
@@ -521,8 +531,9 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
-COMPONENTS = [biff.use_config, biff.use_store, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
+           edits.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN, presence.PLUGIN, feeds.PLUGIN,
+           commands.PLUGIN]
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 
 

@@ -23,7 +23,7 @@ job, task or transaction adds to it: always "biff/db", a fresh snapshot; in a re
 This file is the phone book: it says in which room a name lives. The rooms import each other in one direction:
 
     server, auth → requests → pages → sessions → tx → system
-    auth → mail;   auth → jobs → system;   config → metrics, limits
+    auth → mail;   auth → jobs, notices → system;   config → metrics, limits
 
 `sockets`, `door` and `metrics` import nothing of ours, and are taken whole: `from biff import sockets`.
 """
@@ -35,6 +35,7 @@ from biff.connections import os_socket_of
 from biff.jobs import QueueFullError, every, submit_job, submit_job_for_result, use_queues, use_tasks, use_tx_listener
 from biff.limits import Limits, client_of, is_allowed
 from biff.mail import send_mail
+from biff.notices import notify, use_notices
 from biff.pages import (BODY_BYTES_MAX, CONTENT_SECURITY_POLICY, ROOT, SCRIPTS, addresses_apart, asset_url, error,
                         fragment, is_local, redirect, render, static, url, use_jinja)
 from biff.requests import FileAnswer, anyone, body_of, is_ours, streams
@@ -47,4 +48,4 @@ from biff.tx import (DISSOC, INSTRUCTIONS, IN_ANY_OP, IN_MERGE, NOW, ConstraintE
                      TransactionError, at_most, ensure_at_most, ensure_unique, lookup, lookup_all, lookup_id,
                      lookup_id_all, operations_of, q, submit_tx, temp_id, unchanged, use_store)
 
-COMPONENTS = [use_config, use_store, use_jinja, use_queues, use_tx_listener, use_web, use_tasks]
+COMPONENTS = [use_config, use_store, use_notices, use_jinja, use_queues, use_tx_listener, use_web, use_tasks]

@@ -44,8 +44,8 @@ SLICE_SOCKETS = 256                   # written before the loop serves others: 2
 REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
 REPLAYS_KEPT = 256                    # for those who ask the same
 REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few of the longest lists
-FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and send nothing else
-FRAMES_A_MINUTE = 60                  # that come in; browsers answer three pings
+FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and say a word or two
+FRAMES_A_MINUTE = 90                  # that come in; browsers answer three pings, and say at most 40 words
 PING_S = 20                           # pages give a line up after 25 s without a word; no answer till the next: cut
 PINGED_AT_ONCE = 64                   # the rest a little later, so that they answer a little later
 PING_LOOK_S = 0.5                     # how often it is looked who is due
@@ -169,6 +169,10 @@ class Socket:
             log.info("dead person=%s", self.person)
             self.transport.abort()
 
+    def said(self, text: str) -> bool:
+        """What a browser says. False closes the socket: browsers answer pings, and say nothing that nobody expects."""
+        return False
+
     async def hear(self):
         """Waits until the socket ends: by its browser, by sending what browsers do not, or by `hang_up`."""
         self.hearing = task = asyncio.current_task()
@@ -190,7 +194,8 @@ class Socket:
                 heard, since = 0, time.monotonic()
             heard += 1
             self.is_asked = False
-            if message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
+            is_word = message.type is WSMsgType.TEXT and self.said(message.data)
+            if not is_word and message.type not in (WSMsgType.PING, WSMsgType.PONG) or heard > FRAMES_A_MINUTE:
                 return None if message.type is WSMsgType.ERROR else WSCloseCode.POLICY_VIOLATION
             if message.type is WSMsgType.PING:
                 self.write(pong(message.data))
@@ -435,8 +440,17 @@ class Rooms:
     async def announce(self, frame: bytes):
         """Tells every socket a word about this server, in slices. `announced` is the last one, for sockets to come."""
         self.announced = frame
-        for count, socket in enumerate(self.sockets(), 1):
-            socket.write(frame)
+        await self._say(self.sockets(), frame)
+
+    async def say(self, key: Hashable, frame: bytes):
+        """Tells a room a word without a number, in slices. Those who are too far behind are passed over."""
+        await self._say(self.sockets(key), frame)
+        self.bound_waiting()
+
+    async def _say(self, sockets, frame):
+        for count, socket in enumerate(sockets, 1):
+            if socket.waiting() <= WAITING_BYTES_MAX:
+                socket.write(frame)
             if count % SLICE_SOCKETS == 0:
                 await asyncio.sleep(0)
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from voluptuous import All, Length, Optional
 
 import biff
+from plugins import places
 from plugins.places import signed_in
 
 NAME_CHARS_MAX = 60                   # "Maria del Carmen Fernández-Villaverde y Ortega" has 46
@@ -63,7 +64,8 @@ def key_of(name):
 
 async def name_page(ctx):
     return biff.render(ctx, "names/page.html", user=ctx["user"], back=back_of(ctx), chars_max=NAME_CHARS_MAX,
-                       alike=alike(ctx["biff/db"], ctx["user"]) if "saved" in ctx["params"] else [])
+                       alike=alike(ctx["biff/db"], ctx["user"]) if "saved" in ctx["params"] else [],
+                       **places.page_values(ctx))
 
 
 async def new_name(ctx):

@@ -44,7 +44,8 @@ def as_seen(db, channel, mem_id):
         return channel
     others = sorted((author_of(db, one) for one in channel["chan/mems"] - {mem_id}),
                     key=lambda author: (author.name.casefold(), author))
-    return channel | {"chan/title": ", ".join(author.name for author in others), "faces": others}
+    return channel | {"chan/title": ", ".join(author.name for author in others), "faces": others,
+                      "with": sorted(channel["chan/mems"] - {mem_id}, key=str)}
 
 
 def people_of(db, channel, mem):

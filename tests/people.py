@@ -138,12 +138,13 @@ class Person:
         assert answer.status == 204, answer.body_text
         return ids
 
-    async def listen(self, channel, after=None):
-        """A socket on the channel, from the transaction that its page was rendered from."""
+    async def listen(self, channel, after=None, here=None):
+        """A socket on the channel, from the transaction that its page was rendered from. `here` is what that page
+        shows of who is here and types; without it, nothing is told of that at first."""
         if after is None:
             after = re.search(r'id="cursor" value="(\d+)"', (await self.get(channel)).body_text).group(1)
-        return await self.browser.ws_connect(f"{self.base}{channel}/connect?after={after}",
-                                             headers={"Origin": self.base})
+        query = f"after={after}" + (f"&here={here}" if here else "")
+        return await self.browser.ws_connect(f"{self.base}{channel}/connect?{query}", headers={"Origin": self.base})
 
 
 LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noopener noreferrer">\1</a>')

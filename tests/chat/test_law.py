@@ -13,13 +13,14 @@ import pytest
 
 import biff
 import eelchat
-from plugins import changes, places
+from plugins import changes, places, presence
 from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, put
 
-MINE = {"role", "communities", "pick", "my-name", "news"}                # the parts of a page that are one person's own
-LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels", *sorted(MINE - {"news"}),
-        "private-channels", "directs", "pick-private", "seat-count", "seats"]
+EPHEMERAL = {"online", "typing"}                          # what no log has
+MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", *EPHEMERAL}  # a person's own parts of a page
+LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels",
+        *sorted(MINE - {"news"} - EPHEMERAL), "private-channels", "directs", "pick-private", "seat-count", "seats"]
 MINE |= {*LIVE[-5:], "heading", "text-label", None}              # of a direct message: None is its title
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 
@@ -295,6 +296,14 @@ class World:
                 return [put(self.random.choice([self.bobs, former]))]
         return [put(self.message())]
 
+    def whisper(self):
+        """What no log has: Bob comes or goes by another server, or somebody types."""
+        presence, db = self.chat["chat_presence"], self.node.db()
+        if self.random.random() < 0.5:
+            presence.hear("another server", [str(self.bob["xt/id"])], self.random.random() < 0.7)
+        else:
+            presence.typed(db, self.random.choice(list(self.channels)), self.random.choice([self.mem, self.other]))
+
     async def end(self):
         await self.ann.browser.close()
         await biff.stop_system(self.chat)
@@ -312,7 +321,8 @@ class Window:
     async def connect(self):
         await self.cut()
         cursor = self.page.by_id("cursor").attributes["value"]
-        self.socket = await self.world.ann.listen(self.world.path(self.channel_id).removesuffix("/app"), cursor)
+        here = "-".join(self.page.by_id(id).attributes["data-mark"] for id in ("online", "typing"))
+        self.socket = await self.world.ann.listen(self.world.path(self.channel_id).removesuffix("/app"), cursor, here)
         self.reading = asyncio.create_task(self.read())
 
     async def read(self):
@@ -345,6 +355,19 @@ class Window:
                     self.reading.result()
                 await asyncio.sleep(0.005)
 
+    def ephemeral(self):
+        """Who is here and who types, as this page has it."""
+        return self.page.by_id("online").attributes["data-mems"], self.shown("typing")
+
+    async def until_told(self):
+        """Waits until the page has heard what is gathered, and is as a fresh one."""
+        fresh = Window(self.world, self.channel_id, self.more)
+        async with asyncio.timeout(10):
+            await fresh.load()
+            while fresh.ephemeral() != self.ephemeral():
+                await asyncio.sleep(0.02)
+                await fresh.load()
+
     def shown(self, id):
         """What stands in an element; None where this page has none."""
         return element.inside() if (element := self.page.by_id(id)) else None
@@ -363,6 +386,8 @@ async def happen(world, windows, steps):
                 await world.random.choice(windows).connect()
             case 6 if world.random.random() < 0.3:
                 await world.restart()
+            case 8:
+                world.whisper()
             case 7:
                 await asyncio.gather(*(world.node.submit(world.operations())
                                        for _ in range(world.random.randrange(2, 30))))
@@ -396,6 +421,8 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     """Without this, somebody would see another conversation than the rest, and nobody would know."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
     monkeypatch.setattr(changes, "LOOKUPS_MAX", 10)
+    monkeypatch.setattr(presence, "GATHER_S", 0.01)
+    monkeypatch.setattr(presence, "TYPING_S", 2.2)
     compared = 0
     for n in range(size(4, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
@@ -414,6 +441,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
                     assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}, sequence {n}"
                 assert str(window.page.find(lambda one: one.tag
                                             == "title")) == str(fresh.page.find(lambda one: one.tag == "title"))
+                await window.until_told()
                 compared += 1
                 await window.cut()
     say(f"{compared} pages after {size(4, 300)} sequences of 150 events, byte for byte as loaded anew; asked all")
