@@ -307,7 +307,7 @@ def was_said(ctx, id, text, beside):
 class Client(sockets.Socket):
     """A browser at a place, with the session and the membership by which it is there."""
 
-    __slots__ = ("place_id", "mem_id", "session_id", "after", "watchers", "mark", "is_away", "typed_at")
+    __slots__ = ("place_id", "mem_id", "session_id", "after", "watchers", "mark", "is_away")
 
     def __init__(self, ctx, ws):
         super().__init__(ws, ctx["request"].transport, biff.os_socket_of(ctx["request"]), ctx["uid"])

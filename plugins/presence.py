@@ -24,7 +24,7 @@ GATHER_S = 1                          # between two words to one channel about t
 GRACE_S = 10                          # after the last page closed: it may be reloaded, or its phone changes networks
 AWAY_S = 60                           # after the last page went out of sight: a look at another tab
 TYPING_S = 6                          # a page says every 3 s that its reader types
-TYPING_AGAIN_S = 2                    # words that come sooner are passed over
+TYPING_AGAIN_S = 2                    # it is passed over if it comes sooner, and nothing was said meanwhile
 TYPING_SHOWN = 4                      # names: three are told, and one may be the reader's own
 TYPING_CHANNELS_MAX = 10_000          # in which other servers say that somebody types
 ONLINE_MAX = 500                      # of a community whom its page tells as here: it lists 200 members
@@ -130,7 +130,7 @@ class Presence:
     # Sockets
 
     def entered(self, ctx, client):
-        client.mark, client.is_away, client.typed_at = ctx["params"].get("here"), False, 0.0
+        client.mark, client.is_away = ctx["params"].get("here"), False
         self._page(client.person, 1)
         if client.mark is not None:
             self._greet(ctx["biff/node"].db(), client)
@@ -257,10 +257,9 @@ class Presence:
 
     def _type(self, client):
         """A page says that its reader types. Authority is read from the newest snapshot, as for every word."""
-        moment, db = time.monotonic(), self.system["biff/node"].db()
-        if moment - client.typed_at < TYPING_AGAIN_S or not choice_of(db, client.person)["sends"]:
+        db = self.system["biff/node"].db()
+        if not choice_of(db, client.person)["sends"]:
             return
-        client.typed_at = moment
         if (db.entity(client.mem_id) or {}).get("mem/user") == client.person:
             if self.typed(db, client.place_id, client.mem_id):
                 biff.notify(self.system, "typing", client.place_id, client.mem_id)
