@@ -66,7 +66,6 @@ async def use_jinja(system: dict) -> dict:
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
         autoescape=lambda name: name is None or not name.endswith(".txt"))
     system["biff/jinja"].globals |= {"asset": functools.partial(asset_url, assets), "name": system["biff/name"]}
-    system["biff/jinja"].filters["addresses_apart"] = addresses_apart
     return system
 
 
@@ -139,31 +138,34 @@ def fragment(system: dict, template: str, **values: Any) -> str:
 
 
 # No quotes, brackets and stops of East Asian writing, which has no spaces; no marks that turn the direction of writing.
-ADDRESS = re.compile(r"(?i:https?)://[\w\[][^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-                     r"\u2018-\u201f\u2026\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e"
-                     r"\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d\uff5f-\uff64]*")
+ADDRESS_GOES_ON = (r"[^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufdd0\ufdd1\ufeff\u2018-\u201f\u2026"
+                   r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3b\uff3d"
+                   r"\uff5b\uff5d\uff5f-\uff64]*")
+ADDRESS = re.compile(r"(?:(?i:https?)://(?:\w|\[[\da-fA-F:.]{2,45}\])|(?<![\w@.:/-])(?i:www)\.(?=[\w-]+\.\w))"
+                     + ADDRESS_GOES_ON)
 LINKS_MAX = 50                        # in a text; 1,100 of the shortest would make 94 KB of a message of 10,000 letters
-MARKS = ".,;:!?"                      # at an address's end they are the sentence's
+SENTENCE_MARKS = ".,;:!?"             # at an address's end they are the sentence's
 
 
-def addresses_apart(text: str) -> list[tuple[str, bool]]:
-    """The text in pieces, each with whether it is a web address, for a template to link.
+def addresses_apart(text: str, links_max: int = LINKS_MAX) -> list[tuple[str, bool]]:
+    """The text in pieces, each with whether it is a web address, to be linked.
 
-    Only http and https are linked, and the first LINKS_MAX of them. The marks of a sentence are no part of an address.
+    Only http, https and www. are linked, and the first `links_max` of them. The marks of a sentence are no part of an
+    address.
     """
     pieces, end = [], 0
-    for found in itertools.islice(ADDRESS.finditer(text), LINKS_MAX):
-        address = _without_marks(found.group())
+    for found in itertools.islice(ADDRESS.finditer(text), links_max):
+        address = without_marks(found.group())
         pieces += [(text[end:found.start()], False), (address, True)]
         end = found.start() + len(address)
     return [piece for piece in [*pieces, (text[end:], False)] if piece[0]]
 
 
-def _without_marks(address):
+def without_marks(address: str, marks: str = SENTENCE_MARKS) -> str:
     """The address without the marks at its end, and without the brackets there that it does not open itself."""
     surplus = {closing: address.count(closing) - address.count(opening) for opening, closing in ("()", "[]")}
     end = len(address)
-    while address[end - 1] in MARKS or surplus.get(address[end - 1], 0) > 0:
+    while address[end - 1] in marks or surplus.get(address[end - 1], 0) > 0:
         if address[end - 1] in surplus:
             surplus[address[end - 1]] -= 1
         end -= 1

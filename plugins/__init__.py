@@ -8,8 +8,9 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "posted": f(ctx) → attributes that its fields of the form give a new message; "posted-tx": f(ctx, message) → what it
   adds to that message's transaction; both may raise `places.Refused`; "settings": {name: biff.Setting};
 - "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "welcome", "above-compose",
-  "compose", "dialogs", "message-head", "message-foot", "message-actions", "pick", "you"; "page": f(ctx) → values for them;
-  "message": f(db, message) → values of a message; "scripts": files of `static/`, loaded last;
+  "compose", "dialogs", "message-head", "message-foot", "message-actions", "pick", "you"; "page": f(ctx) → values for
+  them; "message": f(db, message) → values of a message; "filters": {name: f} for templates; "scripts": files of
+  `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
   about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;

@@ -359,4 +359,5 @@ def use_views(system):
     slots = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
              for plugin in system["biff/plugins"] for name in plugin.get("slots", {})}
     jinja.globals |= {"slot": lambda name: slots.get(name, ()), "scripts": biff.parts(system, "scripts")}
+    jinja.filters |= biff.dicts(system, "filters")
     system["chat_views"] = Views(jinja.get_template("message.html"))

@@ -4,6 +4,7 @@
 const SLOW_MS = 2_000;            // then a pending message says that it is being sent
 
 const isPending = message => message.classList.contains("pending");
+const textOf = message => message.querySelector(":scope > .text, :scope > p");      // the element with what was said
 
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);

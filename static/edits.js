@@ -153,7 +153,7 @@ function openDeletion() {
   dialog.addEventListener("close", () => $("text")?.focus());
   return one => {
     message = one;
-    $("delete-message-text").textContent = one.querySelector("p").textContent.slice(0, 300);
+    $("delete-message-text").textContent = textOf(one).textContent.slice(0, 300);
     failure.hidden = true;
     dialog.returnValue = "";
     dialog.showModal();

@@ -69,7 +69,7 @@ class Anchor {
 
   constructor(list) { this.list = list; }
   remember() {
-    const texts = [...this.list.querySelectorAll(".message p")], top = topOf(this.list);
+    const texts = [...this.list.querySelectorAll(".message")].map(textOf), top = topOf(this.list);
     const text = texts.find(one => one.getBoundingClientRect().bottom > top);
     this.#id = text?.closest(".message").id ?? null;
     if (!text) return;
@@ -77,7 +77,7 @@ class Anchor {
     this.#share = this.#offset / text.offsetHeight;
   }
   restore() {
-    const text = this.#id && $(this.#id)?.querySelector("p");
+    const message = this.#id && $(this.#id), text = message && textOf(message);
     if (!text) return;
     const offset = this.#offset < 0 ? this.#share * text.offsetHeight : this.#offset;
     this.list.scrollTop += topOf(text) - topOf(this.list) - offset;
@@ -142,7 +142,7 @@ class List {
   }
   #hear(messages) {
     const others = messages.filter(message => !message.classList.contains("mine")), [one] = others;
-    const words = message => `${message.querySelector("b").textContent}: ${message.querySelector("p").textContent}`;
+    const words = message => `${message.querySelector("b").textContent}: ${textOf(message).textContent}`;
     if (one) $("heard").textContent = others.length === 1 ? words(one) : `${others.length} new messages`;
     if (this.#isAtEnd) return;
     this.#unread += messages.length;
@@ -171,7 +171,7 @@ function copyMessages(list) {
   list.addEventListener("copy", event => {
     if (!getSelection().rangeCount) return;
     const range = getSelection().getRangeAt(0), isCopied = part => range.intersectsNode(part);
-    const messages = [...list.querySelectorAll(".message")].filter(message => isCopied(message.querySelector("p")));
+    const messages = [...list.querySelectorAll(".message")].filter(message => isCopied(textOf(message)));
     if (messages.length < 2 && !messages.some(message => isCopied(message.querySelector("header")))) return;
     event.clipboardData.setData("text/plain", messages.map(message => copyOf(message, range)).join("\n\n"));
     event.preventDefault();
@@ -179,7 +179,7 @@ function copyMessages(list) {
 }
 
 function copyOf(message, range) {
-  const part = document.createRange(), text = message.querySelector("p");
+  const part = document.createRange(), text = textOf(message);
   part.selectNodeContents(text);
   if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
   if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);

@@ -42,7 +42,7 @@ ACTIVE = [
     '<link rel=stylesheet href="https://evil.example/x.css">',
     '<style>@import "https://evil.example/x.css";</style>', "<!--", "<![CDATA[", "<?php 1 ?>",
     '" onmouseover="window.pwned=1" x="', "' autofocus onfocus='window.pwned=1",
-    '" _="init set window.pwned to 1" x="', '" hx-get="/pwned" hx-trigger="load" x="', "` onfocus=`window.pwned=1",
+    '" _="init set window.pwned to 1" x="', '" hx-get="/pwned" hx-trigger="load" x="', "` onfocus=window.pwned=1",
     "{{ 7 * 7 }}", "{% raw %}", "${7*7}", "&lt;script&gt;",
     "&#60;img src=x onerror=window.pwned=1&#62;", "%3Cscript%3Ewindow.pwned=1%3C/script%3E", "\uff1cscript\uff1e",
     "<scr\u0000ipt>", "<\u017fcript>window.pwned=1</script>",

@@ -22,6 +22,7 @@ MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", *EP
 LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels",
         *sorted(MINE - {"news"} - EPHEMERAL), "private-channels", "directs", "pick-private", "seat-count", "seats"]
 MINE |= {*LIVE[-5:], "heading", "text-label", None}              # of a direct message: None is its title
+MARKED_UP = ["**ebb** `<b>`", "- *one*\n- two", "> said\n:tada: [a](https://a.example)"]
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}
 
 
@@ -212,7 +213,7 @@ class World:
     def message(self, text=None):
         message = {"xt/id": self.node.new_id(), "msg/mem": self.random.choice([self.mem, self.other]),
                    "msg/channel": self.random.choice(list(self.channels)),
-                   "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï'])} "
+                   "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï', *MARKED_UP])} "
                                        f"{len(self.messages)}",
                    "msg/created-at": dt.datetime.now(dt.timezone.utc)}
         self.messages[message["xt/id"]] = message
