@@ -65,6 +65,7 @@ import tempfile
 import threading
 import time
 import types
+import unicodedata
 import urllib.parse
 import uuid
 import weakref
@@ -126,6 +127,13 @@ GROUP_TERMS = 100                     # conditions in a row; SQLite takes expres
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
 RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more
+TEXT_CHARS_MAX = 20_000               # of one text that a search looks through; what lies behind is not found
+TEXT_PARTS, TEXT_RUN = 16, 12         # tables of the index of texts, by turns of 2¹² entities: an evict writes one anew
+TEXT_ROWS = 10_000                    # rows of it kept back at once, while it is made of a whole log
+SOUGHT_CHARS_MAX = 256                # of what is searched for, and its words: a page of results answers no more
+SOUGHT_WORDS_MAX, SOUGHT_GRAMS_MAX = 16, 32
+SOUGHT_COUNTED = 8_192                # entities that may have the words, counted before a plan is chosen: some 2 ms
+SOUGHT_WALK = 4                       # what makes another beginning of a search cheaper: it has to read each document
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, before the loop gets a turn
 NOTICE_BYTES_MAX = 7_900              # of a notice, which nothing stores: PostgreSQL takes less than 8,000
@@ -782,16 +790,19 @@ _ENCODED: dict[type, Callable] = {     # most values are one of these
 
 def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *,
          index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
-         clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4) -> Node:
+         clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4,
+         text: Iterable[str] | None = None) -> Node:
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
     the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
+    `text` names the attributes that "text-search" looks through; their index is made now if the file has another one.
+    None leaves it as the file has it, [] removes it.
     Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format,
     or not of this log; UnreachableError if PostgreSQL does not answer.
     """
-    return Node(path, functions, index, progress, clock, ids)
+    return Node(path, functions, index, progress, clock, ids, text)
 
 
 class Node:
@@ -799,7 +810,8 @@ class Node:
 
     def __init__(self, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]],
                  index: str | os.PathLike[str] | None, progress: Progress | None,
-                 clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID]):
+                 clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID],
+                 text: Iterable[str] | None = None):
         self.functions = dict(functions)
         self.new_id = ids
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
@@ -813,6 +825,7 @@ class Node:
         self._moved = threading.Condition()
         self._file, self._log = _opened(path, index, self)
         try:
+            self._file.index_texts(text, progress)
             self._log.begin(progress)
         except BaseException:
             self._log.close(), self._file.close()
@@ -1557,20 +1570,41 @@ class _File:
         return n
 
     def reindex(self, progress: Progress | None) -> None:
-        """Derives the index again, in one SQLite transaction: a crash leaves the old one."""
-        try:
-            self.begin()
+        """Derives the index again."""
+        def derive() -> None:
             for name in _DERIVED_NAMES:
                 self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
                 self.writer.execute(statement)
             self.index = _Index(self)
+            if self.index.texts:
+                _make_texts(self.writer.execute, self.index.texts)
             self._replay(progress)
             self.mark()
+        self._derive(derive, f"The index in {self.path} was not derived again", "the old one is there.")
+
+    def index_texts(self, names: Iterable[str] | None, progress: Progress | None) -> None:
+        """Sees to it that the texts of these attributes are indexed, and no others; None: as it is."""
+        names = self.index.texts if names is None else _text_names(names)
+
+        def derive() -> None:
+            _make_texts(self.writer.execute, names)
+            self.index.texts = names
+            if names:
+                _TextWriter(self).write_all(progress)
+        if names != self.index.texts:
+            self._derive(derive, f"The texts in {self.path} were not indexed", "all is as it was. An index of texts "
+                         "needs FTS5 with its trigram tokenizer, which SQLite has from 3.34 on, where it is built with "
+                         f"it; this is SQLite {sqlite3.sqlite_version}.")
+
+    def _derive(self, derive: Callable[[], None], failure: str, advice: str) -> None:
+        """Derives something in one SQLite transaction: a crash leaves what was there."""
+        try:
+            self.begin()
+            derive()
             self.writer.execute("commit")
         except sqlite3.Error as error:
-            raise StoreError(f"The index in {self.path} was not derived again ({error}); "
-                             "the old one is there.") from error
+            raise StoreError(f"{failure} ({error}); {advice}") from error
         finally:
             try:
                 self.undo()           # what was not committed; memory says what is there
@@ -1613,6 +1647,8 @@ class _Rederived(_File):
         connection = _connected(_uri(path, "rwc"), "journal_mode = off", "synchronous = off", "temp_store = memory",
                                 "cache_size = -32000")
         connection.executescript(_DERIVED)
+        if file.index.texts:
+            _make_texts(connection.execute, file.index.texts)
         connection.execute("attach ? as was", (_uri(file.path),))
         self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
         self.evictions = self.births = 0
@@ -1628,6 +1664,8 @@ class _Rederived(_File):
             before, after = execute(f"select (select count(*) from ({was})), (select count(*) from ({now}))").fetchone()
             if before != after or execute(f"select * from ({was}) except select * from ({now}) limit 1").fetchone():
                 found.append(table)
+        if self.index.texts and _differ_in_texts(execute):
+            found.append("texts")
         if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
             found.append(said)
         return found
@@ -1981,6 +2019,7 @@ class _Index:
         self.mentioned: set = set()      # of these, those that are values somewhere
         self.estimates: dict = {}
         self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
+        self.texts, self.has_text_ids = _texts_there(execute)
 
     def catch_up(self) -> None:
         """Counts the documents put since the statistics were last written, which is not with every commit."""
@@ -2084,6 +2123,193 @@ class _Index:
 def _plain_key(id: Any) -> int | str | None:
     """What a UUID or a string is found by in `plain`: equal only where the ids are, hashed in C. None for other ids."""
     return id.int if type(id) is uuid.UUID else id if type(id) is str else None
+
+
+# ── Text ─────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# Words are looked for in texts as `_folded` makes them: without case, accents and needless space. The index of texts
+# says which entities may have some words in any of their versions; which version a snapshot sees, and whether it has
+# them, is asked of facts and documents. So it may hold too much, and is right for every snapshot.
+#
+# It is made of FTS5's trigrams, without the texts. Its rows are entities, numbered by their cells, so that a search can
+# walk them in the order of creation; ids that are no numbers get one below zero, in `text_ids`.
+
+_WIDE = "\u0e00-\U0010ffff"           # characters of scripts that need no space between words, signs, emoji
+_WORD_CHAR = rf"[^\W{_WIDE}]"         # of the other scripts
+_BESIDE_WIDE = re.compile(f"(?<=[{_WIDE}])|(?=[{_WIDE}])")
+_MARK = "\1"                          # stands there: so one such character is a trigram, and so are two
+_BEGINNINGS = re.compile(f"(?<! )(?<!{_WORD_CHAR}){_WORD_CHAR}{{2}}")
+_SHORT_WORD = re.compile(f"{_WORD_CHAR}{{1,2}}")
+_PART = re.compile(r'"([^"]*)"?|([^\s"]+)')           # of what is searched for: a phrase, or a word
+_TEXT_TABLES = [f"text{part}" for part in range(TEXT_PARTS)]
+
+
+def _folded(text: str) -> str:
+    """A text as it is searched: no case, no accents, one space for several, and marks beside wide characters."""
+    text = text[:TEXT_CHARS_MAX].replace("\0", " ")
+    if text.isascii():
+        return " ".join(text.lower().split())
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    kept = "".join([char for char in parts if not unicodedata.combining(char) and char != "\ufe0f"])
+    return _BESIDE_WIDE.sub(_MARK, " ".join(unicodedata.normalize("NFC", kept).replace("\u2019", "'").split()))
+
+
+def _with_beginnings(folded: str) -> str:
+    """What is indexed of a text: it, and once more the beginnings of words that have no space before them."""
+    text = f" {folded} "
+    return text if folded.replace(" ", "").isalnum() else f"{text} {' '.join(_BEGINNINGS.findall(text))}"
+
+
+class _Sought(NamedTuple):
+    """What is searched for: all of it must be in a text."""
+    parts: tuple                      # folded: each must occur
+    short: tuple                      # patterns: with one or two letters a word must begin
+    match: str                        # the trigrams that all this has, in FTS5's words; "" if it has none
+
+
+@functools.lru_cache(PLANS_CACHED)
+def _sought(words: Any) -> _Sought:
+    """Words, of which each must occur; in quotes several in a row. Raises: QueryError."""
+    if type(words) is not str or len(words) > SOUGHT_CHARS_MAX:
+        raise QueryError(f"text-search for {_short(words)}; wanted a text of at most {SOUGHT_CHARS_MAX} characters.")
+    found = list(dict.fromkeys(filter(None, (_folded(phrase or word) for phrase, word in _PART.findall(words)))))
+    if not 0 < len(found) <= SOUGHT_WORDS_MAX:
+        raise QueryError(f"text-search for {_short(words)} has {len(found)} words; wanted 1 to {SOUGHT_WORDS_MAX}.")
+    short = [word for word in found if _SHORT_WORD.fullmatch(word)]
+    patterns = [re.compile(f"(?<!{_WORD_CHAR}){word}") for word in short]
+    texts = [f" {word}" if word in short else word for word in found]
+    grams = dict.fromkeys(text[i:i + 3] for text in texts for i in range(len(text) - 2))
+    match = " ".join('"' + gram.replace('"', '""') + '"' for gram in list(grams)[:SOUGHT_GRAMS_MAX])
+    return _Sought(tuple(word for word in found if word not in short), tuple(patterns), match)
+
+
+def _has_words(value: Any, words: Any) -> bool:
+    """Whether a value is a text with these words."""
+    if type(value) is not str:
+        return False
+    (parts, short, _), text = _sought(words), _folded(value)
+    return all(part in text for part in parts) and all(pattern.search(text) for pattern in short)
+
+
+def _text_names(names: Iterable[str]) -> frozenset[str]:
+    kept = () if isinstance(names, (str, bytes)) or not isinstance(names, Iterable) else list(names)
+    if type(kept) is tuple or not all(type(name) is str and is_text(name) for name in kept):
+        raise StoreError(f"text={_short(names)}; wanted a list of attributes, such as [\"msg/text\"].")
+    return frozenset(kept)
+
+
+def _texts_there(execute: Callable) -> tuple[frozenset[str], bool]:
+    """Of which attributes a file indexes the texts, and whether some of their entities have ids that are no numbers."""
+    if not execute("select 1 from sqlite_master where name = 'texts'").fetchone():
+        return frozenset(), False
+    return (frozenset(name for name, in execute("select name from texts").fetchall()),
+            bool(execute("select 1 from text_ids").fetchone()))
+
+
+def _make_texts(execute: Callable, names: Iterable[str]) -> None:
+    """An empty index of the texts of these attributes, or none of no attribute."""
+    for table in ("texts", "text_ids", *_TEXT_TABLES):
+        execute(f"drop table if exists {table}")
+    if names:
+        execute("create table texts(name primary key)")
+        execute("create table text_ids(n integer primary key, e unique)")
+        for name in sorted(names):
+            execute("insert into texts values (?)", (name,))
+        for table in _TEXT_TABLES:
+            execute(f"create virtual table {table} using fts5(grams, content = '', columnsize = 0, detail = none, "
+                    "tokenize = 'trigram case_sensitive 1')")
+
+
+def _text_rows(match: str, has_ids: bool = False) -> str:
+    """SQL for the cells of the entities that may have what a parameter matches."""
+    e = "ifnull((select i.e from text_ids i where i.n = -t.rowid), t.rowid)" if has_ids else "t.rowid"
+    return " union all ".join(f"select {e} as e from {table}({match}) t" for table in _TEXT_TABLES)
+
+
+def _differ_in_texts(execute: Callable) -> bool:
+    """Whether the texts of `main` and `was` do not have each trigram as often."""
+    for table in _TEXT_TABLES:
+        for schema in "was", "main":
+            execute(f"create virtual table temp.{schema}_{table} using fts5vocab({schema}, {table}, row)")
+        was, now = (f"select term, doc from temp.{schema}_{table}" for schema in ("was", "main"))
+        if execute(f"select 1 from (select * from ({was} except {now}) union all select * from ({now} except {was}))"
+                   ).fetchone():
+            return True
+    return False
+
+
+class _TextWriter:
+    """What a group of transactions changes in the index of texts."""
+
+    def __init__(self, file: _File):
+        self._names, self._connection = file.index.texts, file.writer.connection
+        self._rows: dict[str, list] = {}      # table → (row, what is indexed)
+        self._count, self._evicted, self.has_new_ids = 0, set(), False        # type: int, set[str], bool
+
+    def keep(self, e: Cell, op: _Op) -> None:
+        """The texts of a new version."""
+        if op.data is not None and not self._names.isdisjoint(name for name, _ in op.facts):
+            self._keep(e, unpack(op.data))
+
+    def _keep(self, e: Cell, document: dict) -> None:
+        if text := self._text(document):
+            row = e if type(e) is int else self._row(e)
+            self._rows.setdefault(self._table(row), []).append((row, text))
+            self._count += 1
+            if self._count >= TEXT_ROWS:
+                self.flush()
+
+    def _text(self, document: dict) -> str:
+        return "\n".join(sorted([_with_beginnings(_folded(value)) for name in self._names if name in document
+                                 for value in _several(document[name]) if type(value) is str]))
+
+    def _row(self, e: Cell) -> int:
+        self.has_new_ids = True
+        self._connection.execute("insert or ignore into text_ids(e) values (?)", (e,))
+        return self._connection.execute("select -n from text_ids where e = ?", (e,)).fetchone()[0]
+
+    def _table(self, row: int) -> str:
+        return _TEXT_TABLES[(row >> TEXT_RUN) % TEXT_PARTS]
+
+    def flush(self) -> None:
+        """Rows go in by their number: FTS5 begins a new piece of its index where they do not rise."""
+        for table, rows in self._rows.items():
+            rows.sort(key=operator.itemgetter(0))
+            self._connection.executemany(f"insert into {table}(rowid, grams) values (?, ?)", rows)
+        self._rows.clear()
+        self._count = 0
+
+    def forget(self, e: Cell) -> None:
+        """Takes out what was indexed of an evicted entity, before its documents go."""
+        execute = self._connection.execute
+        documents = execute("select c.doc from facts f cross join documents c on c.n = f.n "
+                            "where f.p in (0, 1) and f.e = ? and f.a = ?", (e, _ID)).fetchall()
+        texts = [text for data, in documents if (text := self._text(unpack(data)))]
+        if texts:
+            row = e if type(e) is int else self._row(e)
+            self._evicted.add(table := self._table(row))
+            for text in texts:
+                execute(f"insert into {table}({table}, rowid, grams) values ('delete', ?, ?)", (row, text))
+            execute("delete from text_ids where e = ?", (e,))
+
+    def finish(self) -> None:
+        """Writes the tables anew that lost something: until then FTS5 only marks it as deleted."""
+        for table in self._evicted:
+            self._connection.execute(f"insert into {table}({table}) values ('optimize')")
+
+    def write_all(self, progress: Progress | None) -> None:
+        """The texts of all versions that the index has."""
+        execute = self._connection.execute
+        versions = ("select distinct e, n from facts where p in (0, 1) and a in (select a from attributes "
+                    "where name in (select name from texts))")
+        total, = execute(f"select count(*) from ({versions})").fetchone()
+        rows = execute(f"select f.e, c.doc from ({versions}) f cross join documents c on c.n = f.n")
+        for done, (e, data) in enumerate(rows, 1):
+            self._keep(e, unpack(data))
+            if progress:
+                progress(done, total)
+        self.flush()
+
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -2921,6 +3147,7 @@ class _Batch:
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
         self._log_rows, self._documents, self._ids, self._rects = self._new.values()
         self._facts: dict[int, list] = {}      # by the length of a row, which has several facts of one version
+        self._texts = _TextWriter(file) if file.index.texts else None
 
     def learn(self, ids: Iterable) -> None:
         """Looks the UUIDs among some entities' ids up, together."""
@@ -2951,6 +3178,8 @@ class _Batch:
             self._insert(table, rows)
         for rows in self._facts.values():
             self._insert("facts", rows)
+        if self._texts:
+            self._texts.flush()
 
     def _insert(self, table: str, rows: list) -> None:
         if rows:
@@ -3063,6 +3292,8 @@ class _Batch:
         for start in range(0, len(pairs), 2 * FACTS_A_ROW):
             row = [p, k, e, n, d, *pairs[start:start + 2 * FACTS_A_ROW]]
             self._facts.setdefault(len(row), []).append(row)
+        if self._texts:
+            self._texts.keep(e, transaction.contents[n])
 
     def _count(self) -> None:
         """Counts the new facts for the statistics."""
@@ -3076,6 +3307,8 @@ class _Batch:
         self.flush()
         numbers = self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?",
                                 (e, e)).fetchall()
+        if self._texts:
+            self._texts.forget(e)
         self._many("delete from documents where n = ?", numbers)
         for table in "facts where p in (0, 1) and", "rects where", "unseen where":
             self._execute(f"delete from {table} e = ?", (e,))
@@ -3084,6 +3317,8 @@ class _Batch:
     def finish(self) -> None:
         """The last statements before COMMIT: rows kept back, and at times the statistics as of before this group."""
         self.flush()
+        if self._texts:
+            self._texts.finish()
         if self._file.latest.n - self._file.index.counted > STATISTICS_EVERY:
             self._file.index.write_statistics(self._file.latest.n)
 
@@ -3096,6 +3331,8 @@ class _Batch:
         file, index = self._file, self._file.index
         index.attributes.update(self.attributes)
         self.count()
+        if self._texts and self._texts.has_new_ids and not index.has_text_ids:
+            index.has_text_ids, index.generation = True, object()
         for number, n in self.numbers.items():
             index.numbers.put(number, n)
         index.unknown.clear(), index.mentioned.clear()
@@ -3811,6 +4048,7 @@ def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
 #     CLAUSE   [TERM, "attribute", TERM]   [TERM, "attribute"]        a fact: entity, attribute, value
 #              [(f, ARG, …)]                       a test: keeps rows for which f gives neither None nor False
 #              [(f, ARG, …), BINDING]              a call whose result is bound
+#              [("text-search", "attribute", ARG), [["?entity", "?text"]]]      texts with these words
 #              ("not", CLAUSE, …)                  ("not-join", ["?x", …], CLAUSE, …)
 #              ("or", BRANCH, …)                   ("or-join", ["?x", …] or [["?bound", …], "?x", …], BRANCH, …)
 #              ("rule", TERM, …)                   a call of a rule
@@ -3892,6 +4130,16 @@ class _Bind(_Clause):
     binds = property(lambda self: frozenset(self.terms[1:]))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Search(_Clause):
+    """That an entity may have a text with some words: where a search can begin. A triple and a test make sure of it."""
+    a: str = ""
+    e = property(lambda self: self.terms[0])
+    words = property(lambda self: self.terms[1])
+    needs = property(lambda self: _term_vars(self.terms[1:]))
+    binds = property(lambda self: frozenset(_term_vars(self.terms[:1])))
+
+
 class _Not(_Clause):
     """Clauses that must not hold."""
     clauses = property(lambda self: self.inside[0])
@@ -3955,6 +4203,7 @@ class _Parsed(NamedTuple):
     is_page: bool                     # ordered or cut: answers may come twice
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     source: dict
+    searched: tuple                   # what gives the words of searches, whose entities are counted likewise
     watched: tuple                    # ranges whose rows are counted before a plan is chosen
     plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
@@ -4080,7 +4329,7 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     is_bag = is_page or any(map(_is_grouping, find))
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query,
-                     _watched(where, ins), {})
+                     _searched(where, ins), _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4320,6 +4569,8 @@ class _ClauseParser:
     def _clause(self, clause: Any) -> tuple[_Clause, ...]:
         if type(clause) is list and clause:
             if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
+                if clause[0][0] == "text-search" and "text-search" not in self._functions:
+                    return self._search(clause)
                 return (self._call_clause(clause),)
             return (self._triple(clause),)
         if type(clause) is tuple and clause and type(clause[0]) is str:
@@ -4351,6 +4602,17 @@ class _ClauseParser:
                              "[(f, …), binding].")
         binding = _parse_binding(clause[1], _short(clause))
         return _Bind(clause, (call, *binding.vars), shape=binding.shape)
+
+    def _search(self, clause: list) -> tuple[_Clause, ...]:
+        """What a search says, as a triple and a test, and before these where it may begin."""
+        call, binding = clause[0], _parse_binding(clause[1], _short(clause)) if len(clause) == 2 else None
+        if binding is None or binding.shape != "relation" or len(binding.vars) > 2 or len(call) != 3 \
+                or type(call[1]) is not str or _is_var(call[1]):
+            raise QueryError(f"{_short(clause)}: wanted [(\"text-search\", \"attribute\", words), [[\"?entity\", "
+                             "\"?text\"]]], where ?text may be left out.")
+        (e, v, *_), words = (*binding.vars, _fresh()), self._argument(call[2], clause)
+        test = _Test(clause, (_Call(_has_words, (v, words)),))
+        return _Search(clause, (e, words), a=call[1]), _Triple([e, call[1], v], (e, v), a=call[1]), test
 
     def _call(self, call: tuple, clause: Any) -> _Call:
         head = call[0]
@@ -4641,14 +4903,16 @@ class _Block:
     shares them, so that the next clause about this entity need not ask again what is visible.
     `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
     `first` is the alias of the first table and the place of its condition of visibility, if that table is `facts`.
+    `is_walked` says that its rows come in the order that is asked for.
     """
-    __slots__ = "froms", "wheres", "bound", "owners", "kinds", "first"
+    __slots__ = "froms", "wheres", "bound", "owners", "kinds", "first", "is_walked"
 
     def __init__(self, froms: Iterable[str] = (), bound: Mapping[str, str] = NOTHING,
                  owners: Mapping[str, tuple] = NOTHING, kinds: Mapping[str, int] = NOTHING):
         self.froms, self.bound, self.owners, self.kinds = list(froms), dict(bound), dict(owners), dict(kinds)
         self.wheres: list[str] = []
         self.first: tuple[str, int] | None = None
+        self.is_walked = False
 
     def inner(self) -> _Block:
         """A block inside this one, that may use what is bound here."""
@@ -4741,6 +5005,13 @@ def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
     tests = {clause.terms[0]: clause.tests for clause in clauses if isinstance(clause, _Range)}
     return tuple((triple.v, triple.a, tests[triple.v]) for triple in triples
                  if _is_var(triple.e) and triple.e not in scalars and _is_var(triple.v) and triple.v in tests)
+
+
+def _searched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
+    """What gives the words of the searches, where they are known before a row is read."""
+    scalars, _ = _scalars(ins)
+    known = (_known_spec(scalars, clause.words) for clause, _ in _every(where) if isinstance(clause, _Search))
+    return tuple(dict.fromkeys(spec for spec in known if spec))
 
 
 class _Statement(NamedTuple):
@@ -4975,6 +5246,7 @@ class _Joiner:
                  turn: _Turn | None = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
         self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
         self.sizes = sizes
+        self.walked: tuple[Any, str] = None, ""       # the search that is to bring its entities in order, and which
         self.text = text or _Text(shared.file)
 
     def inside_rule(self) -> _Joiner:
@@ -5031,6 +5303,8 @@ class _Joiner:
             return _FILTERS if size > _ARGUMENT and clause.terms[0] in block.bound else size
         if kind is _Triple:
             return self.triple_cost(clause, block)
+        if kind is _Search:
+            return self.search_cost(clause, block)
         if kind is _Test or kind is _Range:
             return _FILTERS
         if kind is _Bind:
@@ -5055,6 +5329,15 @@ class _Joiner:
         if v:
             return _SEARCH + rows / values
         return _SEARCH + (min(rows * _RANGED, self.sizes[clause.v]) if clause.v in self.sizes else rows * _WHOLE)
+
+    def search_cost(self, clause: _Search, block: _Block) -> float:
+        if self.is_bound(clause.e, block):
+            return _FILTERS
+        count, rows = self.sizes.get(_known_spec(self.scalars, clause.words)), self.shared.estimate(clause.a)[0]
+        if count == math.inf:         # nothing to look up: all entities may have the words, and one can walk UUIDs
+            index = self.shared.file.index
+            return math.inf if index.has_text_ids or self.shared.kinds("xt/id") & _SMALL_KIND else rows * _WHOLE
+        return math.inf if count is None else max(count, rows / SOUGHT_WALK) if count == SOUGHT_COUNTED else count
 
     # Joining one clause
 
@@ -5125,6 +5408,21 @@ class _Joiner:
         for term, place in (clause.e, "e"), (clause.v, "v"):
             if _is_var(term) and not self.is_bound(term, block):
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
+        return block
+
+    def _join_search(self, block: _Block, clause: _Search, needed: frozenset[str]) -> _Block:
+        """The entities that may have the words; nothing, if the entity is known before."""
+        if self.is_bound(clause.e, block):
+            return block
+        shared, c, words = self.shared, self.shared.name("c"), _known_spec(self.scalars, clause.words)
+        source = "select n as e from ids where n > 0" if self.sizes[words] == math.inf else _text_rows(
+            self.text.param("sought", *words or ()), shared.file.index.has_text_ids)
+        if shared.is_over:
+            source = f"select e from ({source}) union select e from temp.touched"
+        elif clause is self.walked[0]:        # without a limit SQLite drops the order
+            source, block.is_walked = source + f" order by e{self.walked[1]} limit -1", True
+        block.froms.append(f"({source}) {c}")
+        block.bound[clause.e], block.kinds[clause.e] = f"+{c}.e", shared.kinds("xt/id")
         return block
 
     def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> _Block:
@@ -5245,6 +5543,7 @@ class _Joiner:
         return self.shared.rules.join(self, block, clause, needed)
 
     _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Range: _join_range,
+                                   _Search: _join_search,
                                    _Bind: _join_bind, _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
 
 
@@ -5556,7 +5855,10 @@ class _Shaper:
         totals = self._totals(where)
         late = () if shared.is_over or totals else self._late(where)
         joined = self._given + [clause for clause in where if clause not in late]
-        block = joiner.join(_Block(), joined, self._wanted(late), None if shared.is_over else self._in_order(where))
+        self._check_searches(where)
+        joiner.walked = self._newest(where)
+        block = joiner.join(_Block(), joined, self._wanted(late),
+                            joiner.walked[0] or (None if shared.is_over else self._in_order(where)))
         if totals:
             return self._totalled(block, totals, where)
         row, exprs, reads = self._row(block, late)
@@ -5580,6 +5882,14 @@ class _Shaper:
     def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
         every = _all_clauses(where, self._parsed.rules)
         return tuple(dict.fromkeys(clause.a for clause in every if isinstance(clause, _Triple)))
+
+    def _check_searches(self, where: tuple[_Clause, ...]) -> None:
+        texts = self._shared.file.index.texts
+        for clause in _all_clauses(where, self._parsed.rules):
+            if isinstance(clause, _Search) and clause.a not in texts:
+                raise QueryError(f"{_short(clause.source)}: {_short(clause.a)} is not searched for words here; name it "
+                                 f"when the store is opened: open(…, text=[{_short(clause.a)}]). Named so far: "
+                                 f"{', '.join(sorted(texts)) or 'none'}.")
 
     def _doubts(self, where: tuple[_Clause, ...]) -> tuple[str, ...]:
         """What can find nothing: attributes that no document has, and values of a type that an attribute never had."""
@@ -5714,7 +6024,7 @@ class _Shaper:
         """
         found = {*found, *self._joiner.scalars}
         for clause in joined:
-            if type(clause) not in (_Triple, _RuleCall, _Test, _Not):
+            if type(clause) not in (_Triple, _RuleCall, _Test, _Not, _Search):
                 return False
             if type(clause) in (_Triple, _RuleCall) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
@@ -5726,6 +6036,8 @@ class _Shaper:
     def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
         """ORDER BY where SQL orders as we do: by creation, or by values of one type that are not hashed."""
         parts, values = [], {c.v for c in late}
+        if block.is_walked:
+            return "", True
         for target, is_descending in self._parsed.order:
             if type(target) is int:
                 find = self._parsed.find[target]
@@ -5764,6 +6076,22 @@ class _Shaper:
         least = min(self._joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
         is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
         return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
+
+    def _newest(self, where: tuple[_Clause, ...]) -> tuple[Any, str]:
+        """A search to begin with, and the order of creation that the answer wants: it stops when the page is full.
+
+        Something else that is known of its entity may be rarer: then what that finds is looked through.
+        """
+        parsed, joiner = self._parsed, self._joiner
+        var, is_descending = parsed.order[0] if len(parsed.order) == 1 else (None, False)
+        searches = [clause for clause in where if type(clause) is _Search and clause.e == var]
+        if len(searches) != 1 or parsed.limit is None or self._shared.is_over or var in joiner.scalars \
+                or any(map(_is_grouping, parsed.find)):
+            return None, ""
+        cost = joiner.search_cost(searches[0], _Block())
+        others = [joiner.triple_cost(clause, _Block()) for clause in where
+                  if type(clause) is _Triple and clause.e == var]
+        return (searches[0], " desc" * is_descending) if cost <= SOUGHT_WALK * min(others) else (None, "")
 
     def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
         parsed = self._parsed
@@ -6167,7 +6495,7 @@ class _Run:
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
         is_over = self.db._supposed is not None
-        is_plain = not self.parsed.watched and _IMMUTABLE.issuperset(map(type, self.args))
+        is_plain = not self.parsed.watched and not self.parsed.searched and _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
         key = self.mode, is_over, inputs
         found = self.parsed.plans.get(key)
@@ -6193,6 +6521,7 @@ class _Run:
             if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
         sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
+        sizes += [(spec, self._sought(spec)) for spec in self.parsed.searched]
         sets = () if _SETS.isdisjoint(map(type, self.args)) else \
             [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
@@ -6207,6 +6536,17 @@ class _Run:
                     "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
                     (number, *self.bounds(tests, kind), COUNTED_MAX + 1)).fetchone()[0]
         return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
+
+    def _sought(self, spec: tuple) -> float:
+        """How many entities may have the words, roughly; infinite where the index of texts cannot tell."""
+        words = _known_value(self, spec)
+        if words is None and not self.args or not self.file.index.texts:
+            return math.inf
+        if not (match := _sought(words).match):
+            return math.inf
+        rows = f"select 1 from ({_text_rows('?1')}) limit {SOUGHT_COUNTED}"
+        count = self.reader.execute(f"select count(*) from ({rows})", (match,)).fetchone()[0]
+        return count if count == SOUGHT_COUNTED else 8 ** ((count.bit_length() + 2) // 3)
 
     def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
         """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
@@ -6411,6 +6751,7 @@ _PARAMETER: dict[str, Callable] = {
     "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
     "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
+    "sought": lambda run, *spec: _sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
 }
