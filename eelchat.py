@@ -45,8 +45,8 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, files, invitations, line, members, names, permalinks, places, presence,
-                     private, text, titles, unread)
+from plugins import (commands, edits, feeds, files, founders, invitations, line, members, names, permalinks, places,
+                     presence, private, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.kept import Kept
@@ -514,7 +514,7 @@ CHANNEL = "/community/{id}/channel/{channel_id}"
 ROUTES = [
     ("GET", "/", biff.anyone, home),
     ("GET", "/app", signed_in, app),
-    ("POST", "/community", signed_in, new_community),
+    ("POST", "/community", founders.founder, new_community),
     ("GET", "/community/{id}", in_community, community),
     ("POST", "/community/{id}/channel", channel_opener, new_channel),
     ("GET", CHANNEL, in_channel, channel_page),
@@ -530,9 +530,9 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "goes-with": {"channel": ["msg/channel"]}, "queues": [{"id": "sweep", "consumer": sweep, "may-be-cut": True}],
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN, line.PLUGIN,
-           edits.PLUGIN, text.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN, presence.PLUGIN,
-           feeds.PLUGIN, commands.PLUGIN]
+PLUGINS = [biff.auth_plugin(), PLUGIN, founders.PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN,
+           line.PLUGIN, edits.PLUGIN, text.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN,
+           presence.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
               biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -27,7 +27,7 @@ from biff.limits import client_of, is_allowed, networks_of
 from biff.mail import send_mail
 from biff.pages import base_url_of, fragment, is_local, redirect, render, url
 from biff.requests import anyone
-from biff.sessions import (COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, session_id, sessions_of,
+from biff.sessions import (COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, last_use, session_id, sessions_of,
                            set_cookie)
 from biff.system import now
 from biff.tx import ContentionError, NOW, lookup, lookup_all, lookup_id, submit_tx
@@ -316,9 +316,10 @@ def _sign_in_tx(ctx, token_id, hashed):
 
 def _agent(text):
     """A browser and its system, in words that its owner knows again."""
-    browsers = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}
-    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "Mac OS": "macOS",
-               "Linux": "Linux"}
+    browsers = {"Edg": "Edge", "OPR/": "Opera", "SamsungBrowser/": "Samsung Internet", "Firefox/": "Firefox",
+                "FxiOS/": "Firefox", "CriOS/": "Chrome", "Chrome/": "Chrome", "Safari/": "Safari"}
+    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "CrOS": "ChromeOS",
+               "Mac OS": "macOS", "Linux": "Linux"}
     browser = next((name for mark, name in browsers.items() if mark in text), "A browser")
     return browser + next((f" on {name}" for mark, name in systems.items() if mark in text), "")
 
@@ -331,7 +332,9 @@ async def signout(ctx: dict) -> web.StreamResponse:
 
 
 def sessions_page(ctx: dict) -> web.StreamResponse:
-    alive = [session for session in sessions_of(ctx["biff/db"], ctx["uid"]) if is_alive(session, now(ctx))]
+    alive = [session | {"seen-at": last_use(ctx, session)} for session in sessions_of(ctx["biff/db"], ctx["uid"])
+             if is_alive(session, now(ctx))]
+    alive.sort(key=lambda session: (session["xt/id"] == ctx["session"]["xt/id"], session["seen-at"]), reverse=True)
     return render(ctx, "sessions.html", sessions=alive, mine=ctx["session"]["xt/id"])
 
 

@@ -20,7 +20,9 @@ from biff.tx import lookup_all, submit_tx
 
 SESSION_DAYS = 60                     # from signing in, however often it is used
 SESSION_IDLE_DAYS = 30                # without use
-USED_EVERY = dt.timedelta(days=1)     # how old "last used" may be: a task writes it once a day, a page never
+USED_EVERY = dt.timedelta(days=1)     # of a session that is used all day, its last use is written so often: by a task
+RESTS_AFTER = dt.timedelta(hours=1)   # without a use; then its last use is written, too
+SEEN_MAX = 10_000                     # sessions whose last use is known in memory
 EVICT_MAX = 200                       # expired documents in one transaction: some 20 ms
 COOKIE = web.RequestKey("cookie", tuple)          # the value and its seconds, if the answer is to set one
 TOKEN_FIELD, TOKEN_HEADER = "__anti-forgery-token", "X-CSRF-Token"
@@ -96,9 +98,20 @@ def session_of(ctx):
         return None
     if db.entity(found["session/user"]) is None:
         return None
-    if found["session/used-at"] + USED_EVERY < moment:
-        ctx["biff/seen"][found["xt/id"]] = moment
+    _note_use(ctx["biff/seen"], found, moment)
     return found
+
+
+def _note_use(seen, session, moment):
+    seen.pop(session["xt/id"], None)
+    seen[session["xt/id"]] = moment, session["session/used-at"]
+    if len(seen) > SEEN_MAX:
+        del seen[next(iter(seen))]
+
+
+def last_use(ctx: dict, session: dict) -> dt.datetime:
+    """When a session was used last, as far as this server knows."""
+    return max(session["session/used-at"], *ctx["biff/seen"].get(session["xt/id"], ()))
 
 
 def session_id(hashed: str) -> str:
@@ -116,14 +129,20 @@ def sessions_of(db: store.Db, uid: Any) -> list[dict]:
     return sorted(lookup_all(db, "session/user", uid), key=lambda session: session["session/used-at"], reverse=True)
 
 
+def _is_due(at, written, moment):
+    """True if a last use is to be written: the written one is a day old, or the session rests since."""
+    return at > written + (RESTS_AFTER if at + RESTS_AFTER < moment else USED_EVERY)
+
+
 async def keep_sessions(ctx: dict) -> None:
     """Writes when sessions were last used, and evicts what has expired, so that no secret stays in the history."""
-    seen = dict(ctx["biff/seen"])
+    seen = {id: at for id, (at, written) in ctx["biff/seen"].items() if _is_due(at, written, now(ctx))}
     await submit_tx(ctx, lambda ctx: [
         {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
         for id, used_at in seen.items() if ctx["biff/db"].entity(id)])
-    for id in seen:
-        del ctx["biff/seen"][id]
+    for id, at in seen.items():
+        if ctx["biff/seen"].get(id, (None,))[0] == at:
+            del ctx["biff/seen"][id]
     moment = now(ctx)
     ends = [("token/expires-at", moment), ("session/created-at", moment - dt.timedelta(days=SESSION_DAYS)),
             ("session/used-at", moment - dt.timedelta(days=SESSION_IDLE_DAYS))]

@@ -226,5 +226,5 @@ PLUGIN = {
         ("POST", INVITATIONS, inviter, new_invitation),
         ("POST", INVITATIONS + "/{invitation_id}/revoke", in_community, revoke_invitation),
     ],
-    "slots": {"head": "invitations/button.html"},
+    "slots": {"head": "invitations/button.html", "above-compose": "invitations/card.html"},
 }

@@ -132,8 +132,7 @@ class Presence:
     def entered(self, ctx, client):
         client.mark, client.is_away = ctx["params"].get("here"), False
         self._page(client.person, 1)
-        if client.mark is not None:
-            self._greet(ctx["biff/node"].db(), client)
+        self._greet(ctx["biff/node"].db(), client)
 
     def left(self, client):
         if not client.is_away:
@@ -227,9 +226,9 @@ class Presence:
                 await asyncio.sleep(0)
 
     def _greet(self, db, client, with_typing=True):
-        """Tells a page what it does not know."""
+        """Tells a page what it does not know. One that says nothing of what it shows shows none of it."""
         place, known = db.entity(client.place_id), (client.mark or "").partition("-")
-        if place is None or client.room is None:
+        if place is None or client.room is None or client.mark is None:
             return
         values = self.online_values(db, place, client.person)
         told = ""
@@ -248,7 +247,7 @@ class Presence:
         mem = mem or mem_in(db, person, community_id) if here else None
         if mem:
             near = {one for channel in private_channels_of(db, mem["xt/id"]) for one in channel["chan/mems"]}
-            shown = {str(one) for one in near & here}
+            shown = {str(one) for one in near & here if one != mem["xt/id"]}
             shown.update([] if "chan/comm" in place else sorted(map(str, here))[:ONLINE_MAX])
         online = sorted(shown)
         return {"online": online, "online_mark": mark_of([*online, *choice.items()]), **choice}

@@ -9,9 +9,10 @@ import contextlib
 import functools
 import uuid
 
-from voluptuous import Optional
+from voluptuous import Optional, Schema
 
 import biff
+from plugins.changes import channel_of
 from plugins.names import author_of
 from plugins.places import (app_page, by_title, channel_path, community_path, in_channel, in_community, is_direct,
                             is_private, may_read, mem_in, people_in, private_channels_of, sweep_mark)
@@ -23,6 +24,14 @@ STARTED_MAX = 200                     # private channels and direct messages tha
 HELD_MAX = 500                        # that one person is in; their pages list them all
 SHOWN_MAX = 40                        # members to choose from, fewer than a form has fields; a search finds the others
 
+SCHEMA = {
+    "hiding": Schema({                                        # a direct message is in its member's list no more,
+        "xt/id": str,                                         # until something follows what was the last then
+        "hide/mem": uuid.UUID,
+        "hide/channel": uuid.UUID,
+        "hide/upto": uuid.UUID,                               # a message; the channel itself, if it had none
+    }, required=True),
+}
 EXTENDS = {
     "channel": {Optional("chan/mems"): {uuid.UUID},           # only these memberships see that it exists
                 Optional("chan/maker"): uuid.UUID,
@@ -34,8 +43,18 @@ EXTENDS = {
 
 def lists_of(db, mem_id):
     """The private channels and the direct messages of a member, each by title."""
-    found = sorted((as_seen(db, one, mem_id) for one in private_channels_of(db, mem_id)), key=by_title("chan/title"))
+    hidden = hidden_from(db, mem_id)
+    shown = [one for one in private_channels_of(db, mem_id) if one["xt/id"] not in hidden]
+    found = sorted((as_seen(db, one, mem_id) for one in shown), key=by_title("chan/title"))
     return {"privates": [one for one in found if not is_direct(one)], "directs": list(filter(is_direct, found))}
+
+
+def hidden_from(db, mem_id):
+    """The direct messages that a member has hidden, and in which nothing was said since."""
+    hidings = biff.lookup_all(db, "hide/mem", mem_id)
+    newer = {"find": "?m", "in": ["?c", "?upto"], "limit": 1,
+             "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")]]}
+    return {one["hide/channel"] for one in hidings if not db.q(newer, one["hide/channel"], one["hide/upto"])}
 
 
 def as_seen(db, channel, mem_id):
@@ -68,6 +87,14 @@ def in_private(ctx):
     if refusal := in_channel(ctx):
         return refusal
     if not is_private(ctx["channel"]) or is_direct(ctx["channel"]):
+        return biff.redirect(ctx, channel_path(ctx["channel"]))
+
+
+def in_direct(ctx):
+    """The people in a direct message."""
+    if refusal := in_channel(ctx):
+        return refusal
+    if not is_direct(ctx["channel"]):
         return biff.redirect(ctx, channel_path(ctx["channel"]))
 
 
@@ -115,13 +142,31 @@ async def new_direct(ctx):
     if not 2 <= len(mems) <= DIRECT_PEOPLE_MAX:
         return biff.error(ctx, 422, f"A direct message has 2 to {DIRECT_PEOPLE_MAX} people, you among them. "
                                     "For more people, open a private channel.")
-    if (id := direct_of(ctx["biff/db"], mems)) is None:
+    id = direct_of(ctx["biff/db"], mems)
+    if id and ctx["biff/db"].entity(hiding_id(ctx["mem"]["xt/id"], id)):
+        await biff.submit_tx(ctx, [delete(hiding_id(ctx["mem"]["xt/id"], id))])
+    if id is None:
         try:
             await biff.submit_tx(ctx, functools.partial(direct_tx, mems=mems))
         except biff.ConstraintError:
             return too_many(ctx)
         id = direct_of(ctx["biff/node"].db(), mems)
     return biff.redirect(ctx, f"{community_path(ctx['community'])}/channel/{id}" if id else "/app")
+
+
+async def hide_direct(ctx):
+    """It leaves this person's list, and comes back with the next message, or when they open it anew."""
+    db, mem, channel_id = ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]
+    newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
+                   "order-by": [[("created", "?m"), "desc"]]}, channel_id)
+    await biff.submit_tx(ctx, [*biff.unchanged(ctx, mem), {
+        "db/doc-type": "hiding", "xt/id": hiding_id(mem, channel_id), "hide/mem": mem, "hide/channel": channel_id,
+        "hide/upto": newest[0] if newest else channel_id}])
+    return biff.redirect(ctx, community_path(ctx["community"]))
+
+
+def hiding_id(mem_id, channel_id):
+    return f"hiding {mem_id} {channel_id}"
 
 
 def direct_of(db, mems):
@@ -162,7 +207,10 @@ def private_values(mem):
 
 def people_page(ctx):
     path = people_path(ctx["channel"])
+    count = {"find": ("count", "?m"), "in": ["?c"], "where": [["?m", "msg/channel", "?c"]]}
+    is_last, messages = len(ctx["channel"]["chan/mems"]) == 1, ctx["biff/db"].q(count, ctx["channel"]["xt/id"])
     return app_page(ctx, "private/people.html", live_path=channel_path(ctx["channel"]), action=path, find=path,
+                    is_last=is_last, message_count=sum(messages),
                     **picked(ctx, ctx["channel"]["chan/mems"]))
 
 
@@ -241,12 +289,23 @@ def on_private(changes, id, old, new):
     for channel in old, new:
         if is_private(channel):
             touch(changes, channel)
+    for mem_id in {document["hide/mem"] for document in (old, new) if "hide/mem" in document}:
+        touch_person(changes, mem_id)
+    for channel_id in {channel_of(old), channel_of(new)} - {None}:
+        if is_direct(db.entity(channel_id) or {}):
+            for hiding in biff.lookup_all(db, "hide/channel", channel_id):
+                touch_person(changes, hiding["hide/mem"])
     if old.get("user/name") != new.get("user/name"):
         for attribute in "mem/user", "former/user":
             for mem_id in biff.lookup_id_all(db, attribute, id):
                 touch_all(changes, mem_id)
     if any(old.get(attribute) != new.get(attribute) for attribute in ("mem/user", "former/user")):
         touch_all(changes, id)
+
+
+def touch_person(changes, mem_id):
+    if person := (changes.db.entity(mem_id) or {}).get("mem/user"):
+        changes.touch_person(person, "private")
 
 
 def touch_all(changes, mem_id):
@@ -284,7 +343,8 @@ def values_of(db, mem, channel):
 
 CHANNEL = "/community/{id}/channel/{channel_id}"
 PLUGIN = {
-    "extends": EXTENDS,
+    "schema": SCHEMA, "extends": EXTENDS,
+    "goes-with": {"channel": ["hide/channel"]},
     "tx-fns": {"leave-private": leave_private},
     "routes": [
         ("GET", "/community/{id}/direct", in_community, direct_page),
@@ -293,9 +353,11 @@ PLUGIN = {
         ("POST", CHANNEL + "/people", in_private, add_people),
         ("POST", CHANNEL + "/people/{mem_id}/remove", keeper, remove_person),
         ("POST", CHANNEL + "/leave", in_private, leave_channel),
+        ("POST", CHANNEL + "/hide", in_direct, hide_direct),
     ],
     "leaving": ["leave-private"],
-    "slots": {"sidebar": "private/sidebar.html", "head": "private/head.html", "pick": "private/pick.html"},
+    "slots": {"sidebar": "private/sidebar.html", "head": "private/head.html", "pick": "private/pick.html",
+              "menu": "private/menu.html"},
     "page": page_values,
     "changes": [on_private],
     "person-parts": {"private": private_part},

@@ -572,3 +572,29 @@ async def test_the_store_holds_no_token_no_code_and_no_cookie(chat, person, tmp_
     assert not any(value.encode() in kept for value in (token, cookie))
     hashes = [document["token/hash"] for document in documents(chat, "token/hash")]
     assert biff.hash_of(code) not in hashes and biff.hash_of("ann@example.com" + code) not in hashes
+
+
+async def test_devices_say_their_browser_and_when_they_were_seen_last(chat, person, later):      # noqa: F811
+    """One would not know which of five sessions is the phone that was lost."""
+    home, phone = await person("ann@example.com"), await person()
+    phone.browser.headers["User-Agent"] = "Mozilla/5.0 (Android 14; Mobile; rv:128.0) Gecko/128.0 Firefox/128.0"
+    await phone.sign_in("ann@example.com")
+    node, mine = chat["biff/node"], {"find": "?s", "where": [["?s", "session/agent", "Firefox on Android"]]}
+    (session,), began = node.db().q(mine), biff.now(chat)
+
+    async def seen():
+        text = (await home.get("/sessions")).body_text
+        assert text.count("This browser") == 1 and "Firefox on Android" in text
+        return dt.datetime.fromisoformat(re.search(r'Last seen <time datetime="([^"]+)"', text)[1]) - began
+    later(minutes=30)
+    await phone.get("/app")
+    await biff.keep_sessions(biff.assoc_db(chat))      # the links in the mails are over by now
+    before = node.db().tx_id
+    assert dt.timedelta(minutes=29) < await seen() < dt.timedelta(minutes=31)
+    await biff.keep_sessions(biff.assoc_db(chat))
+    assert node.db().tx_id == before, "nothing is written while it is used"
+    later(minutes=120)
+    await biff.keep_sessions(biff.assoc_db(chat))
+    assert node.db().tx_id == before + 1, "its last use is written once it rests"
+    chat["biff/seen"].clear()
+    assert dt.timedelta(minutes=29) < await seen() < dt.timedelta(minutes=31)

@@ -229,7 +229,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(25):
+        match self.random.randrange(26):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -275,6 +275,10 @@ class World:
                 where = pick["msg/channel"]
                 return [put({"xt/id": f"reading {self.mem} {where}", "read/mem": self.mem, "read/channel": where,
                              "read/upto": pick["xt/id"]})]
+            case 22:
+                upto = self.random.choice([pick["xt/id"], self.direct["xt/id"]])
+                return [put({"xt/id": "hiding", "hide/mem": self.mem, "hide/channel": self.direct["xt/id"],
+                             "hide/upto": upto if self.node.db().entity(upto) else self.direct["xt/id"]})]
             case 16:
                 return [put(self.bob | {"user/name": f"Bob & {self.random.randrange(100)}"})]
             case 17:

@@ -24,13 +24,13 @@ AS = {                                        # the kinds of people, and whom ea
 }
 THERE = {"in it", "maker", "admin in it"}
 MAY_IN = {                                    # the rules about a channel, and whom each lets through to a private one
-    "in_channel": THERE, "in_message": THERE, "in_private": THERE, "channel_namer": THERE,
+    "in_channel": THERE, "in_message": THERE, "in_direct": set(), "in_private": THERE, "channel_namer": THERE,
     "in_file": THERE, "uploader": set(),      # the file is posted
     "author": {"in it"}, "author_or_admin": {"in it", "admin in it"}, "reader_of_versions": {"in it", "admin in it"},
     "keeper": {"maker", "admin in it"}, "channel_admin": {"admin in it"},
 }
 MAY_IN_DIRECT = MAY_IN | {                    # nobody is an admin there, and nobody else ever comes in
-    "in_private": set(), "keeper": set(), "channel_namer": set(), "channel_admin": set(),
+    "in_direct": THERE, "in_private": set(), "keeper": set(), "channel_namer": set(), "channel_admin": set(),
     "author_or_admin": {"in it"}, "reader_of_versions": {"in it"},
 }
 
@@ -390,3 +390,38 @@ async def test_what_is_new_in_private_is_counted_for_its_people_alone(three):
     assert f'id="new-{post}" data-channel="{ann.private[-36:]}"' in told and "new-" not in not_told
     pages = [(await one.get(one.public)).body_text for one in (bob, eve)]
     assert [f'data-channel="{ann.private[-36:]}" data-count="1"' in page for page in pages] == [True, False]
+
+
+async def test_a_direct_message_is_hidden_until_somebody_writes_or_opens_it(chat, person):      # noqa: F811
+    """A list that only grows would bury those with whom one talks today."""
+    ann, bob = await person("ann@example.com"), await person("bob@example.com")
+    community, channel = await ann.new_channel()
+    await bob.join(community)
+    form = {f"with-{biff.lookup_id(chat['biff/node'].db(), 'mem/roles', 'admin')}": "on"}
+    direct = (await bob.post(f"{community}/direct", form, f"{community}/direct")).url.path
+
+    async def is_listed(one):
+        return direct in re.search(r'<ul class="private" id="directs">(.*?)</ul>', (await one.get(channel)).body_text,
+                                   re.DOTALL)[1]
+    for reveal in (lambda: ann.say(direct, "are you there?"), lambda: bob.post(f"{community}/direct", form, channel)):
+        assert await is_listed(bob)
+        socket = await bob.listen(channel)
+        assert (await bob.post(f"{direct}/hide", page=direct)).url.path == community
+        assert 'id="directs"' in await socket.receive_str() and not await is_listed(bob) and await is_listed(ann)
+        await reveal()
+        heard = ""
+        while direct not in heard:
+            heard = await socket.receive_str()
+        await socket.close()
+    assert await is_listed(bob)
+
+
+async def test_the_last_person_in_a_private_channel_is_told_what_goes_with_them(chat, person):      # noqa: F811
+    """A year of notes would be gone by a click on "Leave"."""
+    ann = await person("ann@example.com")
+    community, _ = await ann.new_channel()
+    hush = (await ann.post(f"{community}/channel", {"title": "hush", "private": "on"}, community)).url.path
+    assert "the channel goes." in (await ann.get(hush)).body_text
+    for n in range(2):
+        await ann.say(hush.removesuffix("/people"), f"note {n}")
+    assert "the channel goes, and 2 messages with it." in (await ann.get(hush)).body_text

@@ -17,6 +17,7 @@ SIGNED_IN = set(PEOPLE) - {"nobody"}
 MAY = {                                       # the rules of the route table, by name, and whom each lets through
     "anyone": set(PEOPLE),
     "signed_in": SIGNED_IN,
+    "founder": SIGNED_IN,
     "in_community": {"member", "admin"},
     "in_channel": {"member", "admin"},
     "in_message": {"member", "admin"},
@@ -31,6 +32,7 @@ MAY = {                                       # the rules of the route table, by
     "community_admin": {"admin"},
     "channel_admin": {"admin"},
     "channel_namer": {"admin"},
+    "in_direct": set(),
     "in_private": set(),                      # the channel here is none: `test_private.py` has the others
     "keeper": set(),
 }
