@@ -111,7 +111,7 @@ def _note_use(seen, session, moment):
 
 def last_use(ctx: dict, session: dict) -> dt.datetime:
     """When a session was used last, as far as this server knows."""
-    return max(session["session/used-at"], *ctx["biff/seen"].get(session["xt/id"], ()))
+    return max([session["session/used-at"], *ctx["biff/seen"].get(session["xt/id"], ())])
 
 
 def session_id(hashed: str) -> str:
