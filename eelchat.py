@@ -46,7 +46,7 @@ from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
 from plugins import (commands, edits, feeds, files, founders, invitations, line, members, names, permalinks, places,
-                     presence, private, text, titles, unread)
+                     presence, private, reactions, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.kept import Kept
@@ -215,7 +215,7 @@ async def channel_page(ctx):
         return biff.redirect(ctx, channel_path(ctx["channel"]))
     landing = max((landing(ctx) for landing in biff.parts(ctx, "landing")), default=0) if before is None else 0
     messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, count=max(landing, places.PAGE_MESSAGES))
-    shown = {"view": view_of(ctx, ctx["biff/db"]), "messages": messages, "has_older": has_older,
+    shown = {"view": view_of(ctx, ctx["biff/db"], messages), "messages": messages, "has_older": has_older,
              "path": channel_path(ctx["channel"])}
     if ctx["request"].headers.get("HX-Request") and before:
         return biff.render(ctx, "older.html", **shown)
@@ -438,7 +438,7 @@ async def use_chat_clients(system):
         REPLAY_TRANSACTIONS_MAX, REPLAY_BYTES_MAX)
     system["chat_kept"] = Kept()
     use_views(system)
-    system["chat_watchers"] = []                       # they have `entered(ctx, client)`, `left(client)`, `said(client, text)`
+    system["chat_watchers"] = []      # they have `entered(ctx, client)`, `left(client)`, `said(client, text)`
     for use in biff.parts(system, "components"):
         system = await use(system)
     system["chat_people"] = People()
@@ -530,11 +530,11 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "goes-with": {"channel": ["msg/channel"]}, "queues": [{"id": "sweep", "consumer": sweep, "may-be-cut": True}],
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
-PLUGINS = [biff.auth_plugin(), PLUGIN, founders.PLUGIN, members.PLUGIN, invitations.PLUGIN, titles.PLUGIN, names.PLUGIN,
-           line.PLUGIN, edits.PLUGIN, text.PLUGIN, unread.PLUGIN, permalinks.PLUGIN, private.PLUGIN, files.PLUGIN,
-           presence.PLUGIN, feeds.PLUGIN, commands.PLUGIN]
-COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings, use_waiting,
-              biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
+PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
+    founders, members, invitations, titles, names, line, edits, text, unread, permalinks, reactions, private, files,
+    presence, feeds, commands))]
+COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
+              use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 
 
 def initial_system(arguments, door=None):

@@ -114,8 +114,10 @@ class Changes:
             return None
         if place_id in self.anew:
             return whole_view(self.ctx, self.db, place_id, parts)
-        return biff.fragment(self.ctx, "changes.html", view=view_of(self.ctx, self.db), parts=parts,
-                             changes=self.messages.get(place_id, ()), forgotten=self.forgotten, tx_id=self.db.tx_id)
+        told = self.messages.get(place_id, ())
+        view = view_of(self.ctx, self.db, [message for kind, message in told if kind != "deleted"])
+        return biff.fragment(self.ctx, "changes.html", view=view, parts=parts, changes=told, forgotten=self.forgotten,
+                             tx_id=self.db.tx_id)
 
     def _shared(self, place):
         return [markupsafe.Markup(text) for scope in scopes_of(place) for text in self.shared.get(scope, ())]
@@ -288,22 +290,37 @@ def whole_view(ctx, db, place_id, parts=None):
     if "chan/comm" not in place:
         return biff.fragment(ctx, "changes.html", parts=parts, changes=(), forgotten=(), tx_id=db.tx_id)
     messages, has_older = messages_of(db, place)
-    return biff.fragment(ctx, "list_fragment.html", view=view_of(ctx, db), messages=messages, has_older=has_older,
-                         path=channel_path(place), tx_id=db.tx_id, parts=parts)
+    return biff.fragment(ctx, "list_fragment.html", view=view_of(ctx, db, messages), messages=messages,
+                         has_older=has_older, path=channel_path(place), tx_id=db.tx_id, parts=parts)
 
 
 # ── Messages as HTML ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def view_of(ctx, db):
-    """The function `view(message)` that templates call for a message's HTML, as of a snapshot."""
-    return lambda message, oob=None: ctx["chat_views"](ctx, db, message, oob)
+def view_of(ctx, db, messages=()):
+    """The function `view(message)` that templates call for a message's HTML, as of a snapshot.
+
+    The values that plugins add are asked for once for all `messages` of a page; of another message when it is shown.
+    """
+    facts = facts_of(ctx, db, messages)
+
+    def view(message, oob=None):
+        known = facts.get(message["xt/id"]) or facts_of(ctx, db, [message])[message["xt/id"]]
+        return ctx["chat_views"](message, known, oob)
+    return view
 
 
-def facts_of(ctx, db, message):
-    """The values of a message that plugins add to its document, by name."""
-    return {key: value for plugin in ctx["biff/plugins"] if "message" in plugin
-            for key, value in plugin["message"](db, message).items()}
+def facts_of(ctx, db, messages):
+    """The values of messages that plugins add to their documents, as {id: {name: value}}."""
+    facts: dict = {message["xt/id"]: {} for message in messages}
+    for plugin in ctx["biff/plugins"] if messages else ():
+        if "message" in plugin:
+            for message in messages:
+                facts[message["xt/id"]].update(plugin["message"](db, message))
+        if "messages" in plugin:
+            for id, values in plugin["messages"](db, messages).items():
+                facts[id].update(values)
+    return facts
 
 
 class Views:
@@ -315,8 +332,7 @@ class Views:
     def __init__(self, template):
         self._template, self._kept, self._bytes = template, collections.OrderedDict(), 0
 
-    def __call__(self, ctx, db, message, oob=None):
-        facts = facts_of(ctx, db, message)
+    def __call__(self, message, facts, oob=None):
         if oob:
             return self._rendered(message, facts, oob)
         known, html = self._kept.get(message["xt/id"], (None, None))

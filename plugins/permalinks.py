@@ -40,7 +40,7 @@ def newer(ctx):
 
 
 def shown(ctx, messages):
-    return {"view": view_of(ctx, ctx["biff/db"]), "messages": messages, "path": channel_path(ctx["channel"])}
+    return {"view": view_of(ctx, ctx["biff/db"], messages), "messages": messages, "path": channel_path(ctx["channel"])}
 
 
 def day_page(ctx):

@@ -10,8 +10,9 @@ function openActions(list, act) {
   const buttons = [...bar.querySelectorAll("button")];
   const isFor = (button, message) => {
     const isMine = message.classList.contains("mine"), wanted = (button.dataset.for ?? "").split(" ");
-    const mayRead = isMine || mayReadVersions;
-    if (button.dataset.for === "edited") return mayRead && message.querySelector(".edited") !== null;
+    const mayRead = isMine || mayReadVersions, {needs} = button.dataset;
+    if (needs && !message.querySelector(needs)) return false;
+    if (button.dataset.for === "versions") return mayRead;
     return !button.dataset.for || isMine && wanted.includes("mine") || isAdmin && wanted.includes("admin");
   };
   function place() {

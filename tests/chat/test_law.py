@@ -299,6 +299,11 @@ class World:
             case 19:
                 former = {"xt/id": self.bobs["xt/id"], "former/user": self.bob["xt/id"], "former/comm": self.community}
                 return [put(self.random.choice([self.bobs, former]))]
+            case 22:
+                mem, emoji = self.random.choice([self.mem, self.other]), self.random.choice("👍🎉")
+                one = {"xt/id": uuid.uuid5(pick["xt/id"], f"{mem} {emoji}"), "react/msg": pick["xt/id"],
+                       "react/channel": pick["msg/channel"], "react/mem": mem, "react/emoji": emoji}
+                return [delete(one["xt/id"]) if self.node.db().entity(one["xt/id"]) else put(one)]
         return [put(self.message())]
 
     def whisper(self):
