@@ -69,7 +69,7 @@ import unicodedata
 import urllib.parse
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
@@ -4083,16 +4083,19 @@ class _Clause:
     source: Any
     terms: tuple = ()
     inside: tuple[tuple, ...] = ()
+    required: frozenset = frozenset()     # the positions of the terms whose variables must be bound before
+    name: str = ""                        # a triple's attribute, a rule's name, or the shape of a binding
 
-    @property
-    def needs(self) -> Iterable[str]:
+    @functools.cached_property
+    def needs(self) -> tuple[str, ...]:
         """The variables that must be bound before."""
-        return ()
+        return tuple(dict.fromkeys(_term_vars(self.terms[i] for i in sorted(self.required))))
 
     @functools.cached_property
     def binds(self) -> frozenset[str]:
         """The variables that it can bind."""
-        return frozenset()
+        free = _term_vars(term for i, term in enumerate(self.terms) if i not in self.required)
+        return frozenset(free).intersection(*map(_bound_by, self.inside))
 
     @functools.cached_property
     def vars(self) -> frozenset[str]:
@@ -4105,73 +4108,42 @@ class _Clause:
         return dataclasses.replace(self, terms=terms, inside=inside)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Triple(_Clause):
     """An entity and a value, of one attribute."""
-    a: str = ""
     e = property(lambda self: self.terms[0])
     v = property(lambda self: self.terms[1])
-    binds = property(lambda self: self.vars)
+    a = property(lambda self: self.name)
 
 
 class _Test(_Clause):
     """A call that keeps or drops a row."""
     call = property(lambda self: self.terms[0])
-    needs = property(lambda self: self.vars)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Bind(_Clause):
     """A call, and the variables that its result binds."""
-    shape: str = "scalar"
     call = property(lambda self: self.terms[0])
-    binding = property(lambda self: _Binding(self.shape, self.terms[1:]))
-    needs = property(lambda self: _term_vars(self.terms[:1]))
-    binds = property(lambda self: frozenset(self.terms[1:]))
+    binding = property(lambda self: _Binding(self.name, self.terms[1:]))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Search(_Clause):
     """That an entity may have a text with some words: where a search can begin. A triple and a test make sure of it."""
-    a: str = ""
     e = property(lambda self: self.terms[0])
     words = property(lambda self: self.terms[1])
-    needs = property(lambda self: _term_vars(self.terms[1:]))
-    binds = property(lambda self: frozenset(_term_vars(self.terms[:1])))
+    a = property(lambda self: self.name)
 
 
 class _Not(_Clause):
     """Clauses that must not hold."""
-    clauses = property(lambda self: self.inside[0])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Or(_Clause):
     """Branches of which one must hold. The terms are what they share with other clauses; all else in them is their own.
-
-    `required` are the positions of the terms that must be bound before.
     """
-    required: frozenset = frozenset()
-    branches = property(lambda self: self.inside)
-    needs = property(lambda self: _term_vars(self.terms[i] for i in self.required))
-
-    @functools.cached_property
-    def binds(self) -> frozenset[str]:
-        shared = frozenset(_term_vars(self.terms)).difference(self.needs)
-        return shared.intersection(*map(_bound_by, self.branches))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _RuleCall(_Clause):
-    """A call of a rule; `required` are the positions of the arguments that must be bound before."""
-    name: str = ""
-    required: frozenset = frozenset()
-    args = property(lambda self: self.terms)
-    needs = property(lambda self: _term_vars(self.terms[i] for i in self.required))
-
-    @functools.cached_property
-    def binds(self) -> frozenset[str]:
-        return self.vars.difference(self.needs)
+    """A call of a rule: the terms are its arguments."""
 
 
 class _Definition(NamedTuple):
@@ -4201,6 +4173,7 @@ class _Parsed(NamedTuple):
     offset: int
     timeout_s: float
     is_page: bool                     # ordered or cut: answers may come twice
+    is_grouped: bool                  # find has aggregates
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     source: dict
     searched: tuple                   # what gives the words of searches, whose entities are counted likewise
@@ -4210,6 +4183,7 @@ class _Parsed(NamedTuple):
 
 _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms",
                          "timeout"))
+_FIRST = frozenset((0,))              # of a clause that calls: only its call must be bound before
 _fresh_numbers = itertools.count(1)
 
 
@@ -4259,7 +4233,7 @@ def _reached(clauses: Iterable[_Clause], bound: Iterable[str]) -> tuple[set[str]
 def _is_ready(clause: _Clause, bound: set[str]) -> bool:
     """Whether a clause can be joined once these variables are bound."""
     return bound.issuperset(clause.needs) and not (
-        isinstance(clause, _Or) and any(_reached(branch, bound)[1] for branch in clause.branches))
+        isinstance(clause, _Or) and any(_reached(branch, bound)[1] for branch in clause.inside))
 
 
 def _lacking(definition: _Definition) -> set[str]:
@@ -4326,10 +4300,10 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
     limit, offset, timeout = (_whole(query, name) for name in ("limit", "offset", "timeout"))
     is_page = bool(order) or limit is not None or offset is not None
-    is_bag = is_page or any(map(_is_grouping, find))
+    is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_bag, query,
-                     _searched(where, ins), _watched(where, ins), {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
+                     is_page or is_grouped, query, _searched(where, ins), _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4382,29 +4356,22 @@ def _parse_find(query: Any, functions: Mapping[str, Callable]) -> tuple[tuple[_F
 def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Find:
     if _is_var(element):
         return _Find("var", element, element)
-    if type(element) is tuple and element:
-        if element[0] == "pull":
-            if len(element) != 3 or not _is_var(element[1]):
-                raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
-            pattern = _parse_pull(element[2])
-            is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
-            return _Find("pull", element[1], element, pattern, is_telling)
-        term = _find_term(element, functions)
-        inner = (arg for part in _parts(term) if _is_aggregate(part) for arg in part.args)
-        if any(_is_aggregate(part) for arg in inner for part in _parts(arg)):
-            raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the "
-                             "inner one.")
-        return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
-    if type(element) in (list, dict, set):
-        return _Find("expression", _find_term(element, functions), element)
-    raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
-                     "(\"count\", \"?x\").")
-
-
-class _Made(NamedTuple):
-    """A collection in find, made anew for each row."""
-    kind: type
-    parts: tuple
+    is_call = type(element) is tuple and bool(element)
+    if is_call and element[0] == "pull":
+        if len(element) != 3 or not _is_var(element[1]):
+            raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
+        pattern = _parse_pull(element[2])
+        is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
+        return _Find("pull", element[1], element, pattern, is_telling)
+    if not is_call and type(element) not in _MAKERS:
+        raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
+                         "(\"count\", \"?x\").")
+    term = _find_term(element, functions)
+    inner = (arg for part in _parts(term) if _is_aggregate(part) for arg in part.args)
+    if is_call and any(_is_aggregate(part) for arg in inner for part in _parts(arg)):
+        raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the "
+                         "inner one.")
+    return _Find("aggregate" if _is_aggregate(term) else "expression", term, element)
 
 
 def _no_function(head: Any) -> QueryError:
@@ -4412,19 +4379,21 @@ def _no_function(head: Any) -> QueryError:
                       "into the query.")
 
 
+_MAKERS: dict[Any, str] = {list: "vector", set: "hash-set", dict: "hash-map"}      # of the collections in find, made anew for each row
+
+
 def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
     """An expression of find; the names of registered aggregates are replaced by these."""
-    part_of = functools.partial(_find_term, functions=functions)
     if type(term) is tuple and term:
         _check_find_call(term, functions)
         registered = functions.get(term[0]) if type(term[0]) is str else None
-        head = registered if getattr(registered, "is_aggregate", False) else term[0]
-        return _Call(head, tuple(map(part_of, term[1:])))
-    if type(term) is dict:
-        return _Made(dict, tuple((part_of(key), part_of(value)) for key, value in term.items()))
-    if type(term) in (list, set):
-        return _Made(type(term), tuple(map(part_of, term)))
-    return term if _is_var(term) else _Const(term)
+        head, args = registered if getattr(registered, "is_aggregate", False) else term[0], term[1:]
+    elif type(term) in _MAKERS:
+        head = FUNCTIONS[_MAKERS[type(term)]]
+        args = tuple(itertools.chain.from_iterable(term.items())) if type(term) is dict else term
+    else:
+        return term if _is_var(term) else _Const(term)
+    return _Call(head, tuple(_find_term(arg, functions) for arg in args))
 
 
 def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
@@ -4442,18 +4411,11 @@ def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
         _check_arity(head, len(term) - 1, term)
 
 
-def _is_grouping(find: _Find) -> bool:
-    """Whether it holds an aggregate, so that the answer has one row a group."""
-    return find.kind in ("aggregate", "expression") and any(map(_is_aggregate, _parts(find.term)))
-
-
 def _parts(term: Any) -> Iterator:
     """A term of find and all that it is made of."""
     yield term
-    inside = term.args if type(term) is _Call else term.parts if type(term) is _Made else ()
-    for part in inside:
-        for piece in part if type(part) is tuple and type(part) not in (_Call, _Made, _Const) else (part,):
-            yield from _parts(piece)
+    for arg in term.args if type(term) is _Call else ():
+        yield from _parts(arg)
 
 
 def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, bool]:
@@ -4472,17 +4434,15 @@ def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, b
 
 
 def _parse_binding(binding: Any, where: Any) -> _Binding:
-    if type(binding) is str:
-        if _is_var(binding):
-            return _Binding("scalar", (binding,))
-        if binding == "_":
-            return _Binding("scalar", (_fresh(),))
+    if type(binding) is str and (binding == "_" or _is_var(binding)):
+        return _Binding("scalar", (_fresh() if binding == "_" else binding,))
     if type(binding) in (list, tuple) and binding:
-        if len(binding) == 2 and binding[1] is ... and type(binding[0]) is str:
+        first, is_each = binding[0], len(binding) == 2 and binding[1] is ...
+        if type(first) in (list, tuple):
+            if len(binding) == 1 or is_each:
+                return _Binding("relation", _binding_vars(first, binding, where))
+        elif is_each and type(first) is str:
             return _Binding("collection", _binding_vars(binding[:1], binding, where))
-        if type(binding[0]) in (list, tuple):
-            if len(binding) == 1 or (len(binding) == 2 and binding[1] is ...):
-                return _Binding("relation", _binding_vars(binding[0], binding, where))
         else:
             return _Binding("tuple", _binding_vars(binding, binding, where))
     raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or "
@@ -4509,7 +4469,7 @@ class _ClauseParser:
 
     def __init__(self, functions: Mapping[str, Callable], rules: list):
         self._functions = functions
-        self._special = {"not": self._not, "not-join": self._not_join, "or": self._or, "or-join": self._or_join,
+        self._special = {"not": self._not, "not-join": self._not, "or": self._or, "or-join": self._or,
                          "and": lambda clause: self.clauses(clause[1:])}
         self._heads = self._parse_heads(rules)
         self.rules = self._parse_rules(rules)
@@ -4591,17 +4551,17 @@ class _ClauseParser:
             raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not "
                              "text.")
         v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
-        return _Triple(clause, (_term(e, clause), v), a=a)
+        return _Triple(clause, (_term(e, clause), v), name=a)
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
-        if len(clause) == 1:
-            return _Test(clause, (call,))
-        if len(clause) != 2:
+        if len(clause) > 2:
             raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [(f, …)] or "
                              "[(f, …), binding].")
+        if len(clause) == 1:
+            return _Test(clause, (call,), required=_FIRST)
         binding = _parse_binding(clause[1], _short(clause))
-        return _Bind(clause, (call, *binding.vars), shape=binding.shape)
+        return _Bind(clause, (call, *binding.vars), required=_FIRST, name=binding.shape)
 
     def _search(self, clause: list) -> tuple[_Clause, ...]:
         """What a search says, as a triple and a test, and before these where it may begin."""
@@ -4611,18 +4571,18 @@ class _ClauseParser:
             raise QueryError(f"{_short(clause)}: wanted [(\"text-search\", \"attribute\", words), [[\"?entity\", "
                              "\"?text\"]]], where ?text may be left out.")
         (e, v, *_), words = (*binding.vars, _fresh()), self._argument(call[2], clause)
-        test = _Test(clause, (_Call(_has_words, (v, words)),))
-        return _Search(clause, (e, words), a=call[1]), _Triple([e, call[1], v], (e, v), a=call[1]), test
+        test = _Test(clause, (_Call(_has_words, (v, words)),), required=_FIRST)
+        return (_Search(clause, (e, words), required=frozenset((1,)), name=call[1]),
+                _Triple([e, call[1], v], (e, v), name=call[1]), test)
 
     def _call(self, call: tuple, clause: Any) -> _Call:
-        head = call[0]
+        head, *args = call
         if head == "q" and type(head) is str:
-            if len(call) < 2 or type(call[1]) is not dict:
+            if not args or type(args[0]) is not dict:
                 raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
-            return _Call("q", (_Const(call[1]), *(self._argument(arg, clause) for arg in call[2:])))
-        if type(head) is str and head not in self._functions:
-            _check_arity(head, len(call) - 1, clause)
-        return _Call(head, tuple(self._argument(arg, clause) for arg in call[1:]))
+        elif type(head) is str and head not in self._functions:
+            _check_arity(head, len(args), clause)
+        return _Call(head, tuple(self._argument(arg, clause) for arg in args))
 
     def _argument(self, arg: Any, clause: Any) -> Any:
         if _is_var(arg):
@@ -4634,36 +4594,29 @@ class _ClauseParser:
         return _Const(arg)
 
     def _not(self, clause: tuple) -> tuple[_Clause, ...]:
-        return (_Not(clause, (), (self._some(clause[1:], clause),)),)
-
-    def _some(self, parts: tuple, clause: tuple) -> tuple[_Clause, ...]:
-        inner = self.clauses(parts)
+        """A `not`, or a `not-join`, which names the variables that it shares with other clauses."""
+        shared = _join_vars(clause)[1] if clause[0] == "not-join" else None
+        inner = self.clauses(clause[1 if shared is None else 2:])
         if not inner:
             raise QueryError(f"{_short(clause)} is empty.")
-        return inner
-
-    def _not_join(self, clause: tuple) -> tuple[_Clause, ...]:
-        shared = _join_vars(clause)[1]
-        inner = self._some(clause[2:], clause)
+        if shared is None:
+            return (_Not(clause, (), (inner,)),)
         if absent := shared - _mentioned(inner):
             raise UnknownVariableError(f"{_short(clause)} shares {min(absent)}, but none of its clauses has it.")
         return (_Not(clause, (), (_localised(inner, shared),)),)
 
     def _or(self, clause: tuple) -> tuple[_Clause, ...]:
-        branches = self._branches(clause[1:], clause)
-        named = {var for branch in branches for var in _mentioned(branch) if not var.startswith("? ")}
-        return (_Or(clause, tuple(named), branches),)
-
-    def _or_join(self, clause: tuple) -> tuple[_Clause, ...]:
-        required, shared = _join_vars(clause)
-        branches = tuple(_localised(branch, shared) for branch in self._branches(clause[2:], clause))
-        terms = tuple(shared)
-        return (_Or(clause, terms, branches, frozenset(i for i, var in enumerate(terms) if var in required)),)
-
-    def _branches(self, parts: tuple, clause: tuple) -> tuple[tuple[_Clause, ...], ...]:
+        """An `or`, or an `or-join`, which names the variables that it shares with other clauses."""
+        required, shared = _join_vars(clause) if clause[0] == "or-join" else (set(), None)
+        parts = clause[1 if shared is None else 2:]
         if not parts:
             raise QueryError(f"{_short(clause)} has no branches.")
-        return tuple(self.clauses([part]) for part in parts)
+        branches = tuple(self.clauses([part]) for part in parts)
+        if shared is None:
+            terms = tuple(var for var in frozenset().union(*map(_mentioned, branches)) if not var.startswith("? "))
+        else:
+            terms, branches = tuple(shared), tuple(_localised(branch, shared) for branch in branches)
+        return (_Or(clause, terms, branches, frozenset(i for i, var in enumerate(terms) if var in required)),)
 
     def _rule_call(self, clause: tuple) -> _RuleCall:
         name, *args = clause
@@ -4762,7 +4715,7 @@ def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
                 if var not in bound:
                     raise _unknown(var, f"{_short(clause.source)} uses {var}", bound)
         elif type(clause) is _Not:
-            _check_clauses(clause.clauses, bound)
+            _check_clauses(clause.inside[0], bound)
         elif type(clause) in (_RuleCall, _Or):
             outside = given | _bound_by([other for other in clauses if other is not clause])
             if missing := set(clause.needs) - outside:
@@ -4772,12 +4725,12 @@ def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
 
 
 def _check_or(clause: _Or, outside: set[str]) -> None:
-    fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.branches]
+    fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.inside]
     if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
         odd = min(differing[0])
         raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what "
                          "the others bind, or use \"or-join\".")
-    for branch in clause.branches:
+    for branch in clause.inside:
         _check_clauses(branch, outside.union(clause.needs))
 
 
@@ -4787,11 +4740,10 @@ def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
 
 
 def _find_vars(find: _Find) -> list[str]:
-    if find.kind in ("var", "pull"):
-        return [find.term]
+    """The variables in an element of find, those that stand for functions last."""
     parts = list(_parts(find.term))
-    return [part for part in parts if _is_var(part)] + \
-           [part.head for part in parts if type(part) is _Call and _is_var(part.head)]
+    heads = [part.head for part in parts if type(part) is _Call]
+    return [var for var in (*parts, *heads) if _is_var(var)]
 
 
 def _shown(binding: _Binding) -> str:
@@ -4802,19 +4754,18 @@ def _shown(binding: _Binding) -> str:
 def _check_subqueries(parsed: _Parsed, functions: Mapping[str, Callable], seen: frozenset[int]) -> None:
     """Refuses a query inside a query as early as this one. `seen` are those being checked: a rule may hold itself."""
     for clause in _all_clauses(parsed.where, parsed.rules):
-        call = clause.call if type(clause) is _Test or type(clause) is _Bind else None
+        call = clause.call if isinstance(clause, (_Test, _Bind)) else None
         if call and call.head == "q" and id(call.args[0].value) not in seen:
             query, *args = call.args
-            whole = _inheriting(query.value, parsed.source.get("rules"))
-            inner = _parse(whole, functions, seen | {id(query.value)})
+            inner = _parse(_inheriting(query.value, parsed), functions, seen | {id(query.value)})
             if len(args) != len(inner.ins):
                 raise QueryError(f"{_short(clause.source)}: the inner query takes {len(inner.ins)} arguments, "
                                  f"got {len(args)}.")
 
 
-def _inheriting(query: dict, rules: list | None) -> dict:
+def _inheriting(query: dict, outer: _Parsed) -> dict:
     """A query inside another, with the rules of that one too."""
-    return query | {"rules": [*query.get("rules", []), *rules]} if rules else query
+    return query | {"rules": [*query.get("rules", []), *outer.source.get("rules", [])]}
 
 
 class _PlanCache:
@@ -4914,10 +4865,6 @@ class _Block:
         self.first: tuple[str, int] | None = None
         self.is_walked = False
 
-    def inner(self) -> _Block:
-        """A block inside this one, that may use what is bound here."""
-        return _Block((), self.bound, self.owners, self.kinds)
-
     def sql(self, columns: Iterable[str], distinct: bool = False, wheres: list[str] | None = None) -> str:
         tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
         conditions = self.wheres if wheres is None else wheres
@@ -4925,30 +4872,36 @@ class _Block:
         return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{where}"
 
 
-def _joined_by(word: str, conditions: list[str]) -> str:
-    """The conditions as one, in groups: SQLite takes no expression deeper than 1,000."""
-    while len(conditions) > GROUP_TERMS:
-        conditions = [f"({word.join(conditions[i:i + GROUP_TERMS])})" for i in range(0, len(conditions), GROUP_TERMS)]
-    return word.join(conditions)
+def _joined_by(word: str, parts: list[str], most: int = GROUP_TERMS, form: str = "({})") -> str:
+    """The parts as one, in groups: SQLite takes no expression deeper than 1,000, and no union of more than 500."""
+    while len(parts) > most:
+        parts = [form.format(word.join(parts[i:i + most])) for i in range(0, len(parts), most)]
+    return word.join(parts)
 
 
 def _numbered(stem: str, count: int) -> list[str]:
     return [f"{stem}{i}" for i in range(count)]
 
 
+def _json_places(row: str, width: int) -> list[str]:
+    return [_FROM_JSON.format(f"json_extract({row}, '$[{i}]')") for i in range(width)]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _In(_Clause):
     """An argument that brings several rows, as a clause among the others."""
     place: int = 0
-    shape: str = ""
-    binds = property(lambda self: self.vars)
+
+
+def _identical_to(source: Any, term: Any, var: str) -> _Bind:
+    """A clause that binds a variable to what is known already."""
+    return _Bind(source, (_Call("identity", (term,)), var), required=_FIRST, name="scalar")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Range(_Clause):
     """Comparisons of one variable with what is known before: an index is searched between the tightest bounds."""
     tests: tuple = ()                 # of (operator, what gives the value)
-    needs = property(lambda self: self.terms)
 
 
 def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> list[_Clause]:
@@ -4956,30 +4909,30 @@ def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> li
     kept: list[_Clause] = []
     ranges: dict[str, list[tuple]] = {}
     for clause in clauses:
-        found = _tests_of(clause, scalars) if isinstance(clause, _Test) and clause.call.head in _MIRRORED else None
-        if found is None:
+        tests = _tests_of(clause.call, scalars) if isinstance(clause, _Test) else []
+        if not tests:
             kept.append(clause)
-        for var, *test in found or ():
-            ranges.setdefault(var, []).append((clause.source, *test))
+        for var, *test in tests:
+            ranges.setdefault(var, []).append((clause.source, tuple(test)))
     for var, of_var in ranges.items():
-        sources = [source for source, *_ in of_var]
-        tests = tuple((operator, known) for _, operator, known in of_var)
-        kept.append(_Range(sources if len(sources) > 1 else sources[0], (var,), tests=tests))
+        sources, found = zip(*of_var)
+        source = list(sources) if len(sources) > 1 else sources[0]
+        kept.append(_Range(source, (var,), required=_FIRST, tests=found))
     return kept
 
 
-def _tests_of(clause: _Test, scalars: Mapping[str, tuple]) -> list[tuple] | None:
-    """(variable, operator, what is known) of each comparison in a call; None if it also compares other things."""
+def _tests_of(call: _Call, scalars: Mapping[str, tuple]) -> list[tuple]:
+    """(variable, operator, what is known) of each comparison in a call; none if it also compares other things."""
     tests = []
-    for one, other in zip(clause.call.args, clause.call.args[1:]):
-        operator = clause.call.head
+    for one, other in zip(call.args, call.args[1:]) if call.head in _MIRRORED else ():
+        operator = call.head
         if _known_spec(scalars, one):
             one, other, operator = other, one, _MIRRORED[operator]
         known = _known_spec(scalars, other)
         if not known or not _is_var(one) or one in scalars:
-            return None
+            return []
         tests.append((one, operator, known))
-    return tests or None
+    return tests
 
 
 def _scalars(ins: Iterable[_Binding]) -> tuple[dict[str, tuple], list[tuple[str, str]]]:
@@ -5127,34 +5080,28 @@ class _Total(NamedTuple):
         return run.cells.values([row[place] for row in rows])
 
 
-class _Direct(NamedTuple):
-    """How rows become the answer when find has only variables and pulls, and SQL has ordered and cut."""
-    places: tuple                     # of find's elements in a row
-    is_column: bool                   # the answer is the one column
-    is_whole: bool                    # the rows are the answer as they come
-    late_repeats: bool                # rows may be equal once their late values are there
-
-
 class _Plan(NamedTuple):
     """A compiled query."""
     before: tuple                     # what fills the tables of rules, in order: statements and `_Filling`s
     tables: tuple                     # the temporary tables: (name, the statements that make it)
-    main: _Statement                  # brings the rows
-    arms: tuple                       # two statements whose ordered rows are merged, instead of `main`
-    quick: _Quick | None              # answers instead of all this, where the arguments allow
-    row: _Row
-    late: tuple                       # what is read from the documents, a column each
-    direct: _Direct | None
     calls: list                       # of functions: (call, its variables, the binding that takes the result apart)
     attributes: tuple                 # where hashed values may come from
-    is_simple: bool                   # one statement, which calls nothing, brings rows for `direct`
-    repeats: bool                     # SQL may bring a row twice where none should be
-    is_grouped: bool                  # find has aggregates
-    is_ordered: bool                  # SQL has ordered the rows
-    totals: tuple                     # where SQL makes the groups: (first column, `_Total`) of each element of find
-    doubts: tuple                     # what in the query can find nothing, as sentences
-    spare: _Statement | None          # instead of `main`, where a sum goes beyond SQLite's numbers
+    doubts: tuple                     # what in the query can find nothing: (level to log it at, a sentence)
     notes: list                       # the clauses in their order
+    main: _Statement                  # brings the rows
+    row: _Row
+    arms: tuple = ()                  # two statements whose ordered rows are merged, instead of `main`
+    quick: _Quick | None = None       # answers instead of all this, where the arguments allow
+    late: tuple = ()                  # what is read from the documents, a column each
+    is_direct: bool = False           # find has only variables and pulls, and SQL has ordered and cut
+    is_simple: bool = False           # is direct, and is one statement that calls nothing
+    is_whole: bool = False            # the rows are the answer as they come
+    late_repeats: bool = False        # rows may be equal once their late values are there
+    repeats: bool = False             # SQL may bring a row twice where none should be
+    is_grouped: bool = False          # find has aggregates
+    is_ordered: bool = False          # SQL has ordered the rows
+    totals: tuple = ()                # where SQL makes the groups: (first column, `_Total`) of each element of find
+    spare: _Statement | None = None   # instead of `main`, where a sum goes beyond SQLite's numbers
 
 
 class _Inputs(NamedTuple):
@@ -5164,11 +5111,6 @@ class _Inputs(NamedTuple):
 
 
 _NO_INPUTS = _Inputs(frozenset(), ())
-
-
-def _compiled(parsed: _Parsed, mode: str, file: _File, is_over: bool, inputs: _Inputs) -> _Plan:
-    """The plan of a query for one mode of asking."""
-    return _Shaper(_Compilation(parsed, mode, file, is_over, inputs)).plan()
 
 
 class _Compilation:
@@ -5249,10 +5191,6 @@ class _Joiner:
         self.walked: tuple[Any, str] = None, ""       # the search that is to bring its entities in order, and which
         self.text = text or _Text(shared.file)
 
-    def inside_rule(self) -> _Joiner:
-        """For the clauses of a rule in the same statement: it sees no argument of the query, and its rows are a set."""
-        return _Joiner(self.shared, self.before, text=self.text)
-
     def expr(self, term: Any, block: _Block) -> str:
         if type(term) is _Const:
             return self.text.param("value", term)
@@ -5274,7 +5212,11 @@ class _Joiner:
             todo.remove(clause)
             self.shared.notes.append(clause.source)
             needed = _mentioned(todo).union(later)
-            block = self._JOIN[type(clause)](self, block, clause, needed)
+            joined = self._JOIN[type(clause)](self, block, clause, needed)
+            if type(joined) is str:           # a condition
+                block.wheres.append(joined)
+            else:
+                block = joined or block
             if len(block.froms) > STAGE_TABLES:
                 block = self.stage(block, needed)
         return block
@@ -5308,9 +5250,9 @@ class _Joiner:
         if kind is _Test or kind is _Range:
             return _FILTERS
         if kind is _Bind:
-            return _FILTERS if clause.shape in ("scalar", "tuple") else _TAKEN_APART
+            return _FILTERS if clause.name in ("scalar", "tuple") else _TAKEN_APART
         if kind is _RuleCall:
-            return _ASKED_RULE if any(self.is_bound(arg, block) for arg in clause.args) else _WHOLE_RULE
+            return _ASKED_RULE if any(self.is_bound(arg, block) for arg in clause.terms) else _WHOLE_RULE
         elsewhere = _bound_by(other for other in todo if other is not clause)
         if any(not self.is_bound(var, block) for var in (clause.vars & elsewhere) - clause.binds):
             return math.inf
@@ -5319,7 +5261,7 @@ class _Joiner:
         if not _is_ready(clause, {var for var in clause.vars if self.is_bound(var, block)}):
             return math.inf
         return _BRANCHING + sum(min([self._cost(part, block, branch) for part in branch], default=0)
-                                for branch in clause.branches)
+                                for branch in clause.inside)
 
     def triple_cost(self, clause: _Triple, block: _Block) -> float:
         v = self.is_bound(clause.v, block) or clause.v == clause.e
@@ -5341,22 +5283,19 @@ class _Joiner:
 
     # Joining one clause
 
-    def _join_in(self, block: _Block, clause: _In, needed: frozenset[str]) -> _Block:
-        width = len(clause.terms)
-        if clause.place in self.sizes and clause.terms[0] in block.bound:
-            block.wheres.append(f"member({clause.place}, {block.bound[clause.terms[0]]})")
-            return block
-        source = self.text.param("rows", clause.place, clause.shape, width)
-        places = [_FROM_JSON.format(f"json_extract(value, '$[{i}]')") for i in range(width)]
-        name = self.text.table(self.shared.name("i"), _numbered("c", width),
-                               f"select {', '.join(places)} from json_each({source})")
-        block.froms.append(name)
-        self._bind_columns(block, clause.terms, [f"{name}.c{i}" for i in range(width)])
-        return block
+    def _join_in(self, block: _Block, clause: _In, needed: frozenset[str]) -> str | None:
+        width, var = len(clause.terms), clause.terms[0]
+        if clause.place in self.sizes and var in block.bound:
+            return f"member({clause.place}, {block.bound[var]})"
+        sql = f"select {', '.join(_json_places('value', width))} from json_each({self.text.param('rows', clause.place)})"
+        name = self.text.table(self.shared.name("i"), _numbered("c", width), sql)
+        return self.add(block, name, clause.terms, _numbered(f"{name}.c", width))
 
-    def _bind_columns(self, block: _Block, terms: Iterable, exprs: Iterable[str]) -> None:
-        for term, expr in zip(terms, exprs):
-            self.place(block, term, expr)
+    def add(self, block: _Block, table: str, terms: Iterable, columns: Iterable[str]) -> None:
+        """Joins a table: each of its columns binds a variable, or is compared."""
+        block.froms.append(table)
+        for term, column in zip(terms, columns):
+            self.place(block, term, column)
 
     def place(self, block: _Block, term: Any, column: str, kinds: int | None = None) -> None:
         """One place of a table: binds its variable, or compares."""
@@ -5369,28 +5308,26 @@ class _Joiner:
             if kinds is not None:
                 block.kinds[term] = kinds
 
-    def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> _Block:
-        shared = self.shared
+    def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> None:
+        shared, (e, v) = self.shared, clause.terms
         f, a = shared.name("f"), self.text.param("attribute", clause.a)
         if shared.is_over:
             return self._join_over(block, clause, f, a)
-        owner = block.owners.get(clause.e) if _is_var(clause.e) else None
+        owner = block.owners.get(e) if _is_var(e) else None
         block.froms.append(f"facts {f}")
         if owner:
-            p, k, n = owner
-            block.wheres.append(f"{f}.p = {p} and {f}.e = {self.expr(clause.e, block)} and {f}.a = {a} and {f}.k = {k} "
-                                f"and {f}.n = {n}")
+            places = zip(("p", "e", "a", "k", "n"), (owner[0], self.expr(e, block), a, *owner[1:]))
+            block.wheres.append(" and ".join(f"{f}.{place} = {known}" for place, known in places))
         else:
             block.wheres += f"{f}.a = {a}", _seen(f, shared.mode)
             if len(block.froms) == 1:
                 block.first = f, len(block.wheres) - 1
-            self.place(block, clause.e, f"{f}.e", shared.kinds("xt/id"))
-        self.place(block, clause.v, f"{f}.v", shared.kinds(clause.a))
-        if _is_var(clause.e) and clause.e not in block.owners:
-            block.owners[clause.e] = (f"{f}.p", f"{f}.k", f"{f}.n")
-        return block
+            self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
+        self.place(block, v, f"{f}.v", shared.kinds(clause.a))
+        if _is_var(e):
+            block.owners.setdefault(e, (f"{f}.p", f"{f}.k", f"{f}.n"))
 
-    def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> _Block:
+    def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> None:
         """A triple on a supposed snapshot: from the file, or for a touched entity from the rows of these.
 
         Which of the two is part of what is searched for: else each row of one would go through all rows of the other.
@@ -5398,22 +5335,22 @@ class _Joiner:
         r, g = f"{f}r", f"{f}g"
         stored, touched = _Block((), block.bound), _Block((), block.bound)
         for part, alias in (stored, f), (touched, g):
-            self._bind_columns(part, (clause.e, clause.v), (f"{alias}.e", f"{alias}.v"))
+            for term, place in zip(clause.terms, "ev"):
+                self.place(part, term, f"{alias}.{place}")
         on_stored = [f"{f}.a = iif({r}.r = 0, {a}, null)", _seen(f, self.shared.mode),
                      f"{f}.e not in (select e from temp.touched)", *stored.wheres]
         on_touched = [f"{g}.a = iif({r}.r = 1, {a}, null)", *touched.wheres]
         block.froms.append(f"(select 0 as r union all select 1) {r} left join facts {f} on {' and '.join(on_stored)} "
                            f"left join temp.over_facts {g} on {' and '.join(on_touched)}")
         block.wheres.append(f"({f}.e is not null or {g}.e is not null)")
-        for term, place in (clause.e, "e"), (clause.v, "v"):
+        for term, place in zip(clause.terms, "ev"):
             if _is_var(term) and not self.is_bound(term, block):
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
-        return block
 
-    def _join_search(self, block: _Block, clause: _Search, needed: frozenset[str]) -> _Block:
+    def _join_search(self, block: _Block, clause: _Search, needed: frozenset[str]) -> None:
         """The entities that may have the words; nothing, if the entity is known before."""
         if self.is_bound(clause.e, block):
-            return block
+            return
         shared, c, words = self.shared, self.shared.name("c"), _known_spec(self.scalars, clause.words)
         source = "select n as e from ids where n > 0" if self.sizes[words] == math.inf else _text_rows(
             self.text.param("sought", *words or ()), shared.file.index.has_text_ids)
@@ -5423,17 +5360,9 @@ class _Joiner:
             source, block.is_walked = source + f" order by e{self.walked[1]} limit -1", True
         block.froms.append(f"({source}) {c}")
         block.bound[clause.e], block.kinds[clause.e] = f"+{c}.e", shared.kinds("xt/id")
-        return block
 
-    def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> _Block:
-        block.wheres.append(self._condition(clause.call, block))
-        return block
-
-    def _join_range(self, block: _Block, clause: _Range, needed: frozenset[str]) -> _Block:
-        block.wheres.append(_in_range(self, clause, block))
-        return block
-
-    def _condition(self, call: _Call, block: _Block) -> str:
+    def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> str:
+        call = clause.call
         is_flat = type(call.head) is str and not any(type(arg) is _Call for arg in call.args)
         native = _NATIVE.get(call.head) if is_flat else None
         if native and (condition := native(self, call, block)):
@@ -5443,48 +5372,44 @@ class _Joiner:
         return self._python(call, block, "py_test")
 
     def _python(self, call: _Call, block: _Block, function: str, binding: _Binding | None = None) -> str:
-        vars = tuple(dict.fromkeys(var for arg in call.args for var in _term_vars((arg,))))
+        vars = tuple(dict.fromkeys(_term_vars(call.args)))
         self.shared.calls.append((call, vars, binding))
-        number = len(self.shared.calls) - 1
-        return f"{function}({', '.join([str(number), *(self.expr(var, block) for var in vars)])})"
+        number = str(len(self.shared.calls) - 1)
+        return f"{function}({', '.join([number, *(self.expr(var, block) for var in vars)])})"
 
-    def _join_bind(self, block: _Block, clause: _Bind, needed: frozenset[str]) -> _Block:
-        vars, is_scalar = clause.binding.vars, clause.shape == "scalar"
+    def _join_bind(self, block: _Block, clause: _Bind, needed: frozenset[str]) -> str | None:
+        vars, is_scalar = clause.terms[1:], clause.name == "scalar"
         if is_scalar and self.is_bound(vars[0], block):
-            block.wheres.append(f"{self._python(clause.call, block, 'py')} = {self.expr(vars[0], block)}")
-        elif is_scalar and vars[0] not in needed and not vars[0].startswith("? "):
+            return f"{self._python(clause.call, block, 'py')} = {self.expr(vars[0], block)}"
+        if is_scalar and vars[0] not in needed and not vars[0].startswith("? "):
             block.bound[vars[0]] = self._python(clause.call, block, "py")
-        else:
-            name = self.shared.name("j")
-            block.froms.append(f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}")
-            places = [_FROM_JSON.format(f"json_extract({name}.value, '$[{i}]')") for i in range(len(vars))]
-            self._bind_columns(block, vars, places)
-        return block
+            return None
+        name = self.shared.name("j")
+        rows = f"json_each({self._python(clause.call, block, 'py_json', clause.binding)}) {name}"
+        return self.add(block, rows, vars, _json_places(f"{name}.value", len(vars)))
 
-    def _join_not(self, block: _Block, clause: _Not, needed: frozenset[str]) -> _Block:
-        if _is_simple(clause.clauses):
-            block.wheres.append(f"not {self._exists(block, clause.clauses)}")
-            return block
+    def _join_not(self, block: _Block, clause: _Not, needed: frozenset[str]) -> str | _Block:
+        clauses, = clause.inside
+        if _is_simple(clauses):
+            return f"not {self._exists(block, clauses)}"
         block = self.stage(block, needed | clause.vars, numbered=True)
         stage, row = _alias(block), _fresh("row")        # a variable, since a rule inside makes a stage of its own
         inner = _Block(block.froms, {**block.bound, row: f"{stage}.id"}, block.owners, block.kinds)
-        inner = self.join(inner, clause.clauses, {row})
+        inner = self.join(inner, clauses, {row})
         name = self.text.table(self.shared.name("n"), ["id"], inner.sql([inner.bound[row]]))
         block.wheres.append(f"{stage}.id not in (select id from {name})")
         return block
 
     def _exists(self, block: _Block, clauses: tuple[_Clause, ...]) -> str:
         """The condition that these clauses hold, for clauses that fit inside a SELECT."""
-        inner = self.join(block.inner(), clauses, ())
+        inner = self.join(_Block((), block.bound, block.owners, block.kinds), clauses, ())
         is_test = inner.wheres and not inner.froms
         return f"({_joined_by(' and ', inner.wheres)})" if is_test else f"exists ({inner.sql(['1'])})"
 
-    def _join_or(self, block: _Block, clause: _Or, needed: frozenset[str]) -> _Block:
+    def _join_or(self, block: _Block, clause: _Or, needed: frozenset[str]) -> str | _Block:
         fresh = sorted(var for var in clause.binds if not self.is_bound(var, block))
-        if not fresh and all(map(_is_simple, clause.branches)):
-            held = [self._exists(block, branch) for branch in clause.branches]
-            block.wheres.append(f"({_joined_by(' or ', held)})")
-            return block
+        if not fresh and all(map(_is_simple, clause.inside)):
+            return f"({_joined_by(' or ', [self._exists(block, branch) for branch in clause.inside])})"
         before = self.stage(block, needed | clause.vars, numbered=self.is_bag)
         stage, row = _alias(before), _fresh("row")
         kept = [var for var in before.bound if var in needed]
@@ -5492,20 +5417,13 @@ class _Joiner:
         owned = [var for var in kept if var in before.owners]
         start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
         selects = []
-        for branch in clause.branches:
+        for branch in clause.inside:
             inner = self.join(_Block(before.froms, start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
             selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
-        return self._staged(self._union(selects), columns, owned, self.is_bag, before.kinds)
-
-    def _union(self, selects: list[str]) -> str:
-        """The rows of several SELECTs, each row once: SQLite takes 500 in one."""
-        if len(selects) == 1:
-            return f"select distinct * from ({selects[0]})"
-        while len(selects) > UNION_TERMS:
-            groups = [" union ".join(selects[i:i + UNION_TERMS]) for i in range(0, len(selects), UNION_TERMS)]
-            selects = [f"select * from ({group})" for group in groups]
-        return " union ".join(selects)
+        sql = f"select distinct * from ({selects[0]})" if len(selects) == 1 else \
+            _joined_by(" union ", selects, UNION_TERMS, "select * from ({})")
+        return self._staged(sql, columns, owned, self.is_bag, before.kinds)
 
     def stage(self, block: _Block, needed: Iterable[str], numbered: bool = False) -> _Block:
         """The rows so far as a table, with the columns that are needed later."""
@@ -5521,30 +5439,23 @@ class _Joiner:
         names = _numbered("c", len(columns)) + [f"{part}{i}" for i in range(len(owned)) for part in "pkn"]
         names += ["id"] if numbered else [] if names else ["one"]
         self.text.stages += 1
-        if self.text.stages > STAGES_IN_A_STATEMENT:
-            return self._stored(sql, names, columns, owned, kinds)
-        name = self.text.table(self.shared.name("s"), names, sql)
-        return self._on_stage(name, name, columns, owned, kinds)
-
-    def _stored(self, sql: str, names: list[str], columns: list[str], owned: list[str], kinds: dict) -> _Block:
-        """A stage as a temporary table, filled before: SQLite copies others for each that refers to them."""
-        name, self.text.stages = f"stage{next(_fresh_numbers)}", 0
-        self.shared.tables.append((name, (f"create temp table if not exists {name}({', '.join(names)})",)))
-        self.before += [_Statement(f"delete from temp.{name}", (), 0, False),
-                        self.text.statement(f"insert into temp.{name} {sql}")]
-        return self._on_stage(f"temp.{name} {name}", name, columns, owned, kinds)
-
-    def _on_stage(self, table: str, name: str, columns: list[str], owned: list[str], kinds: dict) -> _Block:
+        if self.text.stages <= STAGES_IN_A_STATEMENT:
+            name = table = self.text.table(self.shared.name("s"), names, sql)
+        else:         # a temporary table, filled before: SQLite copies others for each that refers to them
+            name, self.text.stages = f"stage{next(_fresh_numbers)}", 0
+            table = f"temp.{name} {name}"
+            self.shared.tables.append((name, (f"create temp table if not exists {name}({', '.join(names)})",)))
+            self.before += [_Statement(f"delete from temp.{name}", (), 0, False),
+                            self.text.statement(f"insert into temp.{name} {sql}")]
         bound = {var: f"{name}.c{i}" for i, var in enumerate(columns)}
         owners = {var: tuple(f"{name}.{part}{i}" for part in "pkn") for i, var in enumerate(owned)}
         return _Block([table], bound, owners, kinds)
 
-    def _join_rule(self, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
-        return self.shared.rules.join(self, block, clause, needed)
-
-    _JOIN: dict[type, Callable] = {_In: _join_in, _Triple: _join_triple, _Test: _join_test, _Range: _join_range,
-                                   _Search: _join_search,
-                                   _Bind: _join_bind, _Not: _join_not, _Or: _join_or, _RuleCall: _join_rule}
+    _JOIN: dict[type, Callable] = {
+        _In: _join_in, _Triple: _join_triple, _Search: _join_search, _Test: _join_test, _Bind: _join_bind,
+        _Not: _join_not, _Or: _join_or,
+        _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
+        _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
 
 
 def _alias(stage: _Block) -> str:
@@ -5610,36 +5521,33 @@ class _Rules:
             return (clause,)
         branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
         return branches[0] if len(branches) == 1 and not is_bag else \
-            (_Or(clause.source, clause.args, tuple(branches), clause.required),)
+            (_Or(clause.source, clause.terms, tuple(branches), clause.required),)
 
     def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         """A call of a rule that recurses."""
-        bound = [i for i, arg in enumerate(clause.args) if joiner.is_bound(arg, block)]
+        bound = [i for i, arg in enumerate(clause.terms) if joiner.is_bound(arg, block)]
         if joiner.turn and clause.name in joiner.turn.filling.group:
             return self._join_inside(joiner, block, clause, bound)
         if block.froms and bound:
             block = joiner.stage(block, needed | clause.vars, numbered=joiner.is_bag)
-        seeds = self._seeds(joiner, block, [clause.args[i] for i in bound]) if bound else ""
+        seeds = ""
+        if bound:                     # the arguments that the rule is called with, as a table
+            asking = self._asking(joiner, block, [clause.terms[i] for i in bound])
+            seeds = joiner.text.table(self._shared.name("q"), _numbered("c", len(bound)), asking)
         table = self._linear(joiner, clause, bound, seeds) or self._general(joiner, clause.name, bound, seeds)
         return self._join_table(joiner, block, clause, table)
 
     def _join_table(self, joiner: _Joiner, block: _Block, clause: _RuleCall, table: str, condition: str = "") -> _Block:
         r = self._shared.name("r")
-        block.froms.append(f"{table} {r}")
         if condition:
             block.wheres.append(condition.format(r))
-        for i, arg in enumerate(clause.args):
-            joiner.place(block, arg, f"{r}.c{i}")
+        joiner.add(block, f"{table} {r}", clause.terms, _numbered(f"{r}.c", len(clause.terms)))
         return block
 
-    def _seeds(self, joiner: _Joiner, block: _Block, args: list) -> str:
-        """The arguments that a rule is called with, as a table."""
-        sql = self._asking(joiner, _Block(block.froms), block, args, ())
-        return joiner.text.table(self._shared.name("q"), _numbered("c", len(args)), sql)
-
-    def _asking(self, joiner: _Joiner, asking: _Block, block: _Block, args: list, more: Iterable[str]) -> str:
+    def _asking(self, joiner: _Joiner, block: _Block, args: list, *more: str) -> str:
         """The SELECT of some arguments, one row for each of a set of constants."""
-        exprs = []
+        asking, exprs = _Block(block.froms), []
+        asking.wheres = block.wheres
         for arg in args:
             if type(arg) is _AnyOf:
                 j = self._shared.name("j")
@@ -5652,49 +5560,48 @@ class _Rules:
     # Recursive tables
 
     def _linear(self, joiner: _Joiner, clause: _RuleCall, bound: list[int], seeds: str) -> str | None:
-        """The table of a rule that calls itself at most once in each definition; None for others."""
-        split: list[tuple[tuple, Any]] = [(d.head, self._split(self.expand(d.clauses), clause.name))
-                                          for d in self._rules[clause.name]]
-        loops = [(head, *parts) for head, parts in split if parts and parts[0]]
-        bases = [(head, parts[1]) for head, parts in split if parts and not parts[0]]
-        if len(loops) + len(bases) < len(split) or not bases:     # SQLite refuses a table that begins with nothing
+        """The table of a rule that calls itself at most once in each definition; None for others.
+
+        A definition is (head, the call of itself or None, the other clauses).
+        """
+        split: list[Any] = [(d.head, *(self._split(self.expand(d.clauses), clause.name) or (None, None)))
+                            for d in self._rules[clause.name]]
+        loops, bases = [d for d in split if d[1]], [d for d in split if not d[1]]
+        if not bases or any(rest is None for _, _, rest in split):    # SQLite refuses a table that begins with nothing
             return None
-        kept = [i for i in bound if all(call.args[i] == head[i] for head, call, _ in loops)]
+        kept = [i for i in bound if all(call.terms[i] == head[i] for head, call, _ in loops)]
         if (kept or not bound) and clause.required <= set(kept):
-            return self._grown(joiner, len(clause.args), bases, loops, bound, kept, seeds)
-        free = [i for i in range(len(clause.args)) if i not in bound]
-        is_last = all(call.args[i] == head[i] and head[i] not in _mentioned(rest)
+            return self._grown(joiner, len(clause.terms), bases + loops, bound, kept, seeds)
+        free = [i for i in range(len(clause.terms)) if i not in bound]
+        is_last = all(call.terms[i] == head[i] and head[i] not in _mentioned(rest)
                       for head, call, rest in loops for i in free)
         reached = [(call, *_reached(rest, [head[i] for i in bound])) for head, call, rest in loops]
-        if not is_last or any(left or not found.issuperset(_term_vars(call.args[i] for i in bound))
+        if not is_last or any(left or not found.issuperset(_term_vars(call.terms[i] for i in bound))
                               for call, found, left in reached):
             return None
-        return self._walked(joiner, bases, loops, bound, len(clause.args), seeds)
+        return self._walked(joiner, bases, loops, bound, len(clause.terms), seeds)
 
     def _split(self, clauses: tuple[_Clause, ...], name: str) -> tuple[_RuleCall | None, tuple] | None:
         """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
         calls = [c for c in clauses if type(c) is _RuleCall]
         rest = tuple(c for c in clauses if type(c) is not _RuleCall)
-        if len(calls) > 1 or any(call.name != name for call in calls) or len(self._groups[name]) > 1 \
-                or not _is_simple(rest):
-            return None
-        if calls and not all(_is_var(arg) or type(arg) is _Const for arg in calls[0].args):
+        if len(calls) > 1 or len(self._groups[name]) > 1 or not _is_simple(rest) or any(
+                call.name != name or not all(_is_var(arg) or type(arg) is _Const for arg in call.terms)
+                for call in calls):
             return None
         return (calls[0] if calls else None), rest
 
-    def _grown(self, joiner: _Joiner, width: int, bases: list[tuple], loops: list[tuple], bound: list[int],
-               kept: list[int], seeds: str) -> str:
+    def _grown(self, joiner: _Joiner, width: int, definitions: list[tuple], bound: list[int], kept: list[int],
+               seeds: str) -> str:
         """A recursive table. Arguments that every call hands on unchanged restrict where it begins."""
-        table, x, inner = self._shared.name("g"), self._shared.name("x"), joiner.inside_rule()
+        table, x, inner = self._shared.name("g"), self._shared.name("x"), self._inside(joiner)
         selects = []
-        for head, clauses in bases:
-            block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
-            block = inner.join(block, clauses, head)
-            selects.append(block.sql([inner.expr(var, block) for var in head]))
-        for head, call, clauses in loops:
-            block = _Block([f"{table} {x}"])
-            for i, arg in enumerate(call.args):
-                inner.place(block, arg, f"{x}.c{i}")
+        for head, call, clauses in definitions:
+            if call:
+                block = _Block()
+                inner.add(block, f"{table} {x}", call.terms, _numbered(f"{x}.c", width))
+            else:
+                block = _Block([seeds] if kept else (), {head[i]: f"{seeds}.c{bound.index(i)}" for i in kept})
             block = inner.join(block, clauses, head)
             selects.append(block.sql([inner.expr(var, block) for var in head]))
         return joiner.text.table(table, _numbered("c", width), " union ".join(selects), is_recursive=True)
@@ -5702,28 +5609,31 @@ class _Rules:
     def _walked(self, joiner: _Joiner, bases: list[tuple], loops: list[tuple], bound: list[int], width: int,
                 seeds: str) -> str:
         """For a call that comes last (`walk` in bench/store.py): where each seed leads, then what holds there."""
-        path, x, inner = self._shared.name("t"), self._shared.name("x"), joiner.inside_rule()
+        path, x, inner = self._shared.name("t"), self._shared.name("x"), self._inside(joiner)
         starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
         selects = [f"select {', '.join(_numbered('c', len(bound)) * 2)} from {seeds}"]
         for head, call, clauses in loops:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
-            block = inner.join(block, clauses, [arg for arg in call.args if _is_var(arg)])
-            selects.append(block.sql([f"{x}.{s}" for s in starts] + [inner.expr(call.args[i], block) for i in bound]))
+            block = inner.join(block, clauses, [arg for arg in call.terms if _is_var(arg)])
+            selects.append(block.sql([f"{x}.{s}" for s in starts] + [inner.expr(call.terms[i], block) for i in bound]))
         joiner.text.table(path, starts + ends, " union ".join(selects), is_recursive=True)
         selects = []
-        for head, clauses in bases:
+        for head, _, clauses in bases:
             block = _Block([f"{path} {x}"], {head[i]: f"{x}.c{i}" for i in bound})
             block = inner.join(block, clauses, head)
             columns = [f"{x}.s{i}" if i in bound else inner.expr(head[i], block) for i in range(width)]
             selects.append(block.sql(columns, distinct=True))
         return joiner.text.table(self._shared.name("g"), _numbered("c", width), " union ".join(selects))
 
+    def _inside(self, joiner: _Joiner) -> _Joiner:
+        """For the clauses of a rule in the same statement: it sees no argument of the query, and its rows are a set."""
+        return _Joiner(self._shared, joiner.before, text=joiner.text)
+
     # Round by round
 
     def _general(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str:
         """The table of a rule that is filled before the statement runs, from what all statements before have asked."""
-        group = self._groups[name]
-        filling = self._fillings.get(group) or self._fillings.setdefault(group, _Filling(len(self._fillings), group))
+        filling = self._fillings.setdefault(self._groups[name], _Filling(len(self._fillings), self._groups[name]))
         table, asked = self._tables(filling, name, tuple(bound))
         if asked:
             round, columns = joiner.text.param("round", filling.number), ", ".join(_numbered("c", len(bound)))
@@ -5765,8 +5675,7 @@ class _Rules:
             joiner, block = _Joiner(self._shared, target, turn=turn), _Block()
             if asked:
                 x = self._shared.name("x")
-                block.froms.append(f"temp.{asked} {x}")
-                block.bound = {head[i]: f"{x}.c{place}" for place, i in enumerate(bound)}
+                joiner.add(block, f"temp.{asked} {x}", [head[i] for i in bound], _numbered(f"{x}.c", len(bound)))
                 block.wheres.append(turn.condition(x, joiner.text))
             block = joiner.join(block, clauses, head)
             columns = [joiner.expr(var, block) for var in head] + [joiner.text.param("round", filling.number)]
@@ -5780,11 +5689,9 @@ class _Rules:
         table, asked = self._tables(turn.filling, clause.name, tuple(bound))
         turn.place += 1
         if asked and (turn.delta is None or turn.delta < turn.place):
-            asking = _Block(block.froms)
-            asking.wheres = block.wheres
-            round, args = text.param("round", turn.filling.number), [clause.args[i] for i in bound]
-            sql = self._asking(joiner, asking, block, args, [round])
-            joiner.before.append(text.statement(f"insert or ignore into temp.{asked} {sql}"))
+            args, round = [clause.terms[i] for i in bound], text.param("round", turn.filling.number)
+            asking = self._asking(joiner, block, args, round)
+            joiner.before.append(text.statement(f"insert or ignore into temp.{asked} {asking}"))
         return self._join_table(joiner, block, clause, f"temp.{table}", turn.condition("{}", text))
 
 
@@ -5793,15 +5700,16 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
     computed = _mentioned(clause for clause in definition.clauses if type(clause) is not _Triple)
     names: dict[str, Any] = {}
     tests: list[_Clause] = []
-    for var, arg in zip(definition.head, call.args):
+    for var, arg in zip(definition.head, call.terms):
         if _is_var(arg) or type(arg) is _Const and var not in computed:
             names[var] = arg
         else:
             names[var] = _fresh(var[1:])
             if type(arg) is _Const:
-                tests.append(_Bind(call.source, (_Call("identity", (arg,)), names[var])))
+                tests.append(_identical_to(call.source, arg, names[var]))
             else:
-                tests.append(_Test(call.source, (_Call("==", (names[var], _Const(set(arg.values)))),)))
+                is_any = _Call("==", (names[var], _Const(set(arg.values))))
+                tests.append(_Test(call.source, (is_any,), required=_FIRST))
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
 
 
@@ -5827,7 +5735,7 @@ def _without_or(clauses: tuple, group: frozenset[str]) -> list[tuple]:
     """A rule's clauses as several definitions, where an `or` holds a call of its own group."""
     for place, clause in enumerate(clauses):
         if type(clause) is _Or and any(call.name in group for call in _rule_calls([clause])):
-            return [made for branch in clause.branches
+            return [made for branch in clause.inside
                     for made in _without_or(clauses[:place] + branch + clauses[place + 1:], group)]
     return [clauses]
 
@@ -5844,9 +5752,9 @@ class _Shaper:
         self._before: list = []
         source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
         self._given: list[_Clause] = [             # the arguments that are clauses
-            _In(source, binding.vars, place=place, shape=binding.shape)
+            _In(source, binding.vars, name=binding.shape, place=place)
             for place, binding in enumerate(self._parsed.ins) if binding.shape in ("collection", "relation")]
-        self._given += [_Bind(source, (_Call("identity", (name,)), var)) for name, var in twice]
+        self._given += [_identical_to(source, name, var) for name, var in twice]
         self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
 
     def plan(self) -> _Plan:
@@ -5862,26 +5770,36 @@ class _Shaper:
         if totals:
             return self._totalled(block, totals, where)
         row, exprs, reads = self._row(block, late)
-        order, is_ordered = self._order(block, late)
-        limit = self._limit(late, is_ordered)
+        order = self._order(block, late)
+        is_ordered = bool(order or block.is_walked)
+        is_cut = parsed.limit is not None and not (late or parsed.order and not is_ordered or parsed.is_grouped)
+        limit = f" limit {joiner.text.param('limit')}" if is_cut else ""
         repeats = not (parsed.is_bag or self._is_one_each(joined, row.columns.keys() | row.numbers.keys()))
         distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where))
-        direct = self._direct(row, reads, is_ordered, limit, repeats)
-        if direct and not shared.is_over:
+        kinds = {find.kind for find in parsed.find}
+        is_direct = kinds <= {"var", "pull"} and (is_ordered or not parsed.order) and (is_cut or parsed.limit is None)
+        if is_direct and not shared.is_over:
             row = row._replace(values=self._as_values(block, row, exprs))
-        arms = self._arms(block, exprs, order, limit) if is_ordered else ()
+        arms = self._arms(block, exprs, order, limit) if order else ()
         main = joiner.text.statement(block.sql(exprs, distinct) + order + limit)
-        is_simple = direct is not None and not (arms or shared.tables or shared.calls or shared.is_over)
-        if direct and not (late or arms):
-            direct = direct._replace(is_whole=self._is_whole(row, direct))
-        finish = self._quick_finish(block, row, direct) if direct and is_simple and distinct == repeats else None
-        return _Plan(tuple(self._before), tuple(shared.tables), main, arms, finish and self._quick(main, finish), row,
-                     reads, direct, shared.calls, self._attributes(where), is_simple, repeats and not distinct,
-                     any(map(_is_grouping, parsed.find)), is_ordered, (), self._doubts(where), None, shared.notes)
+        is_simple = is_direct and not (arms or shared.tables or shared.calls or shared.is_over)
+        is_whole = is_direct and not (late or arms or parsed.is_bare or parsed.names) and kinds == {"var"} \
+            and [row.columns[find.term] for find in parsed.find] == list(range(row.width)) == sorted(row.values)
+        shown = {find.term for find in parsed.find if find.kind == "var"}
+        found = row.columns.keys() | row.numbers.keys() | {read.v for read in reads}
+        return _Plan(
+            *self._common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_simple,
+            is_whole=is_whole, late_repeats=not parsed.is_bag and (repeats or not shown >= found),
+            quick=self._quick(main, block, row, is_whole) if is_simple and not late and distinct == repeats else None,
+            repeats=repeats and not distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered)
 
-    def _attributes(self, where: tuple[_Clause, ...]) -> tuple:
-        every = _all_clauses(where, self._parsed.rules)
-        return tuple(dict.fromkeys(clause.a for clause in every if isinstance(clause, _Triple)))
+    def _common(self, where: tuple[_Clause, ...]) -> tuple[tuple, tuple, list, tuple, tuple, list]:
+        """The first fields of a plan."""
+        triples = [clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple)]
+        doubts = map(self._doubt, () if self._shared.is_over else triples)        # what is supposed is in no statistics
+        return (tuple(self._before), tuple(self._shared.tables), self._shared.calls,
+                tuple(dict.fromkeys(triple.a for triple in triples)),
+                tuple(dict.fromkeys(doubt for doubt in doubts if doubt)), self._shared.notes)
 
     def _check_searches(self, where: tuple[_Clause, ...]) -> None:
         texts = self._shared.file.index.texts
@@ -5891,22 +5809,19 @@ class _Shaper:
                                  f"when the store is opened: open(…, text=[{_short(clause.a)}]). Named so far: "
                                  f"{', '.join(sorted(texts)) or 'none'}.")
 
-    def _doubts(self, where: tuple[_Clause, ...]) -> tuple[str, ...]:
-        """What can find nothing: attributes that no document has, and values of a type that an attribute never had."""
-        if self._shared.is_over:
-            return ()                 # what is supposed is in no statistics
-        triples = (clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple))
-        return tuple(dict.fromkeys(doubt for triple in triples if (doubt := self._doubt(triple))))
-
-    def _doubt(self, triple: _Triple) -> str | None:
-        known = self._shared.file.index.attributes
-        kinds = self._shared.kinds(triple.a)
+    def _doubt(self, triple: _Triple) -> tuple[int, str] | None:
+        """Why a triple finds nothing: no document has its attribute, or its value's type in that attribute."""
+        known, kinds = self._shared.file.index.attributes, self._shared.kinds(triple.a)
         if not kinds and triple.a.startswith(":"):
             raise QueryError(f"The clause {_short(triple.source)} has {_short(triple.a)} for its attribute, which no "
                              f"document has; attributes are plain strings: {_short(triple.a[1:])}.")
         if not kinds:
-            like = difflib.get_close_matches(triple.a, [a for a in known if self._shared.kinds(a)], 1, 0.8)
-            return f"no document has {triple.a}" + (f"; {like[0]} is an attribute" if like else "")
+            had = [a for a in known if self._shared.kinds(a)]
+            if alike := difflib.get_close_matches(triple.a, had, 1, 0.8):
+                return logging.WARNING, f"no document has {triple.a}; {alike[0]} is an attribute"
+            space, slash, _ = triple.a.partition("/")
+            is_begun = any(a.startswith(space + slash) for a in had) if slash else bool(had)
+            return logging.INFO if is_begun else logging.DEBUG, f"no document has {triple.a}"
         if type(triple.v) is not _Const:
             return None
         value = triple.v.value
@@ -5914,7 +5829,8 @@ class _Shaper:
             bit = _UUID_KIND if type(value) is uuid.UUID else _kind_bit(_cell(value))
         except StoreError:            # the run refuses it
             return None
-        return None if bit & kinds else f"no document has a {type(value).__name__} like {_short(value)} in {triple.a}"
+        like = f"a {type(value).__name__} like {_short(value)}"
+        return None if bit & kinds else (logging.WARNING, f"no document has {like} in {triple.a}")
 
     # What is read from documents (`join`, `q2` and `q4` in bench/store.py)
 
@@ -5922,15 +5838,16 @@ class _Shaper:
         """Triples that the documents answer: they bring a value to be found, or an entity for others of them.
 
         Each stands behind the one that brings its entity. A triple rarer than SQL's starting clause stays in SQL, so
-        that the search can start with it.
+        that the search can start with it; so does one whose value SQL should order by.
         """
-        triples = [c for c in where if type(c) is _Triple]
-        given = _Block((), {var: "" for binding in self._parsed.ins for var in binding.vars})
+        parsed, triples = self._parsed, [c for c in where if type(c) is _Triple]
+        given = _Block((), {var: "" for binding in parsed.ins for var in binding.vars})
         cost = lambda clause: self._joiner.triple_cost(clause, given)
         read = self._readable(where, triples)
         least = min((cost(c) for c in triples if c not in read), default=math.inf)
         read = self._readable(where, [c for c in read if cost(c) >= least])
-        if self._is_order_worth_more(read):
+        by = {parsed.find[target].term for target, _ in parsed.order if type(target) is int}
+        if parsed.limit is not None and any(c.v in by for c in read):
             return ()
         known = {c.e for c in triples if _is_var(c.e) and c not in read}
         late = []
@@ -5959,12 +5876,6 @@ class _Shaper:
         return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
             all(file.index.puts.get(file.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
-    def _is_order_worth_more(self, late: Iterable[_Triple]) -> bool:
-        """Whether SQL should order by the value of a triple, rather than the documents bring that value."""
-        values = {c.v for c in late}
-        by = [self._parsed.find[target] for target, _ in self._parsed.order if type(target) is int]
-        return self._parsed.limit is not None and any(find.kind == "var" and find.term in values for find in by)
-
     def _wanted(self, late: tuple[_Triple, ...]) -> set[str]:
         wanted = {var for find in self._parsed.find for var in _find_vars(find)}
         wanted |= {var for var, _ in self._parsed.order if type(var) is str}
@@ -5975,39 +5886,17 @@ class _Shaper:
     def _row(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[_Row, list[str], tuple[_Read, ...]]:
         """What SQL brings, and where: documents' numbers for what is pulled or read, else the variables."""
         finds, late_values = self._parsed.find, {c.v for c in late}
-        is_grouped = any(map(_is_grouping, finds))
         pulled = {find.term for find in finds if find.kind == "pull"} | {c.e for c in late} - late_values
-        plain = {var: None for find in finds if find.kind != "pull" or is_grouped for var in _find_vars(find)}
-        plain |= {var: None for var, _ in self._parsed.order if type(var) is str}
-        plain |= {var: None for var in sorted(pulled) if var not in block.owners}
+        plain = [var for find in finds if find.kind != "pull" or self._parsed.is_grouped for var in _find_vars(find)]
+        plain += [var for var, _ in self._parsed.order if type(var) is str]
+        plain += sorted(pulled - block.owners.keys())
         numbers = {var: i for i, var in enumerate(sorted(pulled & block.owners.keys()))}
-        shown = [var for var in plain if var not in late_values]
+        shown = [var for var in dict.fromkeys(plain) if var not in late_values]
         columns = {var: len(numbers) + i for i, var in enumerate(shown)}
         exprs = [block.owners[var][2] for var in numbers] + [self._joiner.expr(var, block) for var in shown]
         places = {c.v: len(exprs) + i for i, c in enumerate(late)} | numbers
         reads = tuple(_Read(places[c.e], c.e in numbers, c.a, c.v) for c in late)
         return _Row(columns, numbers, frozenset(), len(exprs)), exprs, reads
-
-    def _direct(self, row: _Row, reads: tuple[_Read, ...], is_ordered: bool, limit: str,
-                repeats: bool) -> _Direct | None:
-        parsed, finds = self._parsed, self._parsed.find
-        if parsed.order and not is_ordered or parsed.limit is not None and not limit \
-                or any(find.kind not in ("var", "pull") for find in finds):
-            return None
-        columns = row.columns | {read.v: row.width + i for i, read in enumerate(reads)}
-        place = lambda find: row.numbers.get(find.term) if find.kind == "pull" else None
-        places = tuple(columns[find.term] if place(find) is None else place(find) for find in finds)
-        is_telling = finds[0].kind == "var" or finds[0].is_telling and finds[0].term in row.numbers
-        is_column = parsed.is_bare and not (parsed.names or reads) and is_telling
-        shown = {find.term for find in finds if find.kind == "var"}
-        late_repeats = not parsed.is_bag and (repeats or not shown >= columns.keys() | row.numbers.keys())
-        return _Direct(places, is_column, False, late_repeats)
-
-    def _is_whole(self, row: _Row, direct: _Direct) -> bool:
-        """Whether SQL's rows are the answer."""
-        parsed = self._parsed
-        return direct.places == tuple(range(row.width)) and len(row.values) == row.width \
-            and not (parsed.is_bare or parsed.names) and all(find.kind == "var" for find in parsed.find)
 
     def _as_values(self, block: _Block, row: _Row, exprs: list[str]) -> frozenset[int]:
         """Turns cells into values in SQL, where the statistics know only short texts, or only small whole numbers."""
@@ -6033,29 +5922,26 @@ class _Shaper:
 
     # Order and limit
 
-    def _order(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[str, bool]:
+    def _order(self, block: _Block, late: tuple[_Triple, ...]) -> str:
         """ORDER BY where SQL orders as we do: by creation, or by values of one type that are not hashed."""
         parts, values = [], {c.v for c in late}
-        if block.is_walked:
-            return "", True
-        for target, is_descending in self._parsed.order:
+        for target, is_descending in () if block.is_walked else self._parsed.order:
             if type(target) is int:
                 find = self._parsed.find[target]
-                if find.kind != "var" or find.term in values or not self._sorts(find.term):
-                    return "", False
+                if find.kind != "var" or find.term in values or self._kinds_of(find.term) not in _SORTABLE:
+                    return ""
                 target = find.term
             parts.append(self._joiner.expr(target, block) + (" desc" if is_descending else ""))
-        return (f" order by {', '.join(parts)}", True) if parts else ("", False)
-
-    def _sorts(self, var: str) -> bool:
-        kinds = self._kinds_of(var)
-        return kinds is not None and kinds in _SORTABLE
+        return f" order by {', '.join(parts)}" if parts else ""
 
     def _kinds_of(self, var: str) -> int | None:
         """The types of cells that a variable may have; None if nobody knows: what is supposed is in no statistics."""
         if self._shared.is_over or any(var in binding.vars for binding in self._parsed.ins):
             return None
-        return functools.reduce(operator.or_, map(self._shared.kinds, _attributes_of(var, self._parsed.where)), 0)
+        clauses = [clause for clause in self._parsed.where if var in clause.binds]
+        values = [clause for clause in clauses if isinstance(clause, _Triple) and clause.v == var]
+        attributes = [clause.a for clause in values] + ["xt/id"] * (len(values) < len(clauses) or not clauses)
+        return functools.reduce(operator.or_, map(self._shared.kinds, attributes), 0)
 
     def _in_order(self, where: tuple[_Clause, ...]) -> _Triple | None:
         """For the first of a common kind (`top` in bench/store.py): the triple by whose value the answer is ordered.
@@ -6064,13 +5950,13 @@ class _Shaper:
         """
         parsed, shared = self._parsed, self._shared
         finds = [parsed.find[target] for target, _ in parsed.order if type(target) is int]
-        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None \
-                or any(map(_is_grouping, parsed.find)) or not self._sorts(finds[0].term):
+        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None or self._given \
+                or parsed.is_grouped or self._kinds_of(finds[0].term) not in _SORTABLE:
             return None
         triples: list[Any] = [clause for clause in where if type(clause) is _Triple]
-        walked = [clause for clause in triples if _is_var(clause.v) and clause.v == finds[0].term and _is_var(clause.e)
+        walked = [clause for clause in triples if clause.v == finds[0].term and _is_var(clause.e)
                   and clause.e not in self._joiner.scalars and clause.v != clause.e]
-        if len(walked) != 1 or len(triples) < 2 or self._given:
+        if len(walked) != 1 or len(triples) < 2:
             return None
         rows, _ = shared.estimate(walked[0].a)
         least = min(self._joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
@@ -6086,18 +5972,12 @@ class _Shaper:
         var, is_descending = parsed.order[0] if len(parsed.order) == 1 else (None, False)
         searches = [clause for clause in where if type(clause) is _Search and clause.e == var]
         if len(searches) != 1 or parsed.limit is None or self._shared.is_over or var in joiner.scalars \
-                or any(map(_is_grouping, parsed.find)):
+                or parsed.is_grouped:
             return None, ""
         cost = joiner.search_cost(searches[0], _Block())
         others = [joiner.triple_cost(clause, _Block()) for clause in where
                   if type(clause) is _Triple and clause.e == var]
         return (searches[0], " desc" * is_descending) if cost <= SOUGHT_WALK * min(others) else (None, "")
-
-    def _limit(self, late: tuple[_Triple, ...], is_ordered: bool) -> str:
-        parsed = self._parsed
-        if late or parsed.limit is None or parsed.order and not is_ordered or any(map(_is_grouping, parsed.find)):
-            return ""
-        return f" limit {self._joiner.text.param('limit')}"
 
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
         """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
@@ -6116,43 +5996,41 @@ class _Shaper:
 
     # Aggregates that SQL makes (`count`, `sum`, `highest`, `groups` in bench/store.py)
 
-    def _totals(self, where: tuple[_Clause, ...]) -> list[_Total] | None:
-        """How SQL makes each element of find, where all of them are variables, or aggregates that it makes as we do."""
-        parsed = self._parsed
-        every = _all_clauses((*self._given, *where), parsed.rules)
-        if not any(map(_is_grouping, parsed.find)) or any(type(clause) is _Bind for clause in every):
-            return None               # what a function gives may have no cell of its own
-        totals = [_Total("", find.term, None) if find.kind == "var" else self._total(find) for find in parsed.find]
-        made = [total for total in totals if total is not None]
-        return made if len(made) == len(totals) else None
-
-    def _total(self, find: _Find) -> _Total | None:
-        call = find.term
-        if find.kind != "aggregate" or len(call.args) != 1 or not _is_var(call.args[0]):
-            return None
-        var, = call.args
-        kinds = self._kinds_of(var)
-        is_made = call.head in ("count", "count-distinct") or kinds is not None and (
-            call.head in ("sum", "avg") and kinds in (0, _SMALL_KIND)
-            or call.head in ("min", "max") and (kinds in _SORTABLE or not kinds & ~_NUMBER_KINDS))
-        return _Total(call.head, var, kinds) if is_made else None
+    def _totals(self, where: tuple[_Clause, ...]) -> list[_Total]:
+        """How SQL makes each element of find, if all of them are variables, or aggregates that it makes as we do."""
+        totals: list[_Total] = []
+        every = _all_clauses((*self._given, *where), self._parsed.rules)
+        if not self._parsed.is_grouped or any(type(clause) is _Bind for clause in every):
+            return []                 # what a function gives may have no cell of its own
+        for find in self._parsed.find:
+            if find.kind == "var":
+                totals.append(_Total("", find.term, None))
+                continue
+            if find.kind != "aggregate" or len(find.term.args) != 1 or not _is_var(find.term.args[0]):
+                return []
+            head, (var,) = find.term
+            kinds = self._kinds_of(var)
+            if head not in ("count", "count-distinct") and (kinds is None or not (
+                    head in ("sum", "avg") and kinds in (0, _SMALL_KIND)
+                    or head in ("min", "max") and (kinds in _SORTABLE or not kinds & ~_NUMBER_KINDS))):
+                return []
+            totals.append(_Total(head, var, kinds))
+        return totals
 
     def _totalled(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> _Plan:
-        shared, joiner, places = self._shared, self._joiner, []
+        text, places = self._joiner.text, []
         exprs: list[str] = []
         safe: list[str] = []
         for total in totals:
             places.append((len(exprs), total))
-            x = joiner.expr(total.var, block)
+            x = self._joiner.expr(total.var, block)
             exprs, safe = exprs + total.exprs(x), safe + total.exprs(x, True)
-        keys = [joiner.expr(total.var, block) for total in totals if not total.head]
-        by = f" group by {', '.join(dict.fromkeys(keys))}" if keys else ""
-        main = joiner.text.statement(self._skipping(block, totals, where) or block.sql(exprs) + by)
-        spare = joiner.text.statement(block.sql(safe) + by) if safe != exprs else None
+        keys = dict.fromkeys(self._joiner.expr(total.var, block) for total in totals if not total.head)
+        by = f" group by {', '.join(keys)}" if keys else ""
+        main = text.statement(self._skipping(block, totals, where) or block.sql(exprs) + by)
+        spare = text.statement(block.sql(safe) + by) if safe != exprs else None
         row = _Row({}, {}, frozenset(), len(exprs))
-        return _Plan(tuple(self._before), tuple(shared.tables), main, (), None, row, (), None, shared.calls,
-                     self._attributes(where), False, False, True, False, tuple(places), self._doubts(where), spare,
-                     shared.notes)
+        return _Plan(*self._common(where), main, row, is_grouped=True, totals=tuple(places), spare=spare)
 
     def _skipping(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> str | None:
         """For count-distinct of few values (`distinct` in bench/store.py): searches the next value, reads no others."""
@@ -6172,21 +6050,24 @@ class _Shaper:
 
     # Answers without a run
 
-    def _quick_finish(self, block: _Block, row: _Row, direct: _Direct) -> Callable | None:
-        """What makes the answer of rows that are documents' numbers, UUIDs' numbers or values; None for others."""
-        find = self._parsed.find[0]
-        if direct.is_whole:
-            return lambda db, reader, rows: rows
-        if not direct.is_column or direct.places != (0,):
-            return None
-        if find.kind == "pull":
-            return _quick_documents if find.pattern is _EVERYTHING else None
-        if 0 in row.values:
-            return lambda db, reader, rows: [row[0] for row in rows]
-        return _quick_ids if block.kinds.get(find.term) == _UUID_KIND else None
+    def _quick(self, main: _Statement, block: _Block, row: _Row, is_whole: bool) -> _Quick | None:
+        """The plan's one statement with its constants in place, if its other parameters are arguments.
 
-    def _quick(self, main: _Statement, finish: Callable) -> _Quick | None:
-        """The plan's one statement with its constants in place, if its other parameters are arguments."""
+        Its rows must be the answer, or have the numbers of documents, the numbers of UUIDs, or values.
+        """
+        find, parsed = self._parsed.find[0], self._parsed
+        place = (row.numbers if find.kind == "pull" else row.columns).get(find.term)
+        finish: Callable = lambda db, reader, rows: rows
+        if not is_whole and (parsed.names or not parsed.is_bare or place != 0):
+            return None
+        if find.kind == "pull" and find.pattern is _EVERYTHING:
+            finish = lambda db, reader, rows: list(map(_copied, db._contents([row[0] for row in rows], reader)))
+        elif not is_whole and 0 in row.values:
+            finish = lambda db, reader, rows: [row[0] for row in rows]
+        elif not is_whole and find.kind == "var" and block.kinds.get(find.term) == _UUID_KIND:
+            finish = lambda db, reader, rows: db._file.index.uuids_of([row[0] for row in rows], reader)
+        elif not is_whole:
+            return None
         constants: list = []
         arguments = []
         for kind, *rest in self._joiner.text.specs:
@@ -6196,26 +6077,18 @@ class _Shaper:
             elif kind == "attribute":
                 constant = self._shared.file.index.attributes.get(rest[0])
             elif kind == "limit":
-                constant = (self._parsed.limit or 0) + self._parsed.offset
+                constant = (parsed.limit or 0) + parsed.offset
             elif kind == "value" and type(rest[0].value) in (str, int):
                 constant = _CELL[type(rest[0].value)](rest[0].value)
             if constant is None and not is_argument or type(constant) is bytes:
                 return None
             constants.append(constant)
-        is_all = 4 + len(constants) == main.highest and not self._parsed.offset
+        is_all = 4 + len(constants) == main.highest and not parsed.offset
         return _Quick(main.sql, constants, tuple(arguments), finish) if is_all else None
 
 
 _SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND,
                        *(1 << tag[0] + 2 for tag in (_BOOL, _INT, _FLOAT, _DATETIME, _DATE, _TIME, _DELTA))))
-
-
-def _attributes_of(var: str, clauses: Iterable[_Clause]) -> list[str]:
-    """The attributes that a variable is the value of; one that no triple binds could be anything."""
-    values = [c for c in clauses if isinstance(c, _Triple) and _is_var(c.v) and c.v == var]
-    found = [clause.a for clause in values]
-    is_elsewhere = any(var in clause.binds for clause in clauses if clause not in values)
-    return found + ["xt/id"] if is_elsewhere or not found else found
 
 
 # Comparisons that SQLite makes by itself, since cells of one type sort as their values do. Numbers have three kinds of
@@ -6406,48 +6279,19 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         reader.deadline = None
 
 
-def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._file.documents.young
-    try:
-        return [_copied(young[row[0]][0]) for row in rows]
-    except KeyError:
-        if len(rows) == 1:
-            return [_copied(db._content(rows[0][0], reader))]
-        return list(map(_copied, db._contents([row[0] for row in rows], reader)))
-
-
-def _quick_ids(db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    young = db._file.index.uuids.young
-    try:
-        return [young[row[0]] for row in rows]
-    except KeyError:
-        return db._file.index.uuids_of([row[0] for row in rows], reader)
-
-
 @contextlib.contextmanager
 def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
     """The answers one by one, in one read transaction, until the block ends or the query's time is over."""
-    with db._asking() as (reader, mode), _Run(db, reader, mode, parsed, args) as run:
-        answers = _mapped(_Answers(run).streamed(run), reader)
-        try:
-            yield answers
-        finally:
-            answers.close()
-
-
-def _mapped(answers: Iterator[Any], reader: _Reader) -> Generator[Any, None, None]:
-    """The answers, and our own errors for SQLite's."""
-    try:
-        yield from answers
-    except sqlite3.Error as error:
-        reader.fail(error)
+    with db._asking() as (reader, mode), _Run(db, reader, mode, parsed, args) as run, \
+            contextlib.closing(_Answers(run).streamed()) as answers:
+        yield answers
 
 
 def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> str:
     with _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins)) as run:
         plan = run.plan
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in plan.notes)]
-    lines += [f"in vain: {doubt}" for doubt in plan.doubts]
+    lines += [f"in vain: {doubt}" for _, doubt in plan.doubts]
     if plan.late:
         lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in plan.late)]
     for statement in (*_statements(plan.before, set()), *(plan.arms or (plan.main,))):
@@ -6494,25 +6338,19 @@ class _Run:
 
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
-        is_over = self.db._supposed is not None
+        is_over, generation = self.db._supposed is not None, self.file.index.generation
         is_plain = not self.parsed.watched and not self.parsed.searched and _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
-        key = self.mode, is_over, inputs
-        found = self.parsed.plans.get(key)
-        if found is None or found[0] is not self.file.index.generation:
-            generation = self.file.index.generation
-            found = self.parsed.plans[key] = generation, _compiled(self.parsed, self.mode, self.file, is_over, inputs)
-            self._tell(found[1].doubts)
+        found = self.parsed.plans.get((self.mode, is_over, inputs))
+        if found is None or found[0] is not generation:
+            plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs)).plan()
+            found = self.parsed.plans[self.mode, is_over, inputs] = generation, plan
+            told = self.db._node._told
+            for doubt in plan.doubts:                 # is logged once
+                if doubt not in told and len(told) < PLANS_CACHED:
+                    told.add(doubt)
+                    log.log(doubt[0], "a query asks in vain: %s", doubt[1])
         return found[1]
-
-    def _tell(self, doubts: tuple[str, ...]) -> None:
-        """Logs once what can find nothing; louder if it looks like a slip."""
-        told = self.db._node._told
-        for doubt in doubts:
-            if doubt not in told and len(told) < PLANS_CACHED:
-                told.add(doubt)
-                is_slip = ";" in doubt or " like " in doubt
-                log.log(logging.WARNING if is_slip else logging.INFO, "a query asks in vain: %s", doubt)
 
     def _inputs(self) -> _Inputs:
         """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""
@@ -6522,8 +6360,7 @@ class _Run:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
         sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
         sizes += [(spec, self._sought(spec)) for spec in self.parsed.searched]
-        sets = () if _SETS.isdisjoint(map(type, self.args)) else \
-            [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
+        sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
 
     def _size(self, a: str, tests: tuple) -> float:
@@ -6551,13 +6388,12 @@ class _Run:
     def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
         """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
         if self.bounded is None or self.bounded[0] is not tests or self.bounded[1] != kind:
-            low = high = None
+            ends = []
             for operator, spec in tests:
                 value = _known_value(self, spec)
-                least, end = _interval(operator, value, self.cells.given(value), kind)
-                low = least if low is None or _is_before(low, least) else low
-                high = end if high is None or _is_before(end, high) else high
-            self.bounded = tests, kind, low, high
+                ends.append(_interval(operator, value, self.cells.given(value), kind))
+            lows, highs = zip(*ends)
+            self.bounded = tests, kind, max(lows, key=_cell_order), min(highs, key=_cell_order)
         return self.bounded[2:]
 
     def member(self, place: int, cell: Cell) -> bool:
@@ -6574,8 +6410,7 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        reader = self.reader
-        outer = self.outer[0]
+        reader, outer = self.reader, self.outer[0]
         reader.run, reader.deadline = self.outer
         if outer is not None:         # whose statement still reads: SQLite drops no table meanwhile
             outer.filled |= self.filled
@@ -6588,22 +6423,16 @@ class _Run:
 
     def rows(self) -> Iterable[tuple]:
         """Rows of cells: all of them, but where an answer may not need them all at once."""
-        plan, parsed = self.plan, self.parsed
-        if plan.is_simple and (not plan.late or parsed.limit is None):
+        plan, is_page = self.plan, self.parsed.limit is not None
+        if plan.is_simple and not (plan.late and is_page):
             return self.reader.cursor.execute(plan.main.sql, self._bound(plan.main)).fetchall()
-        if plan.totals:
-            return self._totalled()
-        rows, is_streamed = self.found(), plan.is_grouped or plan.late and parsed.limit is not None
-        return rows if is_streamed or type(rows) is list else rows.fetchall()
-
-    def _totalled(self) -> list[tuple]:
-        """The groups that SQL makes, one row each."""
         try:
-            return self.found().fetchall()
+            rows, is_streamed = self.found(), plan.is_grouped and not plan.totals or plan.late and is_page
+            return rows if is_streamed or type(rows) is list else rows.fetchall()
         except sqlite3.OperationalError as error:
-            if self.plan.spare is None or str(error) != "integer overflow":
+            if plan.spare is None or str(error) != "integer overflow":
                 raise
-            return self._execute(self.plan.spare).fetchall()
+            return self._execute(plan.spare).fetchall()
 
     def found(self) -> Any:
         """The same rows as they are found: a cursor, or a list."""
@@ -6627,41 +6456,35 @@ class _Run:
 
     def _derive(self) -> None:
         """Fills the rules' tables."""
-        execute, outer = self.reader.execute, self.outer[0]
+        outer = self.outer[0]
         while outer is not None:
             if outer.plan is self.plan:
                 raise QueryError("The query asks itself, by a function of its own, while its rules' tables are in use.")
             outer = outer.outer[0]
         for table, made in self.plan.tables:
             for statement in (*made, f"delete from temp.{table}"):
-                execute(statement)
+                self.reader.execute(statement)
             self.filled.add(table)
         self._run_all(self.plan.before)
 
     def _run_all(self, parts: Iterable[_Statement | _Filling]) -> int:
-        """Runs the statements; how many new facts they bring."""
+        """Runs the statements, and fillings until a round brings nothing new; how many new facts there are."""
         found, connection = 0, self.reader.connection
         for part in parts:
-            if isinstance(part, _Filling):
-                found += self._fill(part)
+            if isinstance(part, _Statement):
+                before = connection.total_changes
+                self._execute(part)
+                found += connection.total_changes - before if part.derives else 0
                 continue
-            before = connection.total_changes
-            self._execute(part)
-            found += connection.total_changes - before if part.derives else 0
+            if part.number not in self.rounds:
+                self.rounds[part.number] = 0
+                found += self._run_all(part.first)
+            new = 1
+            while new:
+                self.rounds[part.number] += 1
+                new = self._run_all(part.rounds)
+                found += new
         return found
-
-    def _fill(self, filling: _Filling) -> int:
-        """Runs round by round, until a round brings nothing new; how many new facts there are."""
-        total = 0
-        if filling.number not in self.rounds:
-            self.rounds[filling.number] = 0
-            total = self._run_all(filling.first)
-        while True:
-            self.rounds[filling.number] += 1
-            found = self._run_all(filling.rounds)
-            total += found
-            if not found:
-                return total
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""
@@ -6671,16 +6494,11 @@ class _Run:
         target, is_descending = self.parsed.order[0]
         place = self.plan.row.columns[target if type(target) is str else self.parsed.find[target].term]
         merged = sorted(live + closed, key=lambda row: _cell_order(row[place]), reverse=is_descending)
-        return merged if (wanted := self.wanted()) is None else merged[:wanted]
+        return merged[:self.wanted()]
 
     def wanted(self) -> int | None:
         """How many rows the page takes, with those that it skips; None: all."""
         return None if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
-
-
-def _is_before(one: Any, other: Any) -> bool:
-    """Whether a cell sorts before another one."""
-    return one < other if type(one) is type(other) else _cell_order(one) < _cell_order(other)
 
 
 def _cell_order(cell: Cell) -> tuple:
@@ -6701,21 +6519,34 @@ def _given_value(run: _Run, index: int, place: int | None = None) -> Any:
     return value[place] if place < len(value) else None
 
 
-def _rows_json(run: _Run, index: int, shape: str, width: int) -> str:
+def _rows_json(run: _Run, index: int) -> str:
     """A collection or relation, each row once, as one JSON parameter."""
-    rows = run.args[index]
-    if isinstance(rows, dict) and shape == "relation":
-        rows = rows.items()
-    if isinstance(rows, (str, bytes, dict)) or not isinstance(rows, Iterable):
-        raise QueryError(f"Argument {index + 1} is {_short(rows)}; {_shown(run.parsed.ins[index])} wants a collection.")
-    wanted = dict.fromkeys(tuple(map(run.cells.given, _row(row, shape, width))) for row in rows)
-    return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
+    values, binding, given = run.args[index], run.parsed.ins[index], run.cells.given
+    if isinstance(values, dict) and binding.shape == "collection":
+        values = None
+    rows = _rows(values, binding, lambda: f"Argument {index + 1} is {_short(run.args[index])}")
+    return _json_rows(dict.fromkeys(tuple(map(given, row)) for row in rows))
 
 
-def _row(row: Any, shape: str, width: int) -> tuple:
-    if shape == "collection":
-        return (row,)
-    if isinstance(row, (str, bytes)) or not isinstance(row, (list, tuple)):
+def _json_rows(rows: Iterable) -> str:
+    return json.dumps([[_json_cell(cell) for cell in row] for row in rows])
+
+
+def _rows(value: Any, binding: _Binding, what: Callable[[], str], each: Callable[[Any], Iterable] = iter) -> list[tuple]:
+    """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
+    width = len(binding.vars)
+    if binding.shape == "scalar":
+        return [(value,)]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise QueryError(f"{what()}; {_shown(binding)} wants a collection.")
+    if binding.shape == "tuple":
+        return [_padded(tuple(value), width)]
+    rows = each(value.items() if isinstance(value, dict) else value)
+    return [(row,) for row in rows] if binding.shape == "collection" else [_padded(row, width) for row in rows]
+
+
+def _padded(row: Any, width: int) -> tuple:
+    if not isinstance(row, (list, tuple)):
         raise QueryError(f"{_short(row)} is not a row of {width}; a relation is a collection of tuples.")
     return (*row[:width], *(None,) * (width - len(row)))
 
@@ -6897,8 +6728,11 @@ class _Calls:
 
     def call_json(self, number: int, cells: tuple) -> str:
         """The rows that a function's binding takes apart, as JSON."""
-        cell = self.run.cell
-        return json.dumps([[_json_cell(cell(value)) for value in row] for row in self._taken_apart(number, cells)])
+        (call, _, binding), result, cell = self.run.plan.calls[number], self._called(number, cells), self.run.cell
+        if result is None and binding.shape != "scalar":
+            result = ()
+        rows = _rows(result, binding, lambda: f"{_short(call.head)} gave {_short(result)}", _distinct)
+        return _json_rows(map(cell, row) for row in rows)
 
     def _called(self, number: int, cells: tuple) -> Any:
         run = self.run
@@ -6907,35 +6741,21 @@ class _Calls:
             run.reader.look_at_clock()
         return result
 
-    def _taken_apart(self, number: int, cells: tuple) -> list[tuple]:
-        call, _, binding = self.run.plan.calls[number]
-        result, width = self._called(number, cells), len(binding.vars)
-        if binding.shape == "scalar":
-            return [(result,)]
-        if result is None:
-            return [(None,) * width] if binding.shape == "tuple" else []
-        if isinstance(result, (str, bytes)) or not isinstance(result, Iterable):
-            raise QueryError(f"{_short(call.head)} gave {_short(result)}; {_shown(binding)} wants a collection.")
-        if binding.shape == "tuple":
-            row = list(result)
-            return [(*row[:width], *(None,) * (width - len(row)))]
-        rows = result.items() if isinstance(result, dict) else result
-        return [_row(row, binding.shape, width) for row in _distinct(rows)]
-
     def closure(self, call: _Call, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
         """A call as a function of the values of `vars`; `made` has the places of aggregates, by id of their term."""
-        if call.head == "q":
-            return self._subquery(call, vars)
-        if call.head == "get-attr":
-            return self._get_attr(call, vars)
-        getters = [self.getter(arg, vars, made) for arg in call.args]
-        if call.head == "if" and len(getters) in (2, 3):
+        head, args = call
+        if head == "q":
+            args = _Const(_inheriting(args[0].value, self.run.parsed)), *args[1:]
+        getters = [self.getter(arg, vars, made) for arg in args]
+        if head == "get-attr":
+            return self._get_attr(args, getters)
+        if head == "if" and len(getters) in (2, 3):
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
-        function = self.function(call.head)
-        if call.head in FUNCTIONS and call.head not in self.run.db._node.functions:
+        function = self._subquery if head == "q" else self.function(head)
+        if head in FUNCTIONS and head not in self.run.db._node.functions:
             function = _named(function, call)
-        if vars == call.args:
+        if vars == args:
             return lambda values: function(*values)
         return lambda values: function(*[get(values) for get in getters])
 
@@ -6945,18 +6765,13 @@ class _Calls:
             return operator.itemgetter(made[id(term)])
         if type(term) is _Call:
             return self.closure(term, vars, made)
-        if type(term) is _Const:
-            value = self.run.db if type(term.value) is str and term.value == "$" else term.value
-            return lambda values: value
-        if type(term) is not _Made:
+        if type(term) is not _Const:
             return operator.itemgetter(vars.index(term))
-        if term.kind is dict:
-            pairs = [(self.getter(key, vars, made), self.getter(value, vars, made)) for key, value in term.parts]
-            return lambda values: {key(values): value(values) for key, value in pairs}
-        parts = [self.getter(part, vars, made) for part in term.parts]
-        return lambda values: term.kind(part(values) for part in parts)
+        value = self.run.db if type(term.value) is str and term.value == "$" else term.value
+        return lambda values: value
 
     def function(self, head: Any) -> Callable:
+        """The function that a name, a callable, or a variable that is bound to one stands for."""
         if _is_var(head):
             head = self._given(head)
         if callable(head):
@@ -6969,34 +6784,29 @@ class _Calls:
         return function
 
     def aggregate(self, head: Any) -> Callable:
-        """The function of an aggregate, which may be a name, a callable or a variable that stands for one."""
+        """The same for an aggregate."""
         head = head.value if type(head) is _Const else self._given(head) if _is_var(head) else head
-        found = AGGREGATES.get(head) if type(head) is str else head
-        return self.function(head) if found is None else found
+        return AGGREGATES[head] if type(head) is str and head in AGGREGATES else self.function(head)
 
     def _given(self, var: str) -> Any:
         """The argument that a variable stands for: functions come in this way too."""
-        for index, binding in enumerate(self.run.parsed.ins):
-            if var in binding.vars and binding.shape in ("scalar", "tuple"):
-                return _given_value(self.run, index, binding.vars.index(var) if binding.shape == "tuple" else None)
-        raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; "
-                         "several elements of find are a list.")
+        if var not in (scalars := _scalars(self.run.parsed.ins)[0]):
+            raise QueryError(f"{var} stands for a function, but no argument binds it. A tuple is a call; "
+                             "several elements of find are a list.")
+        return _known_value(self.run, scalars[var])
 
-    def _subquery(self, call: _Call, vars: tuple) -> Callable:
-        query = _inheriting(call.args[0].value, self.run.parsed.source.get("rules"))
-        getters = [self.getter(arg, vars) for arg in call.args[1:]]
-        return lambda values: self.run.db.q(query, *[get(values) for get in getters]) or None
+    def _subquery(self, query: dict, *args: Any) -> list | None:
+        return self.run.db.q(query, *args) or None
 
-    def _get_attr(self, call: _Call, vars: tuple) -> Callable:
-        if len(call.args) not in (2, 3) or type(call.args[1]) is not _Const:
+    def _get_attr(self, args: tuple, getters: list[Callable]) -> Callable:
+        if len(args) not in (2, 3) or type(args[1]) is not _Const:
             raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
-        run, entity, a = self.run, self.getter(call.args[0], vars), call.args[1].value
-        default = self.getter(call.args[2], vars) if len(call.args) == 3 else None
+        run, a = self.run, args[1].value
 
         def values_of(values: Any) -> Any:
-            document = run.db._document(entity(values), run.reader, run.mode)
-            found = _distinct(_several(document[a])) if document and a in document else ()
-            return list(found) if found else None if default is None else [default(values)]
+            document = run.db._document(getters[0](values), run.reader, run.mode)
+            found = _distinct(_several(document[a])) if document and a in document else None
+            return found or ([getters[2](values)] if len(args) == 3 else None)
         return values_of
 
 
@@ -7035,7 +6845,10 @@ def _spelled(term: Any) -> str:
 
 
 class _Answers:
-    """What SQL's rows become: values, groups, an order, a page, pulls, and the shape that find asks for."""
+    """What SQL's rows become: values, groups, an order, a page, pulls, and the shape that find asks for.
+
+    Beside the rows of a batch, `late` has a column for each value that was read from documents.
+    """
     __slots__ = "run", "parsed", "plan", "late_places"
 
     def __init__(self, run: _Run):
@@ -7047,51 +6860,49 @@ class _Answers:
         plan, parsed = self.plan, self.parsed
         if plan.repeats:
             rows = list(dict.fromkeys(rows))
-        if plan.direct is not None and plan.direct.is_whole:
+        if plan.is_whole:
             return rows[parsed.offset:] if parsed.offset else rows
         columns = self._totals(rows) if plan.totals else _Groups(self).columns(rows) if plan.is_grouped \
             else self._selected(rows)
         if parsed.is_page:
             columns = self._page(columns)
-        elif plan.direct is None or plan.late and plan.direct.late_repeats or self.run.cells.is_private:
-            unique = _unique_rows(columns)
-            if not any(find.kind == "pull" for find in parsed.find):
-                return self._shaped(unique)
-            columns = _as_columns(unique, columns)
+        elif not plan.is_direct or plan.late and plan.late_repeats or self.run.cells.is_private:
+            columns = _as_columns(_unique_rows(columns), columns)
         columns = self._pulled(columns)
         if self._may_repeat(columns):
-            return self._shaped(_unique_rows(columns))
-        return columns[0] if parsed.is_bare and not parsed.names else self._shaped(list(zip(*columns)))
+            columns = _as_columns(_unique_rows(columns), columns)
+        return self._shaped(columns)
 
-    def streamed(self, run: _Run) -> Iterator[Any]:
+    def streamed(self) -> Generator[Any, None, None]:
         """The answers as they are found, as far as the query allows that."""
-        if self.plan.is_grouped or self.parsed.order and not self.plan.is_ordered:
-            yield from self.whole(run.rows())
-            return
-        skip, left = self.parsed.offset, self.parsed.limit
-        for batch in _batches(run.found(), 1):
-            columns = self._columns(*self._with_late(batch))
-            found = len(columns[0])
-            if skip or left is not None:
-                columns = [column[skip:None if left is None else skip + left] for column in columns]
-                skip, left = max(0, skip - found), None if left is None else left - len(columns[0])
-            yield from self._shaped(list(zip(*self._pulled(columns))))
-            if left == 0:
+        run, skip, left = self.run, self.parsed.offset, self.parsed.limit
+        try:
+            if self.plan.is_grouped or self.parsed.order and not self.plan.is_ordered:
+                yield from self.whole(run.rows())
                 return
-            run.reader.look_at_clock()
+            for batch in _batches(run.found(), 1):
+                columns = self._columns(batch)
+                found = len(columns[0])
+                if skip or left is not None:
+                    columns = [column[skip:None if left is None else skip + left] for column in columns]
+                    skip, left = max(0, skip - found), None if left is None else left - len(columns[0])
+                yield from self._shaped(self._pulled(columns))
+                if left == 0:
+                    return
+                run.reader.look_at_clock()
+        except sqlite3.Error as error:
+            run.reader.fail(error)
 
     def _selected(self, rows: Any) -> list[list]:
         """A column for each element of find, as long as the page needs; of a pull the numbers of documents, or ids."""
         is_enough = self.run.wanted() if self.plan.is_ordered or not self.parsed.order else None
         parts, found = [], 0
         for batch in _batches(rows):
-            parts.append(self._columns(*self._with_late(batch)))
+            parts.append(self._columns(batch))
             found += len(parts[-1][0])
             if is_enough is not None and found >= is_enough:
                 break
             self.run.reader.look_at_clock()
-        if len(parts) == 1:
-            return parts[0]
         joined = itertools.chain.from_iterable
         return [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
@@ -7102,21 +6913,22 @@ class _Answers:
             rows = []
         return [total.column(self.run, rows, place) for place, total in self.plan.totals]
 
-    def _columns(self, rows: list[tuple], late: list[list]) -> list[list]:
+    def _columns(self, batch: list[tuple]) -> list[list]:
+        rows, late = self.with_late(batch)
         return [self.column(find, rows, late) for find in self.parsed.find]
 
     def column(self, find: _Find, rows: list[tuple], late: list[list]) -> list:
         if find.kind == "pull" and (place := self.plan.row.numbers.get(find.term)) is not None:
             return [row[place] for row in rows]
-        if find.kind in ("var", "pull"):
-            return self.values(find.term, rows, late)
-        return self.evaluated(find.term, rows, late)
+        return self.values(find.term, rows, late)
 
-    def values(self, var: str, rows: list[tuple], late: list[list]) -> list:
-        """The values of a variable, to be handed out."""
-        place = self.plan.row.columns.get(var)
+    def values(self, term: Any, rows: list[tuple], late: list[list]) -> list:
+        """The values of a variable or of an expression, to be handed out."""
+        if not _is_var(term):
+            return self.evaluated(term, rows, late)
+        place = self.plan.row.columns.get(term)
         if place is None:
-            return late[self.late_places[var]]
+            return late[self.late_places[term]]
         cells = [row[place] for row in rows]
         return cells if place in self.plan.row.values else self.run.cells.values(cells)
 
@@ -7127,17 +6939,16 @@ class _Answers:
             return list(map(_key_of, late[self.late_places[var]]))
         return self.run.cells.keys([row[place] for row in rows])
 
-    def evaluated(self, term: Any, rows: list[tuple], late: list[list]) -> list:
-        """An expression of each row."""
-        vars = tuple(dict.fromkeys(part for part in _parts(term) if _is_var(part)))
-        get = self.run.calls.getter(term, vars)
-        if not vars:
-            return [get(()) for _ in rows]
-        return [get(values) for values in zip(*[self.values(var, rows, late) for var in vars])]
+    def evaluated(self, term: Any, rows: list[tuple], late: list[list], made: Mapping[Any, list] = NOTHING) -> list:
+        """An expression of each row. `made` has columns of parts of it, by their ids."""
+        vars = tuple(dict.fromkeys(_outside(term)))
+        get = self.run.calls.getter(term, vars, {id: len(vars) + place for place, id in enumerate(made)})
+        columns = [*[self.values(var, rows, late) for var in vars], *made.values()]
+        return [get(values) for values in zip(*columns)] if columns else [get(()) for _ in rows]
 
     # Values that the documents bring
 
-    def _with_late(self, rows: list[tuple]) -> tuple[list[tuple], list[list]]:
+    def with_late(self, rows: list[tuple]) -> tuple[list[tuple], list[list]]:
         """The rows with columns of late values: a row whose document has none goes, several values make several."""
         late: list[list] = []
         documents: dict[int, list] = {}
@@ -7174,56 +6985,53 @@ class _Answers:
             return [column[parsed.offset:wanted] for column in columns]
         return columns
 
-    def _in_order(self, columns: list[list]) -> list[int]:
-        """The places of the rows in the order that the query asks for; rows that are equal there stay as they came."""
-        places = list(range(len(columns[0])))
+    def _in_order(self, columns: list[list]) -> Sequence[int]:
+        """The places of the rows in the order that the query asks for; rows that are equal there stay as they came.
+
+        Only the first places, where no more are wanted and nothing else is ordered by.
+        """
+        places: Sequence[int] = range(len(columns[0]))
+        wanted = self.run.wanted() if len(self.parsed.order) == 1 else None
         for target, is_descending in reversed(self.parsed.order):
             if type(target) is str:
                 raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of the order.")
-            places = self._sorted(places, _sort_keys(columns[target]), is_descending)
+            keys = _sort_keys(columns[target])
+            try:
+                if wanted is not None and wanted * 8 < len(places) and type(keys[0]) is not _Ordered:
+                    first = heapq.nlargest if is_descending else heapq.nsmallest
+                    places = first(wanted, places, key=keys.__getitem__)
+                else:                 # compares neighbours, hence finds values that cannot be compared
+                    places = sorted(places, key=keys.__getitem__, reverse=is_descending)
+            except TypeError as error:        # of tuples with values of different types
+                raise QueryError(f"order-by cannot order these values: {error}.") from None
         return places
-
-    def _sorted(self, places: list[int], keys: list, is_descending: bool) -> list[int]:
-        """The places by their keys; only the first of them where no more are wanted and nothing else is ordered by."""
-        wanted = self.run.wanted() if len(self.parsed.order) == 1 else None
-        try:
-            if wanted is not None and wanted * 8 < len(places):
-                return (heapq.nlargest if is_descending else heapq.nsmallest)(wanted, places, key=keys.__getitem__)
-            return sorted(places, key=keys.__getitem__, reverse=is_descending)
-        except TypeError as error:            # of tuples with values of different types
-            raise QueryError(f"order-by cannot order these values: {error}.") from None
 
     def _pulled(self, columns: list[list]) -> list[list]:
         """The pulls of a page, level by level for many rows at once."""
+        db, reader = self.run.db, self.run.reader
         for place, find in enumerate(self.parsed.find):
             if find.kind == "pull":
-                pull = self._pull_found if find.term in self.plan.row.numbers else self._puller().pull_ids
-                parts = _batches(columns[place])
-                columns[place] = [document for part in parts for document in pull(find.pattern, part)]
+                puller, is_number, pulled = _Puller(db, reader, self.run.mode), find.term in self.plan.row.numbers, []
+                for part in _batches(columns[place]):
+                    level = db._contents(part, reader) if is_number else puller.level(find.pattern, part)
+                    pulled += puller.pull_documents(find.pattern, level)
+                columns[place] = pulled
         return columns
 
-    def _pull_found(self, pattern: tuple, numbers: list[int]) -> list:
-        documents = self.run.db._contents(numbers, self.run.reader)
-        return self._puller().pull_documents(pattern, documents)
-
-    def _puller(self) -> _Puller:
-        return _Puller(self.run.db, self.run.reader, self.run.mode)
-
     def _may_repeat(self, columns: list[list]) -> bool:
-        """Whether answers that should differ may be equal, since of different entities the same was pulled."""
-        if self.parsed.is_page:
-            return False
+        """Whether answers that should differ may be equal, since of different entities the same was pulled.
+
+        An id without a document tells only who refers to it.
+        """
         pulls = [(find, column) for find, column in zip(self.parsed.find, columns) if find.kind == "pull"]
-        return any(not self._is_telling(find) or column.count(None) > 1 for find, column in pulls)
+        return not self.parsed.is_page and any(
+            not find.is_telling or find.term not in self.plan.row.numbers and _looks_back(find.pattern)
+            or column.count(None) > 1 for find, column in pulls)
 
-    def _is_telling(self, find: _Find) -> bool:
-        """Whether different entities give different answers: an id without a document tells only who refers to it."""
-        return find.is_telling and (find.term in self.plan.row.numbers or not _looks_back(find.pattern))
-
-    def _shaped(self, rows: list[tuple]) -> list:
+    def _shaped(self, columns: list[list]) -> list:
         if self.parsed.names:
-            return [dict(zip(self.parsed.names, row)) for row in rows]
-        return [row[0] for row in rows] if self.parsed.is_bare else rows
+            return [dict(zip(self.parsed.names, row)) for row in zip(*columns)]
+        return columns[0] if self.parsed.is_bare else list(zip(*columns))
 
 
 def _is_hashed(value: Any) -> bool:
@@ -7293,41 +7101,34 @@ class _Groups:
     """Groups the bag of all bindings by the variables outside aggregates, and keeps of it what these need."""
 
     def __init__(self, answers: _Answers):
-        self._answers, self._run, self._finds = answers, answers.run, answers.parsed.find
-        self._outside = list(dict.fromkeys(var for find in self._finds for var in _outside(find)))
-        terms = [part for find in self._finds if find.kind not in ("var", "pull") for part in _parts(find.term)]
-        self._aggregates = {id(term): _Aggregate(term, answers) for term in terms if _is_aggregate(term)}
+        self._answers, self._finds = answers, answers.parsed.find
+        self._outside = list(dict.fromkeys(var for find in self._finds for var in _outside(find.term)))
+        terms = [part for find in self._finds for part in _parts(find.term) if _is_aggregate(part)]
+        self._aggregates = {id(term): _Aggregate(term, answers) for term in terms}
         self._first_rows: dict[Any, tuple] = {}      # of each group: the row and its late values
 
     def columns(self, rows: Iterable[tuple]) -> list[list]:
         """One row a group, as columns of find."""
+        answers = self._answers
         for batch in _batches(rows):
-            batch, late = self._answers._with_late(batch)
-            keys = self._keys(batch, late)
+            batch, late = answers.with_late(batch)
+            columns = [answers.keys(var, batch, late) for var in self._outside]
+            keys = columns[0] if len(columns) == 1 else list(zip(*columns)) or [()] * len(batch)
             for place, key in enumerate(keys):
                 if key not in self._first_rows:
                     self._first_rows[key] = batch[place], [column[place] for column in late]
             for aggregate in self._aggregates.values():
                 aggregate.add(keys, batch, late)
-            self._run.reader.look_at_clock()
+            answers.run.reader.look_at_clock()
         first_rows = [row for row, _ in self._first_rows.values()]
-        late = _as_columns([tuple(late) for _, late in self._first_rows.values()], self._answers.late_places)
+        late = _as_columns([tuple(late) for _, late in self._first_rows.values()], answers.late_places)
         return [self._column(find, first_rows, late) for find in self._finds]
 
-    def _keys(self, rows: list[tuple], late: list[list]) -> list:
-        """The group of each row."""
-        columns = [self._answers.keys(var, rows, late) for var in self._outside]
-        return columns[0] if len(columns) == 1 else list(zip(*columns)) or [()] * len(rows)
-
     def _column(self, find: _Find, rows: list[tuple], late: list[list]) -> list:
-        if find.kind in ("var", "pull"):
-            return self._answers.column(find, rows, late)
-        vars = tuple(dict.fromkeys(_outside(find)))
-        inside = [term for term in _parts(find.term) if id(term) in self._aggregates]
-        get = self._run.calls.getter(find.term, vars, {id(term): len(vars) + i for i, term in enumerate(inside)})
-        columns = [self._answers.values(var, rows, late) for var in vars]
-        columns += [self._aggregates[id(term)].results(self._first_rows, rows, late) for term in inside]
-        return [get(values) for values in zip(*columns)] if columns else [get(()) for _ in rows]
+        inside = [id(part) for part in _parts(find.term) if id(part) in self._aggregates]
+        made = {part: self._aggregates[part].results(self._first_rows, rows, late) for part in inside}
+        return self._answers.evaluated(find.term, rows, late, made) if made else \
+            self._answers.column(find, rows, late)
 
 
 class _Aggregate:
@@ -7339,98 +7140,50 @@ class _Aggregate:
         self._extra, self._arg = args[:-1], args[-1]
         running = _RUNNING.get(head) if type(head) is str and not self._extra else None
         function = None if running else answers.run.calls.aggregate(head)
-        keep, result, self._needs_values = running or (_keep_all, function, True)
-        self._keep: Callable = keep
-        self._result: Any = result
+        made: Any = running or (lambda value: [value], lambda kept, value: kept.append(value) or kept, function, True)
+        self._begin, self._add, self._result, self._needs_values = made
         self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
-        self._kept: collections.Counter = collections.Counter()      # of each group
+        self._kept: dict[Any, Any] = {}      # of each group
 
     def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
-        column = self._column(rows, late)
+        """Adds rows, which belong to the groups `keys`, to what is kept of each group."""
+        answers, arg, kept, begin, add = self._answers, self._arg, self._kept, self._begin, self._add
+        if self._needs_values or not _is_var(arg):
+            column = answers.values(arg, rows, late)
+            column = column if self._needs_values else list(map(_key_of, column))
+        else:
+            column = answers.keys(arg, rows, late)        # what tells values apart is enough
         with _blaming(self._term, self._is_ours):
-            self._keep(self._kept, keys, column)
-
-    def _column(self, rows: list[tuple], late: list[list]) -> list:
-        """What is aggregated: only what tells it apart, where that is enough."""
-        answers = self._answers
-        if not self._needs_values and _is_var(self._arg):
-            return answers.keys(self._arg, rows, late)
-        column = (answers.values if _is_var(self._arg) else answers.evaluated)(self._arg, rows, late)
-        return column if self._needs_values else list(map(_key_of, column))
+            for key, value in zip(keys, column):
+                kept[key] = add(kept[key], value) if key in kept else begin(value)
 
     def results(self, groups: Iterable, rows: list[tuple], late: list[list]) -> list:
         """The result of each group; `rows` has the first row of each, for other arguments."""
-        extra = [self._answers.evaluated(arg, rows, late) for arg in self._extra]
+        extra = [self._answers.values(arg, rows, late) for arg in self._extra]
         others = zip(*extra) if extra else itertools.repeat(())
         with _blaming(self._term, self._is_ours):
             return [self._result(*given, self._kept[key]) for key, given in zip(groups, others)]
 
 
-# Each adds a column, whose rows belong to the groups `keys`, to what is kept of each group.
-
-
-def _keep_count(kept: collections.Counter, keys: list, column: list) -> None:
-    kept.update(keys)
-
-
-def _keep_distinct(kept: dict, keys: list, column: list) -> None:
-    if keys and keys[0] == ():            # one group
-        kept.setdefault((), set()).update(column)
-        return
-    for key, value in zip(keys, column):
-        kept.setdefault(key, set()).add(value)
-
-
-def _keep_sum(kept: dict, keys: list, column: list) -> None:
-    for key, value in zip(keys, column):
-        kept[key] = kept.get(key, 0) + value
-
-
-def _keep_average(kept: dict, keys: list, column: list) -> None:
-    for key, value in zip(keys, column):
-        total, count = kept.get(key, (0, 0))
-        kept[key] = total + value, count + 1
-
-
-def _keep_extreme(sign: int, kept: dict, keys: list, column: list) -> None:
-    for key, value in zip(keys, column):
-        if key not in kept or _compare(value, kept[key]) == sign:
-            kept[key] = value
-
-
-def _keep_all(kept: dict, keys: list, column: list) -> None:
-    for key, value in zip(keys, column):
-        kept.setdefault(key, []).append(value)
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-_RUNNING: dict[str, tuple[Callable, Callable, bool]] = {      # how to keep, what becomes of it, whether of values
-    "count": (_keep_count, _itself, False), "count-distinct": (_keep_distinct, len, False),
-    "sum": (_keep_sum, _itself, True), "avg": (_keep_average, lambda kept: _ratio(*kept), True),
-    "min": (functools.partial(_keep_extreme, -1), _itself, True),
-    "max": (functools.partial(_keep_extreme, 1), _itself, True),
+_itself = lambda value: value
+_RUNNING: dict[str, tuple] = {        # how the first value is kept, how another is added, the result; whether of values
+    "count": (lambda value: 1, lambda kept, value: kept + 1, _itself, False),
+    "count-distinct": (lambda value: {value}, lambda kept, value: kept.add(value) or kept, len, False),
+    "sum": (lambda value: 0 + value, operator.add, _itself, True),
+    "avg": (lambda value: (0 + value, 1), lambda kept, value: (kept[0] + value, kept[1] + 1),
+            lambda kept: _ratio(*kept), True),
+    "min": (_itself, lambda kept, value: value if _compare(value, kept) < 0 else kept, _itself, True),
+    "max": (_itself, lambda kept, value: value if _compare(value, kept) > 0 else kept, _itself, True),
 }
 
 
-def _outside(find: _Find) -> list:
-    """The variables by which a find element groups: those outside its aggregates."""
-    if find.kind in ("var", "pull"):
-        return [find.term]
-    found, todo = [], [find.term]
-    while todo:
-        term = todo.pop()
-        if _is_aggregate(term):
-            continue
-        if _is_var(term):
-            found.append(term)
-        elif type(term) is _Call:
-            todo += term.args
-        elif type(term) is _Made:
-            todo += [piece for part in term.parts for piece in (part if term.kind is dict else (part,))]
-    return found
+def _outside(term: Any) -> Iterator[str]:
+    """The variables by which a term of find groups: those outside its aggregates."""
+    if _is_var(term):
+        yield term
+    elif type(term) is _Call and not _is_aggregate(term):
+        for arg in term.args:
+            yield from _outside(arg)
 
 
 # The order of values
@@ -7454,9 +7207,12 @@ _ORDERLY = frozenset((bool, str, bytes, tuple, dt.datetime, dt.date, dt.time, dt
 def _sort_keys(column: list) -> list:
     """What sorts as the values do: they themselves, where all are of a type that Python orders as we do."""
     kinds = set(map(type, column))
-    if kinds <= _NUMBERS or len(kinds) == 1 and kinds <= _ORDERLY:
-        return column
-    return [value.int for value in column] if kinds == {uuid.UUID} else list(map(_Ordered, column))
+    if kinds == {uuid.UUID}:
+        return [value.int for value in column]
+    some = kinds - {types.NoneType}
+    if not (some <= _NUMBERS or len(some) == 1 and some <= _ORDERLY):
+        return list(map(_Ordered, column))
+    return column if some == kinds else [(value is not None, value) for value in column]
 
 
 def _compare(one: Any, other: Any) -> int:
@@ -7736,15 +7492,15 @@ _SNAPSHOT: dict[str, Callable] = {
 class _Pull(NamedTuple):
     """One element of a pattern."""
     a: str
+    key: Any
     back: str = ""                    # the attribute, if it is followed backwards
     pattern: Any = None               # of a join: elements, `...`, or how many levels again
-    key: Any = None
+    union: dict | None = None
+    recurs: bool = False              # here or below; then what was passed on the way matters
     default: Any = None
     limit: int | None = None
     into: Any = None
     is_one: bool = False
-    union: dict | None = None
-    recurs: bool = False              # here or below; then what was passed on the way matters
 
     @property
     def is_followed(self) -> bool:
@@ -7752,7 +7508,7 @@ class _Pull(NamedTuple):
 
 
 _Pattern = tuple[_Pull, ...]
-_EVERYTHING = (_Pull("*", key="*"),)
+_EVERYTHING = (_Pull("*", "*"),)
 _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 
@@ -7760,30 +7516,20 @@ def _parse_pull(pattern: Any) -> _Pattern:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
     elements = [pattern] if type(pattern) is tuple else pattern
-    parsed = [part._replace(recurs=_recurs(part)) for element in elements for part in _parse_pull_element(element)]
+    parsed = [part for element in elements for part in _parse_pull_element(element)]
     parsed.sort(key=lambda element: element.a != "*")         # the others override what "*" brings, wherever it stands
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
-def _recurs(element: _Pull) -> bool:
-    if element.union is not None:
-        return any(part.recurs for pattern in element.union.values() for part in pattern)
-    if type(element.pattern) is tuple:
-        return any(part.recurs for part in element.pattern)
-    return element.pattern is not None
-
-
 def _parse_pull_element(element: Any) -> list[_Pull]:
-    if type(element) is str:
-        return [_with_options(element, {})]
     if type(element) is dict:
         return [_parse_join(reference, below) for reference, below in element.items()]
-    if type(element) is tuple and 1 <= len(element) <= 3 and type(element[0]) is str:
-        name, options, *below = element if len(element) > 1 else (*element, {})
-        return [_below(_with_options(name, options), below[0]) if below else _with_options(name, options)]
-    if type(element) is tuple and len(element) == 2 and type(element[0]) is dict and len(element[0]) == 1:
-        (name, pattern), = element[0].items()
-        return [_below(_with_options(name, element[1]), pattern)]
+    parts = element if type(element) is tuple else (element,)
+    if 1 <= len(parts) <= 3 and type(parts[0]) is str:
+        return [_pull_of(parts[0], parts[1] if len(parts) > 1 else {}, *parts[2:])]
+    if len(parts) == 2 and type(parts[0]) is dict and len(parts[0]) == 1:
+        (name, below), = parts[0].items()
+        return [_pull_of(name, parts[1], below)]
     raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", "
                      "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
@@ -7793,18 +7539,11 @@ def _parse_join(reference: Any, below: Any) -> _Pull:
     if type(name) is not str:
         raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
                          "wanted an attribute, or (attribute, {options}).")
-    return _below(_with_options(name, options), below)
+    return _pull_of(name, options, below)
 
 
-def _below(element: _Pull, below: Any) -> _Pull:
-    """The element as a join with what is below it."""
-    if type(below) is dict:
-        return element._replace(union={_key_of(value): _parse_pull(pattern) for value, pattern in below.items()})
-    is_again = below is ... or type(below) is int and below > 0
-    return element._replace(pattern=below if is_again else _parse_pull(below))
-
-
-def _with_options(name: Any, options: Any) -> _Pull:
+def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:
+    """An element of an attribute and its options; a join, if something is below it."""
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options "
                          f"among {', '.join(sorted(_PULL_OPTIONS))}.")
@@ -7814,23 +7553,29 @@ def _with_options(name: Any, options: Any) -> _Pull:
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
-    return _Pull(name, _backwards(name), key=options.get("as", name), default=options.get("default"), limit=limit,
-                 into=options.get("into"), is_one=options.get("cardinality") == "one")
-
-
-def _backwards(name: str) -> str:
-    """What is followed backwards: "mem/_user" asks who has me as "mem/user"; "" for an attribute that is not."""
-    space, slash, last = name.rpartition("/")
-    return space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
+    pattern: Any = None
+    union, recurs = None, False
+    for under in below:
+        if type(under) is dict:
+            union = {_key_of(value): _parse_pull(part) for value, part in under.items()}
+        else:
+            recurs = under is ... or type(under) is int and under > 0
+            pattern = under if recurs else _parse_pull(under)
+        recurs = recurs or any(part.recurs for parts in ([pattern] if union is None else union.values())
+                               for part in parts)
+    space, slash, last = name.rpartition("/")         # "mem/_user" asks who has me as "mem/user"
+    back = space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
+    return _Pull(name, options.get("as", name), back, pattern, union, recurs, options.get("default"), limit,
+                 options.get("into"), options.get("cardinality") == "one")
 
 
 def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:
     """The pattern applied to entities, within a query's usual time."""
-    outer = reader.deadline
+    outer, puller = reader.deadline, _Puller(db, reader, mode)
     if outer is None:
         reader.deadline = time.monotonic() + TIMEOUT_MS / 1000
     try:
-        return _Puller(db, reader, mode).pull_ids(pattern, ids)
+        return puller.pull_documents(pattern, puller.level(pattern, ids))
     finally:
         reader.deadline = outer
 
@@ -7840,9 +7585,8 @@ def _looks_back(pattern: Any) -> bool:
     return type(pattern) is tuple and any(part.back and part.is_followed for part in pattern)
 
 
-class _Absent(NamedTuple):
-    """An entity without a document, of which a pattern asks who refers to it."""
-    id: Any
+class _Absent(dict):
+    """The id of an entity without a document, of which a pattern asks who refers to it."""
 
 
 class _Puller:
@@ -7856,9 +7600,6 @@ class _Puller:
     def __init__(self, db: Db, reader: _Reader, mode: str):
         self.db, self.reader, self.mode = db, reader, mode
 
-    def pull_ids(self, pattern: _Pattern, ids: list) -> list:
-        return self.pull_documents(pattern, self._level(pattern, ids))
-
     def pull_documents(self, pattern: _Pattern, level: list) -> list:
         """The pattern applied to documents as the cache has them."""
         try:
@@ -7867,11 +7608,11 @@ class _Puller:
             raise QueryError("The pull goes deeper than Python can nest what it found, about 150 levels; "
                              "bound it: {\"attribute\": 100}.") from None
 
-    def _level(self, pattern: Any, ids: list) -> list:
+    def level(self, pattern: Any, ids: list) -> list:
         """The documents of some entities; of those without one their ids, where that is enough for the pattern."""
         level = self.db._documents(ids, self.reader, self.mode)
         if None in level and _looks_back(pattern):
-            return [_Absent(id) if document is None and type(id) in _ID_TYPES else document
+            return [_Absent({"xt/id": id}) if document is None and type(id) in _ID_TYPES else document
                     for id, document in zip(ids, level)]
         return level
 
@@ -7883,26 +7624,18 @@ class _Puller:
             return [None] * len(level)
         has_star, is_back = pattern[0] == _EVERYTHING[0], _Absent in map(type, level)
         documents = [None if type(one) is _Absent else one for one in level] if is_back else level
-        made: list = [None if one is None else _copied(one) if has_star else {} for one in documents]
-        if is_back:
-            made = [{} if type(one) is _Absent else into for one, into in zip(level, made)]
+        made: list = [None if one is None else _copied(one) if has_star and document is not None else {}
+                      for one, document in zip(level, documents)]
         for element in pattern[has_star:]:
-            if not element.back:
-                self._pull_element(element, pattern, documents, made, trails)
-            elif element.is_followed:
-                self._pull_join(element, pattern, level, made, trails)
+            if element.pattern is not None:
+                self._pull_join(element, pattern, level if element.back else documents, made, trails)
+            elif element.union is not None:
+                self._pull_union(element, documents, made, trails)
+            elif not element.back:
+                for document, into in zip(documents, made):
+                    if document is not None:
+                        self._pull_attribute(element, document, into)
         return [into or None if type(one) is _Absent else into for one, into in zip(level, made)] if is_back else made
-
-    def _pull_element(self, element: _Pull, pattern: _Pattern, documents: list, made: list,
-                      trails: list | None) -> None:
-        if element.union is not None:
-            self._pull_union(element, documents, made, trails)
-        elif element.pattern is not None:
-            self._pull_join(element, pattern, documents, made, trails)
-        else:
-            for document, into in zip(documents, made):
-                if document is not None:
-                    self._pull_attribute(element, document, into)
 
     def _pull_attribute(self, element: _Pull, document: dict, into: dict) -> None:
         if element.a == "*":
@@ -7928,11 +7661,19 @@ class _Puller:
     def _pull_join(self, element: _Pull, pattern: _Pattern, level: list, made: list, trails: list | None) -> None:
         """Follows the references of a whole level with one statement."""
         self.reader.look_at_clock()
-        below, is_again = self._pattern_below(element, pattern)
+        below: Any = pattern if element.pattern is ... else element.pattern
+        if type(below) is int:        # so many levels again
+            below = tuple(part._replace(pattern=below - 1) if part == element else part
+                          for part in pattern if part != element or below > 1)
         found = self._referring(element.back, level) if element.back else self._referred(element, below, level)
         flat = [(place, document) for place, several in enumerate(found) for document in several or ()]
-        paths = self._paths(level, trails, [place for place, _ in flat]) if element.recurs else None
-        pulled = iter(self._pull_below(below, is_again, [document for _, document in flat], paths))
+        paths = None
+        if element.recurs:
+            trails = trails or [frozenset()] * len(level)
+            paths = [trails[place] | {_key(level[place]["xt/id"])} for place, _ in flat]
+        entities = [document for _, document in flat]
+        pulled = iter(() if not flat else self._pull_all(below, entities, paths) if type(element.pattern) is tuple else
+                      self._pull_again(below, entities, paths or []))
         for document, into, several in zip(level, made, found):
             if into is None:
                 continue
@@ -7942,35 +7683,15 @@ class _Puller:
             if several or several is not None and not element.back:
                 self._set_joined(element, document, into, [next(pulled) for _ in several], is_asked)
 
-    def _paths(self, level: list, trails: list | None, places: list[int]) -> list[frozenset]:
-        """For each document below, the keys of the entities that lead to it."""
-        trails = trails or [frozenset()] * len(level)
-        return [trails[place] | {_key(self._id(level[place]))} for place in places]
-
-    @staticmethod
-    def _id(entity: dict | _Absent) -> Any:
-        return entity.id if isinstance(entity, _Absent) else entity["xt/id"]
-
-    @staticmethod
-    def _pattern_below(element: _Pull, pattern: _Pattern) -> tuple[_Pattern, bool]:
-        """The pattern of the next level, and whether it is this one again."""
-        if element.pattern is ...:
-            return pattern, True
-        if type(element.pattern) is int:
-            left = element.pattern - 1
-            return tuple(part._replace(pattern=left) if part == element else part
-                         for part in pattern if part != element or left > 0), True
-        return element.pattern, False
-
-    def _pull_below(self, pattern: _Pattern, is_again: bool, level: list, paths: list | None) -> list:
-        if not is_again or paths is None:
-            return self._pull_all(pattern, level, paths) if level else []
-        met = [document is not None and _key(self._id(document)) in path for document, path in zip(level, paths)]
-        fresh = [place for place, is_met in enumerate(met) if not is_met]
-        pulled = self._pull_all(pattern, [level[i] for i in fresh], [paths[i] for i in fresh]) if fresh else []
-        made = [{"xt/id": _copied(self._id(document))} if is_met else None for document, is_met in zip(level, met)]
-        for place, one in zip(fresh, pulled):
-            made[place] = one
+    def _pull_again(self, pattern: _Pattern, level: list, paths: list) -> list:
+        """A pattern that recurs: of an entity that led to itself comes only the id."""
+        made = [{"xt/id": _copied(one["xt/id"])} if one is not None and _key(one["xt/id"]) in path else None
+                for one, path in zip(level, paths)]
+        fresh = [place for place, is_met in enumerate(made) if is_met is None]
+        if fresh:
+            pulled = self._pull_all(pattern, [level[i] for i in fresh], [paths[i] for i in fresh])
+            for place, one in zip(fresh, pulled):
+                made[place] = one
         return made
 
     @staticmethod
@@ -7993,17 +7714,15 @@ class _Puller:
         a = element.a
         ids = [None if document is None or a not in document else list(_several(document[a]))[:element.limit]
                for document in documents]
-        targets = iter(self._level(below, [id for several in ids for id in several or ()]))
+        targets = iter(self.level(below, [id for several in ids for id in several or ()]))
         return [several and [next(targets) for _ in several] for several in ids]
 
     def _referring(self, a: str, level: list) -> list:
         """For each entity the documents that refer to it by an attribute."""
-        cell, reader = self.db._cell, self.reader
-        cells = [None if one is None else cell(one.id if type(one) is _Absent else one["xt/id"], reader)
-                 for one in level]
-        rows = self.db._rows_by_value(a, cells, reader, self.mode)
+        cells = [None if one is None else self.db._cell(one["xt/id"], self.reader) for one in level]
+        rows = self.db._rows_by_value(a, cells, self.reader, self.mode)
         by_cell: dict = {}
-        for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], reader)):
+        for (v, _, _), document in zip(rows, self.db._contents([n for _, _, n in rows], self.reader)):
             by_cell.setdefault(v, []).append(document)
         return [None if cell is None else by_cell.get(cell, ()) for cell in cells]
 

@@ -364,6 +364,18 @@ def test_a_closed_node_answers_no_question_in_a_thread(open_store):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("limit", [1, 5, 30])
+def test_a_short_page_refuses_values_without_an_order_as_a_long_one_does(node, limit):
+    """A page of one row was answered, a page of all rows refused: None hid that the others have no order."""
+    node.submit_tx([put({"xt/id": i, "v": (None, False, 7)[i % 3]}) for i in range(30)])
+    page = {"find": ["?v", "?e"], "where": [["?e", "v", "?v"]], "order-by": [["?v"]], "limit": limit}
+    with pytest.raises(store.QueryError, match="are of different types and have no order"):
+        node.db().q(page)
+    node.submit_tx([put({"xt/id": i, "v": None}) for i in range(1, 30, 3)])
+    first = [(None, 0), (None, 1), (None, 3), (None, 4), (None, 6)][:limit]
+    assert node.db().q(page | {"order-by": [["?v"], ["?e"]]})[:5] == first
+
+
 def test_the_arguments_of_an_inner_call_stand_in_their_order(node):
     """They were taken in the order in which the whole expression names its variables."""
     node.submit_tx([put({"xt/id": 1, "a": 10, "b": 3, "s": "s"})])

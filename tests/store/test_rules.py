@@ -197,6 +197,18 @@ def test_what_can_find_nothing_is_said_once_in_the_log_and_in_explain(node, capl
     assert "in vain: no document has msg/chanel" in db.explain(slip)
 
 
+def test_an_application_that_begins_is_not_told_what_no_document_has_yet(open_store, caplog):
+    """The first start of an application, on an empty store, logged a line for each kind of document that was to come."""
+    node = open_store()
+    with caplog.at_level("INFO", logger="store"):
+        assert node.db().q({"find": "?e", "where": [["?e", "feed/url"]]}) == []
+        db = holding(node, {"xt/id": 1, "msg/channel": "c"})
+        assert db.q({"find": "?e", "where": [["?e", "feed/url"], ["?e", "msg/pinned"]]}) == []
+    vain = [message for record in caplog.records if "in vain" in (message := record.getMessage())]
+    assert vain == ["a query asks in vain: no document has msg/pinned"]
+    assert "in vain: no document has feed/url" in db.explain({"find": "?e", "where": [["?e", "feed/url"]]})
+
+
 def test_a_rule_of_one_definition_gives_each_binding_once(node):
     """Once its own variables multiplied the rows that an aggregate counts, unless it had a second definition."""
     db = holding(node, {"xt/id": 2, "to": [1, 5]}, {"xt/id": 3, "to": [1]})
