@@ -7280,10 +7280,6 @@ def _median(values: list) -> Any:
     return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
 
 
-def _rand(*args: Any) -> Any:
-    return random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0])
-
-
 def _sample(*args: Any) -> list:
     values = _distinct(args[-1])
     return random.sample(values, min(args[0] if len(args) == 2 else 1, len(values)))
@@ -7295,7 +7291,8 @@ AGGREGATES: dict[str, Callable] = {
     "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
     "variance": lambda values: float(statistics.pvariance(values)),
     "stddev": lambda values: float(statistics.pstdev(values)),
-    "distinct": lambda values: _as_set(_distinct(values)), "rand": _rand, "sample": _sample,
+    "distinct": lambda values: _as_set(_distinct(values)), "sample": _sample,
+    "rand": lambda *args: random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0]),
 }
 
 
@@ -7317,10 +7314,9 @@ def _identical(*values: Any) -> bool:
     return len(set(map(_key_of, values))) == 1
 
 
-def _in_order(operator: Callable[[int], bool]) -> Callable[..., bool]:
-    def compare(*values: Any) -> bool:
-        return all(_comparable(one, other) and operator(_compare(one, other)) for one, other in zip(values, values[1:]))
-    return compare
+def _in_order(operator: Callable[[Any, Any], bool]) -> Callable[..., bool]:
+    return lambda *values: all(_comparable(one, other) and operator(_compare(one, other), 0)
+                               for one, other in zip(values, values[1:]))
 
 
 def _twins(value: Any) -> list:
@@ -7374,16 +7370,8 @@ def _join(*args: Any) -> str:
     return separator.join(map(_text, parts))
 
 
-def _replace(text: str, old: Any, new: str) -> str:
-    return re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new)
-
-
 def _re_result(found: Any) -> Any:
     return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
-
-
-def _re_seq(pattern: Any, text: str) -> list:
-    return [_re_result(found) for found in re.finditer(pattern, text)]
 
 
 def _get_else(db: Db, e: Any, a: str, default: Any) -> Any:
@@ -7391,29 +7379,13 @@ def _get_else(db: Db, e: Any, a: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _get_some(db: Db, e: Any, *attributes: str) -> list | None:
-    document = db.entity(e) or {}
-    return next(([a, document[a]] for a in attributes if a in document), None)
-
-
-def _minus(*numbers: Any) -> Any:
-    return -numbers[0] if len(numbers) == 1 else functools.reduce(operator.sub, numbers)
-
-
-def _and(*values: Any) -> Any:
-    return next((value for value in values if not _is_true(value)), values[-1] if values else True)
-
-
-def _or(*values: Any) -> Any:
-    return next((value for value in values if _is_true(value)), values[-1] if values else None)
-
-
 def _is_a(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
 
 
 _ARITHMETIC: dict[str, Callable] = {
-    "+": lambda *n: sum(n), "-": _minus, "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
+    "+": lambda *n: sum(n), "-": lambda *n: -n[0] if len(n) == 1 else functools.reduce(operator.sub, n),
+    "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
     "rem": lambda one, other: one - other * _quotient(one, other), "mod": operator.mod, "abs": abs,
     "inc": lambda n: n + 1, "dec": lambda n: n - 1, "range": lambda *n: list(range(*n)),
     "max": lambda *n: max(n, key=_Ordered), "min": lambda *n: min(n, key=_Ordered), "rand-int": random.randrange,
@@ -7426,12 +7398,13 @@ _COMPARISONS: dict[str, Callable] = {
     "=": _same, "not=": lambda *values: not _same(*values), "==": _identical, "identical?": _identical,
     "!=": lambda *values: not _identical(*values), "-differ?": lambda *values: not _identical(*values),
     "compare": _compare,
-    "<": _in_order(lambda c: c < 0), "<=": _in_order(lambda c: c <= 0),
-    ">": _in_order(lambda c: c > 0), ">=": _in_order(lambda c: c >= 0),
+    "<": _in_order(operator.lt), "<=": _in_order(operator.le), ">": _in_order(operator.gt), ">=": _in_order(operator.ge),
 }
 
 _LOGIC: dict[str, Callable] = {
-    "not": lambda v: not _is_true(v), "and": _and, "or": _or, "boolean": _is_true, "any?": lambda v: True,
+    "and": lambda *v: next((one for one in v if not _is_true(one)), v[-1] if v else True),
+    "or": lambda *v: next((one for one in v if _is_true(one)), v[-1] if v else None),
+    "not": lambda v: not _is_true(v), "boolean": _is_true, "any?": lambda v: True,
     "if": lambda test, then, other=None: then if _is_true(test) else other,
     "nil?": lambda v: v is None, "some?": lambda v: v is not None,
     "true?": lambda v: v is True, "false?": lambda v: v is False,
@@ -7448,10 +7421,12 @@ _TEXTS: dict[str, Callable] = {
     "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
     "starts-with?": str.startswith, "ends-with?": str.endswith,
     "includes?": lambda text, part: part in text, "blank?": lambda text: not text or text.isspace(), "trim": str.strip,
-    "join": _join, "split": lambda text, pattern: re.split(pattern, text), "replace": _replace,
+    "join": _join, "split": lambda text, pattern: re.split(pattern, text),
+    "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),
     "re-pattern": re.compile,
     "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
-    "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)), "re-seq": _re_seq,
+    "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)),
+    "re-seq": lambda pattern, text: list(map(_re_result, re.finditer(pattern, text))),
 }
 
 _COLLECTIONS: dict[str, Callable] = {
@@ -7466,7 +7441,9 @@ _COLLECTIONS: dict[str, Callable] = {
     "sort": lambda v: sorted(v, key=_Ordered), "reverse": lambda v: list(v)[::-1], "distinct": _distinct,
     "merge": lambda *v: functools.reduce(lambda one, other: one | (other or {}), v, {}),
     "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
-    "get-else": _get_else, "get-some": _get_some, "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
+    "get-some": lambda db, e, *attributes: next(
+        ([a, document[a]] for document in [db.entity(e) or {}] for a in attributes if a in document), None),
+    "get-else": _get_else, "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
 }
 
 FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _COMPARISONS | _LOGIC | _TEXTS | _COLLECTIONS
