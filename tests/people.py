@@ -242,6 +242,7 @@ async def settle(system):
     message = {"xt/id": uuid.uuid4(), "msg/mem": mems["member"]["xt/id"], "msg/channel": channel["xt/id"],
                "msg/text": "of the member", "msg/created-at": biff.now(system)}
     file = file_of(message)
+    system["chat_bytes"].path(file["file/sha256"]).write_bytes(b"x")
     await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values(),
                                                       message, file]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
