@@ -349,8 +349,10 @@ async def catch_up(ctx, client):
     if one := rooms.one_too_many(client.person):
         dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
     log.info("connect place=%s person=%s sockets=%d", client.place_id, client.person, rooms.count)
-    is_behind = ctx["chat_lately"].low > after or ctx["chat_people"].is_behind(db, client.person, after)
+    is_known = ctx["chat_lately"].low <= after <= db.tx_id      # a page may be newer than a log that is a backup
+    is_behind = not is_known or ctx["chat_people"].is_behind(db, client.person, after)
     mine = person_frame(ctx, db, client.person, client.place_id) if is_behind else b""
+    client.after = db.tx_id                            # what the listener has yet to hear up to here is in `mine`
     if told := replay + mine + rooms.announced:
         client.write(told, db.tx_id)
         rooms.bound_waiting()

@@ -10,6 +10,7 @@ import uuid
 import aiohttp
 import pytest
 
+import biff
 import eelchat
 from biff import sockets
 from people import chat, person, texts     # noqa: F401
@@ -81,6 +82,49 @@ async def test_far_behind_the_list_is_replaced_as_a_whole(chat, person):
         await chat["biff/node"].submit([put(a_message(chat, channel, f"message {n}"))])
     frame, = await hear(await ann.listen(channel, cursor))
     assert 'id="messages" hx-swap-oob="innerHTML"' in frame and texts(frame) == [f"message {n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("after", [10 ** 9, 0])
+async def test_a_page_from_another_past_hears_of_its_person_again(chat, person, after):      # noqa: F811
+    """After a backup was restored, pages know more of the log than there is: names and lists would stay as they are."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    socket = await ann.listen(channel, after)
+    assert 'id="my-name"' in await told(socket, "my-name")
+    client, = chat["chat_clients"].sockets()
+    assert client.after == chat["biff/node"].latest_tx.tx_id
+    await chat["biff/node"].submit([put(chat["biff/node"].db().entity(client.person) | {"user/name": "Ann"})])
+    assert "Ann" in await told(socket, "my-name")
+    await socket.close()
+
+
+async def told(socket, part):
+    """The next text that has this part of a page."""
+    while part not in (text := (await socket.receive(5)).data):
+        pass
+    return text
+
+
+async def test_what_a_page_was_told_on_connecting_is_not_told_again_as_it_was(chat, person):      # noqa: F811
+    """The listener may be behind: the page would show the name before the last one, after the last one."""
+    ann, told_later = await person("ann@example.com"), []
+    _, channel = await ann.new_channel()
+    node, after = chat["biff/node"], chat["biff/node"].latest_tx.tx_id
+    user = next(iter(node.db().q({"find": "?u", "where": [["?u", "user/email"]]})))
+    for name in "First", "Second":
+        await node.submit([put(node.db().entity(user) | {"user/name": name})])
+    socket = await ann.listen(channel, after)
+    assert "Second" in await told(socket, "my-name")
+    for tx in node.tx_log(after=after):
+        chat["chat_clients"].tell = lambda person, make: told_later.extend(
+            filter(None, map(make, chat["chat_clients"].sockets())))
+        eelchat.on_new_message(biff.assoc_db(chat), tx)
+    assert told_later == []
+    await node.submit([put(node.db().entity(user) | {"user/name": "Third"})])
+    while not told_later:
+        await asyncio.sleep(0.01)
+    assert b"Third" in told_later[0]
+    await socket.close()
 
 
 async def test_an_edit_changes_the_message_and_a_deletion_removes_it(chat, person):
