@@ -91,7 +91,8 @@ function markUnsent(outbox) {
     link.classList.toggle("unsent", outbox.of(link.pathname).some(post => post.state === "failed"));
 }
 
-// The draft is kept as it is typed; Enter sends. A text that is too long stays whole in the box, and says so.
+// The draft is kept as it is typed, and is the same in all tabs; Enter sends. A text that is too long stays whole in the
+// box, and says so.
 class Box {
   #isTouch = matchMedia("(pointer: coarse)").matches;
 
@@ -100,6 +101,7 @@ class Box {
     this.charsMax = this.box.maxLength;
     this.box.removeAttribute("maxlength");                 // browsers cut there in silence
     this.box.value ||= kept.draft(this.path);
+    kept.watchDraft(this.path, text => { this.box.value = text; this.#changed(); });
     this.box.addEventListener("input", () => this.#changed());
     this.box.addEventListener("keydown", event => this.#keyed(event));
     form.addEventListener("submit", event => this.#submit(event));

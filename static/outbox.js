@@ -1,5 +1,5 @@
 // What is written. A draft is kept as it is typed. A message that is sent goes to the server after those written before
-// it, and is kept until it stands in the log or its author deletes it. All this is one person's, in one tab.
+// it, and is kept until it stands in the log or its author deletes it. All this is one person's.
 "use strict";
 
 const AGAIN_MS = 1_000;           // a request that was cut off is tried once more; the server knows a message by its id
@@ -13,8 +13,9 @@ const CLOSED = "This channel is not open to you any more.";
 
 // ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────
 
-// Drafts and messages on their way, in the tab's storage. When a session ends they are left in the whole browser too,
-// because their author may sign in in another tab, which then takes them over; the next person's tab drops them.
+// Messages on their way are kept in the tab. When a session ends they are left in the whole browser too, because their
+// author may sign in in another tab, which then takes them over. Drafts are kept in the whole browser, one for each
+// person and channel, so that they outlive the tab; all tabs show the same. The next person's first page drops it all.
 class Kept {
   #person = "";
   #isLeft = false;
@@ -25,16 +26,11 @@ class Kept {
     if (!person) return;
     if ((sessionStorage.person ?? person) !== person) sessionStorage.clear();
     sessionStorage.person = person;
-    const others = key => key.startsWith("kept ") && key !== `kept ${person}`;
-    Object.keys(localStorage).filter(others).forEach(key => localStorage.removeItem(key));
-    this.#takeOver(JSON.parse(localStorage.getItem(`kept ${person}`) ?? "{}"));
+    this.#remove(localStorage, key => /^(kept|draft) /.test(key) && key.split(" ")[1] !== person);
+    this.#takeOver(JSON.parse(localStorage.getItem(`kept ${person}`) ?? "[]"));
     localStorage.removeItem(`kept ${person}`);
   }
-  #takeOver({drafts = {}, posts = []}) {
-    for (const [path, text] of Object.entries(drafts)) {
-      const mine = this.draft(path);
-      this.keepDraft(path, mine && mine !== text ? `${mine}\n\n${text}` : text);
-    }
+  #takeOver(posts) {
     const known = new Set(this.posts().map(post => post.id));
     this.keepPosts([...this.posts(), ...posts.filter(post => !known.has(post.id))]);
   }
@@ -48,30 +44,45 @@ class Kept {
     this.#isLeft = true;
     this.#leaveAll();
   }
-  #leaveAll() {
-    const all = {drafts: Object.fromEntries(this.drafts()), posts: this.posts()};
-    if (this.#person) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(all));
-  }
+  #leaveAll() { if (this.#person) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(this.posts())); }
   // Whoever signs out leaves nothing behind, whatever happens until the page has gone.
   clear() {
     this.#isCleared = true;
     sessionStorage.clear();
-    localStorage.removeItem(`kept ${this.#person}`);
+    this.#remove(localStorage, key => /^(kept|draft) /.test(key) && key.split(" ")[1] === this.#person);
   }
-  posts() { return JSON.parse(sessionStorage.getItem("outbox") ?? "[]"); }
-  keepPosts(posts) { this.#keep("outbox", posts.length ? JSON.stringify(posts) : ""); }
-  draft(path) { return sessionStorage.getItem(`draft ${path}`) ?? ""; }
-  drafts() {
-    const keys = Object.keys(sessionStorage).filter(key => key.startsWith("draft "));
-    return keys.map(key => [key.slice("draft ".length), sessionStorage.getItem(key)]);
-  }
-  keepDraft(path, text) { this.#keep(`draft ${path}`, text); }
+  #remove(storage, isGone) { Object.keys(storage).filter(isGone).forEach(key => storage.removeItem(key)); }
 
-  #keep(key, text) {
+  posts() { return JSON.parse(sessionStorage.getItem("outbox") ?? "[]"); }
+  keepPosts(posts) {
+    this.#keep(sessionStorage, "outbox", posts.length ? JSON.stringify(posts) : "");
+    if (this.#isLeft && !this.#isCleared) this.#leaveAll();
+  }
+
+  // These four are all that reads or writes drafts: whoever brings them to a person's other devices begins here.
+  draft(path) { return localStorage.getItem(this.#keyOf(path)) ?? ""; }
+  drafts() {
+    const prefix = this.#keyOf("");
+    const keys = Object.keys(localStorage).filter(key => key.startsWith(prefix));
+    return keys.map(key => [key.slice(prefix.length), localStorage.getItem(key)]);
+  }
+  keepDraft(path, text) {
+    if (!this.#person || text === this.draft(path)) return;
+    this.#keep(localStorage, this.#keyOf(path), text);
+  }
+  // Calls `changed(text)` when another tab has changed the draft. One that was removed with everything else stays.
+  watchDraft(path, changed) {
+    addEventListener("storage", ({key, newValue}) => {
+      if (key === this.#keyOf(path) && newValue !== null) changed(newValue);
+    });
+  }
+  #keyOf(path) { return `draft ${this.#person} ${path}`; }
+
+  #keep(storage, key, text) {
     if (this.#isCleared) return;
     try {
-      if (text) sessionStorage.setItem(key, text); else sessionStorage.removeItem(key);
-      if (this.#isLeft) this.#leaveAll();
+      storage.setItem(key, text);
+      if (!text) storage.removeItem(key);                  // other tabs hear of both: it is empty, and it is gone
     } catch { /* some megabytes are kept already: the page itself still has it */ }
   }
 }

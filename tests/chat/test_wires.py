@@ -449,8 +449,28 @@ async def test_a_session_that_ended_keeps_drafts_for_the_same_person_in_another_
     await sign_in_by_code(chat, other, "ann@example.com")
     await other.wait_for_url(f"**{channel}")
     assert await other.input_value("#text") == "half a thought more"
-    await until_live(page)                                   # the old tab is back by itself, and keeps no second copy
-    assert await page.input_value("#text") == ""
+    await until_live(page)                                   # the old tab is back by itself
+    assert await page.input_value("#text") == "half a thought more"
+
+
+async def test_a_draft_outlives_its_tab_and_is_one_in_all_tabs(chat, person, window):      # noqa: F811
+    """A tab is closed by mistake, and half an hour of writing with it; or what one tab has sent is in another's box."""
+    page, channel = await same_process(chat, person, window, "ann@example.com")
+    await page.fill("#text", "half a thought")
+    await page.close()
+    first, second = await page.context.new_page(), await page.context.new_page()
+    for one in first, second:
+        await one.goto(chat["biff/base-url"] + channel)
+        await until_live(one)
+        assert await one.input_value("#text") == "half a thought"
+    await first.fill("#text", "a whole thought")
+    await second.wait_for_function("() => document.getElementById('text').value === 'a whole thought'")
+    await second.press("#text", "Enter")
+    await first.wait_for_function("() => document.getElementById('text').value === ''")
+    await until_texts(first, ["a whole thought"])
+    await second.wait_for_function(CLOSED["pending"])
+    await first.reload()
+    assert await first.input_value("#text") == "" and await first.evaluate("() => localStorage.length") == 0
 
 
 @pytest.mark.parametrize("next_one", ["ann@example.com", "bob@example.com"])
@@ -472,7 +492,7 @@ async def test_a_sibling_tab_that_signs_out_is_told_as_that(chat, person, window
     kept = await page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])")
     assert ("a private thought" in kept) == mine
     await other.goto(chat["biff/base-url"] + channel)
-    assert await other.input_value("#text") == ""
+    assert await other.input_value("#text") == ("a private thought" if mine else "")
 
 
 async def test_a_next_person_beside_an_open_tab_sees_none_of_its_drafts(chat, person, window):      # noqa: F811
