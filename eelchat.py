@@ -69,7 +69,7 @@ SWEEP_LOOK_S = 300                    # how often we look for channels of which 
 CURSOR_TRANSACTIONS = 100             # a quiet channel's pages hear this often how far the log is
 REPLAY_TRANSACTIONS_MAX = 500         # further behind than this, a browser gets the newest page anew
 WAITING_LOOK_S = 0.5                  # how soon pages say that their server is cut off from a shared log
-REPLAY_BYTES_MAX = 16 * 1024 * 1024   # of what they changed, kept for those who come back
+REPLAY_BYTES_MAX = 8 * 1024 * 1024    # of what they changed, kept for those who come back
 
 SIGNED_OUT = "You have signed out."
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Rate limits: how often a person, a client or a mail address did something lately, and who a client is."""
+"""Rate limits: how often a person, a client or a mail address did something lately, who a client is, and whose turn
+it is.
+"""
 
+import asyncio
+import collections
 import ipaddress
 import logging
 import re
@@ -86,3 +90,48 @@ def is_allowed(ctx: dict, *limits: Any) -> bool:
         return is_taken
     log.info("Refused by a limit: %s", " or ".join(key[0] if type(key) is tuple else key for key, _, _ in limits))
     return False
+
+
+class Turns:
+    """Lets requests in one by one, a turn of the loop for each, so that no crowd of them keeps others waiting.
+
+    Networks take turns, and in each the browsers take turns: four hundred requests of one browser hold up its own alone.
+    """
+
+    def __init__(self) -> None:
+        self._networks: collections.OrderedDict[str, collections.OrderedDict] = collections.OrderedDict()
+        self._is_turning = False
+
+    async def take(self, network: str, browser: str):
+        """Returns when it is this browser's turn, at once if nobody else is waiting."""
+        loop = asyncio.get_running_loop()
+        if not self._is_turning:
+            self._is_turning = True
+            loop.call_soon(self._next, loop)
+            return
+        turn = loop.create_future()
+        browsers = self._networks.setdefault(network, collections.OrderedDict())
+        browsers.setdefault(browser, collections.deque()).append(turn)
+        await turn
+
+    def _next(self, loop):
+        while self._networks:
+            turn = self._pop()
+            if not turn.done():                        # else its browser has gone
+                turn.set_result(None)
+                break
+        else:
+            self._is_turning = False
+            return
+        loop.call_soon(self._next, loop)
+
+    def _pop(self):
+        """The next one; its network and its browser go to the end of their lines."""
+        network, browsers = self._networks.popitem(last=False)
+        browser, turns = browsers.popitem(last=False)
+        turn = turns.popleft()
+        if turns:
+            browsers[browser] = turns
+        if browsers:
+            self._networks[network] = browsers
+        return turn

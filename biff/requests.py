@@ -19,9 +19,9 @@ import aiohttp
 from aiohttp import web
 
 import store
-from biff.limits import client_of, is_allowed
+from biff.limits import Turns, client_of, is_allowed, networks_of
 from biff.pages import ERROR_ID, error
-from biff.sessions import TOKEN_FIELD, has_token, session_of
+from biff.sessions import TOKEN_FIELD, cookie_of, has_token, session_of
 from biff.system import PATH_CHARS_LOGGED, assoc_db, masked, name_of
 from biff.tx import ContentionError
 
@@ -32,9 +32,9 @@ REQUEST_S_MAX = 15                    # for a body to arrive, and again for its 
 ANSWER_S_MAX = 60                     # for an answer to be taken: fifty long messages over a poor telephone line
 WRITES_A_PERSON = 120, 60             # unsafe requests per minute: more than hands do, less than what fills a disk
 READS_A_PERSON = 240, 60              # pages per minute: more than eyes read, less than what keeps others waiting
-ANSWERS_BYTES_MAX = 16 * 1024 ** 2    # of all answers that wait for browsers to take them
-ANSWERS_BYTES_A_CLIENT = 8 * 1024 ** 2
-ANSWERS_BYTES_A_PERSON = 4 * 1024 ** 2      # two pages of the longest messages
+ANSWERS_BYTES_MAX = 8 * 1024 ** 2     # of all answers that wait for browsers to take them; each is held twice
+ANSWERS_BYTES_A_CLIENT = 4 * 1024 ** 2
+ANSWERS_BYTES_A_PERSON = 2 * 1024 ** 2      # three pages of the longest messages
 SMALL_ANSWER_BYTES = 4 * 1024         # not counted: fifteen thousand of them are 60 MB
 UID = web.RequestKey("uid", object)
 ANSWER_S = web.ResponseKey("answer s", int)    # of an answer that may take longer than others to be taken
@@ -204,6 +204,8 @@ def answering(system, rule, handler):
         if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
             log.info("Refused, for it comes from no page of ours: %s", _shown(request))
             raise web.HTTPForbidden()
+        if request.method not in UNSAFE and not is_upgrade:
+            await _turn(system, request)
         ctx = await _ctx(system, request, is_stream)
         if request.method in UNSAFE and not has_token(ctx):
             log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
@@ -218,6 +220,12 @@ def answering(system, rule, handler):
             return refusal
     answer.rule = rule                     # type: ignore[attr-defined]
     return answer
+
+
+async def _turn(system, request):
+    """Waits for one's turn to read. Whatever is read comes from a snapshot that is taken after that."""
+    asking = {**system, "request": request}
+    await system["biff/turns"].take(networks_of(asking)[-1], cookie_of(asking) or "")
 
 
 def _rates_of(ctx, rule):

@@ -13,6 +13,7 @@ from aiohttp import web
 from biff.config import address_of
 from biff.connections import HEADERS_MAX, HEADER_BYTES_MAX, KEEP_ALIVE_S, Connection, Listener, Places
 from biff.pages import HTTPS_ONLY, SECURITY_HEADERS, static
+from biff.limits import Turns
 from biff.requests import Answers, answering, anyone, every_request
 from biff.sessions import COOKIE, cookie_line
 from biff.system import StartError, is_secure, parts
@@ -26,7 +27,8 @@ async def use_web(system: dict) -> dict:
     slashes = web.normalize_path_middleware(append_slash=False, remove_slash=True, merge_slashes=False)
     app.middlewares.extend([every_request(system), slashes])
     app.on_response_prepare.append(functools.partial(_prepare, system))
-    answers = system["biff/answers"] = Answers()
+    answers, system["biff/turns"] = Answers(), Turns()
+    system["biff/answers"] = answers
     system["biff/metrics"].gauge("answer_bytes", "Bytes of answers that wait for browsers to take them.", answers.bytes)
     _add_routes(system, app)
     runner = web.AppRunner(app, shutdown_timeout=STOP_S_MAX)

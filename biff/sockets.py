@@ -36,12 +36,12 @@ CONNECTS_A_TURN = 4                   # handshakes and replays done before the l
 CONNECTS_WAITING_MAX = 10_000         # in line for that, each holding its request: some 100 MB, and half a minute
 WAITING_BYTES_MAX = 256 * 1024        # for one socket; one that is further behind is cut, comes back and catches up
 PERSON_BYTES_MAX = 4 * 1024 ** 2      # waiting for all sockets of one person
-ALL_BYTES_MAX = 32 * 1024 ** 2        # waiting for all sockets; those who are behind longest are cut
+ALL_BYTES_MAX = 16 * 1024 ** 2        # waiting for all sockets; those who are behind longest are cut
 KERNEL_BYTES_MAX = 128 * 1024         # that the kernel takes before that; left alone it takes 4 MB
 JOINED_BYTES_MAX = 64 * 1024          # of frames in one write: what goes beyond would be copied into buffers, not sent
 PATIENCE_S = 0.02                     # a pass waits for what is on its way to its room: eight messages cost as one
 SLICE_SOCKETS = 256                   # written before the loop serves others: 2 ms
-REPLAYED_A_TURN = 20                  # transactions read from the log for a replay, likewise: 5 ms
+REPLAY_SLICE_S = 0.005                # of reading the log for a replay, likewise
 REPLAYS_KEPT = 256                    # for those who ask the same
 REPLAYS_BYTES_MAX = 8 * 1024 ** 2     # of them together: some hundred usual ones, or a few of the longest lists
 FRAME_BYTES_MAX = 4 * 1024            # of what comes in: browsers answer pings, and say a word or two
@@ -608,13 +608,14 @@ class Lately:
                 await self._read_back(after)
 
     async def _read_back(self, after):
-        end, found = self.low, []
+        end, found, begun = self.low, [], time.monotonic()
         for number, words in self._read(after):
             if number > end:
                 break
             found.append((number, words))
-            if len(found) % REPLAYED_A_TURN == 0:
+            if time.monotonic() - begun > REPLAY_SLICE_S:
                 await asyncio.sleep(0)
+                begun = time.monotonic()
         self.reads += 1
         if self.low == end:                            # else it was forgotten meanwhile, and the page is replaced
             self._said.extendleft(reversed(found))
@@ -647,7 +648,7 @@ class Lately:
     def _kept(self, key, start, make):
         upto, data = self._replays.pop((key, start), (-1, None))
         self._replays_size -= len(data or b"")
-        if upto < self.low or self._since(key, upto):
+        if upto < self.low or any(words.frame(key) for words in self._newer(upto)):
             data = make()
         self._replays[key, start] = self.high, data
         self._replays_size += len(data or b"")
@@ -655,30 +656,31 @@ class Lately:
             self._replays_size -= len(self._replays.popitem(last=False)[1][1] or b"")
         return data
 
+    def _newer(self, after):
+        """The words since, the newest first."""
+        return (words for _, words in itertools.takewhile(lambda said: said[0] > after, reversed(self._said)))
+
     def _joined(self, key, after) -> bytes | None:
         """The frames of a room since `after`; None if they take something back, or are too many."""
         if self._takes_back(key, after):
             return None
-        data = self._since(key, after)
-        return data if len(data) <= WAITING_BYTES_MAX else None
+        frames, size = [], 0
+        for words in self._newer(after):
+            if frame := words.frame(key):
+                frames.append(frame)
+                size += len(frame)
+            if size > WAITING_BYTES_MAX:               # no further one is made: a page of them would hold up the loop
+                return None
+        return b"".join(reversed(frames))
 
     def _takes_back(self, key, after):
         """True if something that a room was shown since `after` was changed later."""
-        shown: set | None = set()
-        for number, words in self._said:
-            if number <= after:
-                continue
-            changed, new = words.changed(key), words.shown(key)
-            if changed is None or (changed if shown is None else not shown.isdisjoint(changed)):
+        changed: set = set()
+        for words in self._newer(after):
+            shown = words.shown(key)
+            if changed and (shown is None or not changed.isdisjoint(shown)):
                 return True
-            shown = None if shown is None or new is None else shown | new
+            if (now := words.changed(key)) is None:
+                return True
+            changed |= now
         return False
-
-    def _since(self, key, after):
-        frames = []
-        for number, words in reversed(self._said):
-            if number <= after:
-                break
-            if frame := words.frame(key):
-                frames.append(frame)
-        return b"".join(reversed(frames))

@@ -3,6 +3,7 @@
 The chat and its plugins ask the same rules. Each rule stands in a route table: it adds to ctx what the handler needs,
 or answers in its place.
 """
+import itertools
 import re
 import sys
 import uuid
@@ -15,6 +16,7 @@ MEMBERS_MAX = 10_000                  # of a community: about what one server ha
 MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMS_KNOWN_MAX = 10_000               # memberships found once and not searched again
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
+PAGE_CHARS_MAX = 100_000              # of their texts, from the one where reading begins on; fifty have 5,000 in most chats
 
 class Refused(Exception):
     """What a person asked for is not done; the sentence tells them why, under this HTTP status."""
@@ -250,7 +252,14 @@ def messages_of(db, channel, before=None, after=None, count=0):
         query |= {"in": ["?channel", "?bound"], "where": [*query["where"], [(side, "?message", "?bound")]]}
         args.append(bound)
     found = biff.q(db, query, *args)
-    return found[:count] if after else found[:count][::-1], len(found) > count
+    shown = found[:fitting(found[:count])]
+    return shown if after else shown[::-1], len(found) > len(shown)
+
+
+def fitting(messages):
+    """How many of them, from the first on, have PAGE_CHARS_MAX characters together; the first one always fits."""
+    sums = itertools.accumulate(len(str(message.get("msg/text"))) for message in messages)
+    return max(1, sum(chars <= PAGE_CHARS_MAX for chars in sums))
 
 
 def gone_with_message(ctx, id):

@@ -355,6 +355,20 @@ async def test_replays_that_are_kept_are_bounded_in_bytes_and_a_list_is_kept_onc
     assert kept == lately._replays_size <= sockets.REPLAYS_BYTES_MAX and len(lately._replays) <= sockets.REPLAYS_KEPT
 
 
+async def test_no_more_frames_are_made_for_a_replay_than_it_may_have():
+    """Without this, one handshake would render five hundred long messages, and then be given the list after all."""
+    lately, made = sockets.Lately(lambda after: [], 500, 10 ** 9), []
+
+    class Counted(Told):
+        def frame(self, key):
+            made.append(key)
+            return super().frame(key)
+    for number in range(1, 401):
+        lately.hear(number, lambda: Counted(60_000))
+    assert lately.catch_up("room", 0, lambda: b"whole") == b"whole"
+    assert len(made) <= sockets.WAITING_BYTES_MAX // 60_000 + 1
+
+
 class Behind:
     """A transport that takes nothing."""
 

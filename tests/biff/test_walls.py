@@ -620,6 +620,73 @@ async def test_answers_that_nobody_takes_are_bounded_together(tmp_path, monkeypa
         await until_true(lambda: answers.bytes() == 0)
 
 
+async def admitted(*asking):
+    """The order in which requests come in that ask in this order, as (network, browser) each."""
+    turns, order = biff.limits.Turns(), []
+
+    async def ask(network, browser):
+        await turns.take(network, browser)
+        order.append(browser)
+    await asyncio.gather(*(ask(*who) for who in asking))
+    return order
+
+
+async def test_networks_take_turns_and_in_each_its_browsers():
+    """Without this, four hundred requests of one script would be answered before the next one of anybody else."""
+    crowd = [("a", "eve")] * 40 + [("a", "eva")] * 40
+    order = await admitted(*crowd, ("b", "ann"), ("a", "bob"), ("c", "cid"))
+    assert {"ann", "cid"} <= set(order[:6]) and "bob" in order[:9] and order.count("eve") == 40 == order.count("eva")
+    assert await admitted(("a", "ann"), ("a", "bob")) == ["ann", "bob"]
+
+
+async def test_a_request_that_is_given_up_costs_no_turn():
+    """Without this, requests of browsers that are gone would hold up those that wait behind them."""
+    turns, loop_turns = biff.limits.Turns(), 0
+    await turns.take("a", "first")
+    given_up = [asyncio.create_task(turns.take("a", f"{n}")) for n in range(50)]
+    last = asyncio.create_task(turns.take("a", "last"))
+    await asyncio.sleep(0)
+    for task in given_up:
+        task.cancel()
+    while not last.done():
+        await asyncio.sleep(0)
+        loop_turns += 1
+    assert loop_turns < 10
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, say, is_there):
+    """Without this, whoever asks for four hundred pages at once would hold up everybody until the last of them."""
+    if not is_there:
+        monkeypatch.setattr(biff.limits.Turns, "take", lambda *_: asyncio.sleep(0))
+    made = 0
+
+    async def slow(ctx):
+        nonlocal made
+        made += 1
+        time.sleep(0.002)
+        return web.Response(text="x")
+
+    async def quick(ctx):
+        return web.Response(text=f"{made}")
+    routes = [("GET", "/slow", biff.anyone, slow), ("GET", "/quick", biff.anyone, quick)]
+    async with running(tmp_path, {"routes": routes}) as system:
+        crowd = [await opened(system["biff/port"], "127.0.0.1") for _ in range(200)]
+        reader, writer = await opened(system["biff/port"], "127.0.0.2")
+        for _, one in crowd:
+            one.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not made:
+            await asyncio.sleep(0)
+        writer.write(b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        before = int(await reader.read(10))
+        for _, one in [*crowd, (reader, writer)]:
+            one.close()
+    say(f"200 requests of one address at once, {'in turns' if is_there else 'as they come'}: somebody else's is answered "
+        f"after {before} of them, asked {'few' if is_there else 'nearly all'}")
+    assert (before < 50) == is_there
+
+
 async def test_one_person_reads_pages_at_a_rate(chat, person, monkeypatch):      # noqa: F811
     """Without this, one script that asks for the longest page again and again would keep everybody waiting."""
     ann, bob = await person("ann@example.com"), await person("bob@example.com")

@@ -385,3 +385,22 @@ async def test_what_a_large_channel_leaves_is_deleted_bit_by_bit_also_after_a_re
     say(f"35 messages deleted by {[count for count in deletions if count]} at a time, asked at most 10 and the mark")
     assert sum(deletions) == 37 and max(deletions) <= 11 and system["biff/node"].db().entity(id) is None
     await biff.stop_system(system)
+
+
+async def test_a_page_of_long_messages_has_fewer_and_the_older_ones_follow(chat, person, say):      # noqa: F811
+    """Without this, a page of the longest messages would be two and a half megabytes of markup, made for each reader."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    mem, id = biff.lookup_id(chat["biff/node"].db(), "mem/roles", "admin"), id_of(channel)
+    for n in range(25):
+        await chat["biff/node"].submit([put({"xt/id": chat["biff/node"].new_id(), "msg/mem": mem, "msg/channel": id,
+                                             "msg/text": f"{n:02}" + '"' * 9_998, "msg/created-at": biff.now(chat)})])
+    page = await ann.get(channel)
+    pages = [page.body_text]
+    while older := re.search(r"before=([0-9a-f-]{36})", pages[-1]):
+        pages.append((await ann.get(f"{channel}?before={older[1]}", headers={"HX-Request": "true"})).body_text)
+    shown = [[text[:2] for text in texts(page)] for page in pages]
+    say(f"25 messages of 10,000 quotation marks: pages of {[len(one) for one in shown]} messages, the first of "
+        f"{len(page.body_text) / 1000:.0f} kB; asked at most 100,000 characters of text")
+    assert [one for page in reversed(shown) for one in page] == [f"{n:02}" for n in range(25)]
+    assert [len(one) for one in shown] == [10, 10, 5]

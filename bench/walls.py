@@ -1,0 +1,238 @@
+"""The chat under attack: its memory beside that at rest, and how long others wait meanwhile.
+
+    python bench/walls.py [--messages 90000] [--only NAME …]
+
+The attacker's requests come from 127.0.0.1 and are those of people who are signed in. Somebody else, at 127.0.0.2, asks
+for the page of a quiet channel all the while. Memory is the most that the process ever held during the attack, from
+/proc.
+"""
+
+import argparse
+import contextlib
+import datetime as dt
+import multiprocessing
+import os
+import re
+import socket
+import time
+import urllib.parse
+import uuid
+
+import crowd
+from fanout import CORES, Chat, put
+
+PEOPLE = 60
+LONGEST = ("http://a " * 50 + "🐟" + '"' * 10_000)[:10_000]      # of all texts, its markup is about the longest
+LOADED = 5_000                        # messages in one transaction, while a channel is filled
+SMALL_CHANNEL = 2_000                 # messages of each of the other channels that are deleted at once
+CHANNELS = 12
+ASK_S = 0.03                          # between two requests of the person who is not part of the attack
+ATTACK_S, REST_S = 6, 1.5
+
+
+class Attacked(Chat):
+    """The chat with a page of the longest messages, and channels to delete."""
+
+    def __init__(self, messages):
+        self.messages = messages
+        super().__init__(people=PEOPLE)
+
+    def _fill_channel(self, node, channel, mem, now):
+        for _ in range(200):
+            node.submit_tx([put(message(node, channel, mem, now, LONGEST))])
+        comm = node.db().entity(channel)["chan/comm"]
+        admin = node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]]})
+        node.submit_tx([put(node.db().entity(id) | {"mem/roles": {"admin"}}) for id in admin])
+        self.large = []
+        for n, count in enumerate([self.messages] + [SMALL_CHANNEL] * (CHANNELS - 1) if self.messages else []):
+            id = uuid.uuid4()
+            node.submit_tx([put({"xt/id": id, "chan/title": f"Large #{n}", "chan/comm": comm})])
+            self.large.append(f"/community/{comm}/channel/{id}")
+            for start in range(0, count, LOADED):
+                node.submit_tx([put(message(node, id, mem, now, f"message {n} of many"))
+                                for n in range(start, min(start + LOADED, count))])
+
+    def reset_peak(self):
+        with open(f"/proc/{self.process.process.pid}/clear_refs", "w") as file:
+            file.write("5")
+
+    def peak_mb(self):
+        with open(f"/proc/{self.process.process.pid}/status") as file:
+            return int(re.search(r"VmHWM:\s+(\d+)", file.read()).group(1)) / 1024
+
+
+def message(node, channel, mem, now, text):
+    return {"xt/id": node.new_id(), "msg/mem": mem, "msg/channel": channel, "msg/created-at": now, "msg/text": text}
+
+
+# ── The one who waits ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ask(port, path, cookie, ended, told):
+    """Asks for a page again and again; tells the longest wait in ms, and how many were answered."""
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nCookie: eelchat={cookie}\r\n\r\n".encode()
+    waits, statuses = [], {}
+    sock = None
+    while not ended.is_set():
+        begun = time.perf_counter()
+        try:
+            sock = sock or socket.create_connection(("127.0.0.1", port), 20, ("127.0.0.2", 0))
+            sock.sendall(request)
+            status = read_answer(sock)
+        except OSError as failure:
+            status, sock = type(failure).__name__, None
+        waits.append((time.perf_counter() - begun) * 1000)
+        statuses[status] = statuses.get(status, 0) + 1
+        time.sleep(ASK_S)
+    told.put((waits, statuses))
+
+
+def read_answer(sock):
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += piece(sock)
+    head, _, body = data.partition(b"\r\n\r\n")
+    size = int(re.search(rb"(?i)content-length: (\d+)", head).group(1))
+    while len(body) < size:
+        body += piece(sock)
+    return int(head.split()[1])
+
+
+def piece(sock):
+    data = sock.recv(65_536)
+    if not data:
+        raise ConnectionResetError
+    return data
+
+
+@contextlib.contextmanager
+def somebody_else(chat, path="/app"):
+    """Asks from elsewhere while it lasts; yields a dict that is filled at the end."""
+    ended, told, found = multiprocessing.Event(), multiprocessing.Queue(), {}
+    asking = multiprocessing.Process(target=ask, args=[chat.port, path, chat.cookies[-1], ended, told])
+    asking.start()
+    time.sleep(0.3)
+    try:
+        yield found
+    finally:
+        ended.set()
+        waits, statuses = told.get(timeout=60)
+        found |= {"longest": max(waits), "p99": crowd.percentile(waits, 0.99), "statuses": statuses}
+        asking.join()
+
+
+# ── The attacks ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def connection(chat, data):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.connect(("127.0.0.1", chat.port))
+    sock.sendall(data)
+    return sock
+
+
+def page_request(chat, path, n):
+    return (f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{chat.port}\r\nCookie: eelchat={chat.cookies[n]}\r\n\r\n").encode()
+
+
+def unread_of_one(chat):
+    return [connection(chat, page_request(chat, chat.channel, 0)) for _ in range(400)]
+
+
+def unread_of_many(chat):
+    return [connection(chat, page_request(chat, chat.channel, n % (PEOPLE - 1))) for n in range(400)]
+
+
+def replays(chat):
+    """Handshakes from long ago, each from another transaction, by sockets that do not read."""
+    requests = [crowd.upgrade(chat.port, f"{chat.channel}/connect?after={n}",
+                              f"Cookie: eelchat={chat.cookies[n % (PEOPLE - 1)]}") for n in range(256)]
+    return [connection(chat, request) for request in requests]
+
+
+def idle(chat):
+    return [connection(chat, b"GET /signin HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(960)]
+
+
+def heads(chat):
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 7_000) for n in range(4))
+    made = []
+    for _ in range(2_000):
+        with contextlib.suppress(OSError):
+            made.append(connection(chat, b"GET / HTTP/1.1\r\nHost: x\r\n" + lines))
+    return made
+
+
+def empty_frames(chat):
+    """Empty continuation frames, as fast as they are taken."""
+    path = f"{chat.quiet}/connect?after={chat.newest()}"
+    requests = [crowd.upgrade(chat.port, path, *chat.headers(cookie)) for cookie in chat.cookies[:20]]
+    made = [sock for sock, _ in crowd.open_sockets(chat.port, requests)]
+    frames, end = b"\x01\x80\0\0\0\0" + b"\0\x80\0\0\0\0" * 20_000, time.monotonic() + ATTACK_S
+    alive = list(made)
+    while alive and time.monotonic() < end:
+        for sock in tuple(alive):
+            try:
+                sock.send(frames)
+            except BlockingIOError:
+                continue
+            except OSError:
+                alive.remove(sock)
+    return made
+
+
+def deletions(chat, count):
+    answers = [request_deletion(chat, path, n) for n, path in enumerate(chat.large[:count])]
+    for sock in answers:
+        assert read_answer(sock) in (204, 303), "a channel is deleted"
+    time.sleep(10)
+    return answers
+
+
+def request_deletion(chat, path, n):
+    cookie, token = next(chat.posters)
+    body = urllib.parse.urlencode({"__anti-forgery-token": token})
+    head = (f"DELETE {path} HTTP/1.1\r\nHost: 127.0.0.1:{chat.port}\r\nSec-Fetch-Site: same-origin\r\nCookie: "
+            f"eelchat={cookie}\r\nHX-Request: true\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}")
+    return connection(chat, head.encode())
+
+
+ATTACKS = {"nothing": lambda chat: [],
+           "400 unread pages, one person": unread_of_one, "400 unread pages, 59 people": unread_of_many,
+           "256 replays, each from another transaction": replays, "960 connections that ask once": idle,
+           "2,000 unfinished heads of 28 KB": heads, "empty frames on 20 sockets": empty_frames,
+           "a channel of {:,} messages deleted": lambda chat: deletions(chat, 1),
+           "twelve channels deleted at once": lambda chat: deletions(chat, CHANNELS)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--messages", type=int, default=90_000)
+    parser.add_argument("--only", nargs="*", default=[""])
+    options = parser.parse_args()
+    os.sched_setaffinity(0, CORES[-1:])
+    print(f"{'':44}{'memory, MB':>12}{'at rest':>9}{'×':>6}{'longest wait, ms':>18}{'p99':>8}   answers")
+    print(f"{'asked':44}{'':>12}{'':>9}{'2':>6}{'100':>18}")
+    for name, attack in ATTACKS.items():
+        if not any(word in name for word in options.only):
+            continue
+        with contextlib.closing(Attacked(options.messages if "delete" in name else 0)) as chat:
+            chat.page()
+            with somebody_else(chat) as calm:
+                time.sleep(REST_S)
+            rest = chat.process.memory_kib() / 1024
+            chat.reset_peak()
+            with somebody_else(chat) as found:
+                held = attack(chat)
+                time.sleep(REST_S)
+            peak = chat.peak_mb()
+            for sock in held:
+                sock.close()
+            print(f"{name.format(options.messages):44}{peak:12.0f}{rest:9.0f}{peak / rest:6.2f}{found['longest']:18.0f}"
+                  f"{found['p99']:8.0f}   {found['statuses']}; at rest {calm['longest']:.0f}")
+
+
+if __name__ == "__main__":
+    main()
