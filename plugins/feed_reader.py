@@ -201,6 +201,14 @@ AS_BROWSERS_READ = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp12
                     "tis-620": "cp874", "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949",
                     "big5": "big5hkscs"}
                                       # Python's names on the left. Source: the labels of the WHATWG's Encoding Standard
+LABELS = {"x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030", "cn-gb": "gb18030", "x-euc-jp": "euc_jp",
+          "x-x-big5": "big5hkscs", "cn-big5": "big5hkscs", "windows-949": "cp949", "windows-874": "cp874",
+          "dos-874": "cp874", "x-mac-roman": "mac-roman", "x-mac-cyrillic": "mac-cyrillic",
+          "x-mac-ukrainian": "mac-cyrillic", "visual": "iso8859-8", "logical": "iso8859-8", "koi": "koi8-r",
+          "koi8": "koi8-r", "koi8-ru": "koi8-u", "sun_eu_greek": "iso8859-7", "unicode11utf8": "utf-8",
+          "unicode20utf8": "utf-8", "x-unicode20utf8": "utf-8", "unicode-1-1-utf-8": "utf-8"}
+                                      # those that Python does not know. Source: the same
+SPELLING = re.compile(r"(?:iso[-_]?8859[-_]?(\d{1,2})(?:-[ei]|:\d{4})?|x-cp(\d{4}))")
 WIDE = "utf-16", "utf-32"             # a declaration that could be read as it stands was not written in one of these
 NO_CHARSETS = {"utf-7", "unicode_escape", "raw-unicode-escape", "idna", "punycode"}          # no browser reads them
 DECLARED = re.compile(rb"(?:\s++|<!--.{0,1000}?-->)*+<\?xml\b[^>]{0,200}?\bencoding\s*=\s*[\"']([\w.:-]{1,40})",
@@ -257,10 +265,17 @@ def decoded(body, charset):
 def python_charset(label, refused=()):
     """Python's name of the charset that browsers read under this label; None if they read none under it."""
     with contextlib.suppress(LookupError, ValueError):
-        name = codecs.lookup(label).name
+        name = codecs.lookup(known_label(label.strip().lower())).name
         if name not in NO_CHARSETS and not name.startswith(tuple(refused)):
             return AS_BROWSERS_READ.get(name, name)
     return None
+
+
+def known_label(label):
+    """A label as Python knows it."""
+    if spelt := SPELLING.fullmatch(label):
+        return f"iso8859-{spelt[1]}" if spelt[1] else f"cp{spelt[2]}"
+    return LABELS.get(label, label)
 
 
 OTHER_TITLE = "dc:othertitle"          # the parser would take a dc:title for the title, whichever comes first
@@ -340,7 +355,7 @@ def first(texts):
 def plain(detail, is_typed):
     """The words of a text. RSS does not say whether a title is HTML: it is if an element ends in it or has no end."""
     text = detail.get("value") or ""
-    if detail.get("type") == "text/plain":
+    if detail.get("type") == "text/plain" and is_typed:
         return text
     return without_markup(text[:MARKUP_CHARS_MAX]) if is_typed or MARKUP.search(text) else html.unescape(text)
 
@@ -463,9 +478,12 @@ BLOCKS = frozenset("p div br li ul ol h1 h2 h3 h4 h5 h6 tr td th table blockquot
 
 
 def web_address(text, base):
-    """An http or https address, whole, without a space; "" for any other."""
+    """An http or https address, whole, without a space; "" for any other. Line ends go and spaces are escaped, as in
+    browsers.
+    """
+    text = LINE_ENDS.sub("", text.strip()).replace(" ", "%20")
     with contextlib.suppress(ValueError):
-        link = urllib.parse.urljoin(base, text.strip()) if text.strip() else ""
+        link = urllib.parse.urljoin(base, text) if text else ""
         parts = urllib.parse.urlsplit(link)
         is_clean = len(link) <= LINK_CHARS_MAX and link.isprintable() and " " not in link
         if parts.scheme in ("http", "https") and parts.netloc and is_clean:
@@ -473,21 +491,41 @@ def web_address(text, base):
     return ""
 
 
-NAMED_ZONE = re.compile(r"\s\(?([A-Z][A-Za-z]+(?:/[A-Z][\w+-]+)+)\)?\s*$")
+LINE_ENDS = re.compile(r"[\t\r\n]+")
+CITY = re.compile(r"\s\(?([A-Z][A-Za-z]+(?:/[A-Z][\w+-]+)+)\)?\s*$")
+ZONE = re.compile(r"(?<=[\d\s])([A-Z]{2,5})\s*$")
+UNIVERSAL = frozenset({"UT", "UTC", "GMT", "AM", "PM"})          # the last two name no zone
+HOURS_EAST = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7, "AKST": -9,
+              "AKDT": -8, "HST": -10, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "MEZ": 1, "MET": 1, "CEST": 2,
+              "MESZ": 2, "MEST": 2, "EET": 2, "EEST": 3, "MSK": 3, "HKT": 8, "SGT": 8, "AWST": 8, "JST": 9, "KST": 9,
+              "AEST": 10, "AEDT": 11, "NZST": 12, "NZDT": 13}
+                                      # the American ones as in RFC 822; of the others those that name one zone
+ISO = re.compile(r"\d{4}-?(?:\d\d-?\d\d|W\d\d)")
+SPACE_BEFORE_ZONE = re.compile(r"\s+(?=[+-]\d\d:?\d\d$|Z$)")
+ISO_FRACTION = re.compile(r"([.,]\d{6})\d+")
 MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.I)
+WEEKDAY = re.compile(r"^\s*[^\W\d]+\.?,\s*")
 HALF_OF_DAY = re.compile(r"\d\s*[ap]\.?m\b", re.I)
+POINT = re.compile(r"(\d)\.(?=\d\d\s*[ap]\.?m\b)", re.I)
 
 
 def moment(text, parsed=None):
-    """ISO 8601 in UTC, "" for what is no date. `parsed` is the feed parser's reading: it knows no cities and no a.m."""
-    text = text or ""
+    """ISO 8601 in UTC, "" for what is no date. `parsed` is the feed parser's reading: it knows neither cities nor a.m.,
+    and takes a zone that it does not know for UTC.
+    """
+    text = POINT.sub(r"\1:", (text or "").strip())
     with contextlib.suppress(ValueError, OverflowError, KeyError):
-        if parsed and not NAMED_ZONE.search(text) and not HALF_OF_DAY.search(text):
-            at = dt.datetime.fromtimestamp(calendar.timegm(parsed), dt.timezone.utc)
-        elif zone := NAMED_ZONE.search(text):
-            at = spelt_out(text[:zone.start()]).replace(tzinfo=zoneinfo.ZoneInfo(zone[1]))
-        else:
+        if city := CITY.search(text):
+            at = spelt_out(text[:city.start()]).replace(tzinfo=zoneinfo.ZoneInfo(city[1]))
+        elif (zone := ZONE.search(text)) and zone[1] not in UNIVERSAL:
+            offset = dt.timezone(dt.timedelta(hours=HOURS_EAST[zone[1]]))
+            at = spelt_out(text[:zone.start()]).replace(tzinfo=offset)
+        elif not parsed or text.isdigit() or HALF_OF_DAY.search(text):
             at = spelt_out(text)
+        elif ISO.match(text):
+            at = spelt_out(SPACE_BEFORE_ZONE.sub("", text))
+        else:
+            at = dt.datetime.fromtimestamp(calendar.timegm(parsed), dt.timezone.utc)
         return at.astimezone(dt.timezone.utc).isoformat(timespec="seconds")
     return ""
 
@@ -495,10 +533,10 @@ def moment(text, parsed=None):
 def spelt_out(text):
     """Raises: ValueError for what is neither ISO 8601 nor names its month."""
     if not MONTH.search(text):
-        at = dt.datetime.fromisoformat(text)
+        at = dt.datetime.fromisoformat(ISO_FRACTION.sub(r"\1", text))
     else:
         import dateutil.parser
-        at = dateutil.parser.parse(text[:TITLE_CHARS_MAX])
+        at = dateutil.parser.parse(WEEKDAY.sub("", text[:TITLE_CHARS_MAX]))
     return at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc)
 
 

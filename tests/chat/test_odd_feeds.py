@@ -64,6 +64,17 @@ ONE_TITLE = {
     "a title of Dublin Core before it": (rss(f"<item><dc:title>no</dc:title>{item('Älv')[6:]}", spaces=DC), "Älv"),
     "a title of Dublin Core alone": (rss("<item><dc:title>Älv</dc:title></item>", spaces=DC), "Älv"),
     "a picture with a title of its own": (rss(f"<item><image><title>no</title></image>{item('Älv')[6:]}"), "Älv"),
+    "a line break of HTML": (rss(item("Eels&lt;br/&gt;and sea")), "Eels and sea"),
+    "a script of HTML": (rss(item("&lt;script&gt;no&lt;/script&gt;Eels")), "Eels"),
+    "XHTML of Atom": (atom('<entry><id>1</id><title type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml">Eels &lt; '
+                           '<em>sea</em> &amp; sky</div></title></entry>'), "Eels < sea & sky"),
+    "a title of media whose namespace is not declared": (rss(f"<item><media:title>no</media:title>{item('Älv')[6:]}"),
+                                                         "Älv"),
+    "RSS 1.0 with prefixes": (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:r="http://purl.org/rss/1.0/">'
+        "<r:item><r:title>Glass eels</r:title></r:item></rdf:RDF>", "Glass eels"),
+    "Atom 0.3": (
+        '<feed version="0.3" xmlns="http://purl.org/atom/ns#"><entry><title>Älv</title></entry></feed>', "Älv"),
     "a family of emoji": (rss(item("👩‍👧‍👦 at sea")), "👩‍👧‍👦 at sea"),
     "Persian with joiners between": (rss(item("می‌رود")), "می‌رود"),
     "soft hyphens": (rss(item("Aal\u00adreuse")), "Aalreuse"),
@@ -112,6 +123,15 @@ LINKS = {
         atom(entry('<link rel="http://www.iana.org/assignments/relation/alternate" href="/a"/>')),
                                        E + "/a"),
     "as the text of an element": (atom(entry("<link>http://eels.example/a</link>")), E + "/a"),
+    "with a space and a line end in it": (rss(item("A", link="http://eels.example/a b\nc")), E + "/a%20bc"),
+    "from a base within a base": (
+        atom(entry('<link href="a"/>', attributes='xml:base="d/"'), 'xml:base="http://sea.example/b/"'),
+        "http://sea.example/b/d/a"),
+    "from a base of the link": (atom(entry('<link xml:base="http://sea.example/z/" href="a"/>')),
+                                "http://sea.example/z/a"),
+    "beside one to the feed itself": (
+        rss(item("A", '<atom:link href="/no" rel="self"/>', link=E + "/a"),
+            spaces='xmlns:atom="http://www.w3.org/2005/Atom"'), E + "/a"),
     "that an id is not": (atom("<entry><id>17</id><title>A</title></entry>"), ""),
 }
 
@@ -149,6 +169,13 @@ DATES = {
     "Mon, 05 Oct 2026 10:30:00 Europe/Berlin": "2026-10-05T08:30:00+00:00",
     "Mon, 05 Oct 2026 10:30:00 +0200": "2026-10-05T08:30:00+00:00",
     "2026-10-05T10:30:00Z": "2026-10-05T10:30:00+00:00",
+    "Mon, 05 Oct 2026 10:30:00 CEST": "2026-10-05T08:30:00+00:00",
+    "Mon, 05 Oct 2026 10:30:00 EST": "2026-10-05T15:30:00+00:00", "Mon, 05 Oct 2026 10:30:00 QQT": "",
+    "Mon, 05 Oct 2026 12:15:00 AM GMT": "2026-10-05T00:15:00+00:00", "5 Oct 2026 10.30 PM": "2026-10-05T22:30:00+00:00",
+    "Lun, 05 Oct 2026 10:30:00 GMT": "2026-10-05T10:30:00+00:00", "20261005T103000Z": "2026-10-05T10:30:00+00:00",
+    "2026-10-05T10:30:00 +0200": "2026-10-05T08:30:00+00:00",
+    "2026-10-05T10:30:00.123456789Z": "2026-10-05T10:30:00+00:00",
+    "2026-02-31T10:30:00Z": "", "Mon, 31 Feb 2026 10:30:00 GMT": "", "1791239400": "", "10/05/2026 10:30:00 PM": "",
     "Mon, 05 Oct 2026 10:30:00 Middle/Earth": "", "soon": "", "7": "", "05/10/2026": "",
 }
 
@@ -157,6 +184,24 @@ DATES = {
 def test_the_date_of_an_entry_is_right_or_is_not_told(text, at):
     """Without this, an entry would bear the wrong day, and feeds would be told in the wrong order."""
     assert [one.at for one in told(rss(item("A", pubDate=text)))] == [at]
+
+
+CHARSETS = {"windows-1252": ("cp1252", "“Älv”"), "x-cp1252": ("cp1252", "“Älv”"), "iso88591": ("cp1252", "“Älv”"),
+            "us-ascii": ("cp1252", "“Älv”"), "iso-8859-15": ("iso8859-15", "10 €"), "gbk": ("gb18030", "鳗鱼镕㐂"),
+            "x-gbk": ("gbk", "鳗鱼"), "shift_jis": ("cp932", "①鰻"), "x-sjis": ("cp932", "①鰻"), "windows-31j": ("cp932", "①鰻"),
+            "x-euc-jp": ("euc_jp", "鰻"), "euc-kr": ("cp949", "뱀장어 똠"), "windows-949": ("cp949", "뱀장어 똠"),
+            "x-x-big5": ("big5hkscs", "鰻魚"), "koi8": ("koi8-r", "угорь"), "x-cp1251": ("cp1251", "угорь"),
+            "windows-874": ("cp874", "ปลาไหล"), "iso-8859-8-i": ("iso8859-8", "צלופח"), "x-mac-roman": ("mac-roman", "Älv"),
+            "utf8": ("utf-8", "Älv"), "no such charset": ("utf-8", "Älv")}
+
+
+@pytest.mark.parametrize("label", CHARSETS)
+def test_a_charset_is_read_under_each_label_that_browsers_know(label):
+    """Without this, a feed in Japanese or Russian would be rows of question marks."""
+    charset, text = CHARSETS[label]
+    declared = rss(item(text), f'<?xml version="1.0" encoding="{label}"?>').encode(charset)
+    assert titles(declared) == [text]
+    assert [one.title for one in told(rss(item(text), "").encode(charset), label)] == [text]
 
 
 def titles(document):
