@@ -453,6 +453,7 @@ async def use_chat_clients(system):
     metrics.counter("replays_total", "Browsers that were sent what they had missed.", lambda: lately.replays)
     metrics.counter("cut_total", "Sockets cut because too much waited for them.", lambda: rooms.cut)
     metrics.counter("refused_total", "Handshakes refused because there were too many.", lambda: rooms.refused)
+    metrics.counter("sockets_gave_way_total", "Sockets closed for those of other networks.", lambda: rooms.gave_way)
     return system
 
 
@@ -492,7 +493,7 @@ def socket(rule):
     @functools.wraps(rule)
     async def accepted_or_told(ctx):
         try:
-            await ctx["chat_clients"].admit()
+            await ctx["chat_clients"].admit(biff.network_of(ctx))
         except sockets.FullError:
             full = biff.error(ctx, 503, "There are too many connections. Try again a little later.")
             full.force_close()                         # its place is wanted

@@ -92,7 +92,7 @@ def read_answer(sock):
     while b"\r\n\r\n" not in data:
         data += piece(sock)
     head, _, body = data.partition(b"\r\n\r\n")
-    size = int(re.search(rb"(?i)content-length: (\d+)", head).group(1))
+    size = int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1])
     while len(body) < size:
         body += piece(sock)
     return int(head.split()[1])

@@ -32,6 +32,11 @@ def networks_of(ctx: dict) -> list[str]:
     return networks_around(address) if address else ["unknown"]
 
 
+def network_of(ctx: dict) -> str:
+    """The largest network around a client that counts as one: an IPv4 address or an IPv6 /48."""
+    return networks_of(ctx)[-1]
+
+
 def address_of_client(request: Any, proxies: Iterable) -> Address | None:
     """X-Forwarded-For is believed from the right, and only as long as its words come from proxies named at start."""
     hops = [part.strip() for line in request.headers.getall("X-Forwarded-For", ()) for part in line.split(",")]
@@ -95,7 +100,7 @@ def is_allowed(ctx: dict, *limits: Any) -> bool:
 class Turns:
     """Lets requests in one by one, a turn of the loop for each, so that no crowd of them keeps others waiting.
 
-    Networks take turns, and in each the browsers take turns: four hundred requests of one browser hold up its own alone.
+    Networks take turns, and in each the browsers take turns: four hundred requests of one browser hold up only its own.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 
 import store
-from biff.limits import Turns, client_of, is_allowed, networks_of
+from biff.limits import Turns, client_of, is_allowed, network_of
 from biff.pages import ERROR_ID, error
 from biff.sessions import TOKEN_FIELD, cookie_of, has_token, session_of
 from biff.system import PATH_CHARS_LOGGED, assoc_db, masked, name_of
@@ -225,7 +225,7 @@ def answering(system, rule, handler):
 async def _turn(system, request):
     """Waits for one's turn to read. Whatever is read comes from a snapshot that is taken after that."""
     asking = {**system, "request": request}
-    await system["biff/turns"].take(networks_of(asking)[-1], cookie_of(asking) or "")
+    await system["biff/turns"].take(network_of(asking), cookie_of(asking) or "")
 
 
 def _rates_of(ctx, rule):

@@ -128,11 +128,12 @@ class Socket:
     Handshake and closing stay aiohttp's.
     """
 
-    __slots__ = ("ws", "transport", "send", "person", "room", "seen", "hearing", "code", "is_asked")
+    __slots__ = ("ws", "transport", "send", "person", "room", "seen", "network", "hearing", "code", "is_asked")
 
     def __init__(self, ws: Response, transport: asyncio.Transport, os_socket: OSSocket, person: Hashable):
         self.ws, self.transport, self.send, self.person = ws, transport, os_socket.send, person
         self.room: Room | None = None
+        self.network: Hashable = None                  # where it comes from, as `admit` was told
         self.hearing: asyncio.Task | None = None
         self.code: int | None = None                   # what it is closed with
         self.seen = 0                                  # at least so much
@@ -274,9 +275,10 @@ class Rooms:
         self._leaving: collections.deque[tuple[Socket, int, bytes]] = collections.deque()
         self._expected: collections.Counter[Hashable] = collections.Counter()
         self._line: collections.deque[asyncio.Future] = collections.deque()
-        self._places: set[asyncio.Task] = set()
+        self._places: dict[asyncio.Task, Hashable] = {}      # connections, those on their way too, and their networks
+        self._networks: dict[Hashable, dict[Socket, None]] = {}
         self._is_turning = self._is_admitting = self._is_ended = False
-        self.count = self.frames = self.cut = self.refused = 0
+        self.count = self.frames = self.cut = self.refused = self.gave_way = 0
         self.announced: bytes = b""
 
     def __contains__(self, key):
@@ -298,24 +300,36 @@ class Rooms:
 
     # Coming and going
 
-    async def admit(self):
+    async def admit(self, network: Hashable = None):
         """Waits for one's turn to connect, so that a thousand who come back do not starve those who post.
 
+        When there are as many as there may be, the network that has most gives way.
         Raises: FullError.
         """
-        if self._is_ended or len(self._places) >= self.sockets_max or len(self._line) >= CONNECTS_WAITING_MAX:
+        is_full = len(self._places) >= self.sockets_max and not self._give_way(network)
+        if self._is_ended or is_full or len(self._line) >= CONNECTS_WAITING_MAX:
             self.refused += 1
             raise FullError
         loop, connection = asyncio.get_running_loop(), asyncio.current_task()
         assert connection is not None
-        self._places.add(connection)                   # those on their way count too
-        connection.add_done_callback(self._places.discard)
+        self._places[connection] = network
+        connection.add_done_callback(self._places.pop)
         turn = loop.create_future()
         self._line.append(turn)
         if not self._is_admitting:
             self._is_admitting = True
             loop.call_soon(self._admit, loop)
         await turn
+
+    def _give_way(self, newcomer):
+        """Whether a network that has more sockets than the newcomer's gives one back: the one opened first."""
+        most = max(self._networks, key=lambda network: len(self._networks[network]), default=None)
+        theirs, ours = self._networks.get(most, {}), self._networks.get(newcomer, {})
+        if len(theirs) <= len(ours) + 1:
+            return False
+        self.gave_way += 1
+        self.close(next(iter(theirs)), WSCloseCode.TRY_AGAIN_LATER)
+        return True
 
     def _admit(self, loop):
         for _ in range(min(len(self._line), CONNECTS_A_TURN)):
@@ -332,6 +346,8 @@ class Rooms:
         socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key, self._behind))
         socket.room.sockets[socket.send] = socket.room.apart[socket.send] = socket
         self._people.setdefault(socket.person, {})[socket] = None
+        socket.network = self._places.get(asyncio.current_task())      # type: ignore[arg-type]      # there is one
+        self._networks.setdefault(socket.network, {})[socket] = None
         self._asked[socket] = time.monotonic()
         self.count += 1
 
@@ -358,12 +374,14 @@ class Rooms:
         room.apart.pop(socket.send, None)
         if room.telling:                               # a pass may be on its way to it
             room.apart[socket.send] = socket
-        theirs = self._people[socket.person]
-        del room.sockets[socket.send], theirs[socket], self._asked[socket]
+        theirs, neighbours = self._people[socket.person], self._networks[socket.network]
+        del room.sockets[socket.send], theirs[socket], neighbours[socket], self._asked[socket]
         if not room.sockets:
             del self._rooms[room.key]
         if not theirs:
             del self._people[socket.person]
+        if not neighbours:
+            del self._networks[socket.network]
         self.count -= 1
         return True
 

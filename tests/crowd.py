@@ -119,10 +119,11 @@ def handshake(base, path, cookie, after):
             f"13\r\nSec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n").encode()
 
 
-async def listen(base, path, cookie, after, hear=None, receive_bytes=None, answers=True):
+async def listen(base, path, cookie, after, hear=None, receive_bytes=None, answers=True, of="127.0.0.1"):
     """An Ear on a channel; its `status` is that of the handshake, None if the connection was cut."""
     address = urllib.parse.urlsplit(base)
     plug = socket.socket()
+    plug.bind((of, 0))
     if receive_bytes:
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     plug.setblocking(False)

@@ -912,6 +912,22 @@ async def test_a_full_server_says_so_and_lets_in_again_when_one_goes(chat):     
     assert (await listen(town.base, town.channel, town.cookies[3], town.tx_id)).status == 101
 
 
+async def test_one_network_does_not_take_all_sockets(chat, say):      # noqa: F811
+    """Some accounts at one address would keep everybody else without a socket."""
+    town, rooms = await settle(chat, 20), chat["chat_clients"]
+    rooms.sockets_max = 10
+    here = [await listen(town.base, town.channel, cookie, town.tx_id) for cookie in town.cookies[:12]]
+    assert [ear.status for ear in here] == [101] * 10 + [503] * 2, "nobody gives way to one's own network"
+    elsewhere = []
+    for n, cookie in enumerate(town.cookies[12:]):
+        elsewhere.append(await listen(town.base, town.channel, cookie, town.tx_id, of=f"127.0.0.{2 + n}"))
+    await until(lambda: rooms.count <= 10 and len(rooms._places) <= 10)
+    let_in, closed = [ear.status for ear in elsewhere], [ear.code for ear in here if ear.code]
+    say(f"10 sockets of one network for 10 places: {let_in.count(101)} of 8 from elsewhere are let in, asked 8; "
+        f"{len(closed)} gave way with {set(closed)}, asked 1013")
+    assert let_in == [101] * 8 and closed == [1013] * 8 and not any(ear.code for ear in elsewhere)
+
+
 async def test_those_on_their_way_count_too(chat):      # noqa: F811
     """A crowd that comes in one moment would all find room, and be more than there may be."""
     town = await settle(chat, 30)
@@ -925,7 +941,7 @@ async def test_a_long_list_reaches_a_browser_that_was_away(chat, monkeypatch):  
     monkeypatch.setattr(sockets, "WAITING_BYTES_MAX", 10_000)
     town, node = await settle(chat, 1), chat["biff/node"]
     for n in range(20):
-        await node.submit([put(town.message(f"{n} " + "&" * 9_000))])
+        await node.submit([put(town.message(f"{n} " + "&" * 4_000))])
     ear = await listen(town.base, town.channel, town.cookies[0], 0)
     await until(lambda: ear.texts)
     assert len(texts(ear.texts[0])) == 20

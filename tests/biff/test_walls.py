@@ -491,6 +491,16 @@ async def test_one_address_does_not_take_all_places(tmp_path, monkeypatch, say, 
     assert others == [is_there] * 20 and count <= 40
 
 
+def test_places_are_shared_out_by_networks_of_both_kinds():
+    """Without this, whoever holds an IPv6 network, as every household does, would be billions of neighbours."""
+    places = biff.connections.Places(40, biff.networks("10.0.0.0/8"))
+    sites = {places.site_of((address, 1, 0, 0)) for address in
+             ("2001:db8:7:1::1", "2001:db8:7:1::2", "2001:db8:7:ffff::3", "2001:db8:7::%eth0")}
+    assert sites == {"2001:db8:7::/48"} and places.site_of(("2001:db8:8::1", 1)) == "2001:db8:8::/48"
+    assert places.site_of(("::ffff:192.0.2.7", 1)) == places.site_of(("192.0.2.7", 1)) == "192.0.2.7"
+    assert places.site_of(("10.1.2.3", 1)) == "", "a proxy is many people"
+
+
 async def test_a_proxys_connections_give_way_to_nobody(tmp_path, monkeypatch):
     """Without this, all people behind the proxy would be one network, and be cut for a stranger who comes past it."""
     monkeypatch.setattr(biff.config, "files_max", lambda: biff.config.FILES_KEPT + 4)
