@@ -119,6 +119,30 @@ async def test_while_postgres_is_away_people_read_are_told_and_lose_no_text(serv
         "once when it was back")
 
 
+async def test_the_word_that_a_server_is_cut_off_goes_when_both_were_restarted(serve, window):
+    """Without this, a page would warn for days of a server that is long gone, or of a database that is long back."""
+    with postgres.Postgres() as cluster:
+        one, two = serve(cluster.url), serve(cluster.url)
+        ann, bob, channel = await ann_and_bob(window, one, two)
+        with contextlib.closing(gate.Gate(one.port, two.port)) as balancer:
+            await bob.goto(f"http://127.0.0.1:{balancer.port}{channel}")
+            await until_live(bob)
+            cluster.crash()
+            for page in ann, bob:
+                await page.wait_for_selector("#waiting:visible")
+            one.kill()
+            await ann.wait_for_selector("#messages:not([data-live])", state="attached")
+            await until_live(bob)                              # on the other server, which is cut off as well
+            await bob.wait_for_selector("#waiting:visible")
+            cluster.start()
+            one.start()
+            for page in ann, bob:
+                await page.wait_for_selector("#waiting", state="hidden", timeout=30_000)
+                await until_live(page)
+                await page.wait_for_selector("#connection", state="hidden")
+            await write(ann, "all of it is back"), await until_texts(bob, ["all of it is back"])
+
+
 # ── Without ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 @pytest.fixture
