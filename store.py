@@ -207,14 +207,8 @@ class Tx(NamedTuple):
     reason: str | None = None
 
 
-class _Version(NamedTuple):
-    valid_from: dt.datetime
-    valid_to: dt.datetime | None
-    tx_id: int
-    document: Document | None
-
-
-class Version(_Version):
+class Version(NamedTuple("Version", [("valid_from", dt.datetime), ("valid_to", dt.datetime | None), ("tx_id", int),
+                                     ("document", Document | None)])):
     """One entry of an entity's history: the document held from valid_from until valid_to (None: no end)."""
     _ask: Callable[[], str] | None = None
 
@@ -441,7 +435,7 @@ def _unpacked_decimal(data: bytes) -> decimal.Decimal:
 def _time_micros(value: dt.time) -> int:
     if value.tzinfo is not None:
         raise ValueTypeError(f"{value!r} has a time zone, which means nothing without a day; wanted a time without, or "
-                             f"a datetime.")
+                             "a datetime.")
     return ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
 
 
@@ -456,9 +450,9 @@ def _packed_member(value: Any, depth: int) -> bytes:
                              "enumeration, or a list, tuple, set or dict of these.")
     named = Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
     if unpack_member(*named) is not value:
-        raise ValueTypeError(f"{_short(value)} would not be found again as "
-                             f"{kind.__module__}.{kind.__qualname__}.{value.name}; "
-                             "wanted one member of an enumeration that stands at the top of its module.")
+        where = f"{named.enum.replace(':', '.')}.{value.name}"
+        raise ValueTypeError(f"{_short(value)} would not be found again as {where}; wanted one member of an "
+                             "enumeration that stands at the top of its module.")
     return _PACKED[Member](named, depth)
 
 
@@ -894,13 +888,14 @@ class Node:
         return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
 
     def notify(self, notice: str) -> None:
-        """Tells all servers of this log, this one too, a text that is stored nowhere. It may be lost; it does not block.
+        """Tells all servers of this log, this one too, a text that is stored nowhere and may be lost; does not block.
 
         Raises: OperationError if it is empty, no text, or longer than NOTICE_BYTES_MAX bytes of UTF-8.
         """
         self._file.check_open()
         if not (isinstance(notice, str) and notice.isprintable() and 0 < len(notice.encode()) <= NOTICE_BYTES_MAX):
-            raise OperationError(f"A notice is one line of text of 1 to {NOTICE_BYTES_MAX:,} bytes, not {_short(notice)}.")
+            raise OperationError(f"A notice is one line of text of 1 to {NOTICE_BYTES_MAX:,} bytes, not "
+                                 f"{_short(notice)}.")
         self._log.notify(notice)
 
     def on_notice(self, callback: Callable[[str], Any]) -> None:
@@ -949,12 +944,18 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """Sizes and positions, for people who watch over the store."""
-        return self._file.status() | {"listeners": len(self._listeners), "plans": len(self._plans)}
+        file, latest = self._file, self._file.latest
+        file.check_open()
+        return {"path": file.path, "store": file.store_id, "format": FORMAT, "tx_id": latest.tx_id,
+                "tx_time": _moment(latest.time) if latest.tx_id else None, "documents": latest.n,
+                "bytes": _size(file.path) + _size(file.path + "-wal"), "failed": file.failed, "state": file.state.hex(),
+                "listeners": len(self._listeners), "plans": len(self._plans)}
 
     def attribute_stats(self) -> dict[str, int]:
         """How many facts of each attribute were ever put: several values count each, evicted ones until `reindex`."""
         self._file.check_open()
-        return self._file.index.attribute_stats()
+        index = self._file.index
+        return {name: index.puts[a] for name, a in list(index.attributes.items()) if index.puts.get(a)}
 
     def verify(self, progress: Progress | None = None) -> int:
         """Checks the chain of hashes and every document against it; the number of transactions checked.
@@ -1229,7 +1230,7 @@ class _File:
         if not self.closed:
             self.closed = f"The store {self.path} was opened by another process, before a fork; open it there."
             self.index.plain.clear(), self.documents.clear()
-            self._held.abandon()
+            self._held.let_go(is_child=True)
 
     # Reading
 
@@ -1361,18 +1362,11 @@ class _File:
             for row in rows:
                 _check_link(row, previous)
                 previous = row
-            return [Tx(tx_id, _moment(at), committed == 1, self._ops(ops, results, n, reader) if committed else None)
+
+            def copies(numbers: range) -> Iterable:
+                return map(_copied, self.documents_of(numbers, reader))
+            return [Tx(tx_id, _moment(at), committed == 1, _told(ops, results, n, copies) if committed else None)
                     for tx_id, at, ops, _, committed, results, _, n in rows]
-
-    def _ops(self, ops: bytes, results: bytes | None, n: int, reader: _Reader) -> list[Operation]:
-        records = _became(ops, results)
-        return _told(records, map(_copied, self.documents_of(_numbers(records, n), reader)))
-
-    def status(self) -> dict[str, Any]:
-        self.check_open()
-        return {"path": self.path, "store": self.store_id, "format": FORMAT, "tx_id": self.latest.tx_id,
-                "tx_time": _moment(self.latest.time) if self.latest.tx_id else None, "documents": self.latest.n,
-                "bytes": _size(self.path) + _size(self.path + "-wal"), "failed": self.failed, "state": self.state.hex()}
 
     # Writing
 
@@ -1432,8 +1426,7 @@ class _File:
                 plain[key] = n
 
     def undo(self) -> None:
-        """Nothing is left of the writer's transaction, or all of it if COMMIT was done; memory says what the file says.
-        """
+        """Memory says what the file says: nothing of the writer's transaction, or all of it if COMMIT was done."""
         if self.writer.connection.in_transaction:
             self.writer.execute("rollback")
         self.settle_births()
@@ -1470,8 +1463,7 @@ class _File:
                       error)
 
     def empty_wal(self) -> None:
-        """Moves the write-ahead log into the file and truncates it. New readers wait for it, it for others: a moment.
-        """
+        """Moves the write-ahead log into the file and truncates it. New readers wait for it, it for older ones."""
         self._may_read.clear()
         self._is_emptying = True
         try:
@@ -1520,9 +1512,12 @@ class _File:
 
     def verify(self, progress: Progress | None) -> int:
         missing: dict[bytes, int] = {}
-        previous, n, total = None, 0, self.latest.tx_id
+        previous, n = None, 0
         with self.reading() as reader:
-            for row in reader.execute("select * from log where tx_id <= ? order by tx_id", (total,)):
+            reader.is_used = True
+            reader.execute("begin")       # one state of log and documents, until the reader is given back
+            total, = reader.execute("select max(tx_id) from log").fetchone()
+            for row in reader.execute("select * from log order by tx_id"):
                 previous, n = row, self._verified(row, previous, n, missing, reader)
                 if progress:
                     progress(row[0], 2 * total)
@@ -1740,25 +1735,20 @@ class _Hold:
         if self._is_new_lock:
             os.unlink(self._path + ".lock")
 
-    def let_go(self) -> None:
-        with self._opening:
-            for held in self._taken():
-                fcntl.flock(held, fcntl.LOCK_UN)      # for a child that was forked just now and still has its copy, too
-                os.close(held)
-        if self._is_temporary:
+    def let_go(self, is_child: bool = False) -> None:
+        """Closes what is held. In a forked child these are copies: locks and a temporary file stay with the parent."""
+        with contextlib.nullcontext() if is_child else self._opening:
+            held = [file for file in (self._lock, self._file, self._wal) if file >= 0]
+            self._lock = self._file = self._wal = -1
+            self._open.pop(self._key, None)
+            self._key = ()
+            for file in held:
+                if not is_child:
+                    fcntl.flock(file, fcntl.LOCK_UN)      # for a child that was forked just now and has its copy, too
+                os.close(file)
+        if self._is_temporary and not is_child:
             shutil.rmtree(os.path.dirname(self._path), True)
-
-    def abandon(self) -> None:
-        for held in self._taken():
-            os.close(held)
         self._is_temporary = False
-
-    def _taken(self) -> list[int]:
-        held = [held for held in (self._lock, self._file, self._wal) if held >= 0]
-        self._lock = self._file = self._wal = -1
-        self._open.pop(self._key, None)
-        self._key = ()
-        return held
 
 
 def _place(path: Any) -> tuple[bool, str]:
@@ -2016,7 +2006,7 @@ class _Index:
         self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
         self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
-        self.mentioned: set = set()      # of these, those that are values somewhere
+        self.mentioned: set = set()      # of these, those that are values somewhere, in its group or before
         self.estimates: dict = {}
         self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
         self.texts, self.has_text_ids = _texts_there(execute)
@@ -2051,9 +2041,6 @@ class _Index:
         if self.batch is not None:
             self.batch.flush()
 
-    def attribute_stats(self) -> dict[str, int]:
-        return {name: self.puts[a] for name, a in list(self.attributes.items()) if self.puts.get(a)}
-
     def attribute(self, name: str, reader: _Reader) -> int | str | bytes:
         """The number of an attribute, or its name, which no row has, if it has none. The writer knows its group's."""
         n = self.attributes.get(name)
@@ -2087,13 +2074,14 @@ class _Index:
             self.mentioned.add(key)
         return None
 
-    def learn_numbers(self, ids: list[int]) -> None:
-        """Brings into memory which of these UUIDs, as integers, the index knows; for the writer."""
-        rows = self._file.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(ids))})",
-                                         [id.to_bytes(16, "big") for id in ids])
-        found = {int.from_bytes(data, "big"): n for data, n in rows}
-        for id in ids:
-            self._learn(id, found.get(id, 0))
+    def learn_numbers(self, ids: Iterable) -> None:
+        """Brings into memory which UUIDs among some entities' ids the index knows; for the writer."""
+        for keys in _chunks(self.numbers.missing([id.int for id in ids if type(id) is uuid.UUID]))[0]:
+            rows = self._file.writer.execute(f"select uuid, n from ids where uuid in ({_places(len(keys))})",
+                                             [key.to_bytes(16, "big") for key in keys])
+            found = {int.from_bytes(data, "big"): n for data, n in rows}
+            for key in keys:
+                self._learn(key, found.get(key, 0))
 
     def uuid_of(self, n: int, reader: _Reader) -> uuid.UUID:
         id = self.uuids.get(n)
@@ -2367,25 +2355,16 @@ def _check_link(row: tuple, previous: tuple | None) -> None:
     raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
 
 
-def _expanded(records: list, results: Iterable) -> list:
-    """The records of a transaction with each call replaced by what it became."""
-    results = iter(results)
-    return [part for record in records for part in (next(results) if record[0] == _CALL else (record,))]
-
-
 def _became(ops: bytes, results: bytes | None) -> list:
-    """The records of a transaction as the log has them, calls replaced by what they became."""
-    return _expanded(unpack(ops), unpack(results) if results else ())
+    """The records of a transaction as the log has them, each call replaced by what it became."""
+    of_calls = iter(unpack(results) if results else ())
+    return [part for record in unpack(ops) for part in (next(of_calls) if record[0] == _CALL else (record,))]
 
 
-def _numbers(records: list, n: int) -> range:
-    """The numbers of the documents that the records of a transaction put; n is the last."""
-    return range(n + 1 - sum(record[0] == _PUT for record in records), n + 1)
-
-
-def _told(records: list, documents: Any) -> list[Operation]:
-    """The operations of a transaction as people see them, with the documents that it put; None: an evicted one."""
-    documents = iter(documents)
+def _told(ops: bytes, results: bytes | None, n: int, documents_of: Callable[[range], Iterable]) -> list[Operation]:
+    """The operations of a transaction as people see them. Its last document is number n; an evicted one is None."""
+    records = _became(ops, results)
+    documents = iter(documents_of(range(n + 1 - sum(record[0] == _PUT for record in records), n + 1)))
     return [_told_op(record, documents) for record in records]
 
 
@@ -2410,9 +2389,8 @@ class _Committed(NamedTuple):
     def told(self) -> Tx:
         if not self.tx.committed:
             return self.tx
-        records = _became(self.ops, self.results)
-        put = (self.contents.get(n) for n in _numbers(records, self.n))
-        return self.tx._replace(ops=_told(records, (op and op.data and unpack(op.data) for op in put)))
+        return self.tx._replace(ops=_told(self.ops, self.results, self.n, lambda numbers: (
+            op and op.data and unpack(op.data) for op in map(self.contents.get, numbers))))
 
 
 class _Recent:
@@ -2444,15 +2422,9 @@ class _Recent:
 
 
 def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> list[_Op]:
-    """The operations, checked, packed and hashed; OperationError names the first that is malformed, or over `now`.
+    """The operations, as `submit_tx` takes them, checked, packed and hashed; a list does for a tuple.
 
-        transaction   [operation, …]
-        operation     ("put", document[, valid_from[, valid_to]])       a document is a dict with "xt/id"
-                      ("delete", id[, valid_from[, valid_to]])
-                      ("match", id, document or None[, valid_time])
-                      ("evict", id)
-                      ("call", name[, argument, …])
-        times         aware datetimes, or None; a list does for a tuple
+    Raises: OperationError naming the first that is malformed, or over by `now`.
     """
     if isinstance(ops, (str, bytes, dict)) or not isinstance(ops, Iterable):
         raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations.")
@@ -2642,8 +2614,7 @@ class _Log:
             raise ClosedError(self._file.failed)
 
     def _write(self, fill: Callable[[_Batch], None], confirm: Callable[[], None] = lambda: None) -> None:
-        """Writes what `fill` puts into a batch as one SQLite transaction, once `confirm` returned; nothing on an error.
-        """
+        """Writes what `fill` puts into a batch in one SQLite transaction, once `confirm` returned; else nothing."""
         file = self._file
         try:
             self._writer = threading.get_ident()
@@ -2670,8 +2641,7 @@ class _Log:
 
 
 class _SqliteLog(_Log):
-    """The log in the node's own file. A thread that finds the writer free commits at once; what comes meanwhile is the
-    next group.
+    """The log in the node's own file: a thread that finds the writer free commits, what comes meanwhile is a group.
 
     After a commit, a group waits up to GATHER_S for the same threads to submit again: else one of them commits alone
     each time while the others wait. `_busy` is held by a submitting thread for its own transaction, or by the committer
@@ -2805,7 +2775,7 @@ class _SqliteLog(_Log):
                 pending.tx, pending.error = None, error
 
     def _fill(self, group: list[_Pending], batch: _Batch) -> None:
-        batch.learn([op.id for pending in group for op in pending.ops])
+        self._file.index.learn_numbers(op.id for pending in group for op in pending.ops)
         for pending in group:
             pending.error = None
             pending.tx = self._append(pending, batch)
@@ -3011,30 +2981,25 @@ class _Transaction:
         return entity
 
     def _to_write(self, id: Any, start: int | None) -> _Entity:
-        entity = self._entity(id, start)
-        return self.written.setdefault(_key(id), entity)
+        return self.written.setdefault(_key(id), self._entity(id, start))
 
     def _load_down(self, entity: _Entity, start: int) -> None:
         """Reads the rectangles from the last that begins by `start` up to those in memory; a few if none are."""
         is_first = entity.high == -OPEN
         count = RECTS_READ if is_first else -1
-        rects = self._stored(entity, f"{_FROM_LAST} and vt_from < ?4", start, entity.low, count)
+        rects = self._db._rects(entity.id, f"tx_to = ?2 and {_FROM_LAST} and vt_from < ?4 order by vt_from limit ?5",
+                                OPEN, start, entity.low, count)
         if is_first:
             entity.high = rects[-1].vt_from + 1 if len(rects) == RECTS_READ else OPEN
         entity.low = rects[0].vt_from if rects and rects[0].vt_from <= start else -OPEN
         entity.before[:0], entity.rects[:0] = rects, rects
 
-    def _stored(self, entity: _Entity, where: str, *bounds: int) -> list[_Rect]:
-        sql = (f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and tx_to = ?2 and {where} "
-               f"order by vt_from limit ?{len(bounds) + 2}")
-        return self._db._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(
-            sql, (self._db._cell(entity.id, reader), OPEN, *bounds))])
-
     def _reach(self, entity: _Entity, vt: int) -> None:
         """Reads the rectangles up to the first that begins after `vt`, each time as many as there are."""
         while entity.high < OPEN and not (entity.rects and entity.rects[-1].vt_from > vt):
             count = max(RECTS_READ, len(entity.before))
-            rects = self._stored(entity, "vt_from >= ?3", entity.high, count)
+            rects = self._db._rects(entity.id, "tx_to = ?2 and vt_from >= ?3 order by vt_from limit ?4", OPEN,
+                                    entity.high, count)
             entity.high = rects[-1].vt_from + 1 if len(rects) == count else OPEN
             entity.before += rects
             entity.rects += rects
@@ -3138,8 +3103,6 @@ class _Batch:
         self.attributes: dict = {}
         self._puts: dict = {}
         self._kinds: dict = {}
-        self._next_id, self._next_mention = file.index.next_id, file.index.next_mention
-        self._mentioned: set[int] = set()      # UUIDs that this group is the first to mention, as values
         self.has_births = False
         self.touched: list = []
         self.evicted: list = []
@@ -3148,13 +3111,6 @@ class _Batch:
         self._log_rows, self._documents, self._ids, self._rects = self._new.values()
         self._facts: dict[int, list] = {}      # by the length of a row, which has several facts of one version
         self._texts = _TextWriter(file) if file.index.texts else None
-
-    def learn(self, ids: Iterable) -> None:
-        """Looks the UUIDs among some entities' ids up, together."""
-        index = self._file.index
-        wanted = index.numbers.missing([id.int for id in ids if type(id) is uuid.UUID])
-        for chunk in _chunks(wanted)[0]:
-            index.learn_numbers(chunk)
 
     def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
         """The log's row, of which `data` are the operations, and the documents in the log's order."""
@@ -3172,8 +3128,12 @@ class _Batch:
             self._fresh.append(_Committed(tx, data, results, n, transaction.contents))
 
     def flush(self) -> None:
-        """Writes the new rows that were kept back: before the writer reads, too."""
-        self._count()
+        """Counts and writes the new rows that were kept back: before the writer reads, too."""
+        puts, kinds = self._puts, self._kinds
+        for row in itertools.chain.from_iterable(self._facts.values()):
+            for a, cell in zip(row[5::2], row[6::2]):
+                puts[a] = puts.get(a, 0) + 1
+                kinds[a] = kinds.get(a, 0) | _kind_bit(cell)
         for table, rows in self._new.items():
             self._insert(table, rows)
         for rows in self._facts.values():
@@ -3189,18 +3149,14 @@ class _Batch:
             self._many(_insert_sql(table, len(rows[0]), 1), rest)
             rows.clear()
 
-    def cell_of(self, value: Any) -> Cell:
-        """The cell of an id that is being written."""
-        return self.number(value) if type(value) is uuid.UUID else _CELL[type(value)](value)
-
     def number(self, value: uuid.UUID) -> int:
         """The number of an entity's UUID; one that the log names for the first time gets the next."""
         index, key = self._file.index, value.int
         n = index.numbers.young.get(key) or index.number(value, self._file.writer)
         if n is None:
-            n = self.numbers[key] = self._next_id
-            self._next_id += 1
-            if key in index.mentioned or key in self._mentioned:
+            n = self.numbers[key] = index.next_id
+            index.next_id += 1
+            if key in index.mentioned:
                 self._bear(value, n)
             else:
                 self._ids.append((n, value.bytes))
@@ -3213,17 +3169,17 @@ class _Batch:
         kinds = itertools.chain(self._file.index.kinds.items(), self._kinds.items())
         for a in {a for a, of_a in kinds if of_a & _MENTION_KIND}:
             self._execute("update facts set v = ? where p in (0, 1) and a = ? and v = ?", (n, a, _UUID + value.bytes))
-        self._file.index.mentioned.discard(value.int), self._mentioned.discard(value.int)
+        self._file.index.mentioned.discard(value.int)
         self.has_births = True
 
     def _value_cell(self, value: uuid.UUID) -> Cell:
         """What stands for a UUID that is a value."""
         index, key = self._file.index, value.int
         n = index.numbers.young.get(key) or index.number(value, self._file.writer)
-        if n is None and key not in index.mentioned and key not in self._mentioned:
-            self._mentioned.add(key)
-            self._ids.append((self._next_mention, value.bytes))
-            self._next_mention -= 1
+        if n is None and key not in index.mentioned:
+            index.mentioned.add(key)
+            self._ids.append((index.next_mention, value.bytes))
+            index.next_mention -= 1
         return n or _UUID + value.bytes
 
     def _attribute(self, name: str) -> int:
@@ -3236,11 +3192,12 @@ class _Batch:
 
     def write(self, transaction: _Transaction) -> None:
         """Draws a transaction's rectangles and keeps the facts of its versions."""
-        written = list(transaction.written.values())
-        self.touched += [entity.id for entity in written]
-        for e, entity in zip([self.cell_of(entity.id) for entity in written], written):
+        ids = [entity.id for entity in transaction.written.values()]
+        self.touched += ids
+        cells = [self.number(id) if type(id) is uuid.UUID else _CELL[type(id)](id) for id in ids]
+        for e, entity in zip(cells, transaction.written.values()):
             if entity.evicted:
-                self._evict(e, entity.id)
+                self._evict(e)
             self._draw(e, entity, transaction)
 
     def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
@@ -3295,15 +3252,7 @@ class _Batch:
         if self._texts:
             self._texts.keep(e, transaction.contents[n])
 
-    def _count(self) -> None:
-        """Counts the new facts for the statistics."""
-        puts, kinds = self._puts, self._kinds
-        for row in itertools.chain.from_iterable(self._facts.values()):
-            for a, cell in zip(row[5::2], row[6::2]):
-                puts[a] = puts.get(a, 0) + 1
-                kinds[a] = kinds.get(a, 0) | _kind_bit(cell)
-
-    def _evict(self, e: Cell, id: Any) -> None:
+    def _evict(self, e: Cell) -> None:
         self.flush()
         numbers = self._execute("select n from rects where e = ? and n > 0 union select n from unseen where e = ?",
                                 (e, e)).fetchall()
@@ -3339,7 +3288,6 @@ class _Batch:
         file.settle_births()
         for n in self.evicted:
             file.documents.drop(n)
-        index.next_id, index.next_mention = self._next_id, self._next_mention
         file.hash, file.state = self._hash, self._state
         file.recent.extend(self._fresh)
         if self.evicted:
@@ -3356,15 +3304,14 @@ _LIVE = f"select n from rects where e = ?1 and tx_to = ?2 and vt_to > ?3 and {_F
 
 @functools.lru_cache(None)
 def _insert_sql(table: str, width: int, rows: int) -> str:
-    """Or fail: a row that clashes ends the transaction, so SQLite keeps no pages that would undo one statement."""
-    places = _fact_places if table == "facts" else lambda first, width: f"({_places(width)})"
-    return f"insert or fail into {table} values {', '.join(places(row * width + 1, width) for row in range(rows))}"
+    """Or fail: a row that clashes ends the transaction, so SQLite keeps no pages that would undo one statement.
 
-
-def _fact_places(first: int, width: int) -> str:
-    """The rows of several facts whose version's p, k, e, n and d come first, then an attribute and a cell of each."""
-    p, k, e, n, d = range(first, first + 5)
-    return ", ".join(f"(?{p}, ?{a}, ?{a + 1}, ?{k}, ?{e}, ?{n}, ?{d})" for a in range(d + 1, first + width, 2))
+    A row of `facts` gives several: p, k, e, n and d of their version, then an attribute and a cell of each.
+    """
+    places = [f"({_places(width)})"] * rows if table != "facts" else [
+        f"(?{p}, ?{a}, ?{a + 1}, ?{p + 1}, ?{p + 2}, ?{p + 3}, ?{p + 4})"
+        for p in range(1, rows * width, width) for a in range(p + 5, p + width, 2)]
+    return f"insert or fail into {table} values {', '.join(places)}"
 
 
 def _places(count: int) -> str:
@@ -3508,7 +3455,9 @@ class Db:
         """The document of an entity, or None if nothing is visible."""
         check_id(id)
         document = self._at_hand(id)
-        return _copied(document) if document is not None else self._answer(self._entity, id)
+        if document is None:
+            return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
+        return _copied(document)
 
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
@@ -3653,11 +3602,8 @@ class Db:
         reader = file.borrow()
         try:
             reader.is_used = True
-            try:
-                reader.execute("begin")
-                reader.execute("select 1 from log where tx_id = 0").fetchone()
-            except sqlite3.Error as error:
-                reader.fail(error)
+            reader.execute("begin")
+            reader.execute("select 1 from log where tx_id = 0").fetchone()
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
         except sqlite3.Error as error:
             reader.fail(error)
@@ -3685,9 +3631,6 @@ class Db:
         return self._file.latest.tx_id + 1, 2 ** 60
 
     # Documents
-
-    def _entity(self, reader: _Reader, mode: str, id: Any) -> Document | None:
-        return _copied(self._document(id, reader, mode))
 
     def _document(self, id: Any, reader: _Reader, mode: str) -> dict | None:
         """The document of an entity as the cache has it (not to be handed out); None for what is no entity."""
@@ -3798,17 +3741,17 @@ class Db:
     def _open_rects(self, id: Any, before: int = OPEN) -> tuple[_Rect, ...]:
         """The rectangles of an entity that this snapshot's transaction sees, or one before `before`, by valid time."""
         T = min(self._point.tx_id, before - 1)
-        return tuple(sorted(rect for rect in self._stored_rects(id, T) if rect.tx_from <= T))
+        return tuple(sorted(rect for rect in self._rects(id, "tx_to > ?2", T) if rect.tx_from <= T))
 
     def _all_rects(self, id: Any) -> list[_Rect]:
         """Every rectangle of an entity that was drawn up to this snapshot's transaction."""
-        return [rect for rect in self._stored_rects(id, 0) if rect.tx_from <= self._point.tx_id]
+        return [rect for rect in self._rects(id, "tx_to > ?2", 0) if rect.tx_from <= self._point.tx_id]
 
-    def _stored_rects(self, id: Any, after: int) -> list[_Rect]:
-        """The rectangles of an entity that were not closed by transaction `after`."""
+    def _rects(self, id: Any, where: str, *bounds: int) -> list[_Rect]:
+        """The stored rectangles of an entity that meet a condition, whose parameters are ?2 and on."""
         return self._answer(lambda reader, mode: [_Rect(*row) for row in reader.execute(
-            "select vt_from, vt_to, n, tx_from, tx from rects where e = ? and tx_to > ?",
-            (self._cell(id, reader), after)).fetchall()])
+            f"select vt_from, vt_to, n, tx_from, tx from rects where e = ?1 and {where}",
+            (self._cell(id, reader), *bounds)).fetchall()])
 
     def _version(self, rect: _Rect, documents: bool, reader: _Reader) -> Version:
         document = self._content(rect.n, reader) if documents and rect.n > 0 else None
@@ -3868,9 +3811,6 @@ class _WriterDb(Db):
     def is_new(self, id: Any) -> bool:
         """Whether a UUID is put for the first time: then there is nothing to flush and to read."""
         return type(id) is uuid.UUID and self._file.index.number(id, self._reader) is None
-
-    def _stored_rects(self, id: Any, after: int) -> list[_Rect]:
-        return [] if self.is_new(id) else super()._stored_rects(id, after)
 
 
 class _Supposition(Db):

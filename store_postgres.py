@@ -770,7 +770,7 @@ class PostgresLog(store._Log):
         return None
 
     def _fill(self, entries: list[_Entry], chores: _Chores, batch: store._Batch) -> None:
-        batch.learn([op.id for entry in entries for op in entry.ops])
+        self._file.index.learn_numbers(op.id for entry in entries for op in entry.ops)
         for entry in entries:
             self._apply(entry, batch, chores)
 

@@ -358,6 +358,19 @@ def test_an_evicted_id_comes_back_without_a_past(node):
     assert node.db(1).entity("a") is None
 
 
+def test_an_evict_beside_a_verification_is_no_damage(node):
+    """Without this, a check beside other people's work would call a document lost that was only evicted."""
+    for n in range(3):
+        node.submit_tx([put({"xt/id": n, "text": "some"})])
+    evicted = []
+
+    def evict_once(done, of):
+        if not evicted:
+            evicted.append(node.submit_tx([evict(2)], check=True))
+    assert node.verify(evict_once) == 3 and evicted and node.db().entity(2) is None
+    assert node.verify() == 4
+
+
 # ── The log, and waiting ─────────────────────────────────────────────────────────────────────────────────────
 
 def test_the_log_tells_operations_with_whole_documents(node):
