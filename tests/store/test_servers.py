@@ -231,7 +231,8 @@ def test_a_bell_wakes_all_but_the_one_who_rings(join, monkeypatch, bells):
     monkeypatch.setattr(store_postgres, "BELLS", bells)
     servers, heard = [join() for _ in range(4)], set()
     for n, server in enumerate(servers):
-        server._log._heard = lambda pid, n=n, hear=server._log._heard: (heard.add((n, pid)), hear(pid))
+        server._log._heard = lambda channel, pid, notice, n=n, hear=server._log._heard: (
+            heard.add((n, pid)), hear(channel, pid, notice))
     for n, server in enumerate(servers):
         server.submit_tx([put({"xt/id": n})])
         eventually(lambda: all((other, server._log._ringer) in heard for other in range(4) if other != n))
@@ -423,7 +424,7 @@ def listener_of(node):
 def test_without_any_bell_followers_look_each_second(join, say):
     """A notification is a doorbell, not a letter."""
     writer, follower = join(), join()
-    follower._log._heard = lambda pid: None                       # from now on no bell is heard
+    follower._log._heard = lambda *_: None                        # from now on no bell is heard
     lags = []
     for number in range(3):
         begun = time.monotonic()
