@@ -283,7 +283,7 @@ class Presence:
         """Tells a channel who types there, once in GATHER_S at most, until nobody does."""
         told, rooms = None, self.system["chat_clients"]
         try:
-            while told != []:
+            while told is None or told or self.typing[channel_id]:      # somebody may begin while it waits
                 db = self.system["biff/node"].db()
                 channel = db.entity(channel_id)
                 values = self.typing_values(db, channel) if channel else {"typing": []}

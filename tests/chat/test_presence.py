@@ -153,6 +153,19 @@ async def test_who_has_said_something_types_no_more(chat, pair):
     await mine.socket.close(), await hers.socket.close()
 
 
+async def test_who_types_again_at_once_is_seen_again(pair, monkeypatch):
+    """A word that came just as the last typing ended was lost, and nobody saw that somebody went on."""
+    monkeypatch.setattr(presence, "GATHER_S", 0.3)
+    ann, bob, community, channel, direct = pair
+    mine, hers = await Page.open(ann, channel), await Page.open(bob, channel)
+    for n in range(3):
+        await hers.socket.send_str("typing")
+        await mine.until(lambda: mine.typing() == ["Bob"])
+        await bob.say(channel, f"{n}")
+        await mine.until(lambda: mine.typing() == [])
+    await mine.socket.close(), await hers.socket.close()
+
+
 async def test_each_switches_off_to_be_seen_and_to_see(chat, pair):
     """A boss would see who is awake, and whoever wants to be left alone would have to leave."""
     ann, bob, community, channel, direct = pair
