@@ -16,9 +16,9 @@ from voluptuous import Optional, Schema
 import biff
 from plugins import places
 from plugins.members import is_banned
-from plugins.names import author_of
+from plugins.names import NAME_CHARS_MAX, alike, author_of, name_op, tidy
 from plugins.places import (app_page, channel_path, channels_in, community_path, entity_of, in_community, inviter,
-                            signed_in)
+                            signed_in, user_of)
 from store import delete
 
 ENDS = {"day": dt.timedelta(days=1), "week": dt.timedelta(weeks=1), "never": None}
@@ -93,6 +93,7 @@ def invitation_page(ctx):
     if ctx["uid"] and is_member(ctx["biff/db"], ctx["uid"], community["xt/id"]):
         return biff.redirect(ctx, landing(ctx["biff/db"], invitation))
     return biff.render(ctx, "invitations/invitation.html", community=community, path=ctx["request"].path,
+                       name_chars_max=NAME_CHARS_MAX, user=user_of(ctx) or {},
                        inviter=author_of(ctx["biff/db"], invitation["inv/mem"]),
                        count=len(biff.lookup_id_all(ctx["biff/db"], "mem/comm", community["xt/id"])))
 
@@ -101,15 +102,20 @@ async def join_community(ctx):
     found = invitation_of(ctx, ctx["params"]["code"])
     if found is None:
         return biff.render(ctx, "invitations/ended.html", 404)
+    name = tidy(ctx["params"].get("name", ""))
+    is_named = 0 < len(name) <= NAME_CHARS_MAX and not ctx["user"].get("user/name")
     try:
-        await biff.submit_tx(ctx, lambda ctx: join_tx(ctx, found[0]["xt/id"]))
+        await biff.submit_tx(ctx, lambda ctx: [*join_tx(ctx, found[0]["xt/id"]), *([name_op(ctx, name)] * is_named)])
     except biff.ConstraintError:
         return biff.error(ctx, 422, f"A community has at most {places.MEMBERS_MAX:,} members, "
                                     f"and one person is in at most {places.MEMBERSHIPS_MAX} communities.")
     db = ctx["biff/node"].db()
     if not is_member(db, ctx["uid"], found[0]["inv/comm"]):
         return biff.render(ctx, "invitations/ended.html", 404)
-    return biff.redirect(ctx, landing(db, found[0]))
+    path = landing(db, found[0])
+    if alike(db, db.entity(ctx["uid"])):                   # they are told, and go on from there
+        path = biff.url("/name", saved="", **{"return-to": path})
+    return biff.redirect(ctx, path)
 
 
 def join_tx(ctx, invitation_id):

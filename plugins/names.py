@@ -72,13 +72,17 @@ async def new_name(ctx):
     name = tidy(ctx["params"].get("name", ""))
     if not 0 < len(name) <= NAME_CHARS_MAX:
         return biff.error(ctx, 422, f"A name has 1 to {NAME_CHARS_MAX} characters; this one has {len(name)}.")
-    await biff.submit_tx(ctx, [{"db/doc-type": "user", "db/op": "update", "xt/id": ctx["uid"],
-                                "user/name": name, "user/name-key": key_of(name)}])
+    await biff.submit_tx(ctx, [name_op(ctx, name)])
     if alike(ctx["biff/node"].db(), ctx["user"] | {"user/name-key": key_of(name)}):
         return biff.redirect(ctx, biff.url("/name", saved="", **{"return-to": back_of(ctx)}))
     if ctx["request"].headers.get("HX-Request"):
         return web.Response(status=204)
     return biff.redirect(ctx, back_of(ctx))
+
+
+def name_op(ctx, name):
+    return {"db/doc-type": "user", "db/op": "update", "xt/id": ctx["uid"], "user/name": name,
+            "user/name-key": key_of(name)}
 
 
 def back_of(ctx):

@@ -193,6 +193,20 @@ async def test_a_page_of_invitations_tells_who_came_by_which(chat, person):     
     assert "Came by it: " in shown and "used 1 time" in shown and 'class="qr"' in shown
 
 
+async def test_a_newcomer_says_a_name_and_hears_of_one_that_looks_the_same(chat, person):      # noqa: F811
+    """Everybody who follows an invitation would be "User 3384", or somebody's double."""
+    ann, bob, eve = [await person(f"{name}@example.com") for name in ("ann", "bob", "eve")]
+    await ann.post("/name", {"name": "Ann"}, "/app")
+    community, channel = await ann.new_channel()
+    link = await ann.invitation(community)
+    assert 'name="name"' in (await bob.get(link)).body_text
+    assert (await bob.post(link, {"name": " Bob \n"}, link)).url.path == channel
+    assert "Bob" in (await ann.get(f"{community}/members")).body_text
+    told = await eve.post(link, {"name": "B0b"}, link)
+    assert told.url.path == "/name" and told.url.query["return-to"] == channel and "look" in told.body_text
+    assert 'name="name"' not in (await bob.get(await ann.invitation((await ann.new_channel())[0]))).body_text
+
+
 async def test_invitations_of_a_community_are_bounded_and_old_ones_make_room(chat, person, monkeypatch):  # noqa: F811
     """Without this, one member could fill the store, or a community could not invite because of links that are over."""
     monkeypatch.setattr(invitations, "INVITATIONS_MAX", 3)

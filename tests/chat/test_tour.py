@@ -273,6 +273,9 @@ async def speak_apart(ann, bob, community):
     await bob.press("#text", "Enter")
     await ann.click("#directs a[data-unread='1']")
     await ann.wait_for_selector(".message >> text=for you alone")
+    await bob.click(".head .more summary")
+    await bob.click("text=Hide this conversation")
+    await bob.wait_for_selector("#directs:not(:has(a))", state="attached")
 
 
 async def come_and_go(ann, bob, community):
