@@ -20,6 +20,7 @@ from plugins.places import (channel_path, channels_for, in_channel, in_community
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
 READS_A_PERSON = 120, 60              # in a minute: each catching up and each leaving, in a few windows
+HEARD_MAX = 10_000                    # positions that moved on other servers and are not in the store yet
 PUTS_MAX = 500                        # positions in one transaction
 BEFORE_FIRST = 5                      # messages above the first unread one, to remember what it was about
 LANDING_MAX = 200                     # messages of a first page that begins at the first unread one
@@ -38,17 +39,39 @@ SCHEMA = {
 
 
 class Positions:
-    """Reading positions that are not in the store yet: (mem, channel) → (message, when it moved, waiting since)."""
+    """Reading positions that are not in the store yet: (mem, channel) → (message, when it moved, waiting since).
+
+    `heard` has those that moved on another server, which puts them into the store: (mem, channel) → (message, when).
+    """
 
     def __init__(self):
         self.moved: dict = {}
+        self.heard: dict = {}
 
     def move(self, mem_id, channel_id, upto, now):
         since = self.moved.get((mem_id, channel_id), (None, None, now))[2]
         self.moved[mem_id, channel_id] = upto, now, since
 
+    def hear(self, mem_id, channel_id, upto, at):
+        key = mem_id, channel_id
+        if key in self.moved and self.moved[key][1] < at:              # the other server puts the newer one
+            del self.moved[key]
+        self.heard.pop(key, None)
+        self.heard[key] = upto, at
+        if len(self.heard) > HEARD_MAX:
+            del self.heard[next(iter(self.heard))]
+
+    def was_put(self, mem_id, channel_id, at):
+        """What is in the store is what was heard, or newer."""
+        if self.heard.get((mem_id, channel_id), (None, at))[1] <= at:
+            self.heard.pop((mem_id, channel_id), None)
+
     def of(self, mem_id, channel_id):
-        return self.moved.get((mem_id, channel_id), (None, None, None))[0]
+        """The position that moved last, here or elsewhere; None for the one in the store."""
+        here, there = self.moved.get((mem_id, channel_id)), self.heard.get((mem_id, channel_id))
+        if here and there:
+            return here[0] if here[1] >= there[1] else there[0]
+        return (here or there or (None,))[0]
 
 
 def reading_id(mem_id, channel_id):
@@ -113,8 +136,24 @@ def message_in(ctx, text):
 
 def moved(ctx, channel_id, upto):
     """A position has moved: in memory, and on this person's pages. It is never a fact of the log before it is put."""
-    ctx["chat_positions"].move(ctx["mem"]["xt/id"], channel_id, upto, biff.now(ctx))
+    move(ctx, channel_id, upto)
     tell(ctx, ctx["uid"])
+
+
+def move(ctx, channel_id, upto):
+    """Other servers hear of it at once, for this person's pages there. They never put it into the store."""
+    moment, mem_id = biff.now(ctx), ctx["mem"]["xt/id"]
+    ctx["chat_positions"].move(mem_id, channel_id, upto, moment)
+    biff.notify(ctx, "read", mem_id, channel_id, upto, moment.isoformat())
+
+
+def on_read(system, server, *said):
+    """A position moved on another server."""
+    mem_id, channel_id, upto = map(uuid.UUID, said[:3])
+    mem, at = system["biff/node"].db().entity(mem_id) or {}, dt.datetime.fromisoformat(said[3])
+    if "mem/user" in mem and at.tzinfo:
+        system["chat_positions"].hear(mem_id, channel_id, upto, at)
+        tell(system, mem["mem/user"])
 
 
 def tell(ctx, person):
@@ -141,7 +180,7 @@ async def read_all(ctx):
     for id in counts_of(ctx, db, ctx["mem"]["xt/id"], ids):
         newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
                        "order-by": [[("created", "?m"), "desc"]]}, id)
-        ctx["chat_positions"].move(ctx["mem"]["xt/id"], id, newest[0], biff.now(ctx))
+        move(ctx, id, newest[0])
     tell(ctx, ctx["uid"])
     return web.Response(status=204) if "HX-Request" in ctx["request"].headers else biff.redirect(ctx, "/app")
 
@@ -224,6 +263,8 @@ def touch_all(changes, channel):
 def on_reading(changes, id, old, new):
     """A position that was put is told to its person's pages: they may be on another server."""
     mem_id = (new or old or {}).get("read/mem")
+    if new and "read/at" in new:
+        changes.ctx["chat_positions"].was_put(mem_id, new["read/channel"], new["read/at"])
     if mem_id and (mem := changes.db.entity(mem_id)) and "mem/user" in mem:
         changes.touch_person(mem["mem/user"], "news")
 
@@ -304,6 +345,7 @@ PLUGIN = {
     "page": page_values,
     "changes": [on_message, on_reading, on_channel],
     "components": [use_positions],
+    "notices": {"read": on_read},
     "person-parts": {"new": new_part, "news": news_part},
     "front": [last_place],
     "landing": [landing],

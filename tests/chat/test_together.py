@@ -16,9 +16,10 @@ import postgres
 from conftest import Server
 from biff.door import DoorError
 from hosts import fixed, host      # noqa: F401
-from plugins import feed_reader, feeds
+from plugins import feed_reader, feeds, unread
 from people import Person, found, kept_mails
 from store import delete
+from test_law import apply, counts, parsed
 from test_browser import RECONNECTING, sign_up, texts, until_live, until_texts, write
 
 BUSY = [*RECONNECTING, r"status of 503", r"ERR_CONNECTION_RESET", r"ERR_EMPTY_RESPONSE", r"htmx:error"]
@@ -262,6 +263,38 @@ async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypat
         for system in together:
             await system["biff/queues"]["fetch-rss"].join()
     assert sorted(asked) == [f"{host.url}/{number}" for number in range(3)]
+
+
+async def test_what_is_read_on_one_server_is_read_on_the_other_within_a_second(together, say):
+    """A phone on another server would call for ten minutes for what one has read at the desk."""
+    (ann, _), (here, there) = await together.person("ann@example.com"), await together.person("bob@example.com")
+    _, channel = await ann.new_channel()
+    await caught_up(together)
+    await here.join(channel.partition("/channel")[0])
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    await caught_up(together)
+    text, before = (await there.get(channel)).body_text, together[0]["biff/node"].db().tx_id
+    page, ids = parsed(text), re.findall(r'<article class="message[^"]*" id="message-([\w-]+)"', text)
+    socket = await there.listen(channel)
+    assert list(counts(page).values()) == [3]
+    for upto, left in (ids[1], [1]), (ids[2], []), (ids[0], [2]):
+        begun = time.monotonic()
+        await here.post(f"{channel}/read", {"upto": upto}, channel, {"HX-Request": "true"})
+        async with asyncio.timeout(10):
+            while list(counts(page).values()) != left:
+                apply(page, await socket.receive_str())
+        took = time.monotonic() - begun
+        assert list(counts(parsed((await there.get(channel)).body_text)).values()) == left, "a page that is loaded, too"
+    assert together[1]["biff/node"].db().tx_id == before and not together[1]["chat_positions"].moved
+    await unread.put_positions(biff.assoc_db(together[0]), all=True)
+    await caught_up(together)
+    async with asyncio.timeout(10):
+        while together[1]["chat_positions"].heard:
+            await asyncio.sleep(0.01)
+    assert list(counts(parsed((await there.get(channel)).body_text)).values()) == [2]
+    say(f"marks on another server followed after {took * 1000:.0f} ms (asked 1,000), and nothing was written")
+    await socket.close()
 
 
 async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
