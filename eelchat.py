@@ -228,7 +228,7 @@ async def channel_page(ctx):
 
 async def new_message(ctx):
     """Answers with nothing visible: the message comes to its author as to everyone, from the log over the socket."""
-    text, id = ctx["params"].get("text", "").strip(), posted_id(ctx)
+    text, id = places.text_of(ctx), posted_id(ctx)
     try:
         beside = posted_beside(ctx)
     except places.Refused as refused:

@@ -11,7 +11,7 @@ from voluptuous import Optional
 
 import biff
 from plugins.line import done
-from plugins.places import channel_path, entity_of, forbidden, gone_with_message, in_channel
+from plugins.places import channel_path, entity_of, forbidden, gone_with_message, in_channel, text_of
 from store import delete
 
 VERSIONS_MAX = 50                     # shown of one message, the newest; people edit once or twice
@@ -62,7 +62,7 @@ async def text_of_message(ctx):
 
 
 async def edit_message(ctx):
-    text = ctx["params"].get("text", "").strip()
+    text = text_of(ctx)
     least = 0 if "msg/files" in ctx["message"] else 1
     if not least <= len(text) <= CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")

@@ -12,7 +12,7 @@ from voluptuous import All, Length, Optional
 
 import biff
 from plugins import places
-from plugins.places import signed_in
+from plugins.places import shows, signed_in
 
 NAME_CHARS_MAX = 60                   # "Maria del Carmen Fernández-Villaverde y Ortega" has 46
 ALIKE = str.maketrans("01ıl|!5$3@і", "oiiiiissea" + "i")      # drawn alike in most fonts
@@ -50,7 +50,8 @@ def initials_of(name):
 
 def tidy(text):
     """A name in one line, of characters that show."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    name = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return name if shows(name) else ""
 
 
 def key_of(name):

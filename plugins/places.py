@@ -6,6 +6,7 @@ or answers in its place.
 import itertools
 import re
 import sys
+import unicodedata
 import uuid
 
 import markupsafe
@@ -223,10 +224,25 @@ def sweep_mark(channel_id):
     return f"sweep-{channel_id}"
 
 
+UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"})      # of Unicode: controls, spaces, marks on a letter
+BLANKS = "\u115f\u1160\u2800\u3164\uffa0"      # letters and signs by their kind, drawn as nothing
+
+
+def shows(text):
+    """True if there is something to see in a text."""
+    return any(unicodedata.category(c) not in UNSEEN and c not in BLANKS for c in text)
+
+
+def text_of(ctx):
+    """What the form of a message says, without spaces around it; "" if nothing of it shows."""
+    text = ctx["params"].get("text", "").strip()
+    return text if shows(text) else ""
+
+
 def title_of(ctx, chars_max=60):
     """The title that a form asks for, in one line; "" if it has none or too long a one."""
     title = " ".join("".join(c if c.isprintable() else " " for c in ctx["params"].get("title", "")).split())
-    return title if len(title) <= chars_max else ""
+    return title if len(title) <= chars_max and shows(title) else ""
 
 
 def by_title(attribute):

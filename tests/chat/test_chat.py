@@ -88,17 +88,23 @@ async def test_an_id_of_another_kind_leads_nowhere(chat, person):
         assert (await eve.get(f"{own}/channel/{id}")).url.path == own
 
 
+NOTHING_TO_SEE = ["\u200b", "\u2060\u200d", "\u00ad", "\u202e\u202c", "\ufeff", "\u3164", "\u2800 \u2800", "\u115f\u1160",
+                  "\u034f", "\ufe0f", "\U000e0041\U000e007f", "\u180e", "\u0001", "\u0301"]
+
+
 async def test_a_message_has_one_to_ten_thousand_characters(chat, person):
     """Without this, everyone's window could show an empty line, or a book. A refusal must say why."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
-    for text in "", "  \n\t ", "x" * (eelchat.MESSAGE_CHARS_MAX + 1):
+    for text in "", "  \n\t ", *NOTHING_TO_SEE, "x" * (eelchat.MESSAGE_CHARS_MAX + 1):
         before = newest(chat)
         answer = await ann.say(channel, text)
         assert answer.status == 422 and "1 to 10,000 characters" in answer.body_text and "<" not in answer.body_text
         assert newest(chat) == before
     assert (await ann.say(channel, "  " + "é" * eelchat.MESSAGE_CHARS_MAX + "\n")).status == 204
     assert texts((await ann.get(channel)).body_text) == ["é" * eelchat.MESSAGE_CHARS_MAX]
+    for text in "🐟", "1️⃣", "…", "\U0001fae9", "க்", "\u200b.", "\ue000":
+        assert (await ann.say(channel, text)).status == 204, f"{text!r} shows"
 
 
 async def test_posting_and_reading_work_without_a_script(chat, person):

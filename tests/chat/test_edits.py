@@ -53,7 +53,7 @@ async def test_a_text_that_is_the_same_is_no_edit(chat, three):      # noqa: F81
     _, bob, _, channel, message = three
     before = chat["biff/node"].db().tx_id
     assert (await edit(bob, message, "frist")).status == 204 and chat["biff/node"].db().tx_id == before
-    for bad in "", " \n", "x" * (edits.CHARS_MAX + 1):
+    for bad in "", " \n", "\u200b\u3164", "x" * (edits.CHARS_MAX + 1):
         assert (await edit(bob, message, bad)).status == 422
     assert texts((await bob.get(channel)).body_text) == ["frist"]
 

@@ -48,7 +48,7 @@ async def test_a_new_name_reaches_open_pages_of_everybody(chat, person):      # 
 async def test_a_name_has_one_to_sixty_characters_that_show(chat, person):      # noqa: F811
     """An empty or endless name, or one that turns the line round, speaks for somebody else."""
     ann = await person("ann@example.com")
-    for bad in "", " \n ", "\u202e\u200b", "x" * 61:
+    for bad in "", " \n ", "\u202e\u200b", "\u3164", "x" * 61:
         refused = await ann.post("/name", {"name": bad}, "/name", {"HX-Request": "true"})
         assert refused.status == 422 and "1 to 60 characters" in refused.body_text
     assert (await ann.post("/name", {"name": "x" * 60}, "/name", {"HX-Request": "true"})).status == 204
