@@ -123,6 +123,7 @@ WALK_MAX = 8                          # times the rows that a search finds may a
 STAGES_IN_A_STATEMENT = 6             # SQLite copies a stage for each that refers to it: twice as many for each upon it
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
 UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
+EXPANDED_MAX = 60                     # clauses for which a rule is replaced; one that makes more gets a table
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
@@ -4231,7 +4232,11 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
         raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}.")
     _check_depth(query)
-    find, is_bare = _parse_find(query, functions)
+    if query.get("find", ()) in ([], ()):
+        raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of "
+                         "these.")
+    is_bare = type(query["find"]) is not list
+    find = tuple(_parse_find_element(part, functions) for part in ([query["find"]] if is_bare else query["find"]))
     ins = tuple(_parse_binding(binding, "in") for binding in _listed(query, "in") if binding != "$")
     parser = _ClauseParser(functions, _listed(query, "rules"))
     where = parser.clauses(_listed(query, "where"))
@@ -4282,15 +4287,6 @@ def _parse_names(query: Any, find: tuple[_Find, ...]) -> tuple[str, ...] | None:
         raise QueryError(f"\"{given[0]}\" is {_short(names)}; wanted one list of as many names as find has elements "
                          f"({len(find)}).")
     return tuple(names)
-
-
-def _parse_find(query: Any, functions: Mapping[str, Callable]) -> tuple[tuple[_Find, ...], bool]:
-    if "find" not in query or query["find"] in ([], ()):
-        raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of "
-                         "these.")
-    find = query["find"]
-    is_bare = type(find) is not list
-    return tuple(_parse_find_element(element, functions) for element in ([find] if is_bare else find)), is_bare
 
 
 def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Find:
@@ -4398,12 +4394,6 @@ def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
     return tuple(_fresh() if name == "_" else name for name in names)
 
 
-class _Head(NamedTuple):
-    """How a rule may be called."""
-    width: int                        # how many arguments it takes
-    required: frozenset               # positions of those that must be bound before
-
-
 class _ClauseParser:
     """Parses the rules of a query, then clauses that may call them."""
 
@@ -4419,15 +4409,18 @@ class _ClauseParser:
 
     # Rules
 
-    def _parse_heads(self, rules: list) -> dict[str, _Head]:
-        """How each rule may be called; rules may call each other, so this comes first."""
-        heads: dict[str, _Head] = {}
+    def _parse_heads(self, rules: list) -> dict[str, tuple[int, frozenset]]:
+        """(how many arguments a rule takes, the positions of those that must be bound before), of each rule.
+
+        Rules may call each other, so this comes first.
+        """
+        heads: dict[str, tuple[int, frozenset]] = {}
         for rule in rules:
             name, required, head = self._rule_head(rule)
             count, positions = heads.get(name, (len(head), frozenset()))
             if count != len(head):
                 raise QueryError(f"The rule {name} is defined with {count} and with {len(head)} arguments.")
-            heads[name] = _Head(count, positions | {i for i, var in enumerate(head) if var in required})
+            heads[name] = count, positions | {i for i, var in enumerate(head) if var in required}
         return heads
 
     def _parse_rules(self, rules: list) -> dict[str, list[_Definition]]:
@@ -4441,11 +4434,11 @@ class _ClauseParser:
             defined.setdefault(name, []).append(_Definition(head, clauses))
         return defined
 
-    def _with_inferred(self) -> dict[str, _Head]:
+    def _with_inferred(self) -> dict[str, tuple[int, frozenset]]:
         """The heads, with the positions required that some definition needs bound and does not bind itself."""
-        return {name: head._replace(required=head.required.union(
+        return {name: (count, required.union(
             i for definition in self.rules[name] for i, var in enumerate(definition.head)
-            if var in _lacking(definition))) for name, head in self._heads.items()}
+            if var in _lacking(definition))) for name, (count, required) in self._heads.items()}
 
     def _rule_head(self, rule: Any) -> tuple[str, set, tuple]:
         """(name, the variables that must be bound before a call, all of them in order)"""
@@ -5001,12 +4994,6 @@ class _Total(NamedTuple):
         made = {"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}
         return [made.get(self.head, f"{self.head}({x})")]
 
-    def is_nothing(self, row: tuple, place: int) -> bool:
-        """Whether a group has no rows."""
-        if self.head in ("sum", "avg"):
-            return row[place + 1] is None
-        return not row[place] and all(cell in (None, 0) for cell in row[place:place + len(self.exprs(""))])
-
     def column(self, run: _Run, rows: list[tuple], place: int) -> list:
         """The values of these columns, a group each."""
         if self.head in ("count", "count-distinct"):
@@ -5073,14 +5060,15 @@ class _Compilation:
 
     def estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: counted where few, else reckoned."""
-        file, number = self.file, self.file.index.attributes.get(a)
-        puts = file.index.puts.get(number, 0)
+        index = self.file.index
+        number = index.attributes.get(a)
+        puts = index.puts.get(number, 0)
         if number is None or not puts:
             return 0, 1
-        known = file.index.estimates.get(number)
+        known = index.estimates.get(number)
         if known is None or not known[0] / 2 <= puts <= known[0] * 2:
-            with file.reading() as reader:
-                known = file.index.estimates[number] = (puts, *_measured(reader, number, puts))
+            with self.file.reading() as reader:
+                known = index.estimates[number] = (puts, *_measured(reader, number, puts))
         return known[1:]
 
 
@@ -5356,9 +5344,10 @@ class _Joiner:
         columns = kept + [var for var in fresh if var in needed or self.is_bag]
         owned = [var for var in kept if var in before.owners]
         start = {**before.bound, row: f"{stage}.id"} if self.is_bag else before.bound
-        selects = []
+        selects, one_each = [], copy.copy(self)
+        one_each.is_bag = False       # a branch gives each binding once
         for branch in clause.inside:
-            inner = self.join(_Block(before.froms, start, before.owners, before.kinds), branch, {*columns, row})
+            inner = one_each.join(_Block(before.froms, start, before.owners, before.kinds), branch, {*columns, row})
             exprs = [self.expr(var, inner) for var in columns] + [part for var in owned for part in inner.owners[var]]
             selects.append(inner.sql(exprs + ([inner.bound[row]] if self.is_bag else [])))
         sql = f"select distinct * from ({selects[0]})" if len(selects) == 1 else \
@@ -5447,21 +5436,22 @@ class _Rules:
     """The rules of a query."""
 
     def __init__(self, shared: _Compilation):
-        self._shared, self._rules, self._groups = shared, shared.parsed.rules, _recursive_groups(shared.parsed.rules)
+        self._shared, self._rules, self._groups = shared, shared.parsed.rules, _tabled_groups(shared.parsed.rules)
         self._fillings: dict[frozenset, _Filling] = {}
 
     def expand(self, clauses: Iterable[_Clause], is_bag: bool = False) -> tuple[_Clause, ...]:
-        """The clauses with calls of rules that do not recurse replaced by what they say."""
-        return tuple(part for clause in clauses for part in self._expanded(clause, is_bag))
-
-    def _expanded(self, clause: _Clause, is_bag: bool) -> tuple[_Clause, ...]:
-        if clause.inside:
-            return (clause.rebuilt(lambda term: term, lambda inner: self.expand(inner, is_bag)),)
-        if type(clause) is not _RuleCall or clause.name in self._groups:
-            return (clause,)
-        branches = [self.expand(_called(definition, clause)) for definition in self._rules[clause.name]]
-        return branches[0] if len(branches) == 1 and not is_bag else \
-            (_Or(clause.source, clause.terms, tuple(branches), clause.required),)
+        """The clauses with calls of rules that have no table replaced by what they say."""
+        made: list[_Clause] = []
+        for clause in clauses:
+            if clause.inside:
+                made.append(clause.rebuilt(lambda term: term, lambda inner: self.expand(inner, is_bag)))
+            elif type(clause) is not _RuleCall or clause.name in self._groups:
+                made.append(clause)
+            else:
+                branches = tuple(self.expand(_called(definition, clause)) for definition in self._rules[clause.name])
+                made += branches[0] if len(branches) == 1 and not is_bag else \
+                    [_Or(clause.source, clause.terms, branches, clause.required)]
+        return tuple(made)
 
     def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
         """A call of a rule that recurses."""
@@ -5507,7 +5497,7 @@ class _Rules:
         split: list[Any] = [(d.head, *(self._split(self.expand(d.clauses), clause.name) or (None, None)))
                             for d in self._rules[clause.name]]
         loops, bases = [d for d in split if d[1]], [d for d in split if not d[1]]
-        if not bases or any(rest is None for _, _, rest in split):    # SQLite refuses a table that begins with nothing
+        if not (bases and loops) or any(rest is None for _, _, rest in split):    # SQLite wants a table to begin
             return None
         kept = [i for i in bound if all(call.terms[i] == head[i] for head, call, _ in loops)]
         if (kept or not bound) and clause.required <= set(kept):
@@ -5653,8 +5643,12 @@ def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
     return (*tests, *_renamed(_localised(definition.clauses, definition.head), names))
 
 
-def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
-    """Rule → the rules that call each other with it, for those that can come back to themselves."""
+def _tabled_groups(rules: dict) -> dict[str, frozenset[str]]:
+    """Rule → the rules that call each other with it, for those that can come back to themselves.
+
+    Rules that would be replaced by more than EXPANDED_MAX clauses get a table, too: else rules that call each other
+    twice would make twice as many clauses with each level.
+    """
     reach = {name: {call.name for d in definitions for call in _rule_calls(d.clauses)}
              for name, definitions in rules.items()}
     for middle in rules:
@@ -5668,6 +5662,12 @@ def _recursive_groups(rules: dict) -> dict[str, frozenset[str]]:
             if type(clause) is _RuleCall and clause.name in group and any(type(outer) is _Not for outer in around):
                 raise QueryError(f"The rule {name} depends on its own negation: {_short(clause.source)} stands inside "
                                  "a \"not\".")
+    weights = dict.fromkeys(groups, 1)
+    for name in sorted((name for name in rules if name not in groups), key=lambda name: len(reach[name])):
+        clauses = [clause for definition in rules[name] for clause, _ in _every(definition.clauses)]
+        weights[name] = 1 + sum(weights[clause.name] if type(clause) is _RuleCall else 1 for clause in clauses)
+        if weights[name] > EXPANDED_MAX:
+            groups[name], weights[name] = frozenset((name,)), 1
     return groups
 
 
@@ -6064,11 +6064,6 @@ def _equal_pair(is_numeric: bool, joiner: _Joiner, one: Any, other: Any, block: 
     return f"({x} = {y} or compare('=', {x}, {y}))" if is_numeric and is_mixed else f"{x} = {y}"
 
 
-def _native_compare(operator: str, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    pairs = zip(call.args, call.args[1:])
-    return " and ".join(_compared(operator, joiner, one, other, block) for one, other in pairs) or None
-
-
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -6113,14 +6108,10 @@ def _interval(operator: str, value: Any, cell: Cell, kind: int) -> tuple[Cell, C
             _whole_interval(value, is_after, kind)
     elif type(cell) is int or type(cell) is bytes and cell[0] >= _UUID[0]:
         return _NO_CELLS              # hashes have no order, and that of UUIDs is not in their cells
-    else:
-        (least, end), place = _bounds_of_type(cell), _beyond(cell) if is_after else cell
+    else:                             # the least cell beyond one that is no number has a zero more
+        beyond: Any = "\0" if type(cell) is str else b"\0"
+        (least, end), place = _bounds_of_type(cell), cell + beyond if is_after else cell
     return (least, place) if operator[0] == "<" else (place, end)
-
-
-def _beyond(cell: Any) -> Cell:
-    """The least cell that may follow one that is no number."""
-    return cell + "\0" if type(cell) is str else cell + b"\0"
 
 
 def _whole_interval(value: float, is_after: bool, kind: int) -> tuple[Cell, Cell, Cell]:
@@ -6149,19 +6140,13 @@ def _float_interval(value: float, is_after: bool) -> tuple[Cell, Cell, Cell]:
     return _FLOAT, cell + b"\0" if is_below else cell, bytes((_FLOAT[0] + 1,))
 
 
-def _native_created_before(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    return f"{joiner.expr(call.args[0], block)} < {joiner.expr(call.args[1], block)}"
-
-
-def _native_created_after(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    return _native_created_before(joiner, call._replace(args=call.args[::-1]), block)
-
-
 _NATIVE: dict[str, Callable] = {
     "=": functools.partial(_native_equal, True, False), "not=": functools.partial(_native_equal, True, True),
     "==": functools.partial(_native_equal, False, False), "!=": functools.partial(_native_equal, False, True),
-    "created-before": _native_created_before, "created-after": _native_created_after,
-    **{operator: functools.partial(_native_compare, operator) for operator in _MIRRORED},
+    "created-before": lambda joiner, call, block: " < ".join(joiner.expr(arg, block) for arg in call.args),
+    "created-after": lambda joiner, call, block: " > ".join(joiner.expr(arg, block) for arg in call.args),
+    **dict.fromkeys(_MIRRORED, lambda joiner, call, block: " and ".join(
+        _compared(call.head, joiner, *pair, block) for pair in zip(call.args, call.args[1:]))),
 }
 
 
@@ -6847,11 +6832,12 @@ class _Answers:
         return [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
     def _totals(self, rows: list[tuple]) -> list[list]:
-        """The groups that SQL has made. Of no row at all it makes a group, we make none."""
-        place, first = self.plan.totals[0]
-        if all(total.head for _, total in self.plan.totals) and first.is_nothing(rows[0], place):
+        """The groups that SQL has made. Of no row at all it makes a group of nulls and zeros, we make none."""
+        totals = self.plan.totals
+        is_empty = rows and all(total.head for _, total in totals) and all(cell in (None, 0) for cell in rows[0])
+        if is_empty and (None in rows[0] or totals[0][1].head.startswith("count")):
             rows = []
-        return [total.column(self.run, rows, place) for place, total in self.plan.totals]
+        return [total.column(self.run, rows, place) for place, total in totals]
 
     def _columns(self, batch: list[tuple]) -> list[list]:
         rows, late = self.with_late(batch)
@@ -7440,7 +7426,14 @@ def _parse_pull(pattern: Any) -> _Pattern:
 
 def _parse_pull_element(element: Any) -> list[_Pull]:
     if type(element) is dict:
-        return [_parse_join(reference, below) for reference, below in element.items()]
+        made = []
+        for reference, below in element.items():
+            name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
+            if type(name) is not str:
+                raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
+                                 "wanted an attribute, or (attribute, {options}).")
+            made.append(_pull_of(name, options, below))
+        return made
     parts = element if type(element) is tuple else (element,)
     if 1 <= len(parts) <= 3 and type(parts[0]) is str:
         return [_pull_of(parts[0], parts[1] if len(parts) > 1 else {}, *parts[2:])]
@@ -7449,14 +7442,6 @@ def _parse_pull_element(element: Any) -> list[_Pull]:
         return [_pull_of(name, parts[1], below)]
     raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", "
                      "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
-
-
-def _parse_join(reference: Any, below: Any) -> _Pull:
-    name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
-    if type(name) is not str:
-        raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
-                         "wanted an attribute, or (attribute, {options}).")
-    return _pull_of(name, options, below)
 
 
 def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:

@@ -209,6 +209,24 @@ def test_an_application_that_begins_is_not_told_what_no_document_has_yet(open_st
     assert "in vain: no document has feed/url" in db.explain({"find": "?e", "where": [["?e", "feed/url"]]})
 
 
+@pytest.mark.parametrize("depth", [3, 7, 12])
+def test_rules_that_call_another_twice_are_answered_at_any_depth(node, depth):
+    """Each level made twice as many clauses and, in a page or a count, multiplied their rows: it took minutes."""
+    db = holding(node, *({"xt/id": i, "to": {(i * 3 + 1) % 8, (i + 5) % 8}} for i in range(8)))
+    rules = [[("r0", "?a", "?b"), ["?a", "to", "?b"]], [("r0", "?a", "?b"), ["?b", "to", "?a"], [("<", "?a", 6)]]]
+    reached = {(i, (i * 3 + 1) % 8) for i in range(8)} | {(i, (i + 5) % 8) for i in range(8)}
+    reached |= {(b, a) for a, b in reached if b < 6}
+    for level in range(depth):
+        rules.append([(f"r{level + 1}", "?a", "?b"), (f"r{level}", "?a", "?c"), (f"r{level}", "?c", "?b")])
+        reached = {(a, b) for a, c in reached for d, b in reached if c == d}
+    ask = {"find": ["?a", "?b"], "rules": rules, "where": [(f"r{depth}", "?a", "?b")]}
+    assert reached and sorted(db.q(ask)) == db.q(ask | {"order-by": [["?a"], ["?b"]]}) == sorted(reached)
+    assert db.q(ask | {"find": ("count", "?b")}) == [len(reached)]
+    assert sorted(db.q(ask | {"in": ["?a"], "find": "?b"}, 3)) == sorted(b for a, b in reached if a == 3)
+    apart = {"find": ["?a", "?b"], "where": [["?a", "to"], ["?b", "to"], ("not", *ask["where"])]}
+    assert set(db.q(ask | apart)) == {(a, b) for a in range(8) for b in range(8)} - reached
+
+
 def test_a_rule_of_one_definition_gives_each_binding_once(node):
     """Once its own variables multiplied the rows that an aggregate counts, unless it had a second definition."""
     db = holding(node, {"xt/id": 2, "to": [1, 5]}, {"xt/id": 3, "to": [1]})
