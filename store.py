@@ -335,8 +335,7 @@ def _timed(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | N
 # ── Values ───────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A value is stored as canonical msgpack: equal values of equal type have equal bytes, others never. Python thinks that
-# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. Each type is one row
-# of `_TYPES`, at the end of the next chapter.
+# 1 == 1.0 == True; the store does not. What cannot come back equal and of equal type is refused. `_TYPES` is the table.
 
 _EXT_UUID, _EXT_DATETIME, _EXT_DATE, _EXT_TUPLE, _EXT_SET, _EXT_FROZENSET, _EXT_INT = range(1, 8)
 _EXT_DECIMAL, _EXT_TIME, _EXT_DELTA, _EXT_MEMBER = range(8, 12)
@@ -528,8 +527,7 @@ def _several(value: Any) -> Any:
 # A cell is what the index holds of a value: one canonical SQLite value a typed value. Equal cells are equal values.
 # UUIDs are integers given in the order in which the log first mentions them, so that entities sort by creation; whole
 # numbers that fit are integers below zero, which SQL gives back by an addition; strings are text; the rest is a tag and
-# bytes that sort as the values do. What is long or composed is a tag and a hash. A cell is only made of what a document
-# can hold.
+# bytes that sort as the values do. What is long or composed is a tag and a hash; what no document holds has no cell.
 
 Cell = int | str | bytes
 
@@ -716,11 +714,6 @@ def _cell(value: Any) -> Any:
     return value if type(value) is uuid.UUID else (_CELL.get(type(value)) or _hashed_cell)(value)
 
 
-def _cells(value: Any) -> tuple:
-    """The cells of several values, each once, in an order that does not depend on the process."""
-    return tuple(dict.fromkeys(map(_cell, sorted(value, key=pack))))
-
-
 # A document is read once when it is put: its canonical bytes and its facts come out of one pass. The order of its
 # attributes and their bytes are kept for each set of attributes, since an application has few of these.
 
@@ -764,9 +757,9 @@ def _shape(attributes: tuple) -> tuple[bytes, tuple]:
 
 
 def _encoded_value(value: Any) -> tuple:
-    """The bytes of what an attribute holds, and its cell; a tuple of cells if these are several values."""
+    """The bytes of what an attribute holds, and its cell; of several values a tuple of these, in one order."""
     data = _packed(value, 1)
-    return data, _cells(value) if type(value) in _SEVERAL else _cell(value)
+    return data, tuple(dict.fromkeys(map(_cell, sorted(value, key=pack)))) if type(value) in _SEVERAL else _cell(value)
 
 
 def _encoded_str(value: str) -> tuple:
@@ -816,7 +809,7 @@ class Node:
         self._parse = functools.partial(_parse, functions=self.functions)
         self._listeners: set[Listener] = set()
         self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None      # of `aq`
+        self._pool = concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")      # of `aq`
         self._moved = threading.Condition()
         self._file, self._log = _opened(path, index, self)
         try:
@@ -985,16 +978,8 @@ class Node:
             listener.close()
         self._log.close()
         self._file.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._announce()
-
-    def _thread_pool(self) -> concurrent.futures.ThreadPoolExecutor:
-        self._file.check_open()
-        if self._pool is None:
-            with self._moved:
-                self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")
-        return self._pool
 
     def _hear(self, notice: str) -> None:
         for loop, callback in self._hearers:
@@ -2554,6 +2539,8 @@ class _Log:
     _file: _File
     _node: Node
     _pending: type[_Pending] = _Pending
+    _enter: Callable[[Any, bool], bool]     # queues a transaction; or says that the submitting thread is to commit it
+    _commit: Callable[[list], None]
 
     def __init__(self, file: _File, node: Node):
         self._file, self._node = file, weakref.proxy(node)
@@ -2567,7 +2554,7 @@ class _Log:
     def submit(self, ops: list[_Op]) -> Tx:
         pending = self._pending(ops)
         try:
-            if self._enter(pending, may_write=True):
+            if self._enter(pending, True):
                 self._commit([pending])
         finally:
             try:
@@ -2583,16 +2570,9 @@ class _Log:
     async def submit_async(self, ops: list[_Op]) -> Tx:
         pending = self._pending(ops)
         pending.future = asyncio.get_running_loop().create_future()
-        self._enter(pending, may_write=False)
+        self._enter(pending, False)
         await pending.future             # a caller who gives up leaves the transaction on its way
         return pending.result()
-
-    def _enter(self, pending: Any, may_write: bool) -> bool:
-        """Queues a transaction; or, where that is cheaper, says that the submitting thread is to commit it."""
-        raise NotImplementedError
-
-    def _commit(self, group: list) -> None:
-        raise NotImplementedError
 
     def notify(self, notice: str) -> None:
         self._node._hear(notice)
@@ -2645,8 +2625,7 @@ class _SqliteLog(_Log):
     """The log in the node's own file: a thread that finds the writer free commits, what comes meanwhile is a group.
 
     After a commit, a group waits up to GATHER_S for the same threads to submit again: else one of them commits alone
-    each time while the others wait. `_busy` is held by a submitting thread for its own transaction, or by the committer
-    for a group.
+    each time while the others wait. A submitting thread, or the committer of a group, holds `_busy`.
     """
 
     def __init__(self, file: _File, node: Node):
@@ -3550,7 +3529,8 @@ class Db:
         At most QUESTIONS_MAX of a node run at once, the others wait for these. Raises: as `q`.
         """
         parsed, runs = _parsed(query, args, self._node), list[_Run]()
-        future = self._node._thread_pool().submit(self._answer, _answered, self, parsed, args, runs.append)
+        self._file.check_open()
+        future = self._node._pool.submit(self._answer, _answered, self, parsed, args, runs.append)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -3866,8 +3846,7 @@ class _Supposition(Db):
         return [self._supposed.document(n) if n in self._supposed.contents else next(found) for n in numbers]
 
     def _hash(self, n: int) -> bytes:
-        op = self._supposed.contents.get(n)
-        return self._base._hash(n) if op is None else op.hash
+        return self._supposed.hash_of(n)
 
     def _time_of(self, rect: _Rect) -> int:
         return self._vt if rect.n in self._supposed.contents else self._base._time_of(rect)
