@@ -2194,10 +2194,17 @@ def _make_texts(execute: Callable, names: Iterable[str]) -> None:
                     "tokenize = 'trigram case_sensitive 1')")
 
 
-def _text_rows(match: str, has_ids: bool = False) -> str:
-    """SQL for the cells of the entities that may have what a parameter matches."""
+def _text_rows(match: str, has_ids: bool = False, bounds: Iterable[str] = ()) -> str:
+    """SQL for the cells of the entities that may have what a parameter matches; within bounds, if they are UUIDs."""
     e = "ifnull((select i.e from text_ids i where i.n = -t.rowid), t.rowid)" if has_ids else "t.rowid"
-    return " union all ".join(f"select {e} as e from {table}({match}) t" for table in _TEXT_TABLES)
+    within = "" if has_ids else "".join(f" and t.rowid {bound}" for bound in bounds)
+    return " union all ".join(f"select {e} as e from {table} t where {table} match {match}{within}"
+                              for table in _TEXT_TABLES)
+
+
+def _id_rows(bounds: Iterable[str]) -> str:
+    """The cells of all entities whose ids are UUIDs, within bounds."""
+    return "select n as e from ids where n > 0" + "".join(f" and n {bound}" for bound in bounds)
 
 
 def _differ_in_texts(execute: Callable) -> bool:
@@ -4226,8 +4233,8 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     is_page = bool(order) or limit is not None or offset is not None
     is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
-                     is_page or is_grouped, query, _searched(where, ins), _watched(where, ins), {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped, is_page or is_grouped, query,
+                     _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4872,11 +4879,16 @@ def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
                  if _is_var(triple.e) and triple.e not in scalars and _is_var(triple.v) and triple.v in tests)
 
 
-def _searched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
-    """What gives the words of the searches, where they are known before a row is read."""
+def _searched(where: tuple[_Clause, ...], ins: tuple[_Binding, ...], page: tuple) -> tuple:
+    """What gives the words of the searches, and whether their entities are to be counted before a plan is chosen.
+
+    They are not where a page of the newest is asked for, and nothing else is known of them: it begins with the search.
+    """
     scalars, _ = _scalars(ins)
-    known = (_known_spec(scalars, clause.words) for clause, _ in _every(where) if isinstance(clause, _Search))
-    return tuple(dict.fromkeys(spec for spec in known if spec))
+    rivals = {clause.e for clause in where if type(clause) is _Triple and _known_spec(scalars, clause.v)}
+    found = {_known_spec(scalars, clause.words): len(page) != 1 or page[0][0] != clause.e or clause.e in rivals
+             for clause, _ in _every(where) if isinstance(clause, _Search)}
+    return tuple((spec, is_counted) for spec, is_counted in found.items() if spec)
 
 
 class _Statement(NamedTuple):
@@ -5095,7 +5107,7 @@ class _Joiner:
                  turn: _Turn | None = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
         self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
         self.sizes = sizes
-        self.walked: tuple[Any, str] = None, ""       # the search that is to bring its entities in order, and which
+        self.walked: tuple[Any, str, list] = None, "", []      # a search that brings entities in order, within bounds
         self.text = text or _Text(shared.file)
 
     def expr(self, term: Any, block: _Block) -> str:
@@ -5221,6 +5233,8 @@ class _Joiner:
         if shared.is_over:
             return self._join_over(block, clause, f, a)
         owner = block.owners.get(e) if _is_var(e) else None
+        # of a known entity a value is looked at: SQLite would search the index for each value of a set instead
+        look = "+" if self.is_bound(e, block) and not self.is_bound(v, block) else ""
         block.froms.append(f"facts {f}")
         if owner:
             places = zip(("p", "e", "a", "k", "n"), (owner[0], self.expr(e, block), a, *owner[1:]))
@@ -5230,7 +5244,7 @@ class _Joiner:
             if len(block.froms) == 1:
                 block.first = f, len(block.wheres) - 1
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
-        self.place(block, v, f"{f}.v", shared.kinds(clause.a))
+        self.place(block, v, f"{look}{f}.v", shared.kinds(clause.a))
         if _is_var(e):
             block.owners.setdefault(e, (f"{f}.p", f"{f}.k", f"{f}.n"))
 
@@ -5259,8 +5273,9 @@ class _Joiner:
         if self.is_bound(clause.e, block):
             return
         shared, c, words = self.shared, self.shared.name("c"), _known_spec(self.scalars, clause.words)
-        source = "select n as e from ids where n > 0" if self.sizes[words] == math.inf else _text_rows(
-            self.text.param("sought", *words or ()), shared.file.index.has_text_ids)
+        bounds = [f"{sign} {self.text.param(*known)}" for sign, known in self.walked[2] if clause is self.walked[0]]
+        source = _id_rows(bounds) if self.sizes[words] == math.inf else _text_rows(
+            self.text.param("sought", *words or ()), shared.file.index.has_text_ids, bounds)
         if shared.is_over:
             source = f"select e from ({source}) union select e from temp.touched"
         elif clause is self.walked[0]:        # without a limit SQLite drops the order
@@ -5882,8 +5897,8 @@ class _Shaper:
         is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
         return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
 
-    def _newest(self, where: tuple[_Clause, ...]) -> tuple[Any, str]:
-        """A search to begin with, and the order of creation that the answer wants: it stops when the page is full.
+    def _newest(self, where: tuple[_Clause, ...]) -> tuple[Any, str, list]:
+        """A search to begin with, the order of creation that is wanted, and bounds: it stops when the page is full.
 
         Something else that is known of its entity may be rarer: then what that finds is looked through.
         """
@@ -5892,11 +5907,15 @@ class _Shaper:
         searches = [clause for clause in where if type(clause) is _Search and clause.e == var]
         if len(searches) != 1 or parsed.limit is None or self._shared.is_over or var in joiner.scalars \
                 or parsed.is_grouped:
-            return None, ""
+            return None, "", []
         cost = joiner.search_cost(searches[0], _Block())
         others = [joiner.triple_cost(clause, _Block()) for clause in where
                   if type(clause) is _Triple and clause.e == var]
-        return (searches[0], " desc" * is_descending) if cost <= SOUGHT_WALK * min(others) else (None, "")
+        calls = [clause.call for clause in where if type(clause) is _Test and clause.call.args[:1] == (var,)]
+        bounds = [("<" if call.head == "created-before" else ">", known) for call in calls
+                  if call.head in ("created-before", "created-after")
+                  and (known := _known_spec(joiner.scalars, call.args[1]))]
+        return (searches[0], " desc" * is_descending, bounds) if cost <= SOUGHT_WALK * min(others) else (None, "", [])
 
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
         """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
@@ -6263,7 +6282,7 @@ class _Run:
             if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
         sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
-        sizes += [(spec, self._sought(spec)) for spec in self.parsed.searched]
+        sizes += [(spec, self._sought(spec, is_counted)) for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
 
@@ -6278,13 +6297,15 @@ class _Run:
                     (number, *self.bounds(tests, kind), COUNTED_MAX + 1)).fetchone()[0]
         return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
 
-    def _sought(self, spec: tuple) -> float:
-        """How many entities may have the words, roughly; infinite where the index of texts cannot tell."""
+    def _sought(self, spec: tuple, is_counted: bool) -> float:
+        """How many entities may have the words, roughly, or many; infinite where the index of texts cannot tell."""
         words = _known_value(self, spec)
         if words is None and not self.args or not self.file.index.texts:
             return math.inf
         if not (match := _sought(words).match):
             return math.inf
+        if not is_counted:
+            return SOUGHT_COUNTED
         rows = f"select 1 from ({_text_rows('?1')}) limit {SOUGHT_COUNTED}"
         count = self.reader.execute(f"select count(*) from ({rows})", (match,)).fetchone()[0]
         return count if count == SOUGHT_COUNTED else 8 ** ((count.bit_length() + 2) // 3)

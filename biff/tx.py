@@ -20,7 +20,7 @@ from typing import Any, Iterable
 import voluptuous
 
 import store
-from biff.system import BiffError, StartError, assoc_db, dicts, now
+from biff.system import BiffError, StartError, assoc_db, dicts, now, parts
 
 
 class TransactionError(BiffError):
@@ -241,7 +241,8 @@ async def use_store(system: dict) -> dict:
         if config["log"]:
             node = await asyncio.to_thread(_open_shared, system, functions)
         else:
-            node = store.open(system.get("biff/database", file), functions)
+            node = await asyncio.to_thread(store.open, system.get("biff/database", file), functions,
+                                           text=_texts(system), progress=_progress(system))
     except (store.StoreError, OSError) as error:
         raise StartError(str(error)) from error
     system["biff/node"] = node
@@ -259,7 +260,7 @@ def _open_shared(system, functions):
     if not config["log"].startswith(("postgresql://", "postgres://")):
         raise StartError("The log of several servers is named by an address that begins with postgresql://.")
     index = config["data"] / f"{system['biff/name']}-index.db"
-    node = store.open(config["log"], functions, index=index, progress=_progress(system))
+    node = store.open(config["log"], functions, index=index, progress=_progress(system), text=_texts(system))
     try:
         secret = {"xt/id": "biff/secret", "secret/bytes": system["biff/secret"]}
         node.submit_tx([store.match("biff/secret", None), store.put(secret)])
@@ -270,6 +271,11 @@ def _open_shared(system, functions):
         node.close()
         raise
     return node
+
+
+def _texts(system):
+    """The attributes that all plugins want to search for words."""
+    return parts(system, "texts")
 
 
 def _schemas(system):

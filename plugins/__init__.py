@@ -7,10 +7,11 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
 - "posted": f(ctx) → attributes that its fields of the form give a new message; "posted-tx": f(ctx, message) → what it
   adds to that message's transaction; both may raise `places.Refused`; "settings": {name: biff.Setting};
-- "slots": {slot: template}, its part of the page: "head", "sidebar", "sidebar-foot", "welcome", "above-compose",
-  "compose", "dialogs", "message-head", "message-foot", "message-actions", "pick", "menu", "you"; "page": f(ctx) →
-  values for them; "message": f(db, message) → values of a message, or "messages": f(db, messages) → {id: values}, for
-  many at once; "filters": {name: f} for templates; "scripts": files of `static/`, loaded last;
+- "texts": [attribute], which `text-search` looks through;
+- "slots": {slot: template}, its part of the page: "head", "sidebar-head", "sidebar", "sidebar-foot", "welcome",
+  "above-compose", "compose", "dialogs", "message-head", "message-foot", "message-actions", "pick", "menu", "you";
+  "page": f(ctx) → values for them; "message": f(db, message) → values of a message, or "messages": f(db, messages) →
+  {id: values}, for many at once; "filters": {name: f} for templates; "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
   about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;

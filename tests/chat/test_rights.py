@@ -111,7 +111,8 @@ async def all_that_is_shown(one, channel, secret):
     ids = {"{id}": community.rpartition("/")[2], "{channel_id}": channel.rpartition("/")[2], "{token}": "x" * 43}
     paths = [filled(path, ids) for plugin in eelchat.PLUGINS
              for method, path, *_ in plugin.get("routes", ()) if method == "GET"]
-    paths += [f"{channel}?before={uuid.uuid4()}", f"{channel}?tx_id=5", f"{channel}?as_of=5&valid_time=2020-01-01"]
+    paths += [f"{channel}?before={uuid.uuid4()}", f"{channel}?tx_id=5", f"{channel}?as_of=5&valid_time=2020-01-01",
+              f"{community}/search?q=between", f"{community}/search?q=from:me+in:general"]
     for path in paths:
         if not path.endswith("/connect"):
             tried += 1
