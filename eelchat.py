@@ -45,10 +45,11 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, files, founders, invitations, line, members, names, permalinks, places,
-                     presence, private, reactions, search, text, titles, unread)
+from plugins import (commands, edits, feeds, files, founders, invitations, line, members, mentions, names, permalinks,
+                     places, presence, private, reactions, search, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
+from plugins.edits import beside_text
 from plugins.kept import Kept
 from plugins.line import cursor_of, done, missed, place_of, posted_id
 from plugins.places import (app_page, channel_admin, channel_opener, channel_path, community_path, in_channel,
@@ -282,7 +283,8 @@ def message_tx(ctx, id, text, beside, refusal):
     if in_channel(ctx):
         return []
     message = {"xt/id": id, "msg/mem": ctx["mem"]["xt/id"], "msg/text": text, "msg/channel": ctx["channel"]["xt/id"],
-               "msg/created-at": biff.NOW, **beside}
+               "msg/created-at": biff.NOW, **beside,
+               **{key: value for key, value in beside_text(ctx, text).items() if value is not None}}
     theirs = [part for plugin in ctx["biff/plugins"] if "posted-tx" in plugin
               for part in plugin["posted-tx"](ctx, message)]
     return [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]),
@@ -534,8 +536,8 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
-    founders, members, invitations, titles, names, line, edits, text, unread, permalinks, reactions, private, files,
-    search, presence, feeds, commands))]
+    founders, members, invitations, titles, names, line, edits, text, mentions, unread, permalinks, reactions,
+    private, files, search, presence, feeds, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -56,9 +56,21 @@ def reader_of_versions(ctx):
 # ── Changing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def beside_text(ctx, text):
+    """What plugins keep of a text beside it, by attribute; None where there is nothing to keep."""
+    return {key: value for plugin in ctx["biff/plugins"] if "beside-text" in plugin
+            for key, value in plugin["beside-text"](ctx, text).items()}
+
+
+def typed_now(ctx, message):
+    """The text of a message as its author would type it now."""
+    return next((plugin["typed"](ctx, message) for plugin in ctx["biff/plugins"] if "typed" in plugin),
+                message["msg/text"])
+
+
 async def text_of_message(ctx):
-    """The text as its author typed it, to be changed."""
-    return web.Response(text=ctx["message"]["msg/text"])
+    """The text as its author would type it, to be changed."""
+    return web.Response(text=typed_now(ctx, ctx["message"]))
 
 
 async def edit_message(ctx):
@@ -66,7 +78,7 @@ async def edit_message(ctx):
     least = 0 if "msg/files" in ctx["message"] else 1
     if not least <= len(text) <= CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")
-    if text != ctx["message"]["msg/text"]:
+    if text not in (ctx["message"]["msg/text"], typed_now(ctx, ctx["message"])):
         await biff.submit_tx(ctx, functools.partial(edit_tx, text=text))
     return done(ctx)
 
@@ -77,7 +89,8 @@ def edit_tx(ctx, text):
         return []
     return [*biff.unchanged(ctx, ctx["channel"]["xt/id"], ctx["mem"]["xt/id"]),
             {"db/doc-type": "message", "db/op": "update", "xt/id": ctx["message"]["xt/id"],
-             "msg/text": text, "msg/edited-at": biff.NOW}]
+             "msg/text": text, "msg/edited-at": biff.NOW,
+             **{key: biff.DISSOC if value is None else value for key, value in beside_text(ctx, text).items()}}]
 
 
 async def delete_message(ctx):

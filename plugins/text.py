@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 
 import biff
 from biff.pages import ADDRESS, ADDRESS_GOES_ON, LINKS_MAX, SENTENCE_MARKS, without_marks
+from plugins.places import signed_in
 
 HTML_CHARS_MAX = 100_000              # of one message; 10,000 typed characters that are all escaped have 60,000
 MARKS_MAX = 400                       # characters outside code blocks that may begin or end something: 4 ms
@@ -33,6 +34,8 @@ INLINE_DEPTH_MAX = 8                  # bold in italic in a link: three are sens
 LANGUAGE_CHARS_MAX = 20               # of a code block: "objective-c++" has 13
 EMOJI_ALONE_MAX = 3                   # a message of so many and nothing else is shown bigger
 EMOJI_CHARS_MAX = 200                 # of such a message, names included
+CHOICES_MAX = 8                       # emoji or names that are offered at once
+ASKS_A_PERSON = 240, 60               # completions in a minute: each letter of a name asks
 
 # Whatever can begin markup. A text without any of it is plain.
 MARKUP = re.compile(r"[*_~`]|\]\(|\\[\[\]>@:-]|^[ \t]*(?:> |- |\d{1,9}\. )", re.MULTILINE)
@@ -380,4 +383,23 @@ class Writer:
         return NAMED_LINK.format(href, Markup(html)) + ("" if is_clear else HOST.format(host))
 
 
-PLUGIN = {"filters": {"said": said}}
+# ── While one writes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def emoji_choices(ctx):
+    """The emoji whose names begin so, or have it in them, as options of a list."""
+    if not biff.is_allowed(ctx, (("completions", ctx["uid"]), *ASKS_A_PERSON)):
+        return biff.error(ctx, 429)
+    sought = ctx["params"].get("q", "").lower()[:EMOJI_CHARS_MAX]
+    names = sorted((name for name in EMOJI if sought in name and "skin_tone" not in name),
+                   key=lambda name: (not name.startswith(sought), len(name), name)) if sought else []
+    shown: dict = {}
+    for name in names:
+        shown.setdefault(EMOJI[name], name)
+        if len(shown) == CHOICES_MAX:
+            break
+    return biff.render(ctx, "text/options.html", options=[
+        {"typed": f"{sign} ", "sign": sign, "shown": f":{name}:"} for sign, name in shown.items()])
+
+
+PLUGIN = {"filters": {"said": said}, "routes": [("GET", "/emoji", signed_in, emoji_choices)], "scripts": ["complete.js"]}

@@ -5,6 +5,7 @@ it is their membership. It moves when the end of a channel is in sight and the w
 memory and put into the store rarely: when its person has gone, and else after ten minutes. A page carries, for each
 channel, how many messages were unread when it was made; each new message adds its id, and the browser counts.
 """
+import collections
 import datetime as dt
 import uuid
 
@@ -100,6 +101,16 @@ def counts_of(ctx, db, mem_id, channel_ids):
     return dict(db.q({"find": ["?c", ("count", "?m")], "in": [[["?c", "?upto"], ...], "?me"],
                       "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
                                 ("not", ["?m", "msg/mem", "?me"])]}, positions, mem_id)) if positions else {}
+
+
+def calls_of(ctx, db, mem_id, channel_ids):
+    """How many of those messages mention the member, or everybody, by channel; those with none are left out."""
+    called = [(id, upto_of(ctx, db, mem_id, id), who) for id in channel_ids for who in (mem_id, id)]
+    calls = db.q({"find": ["?c", "?m"], "in": [[["?c", "?upto", "?who"], ...], "?me"],
+                  "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
+                            ["?m", "msg/mentions", "?who"], ("not", ["?m", "msg/mem", "?me"])]},
+                 called, mem_id) if called else []
+    return collections.Counter(channel_id for channel_id, _ in set(calls))
 
 
 def first_unread(ctx, db, mem_id, channel_id):
@@ -295,7 +306,7 @@ def news_of(ctx, db, mem):
     muted = [id for id, one in readings_of(db, mem["xt/id"]).items() if one.get("read/is-muted")]
     counts = counts_of(ctx, db, mem["xt/id"], ids)
     said = {id: said_in(db, upto_of(ctx, db, mem["xt/id"], id)) for id in counts}
-    return {"counts": counts, "said": said, "muted": muted, "news_tx_id": db.tx_id, "news_mem": mem["xt/id"]}
+    return {"counts": counts, "said": said, "calls": calls_of(ctx, db, mem["xt/id"], counts), "muted": muted, "news_tx_id": db.tx_id, "news_mem": mem["xt/id"]}
 
 
 def said_in(db, id):

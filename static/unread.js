@@ -5,16 +5,18 @@ const READ_AGAIN_MS = 30_000;     // while one reads what comes, the server hear
 const COUNT_MAX = 99;             // beyond, it is "99+"
 
 // How many messages of others are unread, by channel: those that the page was made with, those that came since, less those that went.
-function countNews(news) {
+// With `isCalls`, how many of them mention the reader, or everybody.
+function countNews(news, isCalls = false) {
   const made = Number(news.dataset.tx), mine = news.dataset.mem, counts = new Map(), ids = new Set(), said = new Map();
   const add = (channel, n) => counts.set(channel, Math.max(0, (counts.get(channel) ?? 0) + n));
   const items = [...news.children].map(item => ({id: item.id, ...item.dataset}));
-  for (const one of items) if (one.count) { add(one.channel, Number(one.count)); said.set(one.channel, Number(one.said)); }
+  for (const one of items) if (one.count) { add(one.channel, Number(isCalls ? one.calls ?? 0 : one.count)); said.set(one.channel, Number(one.said)); }
   const gone = new Set(items.filter(one => one.id.startsWith("gone-")).map(one => one.id.slice(5)));
   for (const one of items) {
     const id = one.id.replace(/^(new|gone)-/, "");
     if (!one.id || one.mem === mine || Number(one.tx) <= made || ids.has(one.id)) continue;
     ids.add(one.id);
+    if (isCalls && !(one.for ?? "").split(" ").some(id => id === mine || id === one.channel)) continue;
     if (one.id.startsWith("new-")) { if (!gone.has(id)) add(one.channel, 1); }
     else if (said.has(one.channel) && Number(one.said) > said.get(one.channel) && Number(one.said) <= made) add(one.channel, -1);
   }
@@ -32,20 +34,21 @@ function watchNews() {
   const mutedOf = () => new Set([...$("news").querySelectorAll("[data-muted]")].map(one => one.dataset.channel));
 
   // Puts a mark on the element only where it changes: the observers below would hear themselves.
-  function mark(link, text, isMuted) {
+  function mark(link, text, isMuted, calls) {
     if ((link.dataset.unread ?? "") !== text) { if (text) link.dataset.unread = text; else delete link.dataset.unread; }
     link.classList.toggle("muted", isMuted);
-    const label = text ? `${(link.querySelector("span") ?? link).textContent}, ${text} unread` : "";
+    link.classList.toggle("called", calls > 0);
+    const label = text ? `${(link.querySelector("span") ?? link).textContent}, ${text} unread${calls ? ", you are mentioned" : ""}` : "";
     if (label) link.setAttribute("aria-label", label); else link.removeAttribute("aria-label");
   }
   function show() {
     if (!$("news")) return;
     if (isReading()) forget();
-    const counts = countNews($("news")), muted = mutedOf();
+    const counts = countNews($("news")), calls = countNews($("news"), true), muted = mutedOf();
     let total = 0;
     for (const link of document.querySelectorAll(".side-lists li a, .pick a")) {
       const id = link.pathname.split("/channel/")[1], count = counts.get(id) ?? 0;
-      mark(link, count ? (count > COUNT_MAX ? `${COUNT_MAX}+` : String(count)) : "", muted.has(id));
+      mark(link, count ? (count > COUNT_MAX ? `${COUNT_MAX}+` : String(count)) : "", muted.has(id), count && calls.get(id));
       if (!muted.has(id) && link.closest(".side-lists")) total += count;
     }
     const title = document.title.replace(/^\(\d+\+?\) /, ""), wanted = total ? `(${total > COUNT_MAX ? `${COUNT_MAX}+` : total}) ${title}` : title;

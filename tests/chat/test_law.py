@@ -94,13 +94,15 @@ def parsed(text):
     return parser.root
 
 
-SELECTOR = re.compile(r"innerHTML:\.message\[data-mem='([\w-]+)'\] (header b|\.face)")
+SELECTOR = re.compile(r"innerHTML:\.(?:message|mention)\[data-mem='([\w-]+)'\](?: (header b|\.face))?")
 
 
 def of_member(page, mem_id, what):
-    """The names, or the faces, of a member's messages."""
+    """The names, or the faces, of a member's messages; or the mentions of a member."""
     for message in page.all():
-        if message.tag == "article" and message.attributes.get("data-mem") == mem_id:
+        if what is None and message.attributes.get("class") == "mention":
+            yield from [message] * (message.attributes["data-mem"] == mem_id)
+        if what and message.tag == "article" and message.attributes.get("data-mem") == mem_id:
             yield message.find(lambda one: one.tag == "b" if what == "header b"
                                else "face" in one.attributes.get("class", ""))
 
