@@ -609,5 +609,7 @@ PLUGIN = {
     "tasks": [{"task": sweep, "schedule": biff.every(SWEEP_EVERY_S)}],
     "message": files_of,
     "changes": [on_file],
-    "slots": {"message-foot": "files/files.html"},
+    "slots": {"message-foot": "files/files.html", "compose": "files/compose.html", "dialogs": "files/lightbox.html"},
+    "page": lambda ctx: {"file_mb": ctx["biff/config"]["file_mb"], "files_max": FILES_A_MESSAGE},
+    "scripts": ["files.js"],
 }

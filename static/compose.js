@@ -43,8 +43,11 @@ class Pending {
     const face = element("i", {class: `face hue-${mem[0]}`, "aria-hidden": "true"}, initials);
     const author = element("b", {dir: "auto"}, name), time = element("time", {datetime: post.at});
     const text = element("p", {dir: "auto", "hx-ignore": "", "data-disable-scripting": ""}, post.text);
+    const carried = riders.filter(({name}) => post.beside?.[name]);
+    const shown = carried.map(one => one.shown(post.beside[one.name], post.path));
     return element("article", {class: "message mine pending", id: `message-${post.id}`, "data-mem": mem},
-                   element("header", {}, face, author, " ", time), text, element("div", {class: "fate"}));
+                   element("header", {}, face, author, " ", time), text, ...shown,
+                   element("div", {class: "fate"}));
   }
   // What becomes of a post, below its text. It is written anew only when it changes, because it may have the focus.
   #tell(message, post) {
@@ -121,10 +124,11 @@ class Box {
     event.preventDefault();
     const text = this.box.value.trim();
     this.box.focus();
-    if (this.#isTooLong()) return;
+    if (this.#isTooLong() || riders.some(one => one.isWaiting())) return;
+    const carried = riders.map(one => [one.name, one.take()]).filter(([, what]) => what);
     this.box.value = "";
     this.#changed();
-    if (text) this.outbox.add(this.path, text);
+    if (text || carried.length) this.outbox.add(this.path, text, Object.fromEntries(carried));
   }
   #changed() {
     this.#fit();

@@ -110,6 +110,7 @@ function openEditor(list, compose) {
     message = one;
     box.value = await answer.text();
     message.classList.add("changing");
+    box.required = !message.querySelector(".files");
     say("");
     compose.hidden = true;
     form.hidden = false;
@@ -118,7 +119,7 @@ function openEditor(list, compose) {
     box.setSelectionRange(box.value.length, box.value.length);
   }
   async function save() {
-    const why = box.value.trim() ? await ask("POST", pathOf(message), {text: box.value})
+    const why = box.value.trim() || message.querySelector(".files") ? await ask("POST", pathOf(message), {text: box.value})
       : "An empty message is none. Delete it instead.";
     if (why) say(why);
     else close();
@@ -154,7 +155,7 @@ function openDeletion() {
   dialog.addEventListener("close", () => $("text")?.focus());
   return one => {
     message = one;
-    $("delete-message-text").textContent = textOf(one).textContent.slice(0, 300);
+    $("delete-message-text").textContent = [textOf(one).textContent.slice(0, 300), ...namesOf(one)].filter(Boolean).join("\n");
     failure.hidden = true;
     dialog.returnValue = "";
     dialog.showModal();

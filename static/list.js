@@ -58,26 +58,30 @@ function addOnce(outbox) {
   });
 }
 
+// A message's text, and its files.
+const partsOf = message => [textOf(message), message.querySelector(":scope > .files")].filter(Boolean);
 const topOf = element => element.getBoundingClientRect().top;
 
 // The first text in sight, and where it stands: it is put back there when something above it, or the width of the
 // window, has changed. In the middle of a text, it is the share of it that is out of sight.
 class Anchor {
   #id = null;
+  #part = 0;
   #offset = 0;
   #share = 0;
 
   constructor(list) { this.list = list; }
   remember() {
-    const texts = [...this.list.querySelectorAll(".message")].map(textOf), top = topOf(this.list);
+    const texts = [...this.list.querySelectorAll(".message")].flatMap(partsOf), top = topOf(this.list);
     const text = texts.find(one => one.getBoundingClientRect().bottom > top);
     this.#id = text?.closest(".message").id ?? null;
     if (!text) return;
+    this.#part = partsOf(text.closest(".message")).indexOf(text);
     this.#offset = topOf(text) - top;
     this.#share = this.#offset / text.offsetHeight;
   }
   restore() {
-    const message = this.#id && $(this.#id), text = message && textOf(message);
+    const message = this.#id && $(this.#id), text = message && partsOf(message)[this.#part];
     if (!text) return;
     const offset = this.#offset < 0 ? this.#share * text.offsetHeight : this.#offset;
     this.list.scrollTop += topOf(text) - topOf(this.list) - offset;
@@ -142,7 +146,8 @@ class List {
   }
   #hear(messages) {
     const others = messages.filter(message => !message.classList.contains("mine")), [one] = others;
-    const words = message => `${message.querySelector("b").textContent}: ${textOf(message).textContent}`;
+    const said = message => [textOf(message).textContent, ...namesOf(message)].filter(Boolean).join(", ");
+    const words = message => `${message.querySelector("b").textContent}: ${said(message)}`;
     if (one) $("heard").textContent = others.length === 1 ? words(one) : `${others.length} new messages`;
     if (this.#isAtEnd) return;
     this.#unread += messages.length;
@@ -164,6 +169,8 @@ function keepFocusInOlder(list) {
   });
 }
 
+const namesOf = message => [...message.querySelectorAll(".files img, .files bdi")].map(one => one.alt ?? one.textContent);
+
 // ── Copies ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 // Messages are copied as people would write them down: who, when, what. Of one message's text only the text is.
@@ -183,7 +190,8 @@ function copyOf(message, range) {
   part.selectNodeContents(text);
   if (range.comparePoint(text, 0) < 0) part.setStart(range.startContainer, range.startOffset);
   if (range.comparePoint(text, text.childNodes.length) > 0) part.setEnd(range.endContainer, range.endOffset);
-  return `${message.querySelector("b").textContent}, ${oldCalendar.format(timeOf(message))}\n${part}`;
+  const lines = [part, ...namesOf(message).map(name => `[${name}]`)].map(String).filter(Boolean);
+  return `${message.querySelector("b").textContent}, ${oldCalendar.format(timeOf(message))}\n${lines.join("\n")}`;
 }
 
 // Where the browser keeps the clipboard to secure pages, or to pages that may use it, a selection is copied.

@@ -88,6 +88,10 @@ class Kept {
 }
 const kept = new Kept();
 
+// What a message carries beside its text. Other files add {name, isWaiting(), take(), fields(what), shown(what, path)}:
+// `take` gives what is carried, or null; `fields` makes it fields of the form, and `shown` an element of the message.
+const riders = [];
+
 // ── Sending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 // One request of the chat, as {kind, why}:
@@ -127,7 +131,7 @@ function outcome({status, headers}, text) {
 
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 
-// The messages on their way. A post is {id, path, text, at, state, why, isRefused, unanswered, tx}. Its state is
+// The messages on their way. A post is {id, path, text, beside, at, state, why, isRefused, unanswered, tx}. Its state is
 // "waiting", "stored", "failed" or "deleted"; `unanswered` counts the requests of which nobody knows what became. A
 // failure fails those behind it in its channel, too, because they would arrive before it. `told` has three functions:
 // `shown()` is called after each change, `stored(post)` once it is, `signedOut()` answers whether the page goes away.
@@ -143,9 +147,9 @@ class Outbox {
   of(path) { return this.#posts.filter(post => post.path === path && post.state !== "deleted"); }
   isDeleted(id) { return this.#posts.some(post => post.id === id && post.state === "deleted"); }
 
-  add(path, text) {
+  add(path, text, beside = {}) {
     this.#waitAgain(path);                                 // those come first
-    this.#posts.push({id: newId(), path, text, at: new Date().toISOString(), state: "waiting", why: "",
+    this.#posts.push({id: newId(), path, text, beside, at: new Date().toISOString(), state: "waiting", why: "",
                       isRefused: false, unanswered: 0, tx: 0});
     this.#changed();
     this.work();
@@ -211,11 +215,14 @@ class Outbox {
     for (let tries = 1; ; tries++) {
       post.unanswered += 1;
       this.#changed();
-      const answer = await request(post.path, {post: post.id, text: post.text}, this.token);
+      const answer = await request(post.path, {post: post.id, text: post.text, ...this.#fields(post)}, this.token);
       if (answer.kind !== "unknown") post.unanswered -= 1;
       if (answer.kind !== "unknown" || answer.isLate || tries === 2 || post.state !== "waiting") return answer;
       await pause(AGAIN_MS);
     }
+  }
+  #fields({beside = {}}) {
+    return Object.assign({}, ...riders.filter(({name}) => beside[name]).map(one => one.fields(beside[one.name])));
   }
   #isStored(post, tx) {
     Object.assign(post, {state: "stored", tx, why: ""});
