@@ -46,7 +46,7 @@ class Changes:
         self.people = {}              # the same by person, for that person's pages
         self.members = {}             # the same by community, for the pages of its members, wherever they are
         self.shared = {}              # community id → [fragment]
-        self.forgotten = []           # evicted ids: they are in no snapshot any more, so whoever shows one drops it
+        self.forgotten = []           # evicted ids: no snapshot says where they were shown, so all lists are sent anew
         self.ids, self.others = set(), set()          # of messages, and of everything else that was written
         self.spoiled, self.spoils_all = set(), False   # keys of what was derived before, and is made anew
         self.size = 0
@@ -84,13 +84,17 @@ class Changes:
             return list(rooms)
         return [id for id in self.messages.keys() | self.anew if id in rooms]
 
+    def is_whole(self, place_id):
+        """True if the pages of a place are sent their whole list."""
+        return bool(self.forgotten) or place_id in self.anew
+
     def shown(self, place_id):
         """The ids of messages whose text the pages of a place are told; None if it is the whole list."""
-        return None if place_id in self.anew else self._told(place_id, "new", "edited")
+        return None if self.is_whole(place_id) else self._told(place_id, "new", "edited")
 
     def changed(self, place_id):
         """The ids of those whose former text nobody is to see any more; None for any."""
-        return None if place_id in self.anew else self._told(place_id, "edited", "deleted")
+        return None if self.is_whole(place_id) else self._told(place_id, "edited", "deleted")
 
     def _told(self, channel_id, *kinds):
         return {message["xt/id"] for kind, message in self.messages.get(channel_id, ()) if kind in kinds}
@@ -99,7 +103,7 @@ class Changes:
         """The frame for the pages of a place, with the tx_id; None if nothing there changed, or it is gone."""
         if place_id not in self._frames:
             text = self._text(place_id)
-            if not text or place_id in self.anew:      # not kept: a list is large
+            if not text or self.is_whole(place_id):    # not kept: a list is large
                 return text and text_frame(text)
             self._frames[place_id] = text_frame(text)
         return self._frames[place_id]
@@ -112,12 +116,11 @@ class Changes:
         parts = [*self._parts(place), *self._shared(place)]
         if place is None or not (is_here or parts or self.forgotten):
             return None
-        if place_id in self.anew:
+        if self.is_whole(place_id):
             return whole_view(self.ctx, self.db, place_id, parts)
         told = self.messages.get(place_id, ())
         view = view_of(self.ctx, self.db, [message for kind, message in told if kind != "deleted"])
-        return biff.fragment(self.ctx, "changes.html", view=view, parts=parts, changes=told, forgotten=self.forgotten,
-                             tx_id=self.db.tx_id)
+        return biff.fragment(self.ctx, "changes.html", view=view, parts=parts, changes=told, tx_id=self.db.tx_id)
 
     def _shared(self, place):
         return [markupsafe.Markup(text) for scope in scopes_of(place) for text in self.shared.get(scope, ())]
@@ -288,7 +291,7 @@ def whole_view(ctx, db, place_id, parts=None):
     if parts is None:
         parts = [part_view(ctx, db, place, part) for part in biff.dicts(ctx, "parts")]
     if "chan/comm" not in place:
-        return biff.fragment(ctx, "changes.html", parts=parts, changes=(), forgotten=(), tx_id=db.tx_id)
+        return biff.fragment(ctx, "changes.html", parts=parts, changes=(), tx_id=db.tx_id)
     messages, has_older = messages_of(db, place)
     return biff.fragment(ctx, "list_fragment.html", view=view_of(ctx, db, messages), messages=messages,
                          has_older=has_older, path=channel_path(place), tx_id=db.tx_id, parts=parts)

@@ -175,7 +175,7 @@ def chosen(ctx, asked, channels):
 
 def authors_in(ctx, asked):
     """The ids of the memberships that from: names. Raises: Refused."""
-    ids = set()
+    ids: set = set()
     for name in [value.lstrip("@") for kind, value in asked.filters if kind == "from"]:
         here = {ctx["mem"]["xt/id"]} if name.casefold() == "me" else \
             {"system"} if name.casefold() == "system" else members_named(ctx, name)

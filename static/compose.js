@@ -16,7 +16,7 @@ function element(tag, attributes, ...children) {
 // The messages on their way stand at the end of the list, in the order of writing, each under the id that it will have.
 class Pending {
   constructor(list, outbox) {
-    Object.assign(this, {list, outbox, path: location.pathname});
+    Object.assign(this, {list, outbox, path: HERE});
     setInterval(() => { if (this.#posts().some(post => post.state === "waiting")) this.show(); }, SLOW_MS);
   }
   show() {
@@ -100,7 +100,7 @@ class Box {
   #isTouch = matchMedia("(pointer: coarse)").matches;
 
   constructor(form, outbox) {
-    Object.assign(this, {form, outbox, box: $("text"), path: location.pathname});
+    Object.assign(this, {form, outbox, box: $("text"), path: HERE});
     this.charsMax = this.box.maxLength;
     this.box.removeAttribute("maxlength");                 // browsers cut there in silence
     this.box.value ||= kept.draft(this.path);

@@ -76,7 +76,7 @@ function openActions(list, act) {
 }
 
 const idOf = message => message.id.slice("message-".length);
-const pathOf = message => `${location.pathname}/message/${idOf(message)}`;
+const pathOf = message => `${HERE}/message/${idOf(message)}`;
 
 // Resolves to "" if the server has done it, else to a sentence that says why not.
 async function ask(method, path, fields = {}) {

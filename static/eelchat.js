@@ -122,7 +122,7 @@ function showOrphans(outbox) {
   const community = location.pathname.split("/channel/")[0];
   if (!$("channels")) return;
   const links = [...document.querySelectorAll(".side-lists a")];
-  const there = new Set([location.pathname, ...links.map(link => link.pathname)]);
+  const there = new Set([HERE, ...links.map(link => link.pathname)]);
   for (const [path, texts] of writings())
     if (path.startsWith(`${community}/channel/`) && !there.has(path)) $("main").prepend(orphan(path, texts, outbox));
 }
@@ -173,9 +173,9 @@ function openPage() {
     if (what === "session over") endSession(siblings.haveSignedOut());
   });
   function isStored(post) {
-    if (post.path !== location.pathname) return;
+    if (post.path !== HERE) return;
     if (line) line.expect(() => !outbox.of(post.path).includes(post));
-    else if (list) location.assign(location.pathname);     // a page of older messages; this one is among the newest
+    else if (list) location.assign(HERE);                  // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
   if ($("channels")) new MutationObserver(() => { fillPick(); markUnsent(outbox); }).observe($("channels"), {childList: true});

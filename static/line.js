@@ -17,6 +17,9 @@ const FINAL = 1008;               // the one code with which the server closes f
 const ENDED = "The server has closed this page's connection. Reload the page.";
 
 const $ = id => document.getElementById(id);
+
+// The path of the page's channel, or community; pages of older messages and of threads have longer ones.
+const HERE = location.pathname.match(/^\/community\/[^/]+(?:\/channel\/[^/]+)?/)?.[0] ?? location.pathname;
 const lost = () => navigator.onLine ? "Connection lost. Trying again …" : "You are offline.";
 
 // The word in the page's head about the connection. A final word stays; `data-final` says what is over.

@@ -191,7 +191,7 @@ class Outbox {
     this.#isWorking = false;
   }
 
-  #isHere(post) { return post.path === location.pathname; }
+  #isHere(post) { return post.path === HERE; }
   #drop(isDropped) { this.#posts = this.#posts.filter(post => !isDropped(post)); }
   #changed() {
     kept.keepPosts(this.#posts);

@@ -9,7 +9,7 @@ $("day-form")?.addEventListener("submit", event => {
 });
 
 if ($("actions")) messageActs.link = async message => {
-  const link = `${location.origin}${location.pathname}/at/${idOf(message)}`;
+  const link = `${location.origin}${HERE}/at/${idOf(message)}`;
   await copyText(link);
   sayCopied();
 };
@@ -31,7 +31,7 @@ function loader(id, address, words) {
 
 // What is beyond the bound goes at the end that the reader is not at; a link there brings it back.
 function boundList(list) {
-  const path = location.pathname.split("/at/")[0], isLive = list.hasAttribute("hx-ws:connect");
+  const path = HERE, isLive = list.hasAttribute("hx-ws:connect");
   const messages = [...list.querySelectorAll(".message:not(.pending)")];
   const over = messages.length - Number(list.dataset.shownMax);
   if (over <= 0) return;

@@ -94,17 +94,17 @@ def parsed(text):
     return parser.root
 
 
-SELECTOR = re.compile(r"innerHTML:\.(?:message|mention)\[data-mem='([\w-]+)'\](?: (header b|\.face))?")
+SELECTOR = re.compile(r"innerHTML:\.(message|mention|quote)\[data-mem='([\w-]+)'\](?: (header b|\.face|b))?")
 
 
-def of_member(page, mem_id, what):
-    """The names, or the faces, of a member's messages; or the mentions of a member."""
-    for message in page.all():
-        if what is None and message.attributes.get("class") == "mention":
-            yield from [message] * (message.attributes["data-mem"] == mem_id)
-        if what and message.tag == "article" and message.attributes.get("data-mem") == mem_id:
-            yield message.find(lambda one: one.tag == "b" if what == "header b"
-                               else "face" in one.attributes.get("class", ""))
+def of_member(page, where, mem_id, what):
+    """The names, or the faces, of a member's messages; the mentions of a member; the names in quotes of them."""
+    for one in page.all():
+        is_there = one.tag == "article" if where == "message" else one.attributes.get("class") == where
+        if is_there and one.attributes.get("data-mem") == mem_id:
+            head = one.find(lambda part: part.tag == "header") if what == "header b" else one
+            yield one if what is None else head.find(
+                lambda part: "face" in part.attributes.get("class", "") if what == ".face" else part.tag == "b")
 
 
 def apply(page, frame):
@@ -231,7 +231,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(26):
+        match self.random.randrange(28):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -301,6 +301,13 @@ class World:
             case 19:
                 former = {"xt/id": self.bobs["xt/id"], "former/user": self.bob["xt/id"], "former/comm": self.community}
                 return [put(self.random.choice([self.bobs, former]))]
+            case 23 | 24:
+                message = self.message("an answer")
+                answer = message | {"msg/channel": pick["msg/channel"], "msg/reply-to": pick["xt/id"],
+                                    "msg/reply-tx": self.random.randrange(self.node.latest_tx.tx_id + 1),
+                                    "msg/thread": pick.get("msg/thread", pick["xt/id"])}
+                self.messages[message["xt/id"]] = answer
+                return [put(answer)]
             case 22:
                 mem, emoji = self.random.choice([self.mem, self.other]), self.random.choice("👍🎉")
                 one = {"xt/id": uuid.uuid5(pick["xt/id"], f"{mem} {emoji}"), "react/msg": pick["xt/id"],
