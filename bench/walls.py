@@ -3,13 +3,13 @@
     python bench/walls.py [--messages 90000] [--only NAME …]
 
 The attacker's requests come from 127.0.0.1 and are those of people who are signed in. Somebody else, at 127.0.0.2, asks
-for the page of a quiet channel all the while. Memory is the most that the process ever held during the attack, from
+for a page all the while. Memory is the most that the process ever held during the attack, from
 /proc.
 """
 
 import argparse
 import contextlib
-import datetime as dt
+import itertools
 import multiprocessing
 import os
 import re
@@ -21,13 +21,14 @@ import uuid
 import crowd
 from fanout import CORES, Chat, put
 
-PEOPLE = 60
+PEOPLE, OTHERS = 60, 8                # of them so many are no attackers, and ask in turn
 LONGEST = ("http://a " * 50 + "🐟" + '"' * 10_000)[:10_000]      # of all texts, its markup is about the longest
 LOADED = 5_000                        # messages in one transaction, while a channel is filled
 SMALL_CHANNEL = 2_000                 # messages of each of the other channels that are deleted at once
 CHANNELS = 12
 ASK_S = 0.03                          # between two requests of the person who is not part of the attack
 ATTACK_S, REST_S = 6, 1.5
+DELETED_S = 10                        # of what deletions leave to be swept, which goes on for minutes
 
 
 class Attacked(Chat):
@@ -68,16 +69,17 @@ def message(node, channel, mem, now, text):
 # ── The one who waits ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask(port, path, cookie, ended, told):
-    """Asks for a page again and again; tells the longest wait in ms, and how many were answered."""
-    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nCookie: eelchat={cookie}\r\n\r\n".encode()
+def ask(port, path, cookies, ended, told):
+    """Asks for a page again and again; tells each wait in ms, and how many answers there were of each status."""
+    requests = itertools.cycle(f"GET {path} HTTP/1.1\r\nHost: x\r\nCookie: eelchat={cookie}\r\n\r\n".encode()
+                               for cookie in cookies)
     waits, statuses = [], {}
     sock = None
     while not ended.is_set():
         begun = time.perf_counter()
         try:
             sock = sock or socket.create_connection(("127.0.0.1", port), 20, ("127.0.0.2", 0))
-            sock.sendall(request)
+            sock.sendall(next(requests))
             status = read_answer(sock)
         except OSError as failure:
             status, sock = type(failure).__name__, None
@@ -109,7 +111,7 @@ def piece(sock):
 def somebody_else(chat, path="/app"):
     """Asks from elsewhere while it lasts; yields a dict that is filled at the end."""
     ended, told, found = multiprocessing.Event(), multiprocessing.Queue(), {}
-    asking = multiprocessing.Process(target=ask, args=[chat.port, path, chat.cookies[-1], ended, told])
+    asking = multiprocessing.Process(target=ask, args=[chat.port, path, chat.cookies[-OTHERS:], ended, told])
     asking.start()
     time.sleep(0.3)
     try:
@@ -141,13 +143,13 @@ def unread_of_one(chat):
 
 
 def unread_of_many(chat):
-    return [connection(chat, page_request(chat, chat.channel, n % (PEOPLE - 1))) for n in range(400)]
+    return [connection(chat, page_request(chat, chat.channel, n % (PEOPLE - OTHERS))) for n in range(400)]
 
 
 def replays(chat):
     """Handshakes from long ago, each from another transaction, by sockets that do not read."""
     requests = [crowd.upgrade(chat.port, f"{chat.channel}/connect?after={n}",
-                              f"Cookie: eelchat={chat.cookies[n % (PEOPLE - 1)]}") for n in range(256)]
+                              f"Cookie: eelchat={chat.cookies[n % (PEOPLE - OTHERS)]}") for n in range(256)]
     return [connection(chat, request) for request in requests]
 
 
@@ -186,7 +188,7 @@ def deletions(chat, count):
     answers = [request_deletion(chat, path, n) for n, path in enumerate(chat.large[:count])]
     for sock in answers:
         assert read_answer(sock) in (204, 303), "a channel is deleted"
-    time.sleep(10)
+    time.sleep(DELETED_S)
     return answers
 
 
@@ -200,7 +202,7 @@ def request_deletion(chat, path, n):
 
 
 ATTACKS = {"nothing": lambda chat: [],
-           "400 unread pages, one person": unread_of_one, "400 unread pages, 59 people": unread_of_many,
+           "400 unread pages, one person": unread_of_one, "400 unread pages, 52 people": unread_of_many,
            "256 replays, each from another transaction": replays, "960 connections that ask once": idle,
            "2,000 unfinished heads of 28 KB": heads, "empty frames on 20 sockets": empty_frames,
            "a channel of {:,} messages deleted": lambda chat: deletions(chat, 1),

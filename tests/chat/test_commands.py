@@ -2,11 +2,13 @@
 happens on failure."""
 import asyncio
 import datetime as dt
+import email.utils
 import html
 import json
 import random
 import re
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -558,6 +560,36 @@ async def test_a_subscription_follows_a_permanent_redirect_and_no_other(chat, ho
     await ann.later()
     assert [feed["feed/url"] for feed in documents(chat, "feed/url")] == [f"{host.url}/new"]
     assert (await ann.said())[2:] == ["Entry a", "Entry b", "Entry c", f"{ann.feed} has moved to {host.url}/new"]
+
+
+async def test_a_chain_of_redirects_moves_a_feed_as_far_as_it_is_permanent_and_a_loop_nowhere(chat, host, ann):  # noqa: F811
+    """One that is only away for a day would lose its address; one that leads in a circle, its subscriptions."""
+    def to(status, place):
+        return lambda request: web.Response(status=status, headers={"Location": place})
+    host.pages |= {"/feed": rss("a"), "/there": rss("a", "b")}
+    await ann.command(f"/subscribe {ann.feed}")
+    host.pages |= {"/feed": to(301, "/one"), "/one": to(308, "/two"), "/two": to(307, "/there")}
+    await ann.later()
+    assert [sub["sub/url"] for sub in documents(chat, "sub/url")] == [f"{host.url}/two"]
+    host.pages |= {"/two": to(301, "/one"), "/one": to(308, "/two")}
+    for _ in range(5):
+        await ann.later(24)
+    assert [sub["sub/url"] for sub in documents(chat, "sub/url")] == [f"{host.url}/two"]
+    assert "It redirected more than" in (await ann.said())[-1]
+    host.pages["/two"] = rss("a", "b", "c")
+    await ann.later(48)
+    assert (await ann.said())[-1] == "Entry c"
+
+
+def test_when_to_ask_again_is_a_number_of_seconds_or_a_date():
+    """A date that is not understood is a server asked again when it is down, and a word a fault of ours."""
+    def said(text):
+        return feed_reader.retry_after_s(SimpleNamespace(headers={"Retry-After": text}))
+    in_an_hour = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
+    assert said("120") == said(" 120 ") == 120
+    assert abs(said(email.utils.format_datetime(in_an_hour, usegmt=True)) - 3_600) < 60
+    for text in "", "soon", "-1", "9" * 30, "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2015 07:28:00 GMT", "1.5":
+        assert said(text) == 0, text
 
 
 async def test_an_address_in_another_spelling_is_the_same_feed(chat, host, ann):      # noqa: F811
