@@ -44,7 +44,9 @@ class Kept {
     this.#isLeft = true;
     this.#leaveAll();
   }
-  #leaveAll() { if (this.#person) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(this.posts())); }
+  #leaveAll() {
+    if (this.#person && !this.#isCleared) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(this.posts()));
+  }
   // Whoever signs out leaves nothing behind, whatever happens until the page has gone.
   clear() {
     this.#isCleared = true;
@@ -56,7 +58,7 @@ class Kept {
   posts() { return JSON.parse(sessionStorage.getItem("outbox") ?? "[]"); }
   keepPosts(posts) {
     this.#keep(sessionStorage, "outbox", posts.length ? JSON.stringify(posts) : "");
-    if (this.#isLeft && !this.#isCleared) this.#leaveAll();
+    if (this.#isLeft) this.#leaveAll();
   }
 
   // These four are all that reads or writes drafts: whoever brings them to a person's other devices begins here.

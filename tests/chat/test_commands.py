@@ -562,7 +562,7 @@ async def test_a_subscription_follows_a_permanent_redirect_and_no_other(chat, ho
     assert (await ann.said())[2:] == ["Entry a", "Entry b", "Entry c", f"{ann.feed} has moved to {host.url}/new"]
 
 
-async def test_a_chain_of_redirects_moves_a_feed_as_far_as_it_is_permanent_and_a_loop_nowhere(chat, host, ann):  # noqa: F811
+async def test_a_chain_of_redirects_moves_a_feed_as_far_as_it_is_permanent(chat, host, ann):      # noqa: F811
     """One that is only away for a day would lose its address; one that leads in a circle, its subscriptions."""
     def to(status, place):
         return lambda request: web.Response(status=status, headers={"Location": place})
