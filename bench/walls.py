@@ -23,6 +23,7 @@ from fanout import CORES, Chat, put
 
 PEOPLE, OTHERS = 60, 8                # of them so many are no attackers, and ask in turn
 LONGEST = ("http://a " * 50 + "🐟" + '"' * 10_000)[:10_000]      # of all texts, its markup is about the longest
+LONG_MESSAGES = 200
 LOADED = 5_000                        # messages in one transaction, while a channel is filled
 SMALL_CHANNEL = 2_000                 # messages of each of the other channels that are deleted at once
 CHANNELS = 12
@@ -39,11 +40,11 @@ class Attacked(Chat):
         super().__init__(people=PEOPLE)
 
     def _fill_channel(self, node, channel, mem, now):
-        for _ in range(200):
-            node.submit_tx([put(message(node, channel, mem, now, LONGEST))])
         comm = node.db().entity(channel)["chan/comm"]
         admin = node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]]})
         node.submit_tx([put(node.db().entity(id) | {"mem/roles": {"admin"}}) for id in admin])
+        for _ in range(LONG_MESSAGES):
+            node.submit_tx([put(message(node, channel, mem, now, LONGEST))])
         self.large = []
         for n, count in enumerate([self.messages] + [SMALL_CHANNEL] * (CHANNELS - 1) if self.messages else []):
             id = uuid.uuid4()
@@ -147,8 +148,9 @@ def unread_of_many(chat):
 
 
 def replays(chat):
-    """Handshakes from long ago, each from another transaction, by sockets that do not read."""
-    requests = [crowd.upgrade(chat.port, f"{chat.channel}/connect?after={n}",
+    """Handshakes from each of the last transactions, by sockets that do not read."""
+    newest = chat.newest()
+    requests = [crowd.upgrade(chat.port, f"{chat.channel}/connect?after={newest - n % LONG_MESSAGES}",
                               f"Cookie: eelchat={chat.cookies[n % (PEOPLE - OTHERS)]}") for n in range(256)]
     return [connection(chat, request) for request in requests]
 
@@ -203,7 +205,7 @@ def request_deletion(chat, path, n):
 
 ATTACKS = {"nothing": lambda chat: [],
            "400 unread pages, one person": unread_of_one, "400 unread pages, 52 people": unread_of_many,
-           "256 replays, each from another transaction": replays, "960 connections that ask once": idle,
+           "256 replays of 200 of the longest messages": replays, "960 connections that ask once": idle,
            "2,000 unfinished heads of 28 KB": heads, "empty frames on 20 sockets": empty_frames,
            "a channel of {:,} messages deleted": lambda chat: deletions(chat, 1),
            "twelve channels deleted at once": lambda chat: deletions(chat, CHANNELS)}

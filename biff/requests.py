@@ -204,7 +204,7 @@ def answering(system, rule, handler):
         if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
             log.info("Refused, for it comes from no page of ours: %s", _shown(request))
             raise web.HTTPForbidden()
-        if request.method not in UNSAFE and not is_upgrade:
+        if request.method != "POST" and not is_upgrade:        # posts are quick, and are committed together
             await _turn(system, request)
         ctx = await _ctx(system, request, is_stream)
         if request.method in UNSAFE and not has_token(ctx):
@@ -223,7 +223,7 @@ def answering(system, rule, handler):
 
 
 async def _turn(system, request):
-    """Waits for one's turn to read. Whatever is read comes from a snapshot that is taken after that."""
+    """Waits for one's turn. Whatever is read comes from a snapshot that is taken after that."""
     asking = {**system, "request": request}
     await system["biff/turns"].take(network_of(asking), cookie_of(asking) or "")
 

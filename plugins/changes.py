@@ -224,9 +224,9 @@ def changes_of(ctx, tx):
 
 
 def size_of(changes):
-    """About how many bytes it holds: each text twice, as a document and as a frame."""
-    texts = sum(len(str(message.get("msg/text"))) for made in changes.messages.values() for _, message in made)
-    return 500 + 100 * len(changes.ids) + 2 * texts
+    """About how many bytes it holds: of each message its text, and a frame in which five bytes may stand for a letter."""
+    texts = [str(message.get("msg/text")) for made in changes.messages.values() for _, message in made]
+    return 500 + 100 * len(changes.ids) + sum(sys.getsizeof(text) + 5 * len(text) for text in texts)
 
 
 def note(changes, hooks, id, old, new, written):

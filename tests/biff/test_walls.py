@@ -664,8 +664,8 @@ async def test_a_request_that_is_given_up_costs_no_turn():
     assert loop_turns < 10
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, say, is_there):
+@pytest.mark.parametrize("method, is_there", [("GET", True), ("DELETE", True), ("GET", False)])
+async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, say, method, is_there):
     """Without this, whoever asks for four hundred pages at once would hold up everybody until the last of them."""
     if not is_there:
         monkeypatch.setattr(biff.limits.Turns, "take", lambda *_: asyncio.sleep(0))
@@ -679,12 +679,14 @@ async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, s
 
     async def quick(ctx):
         return web.Response(text=f"{made}")
-    routes = [("GET", "/slow", biff.anyone, slow), ("GET", "/quick", biff.anyone, quick)]
+    routes = [(method, "/slow", biff.anyone, slow), ("GET", "/quick", biff.anyone, quick)]
+    monkeypatch.setattr(biff.requests, "is_ours", lambda *_: True)
+    monkeypatch.setattr(biff.requests, "has_token", lambda *_: True)
     async with running(tmp_path, {"routes": routes}) as system:
         crowd = [await opened(system["biff/port"], "127.0.0.1") for _ in range(200)]
         reader, writer = await opened(system["biff/port"], "127.0.0.2")
         for _, one in crowd:
-            one.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            one.write(f"{method} /slow HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         while not made:
             await asyncio.sleep(0)
         writer.write(b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -692,7 +694,7 @@ async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, s
         before = int(await reader.read(10))
         for _, one in [*crowd, (reader, writer)]:
             one.close()
-    say(f"200 requests of one address at once, {'in turns' if is_there else 'as they come'}: somebody else's is answered "
+    say(f"200 {method} requests of one address at once, {'in turns' if is_there else 'as they come'}: somebody else's is answered "
         f"after {before} of them, asked {'few' if is_there else 'nearly all'}")
     assert (before < 50) == is_there
 
