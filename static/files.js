@@ -140,7 +140,7 @@ class Attachments {
     this.box.focus();
   }
   #changed() {
-    const done = this.#files.filter(file => file.state === "done").map(({blob, request, ...known}) => known);
+    const done = this.#files.filter(file => file.state === "done").map(({blob, request, item, ...known}) => known);
     try {
       if (done.length) sessionStorage.setItem(this.#key(), JSON.stringify(done));
       else sessionStorage.removeItem(this.#key());
