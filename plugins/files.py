@@ -12,13 +12,9 @@ import collections
 import contextlib
 import datetime as dt
 import functools
-import hashlib
 import logging
 import os
-import pathlib
 import re
-import secrets
-import shutil
 import time
 import unicodedata
 import urllib.parse
@@ -28,7 +24,7 @@ from aiohttp import web
 from voluptuous import All, Length, Optional, Range, Schema
 
 import biff
-from plugins import pictures
+from plugins import file_bytes, pictures
 from plugins.places import Refused, entity_of, in_channel
 from store import delete, evict
 
@@ -44,7 +40,6 @@ UPLOADED_MB_A_PERSON = 500            # in an hour
 UPLOADS_AT_ONCE = 3                   # of one person; pages send one after the other
 UPLOADS_AT_ONCE_IN_ALL = 32           # each holds a piece in memory and a file open
 DOWNLOADS_A_PERSON = 1_200, 60        # a page of fifty messages with ten pictures each, twice in a minute
-DISK_MB_MIN = 500                     # that stay free: the store needs them, and a full disk ends the server
 PIECE_BYTES = 256 * 1024              # of a body, in memory at once
 PIECE_S_MAX = 30                      # for a piece to arrive: 9 KB a second, a poor telephone line
 UPLOAD_S_MAX = 600                    # for the whole of it
@@ -129,56 +124,7 @@ def in_words(size):
     return f"{size} bytes"
 
 
-# ── The bytes ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Bytes:
-    """The folder of the bytes: one file for each SHA-256, whole or not there. Names with a dot are not done yet."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.held: collections.Counter = collections.Counter()     # SHA-256 of what is being uploaded: no document names it yet
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for path in folder.glob("*.new"):     # a crash left them
-            path.unlink()
-        self.bytes = sum(self.path(name).stat().st_size for name in self.names())
-
-    def path(self, sha256):
-        return self.folder / sha256
-
-    def new_path(self):
-        return self.folder / f"{secrets.token_hex(16)}.new"
-
-    async def found(self, sha256):
-        """The path of the bytes; None if they are missing."""
-        path = self.path(sha256)
-        return path if path.exists() else None
-
-    async def keep(self, file_id, new):
-        """Takes the files that were written, {SHA-256: path}, under their names; they are on the disk then."""
-        await asyncio.to_thread(self._take, new)
-
-    def _take(self, new):
-        for sha256, path in new.items():
-            self.bytes += 0 if self.path(sha256).exists() else path.stat().st_size
-            path.rename(self.path(sha256))
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    async def drop(self, sha256, file_ids=()):
-        """Erases bytes that no document names."""
-        with contextlib.suppress(FileNotFoundError):
-            self.bytes -= self.path(sha256).stat().st_size
-            self.path(sha256).unlink()
-
-    def names(self):
-        return [entry.name for entry in os.scandir(self.folder) if re.fullmatch(r"[0-9a-f]{64}", entry.name)]
-
-    def has_room_for(self, size):
-        return shutil.disk_usage(self.folder).free - size > DISK_MB_MIN * 1024 ** 2
+# ── The bytes go with the documents ──────────────────────────────────────────────────────────────────────────
 
 
 def is_named(db, sha256):
@@ -187,33 +133,36 @@ def is_named(db, sha256):
 
 
 async def erase(ctx):
-    """A job: erases the bytes of files that are gone, if no other file has the same."""
-    for sha256 in ctx["biff/job"]:
-        await erase_unnamed(ctx, sha256)
+    """A job, {SHA-256: [id of a file]}: these files are gone, and their bytes go if no other file has the same."""
+    for sha256, ids in ctx["biff/job"].items():
+        await ctx["chat_bytes"].drop(sha256, ids, functools.partial(is_named_now, ctx))
 
 
-async def erase_unnamed(ctx, sha256):
-    kept = ctx["chat_bytes"]
-    if not kept.held[sha256] and not is_named(ctx["biff/node"].db(), sha256):
-        await kept.drop(sha256)
+def is_named_now(ctx, sha256):
+    return is_named(ctx["biff/node"].db(), sha256)
 
 
 def on_gone(ctx, tx):
     """What a transaction deleted may have been a file, or a message that named some."""
     node = ctx["biff/node"]
     gone = [op[1] for op in tx.ops if op[0] in ("delete", "evict") and type(op[1]) is uuid.UUID]
-    before, orphans, hashes = node.db(tx.tx_id - 1), [], set()
+    before, orphans = node.db(tx.tx_id - 1), []
+    hashes: dict = {}
     for id in gone:
-        document = before.entity(id) or {}
-        hashes |= {document[name] for name in ("file/sha256", "file/small") if name in document}
+        for sha256 in hashes_of(before.entity(id) or {}):
+            hashes.setdefault(sha256, []).append(id)
         orphans += biff.lookup_id_all(ctx["biff/db"], "file/msg", id)
     with contextlib.suppress(biff.QueueFullError):         # else the sweep finds them
         if hashes:
-            biff.submit_job(ctx, "erase-files", sorted(hashes))
+            biff.submit_job(ctx, "erase-files", hashes)
         if orphans:
             biff.submit_job(ctx, "release-files", orphans)
         if any(op[0] == "evict" and type(op[1]) is uuid.UUID for op in tx.ops):
             biff.submit_job(ctx, "sweep-files", None)      # the past does not tell any more what it named
+
+
+def hashes_of(file):
+    return {file[name] for name in ("file/sha256", "file/small") if name in file}
 
 
 async def release(ctx):
@@ -234,7 +183,7 @@ async def sweep(ctx):
     unposted = await db.aq({"find": "?file", "in": ["?too-old"], "where": [
         ["?file", "file/draft-of"], ["?file", "file/made-at", "?at"], [("<", "?at", "?too-old")]]}, too_old)
     for id in unposted:
-        await biff.submit_tx(ctx, [delete(id)])
+        await biff.submit_tx(ctx, functools.partial(forget_tx, id=id))
     orphans = await db.aq({"find": "?file", "where": [["?file", "file/msg", "?message"],
                                                       ("not", ["?message", "msg/channel"])]})
     if orphans:
@@ -242,16 +191,29 @@ async def sweep(ctx):
     await sweep_bytes(ctx)
 
 
+def forget_tx(ctx, id):
+    """A file that was not posted goes, unless it is posted by now."""
+    file = ctx["biff/db"].entity(id)
+    return [*biff.unchanged(ctx, id), delete(id)] if file and "file/draft-of" in file else []
+
+
 async def sweep_bytes(ctx):
-    for number, sha256 in enumerate(await asyncio.to_thread(ctx["chat_bytes"].names)):
-        await erase_unnamed(ctx, sha256)
+    kept = ctx["chat_bytes"]
+    for number, sha256 in enumerate(kept.names()):
+        await kept.drop(sha256, (), functools.partial(is_named_now, ctx))
         if number % SWEPT_AT_ONCE == 0:
             await asyncio.sleep(0)
+    orphans = await kept.orphans(lambda id: ctx["biff/node"].db().entity(id) is not None)
+    await erase(ctx | {"biff/job": orphans})
 
 
 async def use_files(system):
     """The folder of the bytes, what is going on, and the figures of both."""
-    system["chat_bytes"] = kept = Bytes(system["biff/config"]["data"] / "files")
+    try:
+        kept = await file_bytes.opened(system["biff/config"]["data"] / "files", system["biff/config"]["log"])
+    except Refused as refused:
+        raise biff.StartError(refused.sentence) from None
+    system["chat_bytes"] = kept
     system["chat_uploads"] = uploads = Uploads()
     node, metrics = system["biff/node"], system["biff/metrics"]
     metrics.gauge("files", "Files that the store names.", lambda: node.attribute_stats().get("file/name", 0))
@@ -377,31 +339,36 @@ def size_of(ctx):
 
 async def taken(ctx, size, new):
     """Writes the body, checks it, keeps its bytes, and then puts the document. `new` are paths that may be used."""
-    name, kept = clean_name(ctx["params"].get("name", "")), ctx["chat_bytes"]
+    name = clean_name(ctx["params"].get("name", ""))
     head = await written(ctx["request"], new[0], size)
     known = {"xt/id": file_id_of(ctx), "file/name": name, "file/type": type_of(head), "file/size": size}
     if known["file/type"] in PICTURES:
         known |= await remade(known, new)
     elif name.lower().endswith(PICTURE_NAMES):
         raise Refused(422, f"{name} is no picture, although its name says so.")
-    hashes = {await asyncio.to_thread(hash_of, path): path for path in new if path.exists()}
+    hashes = {await asyncio.to_thread(file_bytes.hash_of, path): path for path in new if path.exists()}
     known["file/sha256"] = next(iter(hashes))
     if "file/width" in known:
         known["file/small"] = list(hashes)[-1]
+    return await named(ctx, known, hashes)
+
+
+async def named(ctx, known, hashes):
+    """Keeps the bytes, {SHA-256: path}, then puts the document that names them, and returns it. Raises: Refused."""
+    kept, refusal = ctx["chat_bytes"], Refused(403, "The channel is not open to you any more.")
     kept.held.update(list(hashes))
     try:
         await kept.keep(known["xt/id"], hashes)
         await biff.submit_tx(ctx, functools.partial(upload_tx, known=known))
     except biff.ConstraintError:
-        raise Refused(429, too_many_unposted()) from None
+        refusal = Refused(429, too_many_unposted())
     finally:
         kept.held.subtract(list(hashes))
-        kept.held += collections.Counter()
+        kept.held += collections.Counter()                # drops those at zero
     file = ctx["biff/node"].db().entity(known["xt/id"])
     if file is None:
-        for sha256 in hashes:
-            await erase_unnamed(ctx, sha256)
-        raise Refused(403, "The channel is not open to you any more.")
+        await erase(ctx | {"biff/job": dict.fromkeys(hashes, [known["xt/id"]])})
+        raise refusal
     return file
 
 
@@ -433,11 +400,6 @@ async def remade(known, new):
             **({"file/frames": picture.frames} if picture.frames > 1 else {})}
 
 
-def hash_of(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def upload_tx(ctx, known):
     """Made anew for each attempt: nothing if the right is gone, or if a copy of this upload was faster."""
     if in_channel(ctx) or ctx["biff/db"].entity(known["xt/id"]):
@@ -460,8 +422,7 @@ async def read_off(ctx):
 
 async def remove_upload(ctx):
     """Takes back a file that was not posted."""
-    await biff.submit_tx(ctx, lambda ctx: [] if uploader(ctx) else [*biff.unchanged(ctx, ctx["file"]["xt/id"]),
-                                                                  delete(ctx["file"]["xt/id"])])
+    await biff.submit_tx(ctx, functools.partial(forget_tx, id=ctx["file"]["xt/id"]))
     return web.Response(status=204)
 
 
@@ -578,7 +539,10 @@ async def small_picture(ctx):
 
 async def answer_of(ctx, sha256, type, disposition):
     """The bytes, whole or the range that is asked for. A browser asks each time whether it still may have them."""
-    path = await ctx["chat_bytes"].found(sha256)
+    try:
+        path = await ctx["chat_bytes"].found(sha256)
+    except Refused as refused:
+        return biff.error(ctx, refused.status, refused.sentence)
     if path is None:
         log.error("The bytes of file %s are missing: put them back from a backup", ctx["file"]["xt/id"])
         return biff.error(ctx, 404, "The server has lost the bytes of this file. Tell those who run it.")

@@ -3,7 +3,8 @@
 
 const SLOW_MS = 2_000;            // then a pending message says that it is being sent
 
-const isPending = message => message.classList.contains("pending");
+// While htmx swaps a list, a stored message has the class of the pending one in whose place it comes, for a moment.
+const isPending = message => message.querySelector(":scope > .fate") !== null;
 const textOf = message => message.querySelector(":scope > .text, :scope > p");      // the element with what was said
 
 function element(tag, attributes, ...children) {
@@ -22,7 +23,7 @@ class Pending {
   show() {
     this.#forgetDone();
     const posts = this.#posts(), ids = new Set(posts.map(post => `message-${post.id}`));
-    for (const message of this.list.querySelectorAll(".pending")) if (!ids.has(message.id)) message.remove();
+    for (const message of this.list.querySelectorAll(".message:has(> .fate)")) if (!ids.has(message.id)) message.remove();
     const messages = posts.map(post => this.#shown(post) ?? this.#made(post));
     posts.forEach((post, n) => this.#tell(messages[n], post));
     this.#place(messages);

@@ -320,7 +320,7 @@ async def window(browser):
             if not any(re.search(pattern, text) for pattern in allow):
                 heard.append(f"window {person}, {kind}: {text}")
         page.on("console", lambda message: hear(message.type, f"{message.text} ({message.location.get('url', '')})"))
-        page.on("pageerror", lambda error: hear("error", str(error)))
+        page.on("pageerror", lambda error: hear("error", f"{error} {error.stack}"))
         return page
 
     yield open_window

@@ -11,8 +11,8 @@ import pytest
 
 import biff
 import eelchat
-from people import chat, kept_mails, a_chat, person      # noqa: F401
-from plugins import files
+from people import Person, a_chat, chat, kept_mails, person      # noqa: F401
+from plugins import file_bytes, files
 from store import delete, evict, put
 
 HTMX = {"HX-Request": "true"}
@@ -160,7 +160,7 @@ async def test_uploads_beyond_a_bound_are_refused_with_a_sentence(chat, two, mon
     monkeypatch.setattr(files, "UPLOADED_MB_A_PERSON", 0)
     answer = await ann.upload(channel, "a.txt", b"a")
     told[answer.status] = answer.body_text
-    monkeypatch.setattr(files, "DISK_MB_MIN", 10 ** 12)
+    monkeypatch.setattr(file_bytes, "DISK_MB_MIN", 10 ** 12)
     answer = await ann.upload(channel, "a.txt", b"a")
     told[answer.status] = answer.body_text.partition(" If you report")[0]
     assert told == {413: "The file has 1.0 MB; at most 1 MB can be sent.",
@@ -354,3 +354,82 @@ async def test_whatever_a_file_holds_it_runs_nothing(two):
             assert answer.headers["Content-Type"] in ("application/octet-stream", "application/pdf", "audio/ogg")
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+
+
+# ── Several servers on one log ───────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+async def servers(tmp_path, log_url, monkeypatch):
+    """Two servers on one log, each with a folder of its own."""
+    mails, started = kept_mails(monkeypatch), []
+    for name in "one", "two":
+        given = eelchat.initial_system({"data": str(tmp_path / name), "port": 0, "log": log_url})
+        started.append(await biff.start_system(eelchat.COMPONENTS, given) | {"mails": mails})
+    yield started
+    for system in started:
+        await biff.stop_system(system)
+
+
+async def settled(*systems):
+    """Each server has read the log to its end."""
+    newest = max(system["biff/node"].db().tx_id for system in systems)
+    await until(lambda: all(system["biff/node"].db().tx_id >= newest for system in systems))
+
+
+async def test_a_file_is_on_every_server_and_is_erased_on_all(servers, log_url):
+    """People on the other server would see a broken picture, or one that was deleted."""
+    import psycopg
+    one, two = servers
+    ann = Person(one)
+    try:
+        await ann.sign_in("ann@example.com")
+        channel, id = (await ann.new_channel())[1], uuid.uuid4()
+        (file,) = await ann.say_with(channel, "", "a.txt", bodies={"a.txt": bytes(3_000_000)}, post=id)
+        await settled(one, two)
+        assert len(on_disk(one)) == 1 and not on_disk(two)
+        ann.base = two["biff/base-url"]
+        got = await asyncio.gather(*(ann.get(f"{channel}/file/{file}") for _ in range(5)))
+        assert {len(answer.body_text) for answer in got} == {3_000_000} and on_disk(two) == on_disk(one)
+        await ann.post(f"{channel}/message/{id}", page=channel, headers=HTMX, method="DELETE")
+        await until(lambda: not on_disk(one) and not on_disk(two))
+        with psycopg.connect(log_url) as connection:
+            for table in "chat_files", "chat_file_pieces", "chat_file_uses":
+                async with asyncio.timeout(10):
+                    while connection.execute(f"select count(*) from {table}").fetchone() != (0,):
+                        connection.rollback()
+                        await asyncio.sleep(0.02)
+    finally:
+        await ann.browser.close()
+
+
+async def test_an_upload_and_an_erasure_of_the_same_bytes_agree(tmp_path, log_url):
+    """Of two servers one could erase what the other one was just given."""
+    one, two = [await file_bytes.opened(tmp_path / name, log_url) for name in ("one", "two")]
+    for n in range(20):
+        body = b"%d" % n
+        hashed, first, second = hashlib.sha256(body).hexdigest(), uuid.uuid4(), uuid.uuid4()
+
+        async def keep(kept, id):
+            path = kept.new_path()
+            path.write_bytes(body)
+            await kept.keep(id, {hashed: path})
+        await keep(one, first)
+        await asyncio.gather(one.drop(hashed, [first], lambda _: False), keep(two, second))
+        three = await file_bytes.opened(tmp_path / "three", log_url)
+        assert (await three.found(hashed)).read_bytes() == body
+        await two.drop(hashed, [second], lambda _: False)
+        three._unlink(hashed)
+        assert await three.found(hashed) is None
+
+
+async def test_the_folder_beside_postgres_keeps_within_its_bound(tmp_path, log_url, monkeypatch):
+    """The disk of each server would fill with all that anybody ever sent."""
+    monkeypatch.setattr(file_bytes, "CACHE_MB_MAX", 1)
+    kept, hashes = await file_bytes.opened(tmp_path / "one", log_url), []
+    for n in range(5):
+        path = kept.new_path()
+        path.write_bytes(bytes([n]) * 400_000)
+        hashes.append(file_bytes.hash_of(path))
+        await kept.keep(uuid.uuid4(), {hashes[-1]: path})
+    assert kept.bytes <= 1024 ** 2 and len(list((tmp_path / "one").iterdir())) == 2
+    assert (await kept.found(hashes[0])).stat().st_size == 400_000 and kept.bytes <= 1024 ** 2
