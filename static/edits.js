@@ -56,12 +56,12 @@ function openActions(list, act) {
   }
   list.addEventListener("keydown", event => {
     const by = {ArrowUp: -1, ArrowDown: 1}[event.key];
+    if (!by && going) arrive(going);                                 // what is pressed now is about that message
     if (by && event.target === list) { if (step(by)) event.preventDefault(); }
-    else if (event.key === "Enter" && event.target === list && (going ?? at)) {
+    else if (event.key === "Enter" && event.target === list && at) {
       event.preventDefault();
-      if (going) arrive(going);
       buttons.find(button => !button.hidden).focus();
-    } else if (event.key === "Escape") { going = null; hide(); }
+    } else if (event.key === "Escape") hide();
   });
   bar.addEventListener("keydown", event => {
     const shown = buttons.filter(button => !button.hidden), step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
