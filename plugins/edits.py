@@ -11,9 +11,10 @@ from voluptuous import Optional
 
 import biff
 from plugins.line import done
-from plugins.places import channel_path, entity_of, forbidden, gone_with_message, in_channel, text_of
+from plugins.places import channel_path, entity_of, fitting, forbidden, gone_with_message, in_channel, text_of
 from store import delete
 
+EDITS_MAX = 200                       # of one message: what reads its history reads a version for each, 2 MB at most
 VERSIONS_MAX = 50                     # shown of one message, the newest; people edit once or twice
 CHARS_MAX = 10_000                    # as many as a new message has
 
@@ -79,6 +80,8 @@ async def edit_message(ctx):
     if not least <= len(text) <= CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")
     if text not in (ctx["message"]["msg/text"], typed_now(ctx, ctx["message"])):
+        if len(ctx["biff/db"].history(ctx["message"]["xt/id"], documents=False)) > EDITS_MAX:
+            return biff.error(ctx, 422, f"A message is edited at most {EDITS_MAX} times. Write a new one.")
         await biff.submit_tx(ctx, functools.partial(edit_tx, text=text))
     return done(ctx)
 
@@ -114,7 +117,9 @@ async def versions(ctx):
     """The earlier versions of a message, the newest first."""
     past = [version for version in ctx["biff/db"].history(ctx["message"]["xt/id"], order="desc")
             if version.document and "msg/text" in version.document]
-    return biff.render(ctx, "edits/versions.html", versions=past[1:VERSIONS_MAX + 1], now=past[0] if past else None,
+    shown = past[1:VERSIONS_MAX + 1]
+    shown = shown[:fitting([version.document for version in shown])]
+    return biff.render(ctx, "edits/versions.html", versions=shown, now=past[0] if past else None,
                        back=channel_path(ctx["channel"]), is_part="HX-Request" in ctx["request"].headers)
 
 

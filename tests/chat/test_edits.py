@@ -9,7 +9,7 @@ import pytest
 
 import biff
 from people import chat, person, texts      # noqa: F401
-from plugins import edits
+from plugins import edits, places
 from store import delete, put
 from test_browser import two_in_a_channel, until_texts, write
 from test_chat import id_of
@@ -56,6 +56,25 @@ async def test_a_text_that_is_the_same_is_no_edit(chat, three):      # noqa: F81
     for bad in "", " \n", "\u200b\u3164", "x" * (edits.CHARS_MAX + 1):
         assert (await edit(bob, message, bad)).status == 422
     assert texts((await bob.get(channel)).body_text) == ["frist"]
+
+
+async def test_a_message_is_edited_so_often_and_no_more(three, monkeypatch):
+    """One message that was edited ten thousand times would be a hundred megabytes for each look at its history."""
+    ann, bob, _, channel, message = three
+    monkeypatch.setattr(edits, "EDITS_MAX", 3)
+    assert [(await edit(bob, message, f"text {n}")).status for n in range(5)] == [204] * 3 + [422] * 2
+    assert "at most 3 times" in (await edit(bob, message, "once more")).body_text
+    assert texts((await ann.get(channel)).body_text) == ["text 2"]
+
+
+async def test_earlier_versions_are_shown_as_far_as_a_page_goes(three, monkeypatch):
+    """Fifty versions of the longest message are two and a half megabytes of markup."""
+    _, bob, _, _, message = three
+    monkeypatch.setattr(places, "PAGE_CHARS_MAX", 5_000)
+    for n in range(5):
+        await edit(bob, message, f"version {n} " + "x" * 1_990)
+    shown = re.findall(r"version (\d)", (await bob.get(f"{message}/versions")).body_text)
+    assert shown[-2:] == ["3", "2"] and "1" not in shown
 
 
 async def test_an_edit_and_a_deletion_reach_open_pages_and_those_that_come_back(three):
