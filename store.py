@@ -4103,7 +4103,7 @@ class _Parsed(NamedTuple):
     is_grouped: bool                  # find has aggregates
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     source: dict
-    searched: tuple                   # what gives the words of searches, whose entities are counted likewise
+    searched: tuple                   # what gives the words of searches, and whether their entities are counted
     watched: tuple                    # ranges whose rows are counted before a plan is chosen
     plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
@@ -4639,18 +4639,12 @@ def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
             outside = given | _bound_by([other for other in clauses if other is not clause])
             if missing := set(clause.needs) - outside:
                 raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
-            if type(clause) is _Or:
-                _check_or(clause, outside)
-
-
-def _check_or(clause: _Or, outside: set[str]) -> None:
-    fresh = [{var for var in _bound_by(branch) - outside if not var.startswith("? ")} for branch in clause.inside]
-    if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
-        odd = min(differing[0])
-        raise QueryError(f"{_short(clause.source)}: {odd} is not in every branch; a branch of \"or\" must bind what "
-                         "the others bind, or use \"or-join\".")
-    for branch in clause.inside:
-        _check_clauses(branch, outside.union(clause.needs))
+            fresh = [{var for var in _bound_by(branch) - outside if var[1] != " "} for branch in clause.inside]
+            if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
+                raise QueryError(f"{_short(clause.source)}: {min(differing[0])} is not in every branch; a branch of "
+                                 "\"or\" must bind what the others bind, or use \"or-join\".")
+            for branch in clause.inside:
+                _check_clauses(branch, outside.union(clause.needs))
 
 
 def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
@@ -5699,7 +5693,9 @@ class _Shaper:
         joined = self._given + [clause for clause in where if clause not in late]
         self._check_searches(where)
         joiner.walked = self._newest(where)
-        block = joiner.join(_Block(), joined, self._wanted(late),
+        asked = {var for find in parsed.find for var in _find_vars(find)} | {c.e for c in late}
+        asked = (asked | {var for var, _ in parsed.order if type(var) is str}) - {c.v for c in late}
+        block = joiner.join(_Block(), joined, asked,
                             joiner.walked[0] or (None if shared.is_over else self._in_order(where)))
         if totals:
             return self._totalled(block, totals, where)
@@ -5809,11 +5805,6 @@ class _Shaper:
         of_it, file = [c for c in read if c.e == var], self._shared.file
         return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
             all(file.index.puts.get(file.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
-
-    def _wanted(self, late: tuple[_Triple, ...]) -> set[str]:
-        wanted = {var for find in self._parsed.find for var in _find_vars(find)}
-        wanted |= {var for var, _ in self._parsed.order if type(var) is str}
-        return (wanted | {c.e for c in late}) - {c.v for c in late}
 
     # Columns
 
@@ -7258,11 +7249,6 @@ def _comparable(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one is not None or type(one) in _NUMBERS and type(other) in _NUMBERS
 
 
-def _divided(*numbers: Any) -> Any:
-    first, *rest = numbers if len(numbers) > 1 else (1, *numbers)
-    return functools.reduce(_ratio, rest, first)
-
-
 def _quotient(one: Any, other: Any) -> Any:
     quotient = abs(one) // abs(other)
     return quotient if (one < 0) == (other < 0) else -quotient
@@ -7300,19 +7286,14 @@ def _re_result(found: Any) -> Any:
     return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
 
 
-def _get_else(db: Db, e: Any, a: str, default: Any) -> Any:
-    value = (db.entity(e) or {}).get(a)
-    return default if value is None else value
-
-
 def _is_a(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
 
 
 _ARITHMETIC: dict[str, Callable] = {
     "+": lambda *n: sum(n), "-": lambda *n: -n[0] if len(n) == 1 else functools.reduce(operator.sub, n),
-    "*": lambda *n: math.prod(n), "/": _divided, "quot": _quotient,
-    "rem": lambda one, other: one - other * _quotient(one, other), "mod": operator.mod, "abs": abs,
+    "*": lambda *n: math.prod(n), "/": lambda *n: functools.reduce(_ratio, n if len(n) > 1 else (1, *n)),
+    "quot": _quotient, "rem": lambda one, other: one - other * _quotient(one, other), "mod": operator.mod, "abs": abs,
     "inc": lambda n: n + 1, "dec": lambda n: n - 1, "range": lambda *n: list(range(*n)),
     "max": lambda *n: max(n, key=_Ordered), "min": lambda *n: min(n, key=_Ordered), "rand-int": random.randrange,
     "zero?": lambda n: n == 0, "pos?": lambda n: n > 0, "neg?": lambda n: n < 0,
@@ -7369,7 +7350,8 @@ _COLLECTIONS: dict[str, Callable] = {
     "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
     "get-some": lambda db, e, *attributes: next(
         ([a, document[a]] for document in [db.entity(e) or {}] for a in attributes if a in document), None),
-    "get-else": _get_else, "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
+    "get-else": lambda db, e, a, default: default if (v := (db.entity(e) or {}).get(a)) is None else v,
+    "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
 }
 
 FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _COMPARISONS | _LOGIC | _TEXTS | _COLLECTIONS
