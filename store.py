@@ -4899,17 +4899,15 @@ class _Text:
         self._file, self._tables = file, []                 # type: _File, list[str]
         self.specs: list[tuple] = []
         self.stages = 0               # one upon the other, since the last one that is a table of its own
-        self._known: dict[tuple, str] = {}
+        self._known: dict[Any, str] = {}
 
     def param(self, *spec: Any) -> str:
         """The name of a parameter; `_PARAMETER` says what gives its value."""
-        place = self._known.get(spec) if spec[0] in _SHARED else None
-        if place is None:
+        key = spec if spec[0] in _SHARED else object()
+        if key not in self._known:
             self.specs.append(spec)
-            place = f"?{4 + len(self.specs)}"
-            if spec[0] in _SHARED:
-                self._known[spec] = place
-        return place
+            self._known[key] = f"?{4 + len(self.specs)}"
+        return self._known[key]
 
     def table(self, name: str, columns: list[str], sql: str, is_recursive: bool = False) -> str:
         self._tables.append(f"{name}({', '.join(columns)}) as{'' if is_recursive else ' materialized'} ({sql})")
@@ -6914,7 +6912,7 @@ class _Answers:
                 raise QueryError(f"order-by (\"created\", {target}) cannot be combined with the rest of the order.")
             keys = _sort_keys(columns[target])
             try:
-                if wanted is not None and wanted * 8 < len(places) and type(keys[0]) is not _Ordered:
+                if wanted is not None and wanted * 8 < len(places) and type(keys[0]) is not type(_Ordered(None)):
                     first = heapq.nlargest if is_descending else heapq.nsmallest
                     places = first(wanted, places, key=keys.__getitem__)
                 else:                 # compares neighbours, hence finds values that cannot be compared
@@ -7105,18 +7103,6 @@ def _outside(term: Any) -> Iterator[str]:
 
 # The order of values
 
-
-class _Ordered:
-    """A value in the order of order-by: None first, then by value; values of different types cannot be compared."""
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __lt__(self, other: _Ordered) -> bool:
-        return _compare(self.value, other.value) < 0
-
-
 _NUMBERS = frozenset((int, float, decimal.Decimal))      # they compare as numbers, whichever they are
 _ORDERLY = frozenset((bool, str, bytes, tuple, dt.datetime, dt.date, dt.time, dt.timedelta))
 
@@ -7141,6 +7127,9 @@ def _compare(one: Any, other: Any) -> int:
         return (one > other) - (one < other)
     except TypeError:
         raise QueryError(f"{_short(one)} and {_short(other)} have no order.") from None
+
+
+_Ordered = functools.cmp_to_key(_compare)     # a value in the order of order-by: None first, then by value
 
 
 # ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────
@@ -7473,16 +7462,15 @@ class _Absent(dict):
     """The id of an entity without a document, of which a pattern asks who refers to it."""
 
 
-class _Puller:
+class _Puller(NamedTuple):
     """Pulls on one reader. A document is whatever the cache has; only copies leave.
 
     A level is a list of documents, of `_Absent` and of None; beside it `made` has what becomes of each. `trails` has
     the keys of the entities that led to each, where a pattern recurs.
     """
-    __slots__ = "db", "reader", "mode"
-
-    def __init__(self, db: Db, reader: _Reader, mode: str):
-        self.db, self.reader, self.mode = db, reader, mode
+    db: Db
+    reader: _Reader
+    mode: str
 
     def pull_documents(self, pattern: _Pattern, level: list) -> list:
         """The pattern applied to documents as the cache has them."""
