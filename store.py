@@ -3475,7 +3475,11 @@ class Db:
         low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
         high = OPEN if valid_to is None else _given_micros(valid_to, "valid_to")
         first, beyond = self._bound(tx_from, 0), self._bound(tx_to, OPEN)
-        spans = _first_drawn(self._all_rects(id)) if corrections else _merged(self._open_rects(id, beyond))
+        if corrections:               # of a version from one time on, the rectangle drawn first: cut ones are not new
+            drawn = sorted(self._all_rects(id), key=lambda rect: rect.tx_from, reverse=True)
+            spans = list({(rect.n, rect.vt_from): rect for rect in drawn}.values())
+        else:
+            spans = _merged(self._open_rects(id, beyond))
         spans = [rect for rect in spans
                  if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
@@ -3782,10 +3786,9 @@ class _WriterDb(Db):
         except sqlite3.Error as error:
             self._reader.fail(error)
 
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[tuple[_Reader, str]]:
+    def _asking(self) -> Any:
         self._file.index.flush()
-        yield self._reader, _NOW
+        return contextlib.nullcontext((self._reader, _NOW))
 
     def _at_hand(self, id: Any) -> None:
         """Nothing is at hand: `plain` tells of what is committed."""
@@ -3954,14 +3957,6 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
         else:
             merged.append(rect)
     return merged
-
-
-def _first_drawn(rects: Iterable[_Rect]) -> list[_Rect]:
-    """Of a version's rectangles that begin at one time, the one that was drawn first: a cut one is no new entry."""
-    first: dict = {}
-    for rect in sorted(rects, key=lambda rect: rect.tx_from):
-        first.setdefault((rect.n, rect.vt_from), rect)
-    return list(first.values())
 
 
 # ── Datalog: what a query says ───────────────────────────────────────────────────────────────────────────────
