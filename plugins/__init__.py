@@ -9,7 +9,7 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
   adds to that message's transaction; both may raise `places.Refused`; "settings": {name: biff.Setting};
 - "texts": [attribute], which `text-search` looks through;
 - "beside-text": f(ctx, text) → attributes kept beside a message's text, None for none; "typed": f(ctx, message) → its
-  text as its author would type it now;
+  text as its author would type it now; "held": f(db, message) → spans of its text that stand for something else;
 - "slots": {slot: template}, its part of the page: "head", "sidebar-head", "sidebar", "sidebar-foot", "welcome",
   "above-compose", "compose", "dialogs", "message-head", "message-top", "message-foot", "message-actions", "pick",
   "menu", "you"; "page": f(ctx) → values for them; "message": f(db, message) → values of a message, or "messages": f(db, messages) →

@@ -105,17 +105,13 @@ def readers_of(db, channel):
 
 # ── From an id to a name ─────────────────────────────────────────────────────────────────────────────────────
 
-NOBODY: dict = {"held": ()}
-
-
 def held_in(db, message):
-    """What stands in a message's text in the place of the names that its author typed."""
-    if not (spans := message.get("msg/mention-spans")):
-        return NOBODY
+    """What stands in a message's text in the place of the names that its author typed: (start, end, HTML)."""
     try:
-        return {"held": tuple((start + 0, end + 0, shown(db, message, id)) for start, end, id in spans)}
+        return tuple((start + 0, end + 0, shown(db, message, id))
+                     for start, end, id in message.get("msg/mention-spans") or ())
     except (TypeError, ValueError):                    # put past the schema
-        return NOBODY
+        return ()
 
 
 def shown(db, message, id):
@@ -166,6 +162,7 @@ PLUGIN = {
     "routes": [("GET", CHANNEL + "/names", in_channel, choices)],
     "beside-text": beside_text,
     "typed": typed_now,
-    "message": held_in,
+    "held": held_in,
+    "message": lambda db, message: {"held": held_in(db, message)},
     "scripts": ["mentions.js"],
 }

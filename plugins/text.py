@@ -23,7 +23,8 @@ from markupsafe import Markup, escape
 
 import biff
 from biff.pages import ADDRESS, ADDRESS_GOES_ON, LINKS_MAX, SENTENCE_MARKS, without_marks
-from plugins.places import signed_in
+from plugins.edits import CHARS_MAX, beside_text
+from plugins.places import in_channel, signed_in
 
 HTML_CHARS_MAX = 100_000              # of one message; 10,000 typed characters that are all escaped have 60,000
 MARKS_MAX = 400                       # characters outside code blocks that may begin or end something: 4 ms
@@ -36,6 +37,9 @@ EMOJI_ALONE_MAX = 3                   # a message of so many and nothing else is
 EMOJI_CHARS_MAX = 200                 # of such a message, names included
 CHOICES_MAX = 8                       # emoji or names that are offered at once
 ASKS_A_PERSON = 240, 60               # completions in a minute: each letter of a name asks
+PREVIEWS_A_PERSON = 30, 60            # in a minute
+
+CHANNEL = "/community/{id}/channel/{channel_id}"
 
 # Whatever can begin markup. A text without any of it is plain.
 MARKUP = re.compile(r"[*_~`]|\]\(|\\[\[\]>@:-]|^[ \t]*(?:> |- |\d{1,9}\. )", re.MULTILINE)
@@ -402,4 +406,22 @@ async def emoji_choices(ctx):
         {"typed": f"{sign} ", "sign": sign, "shown": f":{name}:"} for sign, name in shown.items()])
 
 
-PLUGIN = {"filters": {"said": said}, "routes": [("GET", "/emoji", signed_in, emoji_choices)], "scripts": ["complete.js"]}
+async def preview(ctx):
+    """How a text would be shown as a message in this channel, by the same templates. Nothing is stored."""
+    if not biff.is_allowed(ctx, (("previews", ctx["uid"]), *PREVIEWS_A_PERSON)):
+        return biff.error(ctx, 429)
+    text = ctx["params"].get("text", "").strip()
+    if len(text) > CHARS_MAX:
+        return biff.error(ctx, 422, f"A message has 1 to {CHARS_MAX:,} characters; this one has {len(text):,}.")
+    message = {"xt/id": ctx["channel"]["xt/id"], "msg/mem": ctx["mem"]["xt/id"], "msg/text": text,
+               "msg/channel": ctx["channel"]["xt/id"], **beside_text(ctx, text)}
+    held = [plugin["held"](ctx["biff/db"], message) for plugin in ctx["biff/plugins"] if "held" in plugin]
+    return biff.render(ctx, "text/said.html", message=message, held=held[0] if held else ())
+
+
+PLUGIN = {
+    "filters": {"said": said},
+    "routes": [("GET", "/emoji", signed_in, emoji_choices), ("POST", CHANNEL + "/preview", in_channel, preview)],
+    "slots": {"compose": "text/compose.html"},
+    "scripts": ["complete.js", "preview.js"],
+}

@@ -164,6 +164,21 @@ async def test_names_are_offered_to_whom_may_call_them_by_any_part_of_them(three
     assert re.findall('data-typed="([^"]*)"', emoji) == ["🎉 "]
 
 
+async def test_a_preview_is_what_the_message_will_be_and_nothing_is_stored(chat, three, monkeypatch):      # noqa: F811
+    """Whoever looks first must see the same as everybody afterwards."""
+    ann, bob, _, channel = three
+    text, before = "**@Bob Bream**\n- `one` <b>\n- :tada:", chat["biff/node"].db().tx_id
+
+    async def previewed(text):
+        return await bob.post(f"{channel}/preview", {"text": text}, channel, {"HX-Request": "true"})
+    shown = (await previewed(text)).body_text
+    assert chat["biff/node"].db().tx_id == before
+    assert shown_in(f'id="message-x"{shown}', "x") == await said_in(bob, channel, text)
+    assert (await previewed("x" * 10_001)).status == 422
+    monkeypatch.setattr("plugins.text.PREVIEWS_A_PERSON", (2, 60))
+    assert [(await previewed("x")).status for _ in range(2)][-1] == 429
+
+
 async def test_spans_that_somebody_puts_past_the_schema_harm_no_page(chat, three):      # noqa: F811
     """One odd document would take the whole channel with it."""
     ann, _, _, channel = three
@@ -201,6 +216,13 @@ async def test_names_are_completed_by_keyboard_and_mark_whom_they_call(chat, thr
                                          for cookie in one.browser.cookie_jar])
         await shown.goto(one.base + channel)
         await until_live(shown)
+    await page.fill("#text", "**low** tide, @Eve\n- at *six*")
+    await page.click("#preview-button")
+    await page.wait_for_selector("#preview li em:text('six')")
+    assert await page.inner_text("#preview .mention") == "@Eve"
+    await shots(page, "preview")
+    await page.fill("#text", "")
+    assert await page.is_hidden("#preview") and await page.is_hidden("#preview-button")
     await page.type("#text", "hello @")
     await page.wait_for_selector("#text-options [role=option]")
     await page.wait_for_function("() => document.querySelector('#text').getAttribute('aria-activedescendant')")
