@@ -5983,7 +5983,7 @@ class _Shaper:
         if not is_whole and (parsed.names or not parsed.is_bare or place != 0):
             return None
         if find.kind == "pull" and find.pattern is _EVERYTHING:
-            finish = lambda db, reader, rows: list(map(_copied, db._contents([row[0] for row in rows], reader)))
+            finish = _quick_documents
         elif not is_whole and 0 in row.values:
             finish = lambda db, reader, rows: [row[0] for row in rows]
         elif not is_whole and find.kind == "var" and block.kinds.get(find.term) == _UUID_KIND:
@@ -6186,6 +6186,14 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         reader.deadline = None
 
 
+def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
+    young = db._file.documents.young
+    try:
+        return [_copied(young[row[0]][0]) for row in rows]
+    except KeyError:
+        return list(map(_copied, db._file.documents_of([row[0] for row in rows], reader)))
+
+
 @contextlib.contextmanager
 def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
     """The answers one by one, in one read transaction, until the block ends or the query's time is over."""
@@ -6302,7 +6310,10 @@ class _Run:
                 value = _known_value(self, spec)
                 ends.append(_interval(operator, value, self.cells.given(value), kind))
             lows, highs = zip(*ends)
-            self.bounded = tests, kind, max(lows, key=_cell_order), min(highs, key=_cell_order)
+            try:
+                self.bounded = tests, kind, max(lows), min(highs)
+            except TypeError:         # cells of several types
+                self.bounded = tests, kind, max(lows, key=_cell_order), min(highs, key=_cell_order)
         return self.bounded[2:]
 
     def member(self, place: int, cell: Cell) -> bool:
@@ -6434,18 +6445,13 @@ def _rows_json(run: _Run, index: int) -> str:
     if isinstance(values, dict) and binding.shape == "collection":
         values = None
     rows = _rows(values, binding, lambda: f"Argument {index + 1} is {_short(run.args[index])}")
-    return _json_rows(dict.fromkeys(tuple(map(given, row)) for row in rows))
-
-
-def _json_rows(rows: Iterable) -> str:
-    return json.dumps([[_json_cell(cell) for cell in row] for row in rows])
+    wanted = dict.fromkeys(tuple(map(given, row)) for row in rows)
+    return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
 
 def _rows(value: Any, binding: _Binding, what: Callable[[], str], each: Callable[[Any], Iterable] = iter) -> list[tuple]:
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
     width = len(binding.vars)
-    if binding.shape == "scalar":
-        return [(value,)]
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise QueryError(f"{what()}; {_shown(binding)} wants a collection.")
     if binding.shape == "tuple":
@@ -6593,28 +6599,21 @@ class _Cells:
             carriers = dict(self.reader.execute(find, (_json_cells(missing), number)).fetchall())
             for part in _batches(list(carriers.items())):
                 for (cell, _), document in zip(part, self.db._contents([n for _, n in part], self.reader)):
-                    for item in _several(document[a]) if document else ():
-                        if _is_hashed(item) and _cell(item) == cell:
-                            self.hashed[cell] = item
+                    self.hashed.update((cell, value) for value in _with_cell(cell, [document[a]] if document else ()))
 
     def _hashed_value(self, cell: bytes) -> Any:
         """A long value, from any version that carries it."""
-        supposed = self.db._supposed
-        contents = [op.data for op in supposed.contents.values()] if supposed is not None else ()
-        for document in itertools.chain(map(unpack, contents), self._carriers(cell)):
-            for value in document.values():
-                for item in _several(value):
-                    if _is_hashed(item) and _cell(item) == cell:
-                        return item
-        raise CorruptError(f"{self.db._file.path}: the index holds a value that no document has; reindex.")
-
-    def _carriers(self, cell: bytes) -> Iterator[dict]:
-        find = "select n from facts where p in (0, 1) and a = ? and v = ? limit 1"
+        supposed, file = self.db._supposed, self.db._file
+        contents = supposed.contents.values() if supposed is not None else ()
+        for value in _with_cell(cell, (value for op in contents for value in unpack(op.data).values())):
+            return value
         for a in (*self.attributes, "xt/id"):           # an entity stands for its id without a clause that names it
-            row = self.reader.execute(find, (self.db._file.index.attribute(a, self.reader), cell)).fetchone()
+            row = self.reader.execute("select n from facts where p in (0, 1) and a = ? and v = ? limit 1",
+                                      (file.index.attribute(a, self.reader), cell)).fetchone()
             document = self.db._content(row[0], self.reader) if row else None
-            if document is not None:
-                yield {a: document[a]}
+            for value in _with_cell(cell, [document[a]] if document is not None else ()):
+                return value
+        raise CorruptError(f"{file.path}: the index holds a value that no document has; reindex.")
 
 
 # Functions of a query
@@ -6637,11 +6636,11 @@ class _Calls:
 
     def call_json(self, number: int, cells: tuple) -> str:
         """The rows that a function's binding takes apart, as JSON."""
-        (call, _, binding), result, cell = self.run.plan.calls[number], self._called(number, cells), self.run.cell
-        if result is None and binding.shape != "scalar":
-            result = ()
-        rows = _rows(result, binding, lambda: f"{_short(call.head)} gave {_short(result)}", _distinct)
-        return _json_rows(map(cell, row) for row in rows)
+        result, cell = self._called(number, cells), self.run.cell
+        call, _, binding = self.run.plan.calls[number]
+        rows = [(result,)] if binding.shape == "scalar" else _rows(
+            () if result is None else result, binding, lambda: f"{_short(call.head)} gave {_short(result)}", _distinct)
+        return json.dumps([[_json_cell(cell(value)) for value in row] for row in rows])
 
     def _called(self, number: int, cells: tuple) -> Any:
         run = self.run
@@ -6776,11 +6775,14 @@ class _Answers:
         if parsed.is_page:
             columns = self._page(columns)
         elif not plan.is_direct or plan.late and plan.late_repeats or self.run.cells.is_private:
-            columns = _as_columns(_unique_rows(columns), columns)
+            unique = _unique_rows(columns)
+            if not any(find.kind == "pull" for find in parsed.find):
+                return self._shaped(unique)
+            columns = _as_columns(unique, columns)
         columns = self._pulled(columns)
         if self._may_repeat(columns):
-            columns = _as_columns(_unique_rows(columns), columns)
-        return self._shaped(columns)
+            return self._shaped(_unique_rows(columns))
+        return columns[0] if parsed.is_bare and not parsed.names else self._shaped(list(zip(*columns)))
 
     def streamed(self) -> Generator[Any, None, None]:
         """The answers as they are found, as far as the query allows that."""
@@ -6795,7 +6797,7 @@ class _Answers:
                 if skip or left is not None:
                     columns = [column[skip:None if left is None else skip + left] for column in columns]
                     skip, left = max(0, skip - found), None if left is None else left - len(columns[0])
-                yield from self._shaped(self._pulled(columns))
+                yield from self._shaped(list(zip(*self._pulled(columns))))
                 if left == 0:
                     return
                 run.reader.look_at_clock()
@@ -6813,7 +6815,8 @@ class _Answers:
                 break
             self.run.reader.look_at_clock()
         joined = itertools.chain.from_iterable
-        return [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
+        return parts[0] if len(parts) == 1 else \
+            [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
 
     def _totals(self, rows: list[tuple]) -> list[list]:
         """The groups that SQL has made. Of no row at all it makes a group of nulls and zeros, we make none."""
@@ -6938,15 +6941,16 @@ class _Answers:
             not find.is_telling or find.term not in self.plan.row.numbers and _looks_back(find.pattern)
             or column.count(None) > 1 for find, column in pulls)
 
-    def _shaped(self, columns: list[list]) -> list:
+    def _shaped(self, rows: list[tuple]) -> list:
         if self.parsed.names:
-            return [dict(zip(self.parsed.names, row)) for row in zip(*columns)]
-        return columns[0] if self.parsed.is_bare else list(zip(*columns))
+            return [dict(zip(self.parsed.names, row)) for row in rows]
+        return [row[0] for row in rows] if self.parsed.is_bare else rows
 
 
-def _is_hashed(value: Any) -> bool:
-    """Whether the cell of a value may be a hash."""
-    return type(value) in _HASHED or isinstance(value, enum.Enum)
+def _with_cell(cell: bytes, values: Iterable) -> Iterator[Any]:
+    """The values, or values in them, that a cell is the hash of."""
+    return (item for value in values for item in _several(value)
+            if (type(item) in _HASHED or isinstance(item, enum.Enum)) and _cell(item) == cell)
 
 
 def _batches(rows: Any, first: int = BATCH_ROWS) -> Iterator[list]:
@@ -7050,14 +7054,14 @@ class _Aggregate:
         self._extra, self._arg = args[:-1], args[-1]
         running = _RUNNING.get(head) if type(head) is str and not self._extra else None
         function = None if running else answers.run.calls.aggregate(head)
-        made: Any = running or (lambda value: [value], lambda kept, value: kept.append(value) or kept, function, True)
-        self._begin, self._add, self._result, self._needs_values = made
+        start, *made = running or (list, lambda kept, value: kept.append(value) or kept, function, True)
+        self._add, self._result, self._needs_values = made
         self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
-        self._kept: dict[Any, Any] = {}      # of each group
+        self._kept: Any = collections.defaultdict(start)      # of each group
 
     def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
         """Adds rows, which belong to the groups `keys`, to what is kept of each group."""
-        answers, arg, kept, begin, add = self._answers, self._arg, self._kept, self._begin, self._add
+        answers, arg, kept, add = self._answers, self._arg, self._kept, self._add
         if self._needs_values or not _is_var(arg):
             column = answers.values(arg, rows, late)
             column = column if self._needs_values else list(map(_key_of, column))
@@ -7065,7 +7069,7 @@ class _Aggregate:
             column = answers.keys(arg, rows, late)        # what tells values apart is enough
         with _blaming(self._term, self._is_ours):
             for key, value in zip(keys, column):
-                kept[key] = add(kept[key], value) if key in kept else begin(value)
+                kept[key] = add(kept[key], value)
 
     def results(self, groups: Iterable, rows: list[tuple], late: list[list]) -> list:
         """The result of each group; `rows` has the first row of each, for other arguments."""
@@ -7076,14 +7080,13 @@ class _Aggregate:
 
 
 _itself = lambda value: value
-_RUNNING: dict[str, tuple] = {        # how the first value is kept, how another is added, the result; whether of values
-    "count": (lambda value: 1, lambda kept, value: kept + 1, _itself, False),
-    "count-distinct": (lambda value: {value}, lambda kept, value: kept.add(value) or kept, len, False),
-    "sum": (lambda value: 0 + value, operator.add, _itself, True),
-    "avg": (lambda value: (0 + value, 1), lambda kept, value: (kept[0] + value, kept[1] + 1),
-            lambda kept: _ratio(*kept), True),
-    "min": (_itself, lambda kept, value: value if _compare(value, kept) < 0 else kept, _itself, True),
-    "max": (_itself, lambda kept, value: value if _compare(value, kept) > 0 else kept, _itself, True),
+_RUNNING: dict[str, tuple] = {        # what is kept at first, how a value is added, the result; whether it needs values
+    "count": (int, lambda kept, value: kept + 1, _itself, False),
+    "count-distinct": (set, lambda kept, value: kept.add(value) or kept, len, False),
+    "sum": (int, operator.add, _itself, True),
+    "avg": (lambda: (0, 0), lambda kept, value: (kept[0] + value, kept[1] + 1), lambda kept: _ratio(*kept), True),
+    "min": (lambda: ..., lambda kept, value: value if kept is ... or _compare(value, kept) < 0 else kept, _itself, True),
+    "max": (lambda: None, lambda kept, value: value if _compare(value, kept) > 0 else kept, _itself, True),
 }
 
 
@@ -7491,8 +7494,9 @@ class _Puller(NamedTuple):
             return [None] * len(level)
         has_star, is_back = pattern[0] == _EVERYTHING[0], _Absent in map(type, level)
         documents = [None if type(one) is _Absent else one for one in level] if is_back else level
-        made: list = [None if one is None else _copied(one) if has_star and document is not None else {}
-                      for one, document in zip(level, documents)]
+        made: list = [None if one is None else _copied(one) if has_star else {} for one in documents]
+        if is_back:
+            made = [{} if type(one) is _Absent else into for one, into in zip(level, made)]
         for element in pattern[has_star:]:
             if element.pattern is not None:
                 self._pull_join(element, pattern, level if element.back else documents, made, trails)
