@@ -30,9 +30,10 @@ function openDrawer() {
     button.focus();
   }
   button.addEventListener("click", () => isOpen() ? close() : open());
-  document.addEventListener("keydown", event => { if (event.key === "Escape") close(); });
+  const isInDialog = event => event.target.closest?.("dialog") || document.querySelector("dialog[open]");
+  document.addEventListener("keydown", event => { if (event.key === "Escape" && !isInDialog(event)) close(); });
   document.addEventListener("click", event => {
-    if (!side.contains(event.target) && !button.contains(event.target)) close();
+    if (!side.contains(event.target) && !button.contains(event.target) && !isInDialog(event)) close();
   });
   addEventListener("popstate", () => { if (isOpen()) { set(false); button.focus(); } });
   narrow.addEventListener("change", () => { if (!narrow.matches) close(); });

@@ -20,6 +20,15 @@ document.addEventListener("click", async event => {
   setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
 });
 
+// Of the people who are listed, those stay whose name has what is typed; Enter asks the server about all others.
+function filterPeople(query) {
+  const wanted = query.value.trim().toLowerCase(), list = query.form.querySelector(".people") ?? $("member-list");
+  for (const person of list?.querySelectorAll(".person") ?? [])
+    person.hidden = !person.querySelector("b").textContent.toLowerCase().includes(wanted);
+}
+const queries = ["member-query", "picker-query"].map($).filter(Boolean);
+for (const query of queries) query.addEventListener("input", () => filterPeople(query));
+
 // The list of members is the same for everybody: which of them is the reader is marked here.
 function markReader() {
   const mine = document.querySelector(".settings[data-mem]")?.dataset.mem;
@@ -27,5 +36,5 @@ function markReader() {
     person.classList.toggle("mine", person.dataset.mem === mine);
 }
 
-document.addEventListener("htmx:after:swap", () => { markReader(); tellTimes(document); });
+document.addEventListener("htmx:after:swap", () => { markReader(); tellTimes(document); queries.forEach(filterPeople); });
 markReader();
