@@ -15,8 +15,8 @@ from voluptuous import Optional, Schema
 import biff
 from plugins.changes import channel_of, person_frame
 from plugins.edits import MESSAGE, in_message
-from plugins.places import (channel_path, channels_for, in_channel, in_community, is_private, may_read, mem_in,
-                            people_in)
+from plugins.places import (channel_path, channels_for, channels_kept, community_path, in_channel, in_community,
+                            is_private, may_read, mem_in, people_in)
 
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
@@ -330,10 +330,17 @@ def landing(ctx):
     return unread + BEFORE_FIRST if 0 < unread < LANDING_MAX else 0
 
 
-def last_place(ctx):
-    """The channel that a person has read last: where they go on."""
+def go_on(ctx):
+    """From the list of communities to where one was in this one; at first to its first channel."""
+    channels = channels_kept(ctx, ctx["biff/db"], ctx["community"]["xt/id"])
+    first = channel_path(channels[0]) if channels else community_path(ctx["community"])
+    return biff.redirect(ctx, last_place(ctx, [ctx["mem"]["xt/id"]]) or first)
+
+
+def last_place(ctx, mems=None):
+    """The channel that a person has read last, by some of their memberships or by all; None if there is none."""
     db, positions = ctx["biff/db"], ctx["chat_positions"].moved
-    mems = biff.lookup_id_all(db, "mem/user", ctx["uid"])
+    mems = biff.lookup_id_all(db, "mem/user", ctx["uid"]) if mems is None else mems
     ats = [(at, channel_id) for (mem_id, channel_id), (_, at, _) in positions.items() if mem_id in mems]
     for mem_id in mems:
         ats += [(one["read/at"], one["read/channel"]) for one in biff.lookup_all(db, "read/mem", mem_id)
@@ -350,7 +357,7 @@ PLUGIN = {
     "schema": SCHEMA,
     "goes-with": {"channel": ["read/channel"]},
     "routes": [("POST", CHANNEL + "/read", in_channel, read), ("POST", MESSAGE + "/unread", in_message, unread_from),
-               ("POST", "/community/{id}/read", in_community, read_all), ("POST", CHANNEL + "/mute", in_channel, mute)],
+               ("GET", "/community/{id}/go", in_community, go_on), ("POST", "/community/{id}/read", in_community, read_all), ("POST", CHANNEL + "/mute", in_channel, mute)],
     "tasks": [{"task": put_positions, "schedule": biff.every(PUT_LOOK_S)}],
     "slots": {"dialogs": "unread/news.html", "message-actions": "unread/action.html", "head": "unread/head.html"},
     "page": page_values,

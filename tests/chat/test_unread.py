@@ -202,6 +202,23 @@ async def test_the_first_page_leads_to_where_one_was(two):
     assert (await bob.get("/app")).url.path == channel
 
 
+async def test_a_community_opens_where_one_was_in_it(two, person):      # noqa: F811
+    """Each change between two communities would end before a list of channels."""
+    ann, bob, channel, other = two
+    community = channel.partition("/channel")[0]
+    assert (await bob.get(f"{community}/go")).url.path == channel
+    await ann.say(channel, "a"), await ann.say(other, "b")
+    await read_to(bob, other)
+    elsewhere = (await bob.new_channel())[1]
+    await bob.say(elsewhere, "c"), await ann.join(elsewhere.partition("/channel")[0])
+    await read_to(bob, elsewhere)
+    assert (await bob.get(f"{community}/go")).url.path == other
+    assert (await bob.get("/app")).url.path == elsewhere
+    await ann.post(other, page=channel, method="DELETE"), await ann.post(channel, page=channel, method="DELETE")
+    assert (await bob.get(f"{community}/go")).url.path == community
+    assert (await (await person("eve@example.com")).get(f"{community}/go")).url.path == "/app"
+
+
 async def test_a_position_is_a_message_of_this_channel(two):
     """One could move a mark by what stands elsewhere, or by what one may not see."""
     ann, bob, channel, other = two
