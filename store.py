@@ -1584,6 +1584,7 @@ class _File:
             self.begin()
             derive()
             self.writer.execute("commit")
+            self.keep_wal_small(False)       # the write-ahead log is counted now, and not once more with the next commit
         except sqlite3.Error as error:
             raise StoreError(f"{failure} ({error}); {advice}") from error
         finally:

@@ -281,3 +281,17 @@ def test_random_searches_find_what_looking_at_each_text_does(size, seed, say, op
             node.verify()
     assert hits > asked / 10
     say(f"0 differences in {asked:,} searches that find {hits:,} texts, seed {seed} (asked: 0)")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_crash_before_the_first_checkpoint_leaves_a_store_that_opens(tmp_path, count):
+    """A chat whose machine lost power on its first day did not start any more: its file and log seemed to be strangers."""
+    path, crashed = tmp_path / "a.db", tmp_path / "crashed.db"
+    with contextlib.closing(store.open(path, text=["text"])) as node:
+        for n in range(count):
+            node.submit_tx([put({"xt/id": n, "text": "hello"})])
+        for end in "", "-wal":                         # as they lie on the disk at this moment
+            crashed.with_name(crashed.name + end).write_bytes(path.with_name(path.name + end).read_bytes())
+    with contextlib.closing(store.open(crashed, text=["text"])) as again:
+        assert again.latest_tx.tx_id == count and again.verify() == count
+        again.submit_tx([put({"xt/id": "more"})])
