@@ -54,8 +54,10 @@ async def complaint(one, query):
     return answer.status, re.search(r'role="alert"[^>]*>([^<]*)<', answer.body_text)[1].replace("&#39;", "'")
 
 
-async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat, ann):      # noqa: F811
+@pytest.mark.parametrize("few", [0, 2_000])
+async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat, ann, few, monkeypatch):      # noqa: F811
     """Without this, what was said last year would be lost among what was said since."""
+    monkeypatch.setattr(search, "FEW", few)
     ids = await said(chat, ann.channel, "The slow EEL", "no fish", "Ünïcödé éels, so slow", "東京都 のうなぎ")
     assert await found(ann, "eel") == [ids[2], ids[0]]
     assert await found(ann, "slow eel") == [ids[2], ids[0]] and await found(ann, '"slow eel"') == [ids[0]]
@@ -68,8 +70,10 @@ async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat,
     assert "Nothing was found in the channels that you see." in nothing and "<mark>" not in nothing
 
 
-async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person):      # noqa: F811
+@pytest.mark.parametrize("few", [0, 2_000])
+async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person, few, monkeypatch):      # noqa: F811
     """Without this, a word that everybody says would find nothing that one looks for."""
+    monkeypatch.setattr(search, "FEW", few)
     bob = await person("bob@example.com")
     await bob.join(ann.community)
     await bob.post("/name", {"name": "Bob"}, ann.channel)
@@ -109,8 +113,10 @@ async def test_a_filter_that_cannot_be_understood_gets_one_sentence(ann, monkeyp
     assert await complaint(ann, "eel") == (429, "That were many searches. Try again in a minute.")
 
 
-async def test_pages_of_older_hits_skip_nothing_and_repeat_nothing(chat, ann):      # noqa: F811
-    """Without this, the thirty-first hit could never be reached."""
+@pytest.mark.parametrize("few", [0, 2_000])
+async def test_pages_of_older_hits_skip_nothing_and_repeat_nothing(chat, ann, few, monkeypatch):      # noqa: F811
+    """Without this, the thirty-first hit could never be reached, where much was said or little."""
+    monkeypatch.setattr(search, "FEW", few)
     ids = await said(chat, ann.channel, *(f"eel {n}" for n in range(70)))
     path, seen = biff.url(f"{ann.community}/search", q="eel"), []
     for count in 30, 30, 10:
