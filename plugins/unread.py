@@ -1,13 +1,18 @@
 """Unread: what is new in each channel since a person has read it, on all of their pages.
 
-A reading position is the last message that a person has read, and so a place in the log's order; before the first one
-it is their membership. It moves when the end of a channel is in sight and the window has the focus. It is kept in
-memory and put into the store rarely: when its person has gone, and else after ten minutes. A page carries, for each
-channel, how many messages were unread when it was made; each new message adds its id, and the browser counts.
+A reading position is a tx_id: everything that the log holds up to it is read. Before the first one it is the
+transaction of the membership. It moves forward while the end of a channel is in sight and the window has the focus. A
+page says when that begins and when it ends; in between its person *follows* the channel: what is said there is read on
+all of their pages, and no message makes a page say anything. A position is kept in memory and put into the store
+rarely: when its person has gone, and else after ten minutes.
+
+A page carries, for each channel, how many messages were unread when it was made, up to COUNT_MAX; each new message adds
+its id, and the browser counts.
 """
-import collections
 import datetime as dt
+import itertools
 import uuid
+from typing import NamedTuple
 
 from aiohttp import web
 from voluptuous import Optional, Schema
@@ -20,9 +25,13 @@ from plugins.places import (channel_path, channels_for, channels_kept, community
 
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
-READS_A_PERSON = 120, 60              # in a minute: each catching up and each leaving, in a few windows
+READS_A_PERSON = 120, 60              # in a minute: each coming and each leaving, in a few windows
 HEARD_MAX = 10_000                    # positions that moved on other servers and are not in the store yet
 PUTS_MAX = 500                        # positions in one transaction
+PAGES_MAX = 8                         # pages that follow one channel for one person; the oldest is forgotten
+FOLLOWS = dt.timedelta(minutes=11)    # so long after a page said that it stays: it says so every ten minutes
+COUNT_MAX = 100                       # unread messages counted in a channel; it is shown as "99+"
+FIRST_LOOK = 10                       # messages of a channel that are looked at first: most people have read the others
 BEFORE_FIRST = 5                      # messages above the first unread one, to remember what it was about
 LANDING_MAX = 200                     # messages of a first page that begins at the first unread one
 
@@ -32,7 +41,8 @@ SCHEMA = {
         "xt/id": str,
         "read/mem": uuid.UUID,
         "read/channel": uuid.UUID,
-        Optional("read/upto"): uuid.UUID,         # a message; the channel itself, if nothing in it is read
+        Optional("read/tx"): int,
+        Optional("read/upto"): uuid.UUID,         # in the place of read/tx, as it was put before: the last message read
         Optional("read/at"): dt.datetime,
         Optional("read/is-muted"): bool,
     }, required=True),
@@ -40,14 +50,15 @@ SCHEMA = {
 
 
 class Positions:
-    """Reading positions that are not in the store yet: (mem, channel) → (message, when it moved, waiting since).
+    """What is not in the store yet, by (mem, channel): positions as (tx_id, when, waiting since), and who follows.
 
-    `heard` has those that moved on another server, which puts them into the store: (mem, channel) → (message, when).
+    `heard` has the positions that moved on another server, which puts them into the store: (tx_id, when).
     """
 
     def __init__(self):
         self.moved: dict = {}
         self.heard: dict = {}
+        self.followed: dict = {}      # → {page: (person, until when)}
 
     def move(self, mem_id, channel_id, upto, now):
         since = self.moved.get((mem_id, channel_id), (None, None, now))[2]
@@ -74,96 +85,221 @@ class Positions:
             return here[0] if here[1] >= there[1] else there[0]
         return (here or there or (None,))[0]
 
+    def follow(self, mem_id, channel_id, person, page, now):
+        pages = self.followed.setdefault((mem_id, channel_id), {})
+        pages.pop(page, None)
+        pages[page] = person, now + FOLLOWS
+        if len(pages) > PAGES_MAX:
+            del pages[next(iter(pages))]
+
+    def leave(self, mem_id, channel_id, page=""):
+        """One page does not follow the channel any more; without its name, none does."""
+        pages = self.followed.get((mem_id, channel_id), {})
+        pages.pop(page, None)
+        if not (page and pages):
+            self.followed.pop((mem_id, channel_id), None)
+
+    def leave_alone(self, present, now):
+        """Forgets pages of people who are not there any more, and those that say nothing; gives the people."""
+        gone = {(key, page): person for key, pages in self.followed.items() for page, (person, end) in pages.items()
+                if person not in present or end < now}
+        for key, page in gone:
+            self.leave(*key, page)
+        return set(gone.values())
+
 
 def reading_id(mem_id, channel_id):
     return f"reading {mem_id} {channel_id}"
 
 
-def reading_of(db, mem_id, channel_id):
-    return db.entity(reading_id(mem_id, channel_id)) or {}
+# ── What a person has read ───────────────────────────────────────────────────────────────────────────────────
 
 
-def readings_of(db, mem_id):
-    """All that is stored of what a member has read, by channel."""
-    return {one["read/channel"]: one for one in biff.lookup_all(db, "read/mem", mem_id)}
+class Read(NamedTuple):
+    """What the store knows of one member."""
+    joined: int                       # the transaction of the membership: what was said before is not new
+    upto: dict                        # channel id → tx_id
+    muted: list                       # ids of channels
 
 
-def upto_of(ctx, db, mem_id, channel_id):
-    """The last message that a member has read in a channel; their membership before the first one."""
+def read_by(ctx, db, mem_id):
+    return ctx["chat_kept"](ctx, db, ("read by", mem_id), lambda: stored_of(db, mem_id),
+                            lambda read: 200 * len(read.upto))
+
+
+def stored_of(db, mem_id):
+    found = biff.lookup_all(db, "read/mem", mem_id)
+    upto = {one["read/channel"]: position_in(db, one) for one in found}
+    return Read(said_in(db, mem_id), {id: tx_id for id, tx_id in upto.items() if tx_id},
+                [one["read/channel"] for one in found if one.get("read/is-muted")])
+
+
+def position_in(db, reading):
+    """The tx_id up to which a stored document says that one has read; 0 if it does not say."""
+    upto = reading.get("read/tx", 0) or ("read/upto" in reading and said_in(db, reading["read/upto"]))
+    return upto if type(upto) is int else 0
+
+
+def upto_of(ctx, read, mem_id, channel_id):
+    """The transaction up to which a member has read a channel."""
     moved = ctx["chat_positions"].of(mem_id, channel_id)
-    return moved or reading_of(db, mem_id, channel_id).get("read/upto", mem_id)
+    return read.upto.get(channel_id, read.joined) if moved is None else moved
 
 
-def counts_of(ctx, db, mem_id, channel_ids):
-    """How many messages of others a member has not read, by channel; those with none are left out."""
-    readings, of = readings_of(db, mem_id), ctx["chat_positions"].of
-    positions = [(id, of(mem_id, id) or readings.get(id, {}).get("read/upto", mem_id)) for id in channel_ids]
-    return dict(db.q({"find": ["?c", ("count", "?m")], "in": [[["?c", "?upto"], ...], "?me"],
-                      "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
-                                ("not", ["?m", "msg/mem", "?me"])]}, positions, mem_id)) if positions else {}
+def said_in(db, id):
+    """The transaction in which a message was first put; 0 if it was evicted since."""
+    history = db.history(id, documents=False)
+    return history[0].tx_id if history else 0
 
 
-def calls_of(ctx, db, mem_id, channel_ids):
-    """How many of those messages mention the member, or everybody, by channel; those with none are left out."""
-    called = [(id, upto_of(ctx, db, mem_id, id), who) for id in channel_ids for who in (mem_id, id)]
-    calls = db.q({"find": ["?c", "?m"], "in": [[["?c", "?upto", "?who"], ...], "?me"],
-                  "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
-                            ["?m", "msg/mentions", "?who"], ("not", ["?m", "msg/mem", "?me"])]},
-                 called, mem_id) if called else []
-    return collections.Counter(channel_id for channel_id, _ in set(calls))
+# ── What is new in a channel ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Recent:
+    """The newest messages of a channel, the newest first. It looks up where in the log one stands when it is asked."""
+    __slots__ = "ids", "mems", "called", "_said"
+
+    def __init__(self, found, former=None):
+        self.ids, self.mems = [one["xt/id"] for one in found], [one.get("msg/mem") for one in found]
+        self.called = {n: one["msg/mentions"] for n, one in enumerate(found) if one.get("msg/mentions")}
+        known = dict(zip(former.ids, former._said)) if former else {}
+        self._said = [known.get(id) for id in self.ids]
+
+    def said(self, db, n):
+        if self._said[n] is None:
+            self._said[n] = said_in(db, self.ids[n])
+        return self._said[n]
+
+    def after(self, db, upto):
+        """How many of them were said after a transaction."""
+        low, high = 0, len(self.ids)
+        if not high or self.said(db, 0) <= upto:
+            return 0
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self.said(db, middle) > upto else (low, middle)
+        return low
+
+    def counts(self, after, mem_id, channel_id):
+        """Of so many newest messages those of others, and those that mention the member, or everybody."""
+        calls = sum(n < after and self.mems[n] != mem_id and (mem_id in ids or channel_id in ids)
+                    for n, ids in self.called.items())
+        return after - self.mems[:after].count(mem_id), calls
+
+    def size(self):
+        return 250 * len(self.ids)
+
+
+def recent_of(ctx, db, channel_id, count):
+    """So many of the newest messages of a channel, kept until one comes or goes."""
+    keep, key = ctx["chat_kept"], (f"newest {count}", channel_id)
+    return keep(ctx, db, key, lambda: Recent(newest(db, channel_id, count), keep.former(key)), Recent.size)
+
+
+def newest(db, channel_id, count, without=None):
+    """The newest messages, without those of one member: their ids, who said them, and whom they mention."""
+    query = {"find": ("pull", "?m", ["xt/id", "msg/mem", "msg/mentions"]), "in": ["?c"], "limit": count,
+             "where": [["?m", "msg/channel", "?c"]], "order-by": [[("created", "?m"), "desc"]]}
+    if without is None:
+        return biff.q(db, query, channel_id)
+    query |= {"in": ["?c", "?me"], "where": [*query["where"], ("not", ["?m", "msg/mem", "?me"])]}
+    return biff.q(db, query, channel_id, without)
+
+
+def count_of(ctx, db, channel_id, mem_id, upto):
+    """How many messages of others were said in a channel after a transaction, and how many of them call the member.
+
+    At most COUNT_MAX messages are read, so that it never costs more.
+    """
+    for count in FIRST_LOOK, COUNT_MAX:
+        recent = recent_of(ctx, db, channel_id, count)
+        after = recent.after(db, upto)
+        if after < count:
+            break
+    others, calls = recent.counts(after, mem_id, channel_id)
+    if after == others or after < COUNT_MAX:
+        return others, calls
+    recent = Recent(newest(db, channel_id, COUNT_MAX, mem_id))         # one's own are among them
+    return recent.counts(recent.after(db, upto), mem_id, channel_id)
+
+
+def counts_of(ctx, db, mem):
+    """By channel: how many messages of others a member has not read, up to which tx_id they have, how many call them.
+
+    A channel with none is left out, and so is one that the member follows.
+    """
+    read, mem_id, followed = read_by(ctx, db, mem["xt/id"]), mem["xt/id"], ctx["chat_positions"].followed
+    found = {}
+    for channel in channels_for(ctx, db, mem):
+        id = channel["xt/id"]
+        if (mem_id, id) not in followed:
+            upto = upto_of(ctx, read, mem_id, id)
+            count, calls = count_of(ctx, db, id, mem_id, upto)
+            if count:
+                found[id] = count, upto, calls
+    return found
 
 
 def first_unread(ctx, db, mem_id, channel_id):
-    """The oldest message of another that a member has not read, and how many there are; (None, 0) for none."""
-    unread = db.q({"find": "?m", "in": ["?c", "?upto", "?me"],
-                   "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?upto")],
-                             ("not", ["?m", "msg/mem", "?me"])],
-                   "order-by": [[("created", "?m"), "asc"]], "limit": LANDING_MAX},
-                  channel_id, upto_of(ctx, db, mem_id, channel_id), mem_id)
-    return (unread[0], len(unread)) if unread else (None, 0)
+    """The oldest message of another that a member has not read, and how many there are from it on; (None, 0) for none,
+    or for more than LANDING_MAX.
+    """
+    upto = upto_of(ctx, read_by(ctx, db, mem_id), mem_id, channel_id)
+    if not count_of(ctx, db, channel_id, mem_id, upto)[0]:
+        return None, 0
+    recent = recent_of(ctx, db, channel_id, LANDING_MAX)
+    places = [n for n in range(recent.after(db, upto)) if recent.mems[n] != mem_id]
+    return (recent.ids[places[-1]], places[-1] + 1) if places and places[-1] + 1 < LANDING_MAX else (None, 0)
 
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def read(ctx):
-    """The page has shown its reader the channel up to a message. Nothing is written: their other pages hear of it."""
+    """A page has shown its reader the channel up to a transaction, and stays there, or is left. Nothing is written."""
     if not biff.is_allowed(ctx, (("positions", ctx["uid"]), *READS_A_PERSON)):
         return biff.error(ctx, 429)
-    if upto := message_in(ctx, ctx["params"].get("upto", "")):         # else it went while its reader looked at it
-        moved(ctx, ctx["channel"]["xt/id"], upto)
+    upto, page = ctx["params"].get("upto", ""), ctx["params"].get("page", "")[:36]
+    if not (upto.isascii() and upto.isdigit() and len(upto) < 16):
+        return web.Response(status=204)
+    key, has_page = (ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]), bool(page)
+    upto = min(int(upto), ctx["biff/node"].db().tx_id)
+    if upto <= upto_of(ctx, read_by(ctx, ctx["biff/db"], key[0]), *key):
+        upto = None
+    move(ctx, key[1], upto, page, has_page and "stays" in ctx["params"])
+    tell(ctx, ctx["uid"])
     return web.Response(status=204)
 
 
-def message_in(ctx, text):
-    """The id of a message that stands, or stood, in this channel; None for any other text."""
-    try:
-        id = uuid.UUID(text)
-    except ValueError:
-        return None
-    said = ctx["biff/db"].entity(id) or next((one.document for one in ctx["biff/db"].history(id) if one.document), None)
-    return id if channel_of(said) == ctx["channel"]["xt/id"] else None
+def move(ctx, channel_id, upto, page="", stays=False, leaves=False):
+    """Other servers hear of it at once, for this person's pages there. They never put it into the store.
+
+    It is never a fact of the log before it is put. `upto` None moves nothing; `leaves` says that no page follows.
+    """
+    key, moment = (ctx["mem"]["xt/id"], channel_id), biff.now(ctx)
+    if upto is not None:
+        ctx["chat_positions"].move(*key, upto, moment)
+    note_page(ctx, key, ctx["uid"], page, stays, leaves, moment)
+    biff.notify(ctx, "read", *key, "" if upto is None else str(upto), moment.isoformat(), page,
+                "stays" if stays else "leaves" if leaves else "")
 
 
-def moved(ctx, channel_id, upto):
-    """A position has moved: in memory, and on this person's pages. It is never a fact of the log before it is put."""
-    move(ctx, channel_id, upto)
-    tell(ctx, ctx["uid"])
-
-
-def move(ctx, channel_id, upto):
-    """Other servers hear of it at once, for this person's pages there. They never put it into the store."""
-    moment, mem_id = biff.now(ctx), ctx["mem"]["xt/id"]
-    ctx["chat_positions"].move(mem_id, channel_id, upto, moment)
-    biff.notify(ctx, "read", mem_id, channel_id, upto, moment.isoformat())
+def note_page(system, key, person, page, stays, leaves, moment):
+    if stays:
+        system["chat_positions"].follow(*key, person, page, moment)
+    elif page or leaves:
+        system["chat_positions"].leave(*key, page)
 
 
 def on_read(system, server, *said):
-    """A position moved on another server."""
-    mem_id, channel_id, upto = map(uuid.UUID, said[:3])
-    mem, at = system["biff/node"].db().entity(mem_id) or {}, dt.datetime.fromisoformat(said[3])
+    """A position moved on another server, or a page there follows a channel or leaves it."""
+    mem_id, channel_id = map(uuid.UUID, said[:2])
+    upto, at, page, how = said[2], dt.datetime.fromisoformat(said[3]), said[4], said[5]
+    mem = system["biff/node"].db().entity(mem_id) or {}
     if "mem/user" in mem and at.tzinfo:
-        system["chat_positions"].hear(mem_id, channel_id, upto, at)
+        if upto:
+            system["chat_positions"].hear(mem_id, channel_id, int(upto), at)
+        note_page(system, (mem_id, channel_id), mem["mem/user"], page, how == "stays", how == "leaves", at)
         tell(system, mem["mem/user"])
 
 
@@ -176,22 +312,16 @@ def tell(ctx, person):
 
 async def unread_from(ctx):
     """Everything from this message on is new again."""
-    before = ctx["biff/db"].q({"find": "?m", "in": ["?c", "?this"], "limit": 1,
-                               "where": [["?m", "msg/channel", "?c"], [("created-before", "?m", "?this")]],
-                               "order-by": [[("created", "?m"), "desc"]]},
-                              ctx["channel"]["xt/id"], ctx["message"]["xt/id"])
-    moved(ctx, ctx["channel"]["xt/id"], before[0] if before else ctx["channel"]["xt/id"])
+    move(ctx, ctx["channel"]["xt/id"], said_in(ctx["biff/db"], ctx["message"]["xt/id"]) - 1, leaves=True)
+    tell(ctx, ctx["uid"])
     return web.Response(status=204)
 
 
 async def read_all(ctx):
     """Every channel of the community is read."""
     db = ctx["biff/db"]
-    ids = [channel["xt/id"] for channel in channels_for(ctx, db, ctx["mem"])]
-    for id in counts_of(ctx, db, ctx["mem"]["xt/id"], ids):
-        newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
-                       "order-by": [[("created", "?m"), "desc"]]}, id)
-        move(ctx, id, newest[0])
+    for id in counts_of(ctx, db, ctx["mem"]):
+        move(ctx, id, db.tx_id)
     tell(ctx, ctx["uid"])
     return web.Response(status=204) if "HX-Request" in ctx["request"].headers else biff.redirect(ctx, "/app")
 
@@ -214,12 +344,14 @@ async def put_positions(ctx, all=False):
     """Puts the positions of people who have gone, and those that wait for ten minutes; all when the server stops."""
     moved, db = ctx["chat_positions"].moved, ctx["biff/db"]
     present, long_ago = set(ctx["chat_clients"].people()), biff.now(ctx) - PUT_AFTER
+    for person in ctx["chat_positions"].leave_alone(present, biff.now(ctx)):
+        tell(ctx, person)
     due = [key for key, (_, _, since) in moved.items()
            if all or since <= long_ago or (db.entity(key[0]) or {}).get("mem/user") not in present][:PUTS_MAX]
     values = {key: moved[key] for key in due}
     await biff.submit_tx(ctx, lambda ctx: [
-        reading(*key) | {"read/upto": upto, "read/at": at} for key, (upto, at, _) in values.items()
-        if all_there(ctx["biff/db"], *key)])
+        reading(*key) | {"read/tx": upto, "read/upto": biff.DISSOC, "read/at": at}
+        for key, (upto, at, _) in values.items() if all_there(ctx["biff/db"], *key)])
     for key, value in values.items():
         if moved.get(key) == value:
             del moved[key]
@@ -246,9 +378,10 @@ def on_message(changes, id, old, new):
     private channel is told to the people in it alone.
     """
     before, after = channel_of(old), channel_of(new)
-    if before == after:
+    if before == after and all((old or {}).get(what) == (new or {}).get(what) for what in ("msg/mem", "msg/mentions")):
         return
-    said = changes.db.history(id)[0].tx_id if not (before and after) else 0
+    spoil(changes, before, after)
+    said = said_in(changes.db, id) if not (before and after) else 0
     for channel_id, message in (before, old), (after, new):
         channel = changes.db.entity(channel_id) if channel_id else None
         if not channel or "chan/comm" not in channel:
@@ -264,6 +397,11 @@ def on_message(changes, id, old, new):
             changes.touch_person(person, "new", (channel["chan/comm"], told))
 
 
+def spoil(changes, *channel_ids):
+    for id, count in itertools.product(filter(None, channel_ids), (FIRST_LOOK, COUNT_MAX, LANDING_MAX)):
+        changes.spoil(f"newest {count}", id)
+
+
 def touch_all(changes, channel):
     if not is_private(channel):
         changes.touch_members(channel["chan/comm"], "news")
@@ -274,6 +412,9 @@ def touch_all(changes, channel):
 def on_reading(changes, id, old, new):
     """A position that was put is told to its person's pages: they may be on another server."""
     mem_id = (new or old or {}).get("read/mem")
+    for document in old, new:
+        if document and "read/mem" in document:
+            changes.spoil("read by", document["read/mem"])
     if new and "read/at" in new:
         changes.ctx["chat_positions"].was_put(mem_id, new["read/channel"], new["read/at"])
     if mem_id and (mem := changes.db.entity(mem_id)) and "mem/user" in mem:
@@ -282,6 +423,8 @@ def on_reading(changes, id, old, new):
 
 def on_channel(changes, id, old, new):
     """Where a whole list is told anew, so are the numbers."""
+    if "chan/comm" in (old or {}) or "chan/comm" in (new or {}):
+        spoil(changes, id)
     if old and new and "chan/comm" in new:
         touch_all(changes, new)
         touch_all(changes, old)
@@ -302,17 +445,11 @@ def news_part(ctx, db, place, user, about):
 
 
 def news_of(ctx, db, mem):
-    ids = [channel["xt/id"] for channel in channels_for(ctx, db, mem)]
-    muted = [id for id, one in readings_of(db, mem["xt/id"]).items() if one.get("read/is-muted")]
-    counts = counts_of(ctx, db, mem["xt/id"], ids)
-    said = {id: said_in(db, upto_of(ctx, db, mem["xt/id"], id)) for id in counts}
-    return {"counts": counts, "said": said, "calls": calls_of(ctx, db, mem["xt/id"], counts), "muted": muted, "news_tx_id": db.tx_id, "news_mem": mem["xt/id"]}
-
-
-def said_in(db, id):
-    """The transaction in which a message was first put; 0 if it was evicted since."""
-    history = db.history(id, documents=False)
-    return history[0].tx_id if history else 0
+    """What is new for a member. One text has all counts: two hundred elements would be twice as long."""
+    counts, mem_id = counts_of(ctx, db, mem), mem["xt/id"]
+    return {"counts": " ".join(f"{id} {count} {upto} {calls}" for id, (count, upto, calls) in counts.items()),
+            "muted": read_by(ctx, db, mem_id).muted, "news_tx_id": db.tx_id, "news_mem": mem_id,
+            "followed": [id for other, id in ctx["chat_positions"].followed if other == mem_id]}
 
 
 def page_values(ctx):

@@ -1,16 +1,27 @@
 // What is new: counts in the sidebar, the title and the icon; the "New" line; and telling the server what was read.
 "use strict";
 
-const READ_AGAIN_MS = 30_000;     // while one reads what comes, the server hears of it this often; of catching up and leaving, at once
-const COUNT_MAX = 99;             // beyond, it is "99+"
+const FOLLOW_MS = 300;            // so long one reads before the server hears of it; of leaving it hears at once
+const FOLLOW_AGAIN_MS = 600_000;  // while one stays, it hears so again, and how far one has read
+const FOLLOW_LOST_MS = 5_000;     // at most, after a new connection
+const COUNT_MAX = 99;             // beyond, it is "99+"; the server counts one more, and no further
+const ASK_COUNT_MS = 3_000;       // at most, until a page asks for a count that it cannot know
+
+// What the page was made with: channel → [unread messages, the transaction up to which all is read, those that mention the reader].
+function countsOf(news) {
+  const words = news.dataset.counts.split(" "), counts = new Map();
+  for (let n = 0; n + 3 < words.length; n += 4) counts.set(words[n], [1, 2, 3].map(place => Number(words[n + place])));
+  return counts;
+}
 
 // How many messages of others are unread, by channel: those that the page was made with, those that came since, less those that went.
-// With `isCalls`, how many of them mention the reader, or everybody.
+// With `isCalls`, how many of them mention the reader, or everybody. `isUnsure` is a channel of which a message went, and of which the server has not counted all.
 function countNews(news, isCalls = false) {
-  const made = Number(news.dataset.tx), mine = news.dataset.mem, counts = new Map(), ids = new Set(), said = new Map();
+  const made = Number(news.dataset.tx), mine = news.dataset.mem, counts = new Map(), ids = new Set(), given = countsOf(news);
+  let isUnsure = null;
   const add = (channel, n) => counts.set(channel, Math.max(0, (counts.get(channel) ?? 0) + n));
   const items = [...news.children].map(item => ({id: item.id, ...item.dataset}));
-  for (const one of items) if (one.count) { add(one.channel, Number(isCalls ? one.calls ?? 0 : one.count)); said.set(one.channel, Number(one.said)); }
+  for (const [channel, [count, , calls]] of given) add(channel, isCalls ? calls : count);
   const gone = new Set(items.filter(one => one.id.startsWith("gone-")).map(one => one.id.slice(5)));
   for (const one of items) {
     const id = one.id.replace(/^(new|gone)-/, "");
@@ -18,19 +29,21 @@ function countNews(news, isCalls = false) {
     ids.add(one.id);
     if (isCalls && !(one.for ?? "").split(" ").some(id => id === mine || id === one.channel)) continue;
     if (one.id.startsWith("new-")) { if (!gone.has(id)) add(one.channel, 1); }
-    else if (said.has(one.channel) && Number(one.said) > said.get(one.channel) && Number(one.said) <= made) add(one.channel, -1);
+    else if (given.has(one.channel) && Number(one.said) > given.get(one.channel)[1] && Number(one.said) <= made) {
+      if (given.get(one.channel)[0] > COUNT_MAX) isUnsure = one.channel; else add(one.channel, -1);
+    }
   }
-  return counts;
+  for (const one of items) if ("followed" in one) counts.delete(one.channel);          // it is being read on another page
+  return {counts, isUnsure};
 }
 
 function watchNews() {
   const list = $("messages"), channels = $("channels"), here = location.pathname.match(/\/channel\/([\w-]+)$/)?.[1];
   const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href, loudIcon = document.querySelector("meta[name=icon-with-news]").content;
-  const path = `${location.pathname}/read`;
-  let sentUpto = null, sentAt = 0, timer = null, hasPending = false, stays = false;
-  const atEnd = () => list && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
-  const isReading = () => here && !stays && document.visibilityState === "visible" && document.hasFocus() && atEnd();
-  const lastId = () => [...list.querySelectorAll(".message:not(.pending)")].at(-1)?.id.slice("message-".length);
+  const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
+  let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null;
+  const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
+  const isReading = () => here && !isMarked && document.visibilityState === "visible" && document.hasFocus() && atEnd();
   const mutedOf = () => new Set([...$("news").querySelectorAll("[data-muted]")].map(one => one.dataset.channel));
 
   // Puts a mark on the element only where it changes: the observers below would hear themselves.
@@ -43,8 +56,9 @@ function watchNews() {
   }
   function show() {
     if (!$("news")) return;
-    if (isReading()) forget();
-    const counts = countNews($("news")), calls = countNews($("news"), true), muted = mutedOf();
+    look();
+    const {counts, isUnsure} = countNews($("news")), calls = countNews($("news"), true).counts, muted = mutedOf();
+    if (isUnsure) askCount(isUnsure);
     let total = 0;
     for (const link of document.querySelectorAll(".side-lists li a, .pick a")) {
       const id = link.pathname.split("/channel/")[1], count = counts.get(id) ?? 0;
@@ -58,19 +72,40 @@ function watchNews() {
     if (total) navigator.setAppBadge?.(total).catch(() => {}); else navigator.clearAppBadge?.().catch(() => {});
     if ($("read-all")) $("read-all").hidden = !total;
   }
-  function forget() {
-    let had = false;
-    for (const item of [...$("news").children]) if (item.dataset.channel === here && !("muted" in item.dataset)) { had ||= item.dataset.mem !== $("news").dataset.mem; item.remove(); }
-    if (had || hasPending) tellSoon(had && Date.now() - sentAt > READ_AGAIN_MS ? 300 : READ_AGAIN_MS);
+  // What is here is read while the end is in sight. The server hears when that begins and ends, and not of each message.
+  function look() {
+    const isHere = isReading();
+    if (isHere) {
+      seen = $("cursor").value;
+      if (forget() && isFollowing) tell();                         // marked as unread elsewhere
+    }
+    if (isHere && !isFollowing) timer ??= setTimeout(() => { timer = null; if (isReading()) { seen = $("cursor").value; tell(); } }, FOLLOW_MS);
+    if (!isHere && timer) { clearTimeout(timer); timer = null; }
+    if (!isHere && isFollowing) tell(true);
   }
-  function tellSoon(ms) { hasPending = true; timer ??= setTimeout(tell, ms); }
-  function tell() {
-    clearTimeout(timer); timer = null;
-    const upto = list && lastId();
-    if (!hasPending || !upto || upto === sentUpto) { hasPending = false; return; }
-    hasPending = false; sentUpto = upto; sentAt = Date.now();
+  // Takes what is here out of what is new; says whether the server had counted something of it.
+  function forget() {
+    const counts = countsOf($("news")), had = counts.delete(here);
+    if (had) $("news").dataset.counts = [...counts].flatMap(([id, given]) => [id, ...given]).join(" ");
+    for (const item of [...$("news").children]) if (item.dataset.channel === here && item.id) item.remove();
+    return had;
+  }
+  function tell(isLeaving = false) {
+    isFollowing = !isLeaving;
+    send(`${location.pathname}/read`, {upto: seen, page, ...(isLeaving ? {} : {stays: 1})}).catch(() => { isFollowing = isLeaving; });
+  }
+  async function send(path, fields) {
     const token = document.querySelector("[name='__anti-forgery-token']").value;
-    fetch(path, {method: "POST", keepalive: true, headers: {"X-CSRF-Token": token, "HX-Request": "true"}, body: new URLSearchParams({upto})}).catch(() => { sentUpto = null; });
+    const answer = await fetch(path, {method: "POST", keepalive: true, headers: {"X-CSRF-Token": token, "HX-Request": "true"}, body: new URLSearchParams(fields)});
+    if (!answer.ok) throw new Error(answer.status);
+  }
+  setInterval(() => { if (isFollowing) tell(); }, FOLLOW_AGAIN_MS);
+  // The server may have forgotten it meanwhile.
+  document.addEventListener("htmx:ws:after:connection", () => { if (isFollowing) setTimeout(() => { if (isFollowing) tell(); }, FOLLOW_LOST_MS * Math.random()); });
+  // A page that cannot know a count is told all of them; a thousand pages do not ask at once.
+  function askCount(channel) {
+    const base = location.pathname.split("/channel/")[0];
+    asks ??= setTimeout(() => { asks = null; send(`${base}/channel/${channel}/read`, {upto: 0}).catch(() => {}); }, ASK_COUNT_MS * Math.random());
   }
 
   // The "New" line stands before the first message that came while one did not read, until one leaves the channel.
@@ -93,20 +128,21 @@ function watchNews() {
     }).observe(list, {childList: true});
     list.addEventListener("scroll", show, {passive: true});
     messageActs.unread = async message => {
-      stays = true;                                                // until one goes elsewhere: else it would be read again at once
+      isMarked = true;                                             // until one goes elsewhere: else it would be read again at once
+      isFollowing = false;
       line = message.id;
       drawLine();
-      await ask("POST", `${pathOf(message)}/unread`);
+      await send(`${pathOf(message)}/unread`, {});
     };
   }
   new MutationObserver(() => show()).observe($("side"), {childList: true, subtree: true});
   new MutationObserver(() => show()).observe(document.querySelector("title"), {childList: true, characterData: true, subtree: true});
   new MutationObserver(() => show()).observe($("shell"), {childList: true});          // #news itself is replaced
   document.addEventListener("htmx:after:swap", show);
-  for (const event of ["focus", "blur"]) addEventListener(event, () => { show(); if (event === "blur") tell(); });
-  document.addEventListener("visibilitychange", () => { show(); if (document.visibilityState === "hidden") tell(); });
-  addEventListener("pagehide", tell);
-  $("read-all")?.addEventListener("click", () => ask("POST", `${location.pathname.split("/channel/")[0]}/read`));
+  for (const event of ["focus", "blur"]) addEventListener(event, show);
+  document.addEventListener("visibilitychange", show);
+  addEventListener("pagehide", () => { if (isFollowing) tell(true); });
+  $("read-all")?.addEventListener("click", () => send(`${location.pathname.split("/channel/")[0]}/read`, {}));
   document.addEventListener("keydown", event => { if (event.key === "Escape" && event.shiftKey && $("read-all")) $("read-all").click(); });
   show();
 }

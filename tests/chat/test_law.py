@@ -13,7 +13,7 @@ import pytest
 
 import biff
 import eelchat
-from plugins import changes, places, presence
+from plugins import changes, places, presence, unread
 from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, put
 
@@ -139,11 +139,9 @@ def counts(page):
     """What the browser counts on a page, by channel, as `countNews` of static/unread.js does; None where none are."""
     if (news := page.by_id("news")) is None:
         return None
-    made, mine, found, upto, ids = int(news.attributes["data-tx"]), news.attributes["data-mem"], {}, {}, set()
+    made, mine, ids, given = int(news.attributes["data-tx"]), news.attributes["data-mem"], set(), given_counts(news)
+    found = {channel: count for channel, (count, *_) in given.items()}
     items = [one.attributes for one in news.children if not isinstance(one, str)]
-    for one in items:
-        if "data-count" in one:
-            found[one["data-channel"]], upto[one["data-channel"]] = int(one["data-count"]), int(one["data-said"])
     gone = {one["id"][5:] for one in items if one.get("id", "").startswith("gone-")}
     for one in items:
         id, channel = one.get("id", ""), one["data-channel"]
@@ -152,9 +150,17 @@ def counts(page):
         ids.add(id)
         if id.startswith("new-"):
             found[channel] = found.get(channel, 0) + (id[4:] not in gone)
-        elif upto.get(channel, made) < int(one["data-said"]) <= made:
+        elif channel in given and given[channel][1] < int(one["data-said"]) <= made:
+            assert given[channel][0] < unread.COUNT_MAX, "a page asks here"
             found[channel] = max(0, found[channel] - 1)
-    return {channel: count for channel, count in found.items() if count}
+    followed = {one["data-channel"] for one in items if "data-followed" in one}
+    return {channel: count for channel, count in found.items() if count and channel not in followed}
+
+
+def given_counts(news):
+    """channel → (unread messages when the page was made, the transaction up to which all is read, those that call)."""
+    words = news.attributes["data-counts"].split()
+    return {words[n]: tuple(map(int, words[n + 1:n + 4])) for n in range(0, len(words), 4)}
 
 
 # ── A world in which things happen ─────────────────────────────────────────────────────────────────────────────
@@ -275,8 +281,10 @@ class World:
                 return [put(self.channels[one])]
             case 15 if self.node.db().entity(pick["xt/id"]):       # nobody has read what was never there
                 where = pick["msg/channel"]
-                return [put({"xt/id": f"reading {self.mem} {where}", "read/mem": self.mem, "read/channel": where,
-                             "read/upto": pick["xt/id"]})]
+                upto = self.random.choice([{"read/upto": pick["xt/id"]},
+                                           {"read/tx": self.random.randrange(self.node.db().tx_id)}])
+                return [put({"xt/id": f"reading {self.mem} {where}", "read/mem": self.mem, "read/channel": where}
+                            | upto)]
             case 22:
                 upto = self.random.choice([pick["xt/id"], self.direct["xt/id"]])
                 return [put({"xt/id": "hiding", "hide/mem": self.mem, "hide/channel": self.direct["xt/id"],
@@ -442,6 +450,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     monkeypatch.setattr(changes, "LOOKUPS_MAX", 10)
     monkeypatch.setattr(presence, "GATHER_S", 0.01)
     monkeypatch.setattr(presence, "TYPING_S", 2.2)
+    monkeypatch.setattr(unread, "COUNT_MAX", 1_000)
     compared = 0
     for n in range(size(4, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:

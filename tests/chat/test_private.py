@@ -389,7 +389,7 @@ async def test_what_is_new_in_private_is_counted_for_its_people_alone(three):
     told, not_told = [await heard(socket) for socket in sockets]
     assert f'id="new-{post}" data-channel="{ann.private[-36:]}"' in told and "new-" not in not_told
     pages = [(await one.get(one.public)).body_text for one in (bob, eve)]
-    assert [f'data-channel="{ann.private[-36:]}" data-count="1"' in page for page in pages] == [True, False]
+    assert [f'data-counts="{ann.private[-36:]} 1 ' in page for page in pages] == [True, False]
 
 
 async def test_a_direct_message_is_hidden_until_somebody_writes_or_opens_it(chat, person):      # noqa: F811

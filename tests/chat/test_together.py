@@ -278,14 +278,16 @@ async def test_what_is_read_on_one_server_is_read_on_the_other_within_a_second(t
     page, ids = parsed(text), re.findall(r'<article class="message[^"]*" id="message-([\w-]+)"', text)
     socket = await there.listen(channel)
     assert list(counts(page).values()) == [3]
-    for upto, left in (ids[1], [1]), (ids[2], []), (ids[0], [2]):
-        begun = time.monotonic()
-        await here.post(f"{channel}/read", {"upto": upto}, channel, {"HX-Request": "true"})
+    said = [str(unread.said_in(together[0]["biff/node"].db(), uuid.UUID(id))) for id in ids]
+    for what, left in ({"upto": said[1]}, [1]), ({"upto": said[2], "page": "a", "stays": "1"}, []), (None, [2]):
+        begun, path = time.monotonic(), f"{channel}/read" if what else f"{channel}/message/{ids[1]}/unread"
+        await here.post(path, what or {}, channel, {"HX-Request": "true"})
         async with asyncio.timeout(10):
             while list(counts(page).values()) != left:
                 apply(page, await socket.receive_str())
         took = time.monotonic() - begun
         assert list(counts(parsed((await there.get(channel)).body_text)).values()) == left, "a page that is loaded, too"
+        assert bool(together[1]["chat_positions"].followed) == bool(what and "stays" in what)
     assert together[1]["biff/node"].db().tx_id == before and not together[1]["chat_positions"].moved
     await unread.put_positions(biff.assoc_db(together[0]), all=True)
     await caught_up(together)

@@ -2,6 +2,7 @@
 import asyncio
 import datetime as dt
 import re
+import uuid
 
 import pytest
 
@@ -9,6 +10,7 @@ import biff
 from people import chat, person      # noqa: F401
 from plugins import unread
 from store import delete, put
+from test_browser import a_message, same_process, until_live
 from test_chat import id_of
 from test_law import apply, counts, parsed
 
@@ -30,9 +32,11 @@ async def unread_on(one, path):
     return {channel: count for channel, count in counts(page).items()}
 
 
-async def read_to(one, channel, n=-1):
+async def read_to(one, channel, n=-1, **more):
+    """As a page does that has shown the channel up to a message, the last one or an earlier one."""
+    db = one.chat["biff/node"].db()
     ids = re.findall(r'<article class="message[^"]*" id="message-([\w-]+)"', (await one.get(channel)).body_text)
-    return await one.post(f"{channel}/read", {"upto": ids[n]}, channel, HTMX)
+    return await one.post(f"{channel}/read", {"upto": str(unread.said_in(db, uuid.UUID(ids[n])))} | more, channel, HTMX)
 
 
 async def test_what_others_said_since_one_read_is_unread(two):
@@ -160,7 +164,9 @@ async def test_reading_writes_nothing_until_its_reader_goes_or_ten_minutes_pass(
     chat["biff/clock"] = lambda: clock() + dt.timedelta(minutes=11)
     await unread.put_positions(biff.assoc_db(chat))
     assert node.db().tx_id == before + 1 and not chat["chat_positions"].moved
-    await read_to(bob, channel, 0)
+    await ann.say(channel, "one more")
+    before = node.db().tx_id - 1
+    await read_to(bob, channel)
     await socket.close()
     while chat["chat_clients"].count:
         await asyncio.sleep(0.01)
@@ -219,14 +225,141 @@ async def test_a_community_opens_where_one_was_in_it(two, person):      # noqa: 
     assert (await (await person("eve@example.com")).get(f"{community}/go")).url.path == "/app"
 
 
-async def test_a_position_is_a_message_of_this_channel(two):
-    """One could move a mark by what stands elsewhere, or by what one may not see."""
-    ann, bob, channel, other = two
-    await ann.say(other, "b")
-    id = re.search(r'id="message-([\w-]+)"', (await ann.get(other)).body_text)[1]
-    await ann.post(f"{other}/message/{id}", page=other, headers=HTMX, method="DELETE")
-    assert (await bob.post(f"{other}/read", {"upto": id}, other, HTMX)).status == 204, "it may be gone by now"
-    await ann.say(channel, "unread")
-    for upto in id, "x", channel.rpartition("/")[2], "":
+async def test_a_position_is_in_the_log_and_goes_forward(two):
+    """A page that was away would make read messages new again, and a forged one would read what is yet to come."""
+    ann, bob, channel, _ = two
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    await read_to(bob, channel, 1)
+    for upto in "x", "", "-1", "0", "1", "²":
         assert (await bob.post(f"{channel}/read", {"upto": upto}, channel, HTMX)).status == 204
-        assert list((await unread_on(bob, other)).values()) == [1], "nothing moved"
+        assert list((await unread_on(bob, channel)).values()) == [1], "nothing moved"
+    await bob.post(f"{channel}/read", {"upto": "9" * 15}, channel, HTMX)
+    assert await unread_on(bob, channel) == {}
+    await ann.say(channel, "later")
+    assert list((await unread_on(bob, channel)).values()) == [1]
+
+
+async def test_what_one_follows_is_read_on_all_pages_until_the_page_is_left(chat, two):      # noqa: F811
+    """A thousand readers would tell the server of each message, or their other pages would count what they see."""
+    ann, bob, channel, other = two
+    here = channel.rpartition("/")[2]
+    await ann.say(channel, "before")
+    page, socket = parsed((await bob.get(other)).body_text), await bob.listen(other)
+    await read_to(bob, channel, page="one", stays="1")
+    await hear(page, socket, lambda: not counts(page))
+    await ann.say(channel, "seen")
+    await hear(page, socket, lambda: "new-" in str(page))
+    assert counts(page) == await unread_on(bob, other) == {}
+    await read_to(bob, channel, page="two", stays="1")
+    await read_to(bob, channel, page="one")
+    await ann.say(channel, "seen in the second window")
+    assert await unread_on(bob, other) == {}
+    await read_to(bob, channel, page="two")
+    await ann.say(channel, "missed")
+    await hear(page, socket, lambda: counts(page))
+    assert counts(page) == await unread_on(bob, other) == {here: 1}
+    await read_to(bob, channel, page="three", stays="1")
+    await ann.say(channel, "to a page that has crashed")
+    await socket.close()
+    while chat["chat_clients"].count:
+        await asyncio.sleep(0.01)
+    await unread.put_positions(biff.assoc_db(chat))
+    assert await unread_on(bob, other) == {here: 1}
+
+
+async def test_a_count_goes_to_a_hundred_and_reads_no_further(chat, two, monkeypatch):      # noqa: F811
+    """A page would count a hundred thousand messages for somebody who was away for a year."""
+    monkeypatch.setattr(unread, "COUNT_MAX", 6)
+    monkeypatch.setattr(unread, "FIRST_LOOK", 2)
+    ann, bob, channel, other = two
+    read = []
+    newest = unread.newest
+    monkeypatch.setattr(unread, "newest", lambda *args: read.append(args[2]) or newest(*args))
+    for n in range(9):
+        await ann.say(channel, f"{n}")
+        assert list((await unread_on(bob, other)).values()) == [min(n + 1, 6)]
+    for n in range(4):
+        await bob.say(channel, f"mine {n}")
+        assert list((await unread_on(bob, other)).values()) == [6], "one's own do not count, and hide no others"
+    assert set(read) == {2, 6, unread.LANDING_MAX}, "the last one where a channel opens at its first unread message"
+    page, socket = parsed((await bob.get(other)).body_text), await bob.listen(other)
+    ids = re.findall(r'id="message-([\w-]+)"', (await ann.get(channel)).body_text)
+    for id in ids[:5]:
+        await ann.post(f"{channel}/message/{id}", page=channel, headers=HTMX, method="DELETE")
+    await hear(page, socket, lambda: len(re.findall("gone-", str(page))) == 5)
+    await bob.post(f"{channel}/read", {"upto": "0"}, channel, HTMX)           # what a page asks that cannot know
+    await hear(page, socket, lambda: "gone-" not in str(page))
+    assert list(counts(page).values()) == list((await unread_on(bob, other)).values()) == [4]
+    await socket.close()
+
+
+async def test_a_position_that_was_put_as_a_message_still_holds(chat, two):      # noqa: F811
+    """An update would make everything new again that was read before it."""
+    ann, bob, channel, _ = two
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    db, ids = chat["biff/node"].db(), re.findall(r'id="message-([\w-]+)"', (await ann.get(channel)).body_text)
+    mem = biff.lookup_id(db, "mem/user", biff.lookup_id(db, "user/email", "bob@example.com"))
+    old = {"xt/id": f"reading {mem} {id_of(channel)}", "read/mem": mem, "read/channel": id_of(channel)}
+    for upto, wanted in (uuid.UUID(ids[1]), [1]), (id_of(channel), [3]):
+        await chat["biff/node"].submit([put(old | {"read/upto": upto})])
+        assert list((await unread_on(bob, channel)).values()) == wanted
+    await read_to(bob, channel)
+    await unread.put_positions(biff.assoc_db(chat), all=True)
+    kept = chat["biff/node"].db().entity(old["xt/id"])
+    assert "read/upto" not in kept and kept["read/tx"] and await unread_on(bob, channel) == {}
+
+
+# ── In a real browser ────────────────────────────────────────────────────────────────────────────────────────
+
+SHOWN = """() => { const link = [...document.querySelectorAll('#channels a')].find(one => one.textContent === 'general');
+  return [link.dataset.unread ?? '', document.title.match(/^\\(\\d+\\) /)?.[0] ?? '',
+          document.querySelector('link[rel=icon]').href.includes('news'), window.badge ?? 0]; }"""
+BADGE = "navigator.setAppBadge = async n => { window.badge = n }; navigator.clearAppBadge = async () => { window.badge = 0 }"
+QUIET, ONE = ["", "", False, 0], ["1", "(1) ", True, 1]
+HAS_HEARD = "tx => Number(document.querySelector('#cursor').value) >= tx"
+
+
+async def test_what_is_in_sight_in_one_window_is_read_in_another_and_what_is_not_is_new(chat, person,  # noqa: F811
+                                                                                        window):
+    """One would be called to what one has just read, or not be called to what one has missed."""
+    page, channel = await same_process(chat, person, window, "bob@example.com")
+    node, db = chat["biff/node"], chat["biff/node"].db()
+    community = channel.partition("/channel")[0]
+    ann = {"xt/id": node.new_id(), "mem/user": node.new_id(), "mem/comm": id_of(community), "mem/roles": set()}
+    await node.submit([put(ann), put({"xt/id": node.new_id(), "chan/title": "other", "chan/comm": id_of(community)})])
+
+    async def said(text):
+        message = a_message(chat, channel, text) | {"msg/mem": ann["xt/id"]}
+        return (await node.submit([put(message)])).tx_id
+    other = await page.context.new_page()
+    await other.add_init_script(BADGE)
+    await other.goto(chat["biff/base-url"] + community)
+    await other.click("#channels >> text=other")
+    await until_live(other)
+    mem = biff.lookup_id(db, "mem/comm", id_of(community))
+    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
+        await asyncio.sleep(0.02)
+    await other.wait_for_function(HAS_HEARD, arg=await said("in sight in the first window"))
+    assert await other.evaluate(SHOWN) == QUIET
+    await page.close()                                 # it says so itself, while it goes
+    while chat["chat_positions"].followed.get((mem, id_of(channel))):
+        await asyncio.sleep(0.02)
+    await other.wait_for_function(HAS_HEARD, arg=await said("missed"))
+    assert await other.evaluate(SHOWN) == ONE
+    assert await other.eval_on_selector("#channels [data-unread]", "link => getComputedStyle(link).fontWeight") == "700"
+    await other.click("#channels >> text=general")
+    await other.wait_for_selector(".message.first-new >> text=missed")
+    await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
+    for n in range(40):
+        last = await said(f"{n}")
+    await other.wait_for_function(HAS_HEARD, arg=last)
+    await other.evaluate("document.querySelector('#messages').scrollTop = 0")
+    while chat["chat_positions"].followed.get((mem, id_of(channel))):
+        await asyncio.sleep(0.02)
+    await said("below the window")
+    await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=ONE)
+    await other.wait_for_selector("#pill:visible >> text=1 new message")
+    await other.click("#pill")
+    await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
