@@ -355,6 +355,8 @@ async def test_what_is_in_sight_in_one_window_is_read_in_another_and_what_is_not
     for n in range(40):
         last = await said(f"{n}")
     await other.wait_for_function(HAS_HEARD, arg=last)
+    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
+        await asyncio.sleep(0.02)
     await other.evaluate("document.querySelector('#messages').scrollTop = 0")
     while chat["chat_positions"].followed.get((mem, id_of(channel))):
         await asyncio.sleep(0.02)
