@@ -6862,7 +6862,7 @@ class _Answers:
 
     def evaluated(self, term: Any, rows: list[tuple], late: list[list], made: Mapping[Any, list] = NOTHING) -> list:
         """An expression of each row. `made` has columns of parts of it, by their ids."""
-        vars = tuple(dict.fromkeys(_outside(term)))
+        vars = tuple(dict.fromkeys(_outside(term) if made else filter(_is_var, _parts(term))))
         get = self.run.calls.getter(term, vars, {id: len(vars) + place for place, id in enumerate(made)})
         columns = [*[self.values(var, rows, late) for var in vars], *made.values()]
         return [get(values) for values in zip(*columns)] if columns else [get(()) for _ in rows]

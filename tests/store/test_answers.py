@@ -376,6 +376,21 @@ def test_a_short_page_refuses_values_without_an_order_as_a_long_one_does(node, l
     assert node.db().q(page | {"order-by": [["?v"], ["?e"]]})[:5] == first
 
 
+def test_collections_in_find_hold_what_is_computed_of_each_row_or_group(node):
+    """Without this, a dict in find could be shared by rows, group by the wrong variables, or hide a slip."""
+    node.submit_tx([put({"xt/id": i, "a": i % 2, "b": i}) for i in range(6)])
+    where = [["?e", "a", "?a"], ["?e", "b", "?b"]]
+
+    def found(*find):
+        return sorted(map(repr, node.db().q({"find": list(find), "where": where})))
+    assert found({"a": "?a", "n": ("count", "?b")}) == ["({'a': 0, 'n': 3},)", "({'a': 1, 'n': 3},)"]
+    assert found({"of": ["?a", ("max", "?b")]}, ("sum", "?b")) == ["({'of': [0, 4]}, 6)", "({'of': [1, 5]}, 9)"]
+    assert found([("if", ("even?", "?b"), "?a", [])]) == ["([0],)", "([[]],)"]
+    assert found({("count", "?b"), "?a"}, [{}]) == ["({0, 3}, [{}])", "({1, 3}, [{}])"]
+    with pytest.raises(store.QueryError, match=r"\('count', '\?b'\) cannot be computed: object of type 'int' has no len"):
+        found({"a": ("sum", ("count", "?b"))})
+
+
 def test_the_arguments_of_an_inner_call_stand_in_their_order(node):
     """They were taken in the order in which the whole expression names its variables."""
     node.submit_tx([put({"xt/id": 1, "a": 10, "b": 3, "s": "s"})])
