@@ -123,7 +123,7 @@ class Door:
         for _ in range(REDIRECTS_MAX + 1):
             async with self._turn(url.host), self._few:
                 begun = time.monotonic()
-                answer = await self._get_within(left_s, url, headers or {})
+                answer = await self._ask_within(left_s, "GET", url, headers or {})
                 left_s -= time.monotonic() - begun
             if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
                 return answer._replace(moved_to=moved_to)
@@ -131,6 +131,12 @@ class Door:
             url = self._url(answer.headers["Location"], url)
             moved_to = str(url) if is_moved else moved_to
         raise DoorError(f"It redirected more than {REDIRECTS_MAX} times.")
+
+    async def post(self, text: str, body: bytes, headers: dict | None = None) -> Answer:
+        """The answer to a POST, whatever its status; a redirect is not followed. Raises: DoorError."""
+        url = self._url(text)
+        async with self._turn(url.host), self._few:
+            return await self._ask_within(GET_S_MAX, "POST", url, headers or {}, body)
 
     def _url(self, text, base=None):
         """Parsed once, by the parser that the connection will go by."""
@@ -149,11 +155,11 @@ class Door:
     def _turn(self, host):
         return self._turns.setdefault(host, asyncio.Lock())
 
-    async def _get_within(self, seconds, url, headers):
+    async def _ask_within(self, seconds, method, url, headers, body=None):
         refused: list = []
         try:
             async with asyncio.timeout(seconds):
-                return await self._get(url, headers, refused)
+                return await self._ask(method, url, headers, body, refused)
         except TimeoutError:
             raise DoorError(f"It did not answer within {GET_S_MAX:g} seconds.") from None
         except aiohttp.ClientConnectorDNSError:
@@ -165,13 +171,13 @@ class Door:
         except (aiohttp.ClientError, OSError, ValueError):
             raise NotPublicError() if refused else DoorError("It cannot be reached.") from None
 
-    async def _get(self, url, headers, refused):
+    async def _ask(self, method, url, headers, body, refused):
         connector = aiohttp.TCPConnector(socket_factory=lambda info: self._socket(info, refused), use_dns_cache=False,
                                          resolver=self._resolver, force_close=True)
         session = aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(),
                                         auto_decompress=False)
         headers = headers | {"Accept-Encoding": "gzip"}
-        async with session, session.get(url, headers=headers, allow_redirects=False) as response:
+        async with session, session.request(method, url, headers=headers, data=body, allow_redirects=False) as response:
             return Answer(str(url), response.status, response.headers, await _body(response))
 
     def _socket(self, info, refused):

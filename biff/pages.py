@@ -36,8 +36,8 @@ SCRIPTS = {
     "hyperscript.js": "hyperscript.org/dist/_hyperscript.min.js",
 }
 CONTENT_SECURITY_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-                           "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
-                           "frame-ancestors 'none'")
+                           "media-src 'self'; connect-src 'self'; manifest-src 'self'; form-action 'self'; "
+                           "base-uri 'none'; frame-ancestors 'none'")
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -113,7 +113,10 @@ def render(ctx: dict, template: str, status: int = 200, **values: Any) -> web.Re
     """A page. Every template knows csrf_token, base_url, path, uid and name beside the given values."""
     request = ctx["request"]
     known = {"csrf_token": csrf_token(ctx), "base_url": base_url_of(ctx), "path": request.path, "uid": ctx.get("uid")}
-    return aiohttp_jinja2.render_template(template, request, known | values, status=status)
+    page = aiohttp_jinja2.render_template(template, request, known | values, status=status)
+    if ctx.get("uid"):
+        page.headers["X-Person"] = str(ctx["uid"])     # for the service worker: it keeps the pages of one person only
+    return page
 
 
 def base_url_of(ctx: dict) -> str:

@@ -306,12 +306,14 @@ async def window(browser):
     """`await window()` opens a page of another person: its own cookies, nobody else's.
 
     Any console message and any page error fails the test at its end, but those that match a pattern in `allow`.
+    A page has no service worker but for `service_workers="allow"`: it would answer for a server that is down.
     Other arguments go to playwright's `new_context`: `viewport={…}`, `color_scheme="dark"`, `base_url=…`.
     """
     heard = []
 
-    async def open_window(allow=(), **options):
-        context = await browser.new_context(**options)
+    async def open_window(allow=(), service_workers="block", **options):
+        allow = [*allow, "Service Worker registration blocked by Playwright"]
+        context = await browser.new_context(service_workers=service_workers, **options)
         context.set_default_timeout(10_000)
         page = await context.new_page()
         person = len(browser.contexts)

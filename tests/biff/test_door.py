@@ -180,7 +180,7 @@ async def test_one_at_a_time_for_each_host_and_a_few_in_all(host, monkeypatch): 
     """Without this, a community of a hundred channels would be a crowd at somebody's server."""
     now, most = {}, {}
 
-    async def slow(left_s, url, headers):
+    async def slow(left_s, method, url, headers):
         for key in url.host, "all":
             now[key] = now.get(key, 0) + 1
             most[key] = max(most.get(key, 0), now[key])
@@ -189,6 +189,6 @@ async def test_one_at_a_time_for_each_host_and_a_few_in_all(host, monkeypatch): 
             now[key] -= 1
         return door.Answer(str(url), 200, {}, b"")
     one = Door()
-    monkeypatch.setattr(one, "_get_within", slow)
+    monkeypatch.setattr(one, "_ask_within", slow)
     await asyncio.gather(*(one.get(f"http://{n // 3}.example/{n}") for n in range(24)))
     assert most.pop("all") == door.AT_ONCE_MAX and set(most.values()) == {1} and len(most) == 8 and len(one._turns) == 0
