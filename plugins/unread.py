@@ -103,8 +103,8 @@ class Positions:
         """Forgets pages of people who are not there any more, and those that say nothing; gives the people."""
         gone = {(key, page): person for key, pages in self.followed.items() for page, (person, end) in pages.items()
                 if person not in present or end < now}
-        for key, page in gone:
-            self.leave(*key, page)
+        for (mem_id, channel_id), page in gone:
+            self.leave(mem_id, channel_id, page)
         return set(gone.values())
 
 
