@@ -27,7 +27,7 @@ TYPING_S = 6                          # a page says every 3 s that its reader ty
 TYPING_AGAIN_S = 2                    # it is passed over if it comes sooner, and nothing was said meanwhile
 TYPING_SHOWN = 4                      # names: three are told, and one may be the reader's own
 TYPING_CHANNELS_MAX = 10_000          # in which other servers say that somebody types
-ONLINE_MAX = 500                      # of a community whom its page tells as here: it lists 200 members
+ONLINE_MAX = 400                      # if more of a community are here, its lists have no dots: they would be 15 KB
 REPEAT_S = 30                         # a server says again who is here by it
 FORGET_S = 100                        # what another server has not repeated; it may have been killed
 NOTICE_PEOPLE = 150                   # in one notice, which has at most 7,900 bytes
@@ -248,7 +248,7 @@ class Presence:
         if mem:
             near = {one for channel in private_channels_of(db, mem["xt/id"]) for one in channel["chan/mems"]}
             shown = {str(one) for one in near & here if one != mem["xt/id"]}
-            shown.update([] if "chan/comm" in place else sorted(map(str, here))[:ONLINE_MAX])
+            shown.update(map(str, here) if "chan/comm" not in place and len(here) <= ONLINE_MAX else ())
         online = sorted(shown)
         return {"online": online, "online_mark": mark_of([*online, *choice.items()]), **choice}
 

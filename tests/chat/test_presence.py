@@ -86,6 +86,18 @@ async def test_who_has_a_page_open_is_here_for_those_who_share_a_page_with_them(
         await page.socket.close()
 
 
+async def test_of_a_crowd_a_page_tells_of_those_whom_one_talks_to(pair, monkeypatch):
+    """A page of two thousand members would carry two thousand ids, each time that somebody comes."""
+    ann, bob, community, channel, direct = pair
+    monkeypatch.setattr(presence, "ONLINE_MAX", 1)
+    members = await Page.open(ann, f"{community}/members")
+    here = await Page.open(bob, channel)
+    await members.until(lambda: members.online() == {bob.mem})
+    monkeypatch.setattr(presence, "ONLINE_MAX", 2)
+    assert await members.fresh() == {ann.mem, bob.mem}
+    await members.socket.close(), await here.socket.close()
+
+
 async def test_a_page_that_is_reloaded_does_not_blink(chat, pair):
     """Each click on another channel would put one's dot out for everybody."""
     ann, bob, community, channel, direct = pair

@@ -226,5 +226,11 @@ async def test_the_drawer_takes_the_focus_and_closes_with_escape_back_and_width(
             assert await ann.evaluate("document.activeElement.className") == "icon menu"
         await ann.set_viewport_size({"width": 390, "height": 844})
         await ann.wait_for_timeout(100)      # history.back() ends a moment later
+    await ann.click(".menu"), await ann.click(".my-name"), await ann.click("#name-field")
+    await ann.keyboard.press("Escape")       # closes the dialog alone
+    await ann.wait_for_selector("#name-dialog:not([open])", state="attached")
+    assert await is_open() == [True, True]
+    await ann.keyboard.press("Escape")
+    await ann.wait_for_function("() => !document.body.classList.contains('drawer')")
     await write(ann, "still here")
     await until_texts(ann, ["still here"])
