@@ -70,13 +70,14 @@ async def search_page(ctx):
         hits, older = await found(ctx, query, before) if query else ([], None)
     except Refused as refused:
         return answered(ctx, refused.status, query=query, mistake=refused.sentence)
-    return answered(ctx, 200, query=query, hits=hits, is_later=before is not None,
+    return answered(ctx, query=query, hits=hits, is_later=before is not None,
                     older=older and biff.url(search_path(ctx), q=query, before=older))
 
 
-def answered(ctx, status, **values):
+def answered(ctx, status=200, **values):
+    """A page that says what it wants is a page: browsers would complain of another status in their console."""
     page = app_page(ctx, "search/page.html", **({"mistake": "", "hits": (), "older": None, "is_later": False} | values))
-    page.set_status(status)
+    page.set_status(200 if status == 422 else status)
     return page
 
 
