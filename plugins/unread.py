@@ -160,7 +160,7 @@ class Recent:
     __slots__ = "ids", "mems", "called", "_said"
 
     def __init__(self, found, former=None):
-        self.ids, self.mems = [one["xt/id"] for one in found], [one.get("msg/mem") for one in found]
+        self.ids, self.mems = [one["xt/id"] for one in found], [number_of(one.get("msg/mem")) for one in found]
         self.called = {n: one["msg/mentions"] for n, one in enumerate(found) if one.get("msg/mentions")}
         known = dict(zip(former.ids, former._said)) if former else {}
         self._said = [known.get(id) for id in self.ids]
@@ -182,12 +182,18 @@ class Recent:
 
     def counts(self, after, mem_id, channel_id):
         """Of so many newest messages those of others, and those that mention the member, or everybody."""
-        calls = sum(n < after and self.mems[n] != mem_id and (mem_id in ids or channel_id in ids)
+        mine = number_of(mem_id)
+        calls = sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
                     for n, ids in self.called.items())
-        return after - self.mems[:after].count(mem_id), calls
+        return after - self.mems[:after].count(mine), calls
 
     def size(self):
         return 250 * len(self.ids)
+
+
+def number_of(mem_id):
+    """Numbers are compared ten times as fast as UUIDs."""
+    return getattr(mem_id, "int", mem_id)
 
 
 def recent_of(ctx, db, channel_id, count):
@@ -248,7 +254,7 @@ def first_unread(ctx, db, mem_id, channel_id):
     if not count_of(ctx, db, channel_id, mem_id, upto)[0]:
         return None, 0
     recent = recent_of(ctx, db, channel_id, LANDING_MAX)
-    places = [n for n in range(recent.after(db, upto)) if recent.mems[n] != mem_id]
+    places = [n for n in range(recent.after(db, upto)) if recent.mems[n] != number_of(mem_id)]
     return (recent.ids[places[-1]], places[-1] + 1) if places and places[-1] + 1 < LANDING_MAX else (None, 0)
 
 
