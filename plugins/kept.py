@@ -28,14 +28,18 @@ class Kept:
         ctx["chat_lately"].read_up(db.tx_id)           # so that all changes up to this snapshot are known
         if self._floor is None:
             self._floor = ctx["chat_lately"].high
-        last = self._spoiled.get(key, self._floor)
-        if (found := self._kept.get(key)) and last <= min(found[0], db.tx_id):
+        if (value := self.at_hand(db, key)) is not None:
             self._kept.move_to_end(key)
-            return found[1]
-        value = make()
+            return value
+        value, last = make(), self._spoiled.get(key, self._floor)
         if last <= db.tx_id:
             self._keep(key, db.tx_id, value, VALUE_BYTES + (weigh(value) if weigh else 0))
         return value
+
+    def at_hand(self, db, key: Hashable):
+        """What is kept of a snapshot that this was asked about before, or None."""
+        found = self._kept.get(key)
+        return found[1] if found and self._spoiled.get(key, self._floor) <= min(found[0], db.tx_id) else None
 
     def _keep(self, key, tx_id, value, size):
         self._drop(key)

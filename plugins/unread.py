@@ -180,6 +180,10 @@ class Recent:
             low, high = (middle + 1, high) if self.said(db, middle) > upto else (low, middle)
         return low
 
+    def may_be_after(self, upto):
+        """Whether one may have been said after a transaction, as far as this is known without a look-up."""
+        return bool(self.ids) and (self._said[0] is None or self._said[0] > upto)
+
     def counts(self, after, mem_id, channel_id):
         """Of so many newest messages those of others, and those that mention the member, or everybody."""
         mine = number_of(mem_id)
@@ -198,7 +202,7 @@ def number_of(mem_id):
 
 def recent_of(ctx, db, channel_id, count):
     """So many of the newest messages of a channel, kept until one comes or goes."""
-    keep, key = ctx["chat_kept"], (f"newest {count}", channel_id)
+    keep, key = ctx["chat_kept"], (count, channel_id)
     return keep(ctx, db, key, lambda: Recent(newest(db, channel_id, count), keep.former(key)), Recent.size)
 
 
@@ -235,11 +239,13 @@ def counts_of(ctx, db, mem):
     A channel with none is left out, and so is one that the member follows.
     """
     read, mem_id, followed = read_by(ctx, db, mem["xt/id"]), mem["xt/id"], ctx["chat_positions"].followed
-    found = {}
+    found, keep = {}, ctx["chat_kept"]
     for channel in channels_for(ctx, db, mem):
         id = channel["xt/id"]
         if (mem_id, id) not in followed:
-            upto = upto_of(ctx, read, mem_id, id)
+            upto, recent = upto_of(ctx, read, mem_id, id), keep.at_hand(db, (FIRST_LOOK, id))
+            if recent and not recent.may_be_after(upto):               # as in most channels
+                continue
             count, calls = count_of(ctx, db, id, mem_id, upto)
             if count:
                 found[id] = count, upto, calls
@@ -405,7 +411,7 @@ def on_message(changes, id, old, new):
 
 def spoil(changes, *channel_ids):
     for id, count in itertools.product(filter(None, channel_ids), (FIRST_LOOK, COUNT_MAX, LANDING_MAX)):
-        changes.spoil(f"newest {count}", id)
+        changes.spoil(count, id)
 
 
 def touch_all(changes, channel):
