@@ -537,8 +537,8 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
-    founders, members, invitations, titles, names, line, edits, text, mentions, unread, permalinks, reactions,
-    replies, private, files, search, presence, feeds, keys, push, phone, commands))]
+    founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
+    permalinks, private, search, presence, feeds, keys, push, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

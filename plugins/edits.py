@@ -130,6 +130,7 @@ PLUGIN = {
                ("DELETE", MESSAGE, author_or_admin, delete_message),
                ("GET", MESSAGE + "/versions", reader_of_versions, versions)],
     "slots": {"message-head": "edits/mark.html", "message-actions": "edits/actions.html",
+              "message-actions-end": "edits/delete.html",
               "above-compose": "edits/form.html", "dialogs": "edits/dialogs.html"},
     "scripts": ["edits.js"],
 }

@@ -8,12 +8,12 @@ ASKS_A_PERSON = 30, 60                # in a minute; a page asks when the list i
 
 KEYS = [
     ("Ctrl K", "Go to a channel, a person or a community"),
-    ("Alt ↑ ↓", "The channel above or below"),
-    ("Alt Shift ↑ ↓", "The next channel with unread messages"),
+    ("Alt Up / Down", "The channel above or below"),
+    ("Alt Shift Up / Down", "The next channel with unread messages"),
     ("Shift Esc", "Mark all channels as read"),
-    ("↑", "In an empty box: edit your last message"),
+    ("Up", "In an empty box: edit your last message"),
     ("Esc", "Leave an edit, a reply, a list or a dialog"),
-    ("↑ ↓ Enter", "In the list of messages: choose one, and what to do with it"),
+    ("Up / Down, Enter", "In the list of messages: choose one, and what to do with it"),
     ("Enter", "Send; with Shift a new line"),
 ]
 LETTERS = [("J K", "The next or the previous message"), ("R", "Reply to the chosen message"),
@@ -35,7 +35,7 @@ async def places_to_go(ctx):
 
 PLUGIN = {
     "routes": [("GET", "/places", signed_in, places_to_go)],
-    "slots": {"dialogs": "keys/dialogs.html", "sidebar-foot": "keys/button.html"},
+    "slots": {"dialogs": "keys/dialogs.html", "you": "keys/button.html"},
     "page": lambda ctx: {"keys": KEYS, "letters": LETTERS},
     "scripts": ["keys.js"],
 }

@@ -170,7 +170,7 @@ async function showVersions(message) {
   $("versions").showModal();
 }
 
-const messageActs = {versions: showVersions};                      // other files add theirs
+messageActs.versions = showVersions;
 if ($("actions")) {
   messageActs.edit = openEditor($("messages"), $("compose"));
   messageActs.delete = openDeletion();

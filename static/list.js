@@ -4,6 +4,9 @@
 const NEAR_PX = 100;              // of the end: still reading the newest
 const TOGETHER_MS = 300_000;      // messages of one person within five minutes stand together
 
+// What the buttons of a message do, by the name of the act: f(message). Other files add theirs.
+const messageActs = {};
+
 // ── Times ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 // Times are sent in UTC and told in the reader's own; the year stands where it is not this one.
