@@ -5389,9 +5389,10 @@ def _is_simple(clauses: Iterable[_Clause]) -> bool:
         for clause, around in every)
 
 
-# A rule that does not recurse is replaced by what it says. One that calls itself once in each definition is a recursive
-# table in the statement. All others are derived round by round: each round joins what the last one found, in temporary
-# tables. What such a rule is asked (its bound arguments) is a table too, so that only what can matter is derived.
+# A rule that neither recurses nor stands for more than EXPANDED_MAX clauses is replaced by what it says. One that calls
+# itself once in each definition is a recursive table in the statement. All others are derived round by round: each
+# round joins what the last one found, in temporary tables. What such a rule is asked (its bound arguments) is a table
+# too, so that only what can matter is derived.
 
 
 class _Filling:
@@ -5443,7 +5444,7 @@ class _Rules:
         return tuple(made)
 
     def join(self, joiner: _Joiner, block: _Block, clause: _RuleCall, needed: frozenset[str]) -> _Block:
-        """A call of a rule that recurses."""
+        """A call of a rule that has a table."""
         bound = [i for i, arg in enumerate(clause.terms) if joiner.is_bound(arg, block)]
         if joiner.turn and clause.name in joiner.turn.filling.group:
             return self._join_inside(joiner, block, clause, bound)
