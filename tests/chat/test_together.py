@@ -3,6 +3,7 @@ or the database does."""
 import asyncio
 import re
 import contextlib
+import copy
 import random
 import time
 import uuid
@@ -16,10 +17,10 @@ import postgres
 from conftest import Server
 from biff.door import DoorError
 from hosts import fixed, host      # noqa: F401
-from plugins import feed_reader, feeds, unread
+from plugins import feed_reader, feeds, places, unread
 from people import Person, found, kept_mails
-from store import delete
-from test_law import apply, counts, parsed
+from store import delete, put
+from test_law import LIVE, Window, World, apply, counts, parsed
 from test_browser import RECONNECTING, sign_up, texts, until_live, until_texts, write
 
 BUSY = [*RECONNECTING, r"status of 503", r"ERR_CONNECTION_RESET", r"ERR_EMPTY_RESPONSE", r"htmx:error"]
@@ -297,6 +298,48 @@ async def test_what_is_read_on_one_server_is_read_on_the_other_within_a_second(t
     assert list(counts(parsed((await there.get(channel)).body_text)).values()) == [2]
     say(f"marks on another server followed after {took * 1000:.0f} ms (asked 1,000), and nothing was written")
     await socket.close()
+
+
+async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, seed, say):
+    """Without this, people on two servers would see two conversations, and nobody would know."""
+    monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
+    monkeypatch.setattr(unread, "COUNT_MAX", 1_000)
+    here, there = await together.person("ann@example.com")
+    world = World(None, None, random.Random(seed))
+    world.chat, world.node, world.ann = together[0], together[0]["biff/node"], here
+    world.start = lambda: asyncio.sleep(0)
+    monkeypatch.setattr(Person, "sign_in", lambda self, email: asyncio.sleep(0))
+    monkeypatch.setattr("test_law.Person", lambda system: here)
+    await world.begin()
+    await caught_up(together)
+    other = copy.copy(world)
+    other.ann, windows = there, []
+    for one in world, other:
+        windows += [Window(one, place) for place in [*world.channels, world.community, world.user]]
+    for window in windows:
+        await window.load()
+        await window.connect()
+    for _ in range(80):
+        if world.random.random() < 0.3:
+            await world.random.choice(windows).connect()
+        node = world.random.choice(together)["biff/node"]
+        await asyncio.gather(*(node.submit(world.operations()) for _ in range(world.random.choice([1, 1, 4]))))
+    end = {"xt/id": world.community, "comm/title": f"The end {world.random.random()}"}
+    await world.node.submit([put(end)])
+    await caught_up(together)
+    for window in windows:
+        if window.socket is None or window.reading.done():
+            await window.connect()
+        await window.until(end["comm/title"])
+    for window in windows:
+        for one in world, other:
+            fresh = Window(one, window.channel_id)
+            await fresh.load()
+            assert counts(window.page) == counts(fresh.page)
+            for id in LIVE:
+                assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}"
+        await window.cut()
+    say(f"{len(windows)} pages of two servers after 80 steps, byte for byte as loaded anew from either; asked all")
 
 
 async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
