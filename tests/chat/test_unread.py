@@ -314,9 +314,11 @@ async def test_a_position_that_was_put_as_a_message_still_holds(chat, two):     
 # ── In a real browser ────────────────────────────────────────────────────────────────────────────────────────
 
 SHOWN = """() => { const link = [...document.querySelectorAll('#channels a')].find(one => one.textContent === 'general');
-  return [link.dataset.unread ?? '', document.title.match(/^\\(\\d+\\) /)?.[0] ?? '',
+  return [link.dataset.unread ?? '',
+          document.title.match(/^\\(\\d+\\) /)?.[0] ?? '',
           document.querySelector('link[rel=icon]').href.includes('news'), window.badge ?? 0]; }"""
-BADGE = "navigator.setAppBadge = async n => { window.badge = n }; navigator.clearAppBadge = async () => { window.badge = 0 }"
+BADGE = """navigator.setAppBadge = async n => { window.badge = n };
+           navigator.clearAppBadge = async () => { window.badge = 0 }"""
 QUIET, ONE = ["", "", False, 0], ["1", "(1) ", True, 1]
 HAS_HEARD = "tx => Number(document.querySelector('#cursor').value) >= tx"
 
