@@ -313,7 +313,8 @@ async def test_a_position_that_was_put_as_a_message_still_holds(chat, two):     
 
 # ── In a real browser ────────────────────────────────────────────────────────────────────────────────────────
 
-SHOWN = """() => { const link = [...document.querySelectorAll('#channels a')].find(one => one.textContent === 'general');
+SHOWN = """() => {
+  const link = [...document.querySelectorAll('#channels a')].find(one => one.textContent === 'general');
   return [link.dataset.unread ?? '',
           document.title.match(/^\\(\\d+\\) /)?.[0] ?? '',
           document.querySelector('link[rel=icon]').href.includes('news'), window.badge ?? 0]; }"""
