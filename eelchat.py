@@ -235,7 +235,7 @@ async def new_message(ctx):
         beside = posted_beside(ctx)
     except places.Refused as refused:
         return biff.error(ctx, refused.status, refused.sentence)
-    if not (text or beside) or len(text) > MESSAGE_CHARS_MAX:
+    if not (text or "msg/files" in beside) or len(text) > MESSAGE_CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {MESSAGE_CHARS_MAX:,} characters; this one has {len(text):,}.")
     if id is None:
         return biff.error(ctx, 422, "The message came without its id. Reload the page and send it again.")
