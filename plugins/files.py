@@ -465,14 +465,15 @@ def files_of(db, message):
     """What a message shows of its files."""
     ids = message.get("msg/files")
     if not ids:
-        return {"files": ()}
+        return {"files": (), "are_many": False}
     channel = db.entity(message["msg/channel"]) or {}
     path = f"/community/{channel.get('chan/comm')}/channel/{message['msg/channel']}/file/"
     files = [db.entity(id) for id in (ids if type(ids) is list else [ids])]
-    return {"files": tuple(shown_of(file, path) for file in files if file and "file/sha256" in file)}
+    shown = [shown_of(file, path) for file in files if file and "file/sha256" in file]
+    return {"files": tuple(shown), "are_many": sum(file["kind"] == "picture" for file in shown) > 1}
 
 
-SHOWN_PIXELS = 400, 300               # of a picture in a message; the style sheet says the same
+SHOWN_PIXELS = 400, 300               # the most of a picture that is alone in its message; several are tiles
 
 
 def shown_of(file, path):

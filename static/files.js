@@ -200,7 +200,8 @@ async function drawSmall(canvas, blob) {
 
 // The files of a message on its way, as its template will draw them.
 function shownFiles(files, path) {
-  const list = element("ul", {class: "files", "hx-ignore": "", "data-disable-scripting": ""});
+  const areMany = files.filter(file => file.kind === "picture").length > 1;
+  const list = element("ul", {class: areMany ? "files many" : "files", "hx-ignore": "", "data-disable-scripting": ""});
   for (const {id, name, size, kind, width, height} of files) {
     if (kind === "picture") {
       const picture = element("img", {src: `${path}/file/${id}/small`, width, height, alt: name});

@@ -101,6 +101,8 @@ async def test_a_moving_picture_still_moves(two):      # noqa: F811
         whole.seek(5)
         whole.load()
         assert whole.n_frames == 12 and whole.info["duration"] == 80
+        await post(ann, channel, "", answer.id)
+    assert (await bob.get(channel)).body_text.count('class="moving"') == 3
 
 
 async def test_the_small_picture_of_a_file_is_for_its_readers_alone(two, person):      # noqa: F811

@@ -56,7 +56,7 @@ async def test_a_message_with_files_reaches_open_pages_and_those_that_come_later
     socket = await bob.listen(channel)
     ids = await ann.say_with(channel, "look", "a & b.txt", "two.pdf")
     frame, page = await socket.receive_str(timeout=5), (await bob.get(channel)).body_text
-    shown = re.compile(r'<ul class="files".*?</ul>', re.DOTALL)
+    shown = re.compile(r'<ul class="files.*?</ul>', re.DOTALL)
     assert shown.search(frame)[0] == shown.search(page)[0]
     for id, name in zip(ids, ["a & b.txt", "two.pdf"]):
         assert f"<bdi>{html.escape(name)}</bdi>" in page and f'href="{channel}/file/{id}"' in page
