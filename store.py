@@ -2142,11 +2142,15 @@ class _Sought(NamedTuple):
     match: str                        # the trigrams that all this has, in FTS5's words; "" if it has none
 
 
-@functools.lru_cache(PLANS_CACHED)
 def _sought(words: Any) -> _Sought:
-    """Words, of which each must occur; in quotes several in a row. Raises: QueryError."""
+    """What words stand for, of which each must occur; in quotes several in a row. Raises: QueryError."""
     if type(words) is not str or len(words) > SOUGHT_CHARS_MAX:
         raise QueryError(f"text-search for {_short(words)}; wanted a text of at most {SOUGHT_CHARS_MAX} characters.")
+    return _parsed_words(words)
+
+
+@functools.lru_cache(PLANS_CACHED)
+def _parsed_words(words: str) -> _Sought:
     found = list(dict.fromkeys(filter(None, (_folded(phrase or word) for phrase, word in _PART.findall(words)))))
     if not 0 < len(found) <= SOUGHT_WORDS_MAX:
         raise QueryError(f"text-search for {_short(words)} has {len(found)} words; wanted 1 to {SOUGHT_WORDS_MAX}.")
@@ -2201,11 +2205,6 @@ def _text_rows(match: str, has_ids: bool = False, bounds: Iterable[str] = ()) ->
     within = "" if has_ids else "".join(f" and t.rowid {bound}" for bound in bounds)
     return " union all ".join(f"select {e} as e from {table} t where {table} match {match}{within}"
                               for table in _TEXT_TABLES)
-
-
-def _id_rows(bounds: Iterable[str]) -> str:
-    """The cells of all entities whose ids are UUIDs, within bounds."""
-    return "select n as e from ids where n > 0" + "".join(f" and n {bound}" for bound in bounds)
 
 
 def _differ_in_texts(execute: Callable) -> bool:
@@ -2298,7 +2297,6 @@ class _TextWriter:
             if progress:
                 progress(done, total)
         self.flush()
-
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -5269,8 +5267,11 @@ class _Joiner:
             return
         shared, c, words = self.shared, self.shared.name("c"), _known_spec(self.scalars, clause.words)
         bounds = [f"{sign} {self.text.param(*known)}" for sign, known in self.walked[2] if clause is self.walked[0]]
-        source = _id_rows(bounds) if self.sizes[words] == math.inf else _text_rows(
-            self.text.param("sought", *words or ()), shared.file.index.has_text_ids, bounds)
+        if self.sizes[words] == math.inf:
+            source = " and n ".join(["select n as e from ids where n > 0", *bounds])
+        else:
+            match = self.text.param("sought", *words or ())
+            source = _text_rows(match, shared.file.index.has_text_ids, bounds)
         if shared.is_over:
             source = f"select e from ({source}) union select e from temp.touched"
         elif clause is self.walked[0]:        # without a limit SQLite drops the order

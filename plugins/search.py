@@ -100,9 +100,9 @@ async def found(ctx, query, before):
         raise Refused(422, "This search takes too long. Add a longer word, in: or from:.") from None
     except store.QueryError:          # of signs that are no words, such as an accent alone
         raise Refused(422, NO_WORD) from None
-    shown = ids[:PAGE_HITS]
-    hits = [hit_of(ctx, db.entity(id), channels, marker_of(asked.words)) for id in shown]
-    return hits, shown[-1] if len(ids) > PAGE_HITS else None
+    shown, marker = ids[:PAGE_HITS], marker_of(asked.words)
+    messages = filter(None, map(db.entity, shown))         # one that was evicted meanwhile is in no snapshot
+    return [hit_of(ctx, message, channels, marker) for message in messages], shown[-1] if len(ids) > PAGE_HITS else None
 
 
 def hit_of(ctx, message, channels, marker):

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 import store
-from store import delete, evict, put
+from store import call, delete, evict, put
 
 FOUND = {"find": ["?m", "?text"], "in": ["?words"], "where": [[("text-search", "text", "?words"), [["?m", "?text"]]]]}
 NEWEST = FOUND | {"find": "?text", "order-by": [[("created", "?m"), "desc"]], "limit": 30}
@@ -95,7 +95,7 @@ def test_what_a_search_cannot_do_is_said_in_a_sentence(talk, open_store):
     for query, arguments, sentence in [
             (FOUND, ["x" * 257], r"wanted a text of at most 256 characters"),
             (FOUND, [" ".join(map(str, range(100, 117)))], r"has 17 words; wanted 1 to 16"),
-            (FOUND, [7], r"text-search for 7; wanted a text"),
+            (FOUND, [7], r"text-search for 7; wanted a text"), (FOUND, [["a"]], r"text-search for \['a'\]; wanted"),
             (FOUND | {"where": [[("text-search", "note", "?words"), [["?m", "?text"]]]]}, ["a"],
              r"'note' is not searched for words here; name it when .* Named so far: text\."),
             (FOUND | {"where": [[("text-search", "text", "?words")]]}, ["a"], r"wanted \[\(\"text-search\""),
@@ -106,6 +106,17 @@ def test_what_a_search_cannot_do_is_said_in_a_sentence(talk, open_store):
         open_store(text="text")
     with contextlib.closing(open_store()) as bare, pytest.raises(store.QueryError, match="Named so far: none"):
         bare.db().q(FOUND, "eel")
+
+
+def test_a_transaction_function_searches_what_its_transaction_has_put(open_store):
+    """Without this, a function that looks for a text before it writes could miss what was written just before."""
+    def count(ctx):
+        return [put({"xt/id": "count", "count": len(ctx.db.q(FOUND, "eel"))})]
+    with contextlib.closing(open_store({"count": count}, text=["text"])) as node:
+        ids = [uuid.uuid4() for _ in range(3)]
+        node.submit_tx([put({"xt/id": ids[0], "text": "an eel"}), put({"xt/id": ids[1], "text": "an eel"})])
+        node.submit_tx([put({"xt/id": ids[2], "text": "EEL"}), delete(ids[0]), call("count")])
+        assert node.db().entity("count")["count"] == 2
 
 
 def test_without_fts5_a_node_says_what_is_missing(tmp_path, monkeypatch):
