@@ -46,8 +46,8 @@ from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
 from plugins import (commands, edits, feeds, files, founders, invitations, keys, line, members, mentions, names,
-                     permalinks, phone, places, presence, private, push, reactions, replies, search, text, titles,
-                     unread)
+                     permalinks, phone, places, presence, private, push, reactions, replies, search, slow, text,
+                     titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.edits import beside_text
@@ -62,7 +62,6 @@ log = logging.getLogger("eelchat")
 
 MESSAGE_CHARS_MAX = 10_000            # the original has no limit; this is four pages of a book
 POSTS_A_PERSON = 10, 10               # in ten seconds: faster than anyone reads
-POST_AGAIN_S = 2                      # after that limit; pages send the rest by themselves
 COMMUNITIES_MAX = 20                  # founded by one person
 CHANNELS_MAX = 200                    # of a community; the page lists them all
 SWEPT_AT_ONCE = 40                    # documents of a deleted channel in one transaction: some 10 ms
@@ -242,12 +241,11 @@ async def new_message(ctx):
     if mistake := mistake_in(ctx, text):
         return biff.error(ctx, 422, mistake)
     if not was_there(ctx, id):
-        if not biff.is_allowed(ctx, (("posts", ctx["uid"]), *POSTS_A_PERSON)):
-            return too_fast(ctx)
         try:
+            check_rate(ctx)
             await post(ctx, id, text, beside)
         except places.Refused as refused:
-            return biff.error(ctx, refused.status, refused.sentence)
+            return places.told(ctx, refused)
     if not was_said(ctx, id, text, beside):
         return biff.error(ctx, 409, "The message could not be stored: its id was withdrawn, or says something else. "
                                     "Reload the page and send it again.")
@@ -265,11 +263,13 @@ def was_there(ctx, id):
     return bool(ctx["biff/db"].history(id))
 
 
-def too_fast(ctx):
-    refused = biff.error(ctx, 429, "That was fast: {} messages in {} seconds are the limit. "
-                                   "Send it again in a moment.".format(*POSTS_A_PERSON))
-    refused.headers["Retry-After"] = str(POST_AGAIN_S)
-    return refused
+def check_rate(ctx):
+    """Raises: Refused, with the seconds until there is room. A page sends the rest by itself."""
+    posts = ("posts", ctx["uid"]), *POSTS_A_PERSON
+    if not biff.is_allowed(ctx, posts):
+        again_s = biff.again_s(ctx, posts)
+        raise places.Refused(429, f"That was fast: {POSTS_A_PERSON[0]} messages in {POSTS_A_PERSON[1]} seconds are the "
+                                  f"limit. Send it again in {again_s} {'second' if again_s == 1 else 'seconds'}.", again_s)
 
 
 async def post(ctx, id, text, beside):
@@ -538,7 +538,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
     founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
-    permalinks, private, search, presence, feeds, keys, push, phone, commands))]
+    permalinks, private, slow, search, presence, feeds, keys, push, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

@@ -33,7 +33,7 @@ from biff.auth import (ask_to_sign_in, auth_plugin, error_text, normalized_email
 from biff.config import SETTINGS, Setting, arguments, files_max, networks, use_config
 from biff.connections import os_socket_of
 from biff.jobs import QueueFullError, every, submit_job, submit_job_for_result, use_queues, use_tasks, use_tx_listener
-from biff.limits import Limits, client_of, is_allowed, network_of
+from biff.limits import Limits, again_s, client_of, is_allowed, network_of
 from biff.mail import send_mail
 from biff.notices import notify, use_notices
 from biff.pages import (BODY_BYTES_MAX, CONTENT_SECURITY_POLICY, ROOT, SCRIPTS, addresses_apart, asset_url, error,

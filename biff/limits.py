@@ -7,6 +7,7 @@ import asyncio
 import collections
 import ipaddress
 import logging
+import math
 import re
 import time
 from typing import Any, Iterable
@@ -84,6 +85,19 @@ class Limits:
         for times, (key, _, window_s) in zip(taken, limits):
             self._times[key] = [*times, (moment, window_s)]
         return True
+
+    def wait_s(self, *limits) -> float:
+        """The seconds until there is room under every (key, count_max, window_s), 0 if there is."""
+        moment, ends = self._clock(), [0.0]
+        for key, count_max, _ in limits:
+            over = sorted((at + window_s - moment for at, window_s in self._times.get(key, ())), reverse=True)
+            ends += over[count_max - 1:count_max]
+        return max(ends)
+
+
+def again_s(ctx: dict, *limits: Any) -> int:
+    """In how many seconds there is room again under each (key, count_max, window_s): at least 1, rounded up."""
+    return max(1, math.ceil(ctx["biff/limits"].wait_s(*limits)))
 
 
 def is_allowed(ctx: dict, *limits: Any) -> bool:

@@ -7,6 +7,7 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "commands": {name: Command}, what a message that begins with /name does, and its line in /help;
 - "posted": f(ctx) → attributes that its fields of the form give a new message; "posted-tx": f(ctx, message) → what it
   adds to that message's transaction; both may raise `places.Refused`; "settings": {name: biff.Setting};
+- "channel-values": f(ctx) → attributes of a channel that its form says, whose fields are in the slot "channel-form";
 - "texts": [attribute], which `text-search` looks through;
 - "beside-text": f(ctx, text) → attributes kept beside a message's text, None for none; "typed": f(ctx, message) → its
   text as its author would type it now; "held": f(db, message) → spans of its text that stand for something else;

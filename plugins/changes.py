@@ -29,7 +29,7 @@ log = logging.getLogger("eelchat")
 
 VIEWS_BYTES_MAX = 16 * 1024 * 1024    # of rendered messages that are kept: some 10,000, all that people have open
 PEOPLE_KEPT = 10_000                  # of whom it is known when their own parts last changed
-SHOWN_NOWHERE = "session-", "token-"  # how ids of documents begin that no page is made from; they are evicted daily
+SHOWN_NOWHERE = "session-", "token-", "draft-"      # how ids of documents begin that no page is made from; they are evicted daily
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 
 # ── What a transaction changed ───────────────────────────────────────────────────────────────────────────────

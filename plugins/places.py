@@ -20,11 +20,22 @@ PAGE_MESSAGES = 50                    # of a first page, and of each older one: 
 PAGE_CHARS_MAX = 100_000              # of their texts, from the one where reading begins on; fifty have 5,000 in most chats
 
 class Refused(Exception):
-    """What a person asked for is not done; the sentence tells them why, under this HTTP status."""
+    """What a person asked for is not done; the sentence tells them why, under this HTTP status.
 
-    def __init__(self, status, sentence):
+    `again_s`: in so many seconds it would be done.
+    """
+
+    def __init__(self, status, sentence, again_s=None):
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.again_s = status, sentence, again_s
+
+
+def told(ctx, refused):
+    """The answer that says why something is not done. A script reads in Retry-After when to ask again."""
+    answer = biff.error(ctx, refused.status, refused.sentence)
+    if refused.again_s:
+        answer.headers["Retry-After"] = str(refused.again_s)
+    return answer
 
 
 # ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,6 +24,8 @@ async def rename_community(ctx):
 async def rename_channel(ctx):
     topic = " ".join(ctx["params"].get("topic", "").split())[:TOPIC_CHARS_MAX]
     values = {"chan/title": title_of(ctx), "chan/topic": topic or biff.DISSOC}
+    for plugin in ctx["biff/plugins"]:
+        values |= plugin["channel-values"](ctx) if "channel-values" in plugin else {}
     return await renamed(ctx, "channel", ctx["channel"], values, channel_path)
 
 

@@ -55,12 +55,13 @@ class Pending {
     const isSlow = Date.now() - Date.parse(post.at) > SLOW_MS;
     const waiting = post.why || (isSlow ? "Sending …" : "");
     const word = {failed: `Not sent. ${post.why}`, stored: "", waiting}[post.state].trim();
-    const told = `${post.state} ${word}`;
+    const told = `${post.state} ${post.isHeld} ${word}`;
     if (message.dataset.fate === told) return;
     message.dataset.fate = told;
     for (const state of ["failed", "stored"]) message.classList.toggle(state, post.state === state);
-    const buttons = post.state !== "failed" ? [] : [this.#button("Retry", () => this.outbox.retry(post)),
-                                                    this.#button("Delete", () => this.outbox.remove(post))];
+    const buttons = [];
+    if (post.state === "failed") buttons.push(this.#button("Retry", () => this.outbox.retry(post)));
+    if (post.state === "failed" || post.isHeld) buttons.push(this.#button("Delete", () => this.outbox.remove(post)));
     message.querySelector(".fate").replaceChildren(element("span", {}, word), ...buttons);
   }
   #button(name, act) {

@@ -13,6 +13,7 @@ function openActions(list, act) {
     const mayRead = isMine || mayReadVersions, {needs} = button.dataset;
     if (needs && !message.querySelector(needs)) return false;
     if (button.dataset.for === "versions") return mayRead;
+    if (button.dataset.for === "others") return !isMine && !message.classList.contains("system");
     return !button.dataset.for || isMine && wanted.includes("mine") || isAdmin && wanted.includes("admin");
   };
   function place() {

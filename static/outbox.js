@@ -20,13 +20,14 @@ class Kept {
   #person = "";
   #isLeft = false;
   #isCleared = false;
+  #watched = null;
 
   open(person) {
     this.#person = person;
     if (!person) return;
     if ((sessionStorage.person ?? person) !== person) sessionStorage.clear();
     sessionStorage.person = person;
-    this.#remove(localStorage, key => /^(kept|draft) /.test(key) && key.split(" ")[1] !== person);
+    this.#remove(localStorage, key => /^(kept|draft|drafted) /.test(key) && key.split(" ")[1] !== person);
     this.#takeOver(JSON.parse(localStorage.getItem(`kept ${person}`) ?? "[]"));
     localStorage.removeItem(`kept ${person}`);
   }
@@ -51,7 +52,7 @@ class Kept {
   clear() {
     this.#isCleared = true;
     sessionStorage.clear();
-    this.#remove(localStorage, key => /^(kept|draft) /.test(key) && key.split(" ")[1] === this.#person);
+    this.#remove(localStorage, key => /^(kept|draft|drafted) /.test(key) && key.split(" ")[1] === this.#person);
   }
   #remove(storage, isGone) { Object.keys(storage).filter(isGone).forEach(key => storage.removeItem(key)); }
 
@@ -61,7 +62,8 @@ class Kept {
     if (this.#isLeft) this.#leaveAll();
   }
 
-  // These four are all that reads or writes drafts: whoever brings them to a person's other devices begins here.
+  draftChanged = () => {};          // called after a draft has changed here
+
   draft(path) { return localStorage.getItem(this.#keyOf(path)) ?? ""; }
   drafts() {
     const prefix = this.#keyOf("");
@@ -71,13 +73,27 @@ class Kept {
   keepDraft(path, text) {
     if (!this.#person || text === this.draft(path)) return;
     this.#keep(localStorage, this.#keyOf(path), text);
+    this.know(path, {changedAt: Date.now()});
+    this.draftChanged();
   }
-  // Calls `changed(text)` when another tab has changed the draft. One that was removed with everything else stays.
+  // What the server has of a draft, as {at, text}, and when it was changed here last.
+  known(path) { return {at: "", text: "", changedAt: 0, ...JSON.parse(localStorage.getItem(this.#knownKeyOf(path)))}; }
+  know(path, values) {
+    this.#keep(localStorage, this.#knownKeyOf(path), JSON.stringify({...this.known(path), ...values}));
+  }
+  // A draft that comes from another device.
+  bringDraft(path, text) {
+    this.#keep(localStorage, this.#keyOf(path), text);
+    if (this.#watched?.path === path) this.#watched.changed(text);
+  }
+  // Calls `changed(text)` when another tab or device has changed the draft. One that was removed with all else stays.
   watchDraft(path, changed) {
+    this.#watched = {path, changed};
     addEventListener("storage", ({key, newValue}) => {
       if (key === this.#keyOf(path) && newValue !== null) changed(newValue);
     });
   }
+  #knownKeyOf(path) { return `drafted ${this.#person} ${path}`; }
   #keyOf(path) { return `draft ${this.#person} ${path}`; }
 
   #keep(storage, key, text) {
@@ -125,7 +141,7 @@ function outcome({status, headers}, text) {
   if (status === 403) return {kind: "signed out", why};
   if (status === 429) {
     const ms = 1_000 * headers.get("Retry-After") || BUSY_MS;
-    return {kind: "busy", why: why.replace("Send it again in a moment.", "The rest follows by itself."), ms};
+    return {kind: "busy", why: why.replace(/Send it again (in [^.]+)\.$/, "It is sent by itself $1."), ms};
   }
   if (status === 502 || status === 504) return {kind: "unknown", why};      // a proxy's: it does not know, either
   return {kind: status >= 500 ? "failed" : "refused", why};
@@ -133,13 +149,15 @@ function outcome({status, headers}, text) {
 
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 
-// The messages on their way. A post is {id, path, text, beside, at, state, why, isRefused, unanswered, tx}. Its state is
-// "waiting", "stored", "failed" or "deleted"; `unanswered` counts the requests of which nobody knows what became. A
-// failure fails those behind it in its channel, too, because they would arrive before it. `told` has three functions:
-// `shown()` is called after each change, `stored(post)` once it is, `signedOut()` answers whether the page goes away.
+// The messages on their way. A post is {id, path, text, beside, at, state, why, isRefused, isHeld, unanswered, tx}. Its
+// state is "waiting", "stored", "failed" or "deleted"; `unanswered` counts the requests of which nobody knows what
+// became; it is held while the server says "later", and the other channels go on meanwhile. A failure fails those behind
+// it in its channel, too, because they would arrive before it. `told` has three functions: `shown()` is called after each
+// change, `stored(post)` once it is, `signedOut()` answers whether the page goes away.
 class Outbox {
   #posts;
   #isWorking = false;
+  #busyUntil = new Map();           // path → when the server takes the next message there; other channels' go before
 
   constructor(token, told) {
     Object.assign(this, {token, told});
@@ -189,10 +207,14 @@ class Outbox {
   async work() {
     if (this.#isWorking) return;
     this.#isWorking = true;
-    for (let post; post = this.#posts.find(one => one.state === "waiting");) if (!await this.#settle(post)) break;
+    for (let post; post = this.#next();) if (!await this.#settle(post)) break;
     this.#isWorking = false;
   }
 
+  #next() {
+    const isDue = post => post.state === "waiting" && !(this.#busyUntil.get(post.path) > performance.now());
+    return this.#posts.find(isDue);
+  }
   #isHere(post) { return post.path === HERE; }
   #drop(isDropped) { this.#posts = this.#posts.filter(post => !isDropped(post)); }
   #changed() {
@@ -205,10 +227,11 @@ class Outbox {
   }
   // Sends a post and notes what became of it. False if the page goes away meanwhile.
   async #settle(post) {
+    post.isHeld = false;
     const answer = await this.#send(post);
     if (post.state === "stored" || !this.#posts.includes(post)) return true;      // the socket was faster
     if (answer.kind === "stored") this.#isStored(post, answer.tx);
-    else if (answer.kind === "busy") await this.#waitFor(post, answer);
+    else if (answer.kind === "busy") this.#waitFor(post, answer);
     else if (answer.kind === "signed out" && this.told.signedOut()) return false;
     else this.#fail(post, answer);
     return true;
@@ -227,15 +250,16 @@ class Outbox {
     return Object.assign({}, ...riders.filter(({name}) => beside[name]).map(one => one.fields(beside[one.name])));
   }
   #isStored(post, tx) {
-    Object.assign(post, {state: "stored", tx, why: ""});
+    Object.assign(post, {state: "stored", tx, why: "", isHeld: false});
     if (!this.#isHere(post)) this.#drop(other => other === post);      // its channel will show it
     this.#changed();
     this.told.stored(post);
   }
-  async #waitFor(post, {why, ms}) {
-    post.why = why;
+  #waitFor(post, {why, ms}) {
+    Object.assign(post, {why, isHeld: true});
+    this.#busyUntil.set(post.path, performance.now() + ms);
+    setTimeout(() => { this.#busyUntil.delete(post.path); this.work(); }, ms);
     this.#changed();
-    await pause(ms);
   }
   #fail(post, {kind, why = ""}) {
     const isRefused = kind === "refused", behind = this.#posts.slice(this.#posts.indexOf(post));

@@ -242,12 +242,15 @@ async def settle(system):
     message = {"xt/id": uuid.uuid4(), "msg/mem": mems["member"]["xt/id"], "msg/channel": channel["xt/id"],
                "msg/text": "of the member", "msg/created-at": biff.now(system)}
     file = file_of(message)
+    report = {"xt/id": uuid.uuid4(), "report/comm": ours, "report/channel": channel["xt/id"],
+              "report/msg": message["xt/id"], "report/mem": mems["admin"]["xt/id"], "report/tx": 1,
+              "report/at": biff.now(system)}
     system["chat_bytes"].path(file["file/sha256"]).write_bytes(b"x")
     await node.submit([put(document) for document in [*communities, channel, elsewhere, *documents, *mems.values(),
-                                                      message, file]])
+                                                      message, file, report]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
     ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43,
-           "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{invitation_id}": uuid.uuid4(),
+           "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{report_id}": report["xt/id"], "{invitation_id}": uuid.uuid4(),
            "{code}": "x" * 38, "{file_id}": file["xt/id"]}
     return people, ids, theirs
 

@@ -266,7 +266,7 @@ async def test_whoever_signs_out_leaves_no_draft_behind(chat, person, window):  
     """Without this, the next person at a shared machine would read what was nearly said."""
     ann, channel = await same_process(chat, person, window, "ann@example.com")
     await ann.fill("#text", "a private thought")
-    assert await ann.evaluate("() => Object.values(localStorage)") == ["a private thought"]
+    assert "a private thought" in await ann.evaluate("() => Object.values(localStorage)")
     await ann.click("text=Sign out")
     await ann.wait_for_url(chat["biff/base-url"] + "/")
     assert await ann.evaluate("() => sessionStorage.length + localStorage.length") == 0

@@ -18,8 +18,9 @@ from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, put
 
 EPHEMERAL = {"online", "typing"}                          # what no log has
-MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", *EPHEMERAL}  # a person's own parts of a page
-LIVE = ["messages", "heading", "topic", "channels", "text-label", "here", "pick-channels",
+MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", "reports-link", "draft",
+        *EPHEMERAL}                                                 # a person's own parts of a page
+LIVE = ["messages", "slow", "heading", "topic", "channels", "text-label", "here", "pick-channels",
         *sorted(MINE - {"news"} - EPHEMERAL), "private-channels", "directs", "pick-private", "seat-count", "seats"]
 MINE |= {*LIVE[-5:], "heading", "text-label", None}              # of a direct message: None is its title
 MARKED_UP = ["**ebb** `<b>`", "- *one*\n- two", "> said\n:tada: [a](https://a.example)"]
@@ -237,7 +238,7 @@ class World:
         def change(old, **new):
             self.messages[old["xt/id"]] = old | new
             return put(old | new)
-        match self.random.randrange(28):
+        match self.random.randrange(30):
             case 0:
                 return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
             case 1 | 2:
@@ -277,7 +278,8 @@ class World:
                 return [put(user | name), put(self.message())]
             case 14:
                 one = self.random.choice(list(self.channels))
-                self.channels[one] = self.channels[one] | {"chan/topic": f"Topic & {self.random.randrange(100)}"}
+                self.channels[one] = self.channels[one] | {"chan/topic": f"Topic & {self.random.randrange(100)}",
+                                                           "chan/slow-s": self.random.choice([5, 3600])}
                 return [put(self.channels[one])]
             case 15 if self.node.db().entity(pick["xt/id"]):       # nobody has read what was never there
                 where = pick["msg/channel"]
@@ -321,6 +323,17 @@ class World:
                 one = {"xt/id": uuid.uuid5(pick["xt/id"], f"{mem} {emoji}"), "react/msg": pick["xt/id"],
                        "react/channel": pick["msg/channel"], "react/mem": mem, "react/emoji": emoji}
                 return [delete(one["xt/id"]) if self.node.db().entity(one["xt/id"]) else put(one)]
+            case 28 if self.node.db().entity(pick["xt/id"]):
+                return [put({"xt/id": uuid.uuid5(pick["xt/id"], "report"), "report/comm": self.community,
+                             "report/channel": pick["msg/channel"], "report/msg": pick["xt/id"],
+                             "report/mem": self.other, "report/tx": self.node.latest_tx.tx_id,
+                             "report/at": biff.now(self.chat)})]
+            case 29:
+                where = self.random.choice(list(self.channels))
+                id, about = f"draft-{self.mem}-{where}", {"draft/mem": self.mem, "draft/channel": where}
+                text = {"draft/text": f"half a <b> {self.random.randrange(100)}", "draft/user": self.user}
+                return [evict(id), put({"xt/id": id, "draft/at": biff.now(self.chat), **about,
+                                        **self.random.choice([{}, text])})]
         return [put(self.message())]
 
     def whisper(self):
