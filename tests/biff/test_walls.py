@@ -59,7 +59,7 @@ async def paths_of(one):
     ids = {"/community/{id}": community, "/{channel_id}": "/" + channel.rpartition("/")[2],
            "{message_id}": message, "{file_id}": file, "/sessions/{id}": f"/sessions/{session}", "{token}": "x" * 43,
            "/invite/{code}": await one.invitation(community)} | {
-               hole: str(uuid.uuid4()) for hole in ("{mem_id}", "{ban_id}", "{invitation_id}")}
+               hole: str(uuid.uuid4()) for hole in ("{mem_id}", "{report_id}", "{ban_id}", "{invitation_id}")}
 
     def fill(path):
         for hole, value in ids.items():

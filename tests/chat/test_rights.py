@@ -29,6 +29,7 @@ MAY = {                                       # the rules of the route table, by
     "inviter": {"member", "admin"},
     "channel_opener": {"admin"},
     "other_member": {"admin"},
+    "reported": {"admin"},
     "community_admin": {"admin"},
     "channel_admin": {"admin"},
     "channel_namer": {"admin"},
