@@ -45,9 +45,9 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, edits, feeds, files, founders, invitations, keys, line, members, mentions, names,
-                     permalinks, phone, places, presence, private, push, reactions, replies, reports, search, slow,
-                     text, titles, unread)
+from plugins import (commands, drafts, edits, feeds, files, founders, invitations, keys, line, members, mentions,
+                     names, permalinks, phone, places, presence, private, push, reactions, replies, reports, search,
+                     slow, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.edits import beside_text
@@ -538,7 +538,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
     founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
-    permalinks, private, slow, reports, search, presence, feeds, keys, push, phone, commands))]
+    permalinks, private, slow, reports, drafts, search, presence, feeds, keys, push, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 
