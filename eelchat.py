@@ -45,9 +45,9 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, drafts, edits, feeds, files, founders, invitations, keys, line, members, mentions,
-                     names, permalinks, phone, places, presence, private, push, reactions, replies, reports, search,
-                     slow, text, titles, unread)
+from plugins import (commands, digest, drafts, edits, feeds, files, founders, invitations, keys, line, members,
+                     mentions, names, permalinks, phone, places, presence, private, push, reactions, replies, reports,
+                     search, slow, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.edits import beside_text
@@ -233,7 +233,7 @@ async def new_message(ctx):
     try:
         beside = posted_beside(ctx)
     except places.Refused as refused:
-        return biff.error(ctx, refused.status, refused.sentence)
+        return places.told(ctx, refused)
     if not (text or "msg/files" in beside) or len(text) > MESSAGE_CHARS_MAX:
         return biff.error(ctx, 422, f"A message has 1 to {MESSAGE_CHARS_MAX:,} characters; this one has {len(text):,}.")
     if id is None:
@@ -268,8 +268,8 @@ def check_rate(ctx):
     posts = ("posts", ctx["uid"]), *POSTS_A_PERSON
     if not biff.is_allowed(ctx, posts):
         again_s = biff.again_s(ctx, posts)
-        raise places.Refused(429, f"That was fast: {POSTS_A_PERSON[0]} messages in {POSTS_A_PERSON[1]} seconds are the "
-                                  f"limit. Send it again in {again_s} {'second' if again_s == 1 else 'seconds'}.", again_s)
+        raise places.Refused(429, "That was fast: {} messages in {} seconds are the limit. ".format(*POSTS_A_PERSON)
+                             + f"Send it again in {again_s} {'second' if again_s == 1 else 'seconds'}.", again_s)
 
 
 async def post(ctx, id, text, beside):
@@ -538,7 +538,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
     founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
-    permalinks, private, slow, reports, drafts, search, presence, feeds, keys, push, phone, commands))]
+    permalinks, private, slow, reports, drafts, search, presence, digest, feeds, keys, push, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

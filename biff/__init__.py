@@ -38,7 +38,7 @@ from biff.mail import send_mail
 from biff.notices import notify, use_notices
 from biff.pages import (BODY_BYTES_MAX, CONTENT_SECURITY_POLICY, ROOT, SCRIPTS, addresses_apart, asset_url, error,
                         fragment, is_local, redirect, render, static, url, use_jinja)
-from biff.requests import FileAnswer, anyone, body_of, is_ours, streams
+from biff.requests import FileAnswer, anyone, body_of, is_ours, signed, streams
 from biff.server import use_web
 from biff.sessions import (TOKEN_FIELD, TOKEN_HEADER, cookie_name, csrf_token, hash_of, hmac_of, is_alive,
                            keep_sessions, session_id, sessions_of)

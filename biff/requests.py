@@ -179,6 +179,15 @@ def streams(handler: Callable) -> Callable:
     return handler
 
 
+def signed(handler: Callable) -> Callable:
+    """Marks a handler whose address carries a signature of ours, which it checks: programs that read mail send there.
+
+    It may come from anywhere, without a session and a form's token. Its body is not read.
+    """
+    handler.is_signed = True               # type: ignore[attr-defined]
+    return handler
+
+
 async def body_of(request: web.Request, piece_bytes: int, piece_s: float) -> AsyncIterator[bytes]:
     """The body in pieces of at least this many bytes, but the last. Raises: TimeoutError if one takes too long."""
     is_over = False
@@ -197,17 +206,18 @@ async def body_of(request: web.Request, piece_bytes: int, piece_s: float) -> Asy
 
 
 def answering(system, rule, handler):
-    is_stream = getattr(handler, "is_stream", False)
+    is_stream, is_signed = getattr(handler, "is_stream", False), getattr(handler, "is_signed", False)
 
     async def answer(request):
         is_upgrade = "websocket" in request.headers.get("Upgrade", "").lower()
-        if (request.method in UNSAFE or is_upgrade) and not is_ours(system, request, is_upgrade):
+        is_unsafe = request.method in UNSAFE and not is_signed
+        if (is_unsafe or is_upgrade) and not is_ours(system, request, is_upgrade):
             log.info("Refused, for it comes from no page of ours: %s", _shown(request))
             raise web.HTTPForbidden()
         if request.method != "POST" and not is_upgrade:        # posts are quick, and are committed together
             await _turn(system, request)
-        ctx = await _ctx(system, request, is_stream)
-        if request.method in UNSAFE and not has_token(ctx):
+        ctx = await _ctx(system, request, is_stream or is_signed)
+        if is_unsafe and not has_token(ctx):
             log.info("Refused, for it has no token of this browser: %s by user %s", _shown(request), ctx["uid"])
             raise web.HTTPForbidden()
         if ctx["uid"] and not is_upgrade and not is_allowed(ctx, *_rates_of(ctx, rule)):

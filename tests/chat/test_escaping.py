@@ -11,6 +11,7 @@ import pytest
 import biff
 import eelchat
 from plugins import permalinks, places
+from plugins.names import Author
 from people import LINK, chat, person      # noqa: F401
 from store import evict, put
 
@@ -317,3 +318,34 @@ async def test_the_second_wall_holds_where_people_write(fields, window, monkeypa
     await page.wait_for_selector("#messages .message i")
     await asyncio.sleep(0.3)
     assert await page.evaluate("window.pwned ?? null") is None and not any("/pwned" in url for url in asked)
+
+
+async def test_attacks_in_reports_drafts_and_digests_are_text(fields, payloads):
+    """What is reported is the worst that people write, and it is shown to those who have most rights."""
+    node, compared = fields.chat["biff/node"], 0
+    await fields.write("community", "channel")
+
+    async def reports_page(texts):
+        await fields.submit([put(fields.message(n, text)) for n, text in texts])
+        common = {"report/comm": id_of(fields.community), "report/channel": id_of(fields.channel),
+                  "report/mem": fields.mem, "report/at": fields.message(0, "")["msg/created-at"],
+                  "report/tx": node.latest_tx.tx_id}
+        await fields.submit([put(common | {"xt/id": uuid.UUID(int=n + 1), "report/msg": fields.posts[n],
+                                           "report/reason": text}) for n, text in texts])
+        return (await fields.ann.get(f"{fields.community}/reports")).body_text
+    for start in range(0, PAYLOADS, 50):
+        plain = await reports_page([(n, f"w{n}w") for n in range(start, start + 50)])
+        attacked = await reports_page([(n, payloads[n]) for n in range(start, start + 50)])
+        assert plain.count('class="report"') == 50 and tree(plain, payloads) == tree(attacked)
+        compared += 50
+
+    def others(text):
+        line = {"author": Author(text, "x", "0"), "channel": {"chan/title": text}, "path": "/", "text": text}
+        parts = [{"community": {"comm/title": text}, "calls": [line], "directs": [line],
+                  "counts": [({"chan/title": text}, 1)]}]
+        mail = {"parts": parts, "link": "/", "every": "day", "path_of": lambda channel: "/"}
+        return (biff.fragment(fields.chat, "drafts/draft.html", draft_at="", draft_text=text)
+                + biff.fragment(fields.chat, "mail/digest.html", **mail))
+    for text in payloads:
+        assert tree(others("w0w"), [text]) == tree(others(text))
+    assert compared == PAYLOADS
