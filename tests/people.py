@@ -176,6 +176,16 @@ async def open_channel(page, title):
     await page.wait_for_function("here => location.href !== here", arg=here)
 
 
+async def pick(page, message):
+    """Shows the toolbar of a message, in a browser. `message` is a selector."""
+    await page.eval_on_selector(message, """message => new Promise(done => {
+        message.scrollIntoView({block: "center"});
+        requestAnimationFrame(() => requestAnimationFrame(done));            // scrolling hides the toolbar
+    })""")
+    await page.dispatch_event(message, "click")
+    await page.wait_for_selector("#actions:visible")
+
+
 async def delete_channel(page):
     """The channel that the page is in, by its menu."""
     await page.click(".head .more summary")
