@@ -16,9 +16,11 @@ from markupsafe import Markup
 from voluptuous import Optional
 
 import biff
+from plugins.changes import channel_of
 from plugins.names import NAME_CHARS_MAX, author_of, key_of
 from plugins.places import in_channel, is_direct, is_private, may_read, mem_in
 from plugins.text import ASKS_A_PERSON, CHOICES_MAX, said
+from plugins.unread import touch_all
 
 MENTIONS_MAX = 20                     # of a message; each costs some look-ups by name
 WORDS_MAX = 8                         # of a name: "Maria del Carmen Fernández-Villaverde y Ortega" has seven
@@ -133,6 +135,17 @@ def name_in(db, channel, mem_id):
     return f"{name}#{str(mem_id)[:4]}" if len(mems_named(db, channel, name)) > 1 else name
 
 
+def on_edit(changes, id, old, new):
+    """An edit that calls others than before changes the numbers of those people, beside their channels."""
+    if not (old and new) or channel_of(old) != channel_of(new):
+        return
+    for who in set(old.get("msg/mentions") or ()) ^ set(new.get("msg/mentions") or ()):
+        if who == channel_of(new) and (channel := changes.db.entity(who)):
+            touch_all(changes, channel)
+        elif mem := changes.db.entity(who):
+            changes.touch_person(mem.get("mem/user"), "news")
+
+
 # ── Completion ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +175,7 @@ PLUGIN = {
     "routes": [("GET", CHANNEL + "/names", in_channel, choices)],
     "beside-text": beside_text,
     "typed": typed_now,
+    "changes": [on_edit],
     "held": held_in,
     "message": lambda db, message: {"held": held_in(db, message)},
     "scripts": ["mentions.js"],

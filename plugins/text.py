@@ -87,6 +87,11 @@ def said(text, held=()):
     return Said(plain(text, held), is_big=not held and is_emoji_alone(text))
 
 
+def as_typed(text):
+    """What the system says, and what feeds bring, was not written as Markdown. Addresses are links."""
+    return Said(plain(str(text)))
+
+
 # ── As it was typed ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -420,7 +425,7 @@ async def preview(ctx):
 
 
 PLUGIN = {
-    "filters": {"said": said},
+    "filters": {"said": said, "as_typed": as_typed},
     "routes": [("GET", "/emoji", signed_in, emoji_choices), ("POST", CHANNEL + "/preview", in_channel, preview)],
     "slots": {"compose": "text/compose.html"},
     "scripts": ["complete.js", "preview.js"],

@@ -136,12 +136,12 @@ def swap(part, target, style):
             target.append(child)
 
 
-def counts(page):
+def counts(page, is_calls=False):
     """What the browser counts on a page, by channel, as `countNews` of static/unread.js does; None where none are."""
     if (news := page.by_id("news")) is None:
         return None
     made, mine, ids, given = int(news.attributes["data-tx"]), news.attributes["data-mem"], set(), given_counts(news)
-    found = {channel: count for channel, (count, *_) in given.items()}
+    found = {channel: calls if is_calls else count for channel, (count, _, calls) in given.items()}
     items = [one.attributes for one in news.children if not isinstance(one, str)]
     gone = {one["id"][5:] for one in items if one.get("id", "").startswith("gone-")}
     for one in items:
@@ -149,6 +149,8 @@ def counts(page):
         if not id or one["data-mem"] == mine or int(one["data-tx"]) <= made or id in ids:
             continue
         ids.add(id)
+        if is_calls and not {mine, channel} & set(one.get("data-for", "").split()):
+            continue
         if id.startswith("new-"):
             found[channel] = found.get(channel, 0) + (id[4:] not in gone)
         elif channel in given and given[channel][1] < int(one["data-said"]) <= made:
@@ -225,8 +227,14 @@ class World:
                    "msg/text": text or f"{self.random.choice(['<b>&amp;', 'tide', 'ebb & flow', 'ünï', *MARKED_UP])} "
                                        f"{len(self.messages)}",
                    "msg/created-at": dt.datetime.now(dt.timezone.utc)}
+        message |= {} if text else self.called(message["msg/channel"])
         self.messages[message["xt/id"]] = message
         return message
+
+    def called(self, channel_id):
+        """The attributes of a message whose first letters mention somebody, everybody or nobody."""
+        who = self.random.choice([self.mem, self.other, channel_id, None, None])
+        return {"msg/mentions": [who], "msg/mention-spans": ((0, 3, who),)} if who else {}
 
     def any(self):
         return self.random.choice(list(self.messages.values())) if self.messages else self.message()
@@ -240,7 +248,9 @@ class World:
             return put(old | new)
         match self.random.randrange(30):
             case 0:
-                return [change(pick, **{"msg/text": f"edited {self.random.random()}"})]
+                plain = {key: value for key, value in pick.items() if not key.startswith("msg/mention")}
+                edited = {"msg/text": f"edited {self.random.random()}"} | self.called(pick["msg/channel"])
+                return [change(plain, **edited)]
             case 1 | 2:
                 self.gone.append(self.messages.pop(pick["xt/id"], pick))
                 return [delete(pick["xt/id"])]
@@ -478,6 +488,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
                 if window.channel_id in world.channels and not window.more:
                     assert "the last" in fresh.shown("messages")
                 assert counts(window.page) == counts(fresh.page), f"unread of sequence {n}"
+                assert counts(window.page, True) == counts(fresh.page, True), f"mentions of sequence {n}"
                 for id in LIVE:
                     assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}, sequence {n}"
                 assert str(window.page.find(lambda one: one.tag

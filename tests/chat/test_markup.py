@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from people import chat, person      # noqa: F401
+from people import chat, person, texts      # noqa: F401
 from plugins import text
 from plugins.text import said
 from store import put
@@ -238,6 +238,16 @@ def test_nothing_that_is_written_is_lost(seed):
                         for _ in range(lots.randint(1, 60))).replace("```", "`").replace("~~~", "~")
         shown = html.unescape(re.sub("<[^>]*>", "", str(said(typed).html)))
         assert re.findall("[abc]", shown) == re.findall("[abc]", typed), (seed, typed)
+
+
+async def test_what_the_system_says_and_feeds_bring_is_shown_as_it_came(chat, person):      # noqa: F811
+    """A headline about 5*3*2 was not written as Markdown, and a list of commands stays as it was."""
+    ann = await person("ann@example.com")
+    _, channel = await ann.new_channel()
+    headline = {"msg/mem": "system", "msg/text": "*five* stars:\n - [a](https://a.example) :tada:"}
+    await chat["biff/node"].submit([put(a_message(chat, channel, "") | headline)])
+    shown = texts((await ann.get(channel)).body_text)
+    assert shown == ["*five* stars:\n - [a](https://a.example) 🎉"]
 
 
 # ── Walls ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from store import delete, put
 from test_browser import shots, until_live, write
 from test_chat import id_of
 from test_edits import edit
+from test_together import caught_up, together      # noqa: F401
 
 
 def user_of(chat, email):      # noqa: F811
@@ -205,6 +206,25 @@ async def test_a_channel_with_an_unread_mention_stands_out(chat, three):      # 
     page = (await bob.get(channel)).body_text
     assert re.search(f'data-counts="{id_of(other)} 3 \\d+ 2"', page)
     assert 'data-counts=""' in (await ann.get(channel)).body_text
+
+
+async def test_a_mention_on_one_server_calls_on_the_other_and_follows_a_rename(together):      # noqa: F811
+    """People on the other server would be asked and never know."""
+    (ann, _), (bob, there) = await together.person("ann@example.com"), await together.person("bob@example.com")
+    _, channel = await ann.new_channel()
+    await bob.join(channel.partition("/channel")[0])
+    await bob.post("/name", {"name": "Bob"}, "/name")
+    await caught_up(together)
+    socket, bobs = await there.listen(channel), mem_of(together[1], "bob@example.com")
+    await ann.say(channel, "hello @Bob")
+    frame = await socket.receive_str(timeout=10)
+    assert f'<span class="mention" data-mem="{bobs}">@Bob</span>' in frame and f'data-for="{bobs}"' in frame
+    await bob.post("/name", {"name": "Roach"}, "/name")
+    while "innerHTML:.mention" not in frame:
+        frame = await socket.receive_str(timeout=10)
+    assert ">@Roach</span>" in frame
+    await socket.close(), await caught_up(together)
+    assert ">@Roach</span>" in (await there.get(channel)).body_text
 
 
 async def test_names_are_completed_by_keyboard_and_mark_whom_they_call(chat, three, window):      # noqa: F811
