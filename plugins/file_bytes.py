@@ -1,4 +1,4 @@
-"""The bytes of files: one file for each SHA-256 in a folder of this server; with a shared log, in the same PostgreSQL too.
+"""The bytes of files: one file for each SHA-256 in a folder of this server; with a shared log, in its PostgreSQL, too.
 
     kept = await opened(folder, log_url)           # log_url None: this server is the only one
     await kept.keep(file_id, {sha256: path})       # takes what was written there; it is durable when this returns
@@ -27,7 +27,7 @@ PIECE_BYTES = 1024 ** 2               # of a file, in a row of PostgreSQL: what 
 CACHE_MB_MAX = 2_000                  # of files that are kept here beside PostgreSQL
 AT_ONCE = 3                           # connections to PostgreSQL for files; the rest wait
 ANSWER_S_MAX = 10                     # for PostgreSQL to do one of these, ten megabytes among them
-SETTLES_S = 3_600                     # after this a row of PostgreSQL belongs to a file that the store names, or to none
+SETTLES_S = 3_600                     # after this a use belongs to a file that the store names, or to none
 
 CUT_OFF = "The server is cut off from the place of its files. Try again in a moment."
 
@@ -47,7 +47,8 @@ class Bytes:
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.glob("*.new"):     # a crash left them
             path.unlink()
-        self.sizes = {path.name: path.stat().st_size for path in sorted(map(self.path, self._names()), key=os.path.getmtime)}
+        paths = sorted(map(self.path, self._names()), key=os.path.getmtime)
+        self.sizes = {path.name: path.stat().st_size for path in paths}
         self.bytes = sum(self.sizes.values())
 
     async def begin(self):
@@ -107,10 +108,11 @@ class Bytes:
 
 TABLES = """
     create table if not exists chat_files(sha256 text primary key);
-    create table if not exists chat_file_pieces(sha256 text references chat_files on delete cascade, n int, bytes bytea not null,
-                                                primary key (sha256, n));
-    create table if not exists chat_file_uses(sha256 text references chat_files, file_id uuid, made_at timestamptz not null
-                                              default now(), primary key (sha256, file_id));
+    create table if not exists chat_file_pieces(
+        sha256 text references chat_files on delete cascade, n int, bytes bytea not null, primary key (sha256, n));
+    create table if not exists chat_file_uses(
+        sha256 text references chat_files, file_id uuid, made_at timestamptz not null default now(),
+        primary key (sha256, file_id));
     alter table chat_file_pieces alter column bytes set storage external
 """
 LOCK_MAKING = 0x66696C65              # of an advisory lock: "file"
@@ -173,15 +175,16 @@ class SharedBytes(Bytes):
             self._unlink(next(iter(self.sizes)))
 
     async def _do(self, work):
-        """What `work(cursor)` returns, in one transaction, in a thread. Raises: Refused if PostgreSQL is out of reach."""
+        """What `work(cursor)` returns, in one transaction, in a thread. Raises: Refused if there is no PostgreSQL."""
         async with self._turns:
             return await asyncio.to_thread(self._done, work)
 
     def _done(self, work):
         import psycopg
-        ours: dict = {"connect_timeout": 2, "tcp_user_timeout": ANSWER_S_MAX * 1_000, "application_name": "eelchat files"}
+        settings: dict = {"connect_timeout": 2, "tcp_user_timeout": ANSWER_S_MAX * 1_000,
+                          "application_name": "eelchat files"} | psycopg.conninfo.conninfo_to_dict(self._url)
         try:
-            with contextlib.closing(psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url))) as connection:
+            with contextlib.closing(psycopg.connect(**settings)) as connection:
                 with connection.transaction(), connection.cursor() as cursor:
                     cursor.execute(f"set local statement_timeout = {ANSWER_S_MAX * 1_000}")
                     return work(cursor)

@@ -527,8 +527,8 @@ def uploader(ctx):
 async def file_itself(ctx):
     """A picture is shown; everything else is a download. Pages play sound and film from there, too."""
     file = ctx["file"]
-    return await answer_of(ctx, file["file/sha256"], file["file/type"],
-                           disposition(file["file/name"], file["file/type"] in PICTURES and "save" not in ctx["params"]))
+    is_shown = file["file/type"] in PICTURES and "save" not in ctx["params"]
+    return await answer_of(ctx, file["file/sha256"], file["file/type"], disposition(file["file/name"], is_shown))
 
 
 async def small_picture(ctx):

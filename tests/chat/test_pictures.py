@@ -1,4 +1,4 @@
-"""Pictures: people see them where they were sent, small and large; what hides in them goes, and bombs go off nowhere."""
+"""Pictures: people see them where they were sent, small and large; what hides in them goes, and no bomb goes off."""
 import asyncio
 import base64
 import io
@@ -132,13 +132,15 @@ def bombs(rnd):
         ("3600 megapixels.png", bare_png(60_000, 60_000), "million"),
         ("too many frames.gif", moving(10_000), "frames"),
         ("too large frames.gif", moving(40, 2_000, 2_000), "frames"),
-        ("text.png", bare_png(2, 2, bytes(14), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))), "read"),
+        ("text.png", bare_png(2, 2, bytes(14), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))),
+         "read"),
         ("cut.jpg", picture(1200, 900, quality=95)[:5_000], "read"), ("cut.png", whole[:len(whole) // 2], "read"),
         ("cut.gif", picture(format="GIF")[:900], "read"), ("cut.webp", picture(format="WEBP")[:700], "read"),
         ("cut.avif", picture(format="AVIF")[:600], "read"),
         ("svg.png", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", "no picture"),
         ("html.jpg", html, "no picture"), ("html after magic.jpg", b"\xff\xd8\xff\xe0" + html, "read"),
-        ("html after magic.gif", b"GIF89a" + html, "read"), ("html after magic.png", b"\x89PNG\r\n\x1a\n" + html, "read"),
+        ("html after magic.gif", b"GIF89a" + html, "read"),
+        ("html after magic.png", b"\x89PNG\r\n\x1a\n" + html, "read"),
         ("noise.webp", b"RIFF\xff\xff\xff\x7fWEBPVP8L" + rnd.randbytes(5_000), "read"),
         ("noise.avif", b"\0\0\0\x20ftypavif" + rnd.randbytes(5_000), "read"),
         *((f"flipped {n}.jpg", flipped(rnd, picture(300, 200)), "") for n in range(6)),
@@ -209,21 +211,24 @@ async def at_end(page):
         return list.scrollHeight - list.scrollTop - list.clientHeight < 2; }""")
 
 
-DROP = """([name, base64]) => { const data = new DataTransfer(), bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
+DROP = """([name, base64]) => { const data = new DataTransfer();
+    const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
     data.items.add(new File([bytes], name, {type: "image/png"}));
     const at = document.querySelector("#messages");
     at.dispatchEvent(new DragEvent("dragover", {bubbles: true, cancelable: true, dataTransfer: data}));
     at.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data})); }"""
-PASTE = """([name, base64]) => { const data = new DataTransfer(), bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
+PASTE = """([name, base64]) => { const data = new DataTransfer();
+    const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
     data.items.add(new File([bytes], name, {type: "image/png"}));
-    document.querySelector("#text").dispatchEvent(new ClipboardEvent("paste", {bubbles: true, cancelable: true, clipboardData: data})); }"""
+    const options = {bubbles: true, cancelable: true, clipboardData: data};
+    document.querySelector("#text").dispatchEvent(new ClipboardEvent("paste", options)); }"""
 DONE = "count => document.querySelectorAll('#attachments li.done').length === count"
 LOADED = "() => [...document.querySelectorAll('#messages .picture img')].every(one => one.complete && one.naturalWidth)"
 
 
 async def test_pictures_are_attached_sent_seen_and_opened_in_two_windows(server, window):
     """People would have to send pictures by another program."""
-    ann, bob = await window(viewport={"width": 1280, "height": 800}), await window(viewport={"width": 390, "height": 800})
+    ann, bob = [await window(viewport={"width": width, "height": 800}) for width in (1280, 390)]
     await two_in_a_channel(server, ann, bob)
     files = [{"name": f"{name}.jpg", "mimeType": "image/jpeg", "buffer": picture(*size, colour=colour)}
              for name, size, colour in (("weir", (1600, 1200), (40, 90, 130)), ("elver", (600, 900), (90, 60, 40)))]
@@ -296,8 +301,8 @@ def named_files(names, mem, channel_id, ids, now):
     """Messages of ten files each, every second one a picture, put past every check of names."""
     documents = []
     for n in range(0, len(names), 10):
-        files = [{"xt/id": ids[n + k], "file/name": name, "file/type": "image/png", "file/size": 5, "file/sha256": "0" * 64,
-                  "file/chan": channel_id, "file/mem": mem, "file/made-at": now, "file/msg": ids[-1 - n]}
+        files = [{"xt/id": ids[n + k], "file/name": name, "file/type": "image/png", "file/size": 5,
+                  "file/sha256": "0" * 64, "file/chan": channel_id, "file/mem": mem, "file/made-at": now, "file/msg": ids[-1 - n]}
                  | ({"file/width": 40, "file/height": 30, "file/small": "0" * 64} if k % 2 else {})
                  for k, name in enumerate(names[n:n + 10])]
         documents += [*files, {"xt/id": ids[-1 - n], "msg/mem": mem, "msg/text": "", "msg/channel": channel_id,
@@ -309,7 +314,8 @@ async def test_three_hundred_attacks_as_names_of_files_are_text(chat, two, paylo
     """The name of a file is the one text that people take from a machine that is not theirs."""
     ann, bob, channel = two
     node, channel_id, now = chat["biff/node"], uuid.UUID(channel.rpartition("/")[2]), biff.now(chat)
-    mem, ids = node.db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0], [node.new_id() for _ in range(600)]
+    mem = node.db().q({"find": "?m", "where": [["?m", "mem/roles", "admin"]]})[0]
+    ids = [node.new_id() for _ in range(600)]
     pages = []
     for names in [f"w{n}w" for n in range(len(payloads))], payloads:
         await node.submit(named_files(names, mem, channel_id, ids, now))
@@ -325,5 +331,6 @@ async def test_three_hundred_attacks_as_names_of_files_are_text(chat, two, paylo
     await page.wait_for_selector("#lightbox[open]")
     await page.keyboard.press("Escape")
     pwned = await page.evaluate("window.pwned ?? null")
-    say(f"{len(payloads)} attacks as names of files: the same page but for the words; in Chromium pwned is {pwned}; asked None")
+    say(f"{len(payloads)} attacks as names of files: the same page but for the words; in Chromium pwned is "
+        f"{pwned}; asked None")
     assert pwned is None

@@ -314,7 +314,8 @@ async def test_a_file_whose_bytes_are_missing_says_so(chat, two):      # noqa: F
 
 NAMES = ["../../etc/passwd", "..\\..\\boot.ini", "/etc/shadow", "a\0b.txt", "x" * 300 + ".txt", "\u202egnp.exe",
          '"; filename="evil.exe', "a\r\nX-Evil: 1.txt", "<img src=x onerror=alert(1)>.png.txt", "\ud83d\ude00.txt",
-         "….txt", " . . ", "", ".htaccess", "CON", "a" * 119 + ".ext", "é́́́́.txt", "\u2066\u2069.txt", "%00%2f.txt", "a;b=c.txt"]
+         "….txt", " . . ", "", ".htaccess", "CON",
+         "a" * 119 + ".ext", "é́́́́.txt", "\u2066\u2069.txt", "%00%2f.txt", "a;b=c.txt"]
 
 
 async def test_hostile_names_are_text_and_lead_nowhere(chat, two, say):      # noqa: F811
