@@ -146,6 +146,8 @@ def on_gone(ctx, tx):
     """What a transaction deleted may have been a file, or a message that named some."""
     node = ctx["biff/node"]
     gone = [op[1] for op in tx.ops if op[0] in ("delete", "evict") and type(op[1]) is uuid.UUID]
+    if not gone:
+        return
     before, orphans = node.db(tx.tx_id - 1), []
     hashes: dict = {}
     for id in gone:

@@ -143,8 +143,8 @@ def bombs(rnd):
         ("html after magic.png", b"\x89PNG\r\n\x1a\n" + html, "read"),
         ("noise.webp", b"RIFF\xff\xff\xff\x7fWEBPVP8L" + rnd.randbytes(5_000), "read"),
         ("noise.avif", b"\0\0\0\x20ftypavif" + rnd.randbytes(5_000), "read"),
-        *((f"flipped {n}.jpg", flipped(rnd, picture(300, 200)), "") for n in range(6)),
-        *((f"flipped {n}.png", flipped(rnd, picture(300, 200, "PNG")), "") for n in range(6)),
+        *((f"flipped {n}.jpg", flipped(rnd, picture(300, 200)), "") for n in range(3)),
+        *((f"flipped {n}.png", flipped(rnd, picture(300, 200, "PNG")), "") for n in range(3)),
     ]
 
 
@@ -165,7 +165,7 @@ async def test_bombs_and_broken_pictures_are_refused_and_the_chat_goes_on(chat, 
             begun = time.perf_counter()
             assert (await bob.get(channel)).status == 200
             slowest = max(slowest, time.perf_counter() - begun)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
         answer = await sending
         refused += answer.status == 422
         if word and (answer.status != 422 or word not in answer.body_text) or answer.status not in (200, 422):
