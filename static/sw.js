@@ -21,7 +21,7 @@ async function activate() {
 
 self.addEventListener("fetch", event => {
   const {request} = event, url = new URL(request.url);
-  if (url.origin !== location.origin) return;
+  if (url.origin !== location.origin || url.pathname.includes("/file/")) return;      // each file is asked for anew
   if (request.mode === "navigate") event.respondWith(request.method === "GET" ? page(event) : form(request, url));
   else if (request.method === "GET" && url.pathname.startsWith("/static/")) event.respondWith(file(request));
 });
