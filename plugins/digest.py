@@ -140,7 +140,8 @@ def shown(db, me, ids):
 
 
 def line_of(db, me, message):
-    channel, text = as_seen(db, db.entity(message["msg/channel"]), me), " ".join(message["msg/text"].split()) or "A file"
+    channel = as_seen(db, db.entity(message["msg/channel"]), me)
+    text = " ".join(message["msg/text"].split()) or "A file"
     return {"author": author_of(db, message["msg/mem"]), "channel": channel,
             "path": f"{channel_path(channel)}/at/{message['xt/id']}",
             "text": text if len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX] + "…"}
