@@ -45,6 +45,7 @@ CHANNEL = "/community/{id}/channel/{channel_id}"
 MARKUP = re.compile(r"[*_~`]|\]\(|\\[\[\]>@:-]|^[ \t]*(?:> |- |\d{1,9}\. )", re.MULTILINE)
 MARKS = re.compile(r"[*_~`\[\]\\]")
 BLOCKS = re.compile(r"^(?:[ \t]*(?:>|[-*](?=[ \t])|\d{1,9}\.(?=[ \t])|```|~~~))+", re.MULTILINE)
+EMPTY_LINES = re.compile(r"(\n(?:[ \t]*\n)+)")
 FENCED = re.compile(r"^```[^`\n]*\n(?:(?![ \t]*```).*\n)*[ \t]*```[ \t]*$", re.MULTILINE)
 QUOTE = re.compile(r">(?:[ \t]|$)")
 ITEM = re.compile(r"(?![-*\s]*$)(?:[-*]|\d{1,9}\.)[ \t]+\S")
@@ -174,10 +175,10 @@ def marked_up(text, held=()):
     """How a text with markup is shown; None if it is too large, too deep or too intricate."""
     if text.count("\n") > LINES_MAX or blocks_in(text) > BLOCKS_MAX:
         return None
-    writer, parser, tokens = Writer(), markdown(), list[Token]()
-    parser.block.parse(writer.hold_spans(text, held), parser, {}, tokens)
+    writer = Writer()
+    text = writer.hold_spans(text, held)
     try:
-        html = writer.blocks(tokens)
+        html = writer.blocks(text) if BLOCKS.search(text) else writer.paragraphs(text)
     except TooMuch:
         return None
     clean = Markup(SANITIZER.clean(f".{html}")[1:])      # it drops a byte order mark at the beginning
@@ -314,24 +315,30 @@ class Writer:
         """The text as it was typed."""
         return HELD.sub(lambda found: self.held[int(found[1])][0], text)
 
-    def blocks(self, tokens):
+    def paragraphs(self, text):
+        """A text without other blocks, with its empty lines as they are."""
+        return "".join(part if n % 2 else self.inline(part) for n, part in enumerate(EMPTY_LINES.split(text)))
+
+    def blocks(self, text):
         """Paragraphs that follow one another are one, with the empty lines between them: it looks as it was typed.
 
         Only the outermost blocks name their direction, for a browser looks for it past those that have their own.
         """
-        made, after = [], None
+        made, after, tokens, parser = list[str](), None, list[Token](), markdown()
+        parser.block.parse(text, parser, {}, tokens)
         self.has_blocks = any(token.type not in ("paragraph_open", "inline", "paragraph_close") for token in tokens)
         for token in tokens:
+            begins, ends = token.map or (0, 0)
             if token.type == "paragraph_open":
                 if after and after[0] == token.level:
-                    made[-1] = "\n" * (token.map[0] - after[1] + 1)
+                    made[-1] = "\n" * (begins - after[1] + 1)
                 else:
                     made.append("<p>" if token.level else '<p dir="auto">')
             elif token.type == "paragraph_close":
                 made.append("</p>\n")
             else:
                 made.append(self.inline(token.content) if token.type == "inline" else self.block(token))
-            after = (token.level, token.map[1]) if token.type == "paragraph_close" else None
+            after = (token.level, ends) if token.type == "paragraph_close" else None
         return "".join(made if self.has_blocks else made[1:-1]).rstrip("\n")
 
     def block(self, token):
@@ -344,7 +351,9 @@ class Writer:
         return CODE.format(shown, self.unheld(token.content).removesuffix("\n"))
 
     def inline(self, text):
-        self.marks += len(MARKS.findall(text))
+        if not (marks := len(MARKS.findall(text))):
+            return self.text(self.hold_addresses(text), is_in_link=False)
+        self.marks += marks
         if self.marks > MARKS_MAX:
             raise TooMuch
         tokens, parser = list[Token](), markdown()
