@@ -323,7 +323,7 @@ async def test_the_second_wall_holds_where_people_write(fields, window, monkeypa
 async def test_attacks_in_reports_drafts_and_digests_are_text(fields, payloads):
     """What is reported is the worst that people write, and it is shown to those who have most rights."""
     node, compared = fields.chat["biff/node"], 0
-    await fields.write("community", "channel")
+    await fields.write("community", "channel", "ann@example.com", "agent", "text")
 
     async def reports_page(texts):
         await fields.submit([put(fields.message(n, text)) for n, text in texts])

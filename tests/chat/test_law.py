@@ -328,7 +328,7 @@ class World:
                                     "msg/thread": pick.get("msg/thread", pick["xt/id"])}
                 self.messages[message["xt/id"]] = answer
                 return [put(answer)]
-            case 22:
+            case 25:
                 mem, emoji = self.random.choice([self.mem, self.other]), self.random.choice("👍🎉")
                 one = {"xt/id": uuid.uuid5(pick["xt/id"], f"{mem} {emoji}"), "react/msg": pick["xt/id"],
                        "react/channel": pick["msg/channel"], "react/mem": mem, "react/emoji": emoji}

@@ -72,3 +72,32 @@ async def test_only_admins_set_slow_mode_and_it_ends_when_they_say_so(town):
         await ann.post(f"{channel}/title", {"title": "general", "slow": slow}, channel)
         assert channel_of(chat, channel).get("chan/slow-s") == kept
     assert [(await bob.say(channel, "free")).status for _ in range(2)] == [204] * 2
+
+
+async def test_a_message_that_waits_for_one_channel_holds_up_no_other(town, window):
+    """Whoever waits for an hour in one channel could say nothing anywhere; or what they wrote would be lost."""
+    chat, ann, bob, channel = town
+    community = channel.partition("/channel")[0]
+    await ann.post(f"{channel}/title", {"title": "general", "slow": "3600"}, channel)
+    other = (await ann.post(f"{community}/channel", {"title": "other"}, community)).url.path
+    page = await window(allow=[r"status of 429"])
+    await page.context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": bob.base}
+                                    for cookie in bob.browser.cookie_jar])
+
+    async def write(path, *texts):
+        await page.goto(bob.base + path)
+        await page.wait_for_selector("#messages[data-live]")
+        for text in texts:
+            await page.fill("#text", text)
+            await page.press("#text", "Enter")
+
+    async def stored(text):
+        await page.wait_for_selector(f"#messages .message:not(.pending) >> text='{text}'")
+    await write(channel, "one", "two")
+    await stored("one")
+    await page.wait_for_selector("#messages .message.pending >> text=/It is sent by itself in \\d+ seconds/")
+    await write(other, "elsewhere")
+    await stored("elsewhere")
+    await said_long_ago(chat, 3601)
+    await write(channel)
+    await stored("two")

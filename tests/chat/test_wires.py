@@ -470,7 +470,7 @@ async def test_a_draft_outlives_its_tab_and_is_one_in_all_tabs(chat, person, win
     await until_texts(first, ["a whole thought"])
     await second.wait_for_function(CLOSED["pending"])
     await first.reload()
-    assert await first.input_value("#text") == "" and await first.evaluate("() => localStorage.length") == 0
+    assert await first.input_value("#text") == "" and await first.evaluate("() => kept.drafts()") == []
 
 
 @pytest.mark.parametrize("next_one", ["ann@example.com", "bob@example.com"])
