@@ -49,9 +49,10 @@ async def texts(page):
 
 async def until_texts(page, wanted):
     """Waits until the window shows exactly these messages, in this order."""
-    await page.wait_for_function(
-        "wanted => JSON.stringify([...document.querySelectorAll('#messages .message p')].map(p => p.textContent)) === "
-        "JSON.stringify(wanted)", arg=wanted)
+    await page.wait_for_function("""wanted => {
+        const said = one => one.matches("p") ? one.textContent : one.innerText.replace(/\\n+/g, "\\n");
+        const all = [...document.querySelectorAll("#messages .message")].map(message => said(textOf(message)));
+        return JSON.stringify(all) === JSON.stringify(wanted); }""", arg=wanted)
 
 
 async def until_live(page):

@@ -79,7 +79,7 @@ async def test_the_pill_stands_beside_the_messages_and_the_box_keeps_the_focus(c
     assert messages["y"] + messages["height"] <= pill["y"] and pill["y"] + pill["height"] <= box["y"]
     for send in ann.click, ann.tap:
         await ann.fill("#text", "sent")
-        await send("#compose button")
+        await send("#compose button[aria-label=Send]")
         assert await ann.evaluate("document.activeElement.id") == "text"
 
 
