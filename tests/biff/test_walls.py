@@ -34,9 +34,10 @@ SIGNED = [(method, path) for plugin in eelchat.PLUGINS for method, path, _, hand
 UNSAFE = [route for route in ROUTES if route[0] != "GET" and route not in SIGNED]
 READING = [route for route in ROUTES if route[0] == "GET" and not route[1].endswith("/connect")]
 CSP = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
-       "form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+       "manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 
 
+CHECKED_FIRST = "/static/eelchat.css", "/sw.js"                 # kept, and asked for anew each time
 PICTURE = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
                         "0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082")      # one white dot
 
@@ -233,7 +234,7 @@ async def test_every_answer_bears_the_headers(chat, person):      # noqa: F811
             assert answer.headers["Content-Security-Policy"] == (files.CLOSED_POLICY if is_file else CSP), path
             assert answer.headers["X-Content-Type-Options"] == "nosniff", path
             assert answer.headers["Referrer-Policy"] == "same-origin" and "Server" not in answer.headers
-            assert answer.headers["Cache-Control"] == ("no-cache" if path == "/static/eelchat.css" else
+            assert answer.headers["Cache-Control"] == ("no-cache" if path in CHECKED_FIRST else
                                                        "private, no-cache" if is_file else "no-store"), path
     assert {200, 303, 308, 403, 404, 405} <= statuses
 
