@@ -538,7 +538,7 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
     founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
-    permalinks, private, slow, reports, drafts, search, presence, digest, feeds, keys, push, phone, commands))]
+    permalinks, private, slow, reports, drafts, search, presence, push, keys, digest, feeds, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

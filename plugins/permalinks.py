@@ -64,7 +64,8 @@ PLUGIN = {
     "routes": [("GET", CHANNEL + "/at/{message_id}", in_message, surroundings_page),
                ("GET", CHANNEL + "/newer", in_channel, newer),
                ("GET", CHANNEL + "/day", in_channel, day_page)],
-    "slots": {"message-actions": "permalinks/action.html", "head": "permalinks/day.html"},
+    "slots": {"message-actions": "permalinks/action.html", "head": "permalinks/day.html",
+              "menu": "permalinks/menu.html", "dialogs": "permalinks/dialog.html"},
     "page": lambda ctx: {"shown_max": SHOWN_MAX},
     "scripts": ["permalinks.js"],
 }

@@ -13,6 +13,7 @@ from plugins.changes import view_of
 from plugins.edits import CHARS_MAX, MESSAGE, in_message
 from plugins.names import author_of
 from plugins.places import Refused, app_page, channel_path, entity_of
+from plugins.text import in_words
 
 QUOTE_CHARS_MAX = 140                 # of a quoted text, in one line
 THREAD_MAX = 200                      # replies on a thread's page: its newest
@@ -83,7 +84,7 @@ def version_at(db, answered, tx_id):
 
 
 def in_one_line(message):
-    text = " ".join(message["msg/text"].split()) or "A file"
+    text = in_words(message["msg/text"]) or "A file"
     return text if len(text) <= QUOTE_CHARS_MAX else text[:QUOTE_CHARS_MAX - 1].rstrip() + "…"
 
 

@@ -19,6 +19,7 @@ import store
 from plugins.names import author_of, key_of
 from plugins.places import Refused, app_page, channel_path, channels_for, community_path, in_community
 from plugins.private import as_seen
+from plugins.text import in_words
 
 PAGE_HITS = 30                        # a few screens
 QUERY_CHARS_MAX = 200                 # the store takes 256 characters of words
@@ -110,7 +111,7 @@ def hit_of(ctx, message, channels, marker):
     files = message.get("msg/files") or ()
     files = [ctx["biff/db"].entity(id) for id in (files if type(files) is list else [files])]
     return {"message": message, "author": author_of(ctx["biff/db"], message["msg/mem"]), "channel": channel,
-            "path": f"{channel_path(channel)}/at/{message['xt/id']}", "text": excerpt(message["msg/text"], marker),
+            "path": f"{channel_path(channel)}/at/{message['xt/id']}", "text": excerpt(in_words(message["msg/text"]), marker),
             "files": [file["file/name"] for file in files if file and "file/name" in file]}
 
 

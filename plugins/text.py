@@ -88,6 +88,11 @@ def said(text, held=()):
     return Said(plain(text, held), is_big=not held and is_emoji_alone(text))
 
 
+def in_words(text):
+    """A text without its marks, in one line."""
+    return said(text).html.striptags()
+
+
 def as_typed(text):
     """What the system says, and what feeds bring, was not written as Markdown. Addresses are links."""
     return Said(plain(str(text)))

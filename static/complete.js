@@ -18,10 +18,12 @@ class Completion {
 
   constructor(box) {
     this.box = box;
-    this.list = element("ul", {class: "options", id: `${box.id}-options`, role: "listbox", "aria-label": "Completions", hidden: ""});
+    const id = `${box.id}-options`, label = "Completions";
+    this.list = element("ul", {class: "options", id, role: "listbox", "aria-label": label, hidden: ""});
     box.form.append(this.list);
-    for (const [name, value] of Object.entries({role: "combobox", "aria-autocomplete": "list", "aria-expanded": "false",
-                                                "aria-controls": this.list.id})) box.setAttribute(name, value);
+    box.setAttribute("aria-autocomplete", "list");                   // a box of several lines cannot be a combobox
+    box.setAttribute("aria-haspopup", "listbox");
+    box.setAttribute("aria-controls", id);
     box.addEventListener("input", () => this.#typed());
     box.form.addEventListener("keydown", event => { if (event.target === box) this.#keyed(event); }, {capture: true});
     box.addEventListener("blur", () => this.close());
@@ -36,7 +38,6 @@ class Completion {
     this.#asked += 1;
     this.list.hidden = true;
     this.#choose(-1);
-    this.box.setAttribute("aria-expanded", "false");
   }
   get #options() { return [...this.list.children]; }
 
@@ -69,7 +70,6 @@ class Completion {
     if (!this.#options.length) return this.close();
     this.#options.forEach((option, n) => { option.id = `${this.list.id}-${n}`; });
     this.list.hidden = false;
-    this.box.setAttribute("aria-expanded", "true");
     this.#choose(0);
   }
   #choose(at) {

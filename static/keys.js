@@ -35,7 +35,7 @@ class Places {
     const made = element("ul", {});
     made.innerHTML = await answer.text();                            // escaped by the same templates as every page
     this.#options = [...made.children];
-    this.#options.forEach((option, n) => { option.id = `place-${n}`; });
+    this.#options.forEach((option, n) => { option.firstElementChild.id = `place-${n}`; });
     this.#show();
   }
   // Those that begin with what was typed come first, then those with a word that does, then those that hold it.
@@ -52,7 +52,7 @@ class Places {
     this.#choose(0);
   }
   #choose(at) {
-    const options = [...this.list.children];
+    const options = [...this.list.querySelectorAll("[role=option]")];
     this.#at = options.length ? (at + options.length) % options.length : 0;
     options.forEach((option, n) => option.setAttribute("aria-selected", String(n === this.#at)));
     const chosen = options[this.#at];

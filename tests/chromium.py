@@ -69,7 +69,7 @@ def npm_ci(folder):
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=UNPACK_S_MAX)
     if done.returncode:
-        raise LookupError(f"no Chromium on this machine, and npm could not fetch one: {done.stderr.strip()[-300:]}")
+        raise LookupError(f"npm could not fetch what the tests need: {done.stderr.strip()[-300:]}")
 
 
 def extract(data, folder):

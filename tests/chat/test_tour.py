@@ -273,8 +273,8 @@ async def ask_for(routes, page, system, community):
         else:
             await page.goto(community)
             token = await page.input_value("[name=__anti-forgery-token] >> nth=0")
-            await page.evaluate("([method, address, token]) => fetch(address, {method, headers: {'X-CSRF-Token': token, "
-                                "'HX-Request': 'true'}})", [method, address, token])
+            await page.evaluate("([method, address, token]) => fetch(address, {method, headers: {'HX-Request': 'true', "
+                                "'X-CSRF-Token': token}})", [method, address, token])
 
 
 async def write_well(ann, bob):
@@ -301,6 +301,7 @@ async def write_well(ann, bob):
     await ann.click(".files a")
     await ann.wait_for_function("() => document.querySelector('#lightbox-picture').naturalWidth")
     await ann.keyboard.press("Escape")
+    await ann.wait_for_function("() => !history.state?.lightbox")
     await pick(ann, ".message:has(.files) > p")
     await ann.click("[data-act=react]")
     await ann.click("#react .reaction >> nth=0")
