@@ -4,7 +4,6 @@ A test that speaks of servers takes a list of addresses, of one server or of two
 """
 import asyncio
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -1004,7 +1003,9 @@ def test_a_rendered_message_is_kept_and_never_shown_stale():
             rendered.append(message["xt/id"])
             return f"<p>{message['msg/text']}</p>"
     views, message = changes.Views(Template()), {"xt/id": 1, "msg/text": "one"}
-    view = functools.partial(views, {"biff/plugins": []}, None)
+
+    def view(message):
+        return views(message, {})
     assert view(message) == view(dict(message)) == "<p>one</p>" and rendered == [1]
     assert view(message | {"msg/text": "two"}) == "<p>two</p>" and view(message) == "<p>one</p>"
     views.forget([1])
