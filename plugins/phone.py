@@ -23,7 +23,8 @@ async def worker(ctx):
     files = [biff.asset_url(assets, name) for name in assets if name != "sw.js"]
     version = biff.hash_of("".join(files))[:16]
     head = f"const FILES = {json.dumps(files)}, VERSION = {json.dumps(version)};\n"
-    return web.Response(text=head + assets["sw.js"].body.decode(), content_type="text/javascript")
+    return web.Response(text=head + assets["sw.js"].body.decode(), content_type="text/javascript",
+                        headers={"Cache-Control": "no-cache"})
 
 
 async def offline(ctx):

@@ -22,7 +22,7 @@ async def test_the_chat_can_be_put_on_a_home_screen(chat, person):      # noqa: 
         async with visitor.browser.get(visitor.base + icon["src"]) as answer:
             assert answer.status == 200 and (await answer.read()).startswith(b"\x89PNG")
     worker = await visitor.get("/sw.js")
-    assert "const FILES = [" in worker.body_text and worker.headers["Cache-Control"] == "no-store"
+    assert "const FILES = [" in worker.body_text and worker.headers["Cache-Control"] == "no-cache"
     assert worker.headers["Content-Type"].startswith("text/javascript")
 
 
