@@ -113,7 +113,7 @@ function reloadForRights() {
 // What is written here waits for the same person to sign in, in this tab or another one; then this page comes back.
 function endSession(bySibling) {
   kept.leave(() => location.reload());
-  if ($("text")) kept.keepDraft(location.pathname, $("text").value);      // the tab that signed out has removed it
+  if ($("text")) kept.keepDraft(HERE, $("text").value);      // the tab that signed out has removed it
   if (bySibling) return location.replace(signInPath("signed-out"));
   $("connection").append(" ", element("a", {href: signInPath("not-signed-in")}, "Sign in again"));
 }

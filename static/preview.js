@@ -7,7 +7,7 @@ function openPreview(form) {
   async function open() {
     const token = document.querySelector("[name='__anti-forgery-token']").value;
     const headers = {"X-CSRF-Token": token, "HX-Request": "true"}, body = new URLSearchParams({text: box.value});
-    const answer = await fetch(`${location.pathname}/preview`, {method: "POST", headers, body}).catch(() => null);
+    const answer = await fetch(`${HERE}/preview`, {method: "POST", headers, body}).catch(() => null);
     const html = answer ? await answer.text() : "The server cannot be reached. Try again in a moment.";
     if (answer?.ok) panel.innerHTML = html;                          // escaped by the same templates as every page
     else panel.textContent = isSentence(html) ? html : "There is no preview now.";
