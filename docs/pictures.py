@@ -83,7 +83,7 @@ def weir():
     for y in range(560):
         part = y / 560
         draw.line([(0, y), (900, y)], fill=(int(12 + 22 * part), int(38 + 70 * part), int(58 + 62 * part)))
-    draw.ellipse((690, 50, 780, 140), fill=(244, 232, 196))
+    draw.ellipse((690, 165, 770, 245), fill=(244, 232, 196))
     for x in range(0, 900, 6):
         top = 250 + 12 * math.sin(x / 60)
         draw.line([(x, top), (x, 560)], fill=(20, 88 + x // 30, 96), width=6)
@@ -97,7 +97,7 @@ def weir():
     x, y = body[-1]
     draw.ellipse((x - 2, y - 9, x + 6, y - 1), fill=(29, 43, 44))
     drawn = io.BytesIO()
-    picture.save(drawn, "PNG")
+    picture.crop((0, 140, 900, 560)).save(drawn, "PNG")
     return drawn.getvalue()
 
 
