@@ -16,7 +16,7 @@ function openDrawer() {
   const set = open => {
     document.body.classList.toggle("drawer", open);
     button.setAttribute("aria-expanded", open);
-    $("main").inert = open;
+    for (const one of [$("main"), ...button.parentElement.children]) if (one !== button) one.inert = open;
   };
   function open() {
     set(true);
