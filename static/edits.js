@@ -120,7 +120,8 @@ function openEditor(list, compose) {
     box.setSelectionRange(box.value.length, box.value.length);
   }
   async function save() {
-    const why = box.value.trim() || message.querySelector(".files") ? await ask("POST", pathOf(message), {text: box.value})
+    const isMessage = box.value.trim() || message.querySelector(".files");
+    const why = isMessage ? await ask("POST", pathOf(message), {text: box.value})
       : "An empty message is none. Delete it instead.";
     if (why) say(why);
     else close();
@@ -156,7 +157,8 @@ function openDeletion() {
   dialog.addEventListener("close", () => $("text")?.focus());
   return one => {
     message = one;
-    $("delete-message-text").textContent = [textOf(one).textContent.slice(0, 300), ...namesOf(one)].filter(Boolean).join("\n");
+    const shown = [textOf(one).textContent.slice(0, 300), ...namesOf(one)];
+    $("delete-message-text").textContent = shown.filter(Boolean).join("\n");
     failure.hidden = true;
     dialog.returnValue = "";
     dialog.showModal();

@@ -179,7 +179,8 @@ function openPage() {
     else if (list) location.assign(HERE);                  // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
-  if ($("channels")) new MutationObserver(() => { fillPick(); markUnsent(outbox); }).observe($("channels"), {childList: true});
+  const listed = new MutationObserver(() => { fillPick(); markUnsent(outbox); });
+  if ($("channels")) listed.observe($("channels"), {childList: true});
   fillPick();
   markUnsent(outbox);
   showOrphans(outbox);

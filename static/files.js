@@ -165,16 +165,20 @@ class Attachments {
   #drawn(file) {
     const name = element("bdi", {"hx-ignore": "", "data-disable-scripting": ""}, file.name);
     const again = element("button", {type: "button", class: "link again"}, "Retry");
-    const remove = element("button", {type: "button", class: "icon", "aria-label": `Remove ${file.name}`, title: "Remove"}, "×");
+    const label = `Remove ${file.name}`;
+    const remove = element("button", {type: "button", class: "icon", "aria-label": label, title: "Remove"}, "×");
     again.addEventListener("click", () => this.#retry(file));
     remove.addEventListener("click", () => this.#remove(file));
     const progress = element("progress", {max: "1", value: "0", "aria-label": `Uploading ${file.name}`});
-    return element("li", {}, this.#picture(file), element("span", {class: "what"}, name, progress, element("span", {class: "why small"}), again), remove);
+    const why = element("span", {class: "why small"});
+    const what = element("span", {class: "what"}, name, progress, why, again);
+    return element("li", {}, this.#picture(file), what, remove);
   }
   // A small picture of the file as it lies on this machine, before anything is sent; a sheet of paper for any other.
   #picture(file) {
     if (file.kind === "picture" && !file.blob)
-      return element("img", {src: `${this.path}/file/${file.id}/small`, alt: "", width: SMALL_PX / 2, height: SMALL_PX / 2});
+      return element("img", {src: `${this.path}/file/${file.id}/small`, alt: "", width: SMALL_PX / 2,
+                             height: SMALL_PX / 2});
     const canvas = element("canvas", {width: SMALL_PX, height: SMALL_PX, class: "paper", "aria-hidden": "true"});
     if (file.blob?.type.startsWith("image/")) drawSmall(canvas, file.blob);
     return canvas;
@@ -205,9 +209,11 @@ function shownFiles(files, path) {
   for (const {id, name, size, kind, width, height} of files) {
     if (kind === "picture") {
       const picture = element("img", {src: `${path}/file/${id}/small`, width, height, alt: name});
-      list.append(element("li", {class: "picture"}, element("a", {href: `${path}/file/${id}`, "data-picture": ""}, picture)));
+      const link = element("a", {href: `${path}/file/${id}`, "data-picture": ""}, picture);
+      list.append(element("li", {class: "picture"}, link));
     } else {
-      const link = element("a", {class: "download", href: `${path}/file/${id}`, download: ""}, element("bdi", {}, name), " ", element("span", {class: "small"}, size));
+      const shown = [element("bdi", {}, name), " ", element("span", {class: "small"}, size)];
+      const link = element("a", {class: "download", href: `${path}/file/${id}`, download: ""}, ...shown);
       list.append(element("li", {class: "other"}, link));
     }
   }

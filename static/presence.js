@@ -29,8 +29,14 @@ function showTyping(words, list) {
   let timer = null, mark = null;
   function show() {
     const told = $("typing"), isNew = told.dataset.mark !== mark;
-    if (isNew) { quiet.clear(); clearTimeout(timer); mark = told.dataset.mark; timer = setTimeout(forget, TYPING_KEPT_MS); }
-    const others = [...told.children].filter(one => one.dataset.mem !== list.dataset.mem && !quiet.has(one.dataset.mem));
+    if (isNew) {
+      quiet.clear();
+      clearTimeout(timer);
+      mark = told.dataset.mark;
+      timer = setTimeout(forget, TYPING_KEPT_MS);
+    }
+    const isShown = ({dataset: {mem}}) => mem !== list.dataset.mem && !quiet.has(mem);
+    const others = [...told.children].filter(isShown);
     const text = $("online").dataset.sees === "1" ? typingWords(others.map(one => one.textContent)) : "";
     if (words.textContent !== text) words.textContent = text;
   }
@@ -56,7 +62,8 @@ class Voice {
   }
   connected() { this.#isAway = false; this.#look(); }
   type(text) {
-    if (!text.trim() || text.startsWith("/") || $("online").dataset.sends !== "1" || Date.now() - this.#typedAt < TYPING_MS) return;
+    if (!text.trim() || text.startsWith("/") || $("online").dataset.sends !== "1") return;
+    if (Date.now() - this.#typedAt < TYPING_MS) return;
     this.#typedAt = Date.now();
     this.#say("typing");
   }

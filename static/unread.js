@@ -7,17 +7,20 @@ const FOLLOW_LOST_MS = 5_000;     // at most, after a new connection
 const COUNT_MAX = 99;             // beyond, it is "99+"; the server counts one more, and no further
 const ASK_COUNT_MS = 3_000;       // at most, until a page asks for a count that it cannot know
 
-// What the page was made with: channel → [unread messages, the transaction up to which all is read, those that mention the reader].
+// What the page was made with: channel → [unread messages, the transaction up to which all is read, those that mention
+// the reader].
 function countsOf(news) {
   const words = news.dataset.counts.split(" "), counts = new Map();
   for (let n = 0; n + 3 < words.length; n += 4) counts.set(words[n], [1, 2, 3].map(place => Number(words[n + place])));
   return counts;
 }
 
-// How many messages of others are unread, by channel: those that the page was made with, those that came since, less those that went.
-// With `isCalls`, how many of them mention the reader, or everybody. `isUnsure` is a channel of which a message went, and of which the server has not counted all.
+// How many messages of others are unread, by channel: those that the page was made with, those that came since, less
+// those that went. With `isCalls`, how many of them mention the reader, or everybody. `isUnsure` is a channel of which a
+// message went, and of which the server has not counted all.
 function countNews(news, isCalls = false) {
-  const made = Number(news.dataset.tx), mine = news.dataset.mem, counts = new Map(), ids = new Set(), given = countsOf(news);
+  const made = Number(news.dataset.tx), mine = news.dataset.mem, given = countsOf(news);
+  const counts = new Map(), ids = new Set();
   let isUnsure = null;
   const add = (channel, n) => counts.set(channel, Math.max(0, (counts.get(channel) ?? 0) + n));
   const items = [...news.children].map(item => ({id: item.id, ...item.dataset}));
@@ -33,13 +36,16 @@ function countNews(news, isCalls = false) {
       if (given.get(one.channel)[0] > COUNT_MAX) isUnsure = one.channel; else add(one.channel, -1);
     }
   }
-  for (const one of items) if ("followed" in one) counts.delete(one.channel);          // it is being read on another page
+  for (const one of items) if ("followed" in one) counts.delete(one.channel);      // it is being read on another page
   return {counts, isUnsure};
 }
 
+const shownCount = count => count > COUNT_MAX ? `${COUNT_MAX}+` : String(count);
+
 function watchNews() {
   const list = $("messages"), channels = $("channels"), here = location.pathname.match(/\/channel\/([\w-]+)$/)?.[1];
-  const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href, loudIcon = document.querySelector("meta[name=icon-with-news]").content;
+  const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href;
+  const loudIcon = document.querySelector("meta[name=icon-with-news]").content;
   const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
   let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null;
   const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
@@ -51,8 +57,9 @@ function watchNews() {
     if ((link.dataset.unread ?? "") !== text) { if (text) link.dataset.unread = text; else delete link.dataset.unread; }
     link.classList.toggle("muted", isMuted);
     link.classList.toggle("called", calls > 0);
-    const label = text ? `${(link.querySelector("span") ?? link).textContent}, ${text} unread${calls ? ", you are mentioned" : ""}` : "";
-    if (label) link.setAttribute("aria-label", label); else link.removeAttribute("aria-label");
+    if (!text) return link.removeAttribute("aria-label");
+    const name = (link.querySelector("span") ?? link).textContent;
+    link.setAttribute("aria-label", `${name}, ${text} unread${calls ? ", you are mentioned" : ""}`);
   }
   function show() {
     if (!$("news")) return;
@@ -62,10 +69,10 @@ function watchNews() {
     let total = 0;
     for (const link of document.querySelectorAll(".side-lists li a, .pick a")) {
       const id = link.pathname.split("/channel/")[1], count = counts.get(id) ?? 0;
-      mark(link, count ? (count > COUNT_MAX ? `${COUNT_MAX}+` : String(count)) : "", muted.has(id), count && calls.get(id));
+      mark(link, count ? shownCount(count) : "", muted.has(id), count && calls.get(id));
       if (!muted.has(id) && link.closest(".side-lists")) total += count;
     }
-    const title = document.title.replace(/^\(\d+\+?\) /, ""), wanted = total ? `(${total > COUNT_MAX ? `${COUNT_MAX}+` : total}) ${title}` : title;
+    const title = document.title.replace(/^\(\d+\+?\) /, ""), wanted = total ? `(${shownCount(total)}) ${title}` : title;
     if (document.title !== wanted) document.title = wanted;
     const href = total ? loudIcon : quietIcon;
     if (icon.href !== href) icon.href = href;
@@ -79,9 +86,15 @@ function watchNews() {
       seen = $("cursor").value;
       if (forget() && isFollowing) tell();                         // marked as unread elsewhere
     }
-    if (isHere && !isFollowing) timer ??= setTimeout(() => { timer = null; if (isReading()) { seen = $("cursor").value; tell(); } }, FOLLOW_MS);
+    if (isHere && !isFollowing) timer ??= setTimeout(follow, FOLLOW_MS);
     if (!isHere && timer) { clearTimeout(timer); timer = null; }
     if (!isHere && isFollowing) tell(true);
+  }
+  function follow() {
+    timer = null;
+    if (!isReading()) return;
+    seen = $("cursor").value;
+    tell();
   }
   // Takes what is here out of what is new; says whether the server had counted something of it.
   function forget() {
@@ -92,20 +105,28 @@ function watchNews() {
   }
   function tell(isLeaving = false) {
     isFollowing = !isLeaving;
-    send(`${location.pathname}/read`, {upto: seen, page, ...(isLeaving ? {} : {stays: 1})}).catch(() => { isFollowing = isLeaving; });
+    const fields = {upto: seen, page, ...(isLeaving ? {} : {stays: 1})};
+    send(`${location.pathname}/read`, fields).catch(() => { isFollowing = isLeaving; });
   }
   async function send(path, fields) {
     const token = document.querySelector("[name='__anti-forgery-token']").value;
-    const answer = await fetch(path, {method: "POST", keepalive: true, headers: {"X-CSRF-Token": token, "HX-Request": "true"}, body: new URLSearchParams(fields)});
+    const headers = {"X-CSRF-Token": token, "HX-Request": "true"}, body = new URLSearchParams(fields);
+    const answer = await fetch(path, {method: "POST", keepalive: true, headers, body});
     if (!answer.ok) throw new Error(answer.status);
   }
-  setInterval(() => { if (isFollowing) tell(); }, FOLLOW_AGAIN_MS);
+  const tellAgain = () => { if (isFollowing) tell(); };
+  setInterval(tellAgain, FOLLOW_AGAIN_MS);
   // The server may have forgotten it meanwhile.
-  document.addEventListener("htmx:ws:after:connection", () => { if (isFollowing) setTimeout(() => { if (isFollowing) tell(); }, FOLLOW_LOST_MS * Math.random()); });
+  document.addEventListener("htmx:ws:after:connection", () => {
+    if (isFollowing) setTimeout(tellAgain, FOLLOW_LOST_MS * Math.random());
+  });
   // A page that cannot know a count is told all of them; a thousand pages do not ask at once.
   function askCount(channel) {
     const base = location.pathname.split("/channel/")[0];
-    asks ??= setTimeout(() => { asks = null; send(`${base}/channel/${channel}/read`, {upto: 0}).catch(() => {}); }, ASK_COUNT_MS * Math.random());
+    asks ??= setTimeout(() => {
+      asks = null;
+      send(`${base}/channel/${channel}/read`, {upto: 0}).catch(() => {});
+    }, ASK_COUNT_MS * Math.random());
   }
 
   // The "New" line stands before the first message that came while one did not read, until one leaves the channel.
@@ -118,17 +139,22 @@ function watchNews() {
     if (list.dataset.new && $(`message-${list.dataset.new}`)) {
       line = `message-${list.dataset.new}`;
       drawLine();
-      requestAnimationFrame(() => { const first = $(line); if (first) list.scrollTop += first.getBoundingClientRect().top - list.getBoundingClientRect().top - 60; show(); });
+      requestAnimationFrame(() => {
+        const top = $(line)?.getBoundingClientRect().top;
+        if (top !== undefined) list.scrollTop += top - list.getBoundingClientRect().top - 60;
+        show();
+      });
     }
     new MutationObserver(changes => {
-      const added = changes.flatMap(change => [...change.addedNodes]).find(node => node.classList?.contains("message") && !node.classList.contains("pending") && node.dataset.mem !== list.dataset.mem);
+      const isOthers = node => node.matches?.(".message:not(.pending)") && node.dataset.mem !== list.dataset.mem;
+      const added = changes.flatMap(change => [...change.addedNodes]).find(isOthers);
       if (added && !isReading() && !line && added === [...list.querySelectorAll(".message")].at(-1)) line = added.id;
       drawLine();
       show();
     }).observe(list, {childList: true});
     list.addEventListener("scroll", show, {passive: true});
     messageActs.unread = async message => {
-      isMarked = true;                                             // until one goes elsewhere: else it would be read again at once
+      isMarked = true;                           // until one goes elsewhere: else it would be read again at once
       isFollowing = false;
       line = message.id;
       drawLine();
@@ -136,14 +162,17 @@ function watchNews() {
     };
   }
   new MutationObserver(() => show()).observe($("side"), {childList: true, subtree: true});
-  new MutationObserver(() => show()).observe(document.querySelector("title"), {childList: true, characterData: true, subtree: true});
+  const title = document.querySelector("title");
+  new MutationObserver(() => show()).observe(title, {childList: true, characterData: true, subtree: true});
   new MutationObserver(() => show()).observe($("shell"), {childList: true});          // #news itself is replaced
   document.addEventListener("htmx:after:swap", show);
   for (const event of ["focus", "blur"]) addEventListener(event, show);
   document.addEventListener("visibilitychange", show);
   addEventListener("pagehide", () => { if (isFollowing) tell(true); });
   $("read-all")?.addEventListener("click", () => send(`${location.pathname.split("/channel/")[0]}/read`, {}));
-  document.addEventListener("keydown", event => { if (event.key === "Escape" && event.shiftKey && $("read-all")) $("read-all").click(); });
+  document.addEventListener("keydown", event => {
+    if (event.key === "Escape" && event.shiftKey) $("read-all")?.click();
+  });
   show();
 }
 
