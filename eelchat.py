@@ -253,7 +253,7 @@ async def new_message(ctx):
 
 
 def posted_beside(ctx):
-    """What plugins read from the form of a message: its attributes beside the text. Raises: Refused."""
+    """The attributes beside the text that plugins read from the form of a message. Raises: Refused."""
     return {key: value for plugin in ctx["biff/plugins"] if "posted" in plugin
             for key, value in plugin["posted"](ctx).items()}
 

@@ -183,7 +183,7 @@ def _short(text: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a line is complete: the brackets and long strings of its data are closed, or never will be."""
+    """True if a line is complete: the brackets and long strings of its data are closed, or never will be."""
     word, _, rest = text.partition(" ") if text.startswith(".") else ("", "", text)
     if len(text) > INPUT_CHARS_MAX or not rest.strip() or rest.startswith("#") or word and word not in _WITH_DATA:
         return True

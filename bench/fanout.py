@@ -119,8 +119,8 @@ class Peer:
 class Chat:
     """The chat itself: a file with people who are signed in, and two communities: a lively channel and a quiet one.
 
-    A message marks its channel as unread on every page of its community. So the quiet channel, which shows the cost of a
-    post alone, lies in a community of its own.
+    A message marks its channel as unread on every page of its community. So the quiet channel, which shows the cost of
+    a post alone, lies in a community of its own.
 
     After `close`, `order` gives a message's place in the log by its id, and `committed` the time of its transaction in
     ns.
@@ -137,7 +137,8 @@ class Chat:
         self.process.wait(self.port)
         secret = (self.path.parent / "secret").read_bytes()
         self.posters, self.quiet_posters = (itertools.cycle(
-            [(cookie, hmac.new(secret, f"anti-forgery\0{cookie}".encode(), "sha256").hexdigest()) for cookie in cookies])
+            [(cookie, hmac.new(secret, f"anti-forgery\0{cookie}".encode(), "sha256").hexdigest())
+             for cookie in cookies])
             for cookies in (self.cookies, self.quiet_cookies))
 
     def _fill(self):
@@ -151,14 +152,14 @@ class Chat:
         for start in range(0, len(people), 1_000):
             node.submit_tx([put(document) for number, (comm, cookie) in enumerate(people[start:start + 1_000], start)
                             for document in person(comm, number, cookie, now)])
-        self._fill_channel(node, channels[0], node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0],
-                           now)
+        a_mem = node.db().q({"find": "?mem", "where": [["?mem", "mem/user"]], "limit": 1})[0]
+        self._fill_channel(node, channels[0], a_mem, now)
         self.tx_id = node.db().tx_id
         node.close()
         return [f"/community/{comm}/channel/{channel}" for comm, channel in zip(comms, channels)]
 
     def _fill_channel(self, node, channel, mem, now):
-        """What the channel holds from the beginning."""
+        """Fills the channel with the messages that it has from the beginning."""
 
     def headers(self, cookie):
         return [f"Cookie: eelchat={cookie}"]
@@ -214,7 +215,7 @@ FLOODS, DEAD, FLOOD_SOCKETS, FLOOD_MESSAGES, FLOOD_CHARS = 3, 10, 100, 1_500, 4_
 
 
 class Figures:
-    """What was measured: lists by (server, size, what), one value a round, in the same order for every server."""
+    """The measured values: lists by (server, size, what), one value a round, in the same order for every server."""
 
     def __init__(self):
         self.values = {}

@@ -113,6 +113,6 @@ class _Serving:
         self.side.close()
 
     def rest(self):
-        """How long opening took, and how much memory the process has then, in MB."""
+        """The time that opening took, and the memory of the process then, in MB."""
         with open("/proc/self/statm") as statm:
             return self.opened_ms, int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2 ** 20

@@ -1,4 +1,4 @@
-"""What people cost: a page of a large community, marks of readers, a new name, and what reading adds to the log.
+"""The cost of people: a page of a large community, marks of readers, a new name, and what reading adds to the log.
 
     pip install -e '.[bench]' && python bench/people.py [--channels 200] [--people 2000] [--messages 100000]
 
@@ -81,7 +81,7 @@ class Large(Chat):
 
 
 def page(chat, path):
-    """Of people in turn, for each may ask for so many pages a minute; what is kept for each is there already."""
+    """Asks as people in turn, for each may ask for so many pages a minute; their kept values are there already."""
     def ask():
         sizes.extend(len(chat.answer(path, number)) for number in range(1, PAGES + 1))
     sizes: list = []
@@ -160,7 +160,7 @@ def main():
 
 
 def in_the_log(chat):
-    """What the positions of people who have gone have added to the file."""
+    """The bytes that the positions of people who have gone have added to the file."""
     import store
     node = store.open(chat.path)
     found = [len(store.pack(op[1])) for tx in node.tx_log(after=chat.tx_id) for op in tx.ops

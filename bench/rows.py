@@ -154,7 +154,7 @@ def shown(row, figure) -> str:
 
 
 def grown(figures):
-    """How much the store's reads grow from a hundred thousand messages to a million."""
+    """The growth of the store's reads from a hundred thousand messages to a million."""
     few, many = figures.get("100000", {}), figures.get("1000000", {})
     rows = {name: row for name, row in (READS | THEN).items() if STORE in few.get(name, {})
             and STORE in many.get(name, {})}

@@ -1,4 +1,4 @@
-"""How far each step carries: one process, several servers on one PostgreSQL, communities divided over several logs.
+"""The load that each step carries: one process, several servers on one PostgreSQL, communities over several logs.
 
     python bench/scaling.py [--people 1000 … 10000000]
 
@@ -52,7 +52,7 @@ def communities(people, rng):
 
 
 def audience(size, rng):
-    """How many sockets a message of such a community goes to: those of the hot channel or of another one."""
+    """The number of sockets that a message of such a community goes to: those of the hot channel or of another one."""
     return max(1, round(size * (HOT if rng.random() < HOT else (1 - HOT) / OTHERS)))
 
 
@@ -79,7 +79,7 @@ def shape(sizes, cost, rng):
 
 
 def servers_for(sizes, cost):
-    """How many servers carry a log. None if no number does, since each server follows the whole log."""
+    """The number of servers that carry a log. None if no number does, since each server follows the whole log."""
     people = sum(sizes)
     writes, frames = people * MESSAGES_S, sum(size * MESSAGES_S * frames_a_message(size) for size in sizes)
     following = writes * cost["index"]

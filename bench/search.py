@@ -1,11 +1,11 @@
-"""What searching for words costs: the load with the index of texts and without it, first pages of results, the file.
+"""The cost of searching for words: the load with the index of texts and without it, first pages of results, the file.
 
     python bench/search.py [--size 100000] [--folder FOLDER]
 
-Loads a chat of so many messages into two stores in turns, in transactions of 10,000, and asks the one with the index for
-the newest thirty hits in the channels that somebody may read, as plugins/search.py does. With --folder the stores are
-kept there, and what is found there is asked and not loaded again: a million messages take two commands. A question's
-figure is the median of many; what a request has beside the question, such as rendering, is not in it.
+Loads a chat of so many messages into two stores in turns, in transactions of 10,000, and asks the one with the index
+for the newest thirty hits in the channels that somebody may read, as plugins/search.py does. With --folder the stores
+are kept there, and what is found there is asked and not loaded again: a million messages take two commands. A
+question's figure is the median of many; what a request has beside the question, such as rendering, is not in it.
 """
 
 import argparse

@@ -344,7 +344,7 @@ def plain(value):
 
 
 def same(question, one, other) -> bool:
-    """Whether two plain answers are equal; only "newest" and "top" have an order."""
+    """True if two plain answers are equal; only "newest" and "top" have an order."""
     if question.startswith(("newest", "top")):
         return one == other
     return _in_order(one) == _in_order(other)

@@ -27,8 +27,8 @@ from biff.limits import client_of, is_allowed, networks_of
 from biff.mail import send_mail
 from biff.pages import base_url_of, fragment, is_local, redirect, render, url
 from biff.requests import anyone
-from biff.sessions import (COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, last_use, session_id, sessions_of,
-                           set_cookie)
+from biff.sessions import (COOKIE, cookie_of, hash_of, hmac_of, is_alive, keep_sessions, last_use, session_id,
+                           sessions_of, set_cookie)
 from biff.system import now
 from biff.tx import ContentionError, NOW, lookup, lookup_all, lookup_id, submit_tx
 

@@ -174,7 +174,7 @@ class Places:
         return "" if is_in(address, self._proxies) else networks_around(address)[-1]
 
     def is_left(self, site: str) -> bool:
-        """Whether one more may come from a network. The network that has most may have to give way."""
+        """True if one more may come from a network. The network that has most may have to give way."""
         return self.count < self.count_max or self._give_way(site)
 
     def enter(self, connection: Connection):

@@ -34,8 +34,8 @@ RESOLVE_S_MAX = 3                     # somebody waits for the answer to their c
 LOOKUPS_MAX = 32                      # threads that ask for names; each hangs for as long as a name server likes
 AT_ONCE_MAX = 4                       # and one for each host: a server of ours is no crowd at anybody's door
 
-# What `ipaddress` calls global and is not, or is not for feeds: protocol assignments, AS112, 6to4's relays, multicast,
-# and Azure's own services, which stand among public addresses.
+# Networks that `ipaddress` calls global and are not, or not for feeds: protocol assignments, AS112, 6to4's relays,
+# multicast, and Azure's own services, which stand among public addresses.
 FORBIDDEN = [ipaddress.ip_network(text) for text in (
     "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "100.64.0.0/10",
     "168.63.129.16/32", "224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")]

@@ -142,8 +142,8 @@ def fragment(system: dict, template: str, **values: Any) -> str:
 
 # No quotes, brackets and stops of East Asian writing, which has no spaces; no marks that turn the direction of writing.
 ADDRESS_GOES_ON = (r"[^\s<>\"'`\\|{}\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufdd0\ufdd1\ufeff\u2018-\u201f\u2026"
-                   r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3b\uff3d"
-                   r"\uff5b\uff5d\uff5f-\uff64]*")
+                   r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f"
+                   r"\uff3b\uff3d\uff5b\uff5d\uff5f-\uff64]*")
 ADDRESS = re.compile(r"(?:(?i:https?)://(?:\w|\[[\da-fA-F:.]{2,45}\])|(?<![\w@.:/-])(?i:www)\.(?=[\w-]+\.\w))"
                      + ADDRESS_GOES_ON)
 LINKS_MAX = 50                        # in a text; 1,100 of the shortest would make 94 KB of a message of 10,000 letters

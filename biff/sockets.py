@@ -171,7 +171,7 @@ class Socket:
             self.transport.abort()
 
     def said(self, text: str) -> bool:
-        """What a browser says. False closes the socket: browsers answer pings, and say nothing that nobody expects."""
+        """Reads a browser's frame. False closes the socket: browsers answer pings, and say only what is expected."""
         return False
 
     async def hear(self):
@@ -322,7 +322,7 @@ class Rooms:
         await turn
 
     def _give_way(self, newcomer):
-        """Whether a network that has more sockets than the newcomer's gives one back: the one opened first."""
+        """True if a network that has more sockets than the newcomer's gives one back: the one opened first."""
         most = max(self._networks, key=lambda network: len(self._networks[network]), default=None)
         theirs, ours = self._networks.get(most, {}), self._networks.get(newcomer, {})
         if len(theirs) <= len(ours) + 1:

@@ -29,7 +29,7 @@ log = logging.getLogger("eelchat")
 
 VIEWS_BYTES_MAX = 16 * 1024 * 1024    # of rendered messages that are kept: some 10,000, all that people have open
 PEOPLE_KEPT = 10_000                  # of whom it is known when their own parts last changed
-SHOWN_NOWHERE = "session-", "token-", "draft-"      # how ids of documents begin that no page is made from; they are evicted daily
+SHOWN_NOWHERE = "session-", "token-", "draft-"      # beginnings of ids that no page is made from; evicted daily
 LOOKUPS_MAX = 100                     # ids of one transaction looked up one by one; of more, whole lists are sent anew
 
 # ── What a transaction changed ───────────────────────────────────────────────────────────────────────────────
@@ -68,7 +68,7 @@ class Changes:
         self.members.setdefault(community_id, {})[part, about] = None
 
     def spoil(self, what, id):
-        """What `kept` has under this key holds no more."""
+        """Forgets the value that `kept` has under this key."""
         self.spoiled.add((what, id))
 
     def retouch(self, message):
@@ -224,7 +224,7 @@ def changes_of(ctx, tx):
 
 
 def size_of(changes):
-    """About how many bytes it holds: of each message its text, and a frame in which five bytes may stand for a letter."""
+    """About the number of bytes it holds: each message's text, and a frame with up to five bytes for a letter."""
     texts = [str(message.get("msg/text")) for made in changes.messages.values() for _, message in made]
     return 500 + 100 * len(changes.ids) + sum(sys.getsizeof(text) + 5 * len(text) for text in texts)
 

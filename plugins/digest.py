@@ -70,7 +70,7 @@ def choice_tx(ctx, every):
 
 
 def token_of(ctx, user_id):
-    """What a mail's link is signed with. It is good for ever, and only for this."""
+    """The signature of a link in a mail. It is good for ever, and for nothing but ending digests."""
     return f"{user_id.hex}{hmac_of(ctx, user_id)}"
 
 
@@ -108,7 +108,7 @@ async def end(ctx):
 
 
 def content_of(ctx, db, user_id, since):
-    """What a person has not read of what came after a transaction: [{"community", "calls", "directs", "counts"}]."""
+    """The unread messages of a person after a transaction: [{"community", "calls", "directs", "counts"}]."""
     found = []
     for community in communities_of(db, user_id):
         if mem := mem_in(db, user_id, community["xt/id"]):

@@ -58,7 +58,7 @@ def reader_of_versions(ctx):
 
 
 def beside_text(ctx, text):
-    """What plugins keep of a text beside it, by attribute; None where there is nothing to keep."""
+    """The attributes that plugins keep beside a text; None where there is nothing to keep."""
     return {key: value for plugin in ctx["biff/plugins"] if "beside-text" in plugin
             for key, value in plugin["beside-text"](ctx, text).items()}
 

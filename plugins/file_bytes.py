@@ -175,7 +175,10 @@ class SharedBytes(Bytes):
             self._unlink(next(iter(self.sizes)))
 
     async def _do(self, work):
-        """What `work(cursor)` returns, in one transaction, in a thread. Raises: Refused if there is no PostgreSQL."""
+        """Runs `work(cursor)` in one transaction, in a thread, and returns its result.
+
+        Raises: Refused if there is no PostgreSQL.
+        """
         async with self._turns:
             return await asyncio.to_thread(self._done, work)
 

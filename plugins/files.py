@@ -128,7 +128,7 @@ def in_words(size):
 
 
 def is_named(db, sha256):
-    """Whether a document names these bytes."""
+    """True if a document names these bytes."""
     return any(biff.lookup_id(db, attribute, sha256) is not None for attribute in ("file/sha256", "file/small"))
 
 
@@ -143,7 +143,7 @@ def is_named_now(ctx, sha256):
 
 
 def on_gone(ctx, tx):
-    """What a transaction deleted may have been a file, or a message that named some."""
+    """Erases the bytes of files that no document names since this transaction."""
     node = ctx["biff/node"]
     gone = [op[1] for op in tx.ops if op[0] in ("delete", "evict") and type(op[1]) is uuid.UUID]
     if not gone:
@@ -279,13 +279,13 @@ async def upload(ctx):
 
 
 def told_of(file):
-    """What the page that uploaded a file is told: it draws it as the message will."""
+    """The answer to the page that uploaded a file, which draws it as the message will."""
     shown = shown_of(file, "")
     return {key: shown[key] for key in ("id", "name", "type", "size", "kind", "width", "height") if key in shown}
 
 
 def known_upload(ctx):
-    """What came before under this id, if its answer was lost. Raises: Refused if it is another person's."""
+    """The file that came before under this id, if its answer was lost. Raises: Refused if it is another person's."""
     id = file_id_of(ctx)
     file = ctx["biff/db"].entity(id)
     if file is None and not ctx["biff/db"].history(id):
@@ -464,7 +464,7 @@ def on_file(changes, id, old, new):
 
 
 def files_of(db, message):
-    """What a message shows of its files."""
+    """The files of a message, as its template shows them."""
     ids = message.get("msg/files")
     if not ids:
         return {"files": (), "are_many": False}

@@ -7,7 +7,7 @@ from plugins.places import signed_in
 
 
 def founders(text):
-    """What the setting says: "anyone", "nobody", or the set of addresses, and of domains with their @."""
+    """The setting as "anyone", "nobody", or a set of addresses and of domains with their @."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if [word.lower() for word in words] in (["anyone"], ["nobody"]):
         return words[0].lower()

@@ -74,7 +74,7 @@ def invitation_of(ctx, code):
 
 
 def is_open(ctx, invitation):
-    """Whether somebody can still come by it: it has not ended, it is not used up, and its maker is still a member."""
+    """True if somebody can still come by it: it has not ended, is not used up, and its maker is still a member."""
     ends_at, uses_max = invitation.get("inv/ends-at"), invitation.get("inv/uses-max")
     maker = ctx["biff/db"].entity(invitation["inv/mem"]) or {}
     return ((ends_at is None or biff.now(ctx) < ends_at) and (uses_max is None or invitation["inv/used"] < uses_max)

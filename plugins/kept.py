@@ -37,7 +37,7 @@ class Kept:
         return value
 
     def at_hand(self, db, key: Hashable):
-        """What is kept of a snapshot that this was asked about before, or None."""
+        """The value that is kept for a snapshot under this key, or None."""
         found = self._kept.get(key)
         return found[1] if found and self._spoiled.get(key, self._floor) <= min(found[0], db.tx_id) else None
 
@@ -52,11 +52,11 @@ class Kept:
         self._bytes -= self._kept.pop(key, (0, None, 0))[2]
 
     def former(self, key: Hashable):
-        """What this key had before it was spoiled, or None: a value that is made anew may take parts of it over."""
+        """The value of this key before it was spoiled, or None. A value that is made anew may take over parts of it."""
         return self._kept.get(key, (0, None, 0))[1]
 
     def note(self, changes, tx_id: int):
-        """What a transaction has changed is stale. What was evicted may be in any value."""
+        """Spoils the values that a transaction has changed; an eviction spoils all, as it may be in any of them."""
         if self._floor is None:
             return
         if changes.spoils_all or len(self._spoiled) + len(changes.spoiled) > SPOILED_MAX:

@@ -75,7 +75,8 @@ def called_at(ctx, text, at):
         name, end = rest[:word.end()], at + word.end()
         if mems := mems_named(db, channel, name):
             sign = SIGN.match(text, end)
-            return one_of((id for id in mems if str(id).startswith(sign[1] if sign else "")), sign.end() if sign else end)
+            begin, end = (sign[1], sign.end()) if sign else ("", end)
+            return one_of((id for id in mems if str(id).startswith(begin)), end)
     return None
 
 
@@ -108,7 +109,7 @@ def readers_of(db, channel):
 # ── From an id to a name ─────────────────────────────────────────────────────────────────────────────────────
 
 def held_in(db, message):
-    """What stands in a message's text in the place of the names that its author typed: (start, end, HTML)."""
+    """The mentions that replace the names which the author typed into a text: (start, end, HTML)."""
     try:
         return tuple((start + 0, end + 0, shown(db, message, id))
                      for start, end, id in message.get("msg/mention-spans") or ())

@@ -8,6 +8,7 @@ import biff
 ICONS = ("icon-192.png", "192x192", "any"), ("icon-512.png", "512x512", "any"), ("icon-mask.png", "512x512", "maskable")
 LIGHT = "#f6f3ec"                     # as in the style sheet
 
+
 async def manifest(ctx):
     icons = [{"src": biff.asset_url(ctx["biff/assets"], name), "sizes": sizes, "type": "image/png", "purpose": purpose}
              for name, sizes, purpose in ICONS]

@@ -63,7 +63,7 @@ async def remade(source: pathlib.Path, target: pathlib.Path, small_target: pathl
 
 
 async def _told(read, written, small):
-    """What the process says, as {field: value}; it inherits the three open files, and knows no path."""
+    """The answer of the process, as {field: value}; it inherits the three open files, and knows no path."""
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     files = written.fileno(), small.fileno()
     process = await asyncio.create_subprocess_exec(
@@ -185,7 +185,7 @@ def rewritten_frames(picture, format, written):
 
 
 def bare(format):
-    """What each writer would else take over from the file."""
+    """The options by which each writer takes over no metadata from the file."""
     return {"GIF": {"comment": b""}, "WEBP": {"exif": b"", "xmp": b"", "icc_profile": b""},
             "PNG": {"icc_profile": None, "exif": b""}}.get(format, {})
 

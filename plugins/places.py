@@ -17,10 +17,11 @@ MEMBERS_MAX = 10_000                  # of a community: about what one server ha
 MEMBERSHIPS_MAX = 200                 # of one person; the page lists them all
 MEMS_KNOWN_MAX = 10_000               # memberships found once and not searched again
 PAGE_MESSAGES = 50                    # of a first page, and of each older one: a few screens
-PAGE_CHARS_MAX = 100_000              # of their texts, from the one where reading begins on; fifty have 5,000 in most chats
+PAGE_CHARS_MAX = 100_000              # of their texts, from where reading begins; fifty have 5,000 in most chats
+
 
 class Refused(Exception):
-    """What a person asked for is not done; the sentence tells them why, under this HTTP status.
+    """A request is refused; the sentence tells the person why, under this HTTP status.
 
     `again_s`: in so many seconds it would be done.
     """
@@ -131,7 +132,7 @@ WHO_MAY = {"comm/inviters": "members", "comm/openers": "admins"}          # unle
 
 
 def who_may(community, what):
-    """Who may invite people, or open channels, there: "members" or "admins"."""
+    """The people who may invite others, or open channels, there: "members" or "admins"."""
     return community.get(what, WHO_MAY[what])
 
 
@@ -245,7 +246,7 @@ def shows(text):
 
 
 def text_of(ctx):
-    """What the form of a message says, without spaces around it; "" if nothing of it shows."""
+    """The text in the form of a message, without spaces around it; "" if nothing of it shows."""
     text = ctx["params"].get("text", "").strip()
     return text if shows(text) else ""
 
@@ -284,7 +285,7 @@ def messages_of(db, channel, before=None, after=None, count=0):
 
 
 def fitting(messages):
-    """How many of them, from the first on, have PAGE_CHARS_MAX characters together; the first one always fits."""
+    """The number of them, from the first on, that have PAGE_CHARS_MAX characters together; the first always fits."""
     sums = itertools.accumulate(len(str(message.get("msg/text"))) for message in messages)
     return max(1, sum(chars <= PAGE_CHARS_MAX for chars in sums))
 
@@ -311,6 +312,6 @@ def app_page(ctx, template, **values):
 
 
 def page_values(ctx):
-    """What plugins add to the values of every page, by name."""
+    """The values that plugins add to every page, by name."""
     return {key: value for plugin in ctx["biff/plugins"] if "page" in plugin
             for key, value in plugin["page"](ctx).items()}

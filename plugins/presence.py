@@ -2,9 +2,9 @@
 
 A person is here while a page of theirs is open and in sight, on any server, and for some seconds after: a page that is
 reloaded does not blink. Each server keeps in memory who is here by it, tells the others by notices, and says all of it
-again from time to time; what is not repeated is forgotten. Pages carry whom of those on them is here, and who is typing;
-changes are gathered, and told beside the listener, for they are not in the store. Each person can switch off to be
-seen, and to see.
+again from time to time, and forgets what is not repeated. Pages carry which of the people on them are here, and who is
+typing; changes are gathered, and sent beside the listener, for they are not in the store. Each person can switch off to
+be seen, and to see.
 """
 import asyncio
 import collections
@@ -46,7 +46,7 @@ SCHEMA = {
 
 
 def choice_of(db, person):
-    """What a person has switched off: {"sends": bool, "sees": bool}."""
+    """The choices of a person: {"sends": bool, "sees": bool}; False is switched off."""
     chosen = db.entity(f"presence {person}") or {}
     return {"sends": not chosen.get("presence/is-hidden"), "sees": not chosen.get("presence/is-blind")}
 
@@ -66,7 +66,7 @@ async def choose(ctx):
 
 
 class Here:
-    """Who is here, by this server and by others, and by which memberships."""
+    """The people who are here, by this server and by others, and by which memberships."""
 
     def __init__(self):
         self.mine: set = set()                         # people who are here by this server
@@ -115,7 +115,7 @@ class Here:
 
 
 class Presence:
-    """What this server knows of presence. It is a watcher of sockets: it hears who comes, goes, and says a word."""
+    """The presence that this server knows. It watches sockets: it hears who comes, goes, and says a word."""
 
     def __init__(self, system):
         self.system, self.here = system, Here()
@@ -139,7 +139,7 @@ class Presence:
             self._page(client.person, -1, GRACE_S)
 
     def said(self, client, text):
-        """Whether it is a word of ours. Whatever else a browser says closes its socket."""
+        """True if it is a word of ours. Any other word of a browser closes its socket."""
         if text == "typing":
             self._type(client)
         elif text in ("away", "here") and client.is_away != (text == "away"):
@@ -241,7 +241,7 @@ class Presence:
             client.write(text_frame(told))
 
     def online_values(self, db, place, person, mem=None):
-        """Who of those on a page of this person at this place is here, by membership; and what they have switched off."""
+        """The people on this person's page of a place who are here, by membership; and the person's own choices."""
         community_id, choice, shown = place.get("chan/comm", place["xt/id"]), choice_of(db, person), set()
         here = self.here.members.get(community_id, set()) if choice["sees"] else set()
         mem = mem or mem_in(db, person, community_id) if here else None
@@ -297,7 +297,7 @@ class Presence:
             self.typing.pop(channel_id, None)
 
     def typing_values(self, db, place):
-        """Who types at a place, with their names, those who began first."""
+        """The people who type at a place, with their names, those who began first."""
         moment, here = time.monotonic(), self.typing.get(place["xt/id"], {})
         for mem_id in [mem_id for mem_id, until in here.items() if until < moment or not is_in(db, place, mem_id)]:
             del here[mem_id]
@@ -306,7 +306,7 @@ class Presence:
 
 
 def is_in(db, channel, mem_id):
-    """Whether somebody is a member who may read a channel."""
+    """True if somebody is a member who may read a channel."""
     mem = db.entity(mem_id) or {}
     return "chan/comm" in channel and mem.get("mem/comm") == channel["chan/comm"] and may_read(channel, mem_id)
 
@@ -366,7 +366,7 @@ def on_tx(ctx, tx):
 
 
 def on_change(changes, id, old, new):
-    """What was switched off, and who is in a private channel."""
+    """Notes a change of what a person switched off, or of who is in a private channel."""
     for document in old or {}, new or {}:
         if "presence/user" in document:
             for part in "presence-choice", "online":
@@ -391,7 +391,8 @@ def choice_part(ctx, db, place, user, about):
 
 
 def page_values(ctx):
-    presence, db, place = ctx["chat_presence"], ctx["biff/db"], ctx.get("channel") or ctx.get("community") or ctx["user"]
+    presence, db = ctx["chat_presence"], ctx["biff/db"]
+    place = ctx.get("channel") or ctx.get("community") or ctx["user"]
     return presence.online_values(db, place, ctx["uid"], ctx.get("mem")) | presence.typing_values(db, place)
 
 

@@ -105,7 +105,7 @@ def authorization(system, endpoint):
 
 
 async def add_browser(ctx):
-    """The browser of this page wants to be told."""
+    """Stores that the browser of this page wants to be told."""
     if refusal := too_often(ctx):
         return refusal
     endpoint = ctx["params"].get("endpoint", "")
@@ -138,7 +138,7 @@ def browser_id(uid, endpoint):
 
 
 async def choose_level(ctx):
-    """What a member wants to be told of a channel."""
+    """Stores which messages of a channel a member wants to be told of."""
     level = ctx["params"].get("level")
     if level not in LEVELS:
         return biff.error(ctx, 422, "Choose all messages, mentions, or none.")
@@ -254,7 +254,7 @@ def is_muted(db, mem_id, channel):
 
 
 def payload_of(ctx, db, channel, message, mem_id):
-    """What the service worker shows, as JSON."""
+    """The notification that the service worker shows, as JSON."""
     author = author_of(db, message["msg/mem"]).name
     where = "" if is_direct(channel) else f" in {'' if is_private(channel) else '#'}{channel['chan/title']}"
     text = " ".join(message["msg/text"].split()) or "A file"

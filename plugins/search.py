@@ -38,7 +38,7 @@ BARE = {f"{name}:" for name in ("from", "in", "before", "after", "has")}
 
 
 class Asked(NamedTuple):
-    """What a person asks for: words, and what the filters say."""
+    """A question of a person: words, and the values of the filters."""
     words: str
     filters: list                     # (name, value)
 
@@ -111,7 +111,8 @@ def hit_of(ctx, message, channels, marker):
     files = message.get("msg/files") or ()
     files = [ctx["biff/db"].entity(id) for id in (files if type(files) is list else [files])]
     return {"message": message, "author": author_of(ctx["biff/db"], message["msg/mem"]), "channel": channel,
-            "path": f"{channel_path(channel)}/at/{message['xt/id']}", "text": excerpt(in_words(message["msg/text"]), marker),
+            "path": f"{channel_path(channel)}/at/{message['xt/id']}",
+            "text": excerpt(in_words(message["msg/text"]), marker),
             "files": [file["file/name"] for file in files if file and "file/name" in file]}
 
 
@@ -153,7 +154,7 @@ def as_query(ctx, asked, channels, before):
 
 
 def are_few(db, channels):
-    """Whether so little was said in these channels that it is looked through faster than a common word is walked."""
+    """True if these channels have so few messages that looking at each is faster than walking a common word."""
     said = biff.q(db, {"find": "?channel", "in": [["?channel", ...]], "limit": FEW + 1,
                        "where": [["?message", "msg/channel", "?channel"]]}, channels)
     return len(said) <= FEW

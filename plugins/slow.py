@@ -37,7 +37,7 @@ def is_exempt(ctx):
 
 
 def channel_values(ctx):
-    """What the form of a channel says of it; nothing if it is sent by somebody who may not set it."""
+    """The value from the form of a channel; nothing if the sender may not set it."""
     seconds = ctx["params"].get("slow", "")
     if is_direct(ctx["channel"]) or not is_exempt(ctx) or seconds not in map(str, CHOICES):
         return {}
@@ -82,7 +82,7 @@ def on_channel(changes, id, old, new):
 
 
 def slow_part(ctx, db, place, about):
-    """What a channel's page says of it, above the box."""
+    """The line about slow mode above the box of a channel."""
     return biff.fragment(ctx, "slow/state.html", is_news=True, **values_of(place)) if "chan/comm" in place else ""
 
 

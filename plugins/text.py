@@ -41,7 +41,7 @@ PREVIEWS_A_PERSON = 30, 60            # in a minute
 
 CHANNEL = "/community/{id}/channel/{channel_id}"
 
-# Whatever can begin markup. A text without any of it is plain.
+# Everything that can begin markup. A text without any of it is plain.
 MARKUP = re.compile(r"[*_~`]|\]\(|\\[\[\]>@:-]|^[ \t]*(?:> |- |\d{1,9}\. )", re.MULTILINE)
 MARKS = re.compile(r"[*_~`\[\]\\]")
 BLOCKS = re.compile(r"^(?:[ \t]*(?:>|[-*](?=[ \t])|\d{1,9}\.(?=[ \t])|```|~~~))+", re.MULTILINE)
@@ -72,7 +72,7 @@ SANITIZER = nh3.Cleaner(
 
 
 class Said(NamedTuple):
-    """How a text is shown. `has_blocks`: it is more than the inside of one paragraph."""
+    """A text as it is shown. `has_blocks` is True if it is more than the inside of one paragraph."""
 
     html: Markup
     has_blocks: bool = False
@@ -80,7 +80,7 @@ class Said(NamedTuple):
 
 
 def said(text, held=()):
-    """How a text is shown. `held` are spans of it that stand for something else: (start, end, HTML), in order."""
+    """A text as it is shown. `held` are spans of it that stand for something else: (start, end, HTML), in order."""
     text = str(text)
     if MARKUP.search(text) and not any(holder in text for holder in HOLDERS):
         if shown := marked_up(text, held):
@@ -94,7 +94,7 @@ def in_words(text):
 
 
 def as_typed(text):
-    """What the system says, and what feeds bring, was not written as Markdown. Addresses are links."""
+    """Shows a text of the system or of a feed, which is no Markdown: only addresses become links."""
     return Said(plain(str(text)))
 
 
@@ -111,7 +111,7 @@ def plain(text, held=()):
 
 
 class Budget:
-    """How many links a message may still have."""
+    """The number of links that a message may still have."""
 
     def __init__(self):
         self.links = LINKS_MAX
@@ -162,7 +162,7 @@ def with_emoji(text):
 
 
 def is_emoji_alone(text):
-    """Whether a message is up to three emoji and nothing else."""
+    """True if a message is up to three emoji and nothing else."""
     if len(text) > EMOJI_CHARS_MAX or not (text[:1] > "\u2000" or text[:1] == ":"):
         return False
     shown = "".join(with_emoji(text).split())
@@ -177,7 +177,7 @@ class TooMuch(Exception):
 
 
 def marked_up(text, held=()):
-    """How a text with markup is shown; None if it is too large, too deep or too intricate."""
+    """A text with markup as it is shown; None if it is too large, too deep or too intricate."""
     if text.count("\n") > LINES_MAX or blocks_in(text) > BLOCKS_MAX:
         return None
     writer = Writer()
@@ -426,7 +426,7 @@ async def emoji_choices(ctx):
 
 
 async def preview(ctx):
-    """How a text would be shown as a message in this channel, by the same templates. Nothing is stored."""
+    """A text as it would be shown as a message in this channel, by the same templates. Nothing is stored."""
     if not biff.is_allowed(ctx, (("previews", ctx["uid"]), *PREVIEWS_A_PERSON)):
         return biff.error(ctx, 429)
     text = ctx["params"].get("text", "").strip()

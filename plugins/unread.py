@@ -50,7 +50,7 @@ SCHEMA = {
 
 
 class Positions:
-    """What is not in the store yet, by (mem, channel): positions as (tx_id, when, waiting since), and who follows.
+    """Positions that are not in the store yet, by (mem, channel), as (tx_id, when, waiting since); and who follows.
 
     `heard` has the positions that moved on another server, which puts them into the store: (tx_id, when).
     """
@@ -74,7 +74,7 @@ class Positions:
             del self.heard[next(iter(self.heard))]
 
     def was_put(self, mem_id, channel_id, at):
-        """What is in the store is what was heard, or newer."""
+        """Drops the positions that the store has, or has newer."""
         if self.heard.get((mem_id, channel_id), (None, at))[1] <= at:
             self.heard.pop((mem_id, channel_id), None)
 
@@ -116,7 +116,7 @@ def reading_id(mem_id, channel_id):
 
 
 class Read(NamedTuple):
-    """What the store knows of one member."""
+    """The store's knowledge of one member."""
     joined: int                       # the transaction of the membership: what was said before is not new
     upto: dict                        # channel id → tx_id
     muted: list                       # ids of channels
@@ -171,7 +171,7 @@ class Recent:
         return self._said[n]
 
     def after(self, db, upto):
-        """How many of them were said after a transaction."""
+        """The number of them that were said after a transaction."""
         low, high = 0, len(self.ids)
         if not high or self.said(db, 0) <= upto:
             return 0
@@ -181,11 +181,11 @@ class Recent:
         return low
 
     def may_be_after(self, upto):
-        """Whether one may have been said after a transaction, as far as this is known without a look-up."""
+        """True if one may have been said after a transaction, as far as this is known without a look-up."""
         return bool(self.ids) and (self._said[0] is None or self._said[0] > upto)
 
     def counts(self, after, mem_id, channel_id):
-        """Of so many newest messages those of others, and those that mention the member, or everybody."""
+        """Among so many newest messages, those of others, and those that mention the member or everybody."""
         mine = number_of(mem_id)
         calls = sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
                     for n, ids in self.called.items())
@@ -217,7 +217,7 @@ def newest(db, channel_id, count, without=None):
 
 
 def count_of(ctx, db, channel_id, mem_id, upto):
-    """How many messages of others were said in a channel after a transaction, and how many of them call the member.
+    """The numbers of messages of others in a channel after a transaction, and of those that call the member.
 
     At most COUNT_MAX messages are read, so that it never costs more.
     """
@@ -370,7 +370,7 @@ async def put_positions(ctx, all=False):
 
 
 async def use_positions(system):
-    """What is in memory is put when the server stops."""
+    """Puts the positions that are in memory when the server stops."""
     system["chat_positions"] = Positions()
     system["biff/stop"].append(lambda: put_positions(biff.assoc_db(system), all=True))
     return system
@@ -457,7 +457,7 @@ def news_part(ctx, db, place, user, about):
 
 
 def news_of(ctx, db, mem):
-    """What is new for a member. One text has all counts: two hundred elements would be twice as long."""
+    """The news for a member. One text has all counts: two hundred elements would be twice as long."""
     counts, mem_id = counts_of(ctx, db, mem), mem["xt/id"]
     return {"counts": " ".join(f"{id} {count} {upto} {calls}" for id, (count, upto, calls) in counts.items()),
             "muted": read_by(ctx, db, mem_id).muted, "news_tx_id": db.tx_id, "news_mem": mem_id,
@@ -474,7 +474,7 @@ def page_values(ctx):
 
 
 def landing(ctx):
-    """How many messages a page must show to begin at the first unread one, if that is not too far back."""
+    """The number of messages with which a page begins at the first unread one, if that is not too far back."""
     unread = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])[1]
     return unread + BEFORE_FIRST if 0 < unread < LANDING_MAX else 0
 
@@ -506,7 +506,8 @@ PLUGIN = {
     "schema": SCHEMA,
     "goes-with": {"channel": ["read/channel"]},
     "routes": [("POST", CHANNEL + "/read", in_channel, read), ("POST", MESSAGE + "/unread", in_message, unread_from),
-               ("GET", "/community/{id}/go", in_community, go_on), ("POST", "/community/{id}/read", in_community, read_all),
+               ("GET", "/community/{id}/go", in_community, go_on),
+               ("POST", "/community/{id}/read", in_community, read_all),
                ("POST", CHANNEL + "/mute", in_channel, mute)],
     "tasks": [{"task": put_positions, "schedule": biff.every(PUT_LOOK_S)}],
     "slots": {"dialogs": "unread/news.html", "message-actions": "unread/action.html", "head": "unread/head.html",

@@ -4,7 +4,7 @@
 
 const COMPLETE_AFTER_MS = 120;    // a person who types on is not asked for
 
-// What is being typed before the cursor: its first letter says where it is sought.
+// The word that is typed before the cursor: its first letter says where it is sought.
 const sources = [
   {begins: /(?:^|[^\p{L}\p{N}_:])(:[a-z0-9_+-]{2,40})$/iu, wordsMax: 1, path: () => "/emoji"},
   {begins: /(?:^|[^\p{L}\p{N}_@/.:])(@[^\n@]{0,60})$/u, wordsMax: 4, path: () => `${HERE}/names`},

@@ -23,7 +23,8 @@ class Pending {
   show() {
     this.#forgetDone();
     const posts = this.#posts(), ids = new Set(posts.map(post => `message-${post.id}`));
-    for (const message of this.list.querySelectorAll(".message:has(> .fate)")) if (!ids.has(message.id)) message.remove();
+    for (const message of this.list.querySelectorAll(".message:has(> .fate)"))
+      if (!ids.has(message.id)) message.remove();
     const messages = posts.map(post => this.#shown(post) ?? this.#made(post));
     posts.forEach((post, n) => this.#tell(messages[n], post));
     this.#place(messages);
@@ -50,7 +51,7 @@ class Pending {
                    element("header", {}, face, author, " ", time), text, ...shown,
                    element("div", {class: "fate"}));
   }
-  // What becomes of a post, below its text. It is written anew only when it changes, because it may have the focus.
+  // Says below a post's text what becomes of it. It is written anew only when it changes: it may have the focus.
   #tell(message, post) {
     const isSlow = Date.now() - Date.parse(post.at) > SLOW_MS;
     const waiting = post.why || (isSlow ? "Sending …" : "");
@@ -96,8 +97,8 @@ function markUnsent(outbox) {
     link.classList.toggle("unsent", outbox.of(link.pathname).some(post => post.state === "failed"));
 }
 
-// The draft is kept as it is typed, and is the same in all tabs; Enter sends. A text that is too long stays whole in the
-// box, and says so.
+// The draft is kept as it is typed, and is the same in all tabs; Enter sends. A text that is too long stays whole in
+// the box, and a line says so.
 class Box {
   #isTouch = matchMedia("(pointer: coarse)").matches;
 

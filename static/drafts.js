@@ -25,7 +25,7 @@ class Drafts {
   #isChanged() { return kept.draft(HERE) !== kept.known(HERE).text; }
   #wait() { if (!this.#timer && this.#isChanged()) this.#timer = setTimeout(() => this.#bring(), GATHER_MS); }
 
-  // What the server has stands in the page, at first and whenever it changes.
+  // The server's draft stands in the page, at first and whenever it changes.
   #arrived(isFirst = false) {
     const {at} = $("draft").dataset, text = $("draft").textContent, here = kept.draft(HERE), known = kept.known(HERE);
     if (at <= known.at) return;

@@ -110,7 +110,7 @@ function reloadForRights() {
   return true;
 }
 
-// What is written here waits for the same person to sign in, in this tab or another one; then this page comes back.
+// The text that is written here waits for the same person to sign in, in any tab; then this page comes back.
 function endSession(bySibling) {
   kept.leave(() => location.reload());
   if ($("text")) kept.keepDraft(HERE, $("text").value);      // the tab that signed out has removed it
@@ -118,7 +118,7 @@ function endSession(bySibling) {
   $("connection").append(" ", element("a", {href: signInPath("not-signed-in")}, "Sign in again"));
 }
 
-// What was written in a channel that is gone is shown once more, until its author has taken it elsewhere.
+// The text that was written in a channel that is gone is shown once more, until its author has taken it elsewhere.
 function showOrphans(outbox) {
   const community = location.pathname.split("/channel/")[0];
   if (!$("channels")) return;

@@ -34,7 +34,7 @@ class Attachments {
     this.#work();
     this.box.focus();
   }
-  // Whether the message has to wait; it is sent by itself when nothing is under way any more.
+  // True if the message has to wait; it is sent by itself when nothing is under way any more.
   isWaiting() {
     if (this.#files.some(file => file.state === "failed")) {
       this.#say("A file was not uploaded. Try it again or remove it, then send.");
@@ -57,7 +57,8 @@ class Attachments {
   #made(blob) {
     const file = {id: newId(), name: blob.name || "file", state: "waiting", sent: 0, why: "", blob};
     const isTooLarge = blob.size > this.bytesMax, mb = this.bytesMax / 2 ** 20;
-    if (isTooLarge) Object.assign(file, {state: "failed", isFinal: true, why: `More than ${mb} MB, which is the most.`});
+    if (isTooLarge)
+      Object.assign(file, {state: "failed", isFinal: true, why: `More than ${mb} MB, which is the most.`});
     return file;
   }
   #paste(event) {

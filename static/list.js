@@ -4,7 +4,7 @@
 const NEAR_PX = 100;              // of the end: still reading the newest
 const TOGETHER_MS = 300_000;      // messages of one person within five minutes stand together
 
-// What the buttons of a message do, by the name of the act: f(message). Other files add theirs.
+// The acts of the buttons of a message, by name: f(message). Other files add theirs.
 const messageActs = {};
 
 // ── Times ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,7 +172,8 @@ function keepFocusInOlder(list) {
   });
 }
 
-const namesOf = message => [...message.querySelectorAll(".files img, .files bdi")].map(one => one.alt ?? one.textContent);
+const namesOf = message =>
+  [...message.querySelectorAll(".files img, .files bdi")].map(one => one.alt ?? one.textContent);
 
 // ── Copies ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,5 +1,5 @@
-// What is written. A draft is kept as it is typed. A message that is sent goes to the server after those written before
-// it, and is kept until it stands in the log or its author deletes it. All this is one person's.
+// Texts on their way. A draft is kept as it is typed. A message that is sent goes to the server after those written
+// before it, and is kept until it stands in the log or its author deletes it. All this is one person's.
 "use strict";
 
 const AGAIN_MS = 1_000;           // a request that was cut off is tried once more; the server knows a message by its id
@@ -48,7 +48,7 @@ class Kept {
   #leaveAll() {
     if (this.#person && !this.#isCleared) localStorage.setItem(`kept ${this.#person}`, JSON.stringify(this.posts()));
   }
-  // Whoever signs out leaves nothing behind, whatever happens until the page has gone.
+  // After signing out nothing is kept, whatever happens until the page has gone.
   clear() {
     this.#isCleared = true;
     sessionStorage.clear();
@@ -76,7 +76,7 @@ class Kept {
     this.know(path, {changedAt: Date.now()});
     this.draftChanged();
   }
-  // What the server has of a draft, as {at, text}, and when it was changed here last.
+  // The draft that the server has, as {at, text}, and when it was changed here last.
   known(path) { return {at: "", text: "", changedAt: 0, ...JSON.parse(localStorage.getItem(this.#knownKeyOf(path)))}; }
   know(path, values) {
     this.#keep(localStorage, this.#knownKeyOf(path), JSON.stringify({...this.known(path), ...values}));
@@ -106,7 +106,7 @@ class Kept {
 }
 const kept = new Kept();
 
-// What a message carries beside its text. Other files add {name, isWaiting(), take(), fields(what), shown(what, path)}:
+// The parts of a message beside its text. Other files add {name, isWaiting(), take(), fields(what), shown(what, path)}:
 // `take` gives what is carried, or null; `fields` makes it fields of the form, and `shown` an element of the message.
 const riders = [];
 
@@ -130,7 +130,7 @@ async function request(path, fields, token) {
   }
 }
 
-// Whether an answer is a sentence of ours for people, and no page of a proxy.
+// True if an answer is a sentence of ours for people, and no page of a proxy.
 const isSentence = text => typeof text === "string" && text && text.length <= SENTENCE_CHARS_MAX && !text.includes("<");
 
 function outcome({status, headers}, text) {
@@ -150,10 +150,10 @@ function outcome({status, headers}, text) {
 const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
 
 // The messages on their way. A post is {id, path, text, beside, at, state, why, isRefused, isHeld, unanswered, tx}. Its
-// state is "waiting", "stored", "failed" or "deleted"; `unanswered` counts the requests of which nobody knows what
-// became; it is held while the server says "later", and the other channels go on meanwhile. A failure fails those behind
-// it in its channel, too, because they would arrive before it. `told` has three functions: `shown()` is called after each
-// change, `stored(post)` once it is, `signedOut()` answers whether the page goes away.
+// state is "waiting", "stored", "failed" or "deleted"; `unanswered` counts the requests that had no answer; it is held
+// while the server says "later", and the other channels go on meanwhile. A failure fails those behind it in its
+// channel, too, because they would arrive before it. `told` has three functions: `shown()` is called after each change,
+// `stored(post)` when a post is stored, and `signedOut()` answers true if the page goes away.
 class Outbox {
   #posts;
   #isWorking = false;

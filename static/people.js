@@ -20,7 +20,7 @@ document.addEventListener("click", async event => {
   setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
 });
 
-// Of the people who are listed, those stay whose name has what is typed; Enter asks the server about all others.
+// Hides the listed people whose name does not have what is typed; Enter asks the server about all others.
 function filterPeople(query) {
   const wanted = query.value.trim().toLowerCase(), list = query.form.querySelector(".people") ?? $("member-list");
   for (const person of list?.querySelectorAll(".person") ?? [])
@@ -36,5 +36,9 @@ function markReader() {
     person.classList.toggle("mine", person.dataset.mem === mine);
 }
 
-document.addEventListener("htmx:after:swap", () => { markReader(); tellTimes(document); queries.forEach(filterPeople); });
+document.addEventListener("htmx:after:swap", () => {
+  markReader();
+  tellTimes(document);
+  queries.forEach(filterPeople);
+});
 markReader();

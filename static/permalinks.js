@@ -29,7 +29,7 @@ function loader(id, address, words) {
   return element("p", {class: "older", id}, link);
 }
 
-// What is beyond the bound goes at the end that the reader is not at; a link there brings it back.
+// Messages beyond the bound go at the end that the reader is not at; a link there brings them back.
 function boundList(list) {
   const path = HERE, isLive = list.hasAttribute("hx-ws:connect");
   const messages = [...list.querySelectorAll(".message:not(.pending)")];

@@ -49,7 +49,7 @@ function showTyping(words, list) {
   return show;
 }
 
-// What this page says by its socket: that its reader types, and whether it is in sight.
+// The words that this page sends by its socket: its reader types, and the page comes into sight or goes.
 class Voice {
   #connection = null;
   #typedAt = 0;

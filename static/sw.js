@@ -28,7 +28,7 @@ self.addEventListener("fetch", event => {
 
 async function file(request) { return await caches.match(request) ?? fetch(request); }
 
-// Whoever signs out takes their pages along.
+// Signing out drops the person's pages.
 async function form(request, url) {
   if (url.pathname === "/auth/signout") await caches.delete(PAGE_CACHE);
   return fetch(request);

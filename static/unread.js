@@ -1,4 +1,4 @@
-// What is new: counts in the sidebar, the title and the icon; the "New" line; and telling the server what was read.
+// The news: counts in the sidebar, the title and the icon; the "New" line; and telling the server what was read.
 "use strict";
 
 const FOLLOW_MS = 300;            // so long one reads before the server hears of it; of leaving it hears at once
@@ -7,17 +7,17 @@ const FOLLOW_LOST_MS = 5_000;     // at most, after a new connection
 const COUNT_MAX = 99;             // beyond, it is "99+"; the server counts one more, and no further
 const ASK_COUNT_MS = 3_000;       // at most, until a page asks for a count that it cannot know
 
-// What the page was made with: channel → [unread messages, the transaction up to which all is read, those that mention
-// the reader].
+// The counts that the page was made with: channel → [unread messages, the transaction up to which all is read, those
+// that mention the reader].
 function countsOf(news) {
   const words = news.dataset.counts.split(" "), counts = new Map();
   for (let n = 0; n + 3 < words.length; n += 4) counts.set(words[n], [1, 2, 3].map(place => Number(words[n + place])));
   return counts;
 }
 
-// How many messages of others are unread, by channel: those that the page was made with, those that came since, less
-// those that went. With `isCalls`, how many of them mention the reader, or everybody. `isUnsure` is a channel of which a
-// message went, and of which the server has not counted all.
+// The number of unread messages of others, by channel: those that the page was made with and those that came since,
+// less those that went. With `isCalls`, the number of those that mention the reader, or everybody. `isUnsure` is a
+// channel of which a message went, and of which the server has not counted all.
 function countNews(news, isCalls = false) {
   const made = Number(news.dataset.tx), mine = news.dataset.mem, given = countsOf(news);
   const counts = new Map(), ids = new Set();
@@ -72,14 +72,15 @@ function watchNews() {
       mark(link, count ? shownCount(count) : "", muted.has(id), count && calls.get(id));
       if (!muted.has(id) && link.closest(".side-lists")) total += count;
     }
-    const title = document.title.replace(/^\(\d+\+?\) /, ""), wanted = total ? `(${shownCount(total)}) ${title}` : title;
+    const title = document.title.replace(/^\(\d+\+?\) /, "");
+    const wanted = total ? `(${shownCount(total)}) ${title}` : title;
     if (document.title !== wanted) document.title = wanted;
     const href = total ? loudIcon : quietIcon;
     if (icon.href !== href) icon.href = href;
     if (total) navigator.setAppBadge?.(total).catch(() => {}); else navigator.clearAppBadge?.().catch(() => {});
     if ($("read-all")) $("read-all").hidden = !total;
   }
-  // What is here is read while the end is in sight. The server hears when that begins and ends, and not of each message.
+  // Messages here are read while the end is in sight. The server hears when that begins and ends, not of each message.
   function look() {
     const isHere = isReading();
     if (isHere) {
@@ -96,7 +97,7 @@ function watchNews() {
     seen = $("cursor").value;
     tell();
   }
-  // Takes what is here out of what is new; says whether the server had counted something of it.
+  // Takes the messages here out of the news; returns true if the server had counted some of them.
   function forget() {
     const counts = countsOf($("news")), had = counts.delete(here);
     if (had) $("news").dataset.counts = [...counts].flatMap(([id, given]) => [id, ...given]).join(" ");

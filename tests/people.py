@@ -260,8 +260,8 @@ async def settle(system):
                                                       message, file, report]])
     await node.submit([delete(mems["ex-member"]["xt/id"]), delete(mems["ex-admin"]["xt/id"])])
     ids = {"{id}": ours, "{channel_id}": channel["xt/id"], "{message_id}": message["xt/id"], "{token}": "x" * 43,
-           "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{report_id}": report["xt/id"], "{invitation_id}": uuid.uuid4(),
-           "{code}": "x" * 38, "{file_id}": file["xt/id"]}
+           "{mem_id}": mems["member"]["xt/id"], "{ban_id}": uuid.uuid4(), "{report_id}": report["xt/id"],
+           "{invitation_id}": uuid.uuid4(), "{code}": "x" * 38, "{file_id}": file["xt/id"]}
     return people, ids, theirs
 
 

@@ -84,7 +84,8 @@ async def test_posts_on_connections_that_were_idle_for_fifteen_seconds_are_store
             answers[answer.status] += 1
     cookie = {"Cookie": f"{biff.cookie_name(chat)}={next(iter(ann.browser.cookie_jar)).value}", "Origin": between.url}
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(connector=connector, headers=cookie, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    jar = aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(connector=connector, headers=cookie, cookie_jar=jar) as session:
         opening = [session.get(between.url + "/together", allow_redirects=False) for _ in range(POSTS)]
         assert {answer.status for answer in await asyncio.gather(*opening)} == {303}
         idle, opened, enter = chat["biff/places"].count, [], chat["biff/places"].enter

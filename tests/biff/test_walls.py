@@ -698,8 +698,8 @@ async def test_a_crowd_of_requests_keeps_nobody_waiting(tmp_path, monkeypatch, s
         before = int(await reader.read(10))
         for _, one in [*crowd, (reader, writer)]:
             one.close()
-    say(f"200 {method} requests of one address at once, {'in turns' if is_there else 'as they come'}: somebody else's is answered "
-        f"after {before} of them, asked {'few' if is_there else 'nearly all'}")
+    say(f"200 {method} requests of one address at once, {'in turns' if is_there else 'as they come'}: "
+        f"somebody else's is answered after {before} of them, asked {'few' if is_there else 'nearly all'}")
     assert (before < 50) == is_there
 
 

@@ -249,7 +249,8 @@ async def test_axe_finds_nothing_on_the_other_pages(chat, person, window, axe, s
     await ann.post(f"{community}/invitations", {"ends": "week"}, channel)
     await bob.post(f"{channel}/message/{posts[1]}/report", {"reason": "loud"}, channel)
     for path in (community, f"{community}/reports", f"{community}/members", private, f"{community}/direct",
-                 f"{channel}/delete", f"{community}/search?q=bold", f"{community}/search?q=nowhere", f"{community}/search",
+                 f"{channel}/delete",
+                 f"{community}/search?q=bold", f"{community}/search?q=nowhere", f"{community}/search",
                  f"{channel}/message/{posts[0]}/thread", f"{channel}/at/{posts[1]}", "/sessions", "/name",
                  f"{community}/invitations", await ann.invitation(community)):
         await page.goto(base + path)

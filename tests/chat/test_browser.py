@@ -273,7 +273,7 @@ async def test_whoever_signs_out_leaves_no_draft_behind(chat, person, window):  
     assert await ann.evaluate("() => sessionStorage.length + localStorage.length") == 0
 
 
-async def test_a_session_that_ends_while_its_page_goes_away_leaves_nothing_behind(chat, person, window):      # noqa: F811
+async def test_a_session_that_ends_while_its_page_goes_away_leaves_nothing_behind(chat, person, window):  # noqa: F811
     """The socket may hear of the end before the browser has left the page that signed out."""
     ann, _ = await same_process(chat, person, window, "ann@example.com")
     await ann.fill("#text", "a private thought")

@@ -88,8 +88,8 @@ async def test_an_id_of_another_kind_leads_nowhere(chat, person):
         assert (await eve.get(f"{own}/channel/{id}")).url.path == own
 
 
-NOTHING_TO_SEE = ["\u200b", "\u2060\u200d", "\u00ad", "\u202e\u202c", "\ufeff", "\u3164", "\u2800 \u2800", "\u115f\u1160",
-                  "\u034f", "\ufe0f", "\U000e0041\U000e007f", "\u180e", "\u0001", "\u0301"]
+NOTHING_TO_SEE = ["\u200b", "\u2060\u200d", "\u00ad", "\u202e\u202c", "\ufeff", "\u3164", "\u2800 \u2800",
+                  "\u115f\u1160", "\u034f", "\ufe0f", "\U000e0041\U000e007f", "\u180e", "\u0001", "\u0301"]
 
 
 async def test_a_message_has_one_to_ten_thousand_characters(chat, person):
@@ -395,7 +395,7 @@ async def test_what_a_large_channel_leaves_is_deleted_bit_by_bit_also_after_a_re
 
 
 async def test_a_page_of_long_messages_has_fewer_and_the_older_ones_follow(chat, person, say):      # noqa: F811
-    """Without this, a page of the longest messages would be two and a half megabytes of markup, made for each reader."""
+    """Without this, a page of the longest messages would be 2.5 MB of markup, made for each reader."""
     ann = await person("ann@example.com")
     _, channel = await ann.new_channel()
     mem, id = biff.lookup_id(chat["biff/node"].db(), "mem/roles", "admin"), id_of(channel)

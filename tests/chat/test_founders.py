@@ -26,7 +26,8 @@ async def test_only_those_whom_the_operator_names_found_communities(tmp_path, mo
     await biff.stop_system(system)
 
 
-@pytest.mark.parametrize("setting", ["everybody", "ann@", "@", "@nowhere", "ann@example.com bob@example.com", "@a@b.org"])
+@pytest.mark.parametrize("setting", ["everybody", "ann@", "@", "@nowhere", "ann@example.com bob@example.com",
+                                     "@a@b.org"])
 async def test_a_setting_that_is_misspelled_is_refused_with_a_sentence(tmp_path, setting):
     """A typing mistake would open the server to all, or close it to its owner."""
     with pytest.raises(ValueError, match="wanted is anyone, nobody, or addresses"):

@@ -347,7 +347,8 @@ SWEEP = """() => ({
 })"""
 TALK = ["**Low tide** is at _six_, see [the table](https://tides.example/2026) or www.tides.example/help.",
         "What we need:\n- boots, *dry* ones\n- a lamp\n  1. with a battery\n  2. that is full\n- `eelctl --count`",
-        "> Is that safe?\nYes: ~~very~~ quite safe.\n```python\ndef tide(hour):\n    return 'low' if hour == 6 else 'high'  "
+        "> Is that safe?\nYes: ~~very~~ quite safe.\n"
+        "```python\ndef tide(hour):\n    return 'low' if hour == 6 else 'high'  "
         "# a long line that is wider than any telephone, and then some more of it\n```\nSee you :wave:",
         ":tada: 🎉", "שלום **לכולם**, ראו https://tides.example/he.\n- אחת\n- שתיים"]
 

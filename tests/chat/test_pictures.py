@@ -270,7 +270,7 @@ async def test_pictures_are_attached_sent_seen_and_opened_in_two_windows(server,
     assert await ann.evaluate("document.activeElement.matches('.picture a')")
 
 
-async def test_what_cannot_be_uploaded_is_tried_again_and_a_message_waits_for_its_files(server, window):
+async def test_a_failed_upload_is_tried_again_and_its_message_waits(server, window):
     """On a train, a picture would be lost, or its message would go without it."""
     ann, bob = await window(allow=[r"ERR_FAILED", r"status of 422"]), await window()
     await two_in_a_channel(server, ann, bob)
@@ -306,7 +306,8 @@ def named_files(names, mem, channel_id, ids, now):
     documents = []
     for n in range(0, len(names), 10):
         files = [{"xt/id": ids[n + k], "file/name": name, "file/type": "image/png", "file/size": 5,
-                  "file/sha256": "0" * 64, "file/chan": channel_id, "file/mem": mem, "file/made-at": now, "file/msg": ids[-1 - n]}
+                  "file/sha256": "0" * 64, "file/chan": channel_id, "file/mem": mem, "file/made-at": now,
+                  "file/msg": ids[-1 - n]}
                  | ({"file/width": 40, "file/height": 30, "file/small": "0" * 64} if k % 2 else {})
                  for k, name in enumerate(names[n:n + 10])]
         documents += [*files, {"xt/id": ids[-1 - n], "msg/mem": mem, "msg/text": "", "msg/channel": channel_id,

@@ -1,4 +1,4 @@
-"""Presence: who is here and who types, on one server and on two; nothing of it is stored, and each may switch it off."""
+"""Presence: people who are here and who type, on one server and on two; none of it is stored, and each can hide."""
 import asyncio
 import re
 
@@ -71,7 +71,7 @@ async def pair(chat, person):      # noqa: F811
     return ann, bob, community, channel, direct
 
 
-async def test_who_has_a_page_open_is_here_for_those_who_share_a_page_with_them(pair, monkeypatch):
+async def test_people_with_an_open_page_are_here_for_those_who_share_it(pair, monkeypatch):
     """One would write to somebody and wonder for an hour whether they are there."""
     monkeypatch.setattr(presence, "GRACE_S", 0.05)
     ann, bob, community, channel, direct = pair

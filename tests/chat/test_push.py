@@ -163,7 +163,7 @@ async def test_one_server_tells_of_a_message_and_only_who_may_read_it(chat, thre
     assert eve.phone.heard.empty()
 
 
-async def test_a_browser_that_is_gone_is_forgotten_and_one_that_is_busy_asked_again(chat, three, monkeypatch):
+async def test_a_gone_browser_is_forgotten_and_a_busy_service_asked_again(chat, three, monkeypatch):
     """Without this, we would write for ever to phones that nobody has any more."""
     ann, bob, eve, channel = three
     bob.phone.status, eve.phone.status = 410, 503

@@ -105,7 +105,7 @@ async def told(socket, part):
     return text
 
 
-async def test_what_a_page_was_told_on_connecting_is_not_told_again_as_it_was(chat, person):      # noqa: F811
+async def test_an_older_state_does_not_replace_one_told_on_connecting(chat, person):      # noqa: F811
     """The listener may be behind: the page would show the name before the last one, after the last one."""
     ann, told_later = await person("ann@example.com"), []
     _, channel = await ann.new_channel()

@@ -55,7 +55,7 @@ async def complaint(one, query):
 
 
 @pytest.mark.parametrize("few", [0, 2_000])
-async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat, ann, few, monkeypatch):      # noqa: F811
+async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat, ann, few, monkeypatch):  # noqa: F811
     """Without this, what was said last year would be lost among what was said since."""
     monkeypatch.setattr(search, "FEW", few)
     ids = await said(chat, ann.channel, "The slow EEL", "no fish", "Ünïcödé éels, so slow", "東京都 のうなぎ")
@@ -71,7 +71,7 @@ async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat,
 
 
 @pytest.mark.parametrize("few", [0, 2_000])
-async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person, few, monkeypatch):      # noqa: F811
+async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person, few, monkeypatch):  # noqa: F811
     """Without this, a word that everybody says would find nothing that one looks for."""
     monkeypatch.setattr(search, "FEW", few)
     bob = await person("bob@example.com")

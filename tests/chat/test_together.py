@@ -266,7 +266,7 @@ async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypat
     assert sorted(asked) == [f"{host.url}/{number}" for number in range(3)]
 
 
-async def test_what_is_read_on_one_server_is_read_on_the_other_within_a_second(together, say):
+async def test_messages_read_on_one_server_are_read_on_the_other(together, say):
     """A phone on another server would call for ten minutes for what one has read at the desk."""
     (ann, _), (here, there) = await together.person("ann@example.com"), await together.person("bob@example.com")
     _, channel = await ann.new_channel()

@@ -324,7 +324,7 @@ QUIET, ONE = ["", "", False, 0], ["1", "(1) ", True, 1]
 HAS_HEARD = "tx => Number(document.querySelector('#cursor').value) >= tx"
 
 
-async def test_what_is_in_sight_in_one_window_is_read_in_another_and_what_is_not_is_new(chat, person,  # noqa: F811
+async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person,  # noqa: F811
                                                                                         window):
     """One would be called to what one has just read, or not be called to what one has missed."""
     page, channel = await same_process(chat, person, window, "bob@example.com")

@@ -220,7 +220,7 @@ async def test_a_message_has_at_most_ten_files(two, monkeypatch):
 
 # ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-async def test_a_file_is_open_to_those_who_may_read_its_message_and_to_nobody_else(chat, two, person):      # noqa: F811
+async def test_a_file_is_open_to_those_alone_who_may_read_its_message(chat, two, person):      # noqa: F811
     """A picture sent to two people would be anybody's who learns its address."""
     ann, bob, channel = two
     eve, visitor = await person("eve@example.com"), await person()

@@ -387,7 +387,8 @@ def test_collections_in_find_hold_what_is_computed_of_each_row_or_group(node):
     assert found({"of": ["?a", ("max", "?b")]}, ("sum", "?b")) == ["({'of': [0, 4]}, 6)", "({'of': [1, 5]}, 9)"]
     assert found([("if", ("even?", "?b"), "?a", [])]) == ["([0],)", "([[]],)"]
     assert found({("count", "?b"), "?a"}, [{}]) == ["({0, 3}, [{}])", "({1, 3}, [{}])"]
-    with pytest.raises(store.QueryError, match=r"\('count', '\?b'\) cannot be computed: object of type 'int' has no len"):
+    why = r"\('count', '\?b'\) cannot be computed: object of type 'int' has no len"
+    with pytest.raises(store.QueryError, match=why):
         found({"a": ("sum", ("count", "?b"))})
 
 

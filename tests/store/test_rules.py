@@ -198,7 +198,7 @@ def test_what_can_find_nothing_is_said_once_in_the_log_and_in_explain(node, capl
 
 
 def test_an_application_that_begins_is_not_told_what_no_document_has_yet(open_store, caplog):
-    """The first start of an application, on an empty store, logged a line for each kind of document that was to come."""
+    """The first start of an application, on an empty store, logged a line for each kind of document to come."""
     node = open_store()
     with caplog.at_level("INFO", logger="store"):
         assert node.db().q({"find": "?e", "where": [["?e", "feed/url"]]}) == []

@@ -251,7 +251,8 @@ def shapes(rng, words, ids):
     side = rng.choice(["created-before", "created-after"])
     more, given, values = rng.choice([
         ([], [], []), ([["?m", "in", "a"]], [], []), ([["?m", "in", "?in"]], [["?in", ...]], [["a", "c"]]),
-        ([("not", ["?m", "in", "b"])], [], []), ([["?m", "in", "?in"], [("==", "?in", "?ins")]], ["?ins"], [{"a", "c"}]),
+        ([("not", ["?m", "in", "b"])], [], []),
+        ([["?m", "in", "?in"], [("==", "?in", "?ins")]], ["?ins"], [{"a", "c"}]),
         ([[(side, "?m", "?last")]], ["?last"], [rng.choice(ids)])])
     where = [*more, search] if rng.random() < 0.5 else [search, *more]
     query = {"find": ["?m", "?text"], "in": ["?words", *given], "where": where} | page
@@ -301,7 +302,7 @@ def test_random_searches_find_what_looking_at_each_text_does(size, seed, say, op
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_crash_before_the_first_checkpoint_leaves_a_store_that_opens(tmp_path, count):
-    """A chat whose machine lost power on its first day did not start any more: its file and log seemed to be strangers."""
+    """A chat whose machine lost power on its first day did not start any more: its file and log seemed foreign."""
     path, crashed = tmp_path / "a.db", tmp_path / "crashed.db"
     with contextlib.closing(store.open(path, text=["text"])) as node:
         for n in range(count):
