@@ -478,14 +478,12 @@ BLOCKS = frozenset("p div br li ul ol h1 h2 h3 h4 h5 h6 tr td th table blockquot
 
 
 def web_address(text, base):
-    """An http or https address, whole, without a space; "" for any other. Line ends go and spaces are escaped, as in
-    browsers.
-    """
+    """An http or https address, whole; "" for any other. Line ends go, and spaces are escaped, as in browsers."""
     text = LINE_ENDS.sub("", text.strip()).replace(" ", "%20")
     with contextlib.suppress(ValueError):
         link = urllib.parse.urljoin(base, text) if text else ""
         parts = urllib.parse.urlsplit(link)
-        is_clean = len(link) <= LINK_CHARS_MAX and link.isprintable() and " " not in link
+        is_clean = len(link) <= LINK_CHARS_MAX and link.isprintable() and "%20" not in parts.netloc
         if parts.scheme in ("http", "https") and parts.netloc and is_clean:
             return link
     return ""
