@@ -72,7 +72,7 @@ async def window(browser):
     """The window of another person, with cookies of its own."""
     context = await browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce",
                                         timezone_id="Europe/London", locale="en-GB")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     return await context.new_page()
 
 

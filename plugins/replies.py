@@ -84,7 +84,7 @@ def version_at(db, answered, tx_id):
 
 
 def in_one_line(message):
-    text = in_words(message["msg/text"]) or "A file"
+    text = in_words(message) or "A file"
     return text if len(text) <= QUOTE_CHARS_MAX else text[:QUOTE_CHARS_MAX - 1].rstrip() + "…"
 
 

@@ -111,8 +111,7 @@ def hit_of(ctx, message, channels, marker):
     files = message.get("msg/files") or ()
     files = [ctx["biff/db"].entity(id) for id in (files if type(files) is list else [files])]
     return {"message": message, "author": author_of(ctx["biff/db"], message["msg/mem"]), "channel": channel,
-            "path": f"{channel_path(channel)}/at/{message['xt/id']}",
-            "text": excerpt(in_words(message["msg/text"]), marker),
+            "path": f"{channel_path(channel)}/at/{message['xt/id']}", "text": excerpt(in_words(message), marker),
             "files": [file["file/name"] for file in files if file and "file/name" in file]}
 
 

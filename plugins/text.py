@@ -88,9 +88,10 @@ def said(text, held=()):
     return Said(plain(text, held), is_big=not held and is_emoji_alone(text))
 
 
-def in_words(text):
-    """A text without its marks, in one line."""
-    return said(text).html.striptags()
+def in_words(message):
+    """What a message says without its marks, in one line."""
+    shown = as_typed if message["msg/mem"] == "system" else said
+    return shown(message["msg/text"]).html.striptags()
 
 
 def as_typed(text):

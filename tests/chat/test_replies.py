@@ -51,6 +51,13 @@ async def test_a_reply_quotes_the_version_that_was_answered(chat, two):
     assert texts(page) == ["shall we jump?", "yes", "no"] and ">2 replies</a>" in page
 
 
+async def test_a_quote_is_shown_without_marks(two):
+    """Without this, a quote would show stars and addresses that its message does not."""
+    ann, bob, channel = two
+    await answer(bob, channel, "yes", await said(ann, channel, "**all** of `a < b`\n- one\n- two"))
+    assert "all of a &lt; b one two" in quotes((await ann.get(channel)).body_text)[0][0]
+
+
 @pytest.mark.parametrize("how", ["deleted", "evicted"])
 async def test_a_deleted_message_leaves_no_trace_in_its_quotes(chat, two, how):
     """Without this, who deletes a message would still be quoted with it, on open pages too."""

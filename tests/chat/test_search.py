@@ -54,6 +54,14 @@ async def complaint(one, query):
     return answer.status, re.search(r'role="alert"[^>]*>([^<]*)<', answer.body_text)[1].replace("&#39;", "'")
 
 
+async def test_a_hit_is_shown_without_marks(chat, ann):      # noqa: F811
+    """Without this, a hit would show stars that its message does not; what a feed brings has none to take away."""
+    await said(chat, ann.channel, "**low** `tide` <b>")
+    await said(chat, ann.channel, "*high* tide", by="system")
+    page = (await page_of(ann, "tide")).body_text
+    assert "low <mark>tide</mark> &lt;b&gt;" in page and "*high* <mark>tide</mark>" in page
+
+
 @pytest.mark.parametrize("few", [0, 2_000])
 async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat, ann, few, monkeypatch):  # noqa: F811
     """Without this, what was said last year would be lost among what was said since."""
