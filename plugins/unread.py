@@ -74,7 +74,7 @@ class Positions:
             del self.heard[next(iter(self.heard))]
 
     def was_put(self, mem_id, channel_id, at):
-        """Drops the positions that the store has, or has newer."""
+        """Forgets a position that was heard when the store has it, or a newer one."""
         if self.heard.get((mem_id, channel_id), (None, at))[1] <= at:
             self.heard.pop((mem_id, channel_id), None)
 
