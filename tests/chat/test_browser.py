@@ -81,7 +81,7 @@ async def two_in_a_channel(server, ann, bob):
     return ann.url
 
 
-RECONNECTING = [r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_REFUSED",
+RECONNECTING = [r"WebSocket connection to .* failed", r"htmx:ws:error", r"ERR_CONNECTION_(REFUSED|RESET)", r"ERR_EMPTY",
                 r"htmx:error: Failed to fetch"]
 
 
