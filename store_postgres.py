@@ -16,7 +16,6 @@ forgets them, so none is left behind; a follower that finds a content missing kn
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import functools

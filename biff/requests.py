@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 
 import store
-from biff.limits import Turns, client_of, is_allowed, network_of
+from biff.limits import client_of, is_allowed, network_of
 from biff.pages import ERROR_ID, error
 from biff.sessions import TOKEN_FIELD, cookie_of, has_token, session_of
 from biff.system import PATH_CHARS_LOGGED, assoc_db, masked, name_of

@@ -12,12 +12,11 @@ import datetime as dt
 import hmac
 import uuid
 
-from aiohttp import web
 from voluptuous import In, Schema
 
 import biff
 from plugins.names import author_of
-from plugins.places import channel_path, channels_for, communities_of, is_direct, mem_in, signed_in
+from plugins.places import channel_path, channels_for, communities_of, finished, is_direct, mem_in, signed_in
 from plugins.private import as_seen
 from plugins.unread import COUNT_MAX, number_of, read_by, recent_of, upto_of
 from store import delete, match, put
@@ -53,9 +52,7 @@ async def choose(ctx):
     if every not in CHOICES:
         return biff.error(ctx, 422, "A digest comes every day, every week or not at all.")
     await biff.submit_tx(ctx, lambda ctx: choice_tx(ctx, every))
-    if ctx["request"].headers.get("HX-Request"):
-        return web.Response(status=204)
-    return biff.redirect(ctx, "/name")
+    return finished(ctx, "/name")
 
 
 def choice_tx(ctx, every):

@@ -7,12 +7,11 @@ import unicodedata
 import uuid
 from typing import NamedTuple
 
-from aiohttp import web
 from voluptuous import All, Length, Optional
 
 import biff
 from plugins import places
-from plugins.places import shows, signed_in
+from plugins.places import finished, shows, signed_in
 
 NAME_CHARS_MAX = 60                   # "Maria del Carmen Fernández-Villaverde y Ortega" has 46
 ALIKE = str.maketrans("01ıl|!5$3@і", "oiiiiissea" + "i")      # drawn alike in most fonts
@@ -76,9 +75,7 @@ async def new_name(ctx):
     await biff.submit_tx(ctx, [name_op(ctx, name)])
     if alike(ctx["biff/node"].db(), ctx["user"] | {"user/name-key": key_of(name)}):
         return biff.redirect(ctx, biff.url("/name", saved="", **{"return-to": back_of(ctx)}))
-    if ctx["request"].headers.get("HX-Request"):
-        return web.Response(status=204)
-    return biff.redirect(ctx, back_of(ctx))
+    return finished(ctx, back_of(ctx))
 
 
 def name_op(ctx, name):

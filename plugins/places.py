@@ -10,6 +10,7 @@ import unicodedata
 import uuid
 
 import markupsafe
+from aiohttp import web
 
 import biff
 
@@ -37,6 +38,11 @@ def told(ctx, refused):
     if refused.again_s:
         answer.headers["Retry-After"] = str(refused.again_s)
     return answer
+
+
+def finished(ctx, path):
+    """The answer to a form that needs no new page: nothing for a script, and a redirect for a browser without one."""
+    return web.Response(status=204) if "HX-Request" in ctx["request"].headers else biff.redirect(ctx, path)
 
 
 # ── Who may ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,13 +12,12 @@ import time
 import uuid
 import zlib
 
-from aiohttp import web
 from voluptuous import Optional, Schema
 
 import biff
 from biff.sockets import text_frame
 from plugins.names import author_of
-from plugins.places import is_private, may_read, mem_in, people_in, private_channels_of, signed_in
+from plugins.places import finished, is_private, may_read, mem_in, people_in, private_channels_of, signed_in
 
 GATHER_S = 1                          # between two words to one channel about typing, and to all about who is here
 GRACE_S = 10                          # after the last page closed: it may be reloaded, or its phone changes networks
@@ -57,9 +56,7 @@ async def choose(ctx):
     await biff.submit_tx(ctx, [{"db/doc-type": "presence", "db/op": "merge", "xt/id": f"presence {ctx['uid']}",
                                 "presence/user": ctx["uid"],
                                 **{f"presence/{what}": is_off or biff.DISSOC for what, is_off in off.items()}}])
-    if ctx["request"].headers.get("HX-Request"):
-        return web.Response(status=204)
-    return biff.redirect(ctx, "/name")
+    return finished(ctx, "/name")
 
 
 # ── Who is here ──────────────────────────────────────────────────────────────────────────────────────────────

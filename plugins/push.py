@@ -29,7 +29,7 @@ import biff
 from biff.door import DoorError
 from plugins.mentions import readers_of
 from plugins.names import author_of
-from plugins.places import channel_path, in_channel, is_direct, is_private, may_read, signed_in
+from plugins.places import channel_path, finished, in_channel, is_direct, is_private, may_read, signed_in
 from plugins.private import as_seen
 from store import delete
 
@@ -147,7 +147,7 @@ async def choose_level(ctx):
     mem, channel = ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]
     await biff.submit_tx(ctx, [{"db/doc-type": "alert", "xt/id": alert_id(mem, channel), "alert/mem": mem,
                                 "alert/channel": channel, "alert/level": level}])
-    return back(ctx, channel_path(ctx["channel"]))
+    return finished(ctx, channel_path(ctx["channel"]))
 
 
 async def choose_quiet(ctx):
@@ -158,16 +158,12 @@ async def choose_quiet(ctx):
     id = f"quiet {ctx['uid']}"
     if not start and not end:
         await biff.submit_tx(ctx, [delete(id)] if ctx["biff/db"].entity(id) else [])
-        return back(ctx, "/name")
+        return finished(ctx, "/name")
     if not (is_clock(start) and is_clock(end) and zone_of(zone)):
         return biff.error(ctx, 422, "Quiet hours need a time at which they begin, and one at which they end: 22:00.")
     await biff.submit_tx(ctx, [{"db/doc-type": "quiet", "xt/id": id, "quiet/user": ctx["uid"], "quiet/from": start,
                                 "quiet/to": end, "quiet/zone": zone}])
-    return back(ctx, "/name")
-
-
-def back(ctx, path):
-    return web.Response(status=204) if ctx["request"].headers.get("HX-Request") else biff.redirect(ctx, path)
+    return finished(ctx, "/name")
 
 
 def too_often(ctx):

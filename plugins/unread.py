@@ -20,8 +20,8 @@ from voluptuous import Optional, Schema
 import biff
 from plugins.changes import channel_of, person_frame
 from plugins.edits import MESSAGE, in_message
-from plugins.places import (channel_path, channels_for, channels_kept, community_path, in_channel, in_community,
-                            is_private, may_read, mem_in, people_in)
+from plugins.places import (channel_path, channels_for, channels_kept, community_path, finished, in_channel,
+                            in_community, is_private, may_read, mem_in, people_in)
 
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
@@ -335,7 +335,7 @@ async def read_all(ctx):
     for id in counts_of(ctx, db, ctx["mem"]):
         move(ctx, id, db.tx_id)
     tell(ctx, ctx["uid"])
-    return web.Response(status=204) if "HX-Request" in ctx["request"].headers else biff.redirect(ctx, "/app")
+    return finished(ctx, "/app")
 
 
 async def mute(ctx):

@@ -9,7 +9,6 @@ import re
 import secrets
 import socket
 import struct
-import time
 import urllib.parse
 import uuid
 

@@ -9,7 +9,7 @@ import functools
 import pprint
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import naive
 import store

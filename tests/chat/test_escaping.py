@@ -9,7 +9,6 @@ import uuid
 import pytest
 
 import biff
-import eelchat
 from plugins import permalinks, places
 from plugins.names import Author
 from people import LINK, chat, person      # noqa: F401

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 import biff
-import eelchat
 from plugins import changes, places, presence, unread
 from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, put

@@ -1,6 +1,5 @@
 """Reading, in a real Chromium: older messages, links, times, copying, printing, and the drawer of a narrow window."""
 import datetime as dt
-import uuid
 
 import pytest
 

@@ -13,7 +13,7 @@ import biff
 import eelchat
 from people import Person, a_chat, chat, kept_mails, person      # noqa: F401
 from plugins import file_bytes, files
-from store import delete, evict, put
+from store import delete, evict
 
 HTMX = {"HX-Request": "true"}
 

@@ -2,7 +2,6 @@
 what is typed is lost to nobody."""
 import asyncio
 import random
-import re
 import uuid
 
 import pytest
