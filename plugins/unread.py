@@ -28,6 +28,7 @@ PUT_LOOK_S = 60                       # how often it is looked whose positions a
 READS_A_PERSON = 120, 60              # in a minute: each coming and each leaving, in a few windows
 HEARD_MAX = 10_000                    # positions that moved on other servers and are not in the store yet
 PUTS_MAX = 500                        # positions in one transaction
+WORDS_MAX = 20_000                    # pages of which it is known which of their words came last
 PAGES_MAX = 8                         # pages that follow one channel for one person; the oldest is forgotten
 FOLLOWS = dt.timedelta(minutes=11)    # so long after a page said that it stays: it says so every ten minutes
 COUNT_MAX = 100                       # unread messages counted in a channel; it is shown as "99+"
@@ -59,6 +60,7 @@ class Positions:
         self.moved: dict = {}
         self.heard: dict = {}
         self.followed: dict = {}      # → {page: (person, until when)}
+        self.words: dict = {}         # page → the number of its last word
 
     def move(self, mem_id, channel_id, upto, now):
         since = self.moved.get((mem_id, channel_id), (None, None, now))[2]
@@ -91,6 +93,14 @@ class Positions:
         pages[page] = person, now + FOLLOWS
         if len(pages) > PAGES_MAX:
             del pages[next(iter(pages))]
+
+    def is_in_order(self, page, number):
+        """False if a later word of the page came first: a page that is left at once has two requests on their way."""
+        last = self.words.pop(page, 0)
+        self.words[page] = max(last, number)
+        if len(self.words) > WORDS_MAX:
+            del self.words[next(iter(self.words))]
+        return number >= last
 
     def leave(self, mem_id, channel_id, page=""):
         """One page does not follow the channel any more; without its name, none does."""
@@ -274,6 +284,9 @@ async def read(ctx):
     upto, page = ctx["params"].get("upto", ""), ctx["params"].get("page", "")[:36]
     if not (upto.isascii() and upto.isdigit() and len(upto) < 16):
         return web.Response(status=204)
+    word = ctx["params"].get("word", "")
+    if page and word.isascii() and word.isdigit() and not ctx["chat_positions"].is_in_order(page, int(word[:9])):
+        page = ""
     key, has_page = (ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]), bool(page)
     upto = min(int(upto), ctx["biff/node"].db().tx_id)
     if upto <= upto_of(ctx, read_by(ctx, ctx["biff/db"], key[0]), *key):

@@ -47,7 +47,7 @@ function watchNews() {
   const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href;
   const loudIcon = document.querySelector("meta[name=icon-with-news]").content;
   const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
-  let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null;
+  let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null, word = 0;
   const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
   const isReading = () => here && !isMarked && document.visibilityState === "visible" && document.hasFocus() && atEnd();
   const mutedOf = () => new Set([...$("news").querySelectorAll("[data-muted]")].map(one => one.dataset.channel));
@@ -106,7 +106,7 @@ function watchNews() {
   }
   function tell(isLeaving = false) {
     isFollowing = !isLeaving;
-    const fields = {upto: seen, page, ...(isLeaving ? {} : {stays: 1})};
+    const fields = {upto: seen, page, word: word += 1, ...(isLeaving ? {} : {stays: 1})};
     send(`${location.pathname}/read`, fields).catch(() => { isFollowing = isLeaving; });
   }
   async function send(path, fields) {

@@ -268,6 +268,19 @@ async def test_what_one_follows_is_read_on_all_pages_until_the_page_is_left(chat
     assert await unread_on(bob, other) == {here: 1}
 
 
+async def test_a_page_that_was_left_at_once_follows_nothing(two):
+    """Its two requests overtake each other: what came later would be read for ever, and nobody would know."""
+    ann, bob, channel, other = two
+    await ann.say(channel, "before")
+    await read_to(bob, channel, page="quick", word="2")
+    await read_to(bob, channel, page="quick", word="1", stays="1")
+    await ann.say(channel, "missed")
+    assert await unread_on(bob, other) == {channel.rpartition("/")[2]: 1}
+    await read_to(bob, channel, page="quick", word="3", stays="1")
+    await ann.say(channel, "seen")
+    assert await unread_on(bob, other) == {}
+
+
 async def test_a_count_goes_to_a_hundred_and_reads_no_further(chat, two, monkeypatch):      # noqa: F811
     """A page would count a hundred thousand messages for somebody who was away for a year."""
     monkeypatch.setattr(unread, "COUNT_MAX", 6)
