@@ -195,7 +195,7 @@ class Places:
             self._silent.pop(connection.site, None)
 
     def upgraded(self, connection: Connection):
-        """It is a socket by now, which gives way by the rules of sockets."""
+        """Forgets a connection that is a socket by now, and gives way by the rules of sockets."""
         self.answered(connection)
         if connection in (silent := self._silent.get(connection.site, NOBODY)):
             del silent[connection]

@@ -181,7 +181,7 @@ class Door:
             return Answer(str(url), response.status, response.headers, await _body(response))
 
     def _socket(self, info, refused):
-        """Every connection begins here: of a literal, a name, a redirect, and of a name that changed its mind."""
+        """Begins every connection: of a literal, a name, a redirect, and of a name that changed its mind."""
         family, kind, protocol, _, address = info
         if not self._is_allowed(address[0]):
             refused.append(address[0])

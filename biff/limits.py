@@ -96,7 +96,7 @@ class Limits:
 
 
 def again_s(ctx: dict, *limits: Any) -> int:
-    """In how many seconds there is room again under each (key, count_max, window_s): at least 1, rounded up."""
+    """The seconds until there is room again under each (key, count_max, window_s): at least 1, rounded up."""
     return max(1, math.ceil(ctx["biff/limits"].wait_s(*limits)))
 
 

@@ -110,7 +110,7 @@ def _note_use(seen, session, moment):
 
 
 def last_use(ctx: dict, session: dict) -> dt.datetime:
-    """When a session was used last, as far as this server knows."""
+    """The time of a session's last use, as far as this server knows."""
     return max([session["session/used-at"], *ctx["biff/seen"].get(session["xt/id"], ())])
 
 

@@ -103,7 +103,7 @@ class Response(web.WebSocketResponse):
         super().__init__(compress=False, autoping=False, max_msg_size=FRAME_BYTES_MAX, timeout=CLOSE_S)
 
     async def close(self, **how: Any) -> bool:
-        """Every close frame is written here, also those that aiohttp sends by itself: nothing may follow one."""
+        """Writes every close frame, also those that aiohttp sends by itself: nothing may follow one."""
         if self.socket:
             self.socket.mute()
         try:
@@ -291,7 +291,7 @@ class Rooms:
         return len(self._rooms)
 
     def sockets(self, key=None) -> list[Socket]:
-        """Those in a room; without a key, all."""
+        """The sockets in a room; without a key, all."""
         rooms = self._rooms.values() if key is None else filter(None, [self._rooms.get(key)])
         return [socket for room in rooms for socket in room.sockets.values()]
 
@@ -352,7 +352,7 @@ class Rooms:
         self.count += 1
 
     def people(self) -> list[Hashable]:
-        """Those who have a socket open."""
+        """The people who have a socket open."""
         return list(self._people)
 
     def tell(self, person: Hashable, make: Callable[[Socket], bytes | None]):

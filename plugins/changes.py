@@ -79,7 +79,7 @@ class Changes:
                 told.append(("edited", message))
 
     def rooms(self, rooms):
-        """Those of the rooms that may have something to hear."""
+        """The rooms that may have something to hear."""
         if self.touched or self.shared or self.forgotten:
             return list(rooms)
         return [id for id in self.messages.keys() | self.anew if id in rooms]
@@ -186,7 +186,7 @@ class People:
             self._people, self._communities, self._all = {}, {}, tx_id
 
     def touch(self, person, db):
-        """Something that is in no transaction has changed for this person: pages made by now may not know it."""
+        """Notes a change for this person that is in no transaction: pages made by now may not know it."""
         self._people[person] = db.tx_id + 1
 
     def is_behind(self, db, person, after):

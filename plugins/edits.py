@@ -24,7 +24,7 @@ MESSAGE = "/community/{id}/channel/{channel_id}/message/{message_id}"
 
 
 def in_message(ctx):
-    """Those who may read the channel, and only for a message that stands there now."""
+    """A rule: people who may read the channel, and only for a message that stands there now."""
     if refusal := in_channel(ctx):
         return refusal
     message = entity_of(ctx, ctx["params"]["message_id"], "msg/text")

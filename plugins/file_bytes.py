@@ -52,7 +52,7 @@ class Bytes:
         self.bytes = sum(self.sizes.values())
 
     async def begin(self):
-        """Nothing is to be done before."""
+        """Needs no preparation."""
 
     def path(self, sha256) -> pathlib.Path:
         return self.folder / sha256

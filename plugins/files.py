@@ -498,7 +498,7 @@ CLOSED_POLICY = "default-src 'none'; sandbox"      # whatever the file is, it ru
 
 
 def in_file(ctx):
-    """Those who may read the channel of the message that names it; before that, the person who uploaded it."""
+    """A rule: people who may read the channel of the message that names it; before, the person who uploaded it."""
     if refusal := in_channel(ctx):
         return refusal
     file = entity_of(ctx, ctx["params"]["file_id"], "file/sha256")

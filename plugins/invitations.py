@@ -119,7 +119,7 @@ async def join_community(ctx):
 
 
 def join_tx(ctx, invitation_id):
-    """Nothing if the invitation is over by now, or if this person is a member already."""
+    """The joining; no operations if the invitation is over by now, or this person is a member already."""
     db, invitation = ctx["biff/db"], ctx["biff/db"].entity(invitation_id)
     if invitation is None or not is_open(ctx, invitation):
         return []
@@ -186,7 +186,7 @@ def may_revoke(ctx, invitation):
 
 
 async def new_invitation(ctx):
-    """Those that are over make room for it."""
+    """Makes an invitation; those that are over make room for it."""
     params, community_id = ctx["params"], ctx["community"]["xt/id"]
     lasts, uses = ENDS.get(params.get("ends", "week"), ENDS["week"]), params.get("uses", "")
     channel = public_channel(ctx["biff/db"], community_id, params.get("channel"))

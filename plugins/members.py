@@ -59,7 +59,7 @@ def member_of(db, mem):
 
 
 def first_time(db, id):
-    """When a document was first put: of a membership that does not say when it began."""
+    """The time of a document's first put, for a membership that does not say when it began."""
     return db.history(id, documents=False)[0].valid_from
 
 

@@ -47,7 +47,7 @@ def beside_text(ctx, text):
 
 
 def spans_in(ctx, text):
-    """Where a text calls whom: (start, end, id), in order."""
+    """The places in a text that call somebody: (start, end, id), in order."""
     found, end = [], 0
     for at in itertools.islice(AT.finditer(text), MENTIONS_MAX):
         if at.start() >= end and (called := called_at(ctx, text, at.end())):
@@ -57,7 +57,7 @@ def spans_in(ctx, text):
 
 
 def outside_code(text, spans):
-    """Those that are shown as mentions, and not as code."""
+    """The spans that are shown as mentions, and not as code."""
     marks = [Markup('<span class="mention" data-mem="{}"></span>').format(n) for n in range(len(spans))]
     shown = said(text, [(start, end, mark) for (start, end, _), mark in zip(spans, marks)]).html
     return tuple(span for span, mark in zip(spans, marks) if mark in shown)

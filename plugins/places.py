@@ -123,7 +123,7 @@ def channel_admin(ctx):
 
 
 def channel_namer(ctx):
-    """Those who name a channel: admins, and the people in a private one."""
+    """A rule: people who may name a channel, that is admins, and the people in a private one."""
     if refusal := in_channel(ctx):
         return refusal
     return None if is_private(ctx["channel"]) and not is_direct(ctx["channel"]) else forbidden(ctx)

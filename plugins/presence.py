@@ -51,7 +51,7 @@ def choice_of(db, person):
 
 
 async def choose(ctx):
-    """Both boxes of the form. The next pages know it, and those that are open are told."""
+    """Stores both boxes of the form. The next pages know it, and open ones are told."""
     off = {what: word not in ctx["params"] for what, word in (("is-hidden", "sends"), ("is-blind", "sees"))}
     await biff.submit_tx(ctx, [{"db/doc-type": "presence", "db/op": "merge", "xt/id": f"presence {ctx['uid']}",
                                 "presence/user": ctx["uid"],

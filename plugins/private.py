@@ -68,7 +68,7 @@ def as_seen(db, channel, mem_id):
 
 
 def people_of(db, channel, mem):
-    """Those who are in a private channel, by name, and whether this member may remove others."""
+    """The people in a private channel, by name; `is_keeper` is True if this member may remove others."""
     found = [{"id": id, "author": author_of(db, id), "is_maker": id == channel.get("chan/maker")}
              for id in channel["chan/mems"] if "mem/user" in (db.entity(id) or {})]
     return {"seats": sorted(found, key=lambda one: (one["author"].name.casefold(), str(one["id"]))),
@@ -155,7 +155,7 @@ async def new_direct(ctx):
 
 
 async def hide_direct(ctx):
-    """It leaves this person's list, and comes back with the next message, or when they open it anew."""
+    """Hides a direct message from this person's list until the next message, or until they open it anew."""
     db, mem, channel_id = ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]
     newest = db.q({"find": "?m", "in": ["?c"], "where": [["?m", "msg/channel", "?c"]], "limit": 1,
                    "order-by": [[("created", "?m"), "desc"]]}, channel_id)
@@ -178,7 +178,7 @@ def key_of(mems):
 
 
 def direct_tx(ctx, mems):
-    """Nothing if one of them has left meanwhile. The key is unique, so two who write to each other at once meet."""
+    """The new conversation; no operations if one of them has left. Its key is unique, so two who begin at once meet."""
     if in_community(ctx) or chosen_in(ctx) | {ctx["mem"]["xt/id"]} != mems:
         return []
     return [*biff.unchanged(ctx, *mems),

@@ -39,7 +39,7 @@ def posted(ctx):
 
 
 def posted_tx(ctx, message):
-    """Nothing to add; refuses what answers nothing. It is asked once, when the message is stored."""
+    """Adds nothing, and refuses a reply to no message. It is called once, when the message is stored."""
     if "msg/reply-to" in message:
         answered = entity_of(ctx, str(message["msg/reply-to"]), "msg/text")
         if answered is None or answered["msg/channel"] != message["msg/channel"]:

@@ -200,7 +200,7 @@ def authors_in(ctx, asked):
 
 
 def members_named(ctx, name):
-    """Those of this community who are or were called so; if nobody is, those whose name begins so."""
+    """The members of this community who are or were called so; if none is, those whose name begins so."""
     db, comm = ctx["biff/db"], ctx["community"]["xt/id"]
     users = [user["xt/id"] for user in biff.lookup_all(db, "user/name-key", key_of(name), limit=100)]
     if named := {mem for user in users for mem in memberships_of(db, user, comm)}:

@@ -103,7 +103,7 @@ class Positions:
         return number >= last
 
     def leave(self, mem_id, channel_id, page=""):
-        """One page does not follow the channel any more; without its name, none does."""
+        """Ends the following of a channel by one page, or by all without a name."""
         pages = self.followed.get((mem_id, channel_id), {})
         pages.pop(page, None)
         if not (page and pages):
@@ -211,7 +211,7 @@ def number_of(mem_id):
 
 
 def recent_of(ctx, db, channel_id, count):
-    """So many of the newest messages of a channel, kept until one comes or goes."""
+    """The newest messages of a channel, so many of them, kept until one comes or goes."""
     keep, key = ctx["chat_kept"], (count, channel_id)
     return keep(ctx, db, key, lambda: Recent(newest(db, channel_id, count), keep.former(key)), Recent.size)
 
@@ -244,7 +244,7 @@ def count_of(ctx, db, channel_id, mem_id, upto):
 
 
 def counts_of(ctx, db, mem):
-    """By channel: how many messages of others a member has not read, up to which tx_id they have, how many call them.
+    """{channel: (unread messages of others, the tx_id up to which all is read, how many of them call the member)}.
 
     A channel with none is left out, and so is one that the member follows.
     """
@@ -336,14 +336,14 @@ def tell(ctx, person):
 
 
 async def unread_from(ctx):
-    """Everything from this message on is new again."""
+    """Makes everything from this message on new again."""
     move(ctx, ctx["channel"]["xt/id"], said_in(ctx["biff/db"], ctx["message"]["xt/id"]) - 1, leaves=True)
     tell(ctx, ctx["uid"])
     return web.Response(status=204)
 
 
 async def read_all(ctx):
-    """Every channel of the community is read."""
+    """Marks every channel of the community as read."""
     db = ctx["biff/db"]
     for id in counts_of(ctx, db, ctx["mem"]):
         move(ctx, id, db.tx_id)
@@ -447,7 +447,7 @@ def on_reading(changes, id, old, new):
 
 
 def on_channel(changes, id, old, new):
-    """Where a whole list is told anew, so are the numbers."""
+    """Sends the numbers anew where a whole list is sent anew."""
     if "chan/comm" in (old or {}) or "chan/comm" in (new or {}):
         spoil(changes, id)
     if old and new and "chan/comm" in new:

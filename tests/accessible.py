@@ -53,7 +53,7 @@ def fetch(home):
 
 
 async def complaints(page, axe, only=None, but=()):
-    """What axe finds on the page as it stands, a line each; `only` names the rules, else all of TAGS but `but` count.
+    """The findings of axe on the page as it is, a line each; `only` names the rules, else all of TAGS but `but` count.
 
     `axe` is its text. It comes by the debugger's way, which the policy of the page does not close.
     """

@@ -23,7 +23,7 @@ AFTER_ERROR = 3                         # more attempts after a refused one, to 
 
 
 def tip(writer, number):
-    """What the newest transaction of a writer says of itself; None before the first."""
+    """The document of a writer's newest transaction about itself; None before the first."""
     return {"xt/id": f"tip/{writer}", "tip/number": number} if number else None
 
 

@@ -54,7 +54,7 @@ class Undecided(Exception):
 
 
 class Refused(Exception):
-    """What the answer needs does not exist, such as the sum of a text: the store must say so in a sentence."""
+    """A value that the answer needs does not exist, such as the sum of a text: the store must say so in a sentence."""
 
 
 # ── Clauses ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +128,7 @@ def binding(given):
 # ── Functions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 def is_hashed(value):
-    """Whether the index knows only the hash of a value: such values are equal or not, but none is less."""
+    """True if the index knows only the hash of a value: such values are equal or not, but none is less."""
     return type(value) in (list, tuple, dict, set, frozenset) or type(value) in (str, bytes) and len(
         value.encode() if type(value) is str else value) > 64
 
@@ -204,7 +204,7 @@ class Naive:
         return self.patterns
 
     def are_rules_safe(self):
-        """Whether each rule can be answered at least where all its places are bound."""
+        """True if each rule can be answered at least where all its places are bound."""
         return all((name, frozenset(range(self.arity(name)))) in self.patterns for name in self.rules)
 
     def arity(self, name):
@@ -243,7 +243,7 @@ class Naive:
         return ordered, bound
 
     def is_safe(self, query):
-        """Whether all that a query, or one inside another, asks for is bound when it is needed."""
+        """True if all that a query, or one inside another, asks for is bound when it is needed."""
         given = {var for given in query.get("in", []) for var in binding(given)[1]}
         clauses = self.clauses_of(query)
         try:
@@ -457,7 +457,7 @@ class Naive:
         return made | reverse
 
     def reverse_of(self, pattern, id, trail):
-        """Who refers to an entity, by each reverse join of the pattern."""
+        """The entities that refer to an entity, by each reverse join of the pattern."""
         found = {}
         for element in pattern:
             name, options, below = element_parts(element)

@@ -16,7 +16,7 @@ HELP = help_text(biff.dicts({"biff/plugins": eelchat.PLUGINS}, "commands"))     
 
 
 def kept_mails(monkeypatch):
-    """What would have been mailed from now on: (address, text) of each."""
+    """The mails that would be sent from now on: (address, text) of each."""
     sent = []
 
     async def keep(ctx, to, subject, text, html=None):
@@ -58,7 +58,7 @@ async def person(chat):
 
 
 class Socket(aiohttp.ClientWebSocketResponse):
-    """What a person listens by. It passes over the words that only say that the line is alive."""
+    """The socket that a person listens by. It passes over the words that only say that the line is alive."""
 
     async def receive(self, timeout=None):
         while (message := await super().receive(timeout)).data == "{}":

@@ -95,7 +95,7 @@ class Postgres:
         return text if text.startswith(f"{self.process.pid}\n") else ""
 
     def crash(self):
-        """What `pg_ctl stop -m immediate` does: nothing is flushed, and the next start recovers."""
+        """Stops as `pg_ctl stop -m immediate` does: nothing is flushed, and the next start recovers."""
         self._end(signal.SIGQUIT)
 
     def stop(self):

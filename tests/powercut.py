@@ -110,7 +110,7 @@ def cuts(trace: str, paths: list[str]) -> Iterator[tuple[str, dict[str, File]]]:
 
 
 def events(trace: str) -> Iterator[Event]:
-    """What a run did, in order."""
+    """The steps of a run, in order."""
     unfinished: dict[str, str] = {}
     for line in trace.splitlines():
         pid, _, call = line.partition(" ")

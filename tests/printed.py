@@ -17,7 +17,7 @@ COMMAND_S_MAX = 60
 
 
 def ran(source, name, session):
-    """What a block of Python prints."""
+    """The output of a block of Python."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(source, name, "exec"), session)

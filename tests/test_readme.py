@@ -109,7 +109,7 @@ def test_what_the_house_names_stands_where_it_says():
 
 
 def is_defined(path, name):
-    """Whether a file has this function, or this class with this method."""
+    """True if a file has this function, or this class with this method."""
     body, steps = ast.parse(path.read_text()).body, name.split(".")
     for step in steps:
         found = [part for part in body if getattr(part, "name", None) == step]

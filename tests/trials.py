@@ -223,7 +223,7 @@ def way_to_ask(rng, query):
 
 
 def is_relation(query):
-    """Whether the answer is a set of rows of values: a subquery gives no other."""
+    """True if the answer is a set of rows of values: a subquery gives no other."""
     find = query["find"]
     return type(find) is list and not is_page(query) and all(map(naive.is_var, find)) and len(find) == len(set(find))
 
@@ -247,7 +247,7 @@ def difference(got, wanted, query, is_bag):
 
 
 def has_mixed_order(rows):
-    """Whether a later column of the order has values without an order, which need not be compared."""
+    """True if a later column of the order has values without an order, which need not be compared."""
     try:
         [naive.ranked(column) for column in zip(*(key for key, _ in rows))]
     except naive.Refused:

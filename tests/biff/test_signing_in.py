@@ -254,7 +254,7 @@ async def test_nobodys_mailbox_is_flooded_through_us(chat, person, say):      # 
 
 
 def refusals(chat, clients, address="victim@example.com"):      # noqa: F811
-    """How many of these clients, each asking for a mail to an address, are refused; all within one minute."""
+    """The number of these clients, each asking for a mail to an address, that are refused; all within one minute."""
     chat["biff/config"]["proxies"] = biff.networks("127.0.0.1")
 
     def asking(client):

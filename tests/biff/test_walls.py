@@ -54,7 +54,7 @@ async def running(data, *plugins, **arguments):
 
 
 async def paths_of(one):
-    """How to fill in a route: this person's own community, channel, message and session."""
+    """A function that fills in a route with this person's own community, channel, message and session."""
     community, channel = await one.new_channel()
     message = str(uuid.uuid4())
     (file,) = await one.say_with(channel, "hello", "picture.png", bodies={"picture.png": PICTURE}, post=message)
@@ -413,7 +413,7 @@ async def test_a_body_of_a_gigabyte_is_stopped_at_the_limit(chat, say):      # n
 
 
 def kernel_buffers():
-    """How many bytes one connection on this machine may have on their way: the kernel takes them, not the server."""
+    """The bytes that one connection on this machine may have on their way: the kernel takes them, not the server."""
     sizes = [pathlib.Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text().split()[2] for kind in "rw"]
     return sum(map(int, sizes))
 
@@ -468,7 +468,7 @@ ASKED = b"GET /signin HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def is_answered(port, address):
-    """Whether a newcomer's request is answered."""
+    """True if a newcomer's request is answered."""
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
         reader, writer = await opened(port, address, ASKED)
         try:

@@ -28,7 +28,7 @@ def kept(chat):      # noqa: F811
 
 
 def logged(chat, word):      # noqa: F811
-    """Whether a word is in the log, now or in the past."""
+    """True if a word is in the log, now or in the past."""
     return any(word in str(tx.ops) for tx in chat["biff/node"].tx_log(after=0))
 
 

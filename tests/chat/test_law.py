@@ -108,7 +108,7 @@ def of_member(page, where, mem_id, what):
 
 
 def apply(page, frame):
-    """What htmx 4 does with a frame, for the swap styles that our templates use.
+    """Does with a frame what htmx 4 does, for the swap styles that our templates use.
     It adds what it is told to, even twice."""
     fragment = parsed(frame)
     for part in [child for child in fragment.children if isinstance(child, Element)]:
@@ -136,7 +136,7 @@ def swap(part, target, style):
 
 
 def counts(page, is_calls=False):
-    """What the browser counts on a page, by channel, as `countNews` of static/unread.js does; None where none are."""
+    """The counts of the browser on a page, by channel, as `countNews` of static/unread.js does; None where none are."""
     if (news := page.by_id("news")) is None:
         return None
     made, mine, ids, given = int(news.attributes["data-tx"]), news.attributes["data-mem"], set(), given_counts(news)
@@ -239,7 +239,7 @@ class World:
         return self.random.choice(list(self.messages.values())) if self.messages else self.message()
 
     def operations(self):
-        """What one transaction does."""
+        """The operations of one transaction, drawn at random."""
         pick = self.any()
 
         def change(old, **new):
@@ -405,7 +405,7 @@ class Window:
                 await asyncio.sleep(0.005)
 
     def ephemeral(self):
-        """Who is here and who types, as this page has it."""
+        """The people who are here and who type, as this page has it."""
         return self.page.by_id("online").attributes["data-mems"], self.shown("typing")
 
     async def until_told(self):
@@ -418,7 +418,7 @@ class Window:
                 await fresh.load()
 
     def shown(self, id):
-        """What stands in an element; None where this page has none."""
+        """The content of an element; None where this page has none."""
         return element.inside() if (element := self.page.by_id(id)) else None
 
 

@@ -18,7 +18,7 @@ LINK_REL = "nofollow noopener noreferrer"
 
 
 def shape(typed):
-    """How a text is shown, without attributes, paragraphs and what stands beside a link."""
+    """A text as it is shown, without attributes, paragraphs and what stands beside a link."""
     shown = re.sub(r'<span class="host">.*?</span>|</?p(?: [^>]*)?>', "", str(said(typed).html))
     shown = re.sub(r"<(\w+) [^>]*>", r"<\1>", shown)
     return html.unescape(re.sub(r"\s*(</?(?:ul|ol|li|blockquote|pre)>)\s*", r"\1", shown))
@@ -271,7 +271,7 @@ SCHEMES = ["javascript:alert(1)", "JaVaScRiPt:alert(1)", "java\tscript:alert(1)"
 
 
 class Foreign(html.parser.HTMLParser):
-    """What is in some HTML that is not on the list of what a message may consist of."""
+    """The parts of some HTML that are not on the list of what a message may consist of."""
 
     def __init__(self, shown):
         super().__init__()

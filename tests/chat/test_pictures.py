@@ -210,7 +210,7 @@ async def shot(page, name):
 
 
 async def at_end(page):
-    """Whether the list stands at its end."""
+    """True if the list stands at its end."""
     return await page.evaluate("""() => { const list = document.querySelector('#messages');
         return list.scrollHeight - list.scrollTop - list.clientHeight < 2; }""")
 

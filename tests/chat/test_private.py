@@ -64,7 +64,7 @@ async def settled_in(system, is_direct):
 
 
 def may(name, path, rule, rules_in):
-    """Whether a kind of people is let through: a rule about a channel that the table does not have fails the test."""
+    """True if a kind of people is let through: a rule about a channel that the table does not have fails the test."""
     return name in rules_in[rule] if "{channel_id}" in path else AS[name] in MAY[rule]
 
 
@@ -173,7 +173,7 @@ async def everything(one, ids):
 
 
 async def heard(socket):
-    """What a socket brings, until it brings nothing for a moment or is closed."""
+    """The frames that a socket brings, until it brings nothing for a moment or is closed."""
     said = ""
     try:
         while (message := await socket.receive(timeout=0.1)).type is aiohttp.WSMsgType.TEXT:

@@ -79,7 +79,8 @@ async def test_words_are_found_newest_first_marked_and_lead_to_their_place(chat,
 
 
 @pytest.mark.parametrize("few", [0, 2_000])
-async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person, few, monkeypatch):  # noqa: F811
+async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann, person, few,  # noqa: F811
+                                                                      monkeypatch):
     """Without this, a word that everybody says would find nothing that one looks for."""
     monkeypatch.setattr(search, "FEW", few)
     bob = await person("bob@example.com")

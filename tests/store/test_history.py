@@ -308,7 +308,7 @@ class Model:
         return entry and entry[2]
 
     def apply(self, ops, tx_id, tx_time):
-        """Whether the transaction commits; if not, nothing has changed."""
+        """True if the transaction commits; if not, nothing has changed."""
         before = {id: dict(entries) for id, entries in self.entries.items()}
         for kind, what, *times in ops:
             if kind == "call":

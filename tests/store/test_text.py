@@ -26,7 +26,7 @@ def plain(text):
 
 
 def has(text, words):
-    """Whether each word is in a text; of one or two letters it must begin a word there."""
+    """True if each word is in a text; of one or two letters it must begin a word there."""
     text, wanted = plain(text), [plain(phrase or word) for phrase, word in re.findall(r'"([^"]*)"?|([^\s"]+)', words)]
     return all(re.search(f"(?<!{NARROW}){word}", text) if re.fullmatch(f"{NARROW}{{1,2}}", word) else word in text
                for word in wanted)
