@@ -1,4 +1,4 @@
-"""Digests: those who want one get a mail a day or a week with what they have not read; nobody gets one unasked.
+"""Digests: people who ask for one get a mail a day or a week with their unread messages; nobody gets one unasked.
 
 It has the mentions and direct messages that came since the last one and are unread, and how many messages came in each
 other channel: of what its reader may read when it is sent. Muted channels are left out. Without anything new there is

@@ -1,4 +1,4 @@
-"""Drafts: what a person is writing in a channel is on all of their devices, some seconds later.
+"""Drafts: the text that a person is writing in a channel is on all of their devices some seconds later.
 
 The browser keeps a draft as it is typed (`outbox.js`) and brings it here at most once in ten seconds, and when its page
 goes (`drafts.js`). It is a document a member and channel, and only this person's own pages are told. A draft that was

@@ -1,4 +1,4 @@
-"""The line: what a page asks for where the line to it is bad.
+"""The line: requests of pages whose connection is bad.
 
 A page that gets no socket asks for news by plain requests, and is told why there may be no socket. A post of which its
 page does not know whether it has arrived can be withdrawn: it is deleted if it is there, and if it comes later, its

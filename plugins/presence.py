@@ -346,7 +346,7 @@ async def use_presence(system):
 
 
 def on_tx(ctx, tx):
-    """A message ends its author's typing; whoever switches off, comes into a community or leaves it, is told anew."""
+    """A message ends its author's typing; people who switch off, join a community or leave it are told of anew."""
     presence = ctx["chat_presence"]
     for op in tx.ops:
         document = op[1] if op[0] == "put" else {}

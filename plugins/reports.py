@@ -1,4 +1,4 @@
-"""Reports: whoever reads a message can report it to the admins of the community, who dismiss the report or delete it.
+"""Reports: a reader can report a message to the admins of the community, who dismiss the report or delete it.
 
 A report names the message and the transaction at which it was reported, so admins see it as it was then, whatever its
 author makes of it later, and a few messages around it. Nobody else sees anything of it, its author included.

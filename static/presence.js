@@ -1,4 +1,4 @@
-// Presence: dots beside people who are here, who is typing, and telling the server so of the reader of this page.
+// Presence: dots beside people who are here, names of those who type, and words that tell the server of this reader.
 "use strict";
 
 const TYPING_MS = 3_000;          // while one types the server hears of it this often
@@ -22,8 +22,8 @@ function typingWords(names) {
   return names.length ? `${listed.format(names)} ${names.length === 1 ? "is" : "are"} typing…` : "";
 }
 
-// The server says it once for all in a channel, and the reader's own name is left out here. Whoever has just said
-// something has stopped.
+// The server says it once for all in a channel, and the reader's own name is left out here. A person who has
+// just said something has stopped.
 function showTyping(words, list) {
   const quiet = new Set();
   let timer = null, mark = null;

@@ -337,8 +337,7 @@ QUIET, ONE = ["", "", False, 0], ["1", "(1) ", True, 1]
 HAS_HEARD = "tx => Number(document.querySelector('#cursor').value) >= tx"
 
 
-async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person,  # noqa: F811
-                                                                                        window):
+async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, window):      # noqa: F811
     """One would be called to what one has just read, or not be called to what one has missed."""
     page, channel = await same_process(chat, person, window, "bob@example.com")
     node, db = chat["biff/node"], chat["biff/node"].db()
