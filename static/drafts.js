@@ -2,6 +2,7 @@
 // and what another device wrote is shown here. The newest one counts. A box in which one types is left alone.
 "use strict";
 
+const OVERTAKEN_MS = 60_000;      // a draft that was on its way when its text was sent does not come back into the box
 const GATHER_MS = 10_000;         // between two times that what is being written goes to the server
 
 class Drafts {
@@ -30,7 +31,8 @@ class Drafts {
     const {at} = $("draft").dataset, text = $("draft").textContent, here = kept.draft(HERE), known = kept.known(HERE);
     if (at <= known.at) return;
     const isMine = text === here || text === this.#sending;
-    const isOlder = here !== known.text && known.changedAt > Date.parse(at);
+    const age = known.changedAt - Date.parse(at), isJustSent = here === "" && age < OVERTAKEN_MS;
+    const isOlder = age > 0 && (here !== known.text || isJustSent);
     if (!isMine && !isOlder) {
       if (!isFirst && document.activeElement === this.box && document.hasFocus()) return;      // until it loses it
       kept.know(HERE, {at, text});
