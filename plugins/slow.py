@@ -1,8 +1,9 @@
 """Slow mode: in a channel where an admin has set it, each member posts at most once in so many seconds.
 
 Admins post as they like; in a private channel so does its maker, who may set it there. The time of the last post is a
-document a member and channel, put by a function inside the message's transaction: of two servers that take a message at once, one
-is refused. It costs the same in a channel of a million messages, and a deleted message counts as posted.
+document for each member and channel, put by a function inside the message's transaction: if two servers take a message
+at once, one of them refuses it. It costs the same in a channel of a million messages, and a deleted message counts as
+posted.
 """
 import datetime as dt
 import math

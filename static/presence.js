@@ -22,8 +22,8 @@ function typingWords(names) {
   return names.length ? `${listed.format(names)} ${names.length === 1 ? "is" : "are"} typing…` : "";
 }
 
-// The server says it once for all in a channel, and the reader's own name is left out here. A person who has
-// just said something has stopped.
+// The server says it once for all in a channel, and the reader's own name is left out here. A person who has just
+// said something has stopped.
 function showTyping(words, list) {
   const quiet = new Set();
   let timer = null, mark = null;
