@@ -44,6 +44,7 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     """Gives every random test one number: each commit has its own, and whoever runs that commit sees what CI sees."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)      # shells let what runs in the background ignore it
     given = config.getoption("--seed")
     config.stash[SEED] = number = given if given is not None else seed_of_commit(ROOT)
     if getattr(config.option, "hypothesis_seed", None) is None:
