@@ -474,7 +474,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     monkeypatch.setattr(presence, "TYPING_S", 2.2)
     monkeypatch.setattr(unread, "COUNT_MAX", 1_000)
     compared = 0
-    for n in range(size(4, 300)):
+    for n in range(size(3, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:
             windows = [Window(world, place) for place in [*world.channels, world.community, world.user]]
             windows.append(Window(world, world.private["xt/id"], "/people"))
@@ -495,7 +495,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
                 await window.until_told()
                 compared += 1
                 await window.cut()
-    say(f"{compared} pages after {size(4, 300)} sequences of 150 events, byte for byte as loaded anew; asked all")
+    say(f"{compared} pages after {size(3, 300)} sequences of 150 events, byte for byte as loaded anew; asked all")
 
 
 async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, monkeypatch, seed, size):

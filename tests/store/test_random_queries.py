@@ -119,7 +119,7 @@ class Asker(Programmer):
 
 def test_random_queries_answer_as_trying_everything_does(size, seed, say, open_store):
     """Without this, a query that nobody thought of could be wrong in silence."""
-    rng, wanted, counts = random.Random(seed), size(3_000, 200_000), {"asked": 0, "found": 0, "drawn": 0}
+    rng, wanted, counts = random.Random(seed), size(2_000, 200_000), {"asked": 0, "found": 0, "drawn": 0}
     while counts["asked"] < wanted:
         trials.ask_some(Asker(rng), rng, open_store, counts)
     assert counts["found"] > counts["asked"] / 5
@@ -129,7 +129,7 @@ def test_random_queries_answer_as_trying_everything_does(size, seed, say, open_s
 
 def test_random_pulls_fetch_what_walking_the_documents_does(size, seed, say, open_store):
     """Without this, a page could lack a part of what its pattern describes, or show another snapshot's."""
-    rng, wanted, asked, found = random.Random(seed), size(2_000, 100_000), 0, 0
+    rng, wanted, asked, found = random.Random(seed), size(1_500, 100_000), 0, 0
     while asked < wanted:
         asker = Asker(rng)
         documents, decoys, way = asker.documents(), asker.documents(), rng.choice(list(trials.SNAPSHOTS))

@@ -303,7 +303,7 @@ QUERIES = st.one_of(TAME, TAME, TAME, ODD,
 
 def test_no_document_breaks_the_store(size, say, open_store):
     """Without this, someone's message could stop the server, or be written and never be read."""
-    counts, count = {"stored": 0, "refused": 0}, size(5_000, 500_000)
+    counts, count = {"stored": 0, "refused": 0}, size(3_000, 500_000)
     with contextlib.closing(open_store()) as node:
         @hypothesis.settings(max_examples=count, suppress_health_check=list(hypothesis.HealthCheck))
         @hypothesis.given(DOCUMENTS, st.one_of(st.uuids(), VALUES))
@@ -332,7 +332,7 @@ def test_no_document_breaks_the_store(size, say, open_store):
 
 def test_no_query_breaks_the_store(size, say, open_store):
     """Without this, a query that a program composed wrongly would fail deep inside, or hang."""
-    counts, count = {"answered": 0, "refused": 0}, size(5_000, 500_000)
+    counts, count = {"answered": 0, "refused": 0}, size(3_000, 500_000)
     with contextlib.closing(open_store()) as node:
         node.submit_tx([put({"xt/id": n, "v": value, "w": [value, n]}) for n, value in enumerate(PLAIN)])
         db = node.db()
