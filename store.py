@@ -1584,7 +1584,7 @@ class _File:
             self.begin()
             derive()
             self.writer.execute("commit")
-            self.keep_wal_small(False)       # the write-ahead log is counted now, and not once more with the next commit
+            self.keep_wal_small(False)       # counts the write-ahead log now, not once more with the next commit
         except sqlite3.Error as error:
             raise StoreError(f"{failure} ({error}); {advice}") from error
         finally:
@@ -4234,8 +4234,8 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     is_page = bool(order) or limit is not None or offset is not None
     is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped, is_page or is_grouped, query,
-                     _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped, is_page or is_grouped,
+                     query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4302,7 +4302,8 @@ def _no_function(head: Any) -> QueryError:
                       "into the query.")
 
 
-_MAKERS: dict[Any, str] = {list: "vector", set: "hash-set", dict: "hash-map"}      # of the collections in find, made anew for each row
+# The collections in find are made anew for each row.
+_MAKERS: dict[Any, str] = {list: "vector", set: "hash-set", dict: "hash-map"}
 
 
 def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
@@ -5199,7 +5200,8 @@ class _Joiner:
         width, var = len(clause.terms), clause.terms[0]
         if clause.place in self.sizes and var in block.bound:
             return f"member({clause.place}, {block.bound[var]})"
-        sql = f"select {', '.join(_json_places('value', width))} from json_each({self.text.param('rows', clause.place)})"
+        rows = self.text.param("rows", clause.place)
+        sql = f"select {', '.join(_json_places('value', width))} from json_each({rows})"
         name = self.text.table(self.shared.name("i"), _numbered("c", width), sql)
         return self.add(block, name, clause.terms, _numbered(f"{name}.c", width))
 
@@ -6459,7 +6461,8 @@ def _rows_json(run: _Run, index: int) -> str:
     return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
 
-def _rows(value: Any, binding: _Binding, what: Callable[[], str], each: Callable[[Any], Iterable] = iter) -> list[tuple]:
+def _rows(value: Any, binding: _Binding, what: Callable[[], str],
+          each: Callable[[Any], Iterable] = iter) -> list[tuple]:
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
     width = len(binding.vars)
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
@@ -7095,7 +7098,8 @@ _RUNNING: dict[str, tuple] = {        # what is kept at first, how a value is ad
     "count-distinct": (set, lambda kept, value: kept.add(value) or kept, len, False),
     "sum": (int, operator.add, _itself, True),
     "avg": (lambda: (0, 0), lambda kept, value: (kept[0] + value, kept[1] + 1), lambda kept: _ratio(*kept), True),
-    "min": (lambda: ..., lambda kept, value: value if kept is ... or _compare(value, kept) < 0 else kept, _itself, True),
+    "min": (lambda: ..., lambda kept, value: value if kept is ... or _compare(value, kept) < 0 else kept, _itself,
+            True),
     "max": (lambda: None, lambda kept, value: value if _compare(value, kept) > 0 else kept, _itself, True),
 }
 
@@ -7302,7 +7306,8 @@ _COMPARISONS: dict[str, Callable] = {
     "=": _same, "not=": lambda *values: not _same(*values), "==": _identical, "identical?": _identical,
     "!=": lambda *values: not _identical(*values), "-differ?": lambda *values: not _identical(*values),
     "compare": _compare,
-    "<": _in_order(operator.lt), "<=": _in_order(operator.le), ">": _in_order(operator.gt), ">=": _in_order(operator.ge),
+    "<": _in_order(operator.lt), "<=": _in_order(operator.le),
+    ">": _in_order(operator.gt), ">=": _in_order(operator.ge),
 }
 
 _LOGIC: dict[str, Callable] = {
@@ -7324,7 +7329,8 @@ _TEXTS: dict[str, Callable] = {
     "str": _text, "subs": lambda text, start, end=None: text[start:end],
     "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
     "starts-with?": str.startswith, "ends-with?": str.endswith,
-    "includes?": lambda text, part: part in text, "has-words?": _has_words, "blank?": lambda text: not text or text.isspace(), "trim": str.strip,
+    "includes?": lambda text, part: part in text, "has-words?": _has_words, "trim": str.strip,
+    "blank?": lambda text: not text or text.isspace(),
     "join": _join, "split": lambda text, pattern: re.split(pattern, text),
     "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),
     "re-pattern": re.compile,

@@ -76,7 +76,8 @@ CALL_PARTS = 2 ** 20
 _TABLES = """
     create table store_log(tx_id bigint primary key, tx_time bigint not null, ops bytea not null, hash bytea not null,
                            bytes bigint not null, token uuid);
-    create table store_documents(tx_id bigint, position bigint, owner bytea, doc bytea not null, primary key (tx_id, position));
+    create table store_documents(tx_id bigint, position bigint, owner bytea, doc bytea not null,
+                                 primary key (tx_id, position));
     create index store_documents_owner on store_documents(owner) where owner is not null;
     create table store_outcomes(tx_id bigint primary key, results bytea)
 """
@@ -85,7 +86,8 @@ _LOCK_MAKING, _LOCK_APPENDING, _LOCK_RECORDING, _LOCK_BELL = range(0x73746F72, 0
 
 _SESSION = """
     select set_config('lock_timeout', %(reply)s, false), set_config('statement_timeout', %(reply)s, false),
-           set_config('idle_in_transaction_session_timeout', %(frozen)s, false), set_config('standard_conforming_strings', 'on', false)
+           set_config('idle_in_transaction_session_timeout', %(frozen)s, false),
+           set_config('standard_conforming_strings', 'on', false)
 """
 # The lock is a statement of its own: what is read after it is the newest. Under a lock several statements go in one
 # message or
@@ -94,7 +96,8 @@ _SESSION = """
 # and it would stop all others.
 _LOCK = "begin isolation level read committed; select pg_advisory_xact_lock({}, {})"
 _BY_TOKEN = "select tx_id, tx_time, hash from store_log where tx_id > %s and token = %s order by tx_id"
-_APPEND_DOCUMENTS = "insert into store_documents select * from unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])"
+_APPEND_DOCUMENTS = ("insert into store_documents select * from "
+                     "unnest(%b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[])")
 # Each server rings a bell that all others hear; the last one is shared, by those who find no other free.
 _FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(%s + n, %s) limit 1"
 # An append is two messages: the lock and what is last; the rows, the commit and the bell, which is a transaction of its
@@ -103,8 +106,10 @@ _FREE_BELL = "select n from generate_series(1, %s) n where pg_try_advisory_lock(
 # guessed right.
 _PREPARE_APPENDING = """
     prepare store_last as
-    select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log order by tx_id desc limit 1;
-    prepare store_append(bigint[], bigint[], bytea[], bytea[], bigint[], bigint[], bytea[], bytea[], bigint[], uuid, bigint) as
+    select tx_id, tx_time, hash, (extract(epoch from clock_timestamp()) * 1000000)::bigint from store_log
+    order by tx_id desc limit 1;
+    prepare store_append(bigint[], bigint[], bytea[], bytea[], bigint[], bigint[], bytea[], bytea[], bigint[], uuid,
+                         bigint) as
     with last as (select where (select max(tx_id) from store_log) = $11),
          documents as (insert into store_documents select d.* from last, unnest($1, $2, $3, $4) d)
     insert into store_log select t.*, $10 from last, unnest($5, $6, $7, $8, $9) t
@@ -115,7 +120,8 @@ _NEXT = """
     with next as (select * from store_log where tx_id > %(after)s order by tx_id limit %(count)s),
          part as materialized (select * from (select *, sum(bytes) over (order by tx_id) as total from next) n
                                where total <= %(bytes)s or tx_id = %(after)s + 1)
-    select p.tx_id, -1::bigint as position, p.ops, p.tx_time, p.hash, o.tx_id is not null, o.results, (select max(tx_id) from store_log)
+    select p.tx_id, -1::bigint as position, p.ops, p.tx_time, p.hash, o.tx_id is not null, o.results,
+           (select max(tx_id) from store_log)
     from part p left join store_outcomes o using (tx_id)
     union all
     select d.tx_id, d.position, d.doc, null, null, null, null, null
@@ -840,7 +846,7 @@ class PostgresLog(store._Log):
     # Notices
 
     def notify(self, notice: str) -> None:
-        """Leaves it to the follower. It goes by PostgreSQL to all, this server too, so all hear notices in one order."""
+        """Leaves it to the follower. It goes by PostgreSQL to all servers, so all hear notices in one order."""
         self._notices.append(notice)
         self._wake()
 
