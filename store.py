@@ -5692,7 +5692,7 @@ class _Shaper:
 
     def plan(self) -> _Plan:
         shared, parsed, joiner = self._shared, self._parsed, self._joiner
-        where = shared.rules.expand(parsed.where, parsed.is_bag)
+        where = self._where = shared.rules.expand(parsed.where, parsed.is_bag)
         totals = self._totals(where)
         late = () if shared.is_over or totals else self._late(where)
         joined = self._given + [clause for clause in where if clause not in late]
@@ -5864,14 +5864,18 @@ class _Shaper:
             parts.append(self._joiner.expr(target, block) + (" desc" if is_descending else ""))
         return f" order by {', '.join(parts)}" if parts else ""
 
-    def _kinds_of(self, var: str) -> int | None:
+    def _kinds_of(self, var: str, clauses: tuple[_Clause, ...] | None = None) -> int | None:
         """The types of cells that a variable may have; None if nobody knows: what is supposed is in no statistics."""
         if self._shared.is_over or any(var in binding.vars for binding in self._parsed.ins):
             return None
-        clauses = [clause for clause in self._parsed.where if var in clause.binds]
-        values = [clause for clause in clauses if isinstance(clause, _Triple) and clause.v == var]
-        attributes = [clause.a for clause in values] + ["xt/id"] * (len(values) < len(clauses) or not clauses)
-        return functools.reduce(operator.or_, map(self._shared.kinds, attributes), 0)
+        kinds = _ANY_KIND
+        for clause in self._where if clauses is None else clauses:
+            if type(clause) is _Triple and var in clause.binds:
+                kinds &= self._shared.kinds(clause.a if clause.v == var else "xt/id")
+            elif type(clause) is _Or and var in clause.binds:
+                each = [self._kinds_of(var, branch) for branch in clause.inside]
+                kinds &= _ANY_KIND if None in each else functools.reduce(operator.or_, each)
+        return None if kinds == _ANY_KIND else kinds
 
     def _in_order(self, where: tuple[_Clause, ...]) -> _Triple | None:
         """For the first of a common kind (`top` in bench/store.py): the triple by whose value the answer is ordered.

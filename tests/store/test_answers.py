@@ -364,6 +364,16 @@ def test_a_closed_node_answers_no_question_in_a_thread(open_store):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("clause", [[("+", "?n", 0), "?m"], ("or", ["?e", "n", "?m"], ["?e", "old", "?m"]),
+                                    ("numbered", "?e", "?m")])
+def test_values_that_no_triple_binds_are_ordered_by_value(node, clause):
+    """They were ordered as ids are: beside ids that are texts, 0.5 came after 10."""
+    node.submit_tx([put({"xt/id": str(n), "n": n}) for n in (1, 2.5, 3, 0.5, 10)])
+    rules = [[("numbered", "?e", "?m"), ["?e", "n", "?m"]]]
+    asked = {"find": "?m", "rules": rules, "where": [["?e", "n", "?n"], clause], "order-by": [["?m"]]}
+    assert node.db().q(asked) == [0.5, 1, 2.5, 3, 10]
+
+
 @pytest.mark.parametrize("limit", [1, 5, 30])
 def test_a_short_page_refuses_values_without_an_order_as_a_long_one_does(node, limit):
     """A page of one row was answered, a page of all rows refused: None hid that the others have no order."""
