@@ -1,0 +1,95 @@
+"""What the reference lists is what the code has, no more and no less."""
+import inspect
+import re
+
+import pytest
+
+import shell
+import store
+from conftest import ROOT
+
+PAGE = (ROOT / "docs/reference.md").read_text()
+NAMED_ELSEWHERE = {"aggregate"}       # heads that `find` alone knows, which are no functions
+
+
+def section(title):
+    """What stands below a heading, up to the next one of its level."""
+    level = title.split()[0]
+    return PAGE.partition(f"\n{title}\n")[2].partition(f"\n{level} ")[0]
+
+
+def tables(text):
+    """The tables of a text: the first cell of the head, and of each row the cells."""
+    for head, rows in re.findall(r"^(\|.*\|)\n\|[ :|-]+\|\n((?:\|.*\n?)+)", text, re.MULTILINE):
+        yield head.split("|")[1].strip(), [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows.splitlines()]
+
+
+def names(title, head):
+    """The names in the first column of a table."""
+    rows = next(rows for first, rows in tables(section(title)) if first == head)
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+def called(title):
+    """The heads of the calls in the examples of a section."""
+    return set(re.findall(r'"([^"]+)"', " ".join(
+        call for _, rows in tables(section(title)) for row in rows for call in re.findall(r'\(\s*"[^"]+"', row[0]))))
+
+
+def public(kind):
+    return {name for name in vars(kind) if name[0] != "_"}
+
+
+def test_every_function_has_its_example_in_the_reference():
+    """Without this, a function could be there and nobody would know, or be praised and not be there."""
+    known = {*store.FUNCTIONS, *store._SNAPSHOT, "created-before", "created-after", "get-attr"}
+    assert called("## Functions") == known
+
+
+def test_every_aggregate_has_its_example_in_the_reference():
+    """Without this, people would write by hand what the store computes."""
+    rows = next(rows for head, rows in tables(section("## Aggregates")) if head == "`over(…)`")
+    assert {row[0].split('"')[1] for row in rows if row[0][1] == '"'} - NAMED_ELSEWHERE == store.AGGREGATES.keys()
+
+
+LISTS = [
+    # the section, the head of its table, what the code has
+    ("## Opening", "parameter", set(inspect.signature(store.open).parameters)),
+    ("## Values", "type", {kind.__name__ for kind in store._TYPES}),
+    ("## Operations", "operation", set(store._PREPARE)),
+    ("## Operations", "field", set(store.Tx._fields)),
+    ("### The keys of a query", "key", set(store._QUERY_KEYS)),
+    ("## Pull patterns", "option", set(store._PULL_OPTIONS)),
+    ("## Errors", "error", {name for name, kind in vars(store).items()
+                            if inspect.isclass(kind) and issubclass(kind, store.StoreError)}),
+    ("## The shell", "command", set(shell.COMMANDS)),
+    ("## The shell", "option", set(re.findall(r'add_argument\("(--[\w-]+)"', inspect.getsource(shell)))),
+]
+
+
+@pytest.mark.parametrize("title, head, known", LISTS, ids=[f"{title[2:].strip()}: {head}" for title, head, _ in LISTS])
+def test_a_list_of_the_reference_is_that_of_the_code(title, head, known):
+    """Without this, what was added would be known to its author alone, and what was removed would be looked for."""
+    found = names(title, head)
+    assert set(found) == known and len(found) == len(known)
+
+
+@pytest.mark.parametrize("kind", [store.Node, store.Db, store.Listener, store.EntityTx, store.Version, store.Context],
+                         ids=lambda kind: kind.__name__)
+def test_every_method_and_field_stands_in_the_reference(kind):
+    """Without this, a method could be found by reading the source alone."""
+    inherited = {"count", "index"} - set(getattr(kind, "_fields", ()))
+    absent = {name for name in public(kind) | set(getattr(kind, "_fields", ())) if not re.search(rf"\b{name}\b", PAGE)}
+    assert not absent - inherited - {"wake"}      # what the node calls
+
+
+def test_each_limit_stands_in_the_reference_with_its_value():
+    """Without this, people would meet a limit in an error that they could have read of before."""
+    store_postgres = pytest.importorskip("store_postgres")
+    for module, title, head in ((store, "## Limits", "constant"),
+                                (store_postgres, "## A log on PostgreSQL", "constant of `store_postgres`")):
+        rows = next(rows for first, rows in tables(section(title)) if first == head)
+        stated = {row[0].strip("`"): float(row[1].replace(",", "")) for row in rows}
+        assert {name: getattr(module, name) for name in stated} == stated
+        assert {name for name in vars(module) if name.endswith("_MAX") and name.isupper() and name[0] != "_"
+                and type(getattr(module, name)) in (int, float)} <= stated.keys()
