@@ -47,7 +47,7 @@ import unicodedata
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import store
 
@@ -261,10 +261,10 @@ class Bar:
 
 # ── JSON lines ───────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A line is an operation: {"put": document, "from": time, "to": time, "tx": number}, {"delete": id, …}, {"evict": id,
-# …}. Times are ISO text. Lines of one "tx" are one transaction; without it, batches. What JSON has no word for is an
-# object with one key that begins with "~". So values, ids and valid times come back as they were; the time at which a
-# store learned of them is its own.
+# A line is an operation: {"put": document, "from": time, "to": time, "tx": number, "tx_time": time}, {"delete": id, …},
+# {"evict": id, …}. Times are ISO text. Lines of one "tx" are one transaction; without it, batches. What JSON has no
+# word for is an object with one key that begins with "~". So values, ids and times come back as they were. Only in a
+# store that has newer transactions the imported ones are of the time of the import.
 
 def _pairs(pairs: list) -> dict:
     made = {key: value for key, value in pairs}
@@ -351,7 +351,7 @@ def exported_log(node: store.Node, tx_id: int, progress: store.Progress) -> Iter
             valid_from = valid_from or tx.tx_time
             # else it did nothing, as older logs allowed
             if kind != "match" and (valid_to is None or valid_from < valid_to):
-                yield _line(kind, what, valid_from, valid_to, tx.tx_id)
+                yield _line(kind, what, valid_from, valid_to, tx)
         progress(tx.tx_id, tx_id)
 
 
@@ -372,20 +372,34 @@ def exported_now(db: store.Db, progress: store.Progress) -> Iterator[str]:
         rows = db.q(following, rows[-1][0])
 
 
-def _line(kind: str, what: Any, valid_from: dt.datetime, valid_to: dt.datetime | None, tx_id: int | None) -> str:
+def _line(kind: str, what: Any, valid_from: dt.datetime, valid_to: dt.datetime | None, tx: store.Tx | None) -> str:
     line = {kind: _jsonable(what)}
     if kind != "evict":
         line["from"] = _bare(valid_from)
     if valid_to is not None:
         line["to"] = _bare(valid_to)
-    if tx_id is not None:
-        line["tx"] = tx_id
+    if tx is not None:
+        line |= {"tx": tx.tx_id, "tx_time": _bare(tx.tx_time)}
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _operation(line: bytes) -> tuple[int | None, Operation]:
-    """A line's transaction, if it names one, and its operation.
-    Raises: ValueError or StoreError saying what is wrong."""
+class _Said(NamedTuple):
+    """A line: its transaction and that one's time, if it names them; its operation, and its size."""
+    tx: int | None
+    tx_time: dt.datetime | None
+    op: Operation
+    size: int
+
+
+class _Transaction(NamedTuple):
+    """What is submitted together, and the bytes of its lines."""
+    ops: list[Operation]
+    tx_time: dt.datetime | None
+    size: int
+
+
+def _operation(line: bytes) -> _Said:
+    """What a line says. Raises: ValueError or StoreError saying what is wrong."""
     if len(line) > LINE_BYTES_MAX:
         raise ValueError(f"it is longer than {LINE_BYTES_MAX:,} bytes")
     try:
@@ -397,14 +411,16 @@ def _operation(line: bytes) -> tuple[int | None, Operation]:
     if type(said) is not dict or len(kinds := said.keys() & {"put", "delete", "evict"}) != 1:
         raise ValueError("wanted an object with one of put, delete and evict")
     kind, = kinds
-    if strange := said.keys() - {kind, "tx"} - ({"from", "to"} if kind != "evict" else set()):
+    if strange := said.keys() - {kind, "tx", "tx_time"} - ({"from", "to"} if kind != "evict" else set()):
         raise ValueError(f"it has {_short(min(strange))}, which {kind} does not take")
     if type(tx := said.get("tx")) is not int and tx is not None:
         raise ValueError("its tx is not a number")
+    if (tx_time := _said_time(said, "tx_time")) is not None and tx is None:
+        raise ValueError("it has a tx_time and no tx")
     start, end = _said_time(said, "from"), _said_time(said, "to")
     if end is not None and end < (start or end):
         raise ValueError("it ends before it begins")
-    return tx, _made(kind, said[kind], start, end)
+    return _Said(tx, tx_time, _made(kind, said[kind], start, end), len(line))
 
 
 def _said_time(said: dict[str, Any], word: str) -> dt.datetime | None:
@@ -424,44 +440,57 @@ def _made(kind: str, what: Any, start: dt.datetime | None, end: dt.datetime | No
     return store.evict(what) if kind == "evict" else store.delete(what, start, end)
 
 
-def _operations(source: IO[bytes]) -> Iterator[tuple[int | None, Operation, int]]:
-    """Each line's transaction, operation and size. Raises: ShellError naming the first line that cannot be imported."""
-    newest = 0
+def _operations(source: IO[bytes]) -> Iterator[_Said]:
+    """What each line says. Raises: ShellError naming the first line that cannot be imported."""
+    newest = None
     for number in itertools.count(1):
         if not (line := source.readline(LINE_BYTES_MAX + 1)):
             return
         if line.isspace():
             continue
         try:
-            tx, op = _operation(line)
-            if tx is not None and tx < newest:
-                raise ValueError(f"it is of transaction {tx}, after one of {newest}")
+            said = _operation(line)
+            _check_order(said, newest)
         except (ValueError, TypeError, OverflowError, store.StoreError) as error:
             why = str(error).rstrip(".")
             raise ShellError(f"Line {number:,} cannot be imported: {why}. Nothing was written.") from None
-        newest = newest if tx is None else tx
-        yield tx, op, len(line)
+        newest = newest if said.tx is None else said
+        yield said
 
 
-def _transactions(source: IO[bytes]) -> Iterator[tuple[list[Operation], int]]:
-    """The transactions that the lines make, each with the bytes of its lines."""
-    ops: list[Operation] = []
-    size, current = 0, None
+def _check_order(said: _Said, newest: _Said | None) -> None:
+    """Raises: ValueError if a line's transaction or its time comes before that of the newest line that has one."""
+    if said.tx is None or newest is None or newest.tx is None:
+        return
+    if said.tx < newest.tx:
+        raise ValueError(f"it is of transaction {said.tx}, after one of {newest.tx}")
+    if (said.tx_time is None) != (newest.tx_time is None):
+        raise ValueError("some lines have a tx_time, and others none")
+    if said.tx == newest.tx and said.tx_time != newest.tx_time:
+        raise ValueError(f"transaction {said.tx} has two times")
+    if said.tx != newest.tx and said.tx_time and newest.tx_time and said.tx_time <= newest.tx_time:
+        raise ValueError("its tx_time is not after that of the transaction before")
+
+
+def _transactions(source: IO[bytes]) -> Iterator[_Transaction]:
+    """The transactions that the lines make."""
+    made = _Transaction([], None, 0)
+    current: int | None = None
     ids: set[bytes] = set()
-    for tx, op, length in _operations(source):
+    for tx, tx_time, op, length in _operations(source):
         id = store.pack(op[1]["xt/id"] if op[0] == "put" else op[1])
-        is_full = tx is None and (len(ops) >= BATCH_OPERATIONS or size > BATCH_BYTES or id in ids)
-        if ops and (tx != current or is_full):
-            yield ops, size
-            ops, size, ids = [], 0, set()
-        if len(ops) >= store.OPERATIONS_MAX:
+        is_full = tx is None and (len(made.ops) >= BATCH_OPERATIONS or made.size > BATCH_BYTES or id in ids)
+        if made.ops and (tx != current or is_full):
+            yield made
+            made, ids = _Transaction([], None, 0), set()
+        if len(made.ops) >= store.OPERATIONS_MAX:
             raise ShellError(f"Transaction {tx} has more than {store.OPERATIONS_MAX:,} operations. "
                              "Nothing was written.")
-        ops.append(op)
+        made.ops.append(op)
         ids.add(id)
-        size, current = size + length, tx
-    if ops:
-        yield ops, size
+        made, current = made._replace(tx_time=tx_time, size=made.size + length), tx
+    if made.ops:
+        yield made
 
 
 class Import:
@@ -471,7 +500,7 @@ class Import:
         self._source = source if source.seekable() else _spooled(source)
         self._start = self._source.tell()
         self._bytes = self.operations = self.transactions = 0
-        for ops, size in _transactions(self._source):
+        for ops, _, size in _transactions(self._source):
             self._bytes += size
             self.operations += len(ops)
             self.transactions += 1
@@ -491,26 +520,33 @@ def _spooled(source: IO[bytes]) -> IO[bytes]:
     return copy
 
 
-async def _submitted(node: store.Node, transactions: Iterable[tuple[list[Operation], int]], bar: Bar,
-                     total: int) -> None:
-    """Submits the transactions in order, a bounded number at once so that they share their syncs."""
+async def _submitted(node: store.Node, transactions: Iterable[_Transaction], bar: Bar, total: int) -> None:
+    """Submits the transactions in order, a bounded number at once so that they share their syncs.
+
+    They keep their times if the first of them is newer than what the store has.
+    """
     done = count = 0
+    newest, keeps_times = node.latest_tx, None
     for group in _groups(transactions):
+        if keeps_times is None:
+            first = group[0].tx_time
+            keeps_times = first is not None and (newest is None or first > newest.tx_time)
         try:
-            await asyncio.gather(*(node.submit(ops) for ops, _ in group))
+            await asyncio.gather(*(node.submit(ops, tx_time=tx_time if keeps_times else None)
+                                   for ops, tx_time, _ in group))
         except store.StoreError as error:
             raise ShellError(f"{error} The first {count:,} transactions are in the store, of the next {len(group):,} "
                              "some.") from error
-        done, count = done + sum(size for _, size in group), count + len(group)
+        done, count = done + sum(size for _, _, size in group), count + len(group)
         bar(done, total)
 
 
-def _groups(transactions: Iterable[tuple[list[Operation], int]]) -> Iterator[list[tuple[list[Operation], int]]]:
-    group: list[tuple[list[Operation], int]] = []
+def _groups(transactions: Iterable[_Transaction]) -> Iterator[list[_Transaction]]:
+    group: list[_Transaction] = []
     operations = size = 0
     for transaction in transactions:
         group.append(transaction)
-        operations, size = operations + len(transaction[0]), size + transaction[1]
+        operations, size = operations + len(transaction.ops), size + transaction.size
         if operations >= BATCH_OPERATIONS or size >= BATCH_BYTES:
             yield group
             group, operations, size = [], 0, 0
@@ -593,7 +629,7 @@ class Shell:
         self._show(["attribute", "value"], list(document.items()))
 
     def history(self, rest: str) -> None:
-        versions = self.db.history(_id(rest))
+        versions = self.db.history(_id(rest), future=True)
         self._show(["valid from", "valid to", "tx_id", "document"], [tuple(version) for version in versions])
         if not versions:
             raise ShellError(f"{_short(rest)} has no history here.")

@@ -74,9 +74,10 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
 
-__all__ = ["open", "put", "delete", "match", "evict", "call", "aggregate", "Node", "Db", "Tx", "Version", "Listener",
-           "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError", "UnreachableError",
-           "OperationError", "AbortedError", "ValueTypeError", "QueryError", "UnknownVariableError", "QueryLimitError"]
+__all__ = ["open", "put", "delete", "patch", "match", "cas", "evict", "call", "aggregate", "Node", "Db", "Tx",
+           "Version", "Listener", "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError",
+           "UnreachableError", "OperationError", "AbortedError", "ValueTypeError", "QueryError",
+           "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
 
@@ -198,6 +199,7 @@ class Tx(NamedTuple):
     `ops` are tuples as they were submitted, calls replaced by what they became, documents whole:
     ("put", document[, valid_from[, valid_to]]), ("delete", id[, …]), ("evict", id) and
     ("match", id, content_hash[, valid_time]): the log keeps only the hash of a document to match, or None.
+    A patch and a cas are calls, too: they became the puts of whole documents.
     An evicted document reads {"xt/id": id, "xt/evicted?": True}.
     `reason` says why it aborted, in what `submit_tx` returns; the log does not keep it.
     """
@@ -309,6 +311,24 @@ def put(document: Document, valid_from: dt.datetime | None = None, valid_to: dt.
 def delete(id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None) -> Operation:
     """Nothing holds for the entity over that span of valid time; like put, of nothing."""
     return _timed("delete", id, valid_from, valid_to)
+
+
+def patch(id: Any, changes: Document, valid_from: dt.datetime | None = None,
+          valid_to: dt.datetime | None = None) -> Operation:
+    """Each version of the entity over that span (default: from now on) gets these attributes and keeps its others.
+
+    `...` as a value takes the attribute away; None is a value like any other. Over a part of the span where nothing
+    holds nothing will; where nothing holds over the whole of it, the changes are put as the document.
+    """
+    return ("patch", id, *_timed("", changes, valid_from, valid_to)[1:])
+
+
+def cas(id: Any, attribute: str, old: Any, new: Any) -> Operation:
+    """The attribute gets another value from now on, as by `patch`; aborts unless it holds exactly `old` now.
+
+    `...` is no value: as `old` the attribute, or the entity, must be missing; as `new` the attribute is taken away.
+    """
+    return "cas", id, attribute, old, new
 
 
 def match(id: Any, document: Document | None, valid_time: dt.datetime | None = None) -> Operation:
@@ -826,21 +846,30 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit_tx(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
+    def submit_tx(self, ops: Iterable[Operation], *, check: bool = False, tx_time: dt.datetime | None = None) -> Tx:
         """The transaction, once durable and indexed. If `committed` is False, `reason` says why; nothing has changed.
 
             [("put", document[, valid_from[, valid_to]]), ("delete", id[, valid_from[, valid_to]]),
-             ("match", id, document or None[, valid_time]), ("evict", id), ("call", name[, argument, …]), …]
+             ("match", id, document or None[, valid_time]), ("evict", id), ("call", name[, argument, …]),
+             ("patch", id, changes[, valid_from[, valid_to]]), ("cas", id, attribute, old, new), …]
 
         Operations apply in order, each sees those before it, and one that fails undoes all. Times: aware, or None.
-        Raises: OperationError if one is malformed or its end is past (nothing was written); AbortedError if it aborted
-        and `check` is true; ClosedError; LockedError if another program writes to the file; UnreachableError.
+        `tx_time` is for what is imported: the transaction's time, after the newest one's and not in the future.
+        Raises: OperationError if one is malformed or its end is past, or for `tx_time` (nothing was written);
+        AbortedError if it aborted and `check` is true; ClosedError; LockedError if another program writes to the file;
+        UnreachableError.
         """
-        return _checked(self._log.submit(_prepare(ops, self._clock)), check)
+        return _checked(self._log.submit(*self._prepared(ops, tx_time)), check)
 
-    async def submit(self, ops: Iterable[Operation], *, check: bool = False) -> Tx:
+    async def submit(self, ops: Iterable[Operation], *, check: bool = False, tx_time: dt.datetime | None = None) -> Tx:
         """`submit_tx` without blocking the event loop."""
-        return _checked(await self._log.submit_async(_prepare(ops, self._clock)), check)
+        return _checked(await self._log.submit_async(*self._prepared(ops, tx_time)), check)
+
+    def _prepared(self, ops: Iterable[Operation], tx_time: dt.datetime | None) -> tuple[list[_Op], int | None]:
+        if tx_time is None:
+            return _prepare(ops, self._clock), None
+        micros = _given_micros(tx_time, "tx_time")
+        return _prepare(ops, lambda: micros), micros
 
     def db(self, tx_id: int | Tx | None = None, *, valid_time: dt.datetime | None = None,
            tx_time: dt.datetime | None = None) -> Db:
@@ -2306,6 +2335,7 @@ class _TextWriter:
 # whatever the clock does. `hash` chains what was submitted; `state` chains what became of it.
 
 _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
+_PATCH, _CAS = ("patch",), ("cas",)   # the names of calls that need no function; no call of a user's has such a one
 
 
 class _Op(NamedTuple):
@@ -2447,12 +2477,12 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
 
 def _prepare_one(op: Any) -> _Op:
     if not isinstance(op, (tuple, list)) or not op:
-        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), match(…), evict(…) or "
-                             "call(…)")
+        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), patch(…), match(…), cas(…), "
+                             "evict(…) or call(…)")
     make = _PREPARE.get(op[0]) if type(op[0]) is str else None
     if make is None:
-        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"match\", \"evict\" "
-                             "or \"call\"")
+        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"patch\", \"match\", "
+                             "\"cas\", \"evict\" or \"call\"")
     try:
         return make(*op[1:])
     except TypeError:
@@ -2484,7 +2514,35 @@ def _prepare_evict(id: Any) -> _Op:
 def _prepare_call(name: Any, *args: Any) -> _Op:
     if type(name) is not str:
         raise OperationError(f"call of {_short(name)}; wanted the name of a function given to open()")
-    return _Op(_CALL, name, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
+    return _call_op(name, args)
+
+
+def _is_id(one: Any, id: Any) -> bool:
+    return type(one) is type(id) and _key(one) == _key(id)
+
+
+def _call_op(name: Any, args: tuple, start: int | None = None, end: int | None = None) -> _Op:
+    return _Op(_CALL, name, start, end, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
+
+
+def _prepare_patch(id: Any, changes: Any, start: Any = None, end: Any = None) -> _Op:
+    check_id(id)
+    if type(changes) is not dict or "xt/id" in changes and not _is_id(changes["xt/id"], id):
+        raise OperationError(f"patch of {_short(id)} with {_short(changes)}; wanted a dict of attributes, without "
+                             "another \"xt/id\"")
+    (start, end), changes = _span(start, end), changes | {"xt/id": id}
+    kept = {name: _copied(value) for name, value in changes.items() if value is not ...}
+    _encoded(dict.fromkeys(changes) | kept)
+    return _call_op(_PATCH, (_logged_id(id), kept, tuple(sorted(changes.keys() - kept.keys())), start, end), start, end)
+
+
+def _prepare_cas(id: Any, attribute: Any, old: Any, new: Any) -> _Op:
+    if type(attribute) is not str or attribute == "xt/id":
+        raise OperationError(f"cas of {_short(id)}: {_short(attribute)} is no attribute that can be set")
+    pairs = [{attribute: value} if value is not ... else {} for value in (old, new)]
+    for pair in pairs:
+        _encoded({"xt/id": id} | pair)
+    return _call_op(_CAS, (_logged_id(id), attribute, *map(_copied, pairs)))
 
 
 def _logged_id(id: Any) -> Any:
@@ -2505,9 +2563,12 @@ def _micros_or_none(moment: Any, what: str) -> int | None:
     return None if moment is None else _given_micros(moment, what)
 
 
-_PREPARE: dict[str, Callable[..., _Op]] = {"put": _prepare_put, "delete": _prepare_delete, "match": _prepare_match,
-                                           "evict": _prepare_evict, "call": _prepare_call}
+_PREPARE: dict[str, Callable[..., _Op]] = {
+    "put": _prepare_put, "delete": _prepare_delete, "patch": _prepare_patch, "match": _prepare_match,
+    "cas": _prepare_cas, "evict": _prepare_evict, "call": _prepare_call}
 _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, valid_from and valid_to",
+              "patch": "an id, a dict of attributes, valid_from and valid_to",
+              "cas": "an id, an attribute, the old value and the new one",
               "match": "an id, a document or None, and a time", "evict": "an id alone",
               "call": "a function's name and its arguments"}
 
@@ -2516,11 +2577,22 @@ _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, va
 class _Pending:
     """A transaction on its way: a submitting thread waits at a lock, a coroutine for a future of its event loop."""
     ops: list[_Op]
+    tx_time: int | None = None        # of an imported transaction
     tx: Tx | None = None
     error: BaseException | None = None
     lock: Any = None
     future: asyncio.Future | None = None
     is_writing: bool = False          # the submitting thread commits it itself
+
+    def timed(self, clock: int, newest: int) -> int:
+        """Its transaction time: by the clock, but after the newest one's. Raises: OperationError for a given one."""
+        if self.tx_time is None:
+            return max(clock, newest + 1)
+        if newest < self.tx_time <= clock:
+            return self.tx_time
+        raise OperationError(f"tx_time is {_moment(self.tx_time)}; wanted one after that of the newest transaction, "
+                             f"{_moment(newest)}, and not after the log's clock, {_moment(clock)}. Nothing was "
+                             "written.")
 
     def result(self) -> Tx:
         if self.error or self.tx is None:
@@ -2564,8 +2636,8 @@ class _Log:
         self._crowd = 0                  # how many waited for the last group: for so many the next one waits a moment
         self._writer: int | None = None  # the thread that writes at this moment
 
-    def submit(self, ops: list[_Op]) -> Tx:
-        pending = self._pending(ops)
+    def submit(self, ops: list[_Op], tx_time: int | None) -> Tx:
+        pending = self._pending(ops, tx_time)
         try:
             if self._enter(pending, True):
                 self._commit([pending])
@@ -2580,8 +2652,8 @@ class _Log:
             pending.lock.acquire()
         return pending.result()
 
-    async def submit_async(self, ops: list[_Op]) -> Tx:
-        pending = self._pending(ops)
+    async def submit_async(self, ops: list[_Op], tx_time: int | None) -> Tx:
+        pending = self._pending(ops, tx_time)
         pending.future = asyncio.get_running_loop().create_future()
         self._enter(pending, False)
         await pending.future             # a caller who gives up leaves the transaction on its way
@@ -2775,10 +2847,10 @@ class _SqliteLog(_Log):
 
     def _append(self, pending: _Pending, batch: _Batch) -> Tx | None:
         previous = batch.latest
-        tx_id, tx_time = previous.tx_id + 1, max(self._node._clock(), previous.time + 1)
-        db = _WriterDb(self._node, self._file.writer, Point(previous.tx_id, tx_time, previous.n))
-        transaction = _Transaction(db, tx_id, tx_time, previous.n)
         try:
+            tx_id, tx_time = previous.tx_id + 1, pending.timed(self._node._clock(), previous.time)
+            db = _WriterDb(self._node, self._file.writer, Point(previous.tx_id, tx_time, previous.n))
+            transaction = _Transaction(db, tx_id, tx_time, previous.n)
             committed = transaction.run(pending.ops)
         except sqlite3.Error:             # what the group has put so far could not be written before a reading
             raise
@@ -2941,6 +3013,11 @@ class _Transaction:
         return became
 
     def _evaluate(self, op: _Op) -> list[_Op]:
+        if type(op.id) is tuple:
+            try:
+                return [_prepare_one(part) for part in _BUILT_IN[op.id](self, *op.args)]
+            except OperationError as error:
+                raise _Abort(f"{op.id[0]} of {_short(op.args[0])}: {_line(error)}") from None
         function = self._db._node.functions.get(op.id)
         if function is None:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
@@ -2955,6 +3032,38 @@ class _Transaction:
         if made is False:
             raise _Abort(f"call of {op.id}: it returned False")
         return ops
+
+    def _patch(self, id: Any, changes: dict, gone: tuple, start: int | None, end: int | None) -> list[Operation]:
+        """The puts that a patch becomes: of each version in its span that it changes."""
+        start, end = self.tx_time if start is None else start, OPEN if end is None else end
+        entity = self._entity(id, start)
+        self._reach(entity, end)
+        rects = [rect for rect in _merged(entity.rects) if rect.n > 0 and rect.vt_from < end and rect.vt_to > start]
+        if not rects and len(changes) > 1:       # up to the last piece of what is deleted, and over it
+            last = max([start, *(rect.vt_from for rect in entity.rects if rect.vt_from < end)])
+            spans = [(changes, start, last), (changes, last, end)] if end == OPEN else [(changes, start, end)]
+        else:
+            spans = [(self._stored(rect.n), max(start, rect.vt_from), min(end, rect.vt_to)) for rect in rects]
+        return [_put_over(after, start, end) for before, start, end in spans if start < end
+                for after in [{name: value for name, value in (before | changes).items() if name not in gone}]
+                if not rects or pack(after) != pack(dict(before))]
+
+    def _cas(self, id: Any, attribute: str, old: dict, new: dict) -> list[Operation]:
+        """The puts that a cas becomes."""
+        n = self.visible_n(self._entity(id, None), self.tx_time)
+        document = {} if n is None else self._stored(n)
+        held = {attribute: document[attribute]} if attribute in document else {}
+        if pack(held) != pack(old):
+            found = "nothing" if not held else "another value" if old else "a value"
+            raise _Abort(f"cas of {_short(id)}: {_short(attribute)} holds {found} at {_moment(self.tx_time)}, not "
+                         f"{'the one that was given' if old else 'nothing'}")
+        return self._patch(id, {"xt/id": id} | new, () if new else (attribute,), None, None)
+
+    def _stored(self, n: int) -> dict:
+        """The document number n, never to be handed out itself."""
+        if n in self.contents:
+            return self.document(n)
+        return self._db._answer(lambda reader, mode: self._db._content(n, reader)) or {}
 
     # Rectangles
 
@@ -3050,6 +3159,11 @@ class _Transaction:
 
 _APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match,
           _EVICT: _Transaction._evict}
+_BUILT_IN: dict[tuple, Callable[..., list[Operation]]] = {_PATCH: _Transaction._patch, _CAS: _Transaction._cas}
+
+
+def _put_over(document: dict, start: int, end: int) -> Operation:
+    return put(document, _moment(start), None if end == OPEN else _moment(end))
 
 
 def _line(error: BaseException) -> str:
@@ -3461,7 +3575,7 @@ class Db:
         return EntityTx(id, _moment(rect.vt_from), rect.tx, _moment(self._time_of(rect)), self._hash(rect.n).hex())
 
     def history(self, id: Any, valid_from: dt.datetime | None = None, valid_to: dt.datetime | None = None, *,
-                order: str = "asc", corrections: bool = False, documents: bool = True,
+                order: str = "asc", corrections: bool = False, documents: bool = True, future: bool = False,
                 tx_from: int | Tx | dt.datetime | None = None,
                 tx_to: int | Tx | dt.datetime | None = None) -> list[Version]:
         """The versions of an entity, oldest valid time first, as (valid_from, valid_to, tx_id, document).
@@ -3470,7 +3584,8 @@ class Db:
         so are `tx_from` and `tx_to` (also transaction times), in either order; they bound where a version begins and
         which transaction put it, as known before `tx_to`; None leaves a side open. A deleted span has document None;
         an entity never put gives []. Each has a `content_hash`, documents or not: equal documents have equal ones.
-        With `corrections` what was corrected later comes too; `order` may be "desc".
+        With `corrections` what was corrected later comes too, and with `future` what begins after the snapshot's valid
+        time, as this snapshot knows it; `order` may be "desc".
 
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
@@ -3487,7 +3602,7 @@ class Db:
         else:
             spans = _merged(self._open_rects(id, beyond))
         spans = [rect for rect in spans
-                 if rect.vt_from <= self._vt and low <= rect.vt_from < high and first <= rect.tx < beyond]
+                 if (future or rect.vt_from <= self._vt) and low <= rect.vt_from < high and first <= rect.tx < beyond]
         spans.sort(key=lambda rect: (rect.vt_from, rect.tx), reverse=order == "desc")
         return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
 

@@ -252,8 +252,8 @@ class _Submitted(store._Pending):
     """A transaction on its way to PostgreSQL: the log's operations, and its contents as (position, owner, bytes)."""
     __slots__ = "data", "contents", "since"
 
-    def __init__(self, ops: list[store._Op]):
-        super().__init__(ops)
+    def __init__(self, ops: list[store._Op], tx_time: int | None):
+        super().__init__(ops, tx_time)
         self.since = time.monotonic()
         self.data = store._records(ops)
         self.contents = [(place * CALL_PARTS, *((None, store.pack(list(op.args))) if op.kind == store._CALL
@@ -603,12 +603,19 @@ class PostgresLog(store._Log):
         return bool(group) and group.before is None and group.is_small and not self._node._given_clock
 
     def _numbered(self, group: _Group, tx_id: int, tx_time: int, hash: bytes, now: int) -> list[_Entry]:
-        """The next numbers, rising times and chained hashes for a group."""
+        """The next numbers, rising times and chained hashes for a group; those refused whose given time does not rise.
+        """
         entries = []
         for pending in group:
-            tx_id, tx_time = tx_id + 1, max(self._node._given_clock() if self._node._given_clock else now, tx_time + 1)
+            try:
+                tx_time = pending.timed(self._node._given_clock() if self._node._given_clock else now, tx_time)
+            except store.OperationError as error:
+                pending.refuse(error)
+                continue
+            tx_id += 1
             hash = store._chained(hash, tx_id, tx_time, pending.data)
             entries.append(_own_entry(pending, tx_id, tx_time, hash))
+        group[:] = [entry.pending for entry in entries]
         return entries
 
     def _tell_late(self, group: _Group) -> None:
@@ -623,6 +630,10 @@ class PostgresLog(store._Log):
         yet.
         """
         entries = self._numbered(group, tx_id, *last)
+        if not entries:
+            if not lock:
+                connection.execute("rollback")
+            return []
         group.before = tx_id
         columns = zip(*((entry.tx_id, entry.tx_time, entry.pending.data, entry.hash, entry.pending.bytes)
                         for entry in entries))

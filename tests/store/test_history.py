@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 import store
-from store import call, delete, evict, match, put
+from store import call, cas, delete, evict, match, patch, put
 
 DAY = dt.timedelta(days=1)
 MICROSECOND = dt.timedelta(microseconds=1)
@@ -231,6 +231,18 @@ def test_history_comes_in_both_directions_and_within_bounds(node):
     assert [entry.document for entry in db.history("x", documents=False)] == [None, None, None]
 
 
+def test_history_shows_what_is_to_come_if_it_is_asked(node):
+    """An announcement for next week could be seen only by whoever asked for a snapshot of next week."""
+    one, two, three = (node.submit_tx([span(name, at)]) for name, at in [("A", 1), ("B", 105), ("C", 105)])
+    entries = [(day(1), day(105), one.tx_id, letter("A")), (day(105), None, three.tx_id, letter("C"))]
+    db = node.db()
+    assert db.history("x") == entries[:1] and db.history("x", future=True) == entries
+    assert db.history("x", future=True, order="desc", valid_from=day(2)) == entries[1:]
+    told = db.history("x", future=True, corrections=True)
+    assert [v.tx_id for v in told] == [one.tx_id, two.tx_id, three.tx_id]
+    assert node.db(one.tx_id).history("x", future=True) == [(day(1), None, one.tx_id, letter("A"))]
+
+
 def test_history_with_corrections_tells_what_was_believed(node):
     """Without this, a mistake could be hidden by correcting it."""
     one = node.submit_tx([span("A", 1)])
@@ -319,6 +331,15 @@ class Model:
                 if self.document(what, tx_id, times[1] if times[1:] else tx_time) != times[0]:
                     self.entries = before
                     return False
+            elif kind == "cas":
+                attribute, old, new = times
+                if (self.document(what, tx_id, tx_time) or {}).get(attribute, ...) != old:
+                    self.entries = before
+                    return False
+                self.patch(what, {attribute: new}, tx_time, None, tx_id)
+            elif kind == "patch":
+                start, end = [*times[1:], None, None][:2]
+                self.patch(what, times[0], start or tx_time, end, tx_id)
             elif kind == "evict":
                 self.entries[what] = {}
             else:
@@ -345,6 +366,17 @@ class Model:
             written[end, restored[1] if restored else tx_id] = restored and restored[2]
         for at in [start, *covered]:
             written[at, tx_id] = document
+
+    def patch(self, id, changes, start, end, tx_id):
+        """Each stretch of the span by itself; what holds nowhere in the span begins as the changes alone."""
+        starts = [start, *(at for at, _, _ in self.known(id, tx_id) if start < at and (end is None or at < end))]
+        held = [self.document(id, tx_id, at) for at in starts]
+        is_new = not any(held) and any(value is not ... for value in changes.values())
+        for at, beyond, document in zip(starts, [*starts[1:], end], held):
+            before = {"xt/id": id} if is_new else document
+            after = before and {name: value for name, value in (before | changes).items() if value is not ...}
+            if after != document:
+                self.draw(id, at, beyond, after, tx_id)
 
     def as_of(self, tx_id):
         """A model that knows only what was known then."""
@@ -390,18 +422,22 @@ class Sequence:
     def moment(self):
         return self.rng.choice(self.moments)
 
-    def operation(self):
+    def operation(self, none=(..., None)):
         rng, id = self.rng, self.rng.choice(self.ids)
         times = [[], [self.moment()], sorted({self.moment(), self.moment()})][rng.choices([0, 1, 2], [3, 4, 4])[0]]
-        kind = rng.choices(["put", "delete", "match", "evict", "call"], [12, 5, 2, 0.7, 0.7])[0]
+        kind = rng.choices(["put", "delete", "match", "evict", "call", "patch", "cas"], [10, 5, 2, 0.7, 0.7, 5, 2])[0]
         if kind == "call":
-            return call("again", *(self.operation() for _ in range(rng.randrange(3))))
+            return call("again", *(self.operation([None]) for _ in range(rng.randrange(3))))
         if kind == "put":
             return put({"xt/id": id, "v": rng.randrange(3)}, *times)
         if kind == "delete":
             return delete(id, *times)
         if kind == "evict":
             return evict(id)
+        if kind == "patch":
+            return patch(id, {rng.choice("vw"): rng.choice([*none, 0, 1]) for _ in range(rng.randrange(3))}, *times)
+        if kind == "cas":
+            return cas(id, rng.choice("vw"), rng.choice([*none, 0, 1]), rng.choice([*none, 0, 1]))
         return match(id, rng.choice([None, {"xt/id": id, "v": rng.randrange(3)}]), *times[:1])
 
     def run(self):
@@ -446,7 +482,7 @@ class Sequence:
 
     def model_rows(self, model, tx_id, at):
         seen = [(id, model.document(id, tx_id, at)) for id in self.ids]
-        return [(id, document["v"]) for id, document in seen if document]
+        return [(id, document["v"]) for id, document in seen if document and "v" in document]
 
     def ask_version(self, db, id, tx_id, at):
         got, wanted = db.entity_tx(id), self.model.visible(id, tx_id, at)
@@ -456,6 +492,7 @@ class Sequence:
         """All that a transaction knew; and of it what begins up to a valid time."""
         told = self.told(id, tx_id)
         assert db.history(id) == [version for version in told if version.valid_from <= at], self.story()
+        assert db.history(id, future=True) == told, self.story()
         return merged(told), self.model.history(id, tx_id)
 
     def told(self, id, tx_id):

@@ -256,6 +256,7 @@ def test_a_random_history_survives_the_journey(node, seed, say):
         for id in ids:
             assert timeline(other, id) == timeline(node, id), f"{id!r}, seed {seed}"
         renumbered = lambda text: re.sub(r'"tx": \d+', '"tx": _', text)
+        assert text.count(f'"tx_time": "{node.latest_tx.tx_time:%Y}-') == text.count("\n")
         assert renumbered(exported(other)) == renumbered(text)
         with contextlib.closing(imported(exported(node, "now"))) as third:
             for id in ids:
@@ -316,6 +317,8 @@ GOOD = '{"put": {"xt/id": "a"}}'
     ('{"put": {"xt/id": "b"}, "valid": 1}', "it has valid, which put does not take"),
     ('{"put": {"xt/id": "b"}, "tx": 2}', "it is of transaction 2, after one of 3"),
     ('{"put": {"xt/id": "b"}, "tx": "2"}', "its tx is not a number"),
+    ('{"put": {"xt/id": "b"}, "tx_time": "2020-01-01T00:00Z"}', "it has a tx_time and no tx"),
+    ('{"put": {"xt/id": "b"}, "tx": 3, "tx_time": "2020-01-01T00:00Z"}', "some lines have a tx_time, and others none"),
     ('{"put": {"xt/id": "b", "v": ' + "[" * 200_000, "nest"),
     ("\udcff", "can't decode byte 0xff"),
 ])

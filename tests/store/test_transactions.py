@@ -15,7 +15,7 @@ import uuid
 import pytest
 
 import store
-from store import call, delete, evict, match, put
+from store import call, cas, delete, evict, match, patch, put
 
 UTC = dt.timezone.utc
 DAY = dt.timedelta(days=1)
@@ -59,6 +59,33 @@ def test_time_never_goes_back_whatever_the_clock_does(size, say, open_store):
     say(f"0 of {count:,} transaction times went back (asked: 0 of 10,000)")
 
 
+def test_an_imported_transaction_keeps_its_time_and_times_still_rise(open_store):
+    """A store moved from elsewhere would say that all it knows was learnt on the day of the move."""
+    now = dt.datetime(2030, 1, 1, tzinfo=UTC)
+    with contextlib.closing(open_store(clock=lambda: now)) as node:
+        def is_refused(tx_time):
+            with pytest.raises(store.OperationError, match="tx_time is .* Nothing was written"):
+                node.submit_tx([put(B)], tx_time=tx_time)
+            return True
+        assert is_refused(now + DAY) and node.latest_tx is None
+        told = [node.submit_tx([put(A)], tx_time=now - 3 * DAY), node.submit_tx([put(B)], tx_time=now - 2 * DAY)]
+        assert [(tx.tx_id, tx.tx_time) for tx in told] == [(1, now - 3 * DAY), (2, now - 2 * DAY)]
+        assert is_refused(now - 2 * DAY) and is_refused(now - 3 * DAY) and is_refused(now + DAY / 2)
+        assert node.submit_tx([put({"xt/id": "b"}, None, now)], tx_time=now - DAY).committed, "its end is not past then"
+        with pytest.raises(store.ValueTypeError):
+            node.submit_tx([], tx_time=now.replace(tzinfo=None))
+        both = [node.submit(ops, tx_time=now) for ops in ([put({"xt/id": "c"})], [put({"xt/id": "d"})])]
+
+        async def gathered():
+            return await asyncio.gather(*both, return_exceptions=True)
+        first, second = asyncio.run(gathered())
+        assert first.tx_time == now and type(second) is store.OperationError
+        assert node.db(tx_time=now - 3 * DAY / 2).entity("a") == B and node.db(tx_time=now - 2.5 * DAY).entity("a") == A
+        assert node.submit_tx([]).tx_time == now + dt.timedelta(microseconds=1) and node.latest_tx.tx_id == 5
+        assert [v.valid_from for v in node.db().history("a")] == [now - 3 * DAY, now - 2 * DAY]
+        assert node.verify() == 5
+
+
 # ── One after the other ──────────────────────────────────────────────────────────────────────────────────────
 
 INSIDE = [
@@ -74,6 +101,17 @@ INSIDE = [
     ("match of another document", [put(A), match("a", B)], False, None),
     ("one failure undoes all", [put(A), match("b", A), put(B)], False, None),
     ("delete of nothing is no error", [delete("nobody"), evict("nobody")], True, None),
+    ("patch of what was put", [put(A), patch("a", {"w": None})], True, A | {"w": None}),
+    ("patch takes an attribute away", [put(A), patch("a", {"v": ..., "w": 1})], True, {"xt/id": "a", "w": 1}),
+    ("patch of nothing", [patch("a", {"v": 1})], True, A),
+    ("patch that takes away from nothing", [patch("a", {"v": ...})], True, None),
+    ("patch of what was deleted", [put(B), delete("a"), patch("a", {"v": 1})], True, A),
+    ("cas", [put(A), cas("a", "v", 1, 2)], True, B),
+    ("cas of another value", [put(A), cas("a", "v", 2, 3)], False, None),
+    ("cas of an equal value of another type", [put(A), cas("a", "v", True, 3)], False, None),
+    ("cas of a value that is not there", [put(A), cas("a", "w", None, 3)], False, None),
+    ("cas of no value", [cas("a", "v", ..., 0), cas("a", "v", 0, ...), cas("a", "v", ..., 1)], True, A),
+    ("cas of no value where one is", [put(A), cas("a", "v", ..., 2)], False, None),
 ]
 
 
@@ -102,6 +140,32 @@ def test_match_compares_whole_documents_of_equal_types(node):
              {"v": 1, "w": [1, 2], "x": None}]
     assert [node.submit_tx([match("a", {"xt/id": "a"} | rest)]).committed for rest in tried] == [False] * 6
     assert node.submit_tx([match("a", {"w": [1, 2], "v": 1, "xt/id": "a"})]).committed
+
+
+def test_a_patch_changes_each_version_in_its_span_and_is_told_as_puts(node):
+    """A new address would go back to the old one on the day for which another change is planned."""
+    start = dt.datetime(2040, 1, 1, tzinfo=UTC)
+    now = node.submit_tx([put(A | {"w": 1}), put(B, start, start + DAY), delete("a", start + 2 * DAY)]).tx_time
+    heard = []
+    listener = node.on_tx(heard.append)
+    tx = node.submit_tx([patch("a", {"w": 5})])
+    assert not node.submit_tx([cas("a", "w", 1, 6), put(B)]).committed
+    assert "'w' holds another value" in node.submit_tx([cas("a", "w", 1, 6)]).reason
+    wanted = [put(A | {"w": 5}, tx.tx_time, start), put(B | {"w": 5}, start, start + DAY),
+              put(A | {"w": 5}, start + DAY, start + 2 * DAY)]
+    assert list(node.tx_log())[1].ops == wanted
+    held = [(v.valid_from, v.document) for v in node.db(valid_time=start + 9 * DAY).history("a")]
+    assert held == [(now, A | {"w": 1})] + [(op[2], op[1]) for op in wanted] + [(start + 2 * DAY, None)]
+    for _ in range(500):
+        if heard:
+            break
+        threading.Event().wait(0.01)
+    listener.close()
+    assert [told.ops for told in heard] == [wanted]
+    assert node.submit_tx([patch("a", {"w": 5}), patch("a", {})]).committed and list(node.tx_log())[-1].ops == []
+    node.submit_tx([evict("a")])
+    node.reindex()
+    assert node.verify() == 6 and node.db(valid_time=start).history("a") == []
 
 
 # ── Aborted leaves no trace ──────────────────────────────────────────────────────────────────────────────────
@@ -148,6 +212,10 @@ MALFORMED = [
     ("too many", [("delete", 1, None, None, None)]),
     ("a function of no name", [("call", 3)]), ("no operation", [()]), ("None", [None]), ("text", "put"),
     ("a number", 3), ("a document", {"xt/id": 1}),
+    ("a patch that is no dict", [patch("a", [1])]), ("a patch to another id", [patch("a", {"xt/id": "b"})]),
+    ("a patch without an id", [patch("a", {"xt/id": ...})]), ("a patch of no attribute", [patch("a", {1: 2})]),
+    ("a patch of no value", [patch("a", {"v": float("nan")})]), ("a cas of no attribute", [cas("a", 1, 2, 3)]),
+    ("a cas of the id", [cas("a", "xt/id", "a", "b")]), ("a cas without a value", [("cas", "a", "v", 1)]),
     ("a match of no document", [("match", "a")]), ("the second", [put(A), ("put", 3)]),
 ]
 
