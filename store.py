@@ -4088,13 +4088,14 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 #               "order-by": [ORDER, …], "limit": n, "offset": n, "keys": [name, …], "timeout": milliseconds}
 #     FIND     "?x"   ("pull", "?x", pattern)   ("count", FIND)   (f, FIND or value, …)   a list, set or dict of these
 #     BINDING  "?x"   ["?x", ...] each of a collection   ["?x", "?y"] one tuple   [["?x", "?y"]] each of a relation
-#     CLAUSE   [TERM, "attribute", TERM]   [TERM, "attribute"]        a fact: entity, attribute, value
+#     CLAUSE   [TERM, ATTRIBUTE, TERM]   [TERM, ATTRIBUTE]            a fact: entity, attribute, value
 #              [(f, ARG, …)]                       a test: keeps rows for which f gives neither None nor False
 #              [(f, ARG, …), BINDING]              a call whose result is bound
 #              [("text-search", "attribute", ARG), [["?entity", "?text"]]]      texts with these words
 #              ("not", CLAUSE, …)                  ("not-join", ["?x", …], CLAUSE, …)
 #              ("or", BRANCH, …)                   ("or-join", ["?x", …] or [["?bound", …], "?x", …], BRANCH, …)
 #              ("rule", TERM, …)                   a call of a rule
+#     ATTRIBUTE  "name"   "space/_name" backwards   "?a"   "_" any attribute   {"name", …} any of these
 #     BRANCH   CLAUSE   ("and", CLAUSE, …)
 #     TERM     "?x"   "_" any value   a value   {value, …} any of these
 #     ARG      "?x"   a value   (f, ARG, …)   "$" this snapshot   f is a name or a callable
@@ -4156,6 +4157,17 @@ class _Triple(_Clause):
     e = property(lambda self: self.terms[0])
     v = property(lambda self: self.terms[1])
     a = property(lambda self: self.name)
+
+
+class _Fact(_Triple):
+    """A triple whose attribute is a term, too, and its `a` the empty string."""
+
+    def rebuilt(self, of_term: Callable, of_clauses: Callable) -> Any:
+        """The same, and an ordinary triple once its attribute is known."""
+        made = super().rebuilt(of_term, of_clauses)
+        e, v, a = made.terms
+        is_known = type(a) is _Const and type(a.value) is str
+        return _Triple(self.source, (e, v), name=a.value) if is_known else made
 
 
 class _Test(_Clause):
@@ -4579,15 +4591,19 @@ class _ClauseParser:
         if len(clause) not in (2, 3):
             raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
         e, a = clause[0], clause[1]
-        if type(a) is not str or _is_var(a) or a == "_":
-            hint = f" A call is a tuple: [({_short(e)}, …)]." if type(e) is str and e in FUNCTIONS else ""
-            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a string that is "
-                             f"no variable.{hint}")
-        if not is_text(a):
-            raise QueryError(f"The clause {_short(clause)} has half a surrogate pair in its attribute, which is not "
-                             "text.")
-        v = _term(clause[2], clause) if len(clause) == 3 else _fresh()
-        return _Triple(clause, (_term(e, clause), v), name=a)
+        is_term = type(a) is set or _is_var(a) or a == "_" and type(a) is str
+        if is_term and type(e) is str and e in FUNCTIONS:
+            raise QueryError(f"The clause {_short(clause)} has a function in front; a call is a tuple: [({_short(e)}, "
+                             "…)]. An entity of that id is an argument.")
+        names = a if type(a) is set else () if is_term else [a]
+        if not all(type(name) is str and is_text(name) for name in names):
+            raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a text, a "
+                             "variable, or a set of texts. Half a surrogate pair is no text.")
+        ends = _term(e, clause), _term(clause[2], clause) if len(clause) == 3 else _fresh()
+        if is_term:
+            return _Fact(clause, (*ends, _term(a, clause)))
+        back = _backwards(a)
+        return _Triple(clause, ends[::-1], name=back) if back else _Triple(clause, ends, name=a)
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
@@ -4681,6 +4697,12 @@ def _term(term: Any, clause: Any) -> Any:
         raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of "
                          "them, or a variable.")
     return _Const(term)
+
+
+def _backwards(name: str) -> str:
+    """The attribute that a name follows backwards, or "": "mem/_user" asks who has me as "mem/user"."""
+    space, slash, last = name.rpartition("/")
+    return space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
 
 
 def _join_vars(clause: tuple) -> tuple[set, set]:
@@ -5017,6 +5039,14 @@ class _Text:
         self.specs: list[tuple] = []
         self.stages = 0               # one upon the other, since the last one that is a table of its own
         self._known: dict[Any, str] = {}
+        self._names = ""
+
+    def names(self) -> str:
+        """The table of the attributes: their numbers, and the cells of their names."""
+        if not self._names:
+            rows = f"select {', '.join(_json_places('value', 2))} from json_each({self.param('attributes')})"
+            self._names = self.table("names", ["a", "c"], rows)
+        return self._names
 
     def param(self, *spec: Any) -> str:
         """The name of a parameter; `_PARAMETER` says what gives its value."""
@@ -5158,6 +5188,11 @@ class _Compilation:
         """The types of cells that an attribute has had."""
         return self.file.index.kinds.get(self.file.index.attributes.get(a), 0)
 
+    def everything(self) -> tuple[float, float]:
+        """How many facts there are of all attributes, and how many attributes."""
+        puts = list(self.file.index.puts.values())
+        return sum(puts), max(len(puts), 1)
+
     def estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: counted where few, else reckoned."""
         index = self.file.index
@@ -5273,6 +5308,8 @@ class _Joiner:
             return _FILTERS if size > _ARGUMENT and clause.terms[0] in block.bound else size
         if kind is _Triple:
             return self.triple_cost(clause, block)
+        if kind is _Fact:
+            return self.fact_cost(clause, block)
         if kind is _Search:
             return self.search_cost(clause, block)
         if kind is _Test or kind is _Range:
@@ -5299,6 +5336,15 @@ class _Joiner:
         if v:
             return _SEARCH + rows / values
         return _SEARCH + (min(rows * _RANGED, self.sizes[clause.v]) if clause.v in self.sizes else rows * _WHOLE)
+
+    def fact_cost(self, clause: _Fact, block: _Block) -> float:
+        """Of an attribute that is not known yet: as if all had equally many facts."""
+        e, v, a = (self.is_bound(term, block) for term in clause.terms)
+        rows, count = self.shared.everything()
+        if e:
+            return _PROBE if v else _ONE_VALUE * (1 if a else max(rows / max(self.shared.estimate("xt/id")[0], 1), 1))
+        rows, count = (rows / count, 1) if a else (rows, count)
+        return _SEARCH + (count if v else rows * _WHOLE)
 
     def search_cost(self, clause: _Search, block: _Block) -> float:
         if self.is_bound(clause.e, block):
@@ -5338,25 +5384,49 @@ class _Joiner:
                 block.kinds[term] = kinds
 
     def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> None:
-        shared, (e, v) = self.shared, clause.terms
-        f, a = shared.name("f"), self.text.param("attribute", clause.a)
+        shared, (e, v, *attribute) = self.shared, clause.terms
+        f, a = shared.name("f"), self._attribute(block, clause)
         if shared.is_over:
             return self._join_over(block, clause, f, a)
         owner = block.owners.get(e) if _is_var(e) else None
         # of a known entity a value is looked at: SQLite would search the index for each value of a set instead
         look = "+" if self.is_bound(e, block) and not self.is_bound(v, block) else ""
         block.froms.append(f"facts {f}")
+        if a:
+            block.wheres.append(f"{f}.a = {a}")
         if owner:
-            places = zip(("p", "e", "a", "k", "n"), (owner[0], self.expr(e, block), a, *owner[1:]))
+            places = zip(("p", "e", "k", "n"), (owner[0], self.expr(e, block), *owner[1:]))
             block.wheres.append(" and ".join(f"{f}.{place} = {known}" for place, known in places))
         else:
-            block.wheres += f"{f}.a = {a}", _seen(f, shared.mode)
+            block.wheres.append(_seen(f, shared.mode))
             if len(block.froms) == 1:
                 block.first = f, len(block.wheres) - 1
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
-        self.place(block, v, f"{look}{f}.v", shared.kinds(clause.a))
+        self.place(block, v, f"{look}{f}.v", None if attribute else shared.kinds(clause.a))
+        if not a and (attribute[0] in needed or attribute[0][1] != " "):
+            self._place_name(block, attribute[0], f"{f}.a")
         if _is_var(e):
             block.owners.setdefault(e, (f"{f}.p", f"{f}.k", f"{f}.n"))
+
+    def _attribute(self, block: _Block, clause: _Triple) -> str:
+        """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
+        e, _, *attribute = clause.terms
+        if not attribute:
+            return self.text.param("attribute", clause.a)
+        if _is_var(attribute[0]) and attribute[0] in self.scalars:
+            return self.text.param("attribute_in", *self.scalars[attribute[0]])
+        if self.is_bound(e, block) and not self.is_bound(attribute[0], block) and not self.shared.is_over:
+            return ""
+        return self._place_name(block, attribute[0])
+
+    def _place_name(self, block: _Block, term: Any, a: str = "") -> str:
+        """Joins the names of the attributes, or of one whose number is known; what gives the number."""
+        t = self.shared.name("a")
+        block.froms.append(f"{self.text.names()} {t}")
+        if a:
+            block.wheres.append(f"{t}.a = {a}")
+        self.place(block, term, f"{t}.c")
+        return f"{t}.a"
 
     def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> None:
         """A triple on a supposed snapshot: from the file, or for a touched entity from the rows of these.
@@ -5488,8 +5558,8 @@ class _Joiner:
         return _Block([table], bound, owners, kinds)
 
     _JOIN: dict[type, Callable] = {
-        _In: _join_in, _Triple: _join_triple, _Search: _join_search, _Test: _join_test, _Bind: _join_bind,
-        _Not: _join_not, _Or: _join_or,
+        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search, _Test: _join_test,
+        _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
         _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
 
@@ -5735,7 +5805,7 @@ class _Rules:
 
 def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
     """The clauses of a rule with a call's arguments for the head's variables, and fresh ones for all others."""
-    computed = _mentioned(clause for clause in definition.clauses if type(clause) is not _Triple)
+    computed = _mentioned(clause for clause in definition.clauses if not isinstance(clause, _Triple))
     names: dict[str, Any] = {}
     tests: list[_Clause] = []
     for var, arg in zip(definition.head, call.terms):
@@ -5846,7 +5916,8 @@ class _Shaper:
     def _common(self, where: tuple[_Clause, ...]) -> tuple[tuple, tuple, list, tuple, tuple, list]:
         """The first fields of a plan."""
         triples = [clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple)]
-        doubts = map(self._doubt, () if self._shared.is_over else triples)        # what is supposed is in no statistics
+        named = [] if self._shared.is_over else [t for t in triples if t.a]       # what is supposed is in no statistics
+        doubts = map(self._doubt, named)
         return (tuple(self._before), tuple(self._shared.tables), self._shared.calls,
                 tuple(dict.fromkeys(triple.a for triple in triples)),
                 tuple(dict.fromkeys(doubt for doubt in doubts if doubt)), self._shared.notes)
@@ -5865,6 +5936,9 @@ class _Shaper:
         if not kinds and triple.a.startswith(":"):
             raise QueryError(f"The clause {_short(triple.source)} has {_short(triple.a)} for its attribute, which no "
                              f"document has; attributes are plain strings: {_short(triple.a[1:])}.")
+        name = triple.source[1]
+        if not kinds and type(name) is str and self._shared.kinds(name):
+            return logging.WARNING, f"no document has {triple.a}, which {name} follows backwards; {{{name!r}}} does not"
         if not kinds:
             had = [a for a in known if self._shared.kinds(a)]
             if alike := difflib.get_close_matches(triple.a, had, 1, 0.8):
@@ -5958,9 +6032,9 @@ class _Shaper:
         """
         found = {*found, *self._joiner.scalars}
         for clause in joined:
-            if type(clause) not in (_Triple, _RuleCall, _Test, _Not, _Search):
+            if type(clause) not in (_Triple, _Fact, _RuleCall, _Test, _Not, _Search):
                 return False
-            if type(clause) in (_Triple, _RuleCall) and (
+            if type(clause) in (_Triple, _Fact, _RuleCall) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
                 return False
         return not self._shared.is_over
@@ -5988,8 +6062,8 @@ class _Shaper:
             if type(clause) is _Triple and var in clause.binds:
                 kinds &= self._shared.kinds(clause.a if clause.v == var else "xt/id")
             elif type(clause) is _Or and var in clause.binds:
-                each = [self._kinds_of(var, branch) for branch in clause.inside]
-                kinds &= _ANY_KIND if None in each else functools.reduce(operator.or_, each)
+                each = (self._kinds_of(var, branch) for branch in clause.inside)
+                kinds &= functools.reduce(operator.or_, (_ANY_KIND if some is None else some for some in each))
         return None if kinds == _ANY_KIND else kinds
 
     def _in_order(self, where: tuple[_Clause, ...]) -> _Triple | None:
@@ -6379,7 +6453,7 @@ class _Run:
         self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
         self.plan = plan = self._plan()
-        self.cells.attributes = plan.attributes
+        self.cells.attributes = plan.attributes if "" not in plan.attributes else tuple(self.numbered_attributes())
         self.calls = _Calls(self)
 
     def _plan(self) -> _Plan:
@@ -6397,6 +6471,14 @@ class _Run:
                     told.add(doubt)
                     log.log(doubt[0], "a query asks in vain: %s", doubt[1])
         return found[1]
+
+    def numbered_attributes(self) -> dict[str, Any]:
+        """Each attribute that a fact may have, and what stands for it in the tables."""
+        index, reader = self.file.index, self.reader
+        names = index.attributes | (index.batch.attributes if index.batch and reader is self.file.writer else {})
+        passing = reader.execute("select distinct a from temp.over_facts where typeof(a) <> 'integer'").fetchall() \
+            if self.db._supposed is not None and reader.filled else ()
+        return names | {a if type(a) is str else a.decode(errors="surrogatepass"): a for a, in passing}
 
     def _inputs(self) -> _Inputs:
         """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""
@@ -6580,6 +6662,17 @@ def _rows_json(run: _Run, index: int) -> str:
     return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
 
+def _attributes_json(run: _Run) -> str:
+    """The attributes, as (number, cell of the name)."""
+    return json.dumps([(_json_cell(a), _json_cell(run.cells.given(name)))
+                       for name, a in run.numbered_attributes().items()])
+
+
+def _attribute_given(run: _Run, *spec: Any) -> Any:
+    name = _given_value(run, *spec[1:])
+    return run.file.index.attribute(name, run.reader) if type(name) is str else None
+
+
 def _rows(value: Any, binding: _Binding, what: Callable[[], str],
           each: Callable[[Any], Iterable] = iter) -> list[tuple]:
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
@@ -6626,6 +6719,8 @@ _PARAMETER: dict[str, Callable] = {
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
+    "attribute_in": _attribute_given,
+    "attributes": _attributes_json,
     "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
     "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
@@ -7569,9 +7664,7 @@ def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:
             pattern = under if recurs else _parse_pull(under)
         recurs = recurs or any(part.recurs for parts in ([pattern] if union is None else union.values())
                                for part in parts)
-    space, slash, last = name.rpartition("/")         # "mem/_user" asks who has me as "mem/user"
-    back = space + slash + last[1:] if last.startswith("_") and len(last) > 1 else ""
-    return _Pull(name, options.get("as", name), back, pattern, union, recurs, options.get("default"), limit,
+    return _Pull(name, options.get("as", name), _backwards(name), pattern, union, recurs, options.get("default"), limit,
                  options.get("into"), options.get("cardinality") == "one")
 
 

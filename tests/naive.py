@@ -79,8 +79,9 @@ def parsed(clause):
         bound = {var for var in vars if is_var(var)}
         return Clause(BIND, call_vars(call) | bound, call=call, needs=call_vars(call), shape=shape, vars=vars)
     if type(clause) is list:
-        terms = [clause[0], clause[2] if len(clause) == 3 else "_"]
-        return Clause(TRIPLE, set(filter(is_var, terms)), a=clause[1], terms=terms)
+        e, a, v = [*clause, "_"][:3]
+        terms = [e, v, a] if type(a) is set or is_var(a) or is_blank(a) else [v, e] if a[0] == "_" else [e, v]
+        return Clause(TRIPLE, set(filter(is_var, terms)), a=None if len(terms) == 3 else a.lstrip("_"), terms=terms)
     kind, *rest = clause
     if kind in ("not", "not-join"):
         shared, inner = (set(rest[0]), rest[1:]) if kind == "not-join" else (None, rest)
@@ -183,6 +184,7 @@ class Naive:
         for id, document in self.documents.items():
             for a, value in document.items():
                 self.facts[a] |= {(id, cell(one)) for one in several(value)}
+        self.facts[None] = {(*fact, cell(a)) for a, facts in self.facts.items() for fact in facts}
         self.rules, self.tables, self.plans, self.queries = collections.defaultdict(list), {}, {}, {}
         for (name, *head), *clauses in rules:
             required = set(head[0]) if type(head[0]) is list else set()

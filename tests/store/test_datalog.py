@@ -245,6 +245,54 @@ def test_triples_take_variables_literals_sets_and_blanks(node):
     assert answers(db, [[None, "name", "?n"]]) == []
 
 
+def test_an_attribute_may_be_a_variable_a_blank_or_any_of_a_set(node):
+    """Without this, nobody could ask what an entity says, or who mentions it, without knowing every attribute."""
+    db, long = people(node), "long/" * 20
+    assert answers(db, [[BOB, "?n", "_"]]) == answers(db, [[BOB, "?n"]]) == ["age", "boss", "likes", "name", "xt/id"]
+    assert answers(db, [["?e", "?a", CAT], ["?e", "name", "?n"]], ("?a", "?n")) == [
+        ("boss", "Ann"), ("boss", "Bob"), ("xt/id", "Cat")]
+    assert answers(db, [["?e", {"likes", "name", "gone"}, "?n"]]) == ["Ann", "Bob", "Cat", "eels", "tea"]
+    assert answers(db, [["?e", "name", "?n"], ("not", ["?e", "_", "tea"])]) == ["Cat"]
+    assert answers(db, [["?e", "age", "?v"], [("<", "?v", 30)], ["?e", "?a", "?v"]], ("?a", "?v")) == [("age", 25)]
+    either = ("or", ["?e", "?a", "tea"], ["?e", "?a", 40])
+    assert answers(db, [either, ["?e", "name", "?n"]], ("?a", "?n")) == [
+        ("age", "Cat"), ("likes", "Ann"), ("likes", "Bob")]
+    assert db.q({"find": ["?a", ("count", "?v")], "where": [["?e", "?a", "?v"]], "order-by": [["?a"]]}) == [
+        ("age", 3), ("boss", 2), ("likes", 3), ("name", 3), ("xt/id", 3)]
+    then = holding(node, {"xt/id": BOB, long: "x" * 90, "né": 1})
+    assert answers(then, [[BOB, "?a", "?n"], [("string?", "?n")]], ("?a", "?n")) == [(long, "x" * 90)]
+    assert answers(db, [[BOB, "?n"]]) == ["age", "boss", "likes", "name", "xt/id"]       # as of then
+
+
+@pytest.mark.parametrize("way", ["file", "supposed"])
+def test_an_attribute_that_an_argument_names_is_looked_up_by_it(node, way):
+    """Without this, a page that sorts by the column that was clicked would put a name into the query's text."""
+    documents = [{"xt/id": "a", "n": 1, "né": 2}, {"xt/id": "b", "n": 1, "up": "a"}]
+    db = holding(node, *documents) if way == "file" else node.db().with_tx(map(put, documents))
+    where = [["?e", "?a", "?n"]]
+    for a, wanted in ("n", [("a", 1), ("b", 1)]), ("né", [("a", 2)]), ("up", [("b", "a")]), ("no", []), (7, []):
+        assert answers(db, where, ("?e", "?n"), **{"in": ["?a"], "args": (a,)}) == wanted
+        assert answers(db, where, ("?e", "?n"), **{"in": [["?a", ...]], "args": ([a],)}) == wanted
+        assert answers(db, [("has", "?e", "?a", "?n")], ("?e", "?n"), **{"in": ["?a"], "args": (a,)},
+                       rules=[[("has", "?e", "?a", "?n"), ["?e", "?a", "?n"]]]) == wanted
+    reach = [[("reach", "?x", "?y"), ["?x", "_", "?y"]], [("reach", "?x", "?y"), ["?x", "_", "?z"],
+                                                         ("reach", "?z", "?y")]]
+    assert set(db.q({"find": "?n", "rules": reach, "where": [("reach", "b", "?n")]})) == {1, 2, "a", "b"}
+    named = [[("named", "?e", "?a"), ["?e", "?a", "_"]]]
+    assert answers(db, [("named", "?e", "n")], ("?e",), rules=named) == ["a", "b"]
+
+
+def test_an_attribute_is_followed_backwards_in_a_clause_as_in_a_pull(node, caplog):
+    """Without this, who knows the direction from pulls would find nothing, in silence."""
+    db = holding(node, {"xt/id": "eels"}, {"xt/id": "m1", "mem/comm": "eels", "_id": 7},
+                 {"xt/id": "m2", "mem/comm": "eels"})
+    assert answers(db, [["?c", "mem/_comm", "?n"]]) == answers(db, [["?n", "mem/comm", "?c"]]) == ["m1", "m2"]
+    assert answers(db, [["eels", "mem/_comm", "?n"], ["?n", "mem/comm"]]) == ["m1", "m2"]
+    assert answers(db, [["?n", "mem/_comm"]]) == ["eels"]
+    assert answers(db, [["?n", "_id", "?v"]]) == [] and answers(db, [["?n", {"_id"}, 7]]) == ["m1"]
+    assert "no document has id, which _id follows backwards; {'_id'} does not" in caplog.text
+
+
 def test_the_same_variable_twice_must_be_equal(node):
     """Without this, "who is their own boss" would be everyone."""
     db = holding(node, {"xt/id": "a", "boss": "a"}, {"xt/id": "b", "boss": "a"})
@@ -670,7 +718,9 @@ REFUSED = [
     ({"find": "?x", "where": [T]}, r"find asks for \?x, but no clause binds it"),
     ({"find": "?n", "where": [T, [("<", "?x", 3)]]}, r"uses \?x"),
     ({"find": "?n", "where": [T, [("even?", "?x")]]}, r"uses \?x"),
-    ({"find": "?n", "where": [["?e", "?a", "?n"]]}, "attribute"),
+    ({"find": "?n", "where": [["?e", 7, "?n"]]}, "for its attribute; wanted a text, a variable"),
+    ({"find": "?n", "where": [["?e", {"name", 7}, "?n"]]}, "for its attribute; wanted a text, a variable"),
+    ({"find": "?n", "where": [["?e", "name", "?n"], ["<", "?n", "?n"]]}, "a call is a tuple"),
     ({"find": "?n", "where": [["?e"]]}, "places"),
     ({"find": "?n", "where": [["?e", "name", "?n", "?t"]]}, "places"),
     ({"find": "?n", "where": [["?e", "name", ["a"]]]}, "wanted one value"),

@@ -81,11 +81,13 @@ class Programmer:
         e, v = terms
         if not naive.is_var(e) and e not in ("_", "a", "b", 1, 2, "k"):
             e = "a"                                             # a tuple in the first place is a call
+        named = self.rng.choice([self.var(), self.var(), "_", {a, "num"}]) if self.some(0.1) else \
+            "_" + a if a in ("to", "up") and self.some(0.1) else a
         if not wanted and self.some(0.1):
-            return [e, a]
+            return [e, named]
         if type(v) is dict or v != "_" and not naive.is_var(v) and not wanted and self.some(0.3):
             v = {one for one in (v, self.constant(a)) if type(one) is not dict} or "_"
-        return [e, a, v]
+        return [e, named, v]
 
     def call(self, below, wanted=()):
         """A call of a rule that stands below a level."""
