@@ -181,7 +181,8 @@ def _tx_id(tx: "int | Tx") -> int:
         return tx
     if type(tx) is Tx:
         return tx.tx_id
-    raise StoreError(f"{_short(tx)} is not a transaction; wanted its tx_id, or what submit_tx returned.")
+    way = " A snapshot of a time is db(tx_time=…) or db(valid_time=…)." if isinstance(tx, dt.datetime) else ""
+    raise StoreError(f"{_short(tx)} is not a transaction; wanted its tx_id, or what submit_tx returned.{way}")
 
 
 def _short(value: Any) -> str:
@@ -191,6 +192,12 @@ def _short(value: Any) -> str:
     except Exception:                # a value that cannot even be shown, such as one nested too deep
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _meant(given: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: which one may have been meant."""
+    alike = difflib.get_close_matches(str(given).strip(":").lower().replace("_", "-"), list(known), 1)
+    return f" Did you mean {_short(alike[0])}?" if alike else ""
 
 
 class Tx(NamedTuple):
@@ -746,7 +753,9 @@ def _encoded(document: dict) -> tuple[bytes, list]:
     if type(document) is not dict:
         raise OperationError(f"{_short(document)} is not a document; wanted a dict with \"xt/id\".")
     if "xt/id" not in document:
-        raise OperationError(f"The document {_short(document)} has no \"xt/id\"; every document needs one.")
+        near = difflib.get_close_matches("xt/id", [a for a in document if type(a) is str], 1, 0.5)
+        raise OperationError(f"The document {_short(document)} has no \"xt/id\"; every document needs one."
+                             + (f" {_short(near[0])} is an attribute like any other." if near else ""))
     check_id(document["xt/id"])
     try:
         head, names = _shape(tuple(document))
@@ -820,6 +829,10 @@ class Node:
                  index: str | os.PathLike[str] | None, progress: Progress | None,
                  clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID],
                  text: Iterable[str] | None = None):
+        if not isinstance(functions, Mapping) or not all(type(f) is str and callable(functions[f]) for f in functions):
+            raise StoreError(f"functions={_short(functions)}; wanted a dict of names and callables.")
+        if not (callable(ids) and (clock is None or callable(clock))):
+            raise StoreError(f"clock={_short(clock)}, ids={_short(ids)}; wanted callables, such as uuid.uuid4.")
         self.functions = dict(functions)
         self.new_id = ids
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
@@ -891,6 +904,8 @@ class Node:
         """The place in the log that is asked for, and the valid time that goes with it."""
         if tx_id is not None and tx_id > latest.tx_id:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
+        if tx_id is not None and tx_id < 0:
+            raise NotIndexedError(f"Transaction {tx_id} was asked for; the first is 1, and 0 is before it.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
         if micros is not None and micros > latest.time and not self._log.is_settled(micros):
             raise NotIndexedError(f"The time {tx_time} was asked for; the newest transaction here is of "
@@ -899,7 +914,7 @@ class Node:
         if tx_id not in (None, newest):
             raise NotIndexedError(f"Transaction {tx_id} was asked for with the tx_time {tx_time}, when the newest was "
                                   f"{newest}.")
-        point = self._file.point(max(newest, 0))
+        point = self._file.point(newest)
         return point, point.time if micros is None else micros
 
     def on_tx(self, callback: Callable[[Tx], Any], after: int | Tx | None = None) -> Listener:
@@ -1778,11 +1793,13 @@ def _place(path: Any) -> tuple[bool, str]:
         text = os.fsdecode(path)
     except TypeError:
         text = ""
-    if not text or "\0" in text:
+    if not text or "\0" in text or "://" in text or text.startswith("file:"):
         raise StoreError(f"{_short(path)} is no path; wanted that of a file, \":memory:\" or \"postgresql://…\".")
     real = os.path.realpath(text)
     if os.path.isdir(real):
         raise StoreError(f"{real} is a folder; wanted the path of a file.")
+    if not os.path.isdir(os.path.dirname(real)):
+        raise StoreError(f"{real} cannot be opened: its folder is not there. Make it first.")
     return False, real
 
 
@@ -2456,7 +2473,7 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
     Raises: OperationError naming the first that is malformed, or over by `now`.
     """
     if isinstance(ops, (str, bytes, dict)) or not isinstance(ops, Iterable):
-        raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations.")
+        raise OperationError(f"{_short(ops)} is not a transaction; wanted a list of operations, such as [put(…)].")
     if type(ops) is tuple and ops and type(ops[0]) is str and ops[0] in _PREPARE:
         raise OperationError(f"{_short(ops)} is an operation; wanted a list of operations: [{ops[0]}(…)].")
     ops = list(ops)
@@ -2471,18 +2488,19 @@ def _prepare(ops: Iterable[Operation], now: Callable[[], int] | None = None) -> 
                 raise OperationError(f"valid_to {_moment(made.end)} is past, and without valid_from it begins now: "
                                      "nothing would hold")
         except OperationError as error:
-            raise type(error)(f"{error} (operation {number} of {len(ops)}). Nothing was written.") from None
+            where = f"(operation {number} of {len(ops)}). Nothing was written."
+            raise type(error)(f"{str(error).rstrip('.')} {where}") from None
     return prepared
 
 
 def _prepare_one(op: Any) -> _Op:
     if not isinstance(op, (tuple, list)) or not op:
-        raise OperationError(f"{_short(op)} is not an operation; wanted put(…), delete(…), patch(…), match(…), cas(…), "
-                             "evict(…) or call(…)")
+        wanted = "put({…})" if isinstance(op, dict) else "one of " + ", ".join(f"{name}(…)" for name in _PREPARE)
+        raise OperationError(f"{_short(op)} is not an operation; wanted {wanted}")
     make = _PREPARE.get(op[0]) if type(op[0]) is str else None
     if make is None:
-        raise OperationError(f"{_short(op[0])} is not an operation; wanted \"put\", \"delete\", \"patch\", \"match\", "
-                             "\"cas\", \"evict\" or \"call\"")
+        raise OperationError(f"{_short(op[0])} is not an operation; wanted one of {', '.join(_PREPARE)}."
+                             f"{_meant(op[0], _PREPARE)}")
     try:
         return make(*op[1:])
     except TypeError:
@@ -3629,6 +3647,8 @@ class Db:
 
     def pull_many(self, pattern: list[Any], ids: Iterable[Any]) -> list[dict[Any, Any] | None]:
         """`pull` for each of the ids, in their order."""
+        if isinstance(ids, (str, bytes, dict)):
+            raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
         parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
         for id in ids:
             check_id(id)
@@ -4336,15 +4356,20 @@ def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _P
     parsed = node._plans.parsed(query, node._parse)
     if check_arity and len(args) != len(parsed.ins):
         wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
-        raise QueryError(f"The query takes {len(parsed.ins)} arguments ({wanted}), got {len(args)}.")
+        raise QueryError(f"The query takes {_many(len(parsed.ins), 'argument')} ({wanted}), got {len(args)}.")
     return parsed
+
+
+def _many(count: float, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] = frozenset()) -> _Parsed:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
-        raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}.")
+        raise QueryError(f"A query has no {_short(unknown[0])}; it may have {', '.join(sorted(_QUERY_KEYS))}."
+                         + _meant(unknown[0], _QUERY_KEYS))
     _check_depth(query)
     if query.get("find", ()) in ([], ()):
         raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of "
@@ -4381,7 +4406,7 @@ def _check_depth(query: Any) -> None:
 def _listed(query: Any, name: str) -> list:
     value = query.get(name, [])
     if type(value) not in (list, tuple) or (type(value) is tuple and name != "in"):
-        raise QueryError(f"\"{name}\" is {_short(value)}; wanted a list.")
+        raise QueryError(f"\"{name}\" is {_short(value)}; wanted a list{f': [{value!r}]' * _is_var(value)}.")
     return list(value)
 
 
@@ -4413,6 +4438,9 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
         pattern = _parse_pull(element[2])
         is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
         return _Find("pull", element[1], element, pattern, is_telling)
+    if type(element) is list and len(element) > 1 and type(element[0]) is str and (
+            element[0] == "pull" or element[0] in FUNCTIONS or element[0] in AGGREGATES):
+        raise QueryError(f"find: {_short(element)} is a list; a call is a tuple: ({_short(element[0])}, …).")
     if not is_call and type(element) not in _MAKERS:
         raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
                          "(\"count\", \"?x\").")
@@ -4426,7 +4454,7 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
 
 def _no_function(head: Any) -> QueryError:
     return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself "
-                      "into the query.")
+                      f"into the query.{_meant(head, (*FUNCTIONS, *AGGREGATES))}")
 
 
 # The collections in find are made anew for each row.
@@ -4456,7 +4484,7 @@ def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
         return
     if head not in FUNCTIONS and head not in AGGREGATES:
         raise _no_function(head)
-    if head in AGGREGATES and head not in FUNCTIONS and len(term) not in (2, 3):
+    if head in AGGREGATES and (len(term) == 1 or head not in FUNCTIONS and len(term) > 3):
         raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
     if head not in AGGREGATES:
         _check_arity(head, len(term) - 1, term)
@@ -4480,8 +4508,9 @@ def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, b
     for index, element in enumerate(find):
         if element.source == target and type(element.source) is type(target):
             return index, direction == "desc"
+    way = " Each part is a list: [[\"?x\", \"desc\"]]." if target in ("asc", "desc") or type(target) is tuple else ""
     raise QueryError(f"order-by asks for {_short(target)}, which find does not have. find has: "
-                     f"{', '.join(_short(element.source) for element in find)}.")
+                     f"{', '.join(_short(element.source) for element in find)}.{way}")
 
 
 def _parse_binding(binding: Any, where: Any) -> _Binding:
@@ -4502,7 +4531,8 @@ def _parse_binding(binding: Any, where: Any) -> _Binding:
 
 def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
     if not names or not all(_is_var(name) or name == "_" for name in names):
-        raise QueryError(f"{where}: {_short(binding)} binds something that is not a variable.")
+        way = " \"Each of\" is Python's ... without quotes." if "..." in names else ""
+        raise QueryError(f"{where}: {_short(binding)} binds something that is not a variable, such as \"?x\".{way}")
     named = [name for name in names if name != "_"]
     if len(set(named)) != len(named):
         raise QueryError(f"{where}: {_short(binding)} names a variable twice.")
@@ -4584,21 +4614,31 @@ class _ClauseParser:
         if type(clause) is tuple and clause and type(clause[0]) is str:
             special = self._special.get(clause[0])
             return special(clause) if special else (self._rule_call(clause),)
+        way = " Clauses stand in a list, also if there is one: [[e, a, v]]." if type(clause) is str else ""
         raise QueryError(f"{_short(clause)} is not a clause; wanted [e, a, v], [(f, …)], [(f, …), binding], "
-                         "(\"not\", …), (\"or\", …) or a rule.")
+                         f"(\"not\", …), (\"or\", …) or a rule.{way}")
+
+    def _way(self, clause: list) -> str:
+        """What may have been meant by a clause that is no triple."""
+        head = clause[0]
+        if type(head) is list:
+            return " A clause stands by itself, without another list around it, and a call is a tuple: [(f, …)]."
+        if type(head) is str and (head in self._special or head in self._heads):
+            return f" It is a tuple: ({_short(head)}, …)."
+        return f" A call is a tuple: [({_short(head)}, …)]." if type(head) is str and head in FUNCTIONS else ""
 
     def _triple(self, clause: list) -> _Triple:
         if len(clause) not in (2, 3):
-            raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [e, a] or [e, a, v].")
+            raise QueryError(f"The clause {_short(clause)} has {_many(len(clause), 'place')}; wanted [e, a] or "
+                             f"[e, a, v].{self._way(clause)}")
         e, a = clause[0], clause[1]
         is_term = type(a) is set or _is_var(a) or a == "_" and type(a) is str
-        if is_term and type(e) is str and e in FUNCTIONS:
-            raise QueryError(f"The clause {_short(clause)} has a function in front; a call is a tuple: [({_short(e)}, "
-                             "…)]. An entity of that id is an argument.")
+        if is_term and (way := self._way(clause)):
+            raise QueryError(f"The clause {_short(clause)} is no fact.{way} An entity of that id is an argument.")
         names = a if type(a) is set else () if is_term else [a]
         if not all(type(name) is str and is_text(name) for name in names):
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a text, a "
-                             "variable, or a set of texts. Half a surrogate pair is no text.")
+                             f"variable, or a set of texts. Half a surrogate pair is no text.{self._way(clause)}")
         ends = _term(e, clause), _term(clause[2], clause) if len(clause) == 3 else _fresh()
         if is_term:
             return _Fact(clause, (*ends, _term(a, clause)))
@@ -4609,7 +4649,7 @@ class _ClauseParser:
         call = self._call(clause[0], clause)
         if len(clause) > 2:
             raise QueryError(f"The clause {_short(clause)} has {len(clause)} places; wanted [(f, …)] or "
-                             "[(f, …), binding].")
+                             "[(f, …), binding]. A tuple that is an id or a value comes in through \"in\".")
         if len(clause) == 1:
             return _Test(clause, (call,), required=_FIRST)
         binding = _parse_binding(clause[1], _short(clause))
@@ -4677,11 +4717,12 @@ class _ClauseParser:
                 raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, "
                                  "value].")
             known = ", ".join(sorted(map(str, self._heads))) or "none"
+            way = f" A test stands in a list: [{_short(clause)}]." if name in FUNCTIONS else _meant(name, self._heads)
             raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. "
-                             f"Defined: {known}.")
+                             f"Defined: {known}.{way}")
         count, required = self._heads[name]
         if len(args) != count:
-            raise QueryError(f"{_short(clause)}: the rule {name} takes {count} arguments, got {len(args)}.")
+            raise QueryError(f"{_short(clause)}: the rule {name} takes {_many(count, 'argument')}, got {len(args)}.")
         return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=name, required=required)
 
 
@@ -7616,7 +7657,8 @@ _PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
 
 def _parse_pull(pattern: Any) -> _Pattern:
     if type(pattern) not in (list, tuple):
-        raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins.")
+        raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins, such as "
+                         "[\"*\"].")
     elements = [pattern] if type(pattern) is tuple else pattern
     parsed = [part for element in elements for part in _parse_pull_element(element)]
     parsed.sort(key=lambda element: element.a != "*")         # the others override what "*" brings, wherever it stands
@@ -7646,8 +7688,8 @@ def _parse_pull_element(element: Any) -> list[_Pull]:
 def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:
     """An element of an attribute and its options; a join, if something is below it."""
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
-        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and options "
-                         f"among {', '.join(sorted(_PULL_OPTIONS))}.")
+        raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and a dict of "
+                         f"options among {', '.join(sorted(_PULL_OPTIONS))}.")
     if name.startswith(":"):
         raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; "
                          f"an attribute is a string: {_short(name[1:])}.")
@@ -7848,6 +7890,8 @@ class Listener:
     """What `on_tx` returns. `tx_id` is the last transaction that it has heard."""
 
     def __init__(self, node: Node, callback: Callable[[Tx], Any], after: int):
+        if not callable(callback):
+            raise StoreError(f"on_tx({_short(callback)}); wanted a function of a transaction.")
         self._node, self._callback, self.tx_id = node, callback, after
         self._closed = self._woken = False
         self._failing: tuple[type, str] | None = None        # how it raised the last time

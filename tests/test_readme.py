@@ -48,7 +48,8 @@ def test_every_example_prints_what_stands_beneath_it(path, printed):
 
 def test_the_documents_are_found():
     """Without this, a moved document would no longer be run, and nobody would notice."""
-    assert {"README.md", "store.md", "reference.md", "cheatsheet.md", "cookbook.md", "coming-from.md"} <= {path.name for path in DOCUMENTS}
+    assert {"README.md", "store.md", "reference.md", "cheatsheet.md", "cookbook.md", "coming-from.md"} <= {
+        path.name for path in DOCUMENTS}
 
 
 def test_what_checks_every_change_is_the_readmes_second_command():

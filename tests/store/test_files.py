@@ -102,7 +102,7 @@ def test_what_is_no_file_gets_a_sentence_of_its_own(tmp_path):
                            ("", "is no path"), (5, "is no path"),
                            (tmp_path / "lost.db", "is missing, and its write-ahead log"),
                            (tmp_path / "cut.db", "Its write-ahead log"),
-                           (tmp_path / "nowhere" / "one.db", "cannot be opened: No such file")]:
+                           (tmp_path / "nowhere" / "one.db", "its folder is not there")]:
         with pytest.raises(store.StoreError, match=sentence):
             store.open(path)
     assert (tmp_path / "empty.db").stat().st_size == (tmp_path / "cut.db").stat().st_size == 0
