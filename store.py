@@ -812,7 +812,7 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
-    the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is told of the catching up.
+    the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is called with (done, of).
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
     `text` names the attributes that "text-search" looks through; their index is made now if the file has another one.
     None leaves it as the file has it, [] removes it.
@@ -937,7 +937,7 @@ class Node:
         self._log.notify(notice)
 
     def on_notice(self, callback: Callable[[str], Any]) -> None:
-        """Calls back with each notice, in the running event loop if there is one, else on the thread that hears it."""
+        """Calls back with each notice, a text, in the running event loop if there is one, else on the hearing thread."""
         self._file.check_open()
         try:
             self._hearers.append((asyncio.get_running_loop(), callback))
@@ -961,7 +961,10 @@ class Node:
         return self._file.transaction(_tx_id(tx_id))
 
     def await_tx(self, tx_id: int | Tx, timeout_s: float | None = None) -> Tx | None:
-        """The newest transaction, as soon as one at or past tx_id is indexed. Raises: TimeoutError, ClosedError."""
+        """The newest transaction, as soon as one at or past tx_id is indexed; None of `timeout_s` waits for ever.
+
+        Raises: TimeoutError, ClosedError.
+        """
         awaited = _tx_id(tx_id)
         with self._moved:
             if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
@@ -998,6 +1001,7 @@ class Node:
     def verify(self, progress: Progress | None = None) -> int:
         """Checks the chain of hashes and every document against it; the number of transactions checked.
 
+        `progress` is called with (done, of), as it is by `reindex` and `backup`.
         Raises: CorruptError naming the first transaction that is not what was written.
         """
         return self._file.verify(progress)
@@ -1008,7 +1012,10 @@ class Node:
         self._plans.clear()
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
-        """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it."""
+        """Writes a copy of the store as of now to a new file, while others write; the newest tx_id in it.
+
+        Raises: StoreError if there is something at `path`, or it cannot be written.
+        """
         return self._file.backup(path, progress)
 
     @property
@@ -3577,7 +3584,7 @@ class Db:
     # What people ask
 
     def entity(self, id: Any) -> Document | None:
-        """The document of an entity, or None if nothing is visible."""
+        """The document of an entity, or None if nothing is visible. Raises: ValueTypeError if `id` can be no id."""
         check_id(id)
         document = self._at_hand(id)
         if document is None:
@@ -3625,28 +3632,17 @@ class Db:
         return self._answer(lambda reader, mode: [self._version(rect, documents, reader) for rect in spans])
 
     def pull(self, pattern: list[Any], id: Any) -> dict[Any, Any] | None:
-        """The data around an entity in the shape of the pattern, or None if nothing is visible.
+        """The data around the entity `id` in the shape of a pattern, or None if nothing is visible.
 
-        A pattern is a list of elements, where `reference` is "attribute" (who I refer to) or "space/_attribute" (who
-        refers to me by "space/attribute"):
+            ["name", {"user/boss": ["name"]}, ("msg/_by", {"as": "said", "limit": 9}, ["*"])]
 
-            "*"                             every attribute, as stored; the other elements override it
-            "attribute"                     its value as stored; no key if it is absent
-            ("attribute", options)          {"as": key, "default": value, "limit": n, "into": collection}
-            {reference: pattern}            the pattern of each entity that the reference leads to
-            (reference, options, pattern)   the same, renamed or limited; {"cardinality": "one"}: only the first
-            {reference: ...}, {… : n}       this pattern again, to any depth, or n levels deep
-            {"attribute": {value: pattern}} the pattern that belongs to the value, applied to the entity itself
-
-        A single reference gives a dict, several give a list. Where a reference leads to no entity, the id itself stays
-        if the pattern asks for the attribute besides; else None in a list, and no key for a single one.
-
+        The chapter "Pull" has the grammar, docs/reference.md an example of each part.
         Raises: QueryError if the pattern is malformed; QueryLimitError after 30 s. Source: XTDB 1.x, pull (EQL).
         """
         return self.pull_many(pattern, [id])[0]
 
     def pull_many(self, pattern: list[Any], ids: Iterable[Any]) -> list[dict[Any, Any] | None]:
-        """`pull` for each of the ids, in their order."""
+        """`pull` for each of the ids, in their order: as many dicts, or None."""
         if isinstance(ids, (str, bytes, dict)):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
         parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
@@ -3657,21 +3653,14 @@ class Db:
     def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
         """The answers of a query: tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
-            {"find": ["?name", ("count", "?m")],      variables, ("pull", "?x", pattern), aggregates, (f, …); or a list
-             "in": ["?channel", ["?id", ...]],        what the arguments bind: "?x"; each of a collection;
-                                                      ["?x", "?y"] one tuple; [["?x", "?y"]] each of a relation
-             "where": [["?m", "msg/channel", "?channel"],           entity, attribute, value; "_" is any, {1, 2} either
-                       [("<", "?at", "?t")], [("+", "?n", 1), "?next"],        a test; a call, and what its result binds
-                       ("not", [...]), ("or", [...], ("and", [...], [...])), ("not-join", ["?x"], [...]),
-                       ("or-join", ["?x"], [...], [...]), ("rule", "?x")],
-             "rules": [[("rule", "?a"), [...], ...], ...],          several with one name: one of them must hold
-             "order-by": [["?name", "desc"]], "limit": 50, "offset": 0, "keys": ["name", "count"], "timeout": 30_000}
+            db.q({"find": ["?name", ("count", "?m")], "in": ["?channel"],
+                  "where": [["?m", "msg/channel", "?channel"], ["?m", "msg/by", "?u"], ["?u", "name", "?name"]],
+                  "order-by": [["?name", "desc"]], "limit": 50, "timeout": 30_000}, "eels")
 
-        Without order, limit or offset no answer comes twice and their order means nothing. A variable that stands twice
-        joins by value and type: 1 is not 1.0. `=`, `<` and their like, order and aggregates take numbers as numbers.
+        `args` are values for what "in" binds, in its order. "What a query says" has the grammar, docs/reference.md an
+        example of each part. Without order, limit or offset no answer comes twice and their order means nothing.
         Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it
-        takes longer than its "timeout" (ms, default 30,000).
-        Source: XTDB 1.x, q.
+        takes longer than its "timeout" (ms, default 30,000). Source: XTDB 1.x, q.
         """
         return self._answer(_answered, self, _parsed(query, args, self._node), args)
 
@@ -3698,11 +3687,14 @@ class Db:
         return _lazy(self, _parsed(query, args, self._node), args)
 
     def explain(self, query: dict[str, Any], *args: Any) -> str:
-        """How a query would be answered: the clauses in their order, the SQL, and SQLite's plan of it."""
+        """How a query would be answered, as text: its clauses in their order, the SQL, and SQLite's plan of it."""
         return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=False), args)
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
-        """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack."""
+        """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack.
+
+        Raises: OperationError if one is malformed.
+        """
         tx_id, n = self._next()
         transaction = _Transaction(self, tx_id, self._vt, n)
         return _Supposition(self, transaction, self._vt) if transaction.run(_prepare(ops)) else None
@@ -7412,7 +7404,7 @@ def _is_true(value: Any) -> bool:
 
 
 def aggregate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """f(values) as an aggregate, which find may hold, or name if `open` was given it by that name."""
+    """f(values) as an aggregate: find may hold it, or name it if it was given to `open`; `values` are a list."""
     marked = functools.partial(function)          # a built-in function takes no marks itself
     marked.is_aggregate = True                    # type: ignore[attr-defined]
     return marked
@@ -7627,7 +7619,7 @@ _SNAPSHOT: dict[str, Callable] = {
 #     pattern     a list of elements; a tuple stands for a list of one
 #     element     "*" | attribute | (attribute, options) | {reference: below, …} | (reference, options, below)
 #                 | ({reference: below}, options)
-#     reference   attribute | "space/_attribute" (backwards); in a dict also (reference, options)
+#     reference   attribute | "space/_attribute" (backwards)
 #     below       pattern | ... (this pattern again) | n (again, n levels deep) | {value: pattern, …} (a union)
 #     options     {"as": key, "default": value, "limit": n, "into": collection, "cardinality": "one"}, each optional
 
@@ -7667,14 +7659,10 @@ def _parse_pull(pattern: Any) -> _Pattern:
 
 def _parse_pull_element(element: Any) -> list[_Pull]:
     if type(element) is dict:
-        made = []
-        for reference, below in element.items():
-            name, options = reference if type(reference) is tuple and len(reference) == 2 else (reference, {})
-            if type(name) is not str:
-                raise QueryError(f"{_short(reference)} cannot be joined in a pull pattern; "
-                                 "wanted an attribute, or (attribute, {options}).")
-            made.append(_pull_of(name, options, below))
-        return made
+        if strange := [reference for reference in element if type(reference) is not str]:
+            raise QueryError(f"{_short(strange[0])} cannot be joined in a pull pattern; wanted an attribute, or with "
+                             "options a tuple: (attribute, {options}, pattern).")
+        return [_pull_of(name, {}, below) for name, below in element.items()]
     parts = element if type(element) is tuple else (element,)
     if 1 <= len(parts) <= 3 and type(parts[0]) is str:
         return [_pull_of(parts[0], parts[1] if len(parts) > 1 else {}, *parts[2:])]

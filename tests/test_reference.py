@@ -36,6 +36,16 @@ def called(title):
         call for _, rows in tables(section(title)) for row in rows for call in re.findall(r'\(\s*"[^"]+"', row[0]))))
 
 
+@pytest.mark.parametrize("title, first", [("## Queries", "query"), ("## Pull patterns", "pattern")])
+def test_the_grammar_of_the_reference_is_that_of_the_source(title, first):
+    """Without this, those who read the source and those who read the page would write different queries."""
+    source = (ROOT / "store.py").read_text()
+    grammar = re.search(rf"^#     {first} (?:.*\n#     )+.*", source, re.MULTILINE).group()
+    lines = [line.removeprefix("#     ") for line in grammar.splitlines()]
+    wanted = [line for line in lines if not line.startswith("options ")]      # which are a table of the page
+    assert len(wanted) > 4 and "\n".join(f"    {line}" for line in wanted) in section(title)
+
+
 def public(kind):
     return {name for name in vars(kind) if name[0] != "_"}
 
