@@ -95,6 +95,7 @@ PAST = 2 ** 40                        # closed rows store k = closing tx_id − 
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
 DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
+SCHEMA_ID = "store/schema"            # of the document that says what is declared
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
@@ -808,18 +809,23 @@ _ENCODED: dict[type, Callable] = {     # most values are one of these
 def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *,
          index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
          clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4,
-         text: Iterable[str] | None = None) -> Node:
+         text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None) -> Node:
     """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
     the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is called with (done, of).
     `functions` are what `call` and queries may name. `clock` (an aware datetime) and `ids` (fresh UUIDs) are for tests.
     `text` names the attributes that "text-search" looks through; their index is made now if the file has another one.
-    None leaves it as the file has it, [] removes it.
+    None leaves it as the file has it, [] removes it. `schema` declares what all documents are held to, and becomes a
+    part of the log; None leaves it, {} removes it:
+
+        {"user/email": {"unique": True, "type": str},  "msg/channel": {"reference": True},
+         ("msg/channel", "msg/at"): {"index": True},   ("member/of", "member/who"): {"unique": True}}
+
     Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format,
-    or not of this log; UnreachableError if PostgreSQL does not answer.
+    or not of this log; UnreachableError if PostgreSQL does not answer; StoreError if documents break the schema.
     """
-    return Node(path, functions, index, progress, clock, ids, text)
+    return Node(path, functions, index, progress, clock, ids, text, schema)
 
 
 class Node:
@@ -828,7 +834,7 @@ class Node:
     def __init__(self, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]],
                  index: str | os.PathLike[str] | None, progress: Progress | None,
                  clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID],
-                 text: Iterable[str] | None = None):
+                 text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None):
         if not isinstance(functions, Mapping) or not all(type(f) is str and callable(functions[f]) for f in functions):
             raise StoreError(f"functions={_short(functions)}; wanted a dict of names and callables.")
         if not (callable(ids) and (clock is None or callable(clock))):
@@ -848,6 +854,8 @@ class Node:
         try:
             self._file.index_texts(text, progress)
             self._log.begin(progress)
+            if schema is not None:
+                _sibling("store_schema").declare(self, schema, progress)
         except BaseException:
             self._log.close(), self._file.close()
             raise
@@ -1064,13 +1072,18 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tupl
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
                          "index=\"path\").")
-    name = "store_postgres"           # beside this one, at the top or in somebody's package
-    try:
-        postgres = importlib.import_module(f"{__package__}.{name}" if __package__ else name)
-    except ModuleNotFoundError as error:
-        raise StoreError(f"A log on PostgreSQL needs {name}.py beside {__file__} ({error}).") from None
+    postgres = _sibling("store_postgres")
     file = postgres.opened(path, index)
     return file, postgres.PostgresLog(file, node, path)
+
+
+def _sibling(name: str) -> Any:
+    """A module beside this one, at the top or in somebody's package."""
+    try:
+        return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+    except ModuleNotFoundError as error:
+        what = "A log on PostgreSQL" if name == "store_postgres" else "A store with a schema"
+        raise StoreError(f"{what} needs {name}.py beside {__file__} ({error}).") from None
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -1121,6 +1134,7 @@ class _File:
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
+        self.progress: Progress | None = None  # told of the making of an index that a transaction declares
         self._is_index = is_index or about is not None
         self._readers: collections.deque[_Reader] = collections.deque()
         self._may_read, self._is_emptying, self._must_empty = threading.Event(), False, False
@@ -1676,7 +1690,7 @@ class _Rederived(_File):
     """The index of another file, derived once more in a temporary one, from the other's log and documents."""
 
     def __init__(self, file: _File, path: str):
-        self.closed, self.path = None, file.path
+        self.closed, self.path, self.progress = None, file.path, None
         connection = _connected(_uri(path, "rwc"), "journal_mode = off", "synchronous = off", "temp_store = memory",
                                 "cache_size = -32000")
         connection.executescript(_DERIVED)
@@ -1691,8 +1705,11 @@ class _Rederived(_File):
 
     def differences(self) -> list[str]:
         """Which tables differ; also the indexes of SQLite, which hold each row a second time."""
-        execute, found = self.writer.execute, []
-        for table, rows in _COMPARED.items():
+        execute, found, compared = self.writer.execute, [], _COMPARED
+        if execute("select 1 from was.sqlite_master where name = 'joined'").fetchone():
+            execute(_JOINED_TABLE[0])
+            compared = _COMPARED | {"joined": "select * from {0}.joined"}
+        for table, rows in compared.items():
             was, now = rows.format("was"), rows.format("main")
             before, after = execute(f"select (select count(*) from ({was})), (select count(*) from ({now}))").fetchone()
             if before != after or execute(f"select * from ({was}) except select * from ({now}) limit 1").fetchone():
@@ -2024,7 +2041,10 @@ _DERIVED = """
     create index facts_e on facts(p, e, a, k, v, n, d);
 """
 
-_DERIVED_NAMES = "facts", "unseen", "rects", "attributes", "ids"
+# The composite indexes of a schema, once one has some: facts with joined cells for values.
+_JOINED_TABLE = ("create table if not exists joined(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid",
+                 "create index if not exists joined_e on joined(p, e, n)")
+_DERIVED_NAMES = "joined", "facts", "unseen", "rects", "attributes", "ids"
 _COUNTED = 0                          # the row of `attributes` that says up to which document the others have counted
 _ID = 1                               # the number of the attribute "xt/id"
 
@@ -2050,6 +2070,9 @@ class _Index:
         self.estimates: dict = {}
         self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
         self.texts, self.has_text_ids = _texts_there(execute)
+        self.schema = None               # what is declared, as `store_schema` knows it; None if nothing is
+        if execute("select 1 from facts where p = 0 and a = ? and v = ? and k = 0", (_ID, SCHEMA_ID)).fetchone():
+            self.schema = _sibling("store_schema").declared_now(execute)
 
     def catch_up(self) -> None:
         """Counts the documents put since the statistics were last written, which is not with every commit."""
@@ -2946,6 +2969,7 @@ def _key(id: Any) -> Any:
 class _Transaction:
     """A transaction on a snapshot: what it would change."""
     is_logged = False                 # the log has decided on it before: an operation without effect aborts nothing
+    has_broken_schema = False
 
     def __init__(self, db: Db, tx_id: int, tx_time: int, n: int):
         self._db, self.tx_id, self.tx_time, self.first_n, self.n = db, tx_id, tx_time, n, n
@@ -2970,7 +2994,18 @@ class _Transaction:
             except _Abort as abort:
                 self.reason = f"{abort} (operation {number} of {len(ops)})."
                 return False
-        return True
+        return self._keeps_schema()
+
+    def _keeps_schema(self) -> bool:
+        schema = self._db._schema()
+        if schema is None and SCHEMA_ID not in self.written:
+            return True
+        checking = _sibling("store_schema")
+        try:
+            checking.check(self, schema)
+        except checking.Broken as broken:
+            self.reason, self.has_broken_schema = f"{broken}.", True
+        return not self.has_broken_schema
 
     def replay(self, records: list) -> None:
         """Applies what the log says was done; documents that are gone belong to entities evicted later."""
@@ -3086,8 +3121,8 @@ class _Transaction:
 
     def _stored(self, n: int) -> dict:
         """The document number n, never to be handed out itself."""
-        if n in self.contents:
-            return self.document(n)
+        if op := self.contents.get(n):
+            return unpack(op.data) if op.data else {}      # what was evicted later
         return self._db._answer(lambda reader, mode: self._db._content(n, reader)) or {}
 
     # Rectangles
@@ -3240,9 +3275,10 @@ class _Batch:
         self.evicted: list = []
         self._fresh: list = []
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
-        self._log_rows, self._documents, self._ids, self._rects = self._new.values()
+        self._log_rows, self._documents, self._ids, self._rects, self._joined = self._new.values()
         self._facts: dict[int, list] = {}      # by the length of a row, which has several facts of one version
         self._texts = _TextWriter(file) if file.index.texts else None
+        self.schema = file.index.schema
 
     def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
         """The log's row, of which `data` are the operations, and the documents in the log's order."""
@@ -3327,6 +3363,10 @@ class _Batch:
         ids = [entity.id for entity in transaction.written.values()]
         self.touched += ids
         cells = [self.number(id) if type(id) is uuid.UUID else _CELL[type(id)](id) for id in ids]
+        if SCHEMA_ID in transaction.written:
+            checking, before = _sibling("store_schema"), self.schema
+            self.schema = checking.of_transaction(transaction)
+            checking.build(self, before, self.schema)
         for e, entity in zip(cells, transaction.written.values()):
             if entity.evicted:
                 self._evict(e)
@@ -3364,9 +3404,16 @@ class _Batch:
         was = self._execute("select n from facts where p = 0 and e = ? and a = ? and k = 0", (e, _ID)).fetchall()
         for n, in was:
             if n not in live:
-                self._execute("update facts set p = 1, k = ? where p = 0 and e = ? and n = ?", (tx_id - PAST, e, n))
+                for table in self._tables():
+                    self._execute(f"update {table} set p = 1, k = ? where p = 0 and e = ? and n = ?",
+                                  (tx_id - PAST, e, n))
             elif n in cut:                               # it lives on, and is asked by rectangle
-                self._execute("update facts set d = 1 where p = 0 and e = ? and n = ?", (e, n))
+                for table in self._tables():
+                    self._execute(f"update {table} set d = 1 where p = 0 and e = ? and n = ?", (e, n))
+
+    def _tables(self) -> tuple[str, ...]:
+        """The tables of facts: they all have the columns p, a, v, k, e, n and d."""
+        return ("facts", "joined") if self.schema and self.schema.composites else ("facts",)
 
     def _keep_facts(self, e: Cell, n: int, rects: Iterable[_Rect], transaction: _Transaction) -> None:
         """The facts of a new version: among the live ones unless it is over already, plain if nothing bounds it."""
@@ -3381,6 +3428,9 @@ class _Batch:
         for start in range(0, len(pairs), 2 * FACTS_A_ROW):
             row = [p, k, e, n, d, *pairs[start:start + 2 * FACTS_A_ROW]]
             self._facts.setdefault(len(row), []).append(row)
+        if self.schema:
+            self._joined += [(p, number, joined, k, e, n, d)
+                             for number, joined in self.schema.entries(transaction.contents[n].facts)]
         if self._texts:
             self._texts.keep(e, transaction.contents[n])
 
@@ -3391,8 +3441,9 @@ class _Batch:
         if self._texts:
             self._texts.forget(e)
         self._many("delete from documents where n = ?", numbers)
-        for table in "facts where p in (0, 1) and", "rects where", "unseen where":
-            self._execute(f"delete from {table} e = ?", (e,))
+        for table in *self._tables(), "rects", "unseen":
+            is_of_facts = table in ("facts", "joined")
+            self._execute(f"delete from {table} where {'p in (0, 1) and ' * is_of_facts}e = ?", (e,))
         self.evicted += [n for n, in numbers]
 
     def finish(self) -> None:
@@ -3411,6 +3462,8 @@ class _Batch:
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
         file, index = self._file, self._file.index
         index.attributes.update(self.attributes)
+        if index.schema is not self.schema:
+            index.schema, index.generation = self.schema, object()
         self.count()
         if self._texts and self._texts.has_new_ids and not index.has_text_ids:
             index.has_text_ids, index.generation = True, object()
@@ -3428,7 +3481,7 @@ class _Batch:
         file.latest = self.latest
 
 
-_KEPT_BACK = "log", "documents", "ids", "rects"
+_KEPT_BACK = "log", "documents", "ids", "rects", "joined"
 # Open rectangles do not overlap: those from ?3 on begin with the last that has begun by then.
 _FROM_LAST = "vt_from >= ifnull((select max(vt_from) from rects where e = ?1 and tx_to = ?2 and vt_from <= ?3), ?3)"
 _LIVE = f"select n from rects where e = ?1 and tx_to = ?2 and vt_to > ?3 and {_FROM_LAST}"
@@ -3751,6 +3804,10 @@ class Db:
         n = self._file.index.number(value, reader)
         return _UUID + value.bytes if n is None else n
 
+    def _schema(self) -> Any:
+        """What a transaction on this snapshot is held to."""
+        return self._file.index.schema
+
     def _next(self) -> tuple[int, int]:
         """The number of a supposed transaction, and the number before those of its documents: far from those stored."""
         return self._file.latest.tx_id + 1, 2 ** 60
@@ -3932,6 +3989,10 @@ class _WriterDb(Db):
     def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
         """What is not committed is not learnt."""
 
+    def _schema(self) -> Any:
+        index = self._file.index
+        return (index.batch or index).schema
+
     def is_new(self, id: Any) -> bool:
         """Whether a UUID is put for the first time: then there is nothing to flush and to read."""
         return type(id) is uuid.UUID and self._file.index.number(id, self._reader) is None
@@ -3953,6 +4014,9 @@ class _Supposition(Db):
 
     def _next(self) -> tuple[int, int]:
         return self._supposed.tx_id + 1, self._supposed.n
+
+    def _schema(self) -> Any:
+        return self._base._schema()
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         return self._base._answer(ask, *rest)

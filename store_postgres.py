@@ -319,10 +319,14 @@ class _LoggedTransaction(store._Transaction):
     def follow(self, entry: _Entry) -> bool:
         """True if the transaction commits."""
         if entry.outcome is None:
-            self.reason = "A call aborted it, as the first server to index it recorded."
+            self.reason = "A call or the schema aborted it, as the first server to index it recorded."
             return False
         self._recorded = None if entry.outcome is _OPEN_OUTCOME else _placed_results(entry)
         return self.run(entry.ops)
+
+    def _keeps_schema(self) -> bool:
+        """What broke the schema is recorded: whoever indexes it later may miss documents that were evicted since."""
+        return self._recorded is not None or super()._keeps_schema()
 
     def _call(self, op: store._Op, depth: int) -> list[store._Op]:
         if self._recorded is None:
@@ -346,7 +350,8 @@ class _Chores:
         return bool(self.outcomes or self.evicted or self.aborted)
 
     def note(self, entry: _Entry, transaction: store._Transaction, committed: bool) -> None:
-        if entry.outcome is _OPEN_OUTCOME and any(op.kind == store._CALL for op in entry.ops):
+        if entry.outcome is _OPEN_OUTCOME and (transaction.has_broken_schema
+                                               or any(op.kind == store._CALL for op in entry.ops)):
             self.outcomes[entry.tx_id] = transaction.recorded_results() if committed else None
             if committed:
                 self.contents += self._made(entry, transaction)

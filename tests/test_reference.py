@@ -6,6 +6,7 @@ import pytest
 
 import shell
 import store
+import store_schema
 from conftest import ROOT
 
 PAGE = (ROOT / "docs/reference.md").read_text()
@@ -97,6 +98,7 @@ def test_each_limit_stands_in_the_reference_with_its_value():
     """Without this, people would meet a limit in an error that they could have read of before."""
     store_postgres = pytest.importorskip("store_postgres")
     for module, title, head in ((store, "## Limits", "constant"),
+                                (store_schema, "## Limits", "constant of `store_schema`"),
                                 (store_postgres, "## A log on PostgreSQL", "constant of `store_postgres`")):
         rows = next(rows for first, rows in tables(section(title)) if first == head)
         stated = {row[0].strip("`"): float(row[1].replace(",", "")) for row in rows}

@@ -371,7 +371,7 @@ class Model:
         """Each stretch of the span by itself; what holds nowhere in the span begins as the changes alone."""
         starts = [start, *(at for at, _, _ in self.known(id, tx_id) if start < at and (end is None or at < end))]
         held = [self.document(id, tx_id, at) for at in starts]
-        is_new = not any(held) and any(value is not ... for value in changes.values())
+        is_new = not any(held) and any(value is not ... for name, value in changes.items() if name != "xt/id")
         for at, beyond, document in zip(starts, [*starts[1:], end], held):
             before = {"xt/id": id} if is_new else document
             after = before and {name: value for name, value in (before | changes).items() if value is not ...}
