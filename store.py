@@ -3703,7 +3703,7 @@ class Db:
             check_id(id)
         return self._answer(_pulled, self, parsed, ids)
 
-    def q(self, query: dict[str, Any], *args: Any) -> list[Any]:
+    def q(self, query: dict[str, Any], *args: Any) -> Any:
         """The answers of a query: tuples, or bare values if `find` is a bare element, or dicts if it names keys.
 
             db.q({"find": ["?name", ("count", "?m")], "in": ["?channel"],
@@ -3715,9 +3715,11 @@ class Db:
         Raises: QueryError before anything is read if the query is malformed, naming the clause; QueryLimitError if it
         takes longer than its "timeout" (ms, default 30,000). Source: XTDB 1.x, q.
         """
-        return self._answer(_answered, self, _parsed(query, args, self._node), args)
+        parsed = _parsed(query, args, self._node)
+        answers = self._answer(_answered, self, parsed, args)
+        return answers if not parsed.is_one else answers[0] if answers else None
 
-    async def aq(self, query: dict[str, Any], *args: Any) -> list[Any]:
+    async def aq(self, query: dict[str, Any], *args: Any) -> Any:
         """`q` in a thread, for event loops: the others go on meanwhile. A question whose task is cancelled is stopped.
 
         At most QUESTIONS_MAX of a node run at once, the others wait for these. Raises: as `q`.
@@ -3726,7 +3728,8 @@ class Db:
         self._file.check_open()
         future = self._node._pool.submit(self._answer, _answered, self, parsed, args, runs.append)
         try:
-            return await asyncio.wrap_future(future)
+            answers = await asyncio.wrap_future(future)
+            return answers if not parsed.is_one else answers[0] if answers else None
         except asyncio.CancelledError:
             for run in runs:
                 run.is_stopped = True
@@ -4306,6 +4309,8 @@ class _Parsed(NamedTuple):
     is_page: bool                     # ordered or cut: answers may come twice
     is_grouped: bool                  # find has aggregates
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
+    is_one: bool                      # the first answer alone is wanted, not a list
+    counted: tuple | None             # what an aggregate counts once: bindings of find's variables and of these
     source: dict
     searched: tuple                   # what gives the words of searches, and whether their entities are counted
     watched: tuple                    # ranges whose rows are counted before a plan is chosen
@@ -4313,7 +4318,7 @@ class _Parsed(NamedTuple):
 
 
 _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms",
-                         "timeout"))
+                         "timeout", "one", "with"))
 _FIRST = frozenset((0,))              # of a clause that calls: only its call must be bound before
 _fresh_numbers = itertools.count(1)
 
@@ -4439,11 +4444,18 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
         raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
     limit, offset, timeout = (_whole(query, name) for name in ("limit", "offset", "timeout"))
+    is_one = query.get("one", False)
+    if type(is_one) is not bool:
+        raise QueryError(f"\"one\" is {_short(is_one)}; wanted True, for the first answer instead of a list.")
+    limit = min(1, 1 if limit is None else limit) if is_one else limit
     is_page = bool(order) or limit is not None or offset is not None
     is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
+    counted = tuple(_listed(query, "with")) if "with" in query else None
+    if counted is not None and not (is_grouped and all(map(_is_var, counted))):
+        raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in find.")
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
-                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped, is_page or is_grouped,
-                     query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
+                     (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
+                     is_grouped and counted is None or is_page and not is_grouped, is_one, counted, query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4854,6 +4866,7 @@ def _check_variables(parsed: _Parsed) -> None:
     bound = given | _bound_by(parsed.where)
     wanted = [(var, "find") for find in parsed.find for var in _find_vars(find)]
     wanted += [(var, "order-by") for var, _ in parsed.order if type(var) is str]
+    wanted += [(var, "with") for var in parsed.counted or ()]
     for var, where in wanted:
         if var not in bound:
             raise _unknown(var, f"{where} asks for {var}", bound)
@@ -5976,15 +5989,17 @@ class _Shaper:
         shared, parsed, joiner = self._shared, self._parsed, self._joiner
         where = self._where = shared.rules.expand(parsed.where, parsed.is_bag)
         totals = self._totals(where)
-        late = () if shared.is_over or totals else self._late(where)
+        late = () if shared.is_over or totals or parsed.counted is not None else self._late(where)
         joined = self._given + [clause for clause in where if clause not in late]
         self._check_searches(where)
         joiner.walked = self._newest(where)
         asked = {var for find in parsed.find for var in _find_vars(find)} | {c.e for c in late}
         asked = (asked | {var for var, _ in parsed.order if type(var) is str}) - {c.v for c in late}
+        asked |= {*(parsed.counted or ())}
         block = joiner.join(_Block(), joined, asked,
                             joiner.walked[0] or (None if shared.is_over else self._in_order(where)))
         if totals:
+            block = block if parsed.counted is None else joiner.stage(block, asked)
             return self._totalled(block, totals, where)
         row, exprs, reads = self._row(block, late)
         order = self._order(block, late)
@@ -6104,7 +6119,7 @@ class _Shaper:
         finds, late_values = self._parsed.find, {c.v for c in late}
         pulled = {find.term for find in finds if find.kind == "pull"} | {c.e for c in late} - late_values
         plain = [var for find in finds if find.kind != "pull" or self._parsed.is_grouped for var in _find_vars(find)]
-        plain += [var for var, _ in self._parsed.order if type(var) is str]
+        plain += [var for var, _ in self._parsed.order if type(var) is str] + list(self._parsed.counted or ())
         plain += sorted(pulled - block.owners.keys())
         numbers = {var: i for i, var in enumerate(sorted(pulled & block.owners.keys()))}
         shown = [var for var in dict.fromkeys(plain) if var not in late_values]
@@ -6260,6 +6275,7 @@ class _Shaper:
         """For count-distinct of few values (`distinct` in bench/store.py): searches the next value, reads no others."""
         triple, scalars = where[0], self._joiner.scalars
         if self._shared.mode != _NOW or self._shared.is_over or len(where) > 1 or len(totals) > 1 or self._given \
+                or self._parsed.counted is not None \
                 or not isinstance(triple, _Triple) or len(triple.vars) < 2 or not triple.vars.isdisjoint(scalars) \
                 or totals[0].head != "count-distinct" or totals[0].var != triple.v:
             return None
@@ -7027,8 +7043,9 @@ class _Calls:
                              "several elements of find are a list.")
         return _known_value(self.run, scalars[var])
 
-    def _subquery(self, query: dict, *args: Any) -> list | None:
-        return self.run.db.q(query, *args) or None
+    def _subquery(self, query: dict, *args: Any) -> Any:
+        answers = self.run.db.q(query, *args)
+        return None if answers == [] else answers
 
     def _get_attr(self, args: tuple, getters: list[Callable]) -> Callable:
         if len(args) not in (2, 3) or type(args[1]) is not _Const:

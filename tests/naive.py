@@ -255,7 +255,8 @@ class Naive:
 
     def find_vars(self, query):
         find = query["find"] if type(query["find"]) is list else [query["find"]]
-        return {term for element in find for term in ([element] if is_var(element) else element[1:]) if is_var(term)}
+        terms = [*find, *query.get("with", [])]
+        return {term for element in terms for term in ([element] if is_var(element) else element[1:]) if is_var(term)}
 
     def clauses_of(self, query):
         """The clauses of a query, always the same objects, so that plans are made once."""
@@ -418,6 +419,9 @@ class Naive:
         find = query["find"] if type(query["find"]) is list else [query["find"]]
         groups = [[env] for env in self.bag(query, args)]
         self.has_found = bool(groups)
+        if "with" in query:
+            counted = sorted(self.find_vars(query))
+            groups = list({tuple(env[var] for var in counted): [env] for env, in groups}.values())
         if any(map(has_aggregate, find)):
             outside = sorted(set().union(*map(vars_outside, find)))
             grouped = collections.defaultdict(list)

@@ -53,6 +53,36 @@ def test_a_list_gives_rows_and_a_bare_element_gives_bare_values(node):
                 BOB) == [("Bob", 25)]
 
 
+def test_one_gives_the_first_answer_alone_or_none(node):
+    """Without this, every caller who knows that there is at most one answer would take a list apart."""
+    db = people(node)
+    name = {"find": "?n", "in": ["?e"], "where": [["?e", "name", "?n"]], "one": True}
+    assert db.q(name, BOB) == asyncio.run(db.aq(name, BOB)) == "Bob" and db.q(name, "nobody") is None
+    oldest = {"find": ["?n", "?a"], "where": [["?e", "name", "?n"], ["?e", "age", "?a"]], "one": True,
+              "order-by": [["?a", "desc"]]}
+    assert db.q(oldest) == ("Cat", 40) and db.q(oldest | {"offset": 1}) == ("Ann", 30)
+    assert db.q(oldest | {"keys": ["name", "age"], "limit": 9}) == {"name": "Cat", "age": 40}
+    assert db.q(oldest | {"limit": 0}) is None
+    assert db.q({"find": ("count", "?e"), "where": [["?e", "age"]], "one": True}) == 3
+    with db.lazy_q(name, BOB) as rows:
+        assert list(rows) == ["Bob"]
+    inner = {"find": ("count", "?x"), "in": ["?b"], "where": [["?x", "boss", "?b"]], "one": True}
+    assert answers(db, [["?e", "name", "?n"], [("q", inner, "?e"), "?c"]], ("?n", "?c")) == [
+        ("Ann", None), ("Bob", None), ("Cat", 2)]
+
+
+def test_with_says_what_an_aggregate_counts_once(node):
+    """Without this, the sum of prices would count a thing as often as it has tags."""
+    db = holding(node, {"xt/id": "a", "price": 3, "tags": ["new", "red"]}, {"xt/id": "b", "price": 3, "tags": ["red"]},
+                 {"xt/id": "c", "price": 2.5, "tags": ["red"]})
+    total = {"find": ("sum", "?p"), "where": [["?e", "price", "?p"], ["?e", "tags", "?t"]], "one": True}
+    assert db.q(total) == 11.5 and db.q(total | {"with": ["?e"]}) == 8.5 and db.q(total | {"with": []}) == 5.5
+    counts = {"find": ["?t", ("count", "?p"), ("count-distinct", "?p")], "where": total["where"], "order-by": [["?t"]]}
+    assert db.q(counts) == db.q(counts | {"with": ["?e"]}) == [("new", 1, 1), ("red", 3, 2)]
+    assert db.q(counts | {"with": []}) == [("new", 1, 1), ("red", 2, 2)]
+    assert db.q(total | {"in": ["?k"], "with": ["?k", "?e"]}, 1) == 8.5
+
+
 def test_an_answer_is_a_set_unless_ordered_or_limited(node):
     """Without this, a join would show a person as often as they have friends, or a page would lose rows."""
     db = people(node)
@@ -744,6 +774,10 @@ REFUSED = [
     ({"find": "?n", "in": [["?e", "?e"]], "where": [T]}, "twice"),
     ({"find": "?n", "where": [T], "colour": "red"}, "no 'colour'"),
     ({"find": ("pull", "?n"), "where": [T]}, "pull"),
+    ({"find": "?n", "where": [T], "one": 1}, "\"one\" is 1"),
+    ({"find": "?n", "where": [T], "with": ["?e"]}, "beside an aggregate"),
+    ({"find": ("count", "?n"), "where": [T], "with": ["e"]}, "a list of variables"),
+    ({"find": ("count", "?n"), "where": [T], "with": ["?x"]}, r"with asks for \?x"),
     ("?n", "not a query"),
 ]
 

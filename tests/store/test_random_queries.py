@@ -72,7 +72,10 @@ class Asker(Programmer):
             if self.some(0.3):
                 query["where"].append([self.var(), "kind", "k"])
             query["find"] = self.some_of(query["where"], query.get("in", []))
-        query["find"] = [self.element(var) for var in query["find"]]
+        found = query["find"]
+        query["find"] = [self.element(var) for var in found]
+        if any(map(naive.has_aggregate, query["find"])) and self.some(0.4):
+            query["with"] = self.rng.sample(found, self.rng.randrange(len(found) + 1))
         if self.some(0.1):
             query["find"].append(self.rng.choice(query["find"]))
         if len(query["find"]) == 1 and self.some(0.4):
