@@ -846,6 +846,7 @@ class Node:
         self._plans = _PlanCache()
         self._told: set[str] = set()          # what queries ask in vain, as far as it was logged
         self._parse = functools.partial(_parse, functions=self.functions)
+        self._parse_pull = functools.partial(_parse_pull, functions=self.functions)
         self._listeners: set[Listener] = set()
         self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
         self._pool = concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")      # of `aq`
@@ -3698,7 +3699,7 @@ class Db:
         """`pull` for each of the ids, in their order: as many dicts, or None."""
         if isinstance(ids, (str, bytes, dict)):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
-        parsed, ids = self._node._plans.parsed(pattern, _parse_pull), list(ids)
+        parsed, ids = self._node._plans.parsed(pattern, self._node._parse_pull), list(ids)
         for id in ids:
             check_id(id)
         return self._answer(_pulled, self, parsed, ids)
@@ -4503,7 +4504,7 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
     if is_call and element[0] == "pull":
         if len(element) != 3 or not _is_var(element[1]):
             raise QueryError(f"find: {_short(element)}; wanted (\"pull\", variable, pattern).")
-        pattern = _parse_pull(element[2])
+        pattern = _parse_pull(element[2], functions)
         is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
         return _Find("pull", element[1], element, pattern, is_telling)
     if type(element) is list and len(element) > 1 and type(element[0]) is str and (
@@ -7702,7 +7703,7 @@ _SNAPSHOT: dict[str, Callable] = {
 #                 | ({reference: below}, options)
 #     reference   attribute | "space/_attribute" (backwards)
 #     below       pattern | ... (this pattern again) | n (again, n levels deep) | {value: pattern, …} (a union)
-#     options     {"as": key, "default": value, "limit": n, "into": collection, "cardinality": "one"}, each optional
+#     options     {"as": key, "default": value, "limit": n, "into": collection, "cardinality": "one", "xform": f}
 
 
 class _Pull(NamedTuple):
@@ -7713,10 +7714,11 @@ class _Pull(NamedTuple):
     pattern: Any = None               # of a join: elements, `...`, or how many levels again
     union: dict | None = None
     recurs: bool = False              # here or below; then what was passed on the way matters
-    default: Any = None
+    default: Any = ...                # none
     limit: int | None = None
     into: Any = None
     is_one: bool = False
+    xform: Any = None                 # a function of what was pulled
 
     @property
     def is_followed(self) -> bool:
@@ -7725,36 +7727,36 @@ class _Pull(NamedTuple):
 
 _Pattern = tuple[_Pull, ...]
 _EVERYTHING = (_Pull("*", "*"),)
-_PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality"))
+_PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality", "xform"))
 
 
-def _parse_pull(pattern: Any) -> _Pattern:
+def _parse_pull(pattern: Any, functions: Mapping[str, Callable]) -> _Pattern:
     if type(pattern) not in (list, tuple):
         raise QueryError(f"{_short(pattern)} is not a pull pattern; wanted a list of attributes and joins, such as "
                          "[\"*\"].")
     elements = [pattern] if type(pattern) is tuple else pattern
-    parsed = [part for element in elements for part in _parse_pull_element(element)]
+    parsed = [part for element in elements for part in _parse_pull_element(element, functions)]
     parsed.sort(key=lambda element: element.a != "*")         # the others override what "*" brings, wherever it stands
     return _EVERYTHING if parsed == list(_EVERYTHING) else tuple(parsed)
 
 
-def _parse_pull_element(element: Any) -> list[_Pull]:
+def _parse_pull_element(element: Any, functions: Mapping[str, Callable]) -> list[_Pull]:
     if type(element) is dict:
         if strange := [reference for reference in element if type(reference) is not str]:
             raise QueryError(f"{_short(strange[0])} cannot be joined in a pull pattern; wanted an attribute, or with "
                              "options a tuple: (attribute, {options}, pattern).")
-        return [_pull_of(name, {}, below) for name, below in element.items()]
+        return [_pull_of(functions, name, {}, below) for name, below in element.items()]
     parts = element if type(element) is tuple else (element,)
     if 1 <= len(parts) <= 3 and type(parts[0]) is str:
-        return [_pull_of(parts[0], parts[1] if len(parts) > 1 else {}, *parts[2:])]
+        return [_pull_of(functions, parts[0], parts[1] if len(parts) > 1 else {}, *parts[2:])]
     if len(parts) == 2 and type(parts[0]) is dict and len(parts[0]) == 1:
         (name, below), = parts[0].items()
-        return [_pull_of(name, parts[1], below)]
+        return [_pull_of(functions, name, parts[1], below)]
     raise QueryError(f"{_short(element)} is not an element of a pull pattern; wanted \"attribute\", "
                      "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
-def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:
+def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below: Any) -> _Pull:
     """An element of an attribute and its options; a join, if something is below it."""
     if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and a dict of "
@@ -7765,18 +7767,23 @@ def _pull_of(name: Any, options: Any, *below: Any) -> _Pull:
     limit = options.get("limit")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
+    xform = options.get("xform")
+    if type(xform) is str:
+        xform = functions.get(xform) or FUNCTIONS.get(xform)
+    if not callable(xform) and "xform" in options:
+        raise _no_function(options["xform"])
     pattern: Any = None
     union, recurs = None, False
     for under in below:
         if type(under) is dict:
-            union = {_key_of(value): _parse_pull(part) for value, part in under.items()}
+            union = {_key_of(value): _parse_pull(part, functions) for value, part in under.items()}
         else:
             recurs = under is ... or type(under) is int and under > 0
-            pattern = under if recurs else _parse_pull(under)
+            pattern = under if recurs else _parse_pull(under, functions)
         recurs = recurs or any(part.recurs for parts in ([pattern] if union is None else union.values())
                                for part in parts)
-    return _Pull(name, options.get("as", name), _backwards(name), pattern, union, recurs, options.get("default"), limit,
-                 options.get("into"), options.get("cardinality") == "one")
+    return _Pull(name, options.get("as", name), _backwards(name), pattern, union, recurs,
+                 options.get("default", ...), limit, options.get("into"), options.get("cardinality") == "one", xform)
 
 
 def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:
@@ -7855,7 +7862,7 @@ class _Puller(NamedTuple):
             into.pop(element.a, None)
         if element.a in document:
             into[element.key] = _poured(_copied(document[element.a]), element)
-        elif element.default is not None and element.default is not False:
+        elif element.default is not ...:
             into[element.key] = _copied(element.default)
 
     def _pull_union(self, element: _Pull, documents: list, made: list, trails: list | None) -> None:
@@ -7892,6 +7899,9 @@ class _Puller(NamedTuple):
                 into.pop(element.a, None)
             if several or several is not None and not element.back:
                 self._set_joined(element, document, into, [next(pulled) for _ in several], is_asked)
+            is_there = document is not None and type(document) is not _Absent
+            if element.default is not ... and is_there and element.key not in into:
+                into[element.key] = _copied(element.default)
 
     def _pull_again(self, pattern: _Pattern, level: list, paths: list) -> list:
         """A pattern that recurs: of an entity that led to itself comes only the id."""
@@ -7909,7 +7919,7 @@ class _Puller(NamedTuple):
         if element.back:
             pulled = [one for one in pulled if one is not None]
             if pulled:
-                into[element.key] = pulled[0] if element.is_one else _poured(pulled, element)
+                into[element.key] = _poured(pulled[0] if element.is_one else pulled, element)
             return
         value = document[element.a]
         if is_asked and None in pulled:
@@ -7917,7 +7927,7 @@ class _Puller(NamedTuple):
         if type(value) in _SEVERAL:
             into[element.key] = _poured(pulled, element)
         elif pulled[0] is not None:
-            into[element.key] = pulled[0]
+            into[element.key] = _poured(pulled[0], element)
 
     def _referred(self, element: _Pull, below: Any, documents: list) -> list:
         """For each document the entities that its attribute refers to, or None; None if it lacks it."""
@@ -7938,14 +7948,14 @@ class _Puller(NamedTuple):
 
 
 def _poured(value: Any, element: _Pull) -> Any:
-    """Several values as the options want them: no more than "limit", in the collection "into"."""
-    if type(value) not in _SEVERAL or element.limit is None and element.into is None:
-        return value
-    items = list(itertools.islice(value, element.limit))
-    try:
-        return type(value)(items) if element.into is None else type(element.into)([*element.into, *items])
-    except TypeError:
-        return items
+    """Values as the options want them: no more than "limit" of several, in the collection "into", through "xform"."""
+    if type(value) in _SEVERAL and (element.limit is not None or element.into is not None):
+        items = list(itertools.islice(value, element.limit))
+        try:
+            value = type(value)(items) if element.into is None else type(element.into)([*element.into, *items])
+        except TypeError:
+            value = items
+    return value if element.xform is None else element.xform(value)
 
 
 # ── Listeners ────────────────────────────────────────────────────────────────────────────────────────────────

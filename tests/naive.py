@@ -482,11 +482,12 @@ class Naive:
         if key != name:
             made.pop(name, None)
         if name not in document:
-            if below is None and options.get("default") not in (None, False):
+            if "default" in options:
                 made[key] = options["default"]
         elif below is None:
             value = document[name]
-            made[key] = value[:options["limit"]] if "limit" in options and type(value) is list else value
+            value = value[:options["limit"]] if "limit" in options and type(value) is list else value
+            made[key] = options["xform"](value) if "xform" in options else value
         else:
             pulled = [self.below(below, pattern, element, one, trail) for one in several(document[name])]
             if type(document[name]) in (list, set):
@@ -498,6 +499,8 @@ class Naive:
                 made[key] = document[name]
             else:
                 made.pop(key, None)
+            if key not in made and "default" in options:
+                made[key] = options["default"]
 
     def below(self, below, pattern, element, id, trail):
         """The answer at a join's other end. `...` and a number repeat the pattern; one met before is only named."""
@@ -509,9 +512,8 @@ class Naive:
             return {"xt/id": id}
         if below is ...:
             return self.pull(pattern, id, trail)
-        name, options, _ = element_parts(element)
         rest = [part for part in pattern if part is not element]
-        return self.pull([*rest, *([{name: below - 1}] if below > 1 else [])], id, trail)
+        return self.pull([*rest, *([(*element_parts(element)[:2], below - 1)] if below > 1 else [])], id, trail)
 
 
 def element_parts(element):

@@ -51,11 +51,41 @@ def test_options_rename_default_limit_and_pour(db):
     assert db.pull([("name", {"as": "title"})], "ann") == {"title": "Ann"}
     assert db.pull([("age", {"default": 7}), ("name", {"default": "?"})], "ann") == {"age": 7, "name": "Ann"}
     assert db.pull([("age", {"as": "years", "default": 7})], "ann") == {"years": 7}
-    assert db.pull([("age", {"default": None}), ("old", {"default": False})],
-                   "ann") == {}, "a default of None or False has no effect"
+    assert db.pull([("age", {"default": None}), ("old", {"default": False})], "ann") == {"age": None, "old": False}
     assert len(db.pull([("tags", {"limit": 2})], "cat")["tags"]) == 2
     assert db.pull([("friends", {"into": set()})], "bob") == {"friends": {"ann", "nobody", "cat"}}
     assert db.pull(["*", ("name", {"as": "title"})], "ann")["title"] == "Ann"
+
+
+def test_a_function_is_applied_to_what_is_pulled(db, open_store):
+    """Without this, a page would walk through what it pulled to format a date."""
+    assert db.pull([("name", {"xform": str.upper}), ("age", {"xform": str, "default": 0})], "ann") == {
+        "name": "ANN", "age": 0}, "a default is as it is"
+    assert db.pull([("tags", {"xform": sorted, "as": "t"}), ({"boss": ["name"]}, {"xform": "keys"})], "cat") == {
+        "t": ["x", "y", "z"], "boss": ["name"]}
+    assert db.pull([("friends", {"limit": 1, "xform": len}, ["name"]), ("_boss", {"xform": len}, ["xt/id"])], "bob") == {
+        "friends": 1, "_boss": 1}
+    assert db.pull([("_boss", {"cardinality": "one", "xform": len}, ["xt/id", "name"])], "bob") == {"_boss": 2}
+    assert db.q({"find": ("pull", "?e", [("name", {"xform": "lower-case"})]), "where": [["?e", "boss", "ann"]]}) == [
+        {"name": "bob"}]
+    shouting = open_store({"shout": lambda text: text + "!"})
+    shouting.submit_tx([put(PEOPLE[0])])
+    assert shouting.db().pull([("name", {"xform": "shout"})], "ann") == {"name": "Ann!"}
+    for wrong in "shout", 7, None:
+        with pytest.raises(store.QueryError, match="There is no function"):
+            db.pull([("name", {"xform": wrong})], "ann")
+
+
+def test_a_reference_that_leads_nowhere_has_its_default(db):
+    """Without this, a template would have to know which references may be missing."""
+    nobody = {"name": "nobody"}
+    assert db.pull(["name", ("boss", {"default": nobody}, ["name"])], "ann") == {"name": "Ann", "boss": nobody}
+    assert db.pull([({"boss": ["name"]}, {"default": 0, "as": "b"})], "cat") == {"b": {"name": "Bob"}}
+    assert db.pull([("_boss", {"default": []}, ["name"])], "cat") == {"_boss": []}
+    assert db.pull([("_boss", {"default": []}, ["name"])], "gone") is None
+    asks = [("friends", {"default": False}, ["name"]), ("mem/user", {"default": False}, ["name"])]
+    gone = db.with_tx([put({"xt/id": "m3", "mem/user": "gone"})])
+    assert gone.pull(asks, "m3") == {"friends": False, "mem/user": False}
 
 
 def test_a_join_follows_references(db):

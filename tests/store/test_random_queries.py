@@ -112,11 +112,12 @@ class Asker(Programmer):
         for a in rng.sample(["num", "text", "up", "to", "_up", "_to", "list", "none", "xt/id"], rng.randrange(1, 4)):
             below = rng.choice([self.pattern(depth - 1), self.pattern(depth - 1), ..., 2]) if depth else ["xt/id"]
             if a in ("up", "to"):
-                made.append(rng.choice([a, {a: below}]))
+                made.append(rng.choice([a, {a: below}, (a, {"default": False}, below)]))
             elif a[0] == "_" and type(below) is list:
                 made.append(rng.choice([{a: below}, (a, {"as": "_rev"}, below)]))
             elif a[0] != "_":
-                made.append(rng.choice([a, a, (a, {"as": "k " + a}), (a, {"default": 7}), (a, {"limit": 2})]))
+                made.append(rng.choice([a, a, (a, {"as": "k " + a}), (a, {"default": rng.choice([7, None])}), (a, {"limit": 2}),
+                                        (a, {"xform": repr})]))
         return made
 
 
