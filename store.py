@@ -3638,8 +3638,11 @@ class Db:
     # What people ask
 
     def entity(self, id: Any) -> Document | None:
-        """The document of an entity, or None if nothing is visible. Raises: ValueTypeError if `id` can be no id."""
-        check_id(id)
+        """The document of an entity, or None if nothing is visible. Raises: ValueTypeError if `id` can be no id.
+
+        Here and where else a snapshot takes an id, a list `["attribute", value]` is the one entity that has this value.
+        """
+        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
         document = self._at_hand(id)
         if document is None:
             return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
@@ -3647,7 +3650,7 @@ class Db:
 
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
-        check_id(id)
+        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
         rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to), None)
         if rect is None or rect.n < 0:
             return None
@@ -3669,7 +3672,7 @@ class Db:
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
         """
-        check_id(id)
+        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
         if order not in ("asc", "desc"):
             raise QueryError(f"order is {_short(order)}; wanted \"asc\" or \"desc\".")
         low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
@@ -3700,8 +3703,7 @@ class Db:
         if isinstance(ids, (str, bytes, dict)):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
         parsed, ids = self._node._plans.parsed(pattern, self._node._parse_pull), list(ids)
-        for id in ids:
-            check_id(id)
+        ids = [self._looked_up_id(id) if type(id) is list else check_id(id) or id for id in ids]
         return self._answer(_pulled, self, parsed, ids)
 
     def q(self, query: dict[str, Any], *args: Any) -> Any:
@@ -3837,6 +3839,21 @@ class Db:
         if document is not None and document["xt/id"] != id:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
+
+    def _looked_up_id(self, ref: list) -> Any:
+        """The id of the one entity that has a value in an attribute, [attribute, value]; None if none has it."""
+        if not _is_ref(ref):
+            raise ValueTypeError(f"{_short(ref)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another "
+                                 "single value, or a lookup ref: [\"attribute\", value].")
+        return self._answer(lambda reader, mode: self._found_by(ref, reader, mode))
+
+    def _found_by(self, ref: list, reader: _Reader, mode: str) -> Any:
+        rows = self._rows_by_value(ref[0], [self._cell(ref[1], reader)], reader, mode)
+        if len(rows) > 1:
+            raise QueryError(f"{len(rows):,} entities have {_short(ref[1])} in {ref[0]}; a lookup ref is for an "
+                             "attribute of which each value belongs to one.")
+        documents = self._contents([n for _, _, n in rows], reader)
+        return documents[0]["xt/id"] if documents and documents[0] is not None else None
 
     def _documents(self, ids: list, reader: _Reader, mode: str) -> list:
         """`_document` of many, in their order: from memory, else by one statement."""
@@ -4311,6 +4328,7 @@ class _Parsed(NamedTuple):
     is_grouped: bool                  # find has aggregates
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     is_one: bool                      # the first answer alone is wanted, not a list
+    refs: tuple                       # the places of arguments that are entities, for which lookup refs may stand
     counted: tuple | None             # what an aggregate counts once: bindings of find's variables and of these
     source: dict
     searched: tuple                   # what gives the words of searches, and whether their entities are counted
@@ -4331,6 +4349,11 @@ def _is_var(term: Any) -> bool:
 def _fresh(stem: str = "_") -> str:
     """A variable that nobody can have written."""
     return f"? {stem}{next(_fresh_numbers)}"
+
+
+def _is_ref(value: Any) -> bool:
+    """Whether a value is a lookup ref: an attribute and a value, for the one entity that has it."""
+    return type(value) is list and len(value) == 2 and type(value[0]) is str and not _is_var(value[0])
 
 
 def _term_vars(terms: Iterable) -> Iterator[str]:
@@ -4453,10 +4476,13 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
     counted = tuple(_listed(query, "with")) if "with" in query else None
     if counted is not None and not (is_grouped and all(map(_is_var, counted))):
-        raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in find.")
+        raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in "
+                         "find.")
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
-                     is_grouped and counted is None or is_page and not is_grouped, is_one, counted, query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins), {})
+                     is_grouped and counted is None or is_page and not is_grouped, is_one, _refs(where, ins),
+                     counted, query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins),
+                     {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4679,7 +4705,7 @@ class _ClauseParser:
                 if clause[0][0] == "text-search" and "text-search" not in self._functions:
                     return self._search(clause)
                 return (self._call_clause(clause),)
-            return (self._triple(clause),)
+            return self._triple(clause)
         if type(clause) is tuple and clause and type(clause[0]) is str:
             special = self._special.get(clause[0])
             return special(clause) if special else (self._rule_call(clause),)
@@ -4690,13 +4716,14 @@ class _ClauseParser:
     def _way(self, clause: list) -> str:
         """What may have been meant by a clause that is no triple."""
         head = clause[0]
-        if type(head) is list:
+        if type(head) is list and not _is_ref(head):
             return " A clause stands by itself, without another list around it, and a call is a tuple: [(f, …)]."
         if type(head) is str and (head in self._special or head in self._heads):
             return f" It is a tuple: ({_short(head)}, …)."
         return f" A call is a tuple: [({_short(head)}, …)]." if type(head) is str and head in FUNCTIONS else ""
 
-    def _triple(self, clause: list) -> _Triple:
+    def _triple(self, clause: list) -> tuple[_Clause, ...]:
+        """A triple, and before it one that finds its entity, where a lookup ref stands for that."""
         if len(clause) not in (2, 3):
             raise QueryError(f"The clause {_short(clause)} has {_many(len(clause), 'place')}; wanted [e, a] or "
                              f"[e, a, v].{self._way(clause)}")
@@ -4708,11 +4735,14 @@ class _ClauseParser:
         if not all(type(name) is str and is_text(name) for name in names):
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a text, a "
                              f"variable, or a set of texts. Half a surrogate pair is no text.{self._way(clause)}")
-        ends = _term(e, clause), _term(clause[2], clause) if len(clause) == 3 else _fresh()
-        if is_term:
-            return _Fact(clause, (*ends, _term(a, clause)))
-        back = _backwards(a)
-        return _Triple(clause, ends[::-1], name=back) if back else _Triple(clause, ends, name=a)
+        back, ends = "" if is_term else _backwards(a), [e, clause[2] if len(clause) == 3 else "_"]
+        found: list[_Clause] = []
+        for place, end in enumerate(ends if back else ends[:1]):       # of a clause read backwards both are entities
+            if _is_ref(end):
+                ends[place] = _fresh()
+                found += self._triple([ends[place], *end])
+        e, v = (_term(end, clause) for end in (reversed(ends) if back else ends))
+        return *found, _Fact(clause, (e, v, _term(a, clause))) if is_term else _Triple(clause, (e, v), name=back or a)
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
@@ -4805,7 +4835,7 @@ def _term(term: Any, clause: Any) -> Any:
         return _AnyOf(tuple(term))
     if type(term) is list or term is ...:
         raise QueryError(f"The clause {_short(clause)} has {_short(term)} for a value; wanted one value, a set of "
-                         "them, or a variable.")
+                         "them, or a variable. Only where the entity stands, [\"attribute\", value] is a lookup ref.")
     return _Const(term)
 
 
@@ -5121,6 +5151,13 @@ def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
     tests = {clause.terms[0]: clause.tests for clause in clauses if isinstance(clause, _Range)}
     return tuple((triple.v, triple.a, tests[triple.v]) for triple in triples
                  if _is_var(triple.e) and triple.e not in scalars and _is_var(triple.v) and triple.v in tests)
+
+
+def _refs(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple[int, ...]:
+    """The places of the arguments that are entities of triples, or collections of such."""
+    entities = {clause.e for clause, _ in _every(where) if isinstance(clause, _Triple) and _is_var(clause.e)}
+    return tuple(place for place, binding in enumerate(ins)
+                 if binding.shape in ("scalar", "collection") and binding.vars[0] in entities)
 
 
 def _searched(where: tuple[_Clause, ...], ins: tuple[_Binding, ...], page: tuple) -> tuple:
@@ -6556,6 +6593,9 @@ class _Run:
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
+        for place in parsed.refs:
+            if type(args[place]) is list:
+                self._look_up(place)
         self.file, self.outer, self.is_stopped = db._file, (reader.run, reader.deadline), False      # by another thread
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
         self.filled: set[str] = set()                 # these tables, and those of queries inside this one
@@ -6569,6 +6609,15 @@ class _Run:
         self.plan = plan = self._plan()
         self.cells.attributes = plan.attributes if "" not in plan.attributes else tuple(self.numbered_attributes())
         self.calls = _Calls(self)
+
+    def _look_up(self, place: int) -> None:
+        """Replaces lookup refs in an argument by the ids of their entities; one that finds none stays what it is."""
+        def found(value: Any) -> Any:
+            id = self.db._found_by(value, self.reader, self.mode) if _is_ref(value) else None
+            return value if id is None else id
+        arg, is_scalar = self.args[place], self.parsed.ins[place].shape == "scalar"
+        if is_scalar or list in map(type, arg):
+            self.args = (*self.args[:place], found(arg) if is_scalar else list(map(found, arg)), *self.args[place + 1:])
 
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""

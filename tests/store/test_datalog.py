@@ -323,6 +323,43 @@ def test_an_attribute_is_followed_backwards_in_a_clause_as_in_a_pull(node, caplo
     assert "no document has id, which _id follows backwards; {'_id'} does not" in caplog.text
 
 
+@pytest.mark.parametrize("way", ["file", "past", "supposed"])
+def test_a_lookup_ref_stands_where_an_id_may(node, way):
+    """Without this, who knows an address would have to ask for the id first, each time."""
+    documents = [{"xt/id": ANN, "email": "ann@x.org", "boss": CAT}, {"xt/id": CAT, "email": "cat@x.org", "name": "Cat"},
+                 {"xt/id": "m", "by": ANN, "name": "M"}]
+    db = node.db().with_tx(map(put, documents)) if way == "supposed" else holding(node, *documents)
+    if way == "past":
+        node.submit_tx([put({"xt/id": "other", "email": "ann@x.org"}), delete(CAT)])
+    ann, cat, gone = ["email", "ann@x.org"], ["email", "cat@x.org"], ["email", "gone@x.org"]
+    assert db.entity(ann) == documents[0] and db.entity(gone) is None
+    assert [version.document for version in db.history(cat)] == [documents[1]] and db.history(gone) == []
+    assert db.entity_tx(cat).id == CAT and db.entity_tx(gone) is None
+    assert db.pull_many(["name", {"_boss": ["email"]}], [cat, gone, "m"]) == [
+        {"name": "Cat", "_boss": [{"email": "ann@x.org"}]}, None, {"name": "M"}]
+    assert answers(db, [[cat, "name", "?n"]]) == ["Cat"] and answers(db, [[gone, "name", "?n"]]) == []
+    assert answers(db, [[ann, "_by", "?m"], ["?m", "name", "?n"]]) == ["M"]
+    assert answers(db, [["?m", "xt/id"], ("not", [cat, "_boss", "?m"])], ("?m",), **{"in": ["?m"], "args": ("m",)}) == [
+        "m"]
+    told = {"find": "?n", "in": ["?e"], "where": [["?e", "boss", "?b"], ["?b", "name", "?n"]]}
+    assert db.q(told, ann) == ["Cat"] and db.q(told, gone) == []
+    each = {"find": "?m", "in": [["?e", ...]], "where": [["?e", "email"], ["?m", "by", "?e"]]}
+    assert db.q(each, [gone, ann, CAT]) == ["m"], "of an argument that is an entity, the values too"
+    assert db.q({"find": "?m", "in": ["?v"], "where": [["?m", "by", "?v"]]}, ann) == [], "elsewhere it is a value"
+
+
+def test_a_lookup_ref_of_several_entities_is_refused(node):
+    """Without this, a page would show one of two people, whichever the index has first."""
+    db = holding(node, {"xt/id": "a", "email": "x"}, {"xt/id": "b", "email": "x"})
+    for ask in (lambda: db.entity(["email", "x"]), lambda: db.pull(["*"], ["email", "x"]),
+                lambda: db.q({"find": "?v", "in": ["?e"], "where": [["?e", "email", "?v"]]}, ["email", "x"])):
+        with pytest.raises(store.QueryError, match="2 entities have 'x' in email"):
+            ask()
+    for wrong in [], ["email"], [7, "x"], ["email", "x", "y"]:
+        with pytest.raises(store.ValueTypeError, match="or a lookup ref"):
+            db.entity(wrong)
+
+
 def test_the_same_variable_twice_must_be_equal(node):
     """Without this, "who is their own boss" would be everyone."""
     db = holding(node, {"xt/id": "a", "boss": "a"}, {"xt/id": "b", "boss": "a"})
