@@ -4336,6 +4336,35 @@ class _Parsed(NamedTuple):
     plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
 
+class _Template(NamedTuple):
+    """A query of which arguments are parts: rules, and patterns of pulls."""
+    source: dict
+    ins: tuple
+    rules: tuple                      # places of arguments
+    patterns: dict                    # variable → place of an argument
+
+    def filled(self, args: tuple) -> dict:
+        """The query with its arguments in place, which it takes all the same."""
+        if len(args) < len(self.ins):
+            raise QueryError(f"The query takes a part of itself as an argument; wanted "
+                             f"{_many(len(self.ins), 'argument')}, got {len(args)}.")
+        for place in (*self.rules, *self.patterns.values()):
+            if type(args[place]) is not list:
+                raise QueryError(f"Argument {place + 1} is {_short(args[place])}; wanted a list of "
+                                 f"{'rules' if place in self.rules else 'attributes and joins'}.")
+        find, ins = self.source["find"], ["_" if part == "%" else part for part in self.source["in"]]
+        rules = [rule for place in self.rules for rule in args[place]]
+        filled = [(*part[:2], args[self.patterns[part[2]]]) if _pattern_var(part) in self.patterns else part
+                  for part in (find if type(find) is list else [find])]
+        return self.source | {"find": filled if type(find) is list else filled[0], "in": ins,
+                              "rules": [*self.source.get("rules", []), *rules]}
+
+
+def _pattern_var(part: Any) -> str:
+    """The variable that is the pattern of a pull, or ""."""
+    return part[2] if type(part) is tuple and len(part) == 3 and part[0] == "pull" and _is_var(part[2]) else ""
+
+
 _QUERY_KEYS = frozenset(("find", "in", "where", "rules", "order-by", "limit", "offset", "keys", "strs", "syms",
                          "timeout", "one", "with"))
 _FIRST = frozenset((0,))              # of a clause that calls: only its call must be bound before
@@ -4442,14 +4471,14 @@ def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _P
     if check_arity and len(args) != len(parsed.ins):
         wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
         raise QueryError(f"The query takes {_many(len(parsed.ins), 'argument')} ({wanted}), got {len(args)}.")
-    return parsed
+    return parsed if type(parsed) is _Parsed else node._plans.parsed(parsed.filled(args), node._parse)
 
 
 def _many(count: float, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] = frozenset()) -> _Parsed:
+def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] = frozenset()) -> Any:
     if type(query) is not dict:
         raise QueryError(f"{_short(query)} is not a query; wanted a dict with \"find\" and \"where\".")
     if unknown := [name for name in query if name not in _QUERY_KEYS]:
@@ -4460,8 +4489,13 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
         raise QueryError("The query has nothing to find; wanted \"find\": a variable, a pull, a call, or a list of "
                          "these.")
     is_bare = type(query["find"]) is not list
+    given = [binding for binding in _listed(query, "in") if binding != "$"]
+    ins = tuple(_parse_binding("_" if binding == "%" else binding, "in") for binding in given)
+    patterns = {var: given.index(var) for var in map(_pattern_var, [query["find"]] if is_bare else query["find"])
+                if var in given}
+    if "%" in given or patterns:
+        return _Template(query, ins, tuple(place for place, part in enumerate(given) if part == "%"), patterns)
     find = tuple(_parse_find_element(part, functions) for part in ([query["find"]] if is_bare else query["find"]))
-    ins = tuple(_parse_binding(binding, "in") for binding in _listed(query, "in") if binding != "$")
     parser = _ClauseParser(functions, _listed(query, "rules"))
     where = parser.clauses(_listed(query, "where"))
     if "where" in query and not where:

@@ -259,6 +259,26 @@ def test_the_number_of_arguments_must_fit(node):
             db.q(query, *args)
 
 
+def test_rules_and_patterns_may_be_arguments(node):
+    """Without this, a library of rules would have to be written into every query that uses it."""
+    db = people(node)
+    asked = {"find": "?n", "in": ["?e", "%", "_"], "where": [("above", "?b", "?e"), ["?b", "name", "?n"]]}
+    assert db.q(asked, BOB, ABOVE, 7) == db.q(asked, BOB, ABOVE, 8) == ["Cat"]
+    assert db.q(asked, BOB, [[("above", "?a", "?b"), ["?a", "boss"], ["?b", "boss"], [("!=", "?a", "?b")]]],
+                7) == ["Ann"]
+    seen = {"find": ["?n", ("pull", "?e", "?shape")], "in": ["?shape"], "where": [["?e", "name", "?n"]],
+            "order-by": [["?n"]], "limit": 1}
+    assert db.q(seen, ["age"]) == [("Ann", {"age": 30})] and db.q(seen, [{"boss": ["name"]}])[0][1] == {
+        "boss": {"name": "Cat"}}
+    inner = {"find": ["?x"], "in": ["?e", "%"], "where": [("above", "?x", "?e")]}
+    assert answers(db, [["?e", "name", "?n"], [("q", inner, "?e", "?rules")]], **{
+        "in": ["?rules"], "args": (ABOVE,)}) == ["Ann", "Bob"]
+    assert "above" in db.explain(asked, BOB, ABOVE, 7)
+    for wrong in lambda: db.q(asked, BOB, 7, 7), lambda: db.q(seen, "name"), lambda: db.explain(seen):
+        with pytest.raises(store.QueryError, match="a list of|takes a part of itself"):
+            wrong()
+
+
 # ── Where ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 def test_triples_take_variables_literals_sets_and_blanks(node):
@@ -787,8 +807,8 @@ REFUSED = [
     ({"find": "?n", "where": [T, [("even?", "?x")]]}, r"uses \?x"),
     ({"find": "?n", "where": [["?e", 7, "?n"]]}, "for its attribute; wanted a text, a variable"),
     ({"find": "?n", "where": [["?e", {"name", 7}, "?n"]]}, "for its attribute; wanted a text, a variable"),
-    ({"find": "?n", "where": [["?e", "name", "?n"], ["<", "?n", "?n"]]}, "a call is a tuple"),
-    ({"find": "?n", "where": [["?e"]]}, "places"),
+    ({"find": "?n", "where": [["?e", "name", "?n"], ["<", "?n", "?n"]]}, "A call is a tuple"),
+    ({"find": "?n", "where": [["?e"]]}, "1 place; wanted"),
     ({"find": "?n", "where": [["?e", "name", "?n", "?t"]]}, "places"),
     ({"find": "?n", "where": [["?e", "name", ["a"]]]}, "wanted one value"),
     ({"find": "?n", "where": [T, ("or", ["?e", "name", "?x"], ["?e", "age", "?y"])]}, "branch"),

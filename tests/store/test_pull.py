@@ -63,8 +63,8 @@ def test_a_function_is_applied_to_what_is_pulled(db, open_store):
         "name": "ANN", "age": 0}, "a default is as it is"
     assert db.pull([("tags", {"xform": sorted, "as": "t"}), ({"boss": ["name"]}, {"xform": "keys"})], "cat") == {
         "t": ["x", "y", "z"], "boss": ["name"]}
-    assert db.pull([("friends", {"limit": 1, "xform": len}, ["name"]), ("_boss", {"xform": len}, ["xt/id"])], "bob") == {
-        "friends": 1, "_boss": 1}
+    friends = "friends", {"limit": 1, "xform": len}, ["name"]
+    assert db.pull([friends, ("_boss", {"xform": len}, ["xt/id"])], "bob") == {"friends": 1, "_boss": 1}
     assert db.pull([("_boss", {"cardinality": "one", "xform": len}, ["xt/id", "name"])], "bob") == {"_boss": 2}
     assert db.q({"find": ("pull", "?e", [("name", {"xform": "lower-case"})]), "where": [["?e", "boss", "ann"]]}) == [
         {"name": "bob"}]

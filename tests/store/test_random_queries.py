@@ -116,8 +116,8 @@ class Asker(Programmer):
             elif a[0] == "_" and type(below) is list:
                 made.append(rng.choice([{a: below}, (a, {"as": "_rev"}, below)]))
             elif a[0] != "_":
-                made.append(rng.choice([a, a, (a, {"as": "k " + a}), (a, {"default": rng.choice([7, None])}), (a, {"limit": 2}),
-                                        (a, {"xform": repr})]))
+                options = {"as": "k " + a}, {"default": rng.choice([7, None])}, {"limit": 2}, {"xform": repr}
+                made.append(rng.choice([a, a, (a, rng.choice(options))]))
         return made
 
 
