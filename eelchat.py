@@ -214,6 +214,9 @@ async def channel_page(ctx):
         before = uuid.UUID(ctx["params"]["before"]) if "before" in ctx["params"] else None
     except ValueError:
         return biff.redirect(ctx, channel_path(ctx["channel"]))
+    for opening in biff.parts(ctx, "opening") if before is None else ():
+        if page := opening(ctx):                       # far behind, a reader goes on where they stopped
+            return page
     landing = max((landing(ctx) for landing in biff.parts(ctx, "landing")), default=0) if before is None else 0
     messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, count=max(landing, places.PAGE_MESSAGES))
     shown = {"view": view_of(ctx, ctx["biff/db"], messages), "messages": messages, "has_older": has_older,
@@ -426,8 +429,9 @@ def dismiss(ctx, client, reason):
 
 
 def forget(ctx, ids):
-    """Drops each kept frame and view that holds an evicted document."""
+    """Drops each kept frame, view and body that holds an evicted document."""
     ctx["chat_views"].forget(ids)
+    text.BODIES.clear()
     ctx["chat_lately"].forget()
 
 

@@ -14,13 +14,15 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "slots": {slot: template}, its part of the page: "head", "sidebar-head", "sidebar", "sidebar-foot", "welcome",
   "above-compose", "compose", "dialogs", "message-head", "message-top", "message-foot", "message-actions",
   "message-actions-end", "pick", "menu", "you"; "page": f(ctx) → values for them; "message": f(db, message) → values of
-  a message, or "messages": f(db, messages) → {id: values}, for many at once; "filters": {name: f} for templates;
+  a message, or "messages": f(db, messages) → {id: values}, for many at once; "message-looks" likewise, kept until pages
+  are told the message anew (`changes.retouch`); "filters": {name: f} for templates;
   "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
   about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;
 - "notices": {name: f(system, server, …)}, what another server says by `biff.notify` and nobody stores;
 - "components" start with the system; one that watches sockets adds itself to "chat_watchers";
-- "front": f(ctx) → where `/app` leads. Bounds are constants at a plugin's head.
+- "front": f(ctx) → where `/app` leads; "opening": f(ctx) → a page in the place of a channel's newest messages,
+  or None. Bounds are constants at a plugin's head.
 Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.
 """

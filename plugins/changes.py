@@ -213,8 +213,10 @@ def changes_of(ctx, tx):
     evicted = [op[1] for op in tx.ops if op[0] == "evict"]
     changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]    # sessions and tokens have another type of id
     changes.others.update(evicted)
-    changes.spoils_all = any(type(id) is not str or not id.startswith(SHOWN_NOWHERE) for id in evicted)
     changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
+    changes.spoils_all = bool(changes.anew) or any(
+        type(id) is not str or not id.startswith(SHOWN_NOWHERE) for id in evicted)
+    changes.spoiled |= {("facts", message["xt/id"]) for told in changes.messages.values() for _, message in told}
     for id in changes.anew:
         channel = after.entity(id)
         for hook in hooks if channel else ():
@@ -315,15 +317,35 @@ def view_of(ctx, db, messages=()):
 
 def facts_of(ctx, db, messages):
     """The values of messages that plugins add to their documents, as {id: {name: value}}."""
-    facts: dict = {message["xt/id"]: {} for message in messages}
+    facts = kept_facts(ctx, db, messages)
     for plugin in ctx["biff/plugins"] if messages else ():
         if "message" in plugin:
             for message in messages:
                 facts[message["xt/id"]].update(plugin["message"](db, message))
         if "messages" in plugin:
-            for id, values in plugin["messages"](db, messages).items():
-                facts[id].update(values)
+            add(facts, plugin["messages"](db, messages))
     return facts
+
+
+def kept_facts(ctx, db, messages):
+    """The values that change only when pages are told their message anew. They are asked for once until then."""
+    keep, facts = ctx["chat_kept"], {}
+    ctx["chat_lately"].read_up(db.tx_id)               # so that all changes up to this snapshot are known
+    for message in messages:
+        facts[message["xt/id"]] = dict(keep.at_hand(db, ("facts", message["xt/id"])) or ())
+    if missing := [message for message in messages if not facts[message["xt/id"]]]:
+        for plugin in ctx["biff/plugins"]:
+            if "message-looks" in plugin:
+                add(facts, plugin["message-looks"](db, missing))
+        for message in missing:
+            values = dict(facts[message["xt/id"]])
+            keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values, lambda values: 4 * len(str(values)))
+    return facts
+
+
+def add(facts, values_by_id):
+    for id, values in values_by_id.items():
+        facts[id].update(values)
 
 
 class Views:
@@ -373,10 +395,17 @@ class Views:
 
 
 def use_views(system):
-    """Messages' HTML, and the places in templates that plugins fill: `slot("sidebar-foot")` lists their templates."""
+    """Messages' HTML, and the places in templates that plugins fill: `slot("sidebar-foot")` has their templates."""
     jinja: jinja2.Environment = system["biff/jinja"]
-    slots = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
+    names = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
              for plugin in system["biff/plugins"] for name in plugin.get("slots", {})}
-    jinja.globals |= {"slot": lambda name: slots.get(name, ()), "scripts": biff.parts(system, "scripts")}
     jinja.filters |= biff.dicts(system, "filters")
+    slots = {name: [joined(jinja, templates)] for name, templates in names.items()}
+    jinja.globals |= {"slot": lambda name: slots.get(name, ()), "scripts": biff.parts(system, "scripts")}
     system["chat_views"] = Views(jinja.get_template("message.html"))
+
+
+def joined(jinja, names):
+    """One template of several, one after the other: each that is included costs a page some 10 µs."""
+    sources = [jinja.loader.get_source(jinja, name)[0].removesuffix("\n") for name in names]
+    return jinja.from_string("".join(sources))

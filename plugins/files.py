@@ -574,7 +574,7 @@ PLUGIN = {
                {"id": "release-files", "consumer": release, "may-be-cut": True},
                {"id": "sweep-files", "consumer": sweep, "may-be-cut": True}],
     "tasks": [{"task": sweep, "schedule": biff.every(SWEEP_EVERY_S)}],
-    "message": files_of,
+    "message-looks": lambda db, messages: {message["xt/id"]: files_of(db, message) for message in messages},
     "changes": [on_file],
     "slots": {"message-foot": "files/files.html", "compose": "files/compose.html", "dialogs": "files/lightbox.html"},
     "page": lambda ctx: {"file_mb": ctx["biff/config"]["file_mb"], "files_max": FILES_A_MESSAGE},

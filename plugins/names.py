@@ -37,6 +37,12 @@ def author_of(db, mem_id):
     return Author(name, initials_of(name), sign[0]) if name else Author(f"User {sign[:4]}", sign[:2], sign[0])
 
 
+def authors_of(db, messages):
+    """The author of each message; of those of one member it is looked up once."""
+    authors = {mem_id: {"author": author_of(db, mem_id)} for mem_id in {message["msg/mem"] for message in messages}}
+    return {message["xt/id"]: authors[message["msg/mem"]] for message in messages}
+
+
 def name_of(user):
     """A person's name where no membership is at hand: in the foot of their own pages."""
     return user.get("user/name") or "Your name"
@@ -140,7 +146,7 @@ PLUGIN = {
     "slots": {"sidebar-foot": "names/foot.html", "welcome": "names/welcome.html", "dialogs": "names/dialog.html",
               "above-compose": "names/hint.html"},
     "page": page_values,
-    "message": lambda db, message: {"author": author_of(db, message["msg/mem"])},
+    "messages": authors_of,
     "changes": [on_name],
     "parts": {"name": name_part},
     "person-parts": {"foot": foot_part},

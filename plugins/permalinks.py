@@ -21,12 +21,16 @@ def surroundings_page(ctx):
     db, channel, message = ctx["biff/db"], ctx["channel"], ctx["message"]
     newest, _ = messages_of(db, channel)
     if message["xt/id"] in (one["xt/id"] for one in newest):
-        return biff.redirect(ctx, f"{channel_path(channel)}#message-{message['xt/id']}")
+        return biff.redirect(ctx, f"{channel_path(channel)}?now#message-{message['xt/id']}")
+    return surroundings_view(ctx, message, sought=message["xt/id"])
+
+
+def surroundings_view(ctx, message, **values):
+    db, channel = ctx["biff/db"], ctx["channel"]
     older, has_older = messages_of(db, channel, before=message["xt/id"], count=PAGE_MESSAGES // 2)
     newer, has_newer = messages_of(db, channel, after=message["xt/id"], count=PAGE_MESSAGES // 2)
     return app_page(ctx, "channel.html", **shown(ctx, [*older, message, *newer]), has_older=has_older,
-                    has_newer=has_newer, is_past=True, sought=message["xt/id"], post_id=ctx["biff/node"].new_id(),
-                    chars_max=CHARS_MAX)
+                    has_newer=has_newer, is_past=True, post_id=ctx["biff/node"].new_id(), chars_max=CHARS_MAX, **values)
 
 
 def newer(ctx):

@@ -143,7 +143,7 @@ PLUGIN = {
                ("GET", MESSAGE + "/reactions", in_message, people_of)],
     "slots": {"message-foot": "reactions/reactions.html", "message-actions": "reactions/action.html",
               "dialogs": "reactions/dialogs.html"},
-    "messages": of_messages,
+    "message-looks": of_messages,
     "page": lambda ctx: {"palette": PALETTE},
     "changes": [on_reaction],
     "scripts": ["reactions.js"],

@@ -64,15 +64,22 @@ def of_messages(db, messages):
 
 
 def quote_of(db, message):
-    """The quoted message as {id, mem, author, text, is_edited}; {} if it was deleted, None for no reply."""
+    """The quoted message as {id, mem, text, is_edited}; {} if it was deleted, None for no reply."""
     if "msg/reply-to" not in message:
         return None
     answered = db.entity(message["msg/reply-to"])
     if not answered or "msg/text" not in answered or answered.get("msg/channel") != message["msg/channel"]:
         return {}
     version = version_at(db, answered, message["msg/reply-tx"])
-    return {"id": answered["xt/id"], "mem": answered["msg/mem"], "author": author_of(db, answered["msg/mem"]),
-            "text": in_one_line(version), "is_edited": version["msg/text"] != answered["msg/text"]}
+    return {"id": answered["xt/id"], "mem": answered["msg/mem"], "text": in_one_line(version),
+            "is_edited": version["msg/text"] != answered["msg/text"]}
+
+
+def quoted_of(db, messages):
+    """The authors of quoted messages. A name changes without a word about the message that quotes."""
+    answered = {message["xt/id"]: db.entity(message["msg/reply-to"]) for message in messages if "msg/reply-to" in message}
+    return {message["xt/id"]: {"quoted": author_of(db, (answered.get(message["xt/id"]) or {}).get("msg/mem"))}
+            for message in messages if message["xt/id"] in answered}
 
 
 def version_at(db, answered, tx_id):
@@ -130,7 +137,7 @@ PLUGIN = {
     "posted": posted, "posted-tx": posted_tx,
     "slots": {"message-top": "replies/quote.html", "message-foot": "replies/count.html",
               "message-actions": "replies/action.html", "above-compose": "replies/bar.html"},
-    "messages": of_messages,
+    "messages": quoted_of, "message-looks": of_messages,
     "changes": [on_message],
     "scripts": ["replies.js"],
 }

@@ -8,8 +8,10 @@ What is too large, too deep or too intricate is shown as it was typed, too.
 Blocks follow the lines that people see: a quote or a list item ends with its line, as in Slack and Discord, and not
 where CommonMark's lazy lines end; docs/writing.md lists all that differs.
 """
+import collections
 import functools
 import re
+import sys
 import urllib.parse
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ BLOCKS_MAX = 120                      # quotes, items and fences: 6 ms of parsin
 DEPTH_MAX = 8                         # eight quotes in one another, or four lists, whose items count, too
 INLINE_DEPTH_MAX = 8                  # bold in italic in a link: three are sensible
 LANGUAGE_CHARS_MAX = 20               # of a code block: "objective-c++" has 13
+BODIES_BYTES_MAX = 8 * 1024 * 1024    # of texts as they are shown, with markup, that are kept: some 8,000
 EMOJI_ALONE_MAX = 3                   # a message of so many and nothing else is shown bigger
 EMOJI_CHARS_MAX = 200                 # of such a message, names included
 CHOICES_MAX = 8                       # emoji or names that are offered at once
@@ -83,7 +86,7 @@ def said(text, held=()):
     """A text as it is shown. `held` are spans of it that stand for something else: (start, end, HTML), in order."""
     text = str(text)
     if MARKUP.search(text) and not any(holder in text for holder in HOLDERS):
-        if shown := marked_up(text, held):
+        if shown := BODIES((text, tuple(held))):
             return shown
     return Said(plain(text, held), is_big=not held and is_emoji_alone(text))
 
@@ -189,6 +192,34 @@ def marked_up(text, held=()):
         return None
     clean = Markup(SANITIZER.clean(f".{html}")[1:])      # it drops a byte order mark at the beginning
     return Said(clean, has_blocks=writer.has_blocks) if len(clean) <= HTML_CHARS_MAX else None
+
+
+class Bodies:
+    """What `marked_up` makes, kept by what it is made of. A reaction, a quote or a new page parses no text again."""
+
+    def __init__(self):
+        self.clear()
+
+    def __call__(self, key):
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        shown = self._kept[key] = marked_up(*key)
+        self._bytes += self._size(key, shown)
+        while self._bytes > BODIES_BYTES_MAX:
+            self._bytes -= self._size(*self._kept.popitem(last=False))
+        return shown
+
+    def _size(self, key, shown):
+        text, held = key
+        return 500 + sys.getsizeof(text) + 300 * len(held) + (sys.getsizeof(shown.html) if shown else 0)
+
+    def clear(self):
+        """Forgets all of them, as when a message is evicted: nobody knows which of them are its own."""
+        self._kept, self._bytes = collections.OrderedDict[tuple, Said | None](), 0
+
+
+BODIES = Bodies()
 
 
 def blocks_in(text):

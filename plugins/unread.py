@@ -20,6 +20,7 @@ from voluptuous import Optional, Schema
 import biff
 from plugins.changes import channel_of, person_frame
 from plugins.edits import MESSAGE, in_message
+from plugins.permalinks import surroundings_view
 from plugins.places import (channel_path, channels_for, channels_kept, community_path, finished, in_channel,
                             in_community, is_private, may_read, mem_in, people_in)
 
@@ -33,8 +34,10 @@ PAGES_MAX = 8                         # pages that follow one channel for one pe
 FOLLOWS = dt.timedelta(minutes=11)    # so long after a page said that it stays: it says so every ten minutes
 COUNT_MAX = 100                       # unread messages counted in a channel; it is shown as "99+"
 FIRST_LOOK = 10                       # messages of a channel that are looked at first: most people have read the others
+POSITIONS_MAX = 50                    # for each channel, of which it is remembered how much was said since
 BEFORE_FIRST = 5                      # messages above the first unread one, to remember what it was about
-LANDING_MAX = 200                     # messages of a first page that begins at the first unread one
+LANDING_MAX = 200                     # messages of a first page that begins at the first unread one; more are loaded
+LOOKED_THROUGH_MAX = 1_000            # transactions among which it is sought what was said first after a position
 
 CHANNEL = "/community/{id}/channel/{channel_id}"
 SCHEMA = {
@@ -61,8 +64,23 @@ class Positions:
         self.heard: dict = {}
         self.followed: dict = {}      # → {page: (person, until when)}
         self.words: dict = {}         # page → the number of its last word
+        self._channels: dict = {}     # mem → the channels of which something was heard here, and some more
+        self._members_max = HEARD_MAX
+
+    def channels_of(self, mem_id):
+        """The channels of a member of which something may be known here that is not in the store."""
+        return self._channels.get(mem_id, ())
+
+    def _note(self, mem_id, channel_id):
+        if len(self._channels) > self._members_max:
+            self._channels = {}
+            for mem, channel in (*self.moved, *self.heard, *self.followed):
+                self._channels.setdefault(mem, set()).add(channel)
+            self._members_max = max(HEARD_MAX, 2 * len(self._channels))
+        self._channels.setdefault(mem_id, set()).add(channel_id)
 
     def move(self, mem_id, channel_id, upto, now):
+        self._note(mem_id, channel_id)
         since = self.moved.get((mem_id, channel_id), (None, None, now))[2]
         self.moved[mem_id, channel_id] = upto, now, since
 
@@ -70,6 +88,7 @@ class Positions:
         key = mem_id, channel_id
         if key in self.moved and self.moved[key][1] < at:              # the other server puts the newer one
             del self.moved[key]
+        self._note(mem_id, channel_id)
         self.heard.pop(key, None)
         self.heard[key] = upto, at
         if len(self.heard) > HEARD_MAX:
@@ -88,6 +107,7 @@ class Positions:
         return (here or there or (None,))[0]
 
     def follow(self, mem_id, channel_id, person, page, now):
+        self._note(mem_id, channel_id)
         pages = self.followed.setdefault((mem_id, channel_id), {})
         pages.pop(page, None)
         pages[page] = person, now + FOLLOWS
@@ -108,6 +128,9 @@ class Positions:
         pages.pop(page, None)
         if not (page and pages):
             self.followed.pop((mem_id, channel_id), None)
+
+    def followed_by(self, mem_id):
+        return [id for id in self.channels_of(mem_id) if (mem_id, id) in self.followed]
 
     def leave_alone(self, present, now):
         """Forgets pages of people who are not there any more, and those that say nothing; gives the people."""
@@ -167,13 +190,13 @@ def said_in(db, id):
 
 class Recent:
     """The newest messages of a channel, the newest first. It looks up where in the log one stands when it is asked."""
-    __slots__ = "ids", "mems", "called", "_said"
+    __slots__ = "ids", "mems", "called", "_said", "_after"
 
     def __init__(self, found, former=None):
         self.ids, self.mems = [one["xt/id"] for one in found], [number_of(one.get("msg/mem")) for one in found]
         self.called = {n: one["msg/mentions"] for n, one in enumerate(found) if one.get("msg/mentions")}
         known = dict(zip(former.ids, former._said)) if former else {}
-        self._said = [known.get(id) for id in self.ids]
+        self._said, self._after = [known.get(id) for id in self.ids], {}
 
     def said(self, db, n):
         if self._said[n] is None:
@@ -181,10 +204,15 @@ class Recent:
         return self._said[n]
 
     def after(self, db, upto):
-        """The number of them that were said after a transaction."""
+        """The number of them that were said after a transaction. Most people have read up to one of a few."""
+        if (found := self._after.get(upto)) is None:
+            if len(self._after) >= POSITIONS_MAX:
+                self._after.clear()
+            found = self._after[upto] = self._after_by_halves(db, upto)
+        return found
+
+    def _after_by_halves(self, db, upto):
         low, high = 0, len(self.ids)
-        if not high or self.said(db, 0) <= upto:
-            return 0
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if self.said(db, middle) > upto else (low, middle)
@@ -197,12 +225,12 @@ class Recent:
     def counts(self, after, mem_id, channel_id):
         """Among so many newest messages, those of others, and those that mention the member or everybody."""
         mine = number_of(mem_id)
-        calls = sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
-                    for n, ids in self.called.items())
-        return after - self.mems[:after].count(mine), calls
+        calls = self.called and sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
+                                    for n, ids in self.called.items())
+        return after - self.mems[:after].count(mine), calls or 0
 
     def size(self):
-        return 250 * len(self.ids)
+        return 250 * len(self.ids) + 100 * POSITIONS_MAX
 
 
 def number_of(mem_id):
@@ -231,11 +259,10 @@ def count_of(ctx, db, channel_id, mem_id, upto):
 
     At most COUNT_MAX messages are read, so that it never costs more.
     """
-    for count in FIRST_LOOK, COUNT_MAX:
-        recent = recent_of(ctx, db, channel_id, count)
+    recent = ctx["chat_kept"].at_hand(db, (COUNT_MAX, channel_id)) or recent_of(ctx, db, channel_id, FIRST_LOOK)
+    if (after := recent.after(db, upto)) == FIRST_LOOK:
+        recent = recent_of(ctx, db, channel_id, COUNT_MAX)
         after = recent.after(db, upto)
-        if after < count:
-            break
     others, calls = recent.counts(after, mem_id, channel_id)
     if after == others or after < COUNT_MAX:
         return others, calls
@@ -248,30 +275,54 @@ def counts_of(ctx, db, mem):
 
     A channel with none is left out, and so is one that the member follows.
     """
-    read, mem_id, followed = read_by(ctx, db, mem["xt/id"]), mem["xt/id"], ctx["chat_positions"].followed
-    found, keep = {}, ctx["chat_kept"]
+    read, mem_id, positions = read_by(ctx, db, mem["xt/id"]), mem["xt/id"], ctx["chat_positions"]
+    found, at_hand, near = {}, ctx["chat_kept"].at_hand, positions.channels_of(mem_id)
     for channel in channels_for(ctx, db, mem):
         id = channel["xt/id"]
-        if (mem_id, id) not in followed:
-            upto, recent = upto_of(ctx, read, mem_id, id), keep.at_hand(db, (FIRST_LOOK, id))
-            if recent and not recent.may_be_after(upto):               # as in most channels
-                continue
-            count, calls = count_of(ctx, db, id, mem_id, upto)
-            if count:
-                found[id] = count, upto, calls
+        if id in near and (mem_id, id) in positions.followed:
+            continue
+        upto = upto_of(ctx, read, mem_id, id) if id in near else read.upto.get(id, read.joined)
+        recent = at_hand(db, (FIRST_LOOK, id))
+        if recent and not recent.may_be_after(upto):                   # as in most channels
+            continue
+        count, calls = count_of(ctx, db, id, mem_id, upto)
+        if count:
+            found[id] = count, upto, calls
     return found
 
 
 def first_unread(ctx, db, mem_id, channel_id):
-    """The oldest message of another that a member has not read, and how many there are from it on; (None, 0) for none,
-    or for more than LANDING_MAX.
+    """The oldest message of another that a member has not read, and how many there are from it on; (None, 0) for none.
+
+    The number is None for more than LANDING_MAX.
     """
     upto = upto_of(ctx, read_by(ctx, db, mem_id), mem_id, channel_id)
     if not count_of(ctx, db, channel_id, mem_id, upto)[0]:
         return None, 0
     recent = recent_of(ctx, db, channel_id, LANDING_MAX)
-    places = [n for n in range(recent.after(db, upto)) if recent.mems[n] != number_of(mem_id)]
-    return (recent.ids[places[-1]], places[-1] + 1) if places and places[-1] + 1 < LANDING_MAX else (None, 0)
+    if (after := recent.after(db, upto)) < LANDING_MAX:
+        place = max(n for n in range(after) if recent.mems[n] != number_of(mem_id))
+        return recent.ids[place], place + 1
+    return first_after(ctx, db, mem_id, channel_id, upto), None
+
+
+def first_after(ctx, db, mem_id, channel_id, upto):
+    """The first message of another in a channel after a transaction, however many follow; None if it is not found.
+
+    Ids rise in order of creation. So it follows the first document that was made after the transaction.
+    """
+    made = (op[1]["xt/id"] for tx in itertools.islice(ctx["biff/node"].tx_log(after=upto), LOOKED_THROUGH_MAX)
+            for op in tx.ops if op[0] == "put" and type(op[1]["xt/id"]) is uuid.UUID and tx.tx_id <= db.tx_id
+            and said_in(db, op[1]["xt/id"]) == tx.tx_id)
+    if (mark := next(made, None)) is None:
+        return None
+    message = db.entity(mark) or {}
+    if channel_of(message) == channel_id and message.get("msg/mem") != mem_id:
+        return mark
+    query = {"find": "?m", "in": ["?c", "?me", "?mark"], "limit": 1, "order-by": [[("created", "?m"), "asc"]],
+             "where": [["?m", "msg/channel", "?c"], [("created-after", "?m", "?mark")],
+                       ("not", ["?m", "msg/mem", "?me"])]}
+    return next(iter(biff.q(db, query, channel_id, mem_id, mark)), None)
 
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -474,7 +525,7 @@ def news_of(ctx, db, mem):
     counts, mem_id = counts_of(ctx, db, mem), mem["xt/id"]
     return {"counts": " ".join(f"{id} {count} {upto} {calls}" for id, (count, upto, calls) in counts.items()),
             "muted": read_by(ctx, db, mem_id).muted, "news_tx_id": db.tx_id, "news_mem": mem_id,
-            "followed": [id for other, id in ctx["chat_positions"].followed if other == mem_id]}
+            "followed": ctx["chat_positions"].followed_by(mem_id)}
 
 
 def page_values(ctx):
@@ -489,7 +540,15 @@ def page_values(ctx):
 def landing(ctx):
     """The number of messages with which a page begins at the first unread one, if that is not too far back."""
     unread = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])[1]
-    return unread + BEFORE_FIRST if 0 < unread < LANDING_MAX else 0
+    return unread + BEFORE_FIRST if unread else 0
+
+
+def opening(ctx):
+    """The surroundings of the first unread message, in the place of a channel's page that would not reach it."""
+    first, unread = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])
+    if first is None or unread is not None or "now" in ctx["params"]:
+        return None
+    return surroundings_view(ctx, ctx["biff/db"].entity(first), unread_shown=f"{COUNT_MAX - 1}+")
 
 
 def go_on(ctx):
@@ -532,5 +591,6 @@ PLUGIN = {
     "person-parts": {"new": new_part, "news": news_part},
     "front": [last_place],
     "landing": [landing],
+    "opening": [opening],
     "scripts": ["unread.js"],
 }

@@ -176,7 +176,7 @@ function openPage() {
   function isStored(post) {
     if (post.path !== HERE) return;
     if (line) line.expect(() => !outbox.of(post.path).includes(post));
-    else if (list) location.assign(HERE);                  // a page of older messages; this one is among the newest
+    else if (list) location.assign(`${HERE}?now`);         // a page of older messages; this one is among the newest
   }
   if (list) openList(list, outbox, pending);
   const listed = new MutationObserver(() => { fillPick(); markUnsent(outbox); });

@@ -473,6 +473,7 @@ async def test_a_page_and_its_fragments_are_the_page_as_it_is_now(tmp_path, monk
     monkeypatch.setattr(presence, "GATHER_S", 0.01)
     monkeypatch.setattr(presence, "TYPING_S", 2.2)
     monkeypatch.setattr(unread, "COUNT_MAX", 1_000)
+    monkeypatch.setattr(unread, "LANDING_MAX", 100_000)
     compared = 0
     for n in range(size(3, 300)):
         async with a_world(tmp_path / str(n), kept_mails(monkeypatch), f"{seed} {n}") as world:

@@ -324,8 +324,24 @@ def test_attacks_in_markup_are_text(say):
     assert len(attacks()) > 1_000 and not active
 
 
+def test_a_text_is_parsed_once_and_what_is_kept_has_a_bound(monkeypatch):
+    """Each reaction, quote and page would parse the same text anew; and kept for ever, texts would fill the memory."""
+    made, marked_up, bodies = [], text.marked_up, text.Bodies()
+    monkeypatch.setattr(text, "marked_up", lambda typed, held=(): made.append(typed) or marked_up(typed, held))
+    monkeypatch.setattr(text, "BODIES", bodies)
+    monkeypatch.setattr(text, "BODIES_BYTES_MAX", 20_000)
+    assert said("*tide*") is said("*tide*") and said("*tide*", [(1, 5, "eel")]).html == "<em>eel</em>"
+    assert made == ["*tide*"] * 2
+    for n in range(100):
+        said(f"*{n}*" + "x" * 500)
+    assert 0 < bodies._bytes <= 20_000 and len(bodies._kept) < 20
+    bodies.clear()
+    assert not bodies._kept and said("*tide*").html == "<em>tide</em>" and made[-1] == "*tide*"
+
+
 def test_if_our_writer_forgot_to_escape_the_sanitizer_would_still_hold(monkeypatch):
     """One wall can have a hole. This test sees whether there are two."""
+    monkeypatch.setattr(text, "BODIES", lambda key: text.marked_up(*key))            # none that was made before
     monkeypatch.setattr(text, "escape", str)
     for name in "LINK", "NAMED_LINK", "HOST", "CODE":
         monkeypatch.setattr(text, name, str(getattr(text, name)))

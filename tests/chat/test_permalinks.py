@@ -58,7 +58,7 @@ async def test_one_of_the_newest_messages_opens_on_the_live_page(chat, person): 
     _, channel = await ann.new_channel()
     ids = await filled(chat, channel, 60)
     answer = await ann.get(f"{channel}/at/{ids[40]}", allow_redirects=False)
-    assert answer.headers["Location"] == f"{channel}#message-{ids[40]}"
+    assert answer.headers["Location"] == f"{channel}?now#message-{ids[40]}"
 
 
 async def test_a_link_is_for_members_and_for_messages_of_its_channel(chat, person):      # noqa: F811

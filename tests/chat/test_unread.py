@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 import biff
-from people import chat, person      # noqa: F401
+from people import chat, person, texts      # noqa: F401
 from plugins import unread
 from store import delete, put
 from test_browser import a_message, same_process, until_live
@@ -147,6 +147,26 @@ async def test_a_page_begins_at_the_first_unread_message(two, monkeypatch):
     await read_to(bob, channel)
     page = (await bob.get(channel)).body_text
     assert "data-new" not in page and page.count("<article") == 4
+
+
+async def test_a_page_begins_at_the_first_unread_message_however_many_follow(two, monkeypatch):
+    """Who was away for a week would begin with the end, and never see where it had begun."""
+    from plugins import permalinks
+    monkeypatch.setattr(unread, "LANDING_MAX", 6)
+    monkeypatch.setattr(permalinks, "PAGE_MESSAGES", 4)
+    ann, bob, channel, other = two
+    await ann.say(channel, "read")
+    await read_to(bob, channel)
+    await ann.say(other, "elsewhere")
+    for n in range(7):
+        await bob.say(channel, "mine"), await ann.say(channel, f"{n}")
+        page = (await bob.get(channel)).body_text
+        first = page.partition('data-new="')[2].partition('"')[0]
+        assert re.search(f'id="message-{first}".*?disable-scripting>0<', page, re.DOTALL), f"with {n + 1} unread"
+    assert texts(page) == ["read", "mine", "0", "mine", "1"] and "hx-ws:connect" not in page
+    assert re.search('href="[^"]*[?]now">99[+] new messages', page) and "/newer?after=" in page
+    page = (await bob.get(f"{channel}?now")).body_text
+    assert texts(page)[-1] == "6" and "hx-ws:connect" in page
 
 
 async def test_reading_writes_nothing_until_its_reader_goes_or_ten_minutes_pass(chat, two, say):  # noqa: F811
@@ -337,7 +357,7 @@ QUIET, ONE = ["", "", False, 0], ["1", "(1) ", True, 1]
 HAS_HEARD = "tx => Number(document.querySelector('#cursor').value) >= tx"
 
 
-async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, window):      # noqa: F811
+async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, window, monkeypatch):      # noqa: F811
     """One would be called to what one has just read, or not be called to what one has missed."""
     page, channel = await same_process(chat, person, window, "bob@example.com")
     node, db = chat["biff/node"], chat["biff/node"].db()
@@ -379,4 +399,19 @@ async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, win
     await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=ONE)
     await other.wait_for_selector("#pill:visible >> text=1 new message")
     await other.click("#pill")
+    await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
+    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
+        await asyncio.sleep(0.02)
+    monkeypatch.setattr(unread, "LANDING_MAX", 20)
+    await other.goto(chat["biff/base-url"] + community)
+    for n in range(60):
+        await said(f"while away {n}")
+    await other.click("#channels >> text=general")
+    line = other.locator(".message.first-new")
+    await line.wait_for()
+    assert "while away 0" in await line.inner_text() and await line.evaluate("""line => {
+        const {top, bottom} = line.getBoundingClientRect(); return top > 0 && bottom < innerHeight; }""")
+    assert (await other.evaluate(SHOWN))[0] == "60", "nothing is read by being opened"
+    await other.click(".past a")
+    await other.wait_for_selector("#messages[data-live] >> text=while away 59")
     await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
