@@ -117,8 +117,8 @@ def _value(node: ast.expr) -> Any:
         case ast.Call(func=function, args=args, keywords=keywords) if ast.unparse(function) in _MAKERS:
             return _MAKERS[ast.unparse(function)](*map(_value, args),
                                                   **{str(word.arg): _value(word.value) for word in keywords})
-    raise ShellError(f"{_short(ast.unparse(node))} is not data; wanted literals, UUID(\"…\"), datetime(\"…\") or "
-                     "date(\"…\").")
+    raise ShellError(f"{_short(ast.unparse(node))} is not data; wanted literals of Python (None, True, \"a text\"), "
+                     "UUID(\"…\"), datetime(\"…\") or date(\"…\").")
 
 
 def moment(*args: Any, tzinfo: dt.tzinfo = dt.timezone.utc) -> dt.datetime:
@@ -578,7 +578,7 @@ class Shell:
             return self._query(line)
         word, _, rest = line.partition(" ")
         if word not in COMMANDS:
-            raise ShellError(f"There is no {_short(word)}; .help lists what there is.")
+            raise ShellError(f"There is no {_short(word)}; .help lists what there is.{store._meant(word, COMMANDS)}")
         COMMANDS[word][0](self, rest.strip())
 
     def _query(self, line: str) -> None:

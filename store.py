@@ -306,6 +306,10 @@ class QueryLimitError(StoreError):
     """A query took longer than its timeout and was interrupted."""
 
 
+_LATE = "The query took longer than its timeout and was interrupted. Bind more, or raise \"timeout\"."
+_BROKEN = "Restore a backup; `verify` says of it whether it is whole."
+
+
 # ── Operations ───────────────────────────────────────────────────────────────────────────────────────────────
 #
 # Plain tuples, so that a transaction is data. These functions only spell them.
@@ -774,7 +778,7 @@ def _encoded(document: dict) -> tuple[bytes, list]:
     data = b"".join(parts)
     if len(data) > DOCUMENT_BYTES_MAX:
         raise ValueTypeError(f"The document {_short(document['xt/id'])} has {len(data):,} bytes, the limit is "
-                             f"{DOCUMENT_BYTES_MAX:,}.")
+                             f"{DOCUMENT_BYTES_MAX:,}. Divide it, or keep the bytes in a file.")
     return data, facts
 
 
@@ -912,7 +916,8 @@ class Node:
     def _point(self, tx_id: Any, tx_time: dt.datetime | None, latest: Point) -> tuple[Point, int]:
         """The place in the log that is asked for, and the valid time that goes with it."""
         if tx_id is not None and tx_id > latest.tx_id:
-            raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}.")
+            raise NotIndexedError(f"Transaction {tx_id} was asked for; the newest here is {latest.tx_id}. `await_tx` "
+                                  "waits for one.")
         if tx_id is not None and tx_id < 0:
             raise NotIndexedError(f"Transaction {tx_id} was asked for; the first is 1, and 0 is before it.")
         micros = None if tx_time is None else _given_micros(tx_time, "tx_time")
@@ -946,7 +951,7 @@ class Node:
         self._log.notify(notice)
 
     def on_notice(self, callback: Callable[[str], Any]) -> None:
-        """Calls back with each notice, a text, in the running event loop if there is one, else on the hearing thread."""
+        """Calls back with each notice, a text, in the running event loop if there is one, else on a thread."""
         self._file.check_open()
         try:
             self._hearers.append((asyncio.get_running_loop(), callback))
@@ -1213,7 +1218,8 @@ class _File:
                 raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
             newest, = connection.execute("pragma user_version").fetchone()
         if head.get("format") != FORMAT:
-            raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}.")
+            raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}. A newer "
+                               "store.py reads it.")
         if (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
             raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one is a "
                                "copy of another time. Put the other of that time beside it, or restore a backup.")
@@ -1302,8 +1308,7 @@ class _File:
         if self.closed:
             return ClosedError(self.closed)
         if "interrupted" in str(error):
-            return QueryLimitError("The query took longer than its timeout and was interrupted. "
-                                   "Bind more, or raise \"timeout\".")
+            return QueryLimitError(_LATE)
         if type(error) is sqlite3.DatabaseError or str(error).startswith(("no such ", "Could not decode")):
             return CorruptError(f"{self.path} cannot be read: {error}.")      # what was there is lost or garbled
         return StoreError(f"{self.path} could not be read: {error}.")
@@ -1353,7 +1358,7 @@ class _File:
         """The document of bytes that were read, once they are checked; it is kept in memory."""
         if type(data) is not bytes or _checksum(digest(data)) != checksum:
             raise CorruptError(f"Document {n} is not what was written: its bytes do not have the hash that the log "
-                               f"has.")
+                               f"has. {_BROKEN}")
         document = unpack(data)
         if _IMMUTABLE.issuperset(map(type, document.values())):
             document = _Flat(document)
@@ -1948,9 +1953,7 @@ class _Reader:
         """Raises once the time of what is asked is over, or the node is closed: for what Python does with the rows."""
         if self._is_late():
             self.file.check_open()
-            timeout_ms = TIMEOUT_MS if self.run is None else self.run.parsed.timeout_s * 1000
-            raise QueryLimitError(f"The query took longer than its timeout of {timeout_ms:,.0f} ms and was "
-                                  "interrupted.")
+            raise QueryLimitError(_LATE)
 
     def fail(self, error: sqlite3.Error) -> NoReturn:
         """Raises what a failed statement means: what a function raised in it, else our error for SQLite's.
@@ -2429,7 +2432,7 @@ def _check_link(row: tuple, previous: tuple | None) -> None:
             made = _chained(previous[3], previous[0] + 1, tx_time, ops), _state(previous[6], hash, committed, results)
         if made == (hash, state) and (previous is None or tx_id == previous[0] + 1):
             return
-    raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make.", tx_id)
+    raise CorruptError(f"Transaction {tx_id} does not have the hash that its contents make. {_BROKEN}", tx_id)
 
 
 def _became(ops: bytes, results: bytes | None) -> list:
@@ -4182,9 +4185,11 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 # A query is Python data. It is parsed once, checked whole, and refused with a sentence before anything is read.
 #
 #     query    {"find": FIND or [FIND, …], "in": [BINDING, …], "where": [CLAUSE, …], "rules": [RULE, …],
-#               "order-by": [ORDER, …], "limit": n, "offset": n, "keys": [name, …], "timeout": milliseconds}
+#               "order-by": [ORDER, …], "limit": n, "offset": n, "keys": [name, …], "with": ["?x", …],
+#               "one": True, "timeout": milliseconds}
 #     FIND     "?x"   ("pull", "?x", pattern)   ("count", FIND)   (f, FIND or value, …)   a list, set or dict of these
 #     BINDING  "?x"   ["?x", ...] each of a collection   ["?x", "?y"] one tuple   [["?x", "?y"]] each of a relation
+#              "%" rules
 #     CLAUSE   [TERM, ATTRIBUTE, TERM]   [TERM, ATTRIBUTE]            a fact: entity, attribute, value
 #              [(f, ARG, …)]                       a test: keeps rows for which f gives neither None nor False
 #              [(f, ARG, …), BINDING]              a call whose result is bound
@@ -4195,6 +4200,7 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 #     ATTRIBUTE  "name"   "space/_name" backwards   "?a"   "_" any attribute   {"name", …} any of these
 #     BRANCH   CLAUSE   ("and", CLAUSE, …)
 #     TERM     "?x"   "_" any value   a value   {value, …} any of these
+#              ["attribute", value]           as an entity: a lookup ref
 #     ARG      "?x"   a value   (f, ARG, …)   "$" this snapshot   f is a name or a callable
 #     RULE     [("rule", "?a", …), CLAUSE, …]      [("rule", ["?bound", …], "?a", …), CLAUSE, …]
 #     ORDER    [FIND]   [FIND, "desc"]   [("created", "?x"), "desc"]
@@ -4768,7 +4774,8 @@ class _ClauseParser:
         names = a if type(a) is set else () if is_term else [a]
         if not all(type(name) is str and is_text(name) for name in names):
             raise QueryError(f"The clause {_short(clause)} has {_short(a)} for its attribute; wanted a text, a "
-                             f"variable, or a set of texts. Half a surrogate pair is no text.{self._way(clause)}")
+                             f"variable, or a set of texts."
+                             f"{self._way(clause) or ' Half a surrogate pair is no text.' * (type(a) is str)}")
         back, ends = "" if is_term else _backwards(a), [e, clause[2] if len(clause) == 3 else "_"]
         found: list[_Clause] = []
         for place, end in enumerate(ends if back else ends[:1]):       # of a clause read backwards both are entities
@@ -4813,7 +4820,7 @@ class _ClauseParser:
         if _is_var(arg):
             return arg
         if arg == "_" and type(arg) is str:
-            raise QueryError(f"{_short(clause)}: a blank cannot be an argument.")
+            raise QueryError(f"{_short(clause)}: a blank cannot be an argument; wanted a variable or a value.")
         if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in FUNCTIONS):
             return self._call(arg, clause)
         return _Const(arg)
@@ -4823,7 +4830,7 @@ class _ClauseParser:
         shared = _join_vars(clause)[1] if clause[0] == "not-join" else None
         inner = self.clauses(clause[1 if shared is None else 2:])
         if not inner:
-            raise QueryError(f"{_short(clause)} is empty.")
+            raise QueryError(f"{_short(clause)} is empty; wanted a clause in it.")
         if shared is None:
             return (_Not(clause, (), (inner,)),)
         if absent := shared - _mentioned(inner):
@@ -4835,7 +4842,7 @@ class _ClauseParser:
         required, shared = _join_vars(clause) if clause[0] == "or-join" else (set(), None)
         parts = clause[1 if shared is None else 2:]
         if not parts:
-            raise QueryError(f"{_short(clause)} has no branches.")
+            raise QueryError(f"{_short(clause)} has no branches; wanted clauses, or (\"and\", clause, …).")
         branches = tuple(self.clauses([part]) for part in parts)
         if shared is None:
             terms = tuple(var for var in frozenset().union(*map(_mentioned, branches)) if not var.startswith("? "))
@@ -7133,7 +7140,8 @@ class _Calls:
 
     def _get_attr(self, args: tuple, getters: list[Callable]) -> Callable:
         if len(args) not in (2, 3) or type(args[1]) is not _Const:
-            raise QueryError("get-attr takes an entity, an attribute and perhaps a default.")
+            raise QueryError("get-attr wants the name of an attribute: (\"get-attr\", \"?e\", \"name\", default). A "
+                             "clause [e, \"?a\", v] takes a variable.")
         run, a = self.run, args[1].value
 
         def values_of(values: Any) -> Any:

@@ -117,6 +117,9 @@ def test_writing_is_asked_for_by_name(path):
     ('{"find": [', "{\"find\": [ is not Python data: '[' was never closed, at character 10."),
     ("[1, 2]", '[1, 2] is not a query; wanted {"find": …, "where": …}, or .help.'),
     (".nope", "There is no .nope; .help lists what there is."),
+    (".entit ann", "There is no .entit; .help lists what there is. Did you mean '.entity'?"),
+    ('.put {"xt/id": "z", "is": true}', "true is not data; wanted literals of Python (None, True, \"a text\"), "
+     'UUID("…"), datetime("…") or date("…").'),
     (".as-of 2026-13-01", "2026-13-01 is not a time; wanted one such as 2026-05-01 or 2026-05-01T12:30Z, or now."),
     (".as-of 99", "Transaction 99 was asked for; the newest here is 4."),
     (".entity", "Wanted an id after it."),
