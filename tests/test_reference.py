@@ -71,6 +71,8 @@ LISTS = [
     ("## Operations", "field", set(store.Tx._fields)),
     ("### The keys of a query", "key", set(store._QUERY_KEYS)),
     ("## Pull patterns", "option", set(store._PULL_OPTIONS)),
+    ("### A schema", "declaration", {f'"{option}": {"str" if option == "type" else True}'
+                                     for options in store_schema._OPTIONS.values() for option in options}),
     ("## Errors", "error", {name for name, kind in vars(store).items()
                             if inspect.isclass(kind) and issubclass(kind, store.StoreError)}),
     ("## The shell", "command", set(shell.COMMANDS)),
