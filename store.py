@@ -40,7 +40,6 @@ import datetime as dt
 import decimal
 import difflib
 import enum
-import fcntl
 import functools
 import gc
 import hashlib
@@ -52,12 +51,16 @@ import json
 import logging
 import marshal
 import math
+import mmap
 import operator
 import os
 import random
 import re
+import secrets
 import shutil
+import socket
 import sqlite3
+import stat
 import statistics
 import struct
 import sys
@@ -73,6 +76,11 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
+
+try:
+    import fcntl
+except ImportError:                   # Windows
+    fcntl = None                      # type: ignore[assignment]
 
 __all__ = ["open", "put", "delete", "patch", "match", "cas", "evict", "call", "aggregate", "Node", "Db", "Tx",
            "Version", "Listener", "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError",
@@ -99,7 +107,14 @@ SCHEMA_ID = "store/schema"            # of the document that says what is declar
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
-BEAR_S_MAX = 1                        # that a commit waits for a reader whose question was disturbed three times
+LOCK_S = 5                            # that a commit waits for other processes, unless `open` is told otherwise
+LOCK_AGAIN_S = 0.0002, 0.001          # between two attempts: about as long as a commit; SQLite itself waits up to 0.1 s
+READ_ON_MAX, READ_ON_BYTES = 1_000, 2 ** 18     # transactions of others that are read one by one, and their bytes
+COUNT_LATER = 200                     # documents of others that the statistics may lack
+BELL_POLL_S, BELL_PAUSE_S = 1, 0.002  # between two looks for transactions that rang no bell; and between two hearings
+POLL_S = 0.01                         # between two looks where there are no such bells
+NOTICES_MAX = 1_000                   # that wait for processes which are slow to hear; beyond, the oldest are lost
+EMPTY_AGAIN_S = 0.5                   # between two attempts to empty it while others read
 EMPTY_MS = 100                        # that the writer waits for readers before it empties the write-ahead log later
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
 CACHE_BYTES = 16 * 2 ** 20            # of packed documents kept decoded; decoded they take about 3.2 times that
@@ -255,7 +270,7 @@ class ClosedError(StoreError):
 
 
 class LockedError(StoreError):
-    """Another process, another node of this one, or a log on PostgreSQL owns the file."""
+    """Other processes write for too long, or the file is open under another name or as the index of a log."""
 
 
 class CorruptError(StoreError):
@@ -813,8 +828,12 @@ _ENCODED: dict[type, Callable] = {     # most values are one of these
 def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] = NOTHING, *,
          index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
          clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4,
-         text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None) -> Node:
-    """The node that owns the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
+         text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None,
+         timeout: float = LOCK_S) -> Node:
+    """A node of the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
+
+    Any number of processes on one machine may open a file, and nodes in a process: all see one order of transactions.
+    A commit waits `timeout` seconds for those of the others, at most.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
     the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is called with (done, of).
@@ -826,10 +845,11 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
         {"user/email": {"unique": True, "type": str},  "msg/channel": {"reference": True},
          ("msg/channel", "msg/at"): {"index": True},   ("member/of", "member/who"): {"unique": True}}
 
-    Raises: LockedError if another process, node or log owns the file; CorruptError if it is not a store of this format,
-    or not of this log; UnreachableError if PostgreSQL does not answer; StoreError if documents break the schema.
+    Raises: LockedError if the file is the index of another log or node, or open under another name; CorruptError if it
+    is not a store of this format, or not of this log; UnreachableError if PostgreSQL does not answer; StoreError if
+    documents break the schema.
     """
-    return Node(path, functions, index, progress, clock, ids, text, schema)
+    return Node(path, functions, index, progress, clock, ids, text, schema, timeout)
 
 
 class Node:
@@ -838,7 +858,8 @@ class Node:
     def __init__(self, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]],
                  index: str | os.PathLike[str] | None, progress: Progress | None,
                  clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID],
-                 text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None):
+                 text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None,
+                 timeout_s: float = LOCK_S):
         if not isinstance(functions, Mapping) or not all(type(f) is str and callable(functions[f]) for f in functions):
             raise StoreError(f"functions={_short(functions)}; wanted a dict of names and callables.")
         if not (callable(ids) and (clock is None or callable(clock))):
@@ -855,7 +876,7 @@ class Node:
         self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
         self._pool = concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")      # of `aq`
         self._moved = threading.Condition()
-        self._file, self._log = _opened(path, index, self)
+        self._file, self._log = _opened(path, index, self, timeout_s)
         try:
             self._file.index_texts(text, progress)
             self._log.begin(progress)
@@ -907,6 +928,8 @@ class Node:
         if file.closed:
             raise ClosedError(file.closed)
         latest = file.latest
+        if file.words[_HEAD_MARK] != latest.mark:
+            latest = file.catch_up()
         if tx_id is None and tx_time is None:
             vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
             return Db(self, file, vt, latest)
@@ -937,10 +960,12 @@ class Node:
         Registered in a running event loop it is called there (it may be a coroutine function), else on a thread of its
         own, once the transaction is indexed. A callback that raises is logged, and the next transaction follows.
         """
-        return Listener(self, callback, self._file.latest.tx_id if after is None else _tx_id(after))
+        self._file.check_open()
+        self._log.listen()
+        return Listener(self, callback, self._file.catch_up().tx_id if after is None else _tx_id(after))
 
     def notify(self, notice: str) -> None:
-        """Tells all servers of this log, this one too, a text that is stored nowhere and may be lost; does not block.
+        """Tells all nodes of this log, this one too, a text that is stored nowhere and may be lost; does not block.
 
         Raises: OperationError if it is empty, no text, or longer than NOTICE_BYTES_MAX bytes of UTF-8.
         """
@@ -953,6 +978,7 @@ class Node:
     def on_notice(self, callback: Callable[[str], Any]) -> None:
         """Calls back with each notice, a text, in the running event loop if there is one, else on a thread."""
         self._file.check_open()
+        self._log.listen()
         try:
             self._hearers.append((asyncio.get_running_loop(), callback))
         except RuntimeError:
@@ -968,7 +994,7 @@ class Node:
     @property
     def latest_tx(self) -> Tx | None:
         """The newest indexed transaction, or None."""
-        return self._file.transaction(self._file.latest.tx_id)
+        return self._file.transaction(self._file.catch_up().tx_id)
 
     def tx(self, tx_id: int | Tx) -> Tx | None:
         """What became of a transaction, without its operations; None if there is none of this number."""
@@ -980,6 +1006,8 @@ class Node:
         Raises: TimeoutError, ClosedError.
         """
         awaited = _tx_id(tx_id)
+        if self._file.catch_up().tx_id < awaited and not self._file.closed:
+            self._log.listen()
         with self._moved:
             if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
                 raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
@@ -990,7 +1018,7 @@ class Node:
     def sync(self, timeout_s: float | None = None) -> dt.datetime | None:
         """The newest transaction's time (None: there is none), once all that is in the log at this moment is indexed.
 
-        In a file that is so at once; of a log that several servers share it tells what the others have written.
+        In a file that is so at once; of a log on PostgreSQL it tells what the others have written.
         Raises: TimeoutError, ClosedError, UnreachableError.
         """
         self._file.check_open()
@@ -999,7 +1027,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """Sizes and positions, for people who watch over the store."""
-        file, latest = self._file, self._file.latest
+        file, latest = self._file, self._file.catch_up()
         file.check_open()
         return {"path": file.path, "store": file.store_id, "format": FORMAT, "tx_id": latest.tx_id,
                 "tx_time": _moment(latest.time) if latest.tx_id else None, "documents": latest.n,
@@ -1009,7 +1037,7 @@ class Node:
     def attribute_stats(self) -> dict[str, int]:
         """How many facts of each attribute were ever put: several values count each, evicted ones until `reindex`."""
         self._file.check_open()
-        index = self._file.index
+        index = self._file.counted_index()
         return {name: index.puts[a] for name, a in list(index.attributes.items()) if index.puts.get(a)}
 
     def verify(self, progress: Progress | None = None) -> int:
@@ -1067,13 +1095,13 @@ def _checked(tx: Tx, check: bool) -> Tx:
     return tx
 
 
-def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node) -> tuple[_File, Any]:
+def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout_s: float) -> tuple[_File, Any]:
     """The file and the log of a node."""
     if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
                              "has one.")
-        file = _File(path)
+        file = _File(path, timeout_s=timeout_s)
         return file, _SqliteLog(file, node)
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
@@ -1096,12 +1124,15 @@ _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """A child process has no part in the store: it lets go of the lock and refuses every call."""
+    """A child process has no part in the store: it refuses every call."""
     for node in list(_NODES):
+        node._log.abandon()
         node._file.abandon()
+    _Hold.forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1116,11 +1147,28 @@ _TRUTH = """
 """
 
 
+# The head of SQLite's index of the write-ahead log, as 8-byte words and as 4-byte words. SQLite writes it when a commit
+# becomes visible and restores it after a crash. So a snapshot is of now as long as the head has the same mark.
+# Source: https://www.sqlite.org/walformat.html, "The WAL-Index Header".
+_HEAD_BYTES, _HEAD_VERSION = 136, 3007000
+_HEAD_SALT, _HEAD_MARK = 4, 5         # words of 8 bytes: of this write-ahead log; a checksum of the whole head
+_HEAD_COMMITS = 2                     # word of 4 bytes: how many there were
+
+_PLACE = "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1"
+_UNKNOWN = -1                         # a mark that no head has
+_NO_HEAD = memoryview(bytes(_HEAD_BYTES)).cast("Q")
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
 class Point(NamedTuple):
-    """A place in the log: a transaction, its time, and the number of its last document."""
+    """A place in the log: a transaction, its time, and the number of its last document.
+
+    `mark` is what the file's head has while this is its newest transaction; of a past one _UNKNOWN.
+    """
     tx_id: int
     time: int
     n: int
+    mark: int = _UNKNOWN
 
 
 # The newest transaction up to ?1 of which a column, which rises with the log, is at most ?2.
@@ -1131,35 +1179,42 @@ _NEWEST = """
         from search cross join log on tx_id = (low + high + 1) / 2 where low < high)
     select low from search where low = high"""
 
-
 class _File:
     """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
-    def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False):
+    def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False,
+                 timeout_s: float = LOCK_S):
         """`about`: the first row of a log elsewhere, which this file only indexes; so does one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.about = about
         self.progress: Progress | None = None  # told of the making of an index that a transaction declares
-        self._is_index = is_index or about is not None
+        self._is_index, self._timeout_s = is_index or about is not None, timeout_s
         self._readers: collections.deque[_Reader] = collections.deque()
         self._may_read, self._is_emptying, self._must_empty = threading.Event(), False, False
         self._may_read.set()
-        self._is_temporary, self.path = _place(path)
-        self._held = _Hold(self.path, self._is_temporary)
-        weakref.finalize(self, self._held.let_go)         # a node that is dropped lets go, too
+        self._emptier: threading.Thread | None = None
+        self.is_temporary, self.path = _place(path)
+        with _Hold.opening:
+            self._open()
+
+    def _open(self) -> None:
+        if not os.path.exists(self.path):
+            self._create_once()
+        self._held = _Hold.of(self.path, self._is_index, self._timeout_s)
+        self._connections: dict[sqlite3.Connection, None] = {}
+        self._let_go = weakref.finalize(self, _let_go, self._connections, self._held, self.is_temporary)
         try:
-            if not self._held.exists:
-                self._create()
-            self._held.hold_file()
             self._check_kind()
             self.writer = _Reader(self, self._connect_writer())
+            self.words, self._words = self._held.look()
             self._load()
-            self.empty_wal()          # what was evicted just before a crash is still in it
+            if self._held.is_first:
+                self.empty_wal()          # what was evicted just before a crash is still in it
+            self._held.share()
         except BaseException as error:
-            if hasattr(self, "writer"):
-                self.writer.connection.close()
-            self._held.let_go()
+            self.words = self._words = _NO_HEAD
+            self._let_go()
             if isinstance(error, StoreError) or not isinstance(error, Exception):
                 raise
             raise self._open_error(error) from error
@@ -1176,6 +1231,21 @@ class _File:
             return StoreError(f"{self.path} cannot be opened: {error.strerror}.")
         return CorruptError(f"{self.path} cannot be opened as a store: {str(error) or type(error).__name__}.")
 
+    def _create_once(self) -> None:
+        """Makes the file, unless another process just did."""
+        folder = -1
+        with contextlib.suppress(OSError):
+            folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        try:
+            _flocked(folder, is_shared=False, waits=True)
+            if not os.path.exists(self.path):
+                self._create()
+        except (OSError, sqlite3.Error) as error:
+            raise self._open_error(error) from error
+        finally:
+            if folder >= 0:
+                os.close(folder)
+
     def _create(self) -> None:
         """Makes the file whole under another name first: what was broken off is never found under its own."""
         if _size(self.path + "-wal"):
@@ -1184,7 +1254,7 @@ class _File:
         about, made = self.about or _about_new_store(), self.path + ".new"
         _empty_file(made)
         with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
-            connection.execute(f"pragma synchronous = {'off' if self._is_temporary else 'full'}")
+            connection.execute(f"pragma synchronous = {'off' if self.is_temporary else 'full'}")
             connection.execute("begin immediate")
             for statement in (_TRUTH + _DERIVED).split(";"):
                 connection.execute(statement)
@@ -1194,25 +1264,24 @@ class _File:
             connection.execute(f"pragma user_version = {INDEX_FORMAT}")
             connection.execute("commit")
             connection.execute("pragma journal_mode = wal")
-        if not self._is_temporary:
+        if not self.is_temporary:
             _synced(made)
         os.rename(made, self.path)
-        if not self._is_temporary:
+        if not self.is_temporary:
             _synced(os.path.dirname(self.path))
 
     def _check_kind(self) -> None:
         """Refuses a file that is no store, and leaves it as it was."""
         wal = _size(self.path + "-wal")
-        if not self._held.size():
+        if not _size(self.path):
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
                 f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal
                 else "Remove it to begin a new one."))
-        with contextlib.closing(_connected(_uri(self.path, "ro" if wal else "ro&immutable=1"))) as connection:
+        is_quiet = self._held.is_first and not wal
+        with contextlib.closing(_connected(_uri(self.path, "ro&immutable=1" if is_quiet else "ro"))) as connection:
             try:
                 head = _head(connection)
             except (sqlite3.DatabaseError, TypeError) as error:
-                if _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB):
-                    self._held.forget_lock()
                 if _code(error) != sqlite3.SQLITE_ERROR:
                     raise
                 raise CorruptError(f"{self.path} is a SQLite file, but not a store.") from None
@@ -1220,15 +1289,22 @@ class _File:
         if head.get("format") != FORMAT:
             raise CorruptError(f"{self.path} has format {_short(head.get('format'))}; this is format {FORMAT}. A newer "
                                "store.py reads it.")
-        if (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
+        if self._held.is_first and (newest // EPOCH_UNIT - self._held.user_version() // EPOCH_UNIT) % EPOCHS > 1:
             raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one is a "
                                "copy of another time. Put the other of that time beside it, or restore a backup.")
 
     def _connect_writer(self) -> sqlite3.Connection:
-        synchronous = "off" if self._is_temporary else "normal" if self.about else "full"
-        return _connected(self.path, "trusted_schema = off", "journal_mode = wal", f"synchronous = {synchronous}",
-                          "secure_delete = on", "cache_size = -32000", "wal_autocheckpoint = 4000",
-                          "temp_store = memory")
+        synchronous = "off" if self.is_temporary else "normal" if self.about else "full"
+        connection = self._connect(self.path, "trusted_schema = off", "journal_mode = wal",
+                                   f"synchronous = {synchronous}", "secure_delete = on", "cache_size = -32000",
+                                   "wal_autocheckpoint = 4000", "temp_store = memory")
+        connection.execute("select 1 from log where tx_id = 0").fetchone()      # now the write-ahead log has its index
+        return connection
+
+    def _connect(self, *where: str) -> sqlite3.Connection:
+        connection = _connected(*where)
+        self._connections[connection] = None
+        return connection
 
     def _load(self) -> None:
         execute = self.writer.execute
@@ -1248,21 +1324,43 @@ class _File:
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
         self.points = _TwoDicts(POINTS_CACHED)         # tx_id → Point
         self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
-        self.births, self._bearing = 0, threading.Lock()       # odd while UUIDs that were values become entities
-        self._epoch, self._is_wal_new = execute("pragma user_version").fetchone()[0] // EPOCH_UNIT, True
-        self._salt, self._commits = b"", 0
-        self._load_place()
+        self.births = 0               # odd while UUIDs that were values become entities: cells change
+        self._moving = threading.RLock()       # held while memory moves on to another transaction
+        self._own: int | None = None  # the number of commits in the head once our commit is visible
+        self._marked: int | None = None        # the write-ahead log that is known to have its number
+        self._commits, self._are_numbers_stale = 0, False
         if execute("pragma user_version").fetchone()[0] % EPOCH_UNIT == INDEX_FORMAT:
-            self.index = _Index(self)
+            self._load_state()
+        elif not self._held.is_first:
+            raise LockedError(f"The index in {self.path} is of another version, and another process has the file open. "
+                              "Stop that one first.")
         else:
             log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
+            self._load_place(self.words[_HEAD_MARK])
             self.reindex(None)
-        self.index.catch_up()
+        self.writer.execute("pragma busy_timeout = 0")         # from here on, `begin` waits
 
-    def _load_place(self) -> None:
-        tx_id, tx_time, n, self.hash, self.state = self.writer.execute(
-            "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1").fetchone()
-        self.committing, self.latest = tx_id, Point(tx_id, tx_time, n)
+    @contextlib.contextmanager
+    def _one_state(self) -> Iterator[int]:
+        """Reads on the writing connection, all of one state; gives its mark."""
+        mark = self.words[_HEAD_MARK]
+        self.writer.execute("begin")
+        try:
+            self.writer.execute("select 1 from log where tx_id = 0").fetchone()
+            yield mark if self.words[_HEAD_MARK] == mark else _UNKNOWN
+        finally:
+            self.writer.execute("rollback")
+
+    def _load_state(self) -> None:
+        """Memory says what the file says."""
+        with self._one_state() as mark:
+            self.index = _Index(self, self.writer)
+            self.index.count_rest(self.writer)
+            self._load_place(mark)
+
+    def _load_place(self, mark: int) -> None:
+        tx_id, tx_time, n, self.hash, self.state = self.writer.execute(_PLACE).fetchone()
+        self.committing, self.latest = tx_id, Point(tx_id, tx_time, n, mark)
 
     def check_open(self) -> None:
         if self.closed:
@@ -1271,24 +1369,81 @@ class _File:
     def close(self) -> None:
         if self.closed:
             return
-        if not self.failed and self.index.counted != self.latest.n:
+        if not self.failed and self._commits and self.index.counted != self.latest.n:
             with contextlib.suppress(sqlite3.Error, StoreError):      # only statistics: the next opening counts them
                 self.begin()
                 self.index.write_statistics(self.latest.n)
                 self.writer.execute("commit")
         self.closed = f"The store {self.path} is closed."             # and who reads now is interrupted
-        self.index.plain.clear(), self.documents.clear()
-        while self._readers:
-            self._readers.pop().connection.close()
-        self.writer.connection.close()
-        self._held.let_go()
+        self._forget()
+        self._let_go()
 
     def abandon(self) -> None:
-        """In a forked child: an orphan must not keep the lock, and its copies of the connections must not be used."""
+        """In a forked child: its copies of locks and connections must not be used."""
         if not self.closed:
             self.closed = f"The store {self.path} was opened by another process, before a fork; open it there."
-            self.index.plain.clear(), self.documents.clear()
-            self._held.let_go(is_child=True)
+            self._forget()
+            self._let_go.detach()
+
+    def _forget(self) -> None:
+        self.index.plain.clear(), self.documents.clear()
+        self._readers.clear()
+        self.words = self._words = _NO_HEAD
+
+    # What others write
+
+    def catch_up(self) -> Point:
+        """The newest transaction, with memory moved on to it if another process or node has written."""
+        latest = self.latest
+        if self.words[_HEAD_MARK] == latest.mark or self._words[_HEAD_COMMITS] == self._own:
+            return latest
+        with self._moving:
+            if not self.closed and self.words[_HEAD_MARK] != self.latest.mark:
+                with self.reading() as reader:
+                    reader.is_used = True
+                    mark = self.words[_HEAD_MARK]
+                    reader.execute("begin")
+                    self._read_on(reader, mark)
+            return self.latest
+
+    def counted_index(self) -> _Index:
+        """The index, with all documents in its statistics."""
+        self.catch_up()
+        with self._moving, self.reading() as reader:
+            self.index.count_rest(reader)
+        return self.index
+
+    def _read_on(self, reader: _Reader, mark: int) -> None:
+        """Moves memory on to the newest transaction of a state: what is over goes first, `latest` comes last."""
+        tx_id, tx_time, n, hash, state = reader.execute(_PLACE).fetchone()
+        before, point = self.latest, Point(tx_id, tx_time, n, mark if self.words[_HEAD_MARK] == mark else _UNKNOWN)
+        ids, has_evicted = self._touched(reader, before.tx_id) if tx_id != before.tx_id else ([], False)
+        if tx_id != before.tx_id or self.index.changes != self.index.changes_there(reader):
+            self.births += 2 * self.index.read_on(reader, before.n, n)
+            self._are_numbers_stale = True
+        with self._announcing:
+            if ids is None:
+                self.index.plain.clear()
+            for id in ids or ():
+                self.index.plain.pop(_plain_key(id), None)
+            self.committing = tx_id
+        if has_evicted:
+            self.documents.clear(), self.recent.clear()
+            self.evictions += 1
+            self._must_empty = True       # whoever has evicted may be gone
+        self.hash, self.state, self.latest = hash, state, point
+
+    def _touched(self, reader: _Reader, after: int) -> tuple[list | None, bool]:
+        """The ids that later transactions touched, and whether they evicted some; (None, True) if these are many."""
+        ids: list = []
+        size = 0
+        for ops, results in reader.execute("select ops, results from log where tx_id > ? and committed = 1 limit ?",
+                                           (after, READ_ON_MAX + 1)).fetchall():
+            size += len(ops) + len(results or b"") + READ_ON_BYTES // READ_ON_MAX
+            if size > READ_ON_BYTES:
+                return None, True
+            ids += [record[1::-1] for record in _became(ops, results) if record[0] != _MATCH]
+        return [id for id, _ in ids], any(kind == _EVICT for _, kind in ids)
 
     # Reading
 
@@ -1322,24 +1477,28 @@ class _File:
         except IndexError:
             pass
         try:
-            return _Reader(self, _connected(_uri(self.path), "trusted_schema = off", "cache_size = -8000",
-                                            "temp_store = memory"))
+            return _Reader(self, self._connect(_uri(self.path), "trusted_schema = off", "cache_size = -8000",
+                                               "temp_store = memory"))
         except sqlite3.Error as error:
             raise self.read_error(error) from error
 
     def give_back(self, reader: _Reader) -> None:
         if self.closed or len(self._readers) >= READERS_IDLE:
             reader.rest()
-            reader.connection.close()
+            self._close(reader)
         else:
             try:
                 if reader.is_used:
                     reader.settle()
                 self._readers.append(reader)
             except sqlite3.Error:     # what it was asked has its answer, or its own error; the next one opens another
-                reader.connection.close()
+                self._close(reader)
         if self._must_empty and not self.closed:
             self._empty_if_free()
+
+    def _close(self, reader: _Reader) -> None:
+        reader.connection.close()
+        self._connections.pop(reader.connection, None)
 
     def document_at_hand(self, n: int) -> dict | None:
         """The document number n if it is in memory, never to be handed out itself."""
@@ -1413,9 +1572,10 @@ class _File:
 
     def transactions(self, after: int, count: int) -> list[Tx]:
         """The next transactions in the log, with operations, aborted ones without."""
+        latest = self.catch_up()
         with self.reading() as reader:
             previous, *rows = reader.execute("select * from log where tx_id between ? and ? order by tx_id limit ?",
-                                             (max(after, 0), self.latest.tx_id, count + 1)).fetchall() or [None]
+                                             (max(after, 0), latest.tx_id, count + 1)).fetchall() or [None]
             for row in rows:
                 _check_link(row, previous)
                 previous = row
@@ -1428,20 +1588,49 @@ class _File:
     # Writing
 
     def begin(self) -> None:
-        """Begins the writer's transaction. Raises: LockedError if another program holds the file's write lock."""
+        """Begins the writer's transaction, at the newest one in the file.
+
+        Raises: LockedError if other processes hold the file's write lock for too long.
+        """
+        end = time.monotonic() + self._timeout_s
+        while not self._has_begun():
+            if time.monotonic() > end:
+                raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
+                                  "try again.")
+            time.sleep(random.uniform(*LOCK_AGAIN_S))
+        if self.words[_HEAD_MARK] != self.latest.mark:
+            with self._moving:
+                self._read_on(self.writer, self.words[_HEAD_MARK])
+        if self._are_numbers_stale:
+            self.index.read_numbers(self.writer.execute)
+            self._are_numbers_stale = False
+        if self.words[_HEAD_SALT] != self._marked:
+            self._mark_wal()
+
+    def _has_begun(self) -> bool:
         try:
             self.writer.execute("begin immediate")
+            return True
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_BUSY:
                 raise
-            raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
-                              "try again.") from None
-        if self._is_wal_new:          # counted soon after it was begun: the file then has this number or the one before
-            self._epoch = (self._epoch + 1) % EPOCHS
-            self.mark()
+            return False
 
-    def mark(self) -> None:
-        self.writer.execute(f"pragma user_version = {self._epoch * EPOCH_UNIT + INDEX_FORMAT}")
+    def pass_lock(self) -> None:
+        """Returns once nobody writes, at the newest transaction."""
+        self.begin()
+        self.writer.execute("rollback")
+        self._marked = None
+
+    def _mark_wal(self) -> None:
+        """Counts a new write-ahead log, once: the file then has its number or the one before."""
+        if self.writer.execute("pragma user_version").fetchone()[0] == self._held.user_version():
+            self.mark(1)
+        self._marked = self.words[_HEAD_SALT]
+
+    def mark(self, step: int = 0) -> None:
+        epoch = self.writer.execute("pragma user_version").fetchone()[0] // EPOCH_UNIT + step
+        self.writer.execute(f"pragma user_version = {epoch % EPOCHS * EPOCH_UNIT + INDEX_FORMAT}")
 
     def announce(self, tx_id: int, touched: Iterable, has_births: bool) -> None:
         """Before COMMIT: removes the touched entities from `plain`; nothing is added to it until `latest` is `tx_id`.
@@ -1452,32 +1641,38 @@ class _File:
             for id in touched:
                 self.index.plain.pop(_plain_key(id), None)
             self.committing = tx_id
-        if has_births:
-            self._holds_bearing = self._bearing.acquire(timeout=BEAR_S_MAX)
-            self.births += 1
+        self._own = (self._words[_HEAD_COMMITS] + 1) % 2 ** 32
+        self.births += has_births
 
-    def steadily(self, ask: Callable, *rest: Any) -> Any:
-        """What ask(*rest) gives, asked again if meanwhile UUIDs got numbers, and with them other cells."""
+    def own_mark(self) -> int:
+        """After COMMIT: the mark of the state that it made, unless another process has committed since."""
+        mark = self.words[_HEAD_MARK]
+        return mark if self._words[_HEAD_COMMITS] == self._own and self.words[_HEAD_MARK] == mark else _UNKNOWN
+
+    def steadily(self, ask: Callable, reader: _Reader, *rest: Any) -> Any:
+        """What ask(reader, *rest) gives, asked again if meanwhile UUIDs got numbers, and with them other cells."""
         for _ in range(3):
-            births = self.births
-            answer = ask(*rest)
+            state, births = self.catch_up().mark, self.births
+            answer = ask(reader, *rest)
+            if self.words[_HEAD_MARK] == state:
+                return answer
+            self.catch_up()
             if births == self.births and births % 2 == 0:
                 return answer
-        with self._bearing:
-            return ask(*rest)
+        reader.is_used = True
+        reader.execute("begin")       # numbers are then read in the same state
+        return ask(reader, *rest)
 
     def settle_births(self) -> None:
         """The writer's transaction has ended, one way or the other."""
-        if self.births % 2:
-            self.births += 1
-            if self._holds_bearing:
-                self._bearing.release()
+        self.births += self.births % 2
+        self._own = None
 
-    def learn_plain(self, id: Any, n: int, tx_id: int) -> None:
+    def learn_plain(self, id: Any, n: int, point: Point) -> None:
         """Keeps the number of a plain version that a statement has found, if nothing was committed meanwhile."""
         key, plain = _plain_key(id), self.index.plain
         with self._announcing:
-            if self.committing == tx_id and key is not None:
+            if self.committing == point.tx_id and self.words[_HEAD_MARK] == point.mark and key is not None:
                 if len(plain) >= PLAIN_CACHED:
                     plain.clear()
                 plain[key] = n
@@ -1487,10 +1682,10 @@ class _File:
         if self.writer.connection.in_transaction:
             self.writer.execute("rollback")
         self.settle_births()
+        self._marked = None
         self.documents.clear()
         self.evictions += 1           # past snapshots look their documents up again
-        self.index = _Index(self)
-        self._load_place()
+        self._load_state()
 
     def fail(self, error: BaseException) -> None:
         """After a failed write nobody knows what the disk holds: SQLite would go on as if nothing had happened."""
@@ -1502,15 +1697,13 @@ class _File:
         log.error("%s", self.failed)
 
     def keep_wal_small(self, must_empty: bool) -> None:
-        """After a commit: notes whether a new write-ahead log began, and empties one that is long or holds the evicted.
+        """After a commit: empties a write-ahead log that is long or holds the evicted.
 
         What fails here costs no transaction, which is committed: it is tried again after the next one.
         """
-        was_marked, self._must_empty = self._is_wal_new, self._must_empty or must_empty
+        self._must_empty |= must_empty
         self._commits += 1
         try:
-            salt = self._held.wal_salt()
-            self._is_wal_new, self._salt = salt != self._salt and not was_marked, salt
             if must_empty or self._commits % 256 == 0 and _size(self.path + "-wal") > WAL_BYTES_MAX:
                 self.empty_wal()
             elif self._must_empty:
@@ -1526,9 +1719,8 @@ class _File:
         try:
             self.writer.execute(f"pragma busy_timeout = {EMPTY_MS}")
             self._must_empty = bool(self.writer.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
-            self._is_wal_new |= not self._must_empty
         finally:
-            self.writer.execute("pragma busy_timeout = 5000")
+            self.writer.execute("pragma busy_timeout = 0")
             self._is_emptying = False
             self._may_read.set()
 
@@ -1537,7 +1729,9 @@ class _File:
         with contextlib.suppress(sqlite3.Error), contextlib.closing(
                 sqlite3.connect(self.path, 0, isolation_level=None)) as connection:
             self._must_empty = bool(connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
-            self._is_wal_new |= not self._must_empty
+        if self._must_empty and not (self._emptier and self._emptier.is_alive()):
+            self._emptier = threading.Thread(target=_empty_later, args=[weakref.ref(self)], daemon=True)
+            self._emptier.start()
 
     # Keeping
 
@@ -1628,10 +1822,12 @@ class _File:
                 self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
                 self.writer.execute(statement)
-            self.index = _Index(self)
+            self.index = _Index(self, self.writer)
             if self.index.texts:
                 _make_texts(self.writer.execute, self.index.texts)
             self._replay(progress)
+            changes = (1 + secrets.randbelow(2 ** 30)) * _REDERIVED
+            self.writer.execute("update attributes set kinds = ? where a = ?", (changes, _COUNTED))
             self.mark()
         self._derive(derive, f"The index in {self.path} was not derived again", "the old one is there.")
 
@@ -1642,6 +1838,7 @@ class _File:
         def derive() -> None:
             _make_texts(self.writer.execute, names)
             self.index.texts = names
+            self.index.write_changes()
             if names:
                 _TextWriter(self).write_all(progress)
         if names != self.index.texts:
@@ -1655,7 +1852,7 @@ class _File:
             self.begin()
             derive()
             self.writer.execute("commit")
-            self.keep_wal_small(False)       # counts the write-ahead log now, not once more with the next commit
+            self.keep_wal_small(False)
         except sqlite3.Error as error:
             raise StoreError(f"{failure} ({error}); {advice}") from error
         finally:
@@ -1666,6 +1863,7 @@ class _File:
                 raise ClosedError(self.failed) from error
 
     def _replay(self, progress: Progress | None) -> None:
+        self.index.uncounted.clear()
         self.index.batch = batch = _Batch(self)
         n = 0
         cursor = self.writer.connection.cursor()
@@ -1682,6 +1880,18 @@ class _File:
         batch.flush()
         batch.count()
         self.index.write_statistics(self.latest.n)
+
+
+def _empty_later(ref: weakref.ref[_File]) -> None:
+    """Tries again, while other processes read, until the write-ahead log no longer holds what was evicted."""
+    is_left = True
+    while is_left:
+        time.sleep(EMPTY_AGAIN_S)
+        file = ref()
+        is_left = file is not None and file._must_empty and not file.closed
+        if file is not None and is_left:
+            file._empty_if_free()
+        del file
 
 
 _COMPARED = {
@@ -1706,8 +1916,8 @@ class _Rederived(_File):
         self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
         self.evictions = self.births = 0
         connection.execute("begin")           # of log and documents there is one state, as long as this lasts
-        self._load_place()
-        self.index = _Index(self)
+        self._load_place(_UNKNOWN)
+        self.index = _Index(self, self.writer)
 
     def differences(self) -> list[str]:
         """Which tables differ; also the indexes of SQLite, which hold each row a second time."""
@@ -1728,88 +1938,116 @@ class _Rederived(_File):
 
 
 class _Hold:
-    """What one process holds of an open file: a lock beside it that names the holder, and a lock of the file itself.
+    """What this process holds of a file, for all its nodes that have it open: a lock, and a look at the head.
 
-    The second finds another name of the same file, a hard link. No other part of this program opens the file but
-    SQLite: whoever closed it would take SQLite's own locks along.
+    Everybody who opens a file shares its lock: one who finds it free is the first. An index of a log elsewhere keeps
+    it alone. These files stay open until this process has no connection left: closing one ends SQLite's own locks, too.
     """
-    _open: dict[tuple[int, ...], str] = {}       # number and device of each file that this process holds → its path
-    _opening = threading.RLock()
+    _open: dict[tuple[int, ...], "_Hold"] = {}       # by number and device of the file
+    _inherited: set[tuple[int, ...]] = set()         # files that were open when this process was forked
+    opening = threading.RLock()
 
-    def __init__(self, path: str, is_temporary: bool):
-        self._path, self._is_temporary, self._file, self._wal = path, is_temporary, -1, -1
-        self._key: tuple[int, ...] = ()
-        with self._opening:
-            self.exists = os.path.exists(path)
-            key = os.stat(path)[1:3] if self.exists else ()
-            if key in self._open:
-                gc.collect()          # it may be of a node that was dropped
-            if name := self._open.get(key):
-                other = "" if name == path else f" as {name}, another name of the same file"
-                raise LockedError(f"{path} is in use by this process{other}: a node that was opened before, in a "
-                                  "notebook perhaps, was not closed. Close it, or ask it.")
-            self._lock = self._locked()
+    def __init__(self, path: str, key: tuple[int, ...]):
+        self.path, self._key, self._count, self.is_first, self.is_alone = path, key, 0, False, False
+        self._file = os.open(path, os.O_RDONLY | _CLOEXEC)
+        self._head: mmap.mmap | None = None
 
-    def _locked(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW      # a planted link would empty what it names
-        try:
-            lock = os.open(self._path + ".lock", flags, 0o600)
-        except OSError as error:
-            raise StoreError(f"{self._path} cannot be opened: {error.strerror}.") from None
-        if not _flocked(lock):
-            holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            raise LockedError(f"{self._path} is in use by process {holder}; one process owns a store. Stop that one, "
-                              "or ask it.")
-        self._is_new_lock = not os.read(lock, 1)
-        with contextlib.suppress(OSError):       # a full disk: nobody learns who holds it
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-        return lock
+    @classmethod
+    def of(cls, path: str, is_alone: bool, timeout_s: float) -> _Hold:
+        """What is held of a file, its lock too. Raises: LockedError."""
+        with cls.opening:
+            try:
+                key = os.stat(path)[1:3]
+                held = cls._open.get(key) or cls(path, key)
+            except OSError as error:
+                raise StoreError(f"{path} cannot be opened: {error.strerror}.") from None
+            if held.path != path:
+                raise LockedError(f"{path} is in use by this process as {held.path}, another name of the same file. "
+                                  "Use one name.")
+            try:
+                held._take(is_alone, timeout_s)
+            except BaseException:
+                held._close()
+                raise
+            held._count += 1
+            cls._open[key] = held
+            return held
 
-    def hold_file(self) -> None:
-        """Holds the file too, once it is there."""
-        with self._opening:
-            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            if not _flocked(self._file):
-                raise LockedError(f"{self._path} is in use by another process, under another name of the same file (a "
-                                  "hard link).")
-            self._key = os.fstat(self._file)[1:3]
-            self._open[self._key] = self._path
+    def _take(self, is_alone: bool, timeout_s: float) -> None:
+        """Others who have the file open by this name have an index of the write-ahead log beside it."""
+        if self._key in self._inherited:
+            raise LockedError(f"{self.path} was open when this process was forked, and SQLite cannot open it here. "
+                              "Fork before it is opened, or start a new process.")
+        if self._count:
+            if is_alone or self.is_alone:
+                raise LockedError(f"{self.path} is open in this process already, as or beside the index of a log on "
+                                  "PostgreSQL, which is one node's alone.")
+            self.is_first = False
+            return
+        end = time.monotonic() + timeout_s
+        self.is_alone, self.is_first = is_alone, _flocked(self._file)
+        while not (self.is_first or not is_alone and os.path.exists(self.path + "-shm")
+                   and _flocked(self._file, is_shared=True)):
+            if is_alone or time.monotonic() > end:
+                raise LockedError(f"{self.path} is in use by another process, " + (
+                    "and the index of a log on PostgreSQL is one server's alone." if is_alone else "which needs it "
+                    "alone, or under another name of the same file (a hard link)."))
+            time.sleep(POLL_S)
+            self.is_first = _flocked(self._file)
 
-    def size(self) -> int:
-        return os.fstat(self._file).st_size
+    def share(self) -> None:
+        """Lets others open the file, too."""
+        if self.is_first and not self.is_alone:
+            _flocked(self._file, is_shared=True, waits=True)
+        self.is_first = False
 
     def user_version(self) -> int:
         """As the file has it without its write-ahead log."""
         return int.from_bytes(os.pread(self._file, 4, 60), "big")
 
-    def wal_salt(self) -> bytes:
-        """What SQLite draws anew for each write-ahead log."""
-        if self._wal < 0:
-            with contextlib.suppress(FileNotFoundError):
-                self._wal = os.open(self._path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._wal, 8, 16) if self._wal >= 0 else b""
+    def look(self) -> tuple[memoryview, memoryview]:
+        """The head of the index of the write-ahead log, which a connection has made: in words of 8 and of 4 bytes."""
+        if self._head is None:
+            self._shm = os.open(self.path + "-shm", os.O_RDONLY | _CLOEXEC)
+            self._head = mmap.mmap(self._shm, _HEAD_BYTES, access=mmap.ACCESS_READ)
+        head = memoryview(self._head)
+        words = head.cast("I")
+        if words[0] != _HEAD_VERSION:
+            raise StoreError(f"{self.path}-shm has version {words[0]}; this file knows {_HEAD_VERSION}.")
+        return head.cast("Q"), words
 
-    def forget_lock(self) -> None:
-        """The file is none of ours: neither is a lock beside it."""
-        if self._is_new_lock:
-            os.unlink(self._path + ".lock")
+    def let_go(self) -> None:
+        with self.opening:
+            self._count -= 1
+            if not self._count:
+                del self._open[self._key]
+                self._close()
 
-    def let_go(self, is_child: bool = False) -> None:
-        """Closes what is held. In a forked child these are copies: locks and a temporary file stay with the parent."""
-        with contextlib.nullcontext() if is_child else self._opening:
-            held = [file for file in (self._lock, self._file, self._wal) if file >= 0]
-            self._lock = self._file = self._wal = -1
-            self._open.pop(self._key, None)
-            self._key = ()
-            for file in held:
-                if not is_child:
-                    fcntl.flock(file, fcntl.LOCK_UN)      # for a child that was forked just now and has its copy, too
-                os.close(file)
-        if self._is_temporary and not is_child:
-            shutil.rmtree(os.path.dirname(self._path), True)
-        self._is_temporary = False
+    def _close(self) -> None:
+        if not self._count:
+            _flocked(self._file, is_shared=None)      # for a child that was forked just now and has its copy, too
+            os.close(self._file)
+            if self._head is not None:
+                self._head = None
+                os.close(self._shm)
+
+    @classmethod
+    def forked(cls) -> None:
+        """In a forked child: locks stay with the parent, and what was open there cannot be opened here."""
+        cls.opening = threading.RLock()
+        for held in cls._open.values():
+            os.close(held._file)
+        cls._inherited = cls._inherited | cls._open.keys()
+        cls._open = {}
+
+
+def _let_go(connections: dict[sqlite3.Connection, None], held: _Hold, is_temporary: bool) -> None:
+    """Closes what a node has open; also behind one that was dropped. The writer goes last: it cleans up."""
+    while connections:
+        connections.popitem()[0].close()
+    held.let_go()
+    if is_temporary:
+        shutil.rmtree(os.path.dirname(held.path), True)
 
 
 def _place(path: Any) -> tuple[bool, str]:
@@ -1851,9 +2089,13 @@ def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xff
 
 
-def _flocked(file: int) -> bool:
+def _flocked(file: int, is_shared: bool | None = False, waits: bool = False) -> bool:
+    """Whether a lock of a file could be had, its own or a shared one; None gives it back."""
+    if fcntl is None or file < 0:
+        return True
+    how = fcntl.LOCK_UN if is_shared is None else fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how if waits else how | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
@@ -2049,43 +2291,81 @@ _DERIVED = """
 _JOINED_TABLE = ("create table if not exists joined(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid",
                  "create index if not exists joined_e on joined(p, e, n)")
 _DERIVED_NAMES = "joined", "facts", "unseen", "rects", "attributes", "ids"
-_COUNTED = 0                          # the row of `attributes` that says up to which document the others have counted
+_COUNTED = 0                          # the row of `attributes` with what they have counted, and with their changes
+_REDERIVED = 2 ** 32                  # changes of one index; another one begins at another multiple of it
 _ID = 1                               # the number of the attribute "xt/id"
 
 
 class _Index:
     """What memory holds of the index: the numbers of attributes and UUIDs, statistics, and the versions of now."""
 
-    def __init__(self, file: _File):
-        self._file, execute = file, file.writer.execute
-        rows = execute("select a, name, puts, kinds from attributes where a > 0").fetchall()
-        self.attributes = {name: a for a, name, _, _ in rows}
-        self.puts = {a: puts for a, _, puts, _ in rows}
-        self.kinds = {a: kinds for a, _, _, kinds in rows}
-        least, most = execute("select min(n), max(n) from ids").fetchone()
-        self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
+    def __init__(self, file: _File, reader: _Reader):
+        self._file, execute = file, reader.execute
+        self.kinds: dict[Any, int] = {}
+        self._read_attributes(execute)
+        self.puts = dict(execute("select a, puts from attributes where a > 0").fetchall())
+        self.read_numbers(execute)
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
         self.plain: dict = {}               # `_plain_key` of an id → its plain version, from `latest` to `committing`
         self.batch: _Batch | None = None    # what the writer is about to commit
-        self.generation = object()       # another one when plans made before are stale
         self._doubled = 1
         self.unknown: set = set()        # UUIDs that the writer has looked for in vain during its group
         self.mentioned: set = set()      # of these, those that are values somewhere, in its group or before
         self.estimates: dict = {}
-        self.counted, = execute("select puts from attributes where a = ?", (_COUNTED,)).fetchone()
+        newest, = execute("select n from log order by tx_id desc limit 1").fetchone()
+        self.uncounted = [range(self.counted + 1, newest + 1)]      # documents that `puts` lacks
+
+    def _read_attributes(self, execute: Callable) -> None:
+        """`changes` counts what makes memory stale: new attributes and types, births, texts, schema, another index."""
+        rows, known = execute("select a, name, kinds, puts from attributes").fetchall(), self.kinds
+        self.attributes = {name: a for a, name, _, _ in rows if a != _COUNTED}
+        self.kinds = {a: kinds | known.get(a, 0) for a, _, kinds, _ in rows if a != _COUNTED}
+        self.changes, self.counted = next(row[2:] for row in rows if row[0] == _COUNTED)
         self.texts, self.has_text_ids = _texts_there(execute)
         self.schema = None               # what is declared, as `store_schema` knows it; None if nothing is
         if execute("select 1 from facts where p = 0 and a = ? and v = ? and k = 0", (_ID, SCHEMA_ID)).fetchone():
             self.schema = _sibling("store_schema").declared_now(execute)
+        self.generation = object()    # another one when plans made before are stale
 
-    def catch_up(self) -> None:
-        """Counts the documents put since the statistics were last written, which is not with every commit."""
-        for data, in self._file.writer.execute("select doc from documents where n > ?", (self.counted,)):
-            for name, cell in _encoded(unpack(data))[1]:
-                if type(cell) is uuid.UUID:
-                    cell = self.number(cell, self._file.writer) or _UUID
-                self.count(self.attributes[name], _kind_bit(cell), 1)
-        self.unknown.clear()
+    def read_numbers(self, execute: Callable) -> None:
+        """The next numbers to be given to UUIDs; only for the writer, whose group may have given some."""
+        least, most = execute("select min(n), max(n) from ids").fetchone()
+        self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
+
+    def changes_there(self, reader: _Reader) -> int:
+        changes, self.counted = reader.execute("select kinds, puts from attributes where a = ?", (_COUNTED,)).fetchone()
+        return changes
+
+    def read_on(self, reader: _Reader, before: int, n: int) -> bool:
+        """Learns what others have written, with documents up to number n. True if cells may be others now."""
+        changes = self.changes_there(reader)
+        if changes // _REDERIVED != self.changes // _REDERIVED:
+            self._file.index = _Index(self._file, reader)
+            return True
+        has_changed = changes != self.changes
+        if has_changed:
+            self._read_attributes(reader.execute)
+        if n > before:
+            self.uncounted.append(range(before + 1, n + 1))
+            if sum(map(len, self.uncounted)) > COUNT_LATER:
+                self.count_rest(reader)
+        return has_changed
+
+    def count_rest(self, reader: _Reader) -> None:
+        """Counts the documents of others, and those put since the statistics were last written."""
+        while self.uncounted:
+            numbers = self.uncounted.pop()
+            for data, in reader.execute("select doc from documents where n between ? and ?",
+                                        (numbers.start, numbers.stop - 1)).fetchall():
+                for name, cell in _encoded(unpack(data))[1]:
+                    if type(cell) is uuid.UUID:
+                        cell = self.number(cell, reader) or _UUID
+                    self.count(self.attributes[name], _kind_bit(cell), 1)
+        if reader is self._file.writer:
+            self.unknown.clear()
+
+    def write_changes(self) -> None:
+        self._file.writer.execute("update attributes set kinds = kinds + 1 where a = ?", (_COUNTED,))
 
     def count(self, a: int, kinds: int, puts: int) -> None:
         """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
@@ -2098,6 +2378,9 @@ class _Index:
             self.generation, self._doubled = object(), 2 * self.puts[a]
 
     def write_statistics(self, n: int) -> None:
+        if self.uncounted:
+            with self._file._moving:
+                self.count_rest(self._file.writer)
         self.counted = n
         self._file.writer.connection.executemany("update attributes set puts = ?, kinds = ? where a = ?",
                                                  [(puts, self.kinds.get(a, 0), a) for a, puts in self.puts.items()])
@@ -2714,6 +2997,12 @@ class _Log:
     def notify(self, notice: str) -> None:
         self._node._hear(notice)
 
+    def listen(self) -> None:
+        """From now on this node is woken by transactions of others, and hears notices."""
+
+    def abandon(self) -> None:
+        """In a forked child."""
+
     def _leave(self, pending: _Pending) -> None:
         """Ends what `_enter` began for a thread that commits by itself."""
         pending.is_writing = False
@@ -2736,14 +3025,15 @@ class _Log:
         file = self._file
         try:
             self._writer = threading.get_ident()
-            batch = file.index.batch = _Batch(file)
             file.begin()
+            batch = file.index.batch = _Batch(file)
             fill(batch)
             batch.finish()
             confirm()
-            file.announce(batch.latest.tx_id, batch.touched, batch.has_births)
-            file.writer.execute("commit")
-            batch.publish()
+            with file._moving:
+                file.announce(batch.latest.tx_id, batch.touched, batch.has_births)
+                file.writer.execute("commit")
+                batch.publish()
         except BaseException as error:
             self._undo(error)
             raise
@@ -2770,19 +3060,42 @@ class _SqliteLog(_Log):
         self._busy = self._handed = False
         self._thread: threading.Thread | None = None
         self.cut_off = None              # a file is always within reach
+        self._bells = _Bells(file.path, self)
+        self._told = file.latest.tx_id   # the newest transaction of others that this node's listeners were woken for
+
+    def listen(self) -> None:
+        if not self._file.is_temporary:
+            self._bells.listen()
+
+    def notify(self, notice: str) -> None:
+        self.listen()
+        self._node._hear(notice)
+        self._bells.send(notice.encode())
+
+    def hear(self, notices: list[bytes]) -> None:
+        """What other processes and nodes say, and have written."""
+        for notice in filter(None, notices):
+            self._node._hear(notice.decode("utf-8", "replace"))
+        newest = self._file.catch_up().tx_id
+        if newest != self._told:
+            self._told = newest
+            self._node._announce()
+
+    def abandon(self) -> None:
+        self._bells.abandon()
 
     def begin(self, progress: Progress | None) -> None:
         """A log in the node's own file is never behind."""
 
     def newest(self) -> int:
         """The number of the newest transaction in the log."""
-        return self._file.latest.tx_id
+        return self._file.catch_up().tx_id
 
     def is_settled(self, micros: int) -> bool:
         """Whether every transaction of that time or before is indexed; none that is on its way may be of before."""
         if micros >= self._node._clock():
             return False
-        self.alone(lambda: None)
+        self.alone(self._file.pass_lock)
         return True
 
     def _enter(self, pending: _Pending, may_write: bool) -> bool:
@@ -2830,6 +3143,7 @@ class _SqliteLog(_Log):
             thread = self._thread
         if thread:
             thread.join()
+        self._bells.close()
 
     def _leave(self, pending: Any) -> None:
         with self._lock:
@@ -2872,6 +3186,8 @@ class _SqliteLog(_Log):
             self._crowd = len(group) + len(self._queue)
             _tell(group)
             self._node._announce()
+            if not self._file.is_temporary:
+                self._bells.send()
 
     def _try_to_commit(self, group: list[_Pending]) -> None:
         """Commits a group, or else each transaction alone: one that fails, fails alone."""
@@ -2920,6 +3236,155 @@ class _SqliteLog(_Log):
             self._file.fail(error)
             raise ClosedError(self._file.failed) from error
         super()._undo(error)
+
+
+class _Bells:
+    """How nodes of one file wake each other: each that listens has a socket of its own in a folder beside the file.
+
+    An empty datagram is a bell: whoever hears it looks what is new. Any other is a notice. Where a system has no such
+    sockets, what is new is found by looking at the file's head.
+    """
+
+    def __init__(self, path: str, log: _SqliteLog):
+        self._folder, self._log, self._name = f"{path}-bells", weakref.ref(log), ""
+        self._lock, self._sending, self._is_closed = threading.Lock(), threading.Lock(), False
+        self._socket: socket.socket | None = None
+        self._sender: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._names: list[str] = []
+        self._listed_at = 0           # when the folder had last changed as it was listed
+        self._late: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=NOTICES_MAX)
+        weakref.finalize(log, self.close)
+
+    def listen(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._is_closed:
+                with contextlib.suppress(OSError, AttributeError):
+                    self._bind()
+                self._thread = threading.Thread(target=self._hear, name="store-bell", daemon=True)
+                self._thread.start()
+
+    def _bind(self) -> None:
+        name, made = f"{os.getpid()}-{secrets.token_hex(4)}", socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._folder, 0o700)
+            self._changed()
+            with self._reaching() as folder:
+                made.bind(f"{folder}/{name}")
+            os.chmod(f"{self._folder}/{name}", 0o600)
+        except BaseException:
+            made.close()
+            raise
+        self._name, self._socket = name, made
+
+    def _changed(self) -> int:
+        """When the folder changed. Raises: OSError if there is none, or a planted link to what is another's."""
+        found = os.lstat(self._folder)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(self._folder)
+        return found.st_mtime_ns
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[str]:
+        """The folder's path as an address can have it: at most 100 bytes."""
+        if len(os.fsencode(self._folder)) < 80:
+            yield self._folder
+            return
+        opened = os.open(self._folder, os.O_RDONLY | _CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{opened}"
+        finally:
+            os.close(opened)
+
+    def _others(self) -> list[str]:
+        """The sockets of the others. The folder is listed again when it has changed, or has changed just before."""
+        try:
+            changed = self._changed()
+            if changed != self._listed_at:
+                self._names = [name for name in os.listdir(self._folder)
+                               if name != self._name and re.fullmatch("[0-9]+-[0-9a-f]{8}", name)]
+                self._listed_at = changed if time.time_ns() - changed > BELL_POLL_S * 10 ** 8 else 0
+        except OSError:
+            return []
+        return self._names
+
+    def send(self, data: bytes = b"") -> None:
+        """Rings at the others, or gives them a notice; blocks nowhere."""
+        if names := self._others():
+            self._send([(name, data) for name in names])
+
+    def _send(self, letters: Iterable[tuple[str, bytes]] = ()) -> None:
+        """Sends what waits, then this, in order to each; a bell waits for none, since one that is there is enough."""
+        with self._sending, contextlib.suppress(OSError), self._reaching() as folder:
+            if self._sender is None:
+                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._sender.setblocking(False)
+            late, full = [*self._late], set()
+            self._late.clear()
+            for name, data in itertools.chain(late, letters):
+                try:
+                    if name in full:
+                        raise BlockingIOError
+                    self._sender.sendto(data, f"{folder}/{name}")
+                except BlockingIOError:
+                    full.add(name)
+                    if data:
+                        self._late.append((name, data))
+                except (ConnectionRefusedError, FileNotFoundError):      # its process was killed
+                    with contextlib.suppress(OSError):
+                        os.unlink(f"{self._folder}/{name}")
+
+    def _hear(self) -> None:
+        """Tells the log what comes, until it is closed or dropped."""
+        heard: list[bytes] = []
+        while not self._is_closed:
+            log_ = self._log()
+            if log_ is None:
+                return
+            try:
+                log_.hear(heard)
+            except Exception as error:
+                if not self._is_closed:
+                    log.debug("what others have written could not be read", exc_info=error)
+            del log_
+            if heard:
+                time.sleep(BELL_PAUSE_S)
+            if self._late:
+                self._send()
+            heard = self._received(POLL_S if self._late or self._socket is None else BELL_POLL_S)
+
+    def _received(self, timeout_s: float) -> list[bytes]:
+        if self._socket is None:
+            time.sleep(timeout_s)
+            return []
+        heard: list[bytes] = []
+        with contextlib.suppress(OSError):           # its time is over, nothing more is there, or it was closed
+            self._socket.settimeout(timeout_s)
+            heard.append(self._socket.recv(2 ** 16))
+            self._socket.settimeout(0)
+            while len(heard) < NOTICES_MAX:
+                heard.append(self._socket.recv(2 ** 16))
+        return heard
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+        if self._name:
+            self._listed_at, name, self._name = 0, self._name, ""
+            self.send()               # wakes our own thread; and sockets of killed processes go
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._folder}/{name}")
+                os.rmdir(self._folder)
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(BELL_POLL_S)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """In a forked child the sockets are the parent's."""
+        for one in self._socket, self._sender:
+            if one:
+                one.close()
 
 
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -3455,8 +3920,16 @@ class _Batch:
         self.flush()
         if self._texts:
             self._texts.finish()
-        if self._file.latest.n - self._file.index.counted > STATISTICS_EVERY:
-            self._file.index.write_statistics(self._file.latest.n)
+        index, known = self._file.index, self._file.index.kinds
+        if self._file.latest.n - index.counted > STATISTICS_EVERY:
+            index.write_statistics(self._file.latest.n)
+        kinds = [(known.get(a, 0) | of_a, a) for a, of_a in self._kinds.items()
+                 if of_a | known.get(a, 0) != known.get(a)]
+        self._has_changes = bool(kinds or self.has_births or index.schema is not self.schema
+                                 or self._texts and self._texts.has_new_ids)
+        if self._has_changes:         # other processes read them again
+            self._many("update attributes set kinds = ? where a = ?", kinds)
+            index.write_changes()
 
     def count(self) -> None:
         for a, puts in self._puts.items():
@@ -3468,13 +3941,14 @@ class _Batch:
         index.attributes.update(self.attributes)
         if index.schema is not self.schema:
             index.schema, index.generation = self.schema, object()
+        index.changes += self._has_changes
         self.count()
         if self._texts and self._texts.has_new_ids and not index.has_text_ids:
             index.has_text_ids, index.generation = True, object()
         for number, n in self.numbers.items():
             index.numbers.put(number, n)
         index.unknown.clear(), index.mentioned.clear()
-        file.settle_births()
+        mark = file.own_mark()
         for n in self.evicted:
             file.documents.drop(n)
         file.hash, file.state = self._hash, self._state
@@ -3482,7 +3956,8 @@ class _Batch:
         if self.evicted:
             file.evictions += 1
             file.recent.clear()          # what is forgotten is told to no listener that lags
-        file.latest = self.latest
+        file.latest = self.latest._replace(mark=mark)
+        file.settle_births()
 
 
 _KEPT_BACK = "log", "documents", "ids", "rects", "joined"
@@ -3541,8 +4016,9 @@ def _kind_bit(cell: Any) -> int:
 # rows whatever is written later. Questions about now never pay for history: live versions lie apart from those that
 # ceased to be, and most of them are visible at every moment from now on.
 #
-# The writer publishes `committing` before COMMIT and `latest` after it. A reader asks about now in the cheap way only
-# if `committing` is its transaction before and after its statement; else it drops the rows and asks as of that.
+# A snapshot of now knows the mark that the file's head then had, and every commit of any process writes another one. A
+# reader asks about now in the cheap way only if the mark is the same before and after its statement; else it drops the
+# rows and asks as of its transaction.
 #
 # Three classes have one face: `Db` borrows a reader for each question, `_WriterDb` asks on the writing connection, and
 # `_Supposition` lays the changes of a transaction over one of these.
@@ -3768,9 +4244,10 @@ class Db:
         file, is_recent = self._file, self._vt >= self._point.time
         reader = file.borrow()
         try:
-            if is_recent and file.committing == self._point.tx_id:
+            mark = self._point.mark
+            if is_recent and file.words[_HEAD_MARK] == mark:
                 answer = ask(reader, _NOW, *rest)
-                if file.committing == self._point.tx_id:
+                if file.words[_HEAD_MARK] == mark:
                     return answer
             return file.steadily(ask, reader, _AS_OF if is_recent else _BEFORE, *rest)
         except sqlite3.Error as error:
@@ -3786,6 +4263,7 @@ class Db:
     def _asking(self) -> Iterator[tuple[_Reader, str]]:
         """A reader in one read transaction for as long as the block lasts, with the mode to ask in."""
         file = self._file
+        file.catch_up()
         reader = file.borrow()
         try:
             reader.is_used = True
@@ -3890,7 +4368,7 @@ class Db:
         file = self._file
         if mode == _NOW:
             if dated is None:
-                file.learn_plain(id, n, self._point.tx_id)
+                file.learn_plain(id, n, self._point)
         elif (key := _plain_key(id)) is not None:
             if self._past is None or self._evictions != file.evictions or len(self._past) >= PAST_CACHED:
                 self._past, self._evictions = {}, file.evictions
@@ -3902,6 +4380,8 @@ class Db:
         if key is None:
             return None
         n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
+        if n is not None and file.words[_HEAD_MARK] != file.latest.mark:      # others may have evicted it
+            n = None
         if n is None:
             n = file.index.plain.get(key)
             if n is None or not self._is_now():
@@ -3919,7 +4399,7 @@ class Db:
 
     def _is_now(self) -> bool:
         """Whether what was found in `plain` is true here; to be asked afterwards."""
-        return self._vt >= self._point.time and self._file.latest.tx_id == self._point.tx_id
+        return self._vt >= self._point.time and self._file.words[_HEAD_MARK] == self._point.mark
 
     def _content(self, n: int, reader: _Reader) -> Any:
         return self._file.document(n, reader)
@@ -4110,7 +4590,7 @@ class _Supposition(Db):
 
         The reader keeps them for the next question about this transaction, which may have touched more entities since.
         """
-        filled, state = reader.filled, (self._file.latest, self._file.births)
+        filled, state = reader.filled, self._file.words[_HEAD_MARK]
         if (filled is None or filled.supposed() is not self._supposed or filled.vt != self._vt
                 or filled.is_passing and filled.state != state):
             reader.is_used = True
@@ -4163,7 +4643,7 @@ class _Filled:
     """What a reader's temporary tables hold: of which transaction, and how much of its journal."""
     supposed: weakref.ref[_Transaction]
     vt: int
-    state: tuple
+    state: int
     count: int = 0
     cells: dict[uuid.UUID, Cell] = dataclasses.field(default_factory=dict)
     is_passing: bool = False          # whether something has no number yet, which the next transaction may give it

@@ -247,16 +247,16 @@ def use(path, number):
         lazily(node.db()), node.db().with_tx([delete("ann")]).q(NAMED)
 
 
-def refused(path):
+def refused(path, **options):
     with pytest.raises(store.StoreError):
-        store.open(path)
+        store.open(path, **options)
 
 
 def held(path):
     """Opens a file that somebody else holds."""
-    with open(f"{path}.lock", "a") as lock:
+    with open(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(path)
+        refused(path, timeout=0)
 
 
 OPENINGS = {
