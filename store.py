@@ -4700,7 +4700,7 @@ class _Call(NamedTuple):
 
 
 class _Binding(NamedTuple):
-    shape: str                        # "scalar", "collection", "tuple" or "relation"
+    shape: Any                        # "scalar", "collection", "tuple", "relation"; if nested as `_shape_of` tells it
     vars: tuple
 
 
@@ -4711,7 +4711,7 @@ class _Clause:
     terms: tuple = ()
     inside: tuple[tuple, ...] = ()
     required: frozenset = frozenset()     # the positions of the terms whose variables must be bound before
-    name: str = ""                        # a triple's attribute, a rule's name, or the shape of a binding
+    name: Any = ""                        # a triple's attribute, a rule's name, or the shape of a binding
 
     @functools.cached_property
     def needs(self) -> tuple[str, ...]:
@@ -5129,29 +5129,36 @@ def _parse_order(part: Any, find: tuple[_Find, ...], query: Any) -> tuple[Any, b
 
 
 def _parse_binding(binding: Any, where: Any) -> _Binding:
-    if type(binding) is str and (binding == "_" or _is_var(binding)):
-        return _Binding("scalar", (_fresh() if binding == "_" else binding,))
-    if type(binding) in (list, tuple) and binding:
-        first, is_each = binding[0], len(binding) == 2 and binding[1] is ...
-        if type(first) in (list, tuple):
-            if len(binding) == 1 or is_each:
-                return _Binding("relation", _binding_vars(first, binding, where))
-        elif is_each and type(first) is str:
-            return _Binding("collection", _binding_vars(binding[:1], binding, where))
-        else:
-            return _Binding("tuple", _binding_vars(binding, binding, where))
-    raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] or "
-                     "[[\"?x\", \"?y\"]].")
-
-
-def _binding_vars(names: Any, binding: Any, where: Any) -> tuple[str, ...]:
-    if not names or not all(_is_var(name) or name == "_" for name in names):
-        way = " \"Each of\" is Python's ... without quotes." if "..." in names else ""
+    if type(binding) not in (list, tuple) and not (binding == "_" or _is_var(binding)) or not binding:
+        raise QueryError(f"{where}: {_short(binding)} is not a binding; wanted \"?x\", [\"?x\", ...], [\"?x\", \"?y\"] "
+                         "or [[\"?x\", \"?y\"]].")
+    vars: list[str] = []
+    shape = _shape_of(binding, vars)
+    if None in vars:
+        way = " \"Each of\" is Python's ... without quotes." if "'...'" in repr(binding) else ""
         raise QueryError(f"{where}: {_short(binding)} binds something that is not a variable, such as \"?x\".{way}")
-    named = [name for name in names if name != "_"]
+    named = [var for var in vars if not var.startswith("? ")]
     if len(set(named)) != len(named):
         raise QueryError(f"{where}: {_short(binding)} names a variable twice.")
-    return tuple(_fresh() if name == "_" else name for name in names)
+    return _Binding(_named_shape(shape), tuple(vars))
+
+
+def _shape_of(binding: Any, vars: list) -> Any:
+    """None for a variable, ("each", shape) or ("tuple", shape, …); `vars` gets the variables, None for what is none."""
+    if type(binding) not in (list, tuple) or not binding:
+        vars.append(_fresh() if type(binding) is str and binding == "_" else binding if _is_var(binding) else None)
+        return None
+    if len(binding) == 2 and binding[1] is ... or len(binding) == 1 and type(binding[0]) in (list, tuple):
+        return "each", _shape_of(binding[0], vars)
+    return "tuple", *[_shape_of(part, vars) for part in binding]
+
+
+def _named_shape(shape: Any) -> Any:
+    """The name of a shape that is not nested."""
+    kind, *parts = shape or ("scalar",)
+    if not any(parts):
+        return "collection" if kind == "each" else kind
+    return "relation" if kind == "each" and _named_shape(parts[0]) == "tuple" else shape
 
 
 class _ClauseParser:
@@ -5461,6 +5468,11 @@ def _find_vars(find: _Find) -> list[str]:
 
 
 def _shown(binding: _Binding) -> str:
+    if type(binding.shape) is tuple:
+        vars = iter(binding.vars)
+        show: Callable[[Any], str] = lambda shape: next(vars) if shape is None else f"[{' '.join(map(show, shape[1:]))}" + (
+            " ...]" if shape[0] == "each" else "]")
+        return show(binding.shape)
     form = {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape]
     return form.format(" ".join(binding.vars))
 
@@ -6540,7 +6552,7 @@ class _Shaper:
         source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
         self._given: list[_Clause] = [             # the arguments that are clauses
             _In(source, binding.vars, name=binding.shape, place=place)
-            for place, binding in enumerate(self._parsed.ins) if binding.shape in ("collection", "relation")]
+            for place, binding in enumerate(self._parsed.ins) if binding.shape not in ("scalar", "tuple")]
         self._given += [_identical_to(source, name, var) for name, var in twice]
         self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
 
@@ -7361,12 +7373,27 @@ def _rows(value: Any, binding: _Binding, what: Callable[[], str],
           each: Callable[[Any], Iterable] = iter) -> list[tuple]:
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
     width = len(binding.vars)
+    if type(binding.shape) is tuple:
+        return list(each(_taken_apart(value, binding.shape, what)))
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise QueryError(f"{what()}; {_shown(binding)} wants a collection.")
     if binding.shape == "tuple":
         return [_padded(tuple(value), width)]
     rows = each(value.items() if isinstance(value, dict) else value)
     return [(row,) for row in rows] if binding.shape == "collection" else [_padded(row, width) for row in rows]
+
+
+def _taken_apart(value: Any, shape: Any, what: Callable[[], str]) -> list[tuple]:
+    """The rows of a value that a nested binding takes apart: of each tuple all combinations of its parts' rows."""
+    if shape is None:
+        return [(value,)]
+    if shape[0] == "tuple":
+        parts = map(_taken_apart, _padded(value, len(shape) - 1), shape[1:], itertools.repeat(what))
+        return [tuple(itertools.chain.from_iterable(rows)) for rows in itertools.product(*parts)]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable | types.NoneType):
+        raise QueryError(f"{what()}; {_short(value)} in it is no collection.")
+    return [row for item in (value.items() if isinstance(value, dict) else value or ())
+            for row in _taken_apart(item, shape[1], what)]
 
 
 def _padded(row: Any, width: int) -> tuple:

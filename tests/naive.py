@@ -121,9 +121,27 @@ def binding(given):
     """Its shape and its variables."""
     if type(given) is str:
         return "scalar", [given]
+    if any(type(part) is list for part in (given[0] if type(given[0]) is list and len(given) == 1 else given)):
+        return ("nested", given), leaves(given)
     if len(given) == 2 and given[1] is ...:
         return "collection", given[:1]
     return ("relation", given[0]) if type(given[0]) is list else ("tuple", given)
+
+
+def leaves(given):
+    return [leaf for part in given for leaf in (leaves(part) if type(part) is list else [part]) if leaf is not ...]
+
+
+def taken_apart(given, value):
+    """The rows of a value, by a nested binding."""
+    if type(given) is not list:
+        return [[value]]
+    if given[1:] == [...] or len(given) == 1 and type(given[0]) is list:
+        return [row for one in value or () for row in taken_apart(given[0], one)]
+    rows = [[]]
+    for place, part in enumerate(given):
+        rows = [row + more for row in rows for more in taken_apart(part, value[place] if place < len(value) else None)]
+    return rows
 
 
 # ── Functions ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -352,6 +370,8 @@ class Naive:
         """The binding of a function's result: each of a collection or relation once."""
         if shape in ("collection", "relation") and value is None:
             return []
+        if type(shape) is tuple:
+            value, shape = taken_apart(shape[1], () if value is None else value), "relation"
         rows = {"scalar": lambda: [[value]], "collection": lambda: [[one] for one in value], "tuple": lambda: [value],
                 "relation": lambda: value}[shape]()
         rows = dict.fromkeys(tuple(map(cell, [*row, *[None] * len(vars)][:len(vars)])) for row in rows)

@@ -259,6 +259,30 @@ def test_the_number_of_arguments_must_fit(node):
             db.q(query, *args)
 
 
+def test_bindings_may_be_nested(node):
+    """Without this, what a function gives in groups would have to be made flat by another function."""
+    db = people(node)
+    found = lambda binding, *args: answers(db, [["?e", "name", "?n"], ["?e", "age", "?x"]], ("?n", "?y"), **{
+        "in": [binding], "args": args})
+    orders = [("Ann", [1, 2, 2]), ("Bob", []), ("Eve", [7]), ("Cat",)]
+    assert found([["?n", ["?y", ...]]], orders) == [("Ann", 1), ("Ann", 2)]
+    assert found([["?n", ["?y", ...]]], {"Cat": {5}}) == [("Cat", 5)]
+    assert found(["?n", [["?x", "?y"]]], ("Ann", [(30, "a"), (31, "b")])) == [("Ann", "a")]
+    assert found([["?n", "_"], "?y"], (("Bob", 0), 3)) == [("Bob", 3)]
+    assert found([["?n", ["_", ["?y"]]]], [("Ann", (0, (4,)))]) == [("Ann", 4)]
+    assert found([[["?n", ...], "?y"], ...], [(["Ann", "Bob"], 1), (["Ann"], 2)]) == [
+        ("Ann", 1), ("Ann", 2), ("Bob", 1)]
+    split = lambda name: [(name[0], list(name[1:]))]
+    assert answers(db, [[BOB, "name", "?n"], [(split, "?n"), [["?a", ["?b", ...]]]]], ("?a", "?b")) == [
+        ("B", "b"), ("B", "o")]
+    for binding, wrong in (([["?n", ["?y", ...]]], [("Ann", 7)]), ([["?n", ["?y", "?n"]]], []),
+                           ([["?n", ["?y", 7]]], [])):
+        with pytest.raises(store.QueryError, match="is no collection|twice|not a variable"):
+            found(binding, wrong)
+    with pytest.raises(store.QueryError, match=r"takes 1 argument \(\[\[\?n \[\?y ...\]\] ...\]\), got 0"):
+        found([["?n", ["?y", ...]]])
+
+
 def test_rules_and_patterns_may_be_arguments(node):
     """Without this, a library of rules would have to be written into every query that uses it."""
     db = people(node)

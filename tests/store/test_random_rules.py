@@ -30,6 +30,10 @@ def pairs(value):
     return [(value, "a"), (0, value)]
 
 
+def grouped(value):
+    return [(value, [0, 1, 1]), (1, ["a"]), (value,)]
+
+
 def is_text(value):
     return type(value) is str
 
@@ -146,8 +150,12 @@ class Programmer:
         return self.rng.choice([
             [(plus, self.var()), self.var()], [("identity", self.var()), self.var()],
             [(both, self.var()), [self.var(), ...]],
-            [(pairs, self.var()), [self.rng.sample(VARS, 2)]], [("str", self.var()), self.var()],
+            [(pairs, self.var()), [self.rng.sample(VARS, 2)]], self.nested(), [("str", self.var()), self.var()],
             [("get-attr", self.var(), "to", 0), [self.var(), ...]], [("get-attr", self.var(), "mix")]])
+
+    def nested(self):
+        one, other = self.rng.sample(VARS, 2)
+        return [(grouped, self.var()), [[one, [other, ...]]]]
 
     def inner(self, level, depth):
         """A subquery: it sees its argument, under a name of its own, and the rules."""
@@ -199,12 +207,13 @@ class Programmer:
         """(in, args) of every shape; the names may be those of the rules, or come twice."""
         rng, ins, args = self.rng, [], []
         while self.some(0.45) and len(ins) < 2:
-            shape = rng.randrange(4)
+            shape = rng.randrange(5)
             one, other = rng.sample(VARS, 2)
             value = lambda: rng.choice([*IDS, 0, 1, 2, 3])
-            ins.append([one, [one, ...], [one, other], [[one, other]]][shape])
+            ins.append([one, [one, ...], [one, other], [[one, other]], [one, [other, ...]]][shape])
             several = [value() for _ in range(rng.randrange(4))]
-            args.append([value(), several, (value(), value()), [(value(), value()) for _ in range(3)]][shape])
+            args.append([value(), several, (value(), value()), [(value(), value()) for _ in range(3)],
+                         (value(), several)][shape])
         return ins, args
 
     def query(self, rules):
