@@ -4697,6 +4697,7 @@ class _AnyOf(NamedTuple):
 class _Call(NamedTuple):
     head: Any                         # a name, a callable, or a variable bound to a callable
     args: tuple
+    of: str = ""                      # the other snapshot that it asks
 
 
 class _Binding(NamedTuple):
@@ -4742,15 +4743,19 @@ class _Triple(_Clause):
     a = property(lambda self: self.name)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Fact(_Triple):
-    """A triple whose attribute is a term, too, and its `a` the empty string."""
+    """A triple of an attribute that is a third term, and its `a` the empty string; or of another snapshot."""
+    of: str = ""                      # the snapshot's name
 
     def rebuilt(self, of_term: Callable, of_clauses: Callable) -> Any:
         """The same, and an ordinary triple once its attribute is known."""
         made = super().rebuilt(of_term, of_clauses)
-        e, v, a = made.terms
-        is_known = type(a) is _Const and type(a.value) is str
-        return _Triple(self.source, (e, v), name=a.value) if is_known else made
+        e, v, *attribute = made.terms
+        if not attribute or type(attribute[0]) is not _Const or type(attribute[0].value) is not str:
+            return made
+        made = dataclasses.replace(made, terms=(e, v), name=attribute[0].value)
+        return made if self.of else _Triple(made.source, made.terms, name=made.name)
 
 
 class _Test(_Clause):
@@ -4815,6 +4820,7 @@ class _Parsed(NamedTuple):
     is_bag: bool                      # SQL must give one row a binding, not one row an answer
     is_one: bool                      # the first answer alone is wanted, not a list
     refs: tuple                       # the places of arguments that are entities, for which lookup refs may stand
+    sources: dict                     # the names of other snapshots, and the places of the arguments that they are
     counted: tuple | None             # what an aggregate counts once: bindings of find's variables and of these
     source: dict
     searched: tuple                   # what gives the words of searches, and whether their entities are counted
@@ -4941,7 +4947,7 @@ def _renamed(clauses: Iterable[_Clause], names: Mapping[str, Any]) -> tuple[_Cla
     """The clauses with variables replaced by other variables or terms."""
     def of_term(term: Any) -> Any:
         if type(term) is _Call:
-            return _Call(of_term(term.head), tuple(map(of_term, term.args)))
+            return term._replace(head=of_term(term.head), args=tuple(map(of_term, term.args)))
         return names.get(term, term) if type(term) is str else term
     return tuple(clause.rebuilt(of_term, lambda inner: _renamed(inner, names)) for clause in clauses)
 
@@ -4976,13 +4982,15 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
                          "these.")
     is_bare = type(query["find"]) is not list
     given = [binding for binding in _listed(query, "in") if binding != "$"]
-    ins = tuple(_parse_binding("_" if binding == "%" else binding, "in") for binding in given)
+    ins = tuple(_Binding("source", (binding,)) if type(binding) is str and binding[:1] == "$" else
+                _parse_binding("_" if binding == "%" else binding, "in") for binding in given)
     patterns = {var: given.index(var) for var in map(_pattern_var, [query["find"]] if is_bare else query["find"])
                 if var in given}
     if "%" in given or patterns:
         return _Template(query, ins, tuple(place for place, part in enumerate(given) if part == "%"), patterns)
     find = tuple(_parse_find_element(part, functions) for part in ([query["find"]] if is_bare else query["find"]))
-    parser = _ClauseParser(functions, _listed(query, "rules"))
+    sources = {binding.vars[0]: place for place, binding in enumerate(ins) if binding.shape == "source"}
+    parser = _ClauseParser(functions, _listed(query, "rules"), tuple(sources))
     where = parser.clauses(_listed(query, "where"))
     if "where" in query and not where:
         raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
@@ -5001,8 +5009,8 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
                      is_grouped and counted is None or is_page and not is_grouped, is_one, _refs(where, ins),
-                     counted, query, _searched(where, ins, order if limit is not None else ()), _watched(where, ins),
-                     {})
+                     sources, counted, query, _searched(where, ins, order if limit is not None else ()),
+                     _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -5164,10 +5172,12 @@ def _named_shape(shape: Any) -> Any:
 class _ClauseParser:
     """Parses the rules of a query, then clauses that may call them."""
 
-    def __init__(self, functions: Mapping[str, Callable], rules: list):
-        self._functions = functions
+    def __init__(self, functions: Mapping[str, Callable], rules: list, sources: tuple[str, ...]):
+        self._functions, self._sources = functions, sources
+        self._of = ""                 # the snapshot that clauses are parsed for
         self._special = {"not": self._not, "not-join": self._not, "or": self._or, "or-join": self._or,
-                         "and": lambda clause: self.clauses(clause[1:])}
+                         "and": lambda clause: self.clauses(clause[1:]),
+                         **dict.fromkeys(("$", *sources), self._within)}
         self._heads = self._parse_heads(rules)
         self.rules = self._parse_rules(rules)
         while (heads := self._with_inferred()) != self._heads:
@@ -5192,13 +5202,13 @@ class _ClauseParser:
 
     def _parse_rules(self, rules: list) -> dict[str, list[_Definition]]:
         defined: dict[str, list[_Definition]] = {}
-        for rule in rules:
+        for self._of, rule in itertools.product((*self._sources, ""), rules):     # each snapshot has rules of its own
             name, required, head = self._rule_head(rule)
             clauses = self.clauses(rule[1:])
             if unbound := set(head) - required - _mentioned(clauses):
                 raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses "
                                            "binds it.")
-            defined.setdefault(name, []).append(_Definition(head, clauses))
+            defined.setdefault(self._of + name, []).append(_Definition(head, clauses))
         return defined
 
     def _with_inferred(self) -> dict[str, tuple[int, frozenset]]:
@@ -5256,7 +5266,7 @@ class _ClauseParser:
                              f"[e, a, v].{self._way(clause)}")
         e, a = clause[0], clause[1]
         is_term = type(a) is set or _is_var(a) or a == "_" and type(a) is str
-        if is_term and (way := self._way(clause)):
+        if (is_term or type(e) is str and e in self._sources) and (way := self._way(clause)):
             raise QueryError(f"The clause {_short(clause)} is no fact.{way} An entity of that id is an argument.")
         names = a if type(a) is set else () if is_term else [a]
         if not all(type(name) is str and is_text(name) for name in names):
@@ -5270,7 +5280,19 @@ class _ClauseParser:
                 ends[place] = _fresh()
                 found += self._triple([ends[place], *end])
         e, v = (_term(end, clause) for end in (reversed(ends) if back else ends))
-        return *found, _Fact(clause, (e, v, _term(a, clause))) if is_term else _Triple(clause, (e, v), name=back or a)
+        if is_term:
+            return *found, _Fact(clause, (e, v, _term(a, clause)), of=self._of)
+        triple = _Triple(clause, (e, v), name=back or a)
+        return *found, _Fact(clause, triple.terms, name=triple.a, of=self._of) if self._of else triple
+
+    def _within(self, clause: tuple) -> tuple[_Clause, ...]:
+        """Clauses that are asked of another snapshot, ("$name", clause, …)."""
+        outer, self._of = self._of, clause[0].removeprefix("$") and clause[0]
+        made = self.clauses(clause[1:])
+        self._of = outer
+        if not made:
+            raise QueryError(f"{_short(clause)} is empty.")
+        return made
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
@@ -5289,6 +5311,9 @@ class _ClauseParser:
                 or type(call[1]) is not str or _is_var(call[1]):
             raise QueryError(f"{_short(clause)}: wanted [(\"text-search\", \"attribute\", words), [[\"?entity\", "
                              "\"?text\"]]], where ?text may be left out.")
+        if self._of:
+            raise QueryError(f"{_short(clause)} searches the query's own snapshot, not {self._of}; let it stand "
+                             "outside.")
         (e, v, *_), words = (*binding.vars, _fresh()), self._argument(call[2], clause)
         test = _Test(clause, (_Call(_has_words, (v, words)),), required=_FIRST)
         return (_Search(clause, (e, words), required=frozenset((1,)), name=call[1]),
@@ -5301,7 +5326,7 @@ class _ClauseParser:
                 raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
         elif type(head) is str and head not in self._functions:
             _check_arity(head, len(args), clause)
-        return _Call(head, tuple(self._argument(arg, clause) for arg in args))
+        return _Call(head, tuple(self._argument(arg, clause) for arg in args), self._of)
 
     def _argument(self, arg: Any, clause: Any) -> Any:
         if _is_var(arg):
@@ -5350,7 +5375,7 @@ class _ClauseParser:
         count, required = self._heads[name]
         if len(args) != count:
             raise QueryError(f"{_short(clause)}: the rule {name} takes {_many(count, 'argument')}, got {len(args)}.")
-        return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=name, required=required)
+        return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=self._of + name, required=required)
 
 
 def _term(term: Any, clause: Any) -> Any:
@@ -5456,7 +5481,7 @@ def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
 
 
 def _unknown(var: str, what: str, bound: Iterable[str]) -> UnknownVariableError:
-    named = ", ".join(sorted(name for name in bound if not name.startswith("? "))) or "nothing"
+    named = ", ".join(sorted(name for name in bound if name[0] == "?" and name[1] != " ")) or "nothing"
     return UnknownVariableError(f"{what}, but no clause binds it. Bound here: {named}.")
 
 
@@ -5470,8 +5495,8 @@ def _find_vars(find: _Find) -> list[str]:
 def _shown(binding: _Binding) -> str:
     if type(binding.shape) is tuple:
         vars = iter(binding.vars)
-        show: Callable[[Any], str] = lambda shape: next(vars) if shape is None else f"[{' '.join(map(show, shape[1:]))}" + (
-            " ...]" if shape[0] == "each" else "]")
+        show: Callable[[Any], str] = lambda shape: next(vars) if shape is None else \
+            f"[{' '.join(map(show, shape[1:]))}{' ...' * (shape[0] == 'each')}]"
         return show(binding.shape)
     form = {"scalar": "{}", "collection": "[{} ...]", "tuple": "[{}]", "relation": "[[{}]]"}[binding.shape]
     return form.format(" ".join(binding.vars))
@@ -5749,8 +5774,8 @@ class _Text:
         return _Statement(whole, binders, highest, sql.startswith("insert or ignore"))
 
 
-_SHARED = frozenset(("in", "rows", "any_in", "attribute", "limit", "round"))   # a statement has one parameter of each;
-#                                             never of constants: Python thinks that 1, 1.0 and True are one
+# A statement has one parameter of each; never of constants: Python thinks that 1, 1.0 and True are one.
+_SHARED = frozenset(("in", "source", "rows", "any_in", "attribute", "limit", "round"))
 
 
 def _binder(spec: tuple, file: _File) -> Callable:
@@ -5846,6 +5871,7 @@ class _Inputs(NamedTuple):
     """What a plan depends on of the arguments."""
     sets: frozenset                   # the parameters of arguments that are sets, in which a test of equality looks
     sizes: tuple                      # (variable in a range or place of a long argument, its rows as far as counted)
+    modes: tuple = ()                 # in which each of the other snapshots is asked: (its name, mode)
 
 
 _NO_INPUTS = _Inputs(frozenset(), ())
@@ -5990,7 +6016,7 @@ class _Joiner:
         if kind is _Triple:
             return self.triple_cost(clause, block)
         if kind is _Fact:
-            return self.fact_cost(clause, block)
+            return self.triple_cost(clause, block) if clause.a else self.fact_cost(clause, block)
         if kind is _Search:
             return self.search_cost(clause, block)
         if kind is _Test or kind is _Range:
@@ -6066,10 +6092,11 @@ class _Joiner:
 
     def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> None:
         shared, (e, v, *attribute) = self.shared, clause.terms
-        f, a = shared.name("f"), self._attribute(block, clause)
-        if shared.is_over:
+        f, a, of = shared.name("f"), self._attribute(block, clause), clause.of if isinstance(clause, _Fact) else ""
+        if shared.is_over and not of:
             return self._join_over(block, clause, f, a)
-        owner = block.owners.get(e) if _is_var(e) else None
+        owned: Any = (of, e) if of else e
+        owner = block.owners.get(owned) if _is_var(e) else None
         # of a known entity a value is looked at: SQLite would search the index for each value of a set instead
         look = "+" if self.is_bound(e, block) and not self.is_bound(v, block) else ""
         block.froms.append(f"facts {f}")
@@ -6079,15 +6106,21 @@ class _Joiner:
             places = zip(("p", "e", "k", "n"), (owner[0], self.expr(e, block), *owner[1:]))
             block.wheres.append(" and ".join(f"{f}.{place} = {known}" for place, known in places))
         else:
-            block.wheres.append(_seen(f, shared.mode))
-            if len(block.froms) == 1:
+            block.wheres.append(self._seen_by(of, f) if of else _seen(f, shared.mode))
+            if len(block.froms) == 1 and not of:
                 block.first = f, len(block.wheres) - 1
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
         self.place(block, v, f"{look}{f}.v", None if attribute else shared.kinds(clause.a))
         if not a and (attribute[0] in needed or attribute[0][1] != " "):
             self._place_name(block, attribute[0], f"{f}.a")
         if _is_var(e):
-            block.owners.setdefault(e, (f"{f}.p", f"{f}.k", f"{f}.n"))
+            block.owners.setdefault(owned, (f"{f}.p", f"{f}.k", f"{f}.n"))
+
+    def _seen_by(self, of: str, f: str) -> str:
+        """The predicate under which another snapshot sees a row of `facts`."""
+        place, mode = self.shared.parsed.sources[of], dict(self.shared.inputs.modes)[of]
+        return re.sub(r"\?([1-4])", lambda found: self.text.param("source", place, mode, int(found[1]) - 1),
+                      _seen(f, mode))
 
     def _attribute(self, block: _Block, clause: _Triple) -> str:
         """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
@@ -6552,7 +6585,7 @@ class _Shaper:
         source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
         self._given: list[_Clause] = [             # the arguments that are clauses
             _In(source, binding.vars, name=binding.shape, place=place)
-            for place, binding in enumerate(self._parsed.ins) if binding.shape not in ("scalar", "tuple")]
+            for place, binding in enumerate(self._parsed.ins) if binding.shape not in ("scalar", "tuple", "source")]
         self._given += [_identical_to(source, name, var) for name, var in twice]
         self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
 
@@ -6818,7 +6851,7 @@ class _Shaper:
                 continue
             if find.kind != "aggregate" or len(find.term.args) != 1 or not _is_var(find.term.args[0]):
                 return []
-            head, (var,) = find.term
+            head, (var,) = find.term[:2]
             kinds = self._kinds_of(var)
             if head not in ("count", "count-distinct") and (kinds is None or not (
                     head in ("sum", "avg") and kinds in (0, _SMALL_KIND)
@@ -6847,7 +6880,7 @@ class _Shaper:
         triple, scalars = where[0], self._joiner.scalars
         if self._shared.mode != _NOW or self._shared.is_over or len(where) > 1 or len(totals) > 1 or self._given \
                 or self._parsed.counted is not None \
-                or not isinstance(triple, _Triple) or len(triple.vars) < 2 or not triple.vars.isdisjoint(scalars) \
+                or type(triple) is not _Triple or len(triple.vars) < 2 or not triple.vars.isdisjoint(scalars) \
                 or totals[0].head != "count-distinct" or totals[0].var != triple.v:
             return None
         rows, values = self._shared.estimate(triple.a)
@@ -7092,7 +7125,8 @@ def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
 
 
 def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> str:
-    with _Run(db, reader, mode, parsed, args or (None,) * len(parsed.ins)) as run:
+    nothing = tuple(db if binding.shape == "source" else None for binding in parsed.ins)
+    with _Run(db, reader, mode, parsed, args or nothing) as run:
         plan = run.plan
     lines = ["clauses in their order:", *(f"  {_short(note)}" for note in plan.notes)]
     lines += [f"in vain: {doubt}" for _, doubt in plan.doubts]
@@ -7155,7 +7189,9 @@ class _Run:
     def _plan(self) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
         is_over, generation = self.db._supposed is not None, self.file.index.generation
-        is_plain = not self.parsed.watched and not self.parsed.searched and _IMMUTABLE.issuperset(map(type, self.args))
+        parsed = self.parsed
+        is_plain = not (parsed.watched or parsed.searched or parsed.sources) and \
+            _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
         found = self.parsed.plans.get((self.mode, is_over, inputs))
         if found is None or found[0] is not generation:
@@ -7185,7 +7221,20 @@ class _Run:
         sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
         sizes += [(spec, self._sought(spec, is_counted)) for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
-        return _Inputs(frozenset(sets), tuple(sizes)) if sets or sizes else _NO_INPUTS
+        modes = tuple((name, self.mode_of(name, self.args[place])) for name, place in self.parsed.sources.items())
+        return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
+
+    def mode_of(self, name: str, db: Any) -> str:
+        """In which mode another snapshot is asked: never in that of now, which only the query's own keeps up."""
+        if not isinstance(db, Db):
+            raise QueryError(f"{name} is {_short(db)}; wanted a snapshot, such as node.db(tx_id).")
+        if db._file is not self.file:
+            raise QueryError(f"{name} is a snapshot of another store; ask it first, and give its rows as an argument: "
+                             "[[\"?x\", \"?y\"]].")
+        if db._supposed is not None:
+            raise QueryError(f"{name} is what with_tx supposes; ask that snapshot, and give it the other one: "
+                             "db.with_tx(…).q(query, db).")
+        return _AS_OF if db._vt >= db._point.time else _BEFORE
 
     def _size(self, a: str, tests: tuple) -> float:
         """The rows of an attribute in a range, to a power of eight; infinite where counting does not pay."""
@@ -7430,6 +7479,7 @@ _PARAMETER: dict[str, Callable] = {
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
+    "source": lambda run, place, mode, part: run.args[place]._bindings(mode)[part],
     "attribute_in": _attribute_given,
     "attributes": _attributes_json,
     "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
@@ -7589,16 +7639,16 @@ class _Calls:
 
     def closure(self, call: _Call, vars: tuple, made: Mapping[Any, int] = NOTHING) -> Callable:
         """A call as a function of the values of `vars`; `made` has the places of aggregates, by id of their term."""
-        head, args = call
+        head, args, of = call
         if head == "q":
             args = _Const(_inheriting(args[0].value, self.run.parsed)), *args[1:]
         getters = [self.getter(arg, vars, made) for arg in args]
         if head == "get-attr":
-            return self._get_attr(args, getters)
+            return self._get_attr(args, getters, self._snapshot(of))
         if head == "if" and len(getters) in (2, 3):
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
-        function = self._subquery if head == "q" else self.function(head)
+        function = functools.partial(self._subquery, self._snapshot(of)) if head == "q" else self.function(head, of)
         if head in FUNCTIONS and head not in self.run.db._node.functions:
             function = _named(function, call)
         if vars == args:
@@ -7613,17 +7663,23 @@ class _Calls:
             return self.closure(term, vars, made)
         if type(term) is not _Const:
             return operator.itemgetter(vars.index(term))
-        value = self.run.db if type(term.value) is str and term.value == "$" else term.value
+        value = term.value
+        if type(value) is str and (value == "$" or value in self.run.parsed.sources):
+            value = self._snapshot(value)
         return lambda values: value
 
-    def function(self, head: Any) -> Callable:
+    def _snapshot(self, name: str) -> Db:
+        """The other snapshot of a name, or the query's own."""
+        return self.run.args[self.run.parsed.sources[name]] if name in self.run.parsed.sources else self.run.db
+
+    def function(self, head: Any, of: str = "") -> Callable:
         """The function that a name, a callable, or a variable that is bound to one stands for."""
         if _is_var(head):
             head = self._given(head)
         if callable(head):
             return head
         if head in _SNAPSHOT:
-            return functools.partial(_SNAPSHOT[head], self.run.db)
+            return functools.partial(_SNAPSHOT[head], self._snapshot(of))
         function = self.run.db._node.functions.get(head) or FUNCTIONS.get(head)
         if function is None:
             raise _no_function(head)
@@ -7641,18 +7697,19 @@ class _Calls:
                              "several elements of find are a list.")
         return _known_value(self.run, scalars[var])
 
-    def _subquery(self, query: dict, *args: Any) -> Any:
-        answers = self.run.db.q(query, *args)
+    def _subquery(self, db: Db, query: dict, *args: Any) -> Any:
+        answers = db.q(query, *args)
         return None if answers == [] else answers
 
-    def _get_attr(self, args: tuple, getters: list[Callable]) -> Callable:
+    def _get_attr(self, args: tuple, getters: list[Callable], db: Db) -> Callable:
         if len(args) not in (2, 3) or type(args[1]) is not _Const:
             raise QueryError("get-attr wants the name of an attribute: (\"get-attr\", \"?e\", \"name\", default). A "
                              "clause [e, \"?a\", v] takes a variable.")
         run, a = self.run, args[1].value
+        mode = run.mode if db is run.db else run.mode_of("", db)
 
         def values_of(values: Any) -> Any:
-            document = run.db._document(getters[0](values), run.reader, run.mode)
+            document = db._document(getters[0](values), run.reader, mode)
             found = _distinct(_several(document[a])) if document and a in document else None
             return found or ([getters[2](values)] if len(args) == 3 else None)
         return values_of

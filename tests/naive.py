@@ -70,35 +70,43 @@ class Clause:
         self.__dict__.update(parts)
 
 
-def parsed(clause):
+def all_parsed(clauses, of=""):
+    """The clauses, those of another snapshot, ("$past", clause, …), beside the others."""
+    return tuple(one for clause in clauses for one in (
+        all_parsed(clause[1:], clause[0]) if type(clause) is tuple and clause[0] == "$past" else [parsed(clause, of)]))
+
+
+def parsed(clause, of=""):
     if type(clause) is list and type(clause[0]) is tuple and (callable(clause[0][0]) or type(clause[0][0]) is str):
         call = clause[0]
         if len(clause) == 1:
-            return Clause(TEST, call_vars(call), call=call, needs=call_vars(call))
+            return Clause(TEST, call_vars(call), call=call, needs=call_vars(call), of=of)
         shape, vars = binding(clause[1])
         bound = {var for var in vars if is_var(var)}
-        return Clause(BIND, call_vars(call) | bound, call=call, needs=call_vars(call), shape=shape, vars=vars)
+        return Clause(BIND, call_vars(call) | bound, call=call, needs=call_vars(call), shape=shape, vars=vars,
+                      of=of)
     if type(clause) is list:
         e, a, v = [*clause, "_"][:3]
         terms = [e, v, a] if type(a) is set or is_var(a) or is_blank(a) else [v, e] if a[0] == "_" else [e, v]
-        return Clause(TRIPLE, set(filter(is_var, terms)), a=None if len(terms) == 3 else a.lstrip("_"), terms=terms)
+        a = None if len(terms) == 3 else a.lstrip("_")
+        return Clause(TRIPLE, set(filter(is_var, terms)), a=a, terms=terms, of=of)
     kind, *rest = clause
     if kind in ("not", "not-join"):
         shared, inner = (set(rest[0]), rest[1:]) if kind == "not-join" else (None, rest)
-        inner = tuple(map(parsed, inner))
+        inner = all_parsed(inner, of)
         return Clause(NOT, mentioned(inner) | (shared or set()), shared, clauses=inner)
     if kind in ("or", "or-join"):
-        return parsed_or(rest, kind == "or-join")
-    return Clause(RULE, set(filter(is_var, rest)), name=kind, terms=rest)
+        return parsed_or(rest, kind == "or-join", of)
+    return Clause(RULE, set(filter(is_var, rest)), name=of + kind, terms=rest)
 
 
-def parsed_or(rest, is_join):
+def parsed_or(rest, is_join, of):
     required, shared = set(), None
     if is_join:
         required = set(rest[0][0]) if type(rest[0][0]) is list else set()
         shared = required | {var for var in rest[0] if type(var) is str}
         rest = rest[1:]
-    branches = [tuple(map(parsed, branch[1:] if branch[0] == "and" else [branch])) for branch in rest]
+    branches = [all_parsed(branch[1:] if branch[0] == "and" else [branch], of) for branch in rest]
     return Clause(OR, set().union(*map(mentioned, branches)), shared, branches=branches, required=required)
 
 
@@ -119,6 +127,8 @@ def is_call(part):
 
 def binding(given):
     """Its shape and its variables."""
+    if given == "$past":
+        return "tuple", []
     if type(given) is str:
         return "scalar", [given]
     if any(type(part) is list for part in (given[0] if type(given[0]) is list and len(given) == 1 else given)):
@@ -196,7 +206,8 @@ FUNCTIONS = {
 class Naive:
     """Everything known of some documents, and the rules of one query."""
 
-    def __init__(self, documents, rules=()):
+    def __init__(self, documents, rules=(), past=None):
+        self.past = self if past is None else Naive(past, rules)
         self.documents = {cell(document["xt/id"]): document for document in documents}
         self.facts = collections.defaultdict(set)
         for id, document in self.documents.items():
@@ -204,10 +215,10 @@ class Naive:
                 self.facts[a] |= {(id, cell(one)) for one in several(value)}
         self.facts[None] = {(*fact, cell(a)) for a, facts in self.facts.items() for fact in facts}
         self.rules, self.tables, self.plans, self.queries = collections.defaultdict(list), {}, {}, {}
-        for (name, *head), *clauses in rules:
+        for ((name, *head), *clauses), of in itertools.product(rules, [""] if past is None else ["", "$past"]):
             required = set(head[0]) if type(head[0]) is list else set()
             head = [var for part in head for var in (part if type(part) is list else [part])]
-            self.rules[name].append((head, required, tuple(map(parsed, clauses))))
+            self.rules[of + name].append((head, required, all_parsed(clauses, of)))
         self.has_found = False                                   # whether the last query had any binding
         self.finished = {}                                       # tables of rules that are full
         self.patterns = self.callable_patterns()
@@ -279,7 +290,7 @@ class Naive:
     def clauses_of(self, query):
         """The clauses of a query, always the same objects, so that plans are made once."""
         if id(query) not in self.queries:
-            self.queries[id(query)] = query, tuple(map(parsed, query.get("where", [])))
+            self.queries[id(query)] = query, all_parsed(query.get("where", []))
         return self.queries[id(query)][1]
 
     def is_ready(self, clause, bound, everything):
@@ -329,14 +340,14 @@ class Naive:
 
     def step(self, clause, env):
         if clause.kind == TRIPLE:
-            return self.matching(clause.terms, self.facts[clause.a], env)
+            return self.matching(clause.terms, (self.past if clause.of else self).facts[clause.a], env)
         if clause.kind == RULE:
             return self.matching(clause.terms, self.relation(clause, env), env)
         if clause.kind == TEST:
-            value = self.called(clause.call, env)
+            value = self.called(clause.call, env, clause.of)
             return [] if value is None or value is False else [env]
         if clause.kind == BIND:
-            return self.bound(clause.shape, clause.vars, self.called(clause.call, env), env)
+            return self.bound(clause.shape, clause.vars, self.called(clause.call, env, clause.of), env)
         if clause.kind == NOT:
             shared = {var: env[var] for var in clause.shared if var in env}
             return [] if self.finished_solve(clause.clauses, shared) else [env]
@@ -377,21 +388,22 @@ class Naive:
         rows = dict.fromkeys(tuple(map(cell, [*row, *[None] * len(vars)][:len(vars)])) for row in rows)
         return self.matching(vars, rows, env)
 
-    def called(self, call, env):
+    def called(self, call, env, of=""):
         head, *args = call
-        value_of = lambda arg: self.called(arg, env) if type(arg) is tuple and is_call(arg) else \
+        value_of = lambda arg: self.called(arg, env, of) if type(arg) is tuple and is_call(arg) else \
             plain(env[arg]) if is_var(arg) else arg
         values = list(map(value_of, args))
         if head == "q":
-            return self.subquery(*values)
+            return self.subquery(*values, of=of)
         if head == "get-attr":
             e, a, *default = values
-            found = dict.fromkeys(map(cell, several(self.documents.get(cell(e), {}).get(a, [])) or default))
+            document = (self.past if of else self).documents.get(cell(e), {})
+            found = dict.fromkeys(map(cell, several(document.get(a, [])) or default))
             return [plain(one) for one in found] or None
         return (FUNCTIONS[head] if type(head) is str else head)(*values)
 
-    def subquery(self, query, *args):
-        return self.answers(query, args) or None
+    def subquery(self, query, *args, of=""):
+        return (self.past if of else self).answers(query, args) or None
 
     # Rules: a table of rows for each way to be asked, filled until nothing new comes.
 

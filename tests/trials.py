@@ -38,6 +38,14 @@ class Trial(NamedTuple):
 
 # ── Snapshots that all see the same documents ──────────────────────────────────────────────────────────────────
 
+PAST_DB = "the snapshot of a transaction before, which saw the decoys"       # among the arguments
+
+
+def past_of(query, decoys):
+    """What the other snapshot of a query sees; None if it has none."""
+    return decoys if "$past" in query.get("in", ()) else None
+
+
 def puts(documents, *times):
     return [put(document, *times) for document in documents]
 
@@ -137,6 +145,8 @@ def look(opened, way, documents, decoys, act):
         except BaseException as error:
             given.append(error)
     with contextlib.closing(opened({"act": called})) as node:
+        node.submit_tx(puts(decoys))
+        node.submit_tx([delete(document["xt/id"]) for document in decoys])
         db = SNAPSHOTS[way](node, documents, decoys)
         if type(db) is not list:
             return act(db)
@@ -156,7 +166,7 @@ def ask_some(drawer, rng, opened, counts):
             for _ in range(3):
                 query, args = drawer.query(rules)
                 counts["drawn"] += 1
-                evaluator = naive.Naive(documents, rules)
+                evaluator = naive.Naive(documents, rules, past_of(query, decoys))
                 if evaluator.are_rules_safe() and evaluator.is_safe(query):
                     trial = Trial(documents, query, args, way, way_to_ask(rng, query), decoys)
                     if told := complaint(db, trial, evaluator):
@@ -171,7 +181,8 @@ def ask_some(drawer, rng, opened, counts):
 
 def complaint(db, trial, evaluator=None):
     """None, or how the store's answer differs from the naive one."""
-    evaluator = evaluator or naive.Naive(trial.documents, trial.query.get("rules", ()))
+    evaluator = evaluator or evaluator_of(trial)
+    args = [db._node.db(1) if type(arg) is str and arg == PAST_DB else arg for arg in trial.args]
     try:
         wanted = evaluator.rows(trial.query, trial.args)
         ordered(wanted, trial.query)
@@ -182,7 +193,7 @@ def complaint(db, trial, evaluator=None):
     except naive.Undecided:
         return None
     try:
-        got = WAYS[trial.ask](db, trial.query, trial.args)
+        got = WAYS[trial.ask](db, trial.query, args)
     except store.StoreError as error:
         if wanted is None or "UUIDs have no order" in str(error) or isinstance(error, store.QueryLimitError):
             return None
@@ -193,6 +204,10 @@ def complaint(db, trial, evaluator=None):
         return f"{trial.ask} answered what has no answer: {got}" if got else None
     told = difference(got, wanted, trial.query, trial.ask == "lazy_q")
     return told and f"{trial.ask}: {told}"
+
+
+def evaluator_of(trial):
+    return naive.Naive(trial.documents, trial.query.get("rules", ()), past_of(trial.query, trial.decoys))
 
 
 def again(db, query, args):
@@ -349,7 +364,7 @@ def told_small(opened, trial, told):
 
 def rows_of(trial):
     try:
-        evaluator = naive.Naive(trial.documents, trial.query.get("rules", ()))
+        evaluator = evaluator_of(trial)
         return [row for _, row in evaluator.rows(trial.query, trial.args)]
     except naive.Refused:
         return "none: the query has no answer"
@@ -358,7 +373,7 @@ def rows_of(trial):
 def differs(opened, trial, wanted_kind):
     """What a trial complains of, if it is a question at all, and of the same kind."""
     try:
-        evaluator = naive.Naive(trial.documents, trial.query.get("rules", ()))
+        evaluator = evaluator_of(trial)
         if not evaluator.are_rules_safe() or not evaluator.is_safe(trial.query):
             return None
         told = look(opened, trial.way, trial.documents, trial.decoys, lambda db: complaint(db, trial, evaluator))

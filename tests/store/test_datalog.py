@@ -283,6 +283,47 @@ def test_bindings_may_be_nested(node):
         found([["?n", ["?y", ...]]])
 
 
+def test_a_query_compares_two_snapshots(node, open_store):
+    """Without this, what has changed since then would be two queries, and a comparison by hand."""
+    past = holding(node, *({"xt/id": f"e{n}", "n": n, "up": f"e{n - 1}"} for n in range(5)))
+    db = holding(node, {"xt/id": "e1", "n": 10, "up": "e0"}, {"xt/id": "new", "n": 2})
+    node.submit_tx([delete("e3")])
+    now, named = node.db(), {"in": ["$", "$past"], "args": (past,)}
+    changed = [["?e", "n", "?new"], ("$past", ["?e", "n", "?old"]), [("!=", "?old", "?new")]]
+    assert answers(now, changed, ("?e", "?old", "?new"), **named) == [("e1", 1, 10)]
+    assert answers(past, changed, ("?e", "?old", "?new"), **named | {"args": (now,)}) == [("e1", 10, 1)]
+    gone = [("$past", ["?n", "xt/id"]), ("not", ["?n", "xt/id"])]
+    assert answers(now, gone, **named) == ["e3"] and answers(db, gone, **named) == []
+    assert answers(now, [["?n", "xt/id"], ("not", ("$past", ["?n", "xt/id"]))], **named) == ["new"]
+    supposed = now.with_tx([put({"xt/id": "e2", "n": 7}), delete("e4")])
+    assert answers(supposed, changed, ("?e", "?old", "?new"), **named | {"args": (now,)}) == [("e2", 2, 7)]
+    assert answers(supposed, gone, **named | {"args": (now,)}) == ["e4"]
+    above = [[("above", "?x", "?y"), ["?x", "up", "?y"]],
+             [("above", "?x", "?y"), ["?x", "up", "?z"], ("above", "?z", "?y")]]
+    found = [("$past", ("above", "e4", "?n"), ["?n", "n"])]
+    assert answers(now, found, rules=above, **named) == ["e0", "e1", "e2", "e3"]
+    assert answers(now, [("above", "e4", "?n"), ("$past", ["?n", "?a", 3])], rules=above, **named) == ["e3"]
+    lost = [("$past", ["e1", "?a", "?v"]), ("not", ("$", ["e1", "?a", "?v"]))]
+    assert answers(now, lost, ("?a", "?v"), **named) == [("n", 1)]
+    each = [["e1", "n", "?n"], ("$past", [("get-attr", "e1", "n"), ["?m", ...]]),
+            [("get-else", "$past", "e3", "n", 0), "?k"]]
+    assert answers(now, each, ("?n", "?m", "?k"), **named) == [(10, 1, 3)]
+    counted = {"find": ("sum", "?n"), "in": ["$past"], "where": [("$past", ["_", "n", "?n"])], "one": True}
+    assert now.q(counted, past) == 10 and "?n" in now.explain(counted)
+    with now.lazy_q(counted, past) as rows:
+        assert list(rows) == [10]
+    with contextlib.closing(open_store({})) as other:
+        for wrong, sentence in ((7, "wanted a snapshot"), (now.with_tx([]), "with_tx supposes"),
+                                (other.db(), "another store; ask it first")):
+            with pytest.raises(store.QueryError, match=sentence):
+                now.q(counted, wrong)
+    for clause, sentence in ((["$past", "?e", "n", "?n"], "It is a tuple"), (["$past", "?e", "n"], "It is a tuple"),
+                             (("$past",), "is empty"), (("$then", ["?e", "n", "?n"]), "does not define"),
+                             (("$past", [("text-search", "n", "a"), [["?e"]]]), "own snapshot")):
+        with pytest.raises(store.QueryError, match=sentence):
+            now.q(counted | {"where": [clause]}, past)
+
+
 def test_rules_and_patterns_may_be_arguments(node):
     """Without this, a library of rules would have to be written into every query that uses it."""
     db = people(node)

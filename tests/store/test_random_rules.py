@@ -223,11 +223,18 @@ class Programmer:
         where += self.clauses(8, 2)[:self.rng.randrange(3)]
         self.rng.shuffle(where)
         query = {"find": self.some_of(where, ins), "where": where, "rules": rules, "timeout": TIMEOUT_MS}
-        return query | ({"in": ins} if ins else {}), args
+        return self.with_past(query | ({"in": ins} if ins else {}), args)
+
+    def with_past(self, query, args):
+        """The query, at times with clauses that are asked of another snapshot."""
+        if not self.some(0.15):
+            return query, args
+        where = [("$past", clause) if self.some(0.5) else clause for clause in query["where"]]
+        return query | {"where": where, "in": [*query.get("in", []), "$past"]}, [*args, trials.PAST_DB]
 
     def some_of(self, where, ins):
         """Some of the variables of a query, in any order."""
-        vars = naive.mentioned(tuple(map(naive.parsed, where))).union(*(naive.binding(given)[1] for given in ins))
+        vars = naive.mentioned(naive.all_parsed(where)).union(*(naive.binding(given)[1] for given in ins))
         return self.rng.sample(sorted(vars), self.rng.randrange(1, len(vars) + 1)) if vars else ["?a"]
 
 
