@@ -11,11 +11,12 @@ from voluptuous import All, Length, Optional, Schema
 
 import biff
 from plugins.names import author_of
-from plugins.places import WHO_MAY, app_page, community_admin, community_path, entity_of, in_community, who_may
+from plugins.places import (WHO_MAY, admin_about, app_page, community_admin, community_path, entity_of, in_community,
+                            who_may)
 from store import call, delete
 
 REASON_CHARS_MAX = 500
-SHOWN_MAX = 200                       # members on a page; a search finds the others
+SHOWN_MAX = 100                       # members on a page; others are on the next ones, or are searched for
 BANS_MAX = 1_000                      # of a community
 
 SCHEMA = {
@@ -39,21 +40,36 @@ SCHEMA = {
 
 
 def members_page(ctx):
-    query = ctx["params"].get("q", "").strip()
-    return app_page(ctx, "members/page.html", query=query, bans=bans_of(ctx),
-                    **members_values(ctx["biff/db"], ctx["community"]["xt/id"], query.casefold()))
+    query, begin = ctx["params"].get("q", "").strip(), ctx["params"].get("from", "")
+    begin = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 6 else 0
+    return app_page(ctx, "members/page.html", bans=bans_of(ctx), reason_chars_max=REASON_CHARS_MAX,
+                    **members_values(ctx, ctx["biff/db"], ctx["community"]["xt/id"], query, begin))
 
 
-def members_values(db, community_id, query=""):
-    """Admins first, then by name; at most SHOWN_MAX of those whose name has what is searched for."""
-    found = [member_of(db, mem) for mem in biff.lookup_all(db, "mem/comm", community_id)]
-    matching = [one for one in found if query in one["author"].name.casefold()]
-    matching.sort(key=lambda one: (not one["is_admin"], one["author"].name.casefold(), str(one["xt/id"])))
-    return {"members": matching[:SHOWN_MAX], "found": len(matching), "base": f"/community/{community_id}/members",
-            "reason_chars_max": REASON_CHARS_MAX}
+def members_values(ctx, db, community_id, query="", begin=0):
+    """Admins first, then by name: SHOWN_MAX of those whose name has what is searched for, from the begin-th on."""
+    matching = [id for *_, name, id in names_in(ctx, db, community_id) if query.casefold() in name]
+    base, ids = f"/community/{community_id}/members", matching[begin:begin + SHOWN_MAX]
+
+    def at(begin):
+        return biff.url(base, **({"q": query} if query else {}), **({"from": begin} if begin else {}))
+    return {"members": [member_of(db, id) for id in ids], "base": base, "query": query, "begin": begin,
+            "earlier": at(max(0, begin - SHOWN_MAX)) if begin else None,
+            "later": at(begin + SHOWN_MAX) if matching[begin + SHOWN_MAX:] else None}
 
 
-def member_of(db, mem):
+def names_in(ctx, db, community_id):
+    """All members as (False for an admin, name in lower case, id), in order, kept until one of these changes."""
+    def found():
+        mems = biff.lookup_all(db, "mem/comm", community_id, pattern=["xt/id", "mem/roles"])
+        named = [("admin" not in mem["mem/roles"], author_of(db, mem["xt/id"]).name.casefold(), mem["xt/id"])
+                 for mem in mems]
+        return sorted(named, key=lambda one: (*one[:2], str(one[2])))
+    return ctx["chat_kept"](ctx, db, ("names", community_id), found, lambda found: 300 * len(found))
+
+
+def member_of(db, id):
+    mem = db.entity(id)
     joined_at = mem.get("mem/joined-at") or first_time(db, mem["xt/id"])
     return mem | {"author": author_of(db, mem["xt/id"]), "is_admin": "admin" in mem["mem/roles"], "since": joined_at}
 
@@ -82,12 +98,7 @@ def name_of(db, ban):
 
 def other_member(ctx):
     """A rule: an admin, about a member of the same community."""
-    if refusal := community_admin(ctx):
-        return refusal
-    mem = entity_of(ctx, ctx["params"]["mem_id"], "mem/comm")
-    if mem is None or mem["mem/comm"] != ctx["community"]["xt/id"]:
-        return biff.redirect(ctx, members_path(ctx["community"]))
-    ctx["member"] = mem
+    return admin_about(ctx, "member", "mem_id", "mem/comm", "members")
 
 
 async def new_role(ctx):
@@ -163,9 +174,11 @@ def on_member(changes, id, old, new):
     for document in old, new:
         if document and "mem/comm" in document:
             changes.spoil("member count", document["mem/comm"])
+            changes.spoil("names", document["mem/comm"])
             changes.touch(document["mem/comm"], "members")
         if document and "user/email" in document and (old or {}).get("user/name") != (new or {}).get("user/name"):
             for mem in biff.lookup_all(changes.db, "mem/user", id):
+                changes.spoil("names", mem["mem/comm"])
                 changes.touch(mem["mem/comm"], "members")
     if old and new and old.get("mem/roles") != new.get("mem/roles") and "mem/user" in new:
         changes.touch_person(new["mem/user"], "role")
@@ -181,7 +194,8 @@ def members_part(ctx, db, place, about):
     count = biff.fragment(ctx, "members/count.html", member_count=count_of(ctx, db, community_id), is_news=True)
     if "chan/comm" in place:
         return count
-    return count + biff.fragment(ctx, "members/list.html", is_news=True, **members_values(db, community_id))
+    return count + biff.fragment(ctx, "members/list.html", is_news=True,
+                                  **members_values(ctx, db, community_id))
 
 
 def count_of(ctx, db, community_id):

@@ -70,8 +70,7 @@ def key_of(name):
 
 async def name_page(ctx):
     return biff.render(ctx, "names/page.html", user=ctx["user"], back=back_of(ctx), chars_max=NAME_CHARS_MAX,
-                       alike=alike(ctx["biff/db"], ctx["user"]) if "saved" in ctx["params"] else [],
-                       **places.page_values(ctx))
+                       alike=alike(ctx["biff/db"], ctx["user"]), **places.page_values(ctx))
 
 
 async def new_name(ctx):

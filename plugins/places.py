@@ -134,6 +134,19 @@ def forbidden(ctx):
         return biff.error(ctx, 403, "Only an admin of this community may do that.")
 
 
+def admin_about(ctx, what, param, attribute, back):
+    """For rules: an admin, about a document of the same community, which the handler finds under `what`.
+
+    `param` of the address names it, `attribute` its community. Another one leads to this page of the community: `back`.
+    """
+    if refusal := community_admin(ctx):
+        return refusal
+    document = entity_of(ctx, ctx["params"][param], attribute)
+    if document is None or document[attribute] != ctx["community"]["xt/id"]:
+        return biff.redirect(ctx, f"{community_path(ctx['community'])}/{back}")
+    ctx[what] = document
+
+
 WHO_MAY = {"comm/inviters": "members", "comm/openers": "admins"}          # unless a community says otherwise
 
 

@@ -13,6 +13,7 @@ from voluptuous import Optional, Schema
 
 import biff
 from plugins.changes import channel_of
+from plugins.members import names_in
 from plugins.names import author_of
 from plugins.places import (app_page, by_title, channel_path, community_path, in_channel, in_community, is_direct,
                             is_private, may_read, mem_in, people_in, private_channels_of, sweep_mark)
@@ -119,11 +120,11 @@ def direct_page(ctx):
 def picked(ctx, without):
     """The members whom the form has chosen, then others whose name has what is searched for."""
     db, query = ctx["biff/db"], ctx["params"].get("q", "").strip()
-    chosen, ids = chosen_in(ctx), biff.lookup_id_all(db, "mem/comm", ctx["community"]["xt/id"])
-    found = [{"id": id, "author": author_of(db, id), "is_chosen": id in chosen} for id in ids if id not in without]
-    found = [one for one in found if one["is_chosen"] or query.casefold() in one["author"].name.casefold()]
-    found.sort(key=lambda one: (not one["is_chosen"], one["author"].name.casefold(), str(one["id"])))
-    return {"found": found[:SHOWN_MAX], "more": max(0, len(found) - SHOWN_MAX), "query": query}
+    chosen, names = chosen_in(ctx), names_in(ctx, db, ctx["community"]["xt/id"])
+    found = sorted((id not in chosen, name, str(id), id) for _, name, id in names
+                   if id not in without and (id in chosen or query.casefold() in name))
+    shown = [{"id": id, "author": author_of(db, id), "is_chosen": id in chosen} for *_, id in found[:SHOWN_MAX]]
+    return {"found": shown, "more": max(0, len(found) - SHOWN_MAX), "query": query}
 
 
 def chosen_in(ctx):

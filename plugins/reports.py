@@ -16,7 +16,7 @@ import biff
 from plugins.edits import MESSAGE, in_message
 from plugins.line import done
 from plugins.names import author_of
-from plugins.places import (Refused, app_page, channel_path, community_admin, community_path, entity_of,
+from plugins.places import (Refused, admin_about, app_page, channel_path, community_admin, community_path,
                             gone_with_message, may_read, messages_of, told)
 from store import delete
 
@@ -122,12 +122,7 @@ def said_of(db, message, chars_max=None):
 
 def reported(ctx):
     """A rule: an admin, about a report in the same community."""
-    if refusal := community_admin(ctx):
-        return refusal
-    report = entity_of(ctx, ctx["params"]["report_id"], "report/comm")
-    if report is None or report["report/comm"] != ctx["community"]["xt/id"]:
-        return biff.redirect(ctx, reports_path(ctx["community"]))
-    ctx["report"] = report
+    return admin_about(ctx, "report", "report_id", "report/comm", "reports")
 
 
 async def dismiss(ctx):

@@ -93,7 +93,7 @@ PLUGIN = {
     "routes": [("POST", "/community/{id}/title", community_admin, rename_community),
                ("POST", CHANNEL + "/title", channel_namer, rename_channel),
                ("GET", CHANNEL + "/delete", channel_admin, delete_page)],
-    "slots": {"head": "titles/head.html", "dialogs": "titles/dialogs.html"},
+    "slots": {"head-end": "titles/head.html", "dialogs": "titles/dialogs.html"},
     "page": page_values,
     "changes": [on_title],
     "parts": {"titles": titles_part},

@@ -10,6 +10,18 @@ document.addEventListener("submit", event => {
   form.append(element("input", {type: "hidden", name, value: document.querySelector(`[name='${name}']`).value}));
 });
 
+// Removing and banning ask first. One dialog serves the whole list.
+document.addEventListener("click", event => {
+  const button = event.target.closest("[data-ask]"), what = button?.dataset.ask, dialog = button && $(`${what}-member`);
+  if (!dialog) return;
+  const person = button.closest(".person"), form = dialog.querySelector("form");
+  form.reset();
+  form.action = `${form.dataset.base}/${person.dataset.mem}/${what}`;
+  dialog.querySelector("bdi").textContent = person.querySelector("b").textContent;
+  button.closest("details").open = false;
+  dialog.showModal();
+});
+
 // A button copies the text of a field.
 document.addEventListener("click", async event => {
   const button = event.target.closest("[data-copy]"), field = button && $(button.dataset.copy);

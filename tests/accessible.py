@@ -2,7 +2,6 @@
 import json
 import pathlib
 import shutil
-import tempfile
 
 import chromium
 
@@ -31,25 +30,9 @@ def source():
     version = json.loads((PACKAGE / "package.json").read_text())["dependencies"]["axe-core"]
     home = HERE / ".chromium" / f"axe-{version}"
     if not home.exists():
-        fetch(home)
+        with chromium.fetched(home, PACKAGE, "no axe-core: npm is missing") as (modules, ready):
+            shutil.copy(modules / "axe-core/axe.min.js", ready)
     return (home / "axe.min.js").read_text()
-
-
-def fetch(home):
-    """Fills `home` in one rename, so that two test runs at once leave no half of it."""
-    if not shutil.which("npm"):
-        raise LookupError("no axe-core: npm is missing")
-    home.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
-        folder = pathlib.Path(folder)
-        for name in "package.json", "package-lock.json", ".npmrc":
-            shutil.copy(PACKAGE / name, folder)
-        chromium.npm_ci(folder)
-        ready = folder / "ready"
-        ready.mkdir()
-        shutil.copy(folder / "node_modules/axe-core/axe.min.js", ready)
-        if not home.exists():
-            ready.rename(home)
 
 
 async def complaints(page, axe, only=None, but=()):

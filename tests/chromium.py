@@ -2,6 +2,7 @@
 
 `python tests/chromium.py` prints which one it is.
 """
+import contextlib
 import io
 import json
 import os
@@ -44,23 +45,34 @@ def from_npm():
 
 
 def unpack(home):
-    """Fills `home` in one rename, so that two test runs at once, or a run that is stopped, leave no half of it."""
-    if not shutil.which("npm"):
-        raise LookupError("no Chromium: install one, or npm, or set CHROMIUM to its path")
-    home.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
-        folder = pathlib.Path(folder)
-        for name in "package.json", "package-lock.json", ".npmrc":
-            shutil.copy(HERE / name, folder)
-        npm_ci(folder)
-        packed = folder / "node_modules/@sparticuz/chromium/bin"
-        ready = folder / "ready"
-        ready.mkdir()
+    """Fills `home` with the browser."""
+    with fetched(home, HERE, "no Chromium: install one, or npm, or set CHROMIUM to its path") as (modules, ready):
+        packed = modules / "@sparticuz/chromium/bin"
         for name in "al2023", "fonts":
             extract(read_brotli(packed / f"{name}.tar.br"), ready)
         (ready / "chromium").write_bytes(read_brotli(packed / "chromium.br"))
         (ready / "chromium").chmod(0o755)
         (ready / "fonts.conf").write_text(FONTS.format(home=home))
+
+
+@contextlib.contextmanager
+def fetched(home, package, without_npm):
+    """Gives node_modules of a package, and a folder that becomes `home` in one rename: two test runs at once, or a run
+    that is stopped, leave no half of it.
+
+    Raises: LookupError, where npm is missing (`without_npm` says what to do) or cannot fetch it.
+    """
+    if not shutil.which("npm"):
+        raise LookupError(without_npm)
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+        folder = pathlib.Path(folder)
+        for name in "package.json", "package-lock.json", ".npmrc":
+            shutil.copy(package / name, folder)
+        npm_ci(folder)
+        ready = folder / "ready"
+        ready.mkdir()
+        yield folder / "node_modules", ready
         if not home.exists():
             ready.rename(home)
 

@@ -256,6 +256,10 @@ async def test_axe_finds_nothing_on_the_other_pages(chat, person, window, axe, s
         await page.goto(base + path)
         if path.endswith("/members"):
             await page.click(".person:not(.mine) .more summary")
+            await page.click(".person:not(.mine) [data-ask=ban]")
+            await eye.look(page, "the dialog of a ban")
+            await page.click("#ban-member [data-close]")
+            await page.click(".person:not(.mine) .more summary")
         if path.endswith("/invitations"):
             await page.click("text=QR code >> nth=0")
         await eye.look(page, re.sub(r"[\w-]{36}", "…", path))

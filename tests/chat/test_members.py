@@ -1,11 +1,13 @@
 """Members: who is here, who may what, and how people come to go."""
 import asyncio
+import re
 import uuid
 
 import pytest
 
 import biff
 from people import chat, person      # noqa: F401
+from plugins import members
 
 
 @pytest.fixture
@@ -39,6 +41,23 @@ async def test_the_list_of_members_tells_names_roles_and_since_when_and_no_addre
     found = (await bob.get(f"{ann.community}/members?q=bO")).body_text
     assert ">Bob</b>" in found and ">Ann</b>" not in found
     assert "Nobody here is called that" in (await bob.get(f"{ann.community}/members?q=zoe")).body_text
+
+
+async def test_a_long_list_of_members_has_pages_and_the_search_is_over_all(chat, two, monkeypatch):      # noqa: F811
+    """Two thousand people in one page took half a second, and who stood on the second one was found by search alone."""
+    ann, bob = two
+    monkeypatch.setattr(members, "SHOWN_MAX", 1)
+    path, shown = f"{ann.community}/members", []
+    for name, moves in ("Ann", ['from=1">More']), ("Bob", [f'{path}">Earlier']):
+        page = (await bob.get(path + ("?from=1" if shown else ""))).body_text
+        shown += re.findall(r"<b [^>]*>(\w+)</b>(?: <span class=\"tag\"|\s+<span class=\"small\">since)", page)
+        assert shown[-1] == name and all(move in page for move in moves)
+    assert "hx-ws:connect" not in page, "what is told of changes is the first page"
+    assert ">Bob</b>" in (await bob.get(f"{path}?q=bob")).body_text
+    await bob.post("/name", {"name": "Aaron"}, ann.channel)
+    assert "Aaron" in (await bob.get(f"{path}?from=1")).body_text, "admins come first"
+    await ann.post(f"{path}/{mem_of(chat, 'Aaron', ann.community)['xt/id']}/role", {"role": "admin"}, ann.channel)
+    assert "Aaron" in (await bob.get(path)).body_text, "and then the names"
 
 
 async def test_admins_make_admins_and_take_their_rights_back(chat, two):      # noqa: F811
