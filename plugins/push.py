@@ -299,13 +299,26 @@ async def use_push(system):
     return system
 
 
+def on_alert(changes, id, old, new):
+    for document in old, new:
+        if document and "alert/mem" in document:
+            changes.spoil("alerts", document["alert/mem"])
+
+
+def levels_of(ctx, db, mem_id):
+    """The channels of which a member wants more or less than usual, as "ID:level …"."""
+    return ctx["chat_kept"](ctx, db, ("alerts", mem_id), lambda: " ".join(
+        f"{one['alert/channel']}:{one['alert/level']}" for one in biff.lookup_all(db, "alert/mem", mem_id)), len)
+
+
 def page_values(ctx):
     quiet = ctx["biff/db"].entity(f"quiet {ctx['uid']}") or {}
     mem, channel = ctx.get("mem"), ctx.get("channel")
     alert = ctx["biff/db"].entity(alert_id(mem["xt/id"], channel["xt/id"])) if mem and channel else None
     usual = "all" if channel and is_direct(channel) else "mentions"
     return {"push_key": b64(public_bytes(ctx["chat_push_key"])), "quiet_from": quiet.get("quiet/from", ""),
-            "quiet_to": quiet.get("quiet/to", ""), "alert_level": (alert or {}).get("alert/level", usual)}
+            "quiet_to": quiet.get("quiet/to", ""), "alert_level": (alert or {}).get("alert/level", usual),
+            "alert_levels": levels_of(ctx, ctx["biff/db"], mem["xt/id"]) if mem else ""}
 
 
 PLUGIN = {
@@ -320,5 +333,6 @@ PLUGIN = {
     "queues": [{"id": "push", "consumer": send, "workers": 4, "may-be-cut": True}],
     "slots": {"you": "push/form.html", "menu": "push/menu.html", "dialogs": "push/level.html"},
     "page": page_values,
+    "changes": [on_alert],
     "scripts": ["push.js"],
 }

@@ -10,21 +10,26 @@ function keyText(buffer) {
   return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
+// A browser whose push service cannot be reached is told by its open pages. Its owner has clicked for that, too.
+const HERE_KEY = "told-here", isToldHere = () => localStorage[HERE_KEY] === "1" && Notification.permission === "granted";
+
 class Push {
   #subscription = null;
 
   constructor(section, registration) {
     Object.assign(this, {section, registration, button: section.querySelector("[data-push]"),
                          state: section.querySelector("[data-push-state]")});
-    this.button.addEventListener("click", () => this.#subscription ? this.#turnOff() : this.#turnOn());
+    this.button.addEventListener("click", () => this.#isOn() ? this.#turnOff() : this.#turnOn());
     this.#look();
   }
   async #look() {
     this.#subscription = await this.registration.pushManager.getSubscription();
     this.button.hidden = false;
-    this.button.textContent = this.#subscription ? "Turn off in this browser" : "Turn on in this browser";
-    this.#say(this.#subscription ? "This browser is told." : "");
+    this.button.textContent = this.#isOn() ? "Turn off in this browser" : "Turn on in this browser";
+    const here = "This browser is told while the chat is open in it: its push service cannot be used.";
+    this.#say(this.#subscription ? "This browser is told." : isToldHere() ? here : "");
   }
+  #isOn() { return Boolean(this.#subscription) || isToldHere(); }
   #say(words) { this.state.textContent = words; }
   async #turnOn() {
     if (await Notification.requestPermission() !== "granted")
@@ -34,20 +39,82 @@ class Push {
       const made = await this.registration.pushManager.subscribe(options);
       const keys = {p256dh: keyText(made.getKey("p256dh")), auth: keyText(made.getKey("auth"))};
       const why = await ask("POST", "/push", {endpoint: made.endpoint, ...keys});
-      if (why) { await made.unsubscribe(); return this.#say(why); }
-    } catch { return this.#say("Your browser's push service cannot be reached. Try again later."); }
+      if (why) { await made.unsubscribe(); throw new Error(why); }
+      delete localStorage[HERE_KEY];
+    } catch { localStorage[HERE_KEY] = "1"; }
     await this.#look();
   }
   async #turnOff() {
-    const {endpoint} = this.#subscription;
-    await this.#subscription.unsubscribe();
-    await ask("POST", "/push/off", {endpoint});
+    delete localStorage[HERE_KEY];
+    if (this.#subscription) {
+      const {endpoint} = this.#subscription;
+      await this.#subscription.unsubscribe();
+      await ask("POST", "/push/off", {endpoint});
+    }
     await this.#look();
   }
 }
 
+// ── Told by an open page ─────────────────────────────────────────────────────────────────────────────────────
+
+const IN_SIGHT = "in sight";       // a lock that each page holds while it is visible, in whatever tab
+
+function holdSight() {
+  let release = null;
+  const look = () => {
+    if (document.visibilityState !== "visible") { release?.(); release = null; }
+    else if (!release) navigator.locks.request(IN_SIGHT, {mode: "shared"}, () => new Promise(end => { release = end; }));
+  };
+  document.addEventListener("visibilitychange", look);
+  look();
+}
+
+function isQuietNow() {
+  const form = document.querySelector("form[action='/quiet']"), now = new Date().toTimeString().slice(0, 5);
+  const [from, to] = ["from", "to"].map(name => form?.elements[name].value ?? "");
+  return Boolean(from && to) && (from <= to ? from <= now && now < to : now >= from || now < to);
+}
+
+// What the notification of a new message says, or null if it does not concern the reader. `item` is its line in #news.
+function noticeOf(item) {
+  const {channel, mem, for: called = ""} = item.dataset, id = item.id.slice("new-".length), mine = $("news").dataset.mem;
+  const level = document.querySelector(".push").dataset.levels.match(`${channel}:(\\w+)`)?.[1];
+  const link = document.querySelector(`.side-lists a[href$="/channel/${channel}"]`), isDirect = link?.closest("#directs");
+  const isCalled = called.split(" ").some(one => one === mine || one === channel);
+  const isMuted = document.querySelector(`#news [data-muted][data-channel="${channel}"]`);
+  if (!link || mem === mine || isMuted || level === "none" || !(isCalled || isDirect || level === "all")) return null;
+  const message = $(`message-${id}`), author = message?.querySelector("header b").textContent;
+  const where = (link.querySelector("span") ?? link).textContent, title = isDirect ? where : `#${where}`;
+  const body = message ? textOf(message).textContent.slice(0, 200) : isCalled ? "You are mentioned" : "A new message";
+  return {title: author && !isDirect ? `${author} in ${title}` : title, body, tag: id, path: `${link.pathname}/at/${id}`};
+}
+
+// One a message, whatever the number of tabs: its id is the tag. Nobody is told who has a page in sight.
+function tellHere(registration) {
+  const seen = new Set(), icon = document.querySelector("link[rel=apple-touch-icon]").href;
+  holdSight();
+  document.addEventListener("htmx:after:swap", async () => {
+    const items = [...document.querySelectorAll("#news > [id^='new-']")].filter(one => !seen.has(one.id));
+    for (const one of items) seen.add(one.id);
+    if (!items.length || !isToldHere() || document.visibilityState === "visible" || isQuietNow()) return;
+    if ((await navigator.locks.query()).held.some(one => one.name === IN_SIGHT)) return;
+    if (await registration.pushManager?.getSubscription()) return;
+    for (const {title, path, ...options} of items.map(noticeOf).filter(Boolean)) {
+      const shown = await registration.getNotifications({tag: options.tag});
+      if (!shown.length) await registration.showNotification(title, {...options, icon, data: {path}});
+    }
+  });
+}
+
 for (const zone of document.querySelectorAll("form[action='/quiet'] [name=zone]"))
   zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+
+// What the dialog of a channel has chosen counts in this page, too.
+$("alert")?.querySelector("form").addEventListener("submit", event => {
+  const channel = location.pathname.split("/channel/")[1].split("/")[0];
+  for (const one of document.querySelectorAll(".push"))
+    one.dataset.levels = `${one.dataset.levels.replace(new RegExp(`${channel}:\\w+ ?`), "")} ${channel}:${event.target.elements.level.value}`;
+});
 
 // The service worker shows notifications, and the last pages without a network.
 async function startWorker() {
@@ -60,6 +127,8 @@ async function startWorker() {
       "This browser can tell you once the chat is on your home screen.";
     return;
   }
-  for (const section of sections) new Push(section, await navigator.serviceWorker.ready);
+  const ready = await navigator.serviceWorker.ready;
+  for (const section of sections) new Push(section, ready);
+  if (sections.length && navigator.locks) tellHere(ready);
 }
 startWorker();

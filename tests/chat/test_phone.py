@@ -46,6 +46,13 @@ async def test_without_a_network_ones_own_last_messages_are_there(server, window
     await ann.wait_for_selector("text=This page was not open lately")
     await ann.context.set_offline(False)
     await ann.goto(channel)
+    await told_by_two_tabs(ann, bob, server)
+    mine = await ann.context.cookies()
+    await ann.context.add_cookies(await bob.context.cookies())           # without a word, somebody else is signed in
+    await ann.goto(server.url + "/name")
+    await ann.wait_for_function(f"async () => String((await ({KEPT})()).sort()) === '/name,/owner'")
+    await ann.context.add_cookies(mine)
+    await ann.goto(channel)
     await ann.wait_for_selector("#messages[data-live]")
     await ann.click("text=Sign out")
     await ann.wait_for_url(server.url + "/")
@@ -53,6 +60,32 @@ async def test_without_a_network_ones_own_last_messages_are_there(server, window
     await ann.context.set_offline(True)
     await ann.goto(channel)
     await ann.wait_for_selector("text=This page was not open lately")
+
+
+async def told_by_two_tabs(ann, bob, server):
+    """Where no push service can be reached, the hidden pages of a browser tell of a message, once."""
+    await ann.context.grant_permissions(["notifications"], origin=server.url)
+    tab = await ann.context.new_page()
+    await tab.goto(ann.url)
+    for page in ann, tab:
+        await page.wait_for_selector("#messages[data-live]")
+        await page.evaluate("""() => { localStorage["told-here"] = "1";
+            const levels = `${location.pathname.split("/channel/")[1]}:all`;
+            for (const one of document.querySelectorAll(".push")) one.dataset.levels = levels; }""")
+    await write(bob, "while one looks")
+    for page in ann, tab:
+        await page.wait_for_selector("text=while one looks")
+        await page.evaluate("""() => {
+            Object.defineProperty(document, "visibilityState", {get: () => "hidden"});
+            document.dispatchEvent(new Event("visibilitychange")); }""")
+    await write(bob, "*tide*")
+    await tab.wait_for_function(f"async () => (await ({SHOWN})()).length > 0")
+    await write(bob, "again")
+    for page in ann, tab:
+        await page.wait_for_selector("text=again")
+    await tab.wait_for_function(f"async () => (await ({SHOWN})()).length === 2")
+    assert all("in #" in title for title in await tab.evaluate(SHOWN))
+    await tab.close()
 
 
 async def test_a_notification_is_shown_once_and_not_to_one_who_is_looking(server, window):      # noqa: F811
