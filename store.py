@@ -139,7 +139,11 @@ SKIP_MIN = 50                         # rows a value, from which searching for t
 WALK_MAX = 8                          # times the rows that a search finds may an index be walked in order instead
 STAGES_IN_A_STATEMENT = 6             # SQLite copies a stage for each that refers to it: twice as many for each upon it
 STAGE_TABLES = 50                     # joins in one SELECT; SQLite takes 64
-UNION_TERMS = 400                     # SELECTs in one union; SQLite takes 500
+SUPPOSED_TABLES = 3                   # that a triple joins on a supposed snapshot
+COLUMNS_MAX = 1_900                   # of one SELECT; SQLite takes 2,000
+PARAMETERS_MAX = 32_000               # of one statement; SQLite takes 32,766
+ARGUMENTS_MAX = 120                   # different variables in a call; SQLite's functions take 127 arguments
+UNION_TERMS = 490                     # SELECTs in one union; SQLite takes 500
 EXPANDED_MAX = 60                     # clauses for which a rule is replaced; one that makes more gets a table
 GROUP_TERMS = 100                     # conditions in a row; SQLite takes expressions of depth 1,000
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
@@ -5617,10 +5621,19 @@ class _Block:
         self.is_walked = False
 
     def sql(self, columns: Iterable[str], distinct: bool = False, wheres: list[str] | None = None) -> str:
+        columns = _bounded(list(columns), COLUMNS_MAX, "variables and results at once")
         tables = f" from {' cross join '.join(self.froms)}" if self.froms else ""
         conditions = self.wheres if wheres is None else wheres
-        where = f" where {_joined_by(' and ', conditions)}" if conditions else ""
+        where = f" where {_all_of(conditions)}" if conditions else ""
         return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{where}"
+
+
+def _bounded(parts: list, most: int, what: str) -> list:
+    """The parts, if they are not too many. Raises: QueryError."""
+    if len(parts) > most:
+        raise QueryError(f"The query has {len(parts):,} {what}, the limit is {most:,}: ask in several steps, or give "
+                         "values as one argument, such as [\"?x\", ...].")
+    return parts
 
 
 def _joined_by(word: str, parts: list[str], most: int = GROUP_TERMS, form: str = "({})") -> str:
@@ -5628,6 +5641,10 @@ def _joined_by(word: str, parts: list[str], most: int = GROUP_TERMS, form: str =
     while len(parts) > most:
         parts = [form.format(word.join(parts[i:i + most])) for i in range(0, len(parts), most)]
     return word.join(parts)
+
+
+def _all_of(conditions: Iterable[str]) -> str:
+    return _joined_by(" and ", list(conditions))
 
 
 def _numbered(stem: str, count: int) -> list[str]:
@@ -5770,7 +5787,8 @@ class _Text:
         """The statement, with the tables and parameters that there are so far."""
         whole = f"with recursive {', '.join(self._tables)} {sql}" if self._tables else sql
         highest = max(map(int, re.findall(r"\?(\d+)", whole)), default=0)
-        binders = tuple(_binder(spec, self._file) for spec in self.specs)
+        binders = tuple(_binder(spec, self._file) for spec in
+                        _bounded(self.specs, PARAMETERS_MAX, "values in its clauses"))
         return _Statement(whole, binders, highest, sql.startswith("insert or ignore"))
 
 
@@ -5886,6 +5904,7 @@ class _Compilation:
         self.notes: list = []
         self.tables: list[tuple] = []
         self._names = itertools.count()
+        self.joins_max = STAGE_TABLES // (SUPPOSED_TABLES if is_over else 1)       # clauses in one SELECT
         self.rules = _Rules(self)
 
     def name(self, stem: str) -> str:
@@ -5899,6 +5918,14 @@ class _Compilation:
         """How many facts there are of all attributes, and how many attributes."""
         puts = list(self.file.index.puts.values())
         return sum(puts), max(len(puts), 1)
+
+    def is_simple(self, clauses: Iterable[_Clause]) -> bool:
+        """Whether clauses fit inside one SELECT, beside a table: no rule, no `or` that binds, and not too many."""
+        every = list(_every(clauses))
+        tables = sum(len(clause.terms) - 1 if type(clause) is _Triple else 1 for clause, _ in every)
+        return tables < self.joins_max and all(
+            len(around) <= NESTED_SELECTS and type(clause) is not _RuleCall
+            and not (type(clause) is _Or and clause.binds) for clause, around in every)
 
     def estimate(self, a: str) -> tuple[float, float]:
         """How many live facts an attribute has, and how many different values: counted where few, else reckoned."""
@@ -5987,7 +6014,7 @@ class _Joiner:
                 block.wheres.append(joined)
             else:
                 block = joined or block
-            if len(block.froms) > STAGE_TABLES:
+            if len(block.froms) > self.shared.joins_max:
                 block = self.stage(block, needed)
         return block
 
@@ -6070,7 +6097,8 @@ class _Joiner:
             return f"member({clause.place}, {block.bound[var]})"
         rows = self.text.param("rows", clause.place)
         sql = f"select {', '.join(_json_places('value', width))} from json_each({rows})"
-        name = self.text.table(self.shared.name("i"), _numbered("c", width), sql)
+        columns = _bounded(_numbered("c", width), COLUMNS_MAX, "variables in one argument")
+        name = self.text.table(self.shared.name("i"), columns, sql)
         return self.add(block, name, clause.terms, _numbered(f"{name}.c", width))
 
     def add(self, block: _Block, table: str, terms: Iterable, columns: Iterable[str]) -> None:
@@ -6104,7 +6132,7 @@ class _Joiner:
             block.wheres.append(f"{f}.a = {a}")
         if owner:
             places = zip(("p", "e", "k", "n"), (owner[0], self.expr(e, block), *owner[1:]))
-            block.wheres.append(" and ".join(f"{f}.{place} = {known}" for place, known in places))
+            block.wheres.append(" and ".join(f"{f}.{place} = +{known}" for place, known in places))
         else:
             block.wheres.append(self._seen_by(of, f) if of else _seen(f, shared.mode))
             if len(block.froms) == 1 and not of:
@@ -6182,7 +6210,8 @@ class _Joiner:
 
     def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> str:
         call = clause.call
-        is_flat = type(call.head) is str and not any(type(arg) is _Call for arg in call.args)
+        is_flat = type(call.head) is str and len(call.args) <= GROUP_TERMS and not any(
+            type(arg) is _Call for arg in call.args)
         native = _NATIVE.get(call.head) if is_flat else None
         if native and (condition := native(self, call, block)):
             return condition
@@ -6194,6 +6223,7 @@ class _Joiner:
         vars = tuple(dict.fromkeys(_term_vars(call.args)))
         self.shared.calls.append((call, vars, binding))
         number = str(len(self.shared.calls) - 1)
+        _bounded(vars, ARGUMENTS_MAX, f"variables in the call {_spelled(call)}")
         return f"{function}({', '.join([number, *(self.expr(var, block) for var in vars)])})"
 
     def _join_bind(self, block: _Block, clause: _Bind, needed: frozenset[str]) -> str | None:
@@ -6209,7 +6239,7 @@ class _Joiner:
 
     def _join_not(self, block: _Block, clause: _Not, needed: frozenset[str]) -> str | _Block:
         clauses, = clause.inside
-        if _is_simple(clauses):
+        if self.shared.is_simple(clauses):
             return f"not {self._exists(block, clauses)}"
         block = self.stage(block, needed | clause.vars, numbered=True)
         stage, row = _alias(block), _fresh("row")        # a variable, since a rule inside makes a stage of its own
@@ -6223,11 +6253,11 @@ class _Joiner:
         """The condition that these clauses hold, for clauses that fit inside a SELECT."""
         inner = self.join(_Block((), block.bound, block.owners, block.kinds), clauses, ())
         is_test = inner.wheres and not inner.froms
-        return f"({_joined_by(' and ', inner.wheres)})" if is_test else f"exists ({inner.sql(['1'])})"
+        return f"({_all_of(inner.wheres)})" if is_test else f"exists ({inner.sql(['1'])})"
 
     def _join_or(self, block: _Block, clause: _Or, needed: frozenset[str]) -> str | _Block:
         fresh = sorted(var for var in clause.binds if not self.is_bound(var, block))
-        if not fresh and all(map(_is_simple, clause.inside)):
+        if not fresh and all(map(self.shared.is_simple, clause.inside)):
             return f"({_joined_by(' or ', [self._exists(block, branch) for branch in clause.inside])})"
         before = self.stage(block, needed | clause.vars, numbered=self.is_bag)
         stage, row = _alias(before), _fresh("row")
@@ -6248,7 +6278,7 @@ class _Joiner:
     def stage(self, block: _Block, needed: Iterable[str], numbered: bool = False) -> _Block:
         """The rows so far as a table, with the columns that are needed later."""
         columns = [var for var in block.bound if var in needed]
-        owned = [var for var in columns if var in block.owners]
+        owned = [var for var in columns if var in block.owners and len(columns) < COLUMNS_MAX // 4]
         exprs = [block.bound[var] for var in columns] + [part for var in owned for part in block.owners[var]]
         sql = block.sql(exprs, distinct=not self.is_bag)
         if numbered:
@@ -6281,14 +6311,6 @@ class _Joiner:
 def _alias(stage: _Block) -> str:
     """What a stage is called in a statement."""
     return stage.froms[0].split()[-1]
-
-
-def _is_simple(clauses: Iterable[_Clause]) -> bool:
-    """Whether clauses fit inside one SELECT: no rule, no `or` that binds, and no more than SQLite's parser takes."""
-    every = list(_every(clauses))
-    return len(every) <= STAGE_TABLES and all(
-        len(around) <= NESTED_SELECTS and type(clause) is not _RuleCall and not (type(clause) is _Or and clause.binds)
-        for clause, around in every)
 
 
 # A rule that neither recurses nor stands for more than EXPANDED_MAX clauses is replaced by what it says. One that calls
@@ -6389,7 +6411,7 @@ class _Rules:
         split: list[Any] = [(d.head, *(self._split(self.expand(d.clauses), clause.name) or (None, None)))
                             for d in self._rules[clause.name]]
         loops, bases = [d for d in split if d[1]], [d for d in split if not d[1]]
-        if not (bases and loops) or any(rest is None for _, _, rest in split):    # SQLite wants a table to begin
+        if not (bases and loops) or len(split) > UNION_TERMS or any(rest is None for _, _, rest in split):
             return None
         kept = [i for i in bound if all(call.terms[i] == head[i] for head, call, _ in loops)]
         if (kept or not bound) and clause.required <= set(kept):
@@ -6407,7 +6429,7 @@ class _Rules:
         """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
         calls = [c for c in clauses if type(c) is _RuleCall]
         rest = tuple(c for c in clauses if type(c) is not _RuleCall)
-        if len(calls) > 1 or len(self._groups[name]) > 1 or not _is_simple(rest) or any(
+        if len(calls) > 1 or len(self._groups[name]) > 1 or not self._shared.is_simple(rest) or any(
                 call.name != name or not all(_is_var(arg) or type(arg) is _Const for arg in call.terms)
                 for call in calls):
             return None
@@ -6843,7 +6865,8 @@ class _Shaper:
         """How SQL makes each element of find, if all of them are variables, or aggregates that it makes as we do."""
         totals: list[_Total] = []
         every = _all_clauses((*self._given, *where), self._parsed.rules)
-        if not self._parsed.is_grouped or any(type(clause) is _Bind for clause in every):
+        if not self._parsed.is_grouped or 4 * len(self._parsed.find) > COLUMNS_MAX \
+                or any(type(clause) is _Bind for clause in every):
             return []                 # what a function gives may have no cell of its own
         for find in self._parsed.find:
             if find.kind == "var":
@@ -6983,7 +7006,7 @@ def _in_range(joiner: _Joiner, clause: _Range, block: _Block) -> str:
     """A variable between known bounds, as an interval for each kind of cells that it may have."""
     var, param = clause.terms[0], joiner.text.param
     x, kinds = joiner.expr(var, block), block.kinds.get(var, _ANY_KIND)
-    by_value = lambda: " and ".join(f"compare('{sign}', {x}, {param(*known)})" for sign, known in clause.tests)
+    by_value = lambda: _all_of(f"compare('{sign}', {x}, {param(*known)})" for sign, known in clause.tests)
     if var not in block.kinds and not joiner.shared.is_over:
         return by_value()
     parts = [f"{x} >= {param('from', clause.tests, kind)} and {x} < {param('to', clause.tests, kind)}"
@@ -7359,6 +7382,7 @@ class _Run:
                 found += self._run_all(part.first)
             new = 1
             while new:
+                self.reader.look_at_clock()       # SQLite looks only while one statement is long
                 self.rounds[part.number] += 1
                 new = self._run_all(part.rounds)
                 found += new

@@ -199,6 +199,43 @@ def test_a_query_may_have_any_number_of_clauses(count):
         assert len(node.db().q({"find": "?e", "where": star})) == count + 2
 
 
+@pytest.mark.parametrize("count", [15, 16, 17, 22, 25, *around(store.STAGE_TABLES)])
+def test_no_form_of_a_query_joins_more_tables_than_sqlite_takes(count):
+    """A supposed triple is three tables, a recursive one stands beside a table: without this, such queries fail."""
+    path, of_any = [[f"?v{n}", "next", f"?v{n + 1}"] for n in range(count)], [["?v0", "?a"] for _ in range(count)]
+    recurse = lambda *rest: [[("far", "?v0", "?b"), ["?v0", "next", "?b"]], [("far", "?v0", "?b"), *rest]]
+    asked = [(path, None), ([["?v0", "kind"], ("not", *path)], None), ([["?v0", "kind"], ("not", *of_any)], None),
+             ([["?v0", "kind"], ("or-join", ["?v0"], ("and", *path), ["?v0", "none"])], None),
+             ([("far", "?v0", "?b")], recurse(*path, ("far", f"?v{count}", "?b"))),
+             ([("far", "?v0", "?b")], recurse(("far", "?v0", "?x"), ["?x", "next", "?b"], *path)),
+             ([("far", "?v0", "?b")], recurse(*path, ("near", f"?v{count}", "?b")) +
+              [[("near", "?x", "?b"), ["?x", "kind"], ("far", "?x", "?b")]])]
+    with opened() as node:
+        node.submit_tx([put({"xt/id": n, "next": n + 1, "kind": "k"}) for n in range(count + 1)])
+        db = node.db()
+        for where, rules in asked:
+            query = {"find": "?v0", "in": ["?v0"], "where": where} | ({"rules": rules} if rules else {})
+            told = [snapshot.q(query, 0) for snapshot in (db, db.with_tx([put({"xt/id": "more"})]))]
+            assert told == 2 * [[] if where[-1][0] == "not" else [0]], where
+
+
+def test_what_sqlite_cannot_take_is_refused_in_our_words():
+    """Without this, a query that a program made too wide would fail with words that nobody can act on."""
+    names = [f"?x{n}" for n in range(2_000)]
+    long = range(store.PARAMETERS_MAX + 1)
+    wide = {"find": names, "in": [names], "where": [["?e", "v"]]}
+    with opened() as node:
+        node.submit_tx([put({"xt/id": 1, "v": 1})])
+        asked = lambda query, *args: node.db().q({"where": [["?e", "v", "?v"]]} | query, *args)
+        assert asked({"find": [("sum", "?v")] * 600}) == [(1,) * 600]
+        assert asked({"find": "?e", "where": [["?e", "v", "?v"], [("<=", *["?v"] * 1_200)]]}) == [1]
+        for query, *args in [(wide, names), (wide | {"in": [[names]]}, [names]),
+                             ({"find": "?s", "in": [names], "where": [["?e", "v"], [("+", *names), "?s"]]}, names),
+                             ({"find": "?e", "where": [("or", *(["?e", "v", n] for n in long))]},)]:
+            with pytest.raises(store.QueryError, match="The query has .*, the limit is .*: ask in several steps"):
+                asked(query, *args)
+
+
 @pytest.mark.parametrize("count", around(store.LISTEN_BATCH))
 def test_a_listener_hears_a_whole_batch_and_what_comes_after_it(count):
     """Without this, the transaction between two batches could be heard twice, or never."""
