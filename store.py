@@ -6639,7 +6639,8 @@ class _Shaper:
         if is_direct and not shared.is_over:
             row = row._replace(values=self._as_values(block, row, exprs))
         arms = self._arms(block, exprs, order, limit) if order else ()
-        main = joiner.text.statement(block.sql(exprs, distinct) + order + limit)
+        columns = [f"+{x}" for x in exprs] if distinct else exprs      # else SQLite may walk all for the order of one
+        main = joiner.text.statement(block.sql(columns, distinct) + order + limit)
         is_simple = is_direct and not (arms or shared.tables or shared.calls or shared.is_over)
         is_whole = is_direct and not (late or arms or parsed.is_bare or parsed.names) and kinds == {"var"} \
             and [row.columns[find.term] for find in parsed.find] == list(range(row.width)) == sorted(row.values)
