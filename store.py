@@ -103,7 +103,7 @@ PAST = 2 ** 40                        # closed rows store k = closing tx_id − 
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
 DOCUMENT_BYTES_MAX = 8 * 2 ** 20      # a document is read whole; what is larger belongs in a file
 DEPTH_MAX = 100                       # of nested values: far below where recursion would end badly
-SCHEMA_ID = "store/schema"            # of the document that says what is declared
+SCHEMA_ID = uuid.UUID("5c4e3a00-0000-4000-8000-000000000000")         # of the document that says what is declared
 OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it is held in memory while it is applied
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
@@ -1115,6 +1115,7 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout
     return file, postgres.PostgresLog(file, node, path)
 
 
+@functools.cache
 def _sibling(name: str) -> Any:
     """A module beside this one, at the top or in somebody's package."""
     try:
@@ -2146,6 +2147,11 @@ def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
 
 
+def _part_of_joined(joined: bytes, place: int) -> Any:
+    """One of the cells that an entry of a composite index is made of."""
+    return _sibling("store_schema").part_of(joined, place)
+
+
 def _call_of_query(ref: weakref.ref, what: str, number: int, *cells: Any) -> Any:
     """A function of the query that runs on a reader, called by SQLite once a row; `_guarded` in one step."""
     reader: Any = ref()
@@ -2174,6 +2180,7 @@ class _Reader:
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
+        connection.create_function("part", 2, _part_of_joined, deterministic=True)
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
         connection.set_progress_handler(lambda: me._guarded(me._is_over), STEPS)
 
@@ -2327,7 +2334,7 @@ class _Index:
         self.changes, self.counted = next(row[2:] for row in rows if row[0] == _COUNTED)
         self.texts, self.has_text_ids = _texts_there(execute)
         self.schema = None               # what is declared, as `store_schema` knows it; None if nothing is
-        if execute("select 1 from facts where p = 0 and a = ? and v = ? and k = 0", (_ID, SCHEMA_ID)).fetchone():
+        if execute("select 1 from ids where uuid = ?", (SCHEMA_ID.bytes,)).fetchone():
             self.schema = _sibling("store_schema").declared_now(execute)
         self.generation = object()    # another one when plans made before are stale
 
@@ -3471,7 +3478,7 @@ class _Transaction:
 
     def _keeps_schema(self) -> bool:
         schema = self._db._schema()
-        if schema is None and SCHEMA_ID not in self.written:
+        if schema is None and SCHEMA_ID.int not in self.written:
             return True
         checking = _sibling("store_schema")
         try:
@@ -3836,7 +3843,7 @@ class _Batch:
         ids = [entity.id for entity in transaction.written.values()]
         self.touched += ids
         cells = [self.number(id) if type(id) is uuid.UUID else _CELL[type(id)](id) for id in ids]
-        if SCHEMA_ID in transaction.written:
+        if SCHEMA_ID.int in transaction.written:
             checking, before = _sibling("store_schema"), self.schema
             self.schema = checking.of_transaction(transaction)
             checking.build(self, before, self.schema)
@@ -5672,6 +5679,21 @@ class _Range(_Clause):
     tests: tuple = ()                 # of (operator, what gives the value)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Joined(_Clause):
+    """Triples of one entity that a composite index answers (`store_schema`): it begins the search.
+
+    Its terms are the entity, and variables for the last of the index's attributes; the first ones are known.
+    """
+    number: int = 0                   # of the index
+    known: tuple = ()                 # what gives the values of the first attributes
+    tests: tuple = ()                 # of the next one: it lies between known bounds,
+    kind: int = 0                     # and its cells are of one kind
+    kinds: tuple = ()                 # of the variables
+    replaced: tuple = ()              # the clauses that it stands for
+    is_page: bool = False             # the answer is ordered as the index is, and cut
+
+
 def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> list[_Clause]:
     """The clauses, with comparisons of one variable with known values made one."""
     kept: list[_Clause] = []
@@ -6150,6 +6172,18 @@ class _Joiner:
         return re.sub(r"\?([1-4])", lambda found: self.text.param("source", place, mode, int(found[1]) - 1),
                       _seen(f, mode))
 
+    def _join_joined(self, block: _Block, clause: _Joined, needed: frozenset[str]) -> None:
+        """The entries of a composite index that begin with known cells, within bounds; their last cells are parts."""
+        f, (e, *vars), param = self.shared.name("f"), clause.terms, self.text.param
+        low, high = (param("joined", clause, end) for end in (0, 1))
+        block.froms.append(f"joined {f}")
+        block.wheres += [f"{f}.a = {clause.number} and {f}.v >= {low} and {f}.v < {high}", _seen(f, self.shared.mode)]
+        block.first = f, 1
+        self.place(block, e, f"{f}.e", self.shared.kinds("xt/id"))
+        for place, (var, kinds) in enumerate(zip(vars, clause.kinds), len(clause.known)):
+            self.place(block, var, f"part({f}.v, {place})", kinds)
+        block.owners[e] = f"{f}.p", f"{f}.k", f"{f}.n"
+
     def _attribute(self, block: _Block, clause: _Triple) -> str:
         """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
         e, _, *attribute = clause.terms
@@ -6302,8 +6336,8 @@ class _Joiner:
         return _Block([table], bound, owners, kinds)
 
     _JOIN: dict[type, Callable] = {
-        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search, _Test: _join_test,
-        _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
+        _In: _join_in, _Joined: _join_joined, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search,
+        _Test: _join_test, _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
         _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
 
@@ -6604,6 +6638,7 @@ class _Shaper:
     def __init__(self, shared: _Compilation):
         self._shared, self._parsed = shared, shared.parsed
         self._before: list = []
+        self._index: _Joined | None = None         # the composite index that the search begins with
         source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
         self._given: list[_Clause] = [             # the arguments that are clauses
             _In(source, binding.vars, name=binding.shape, place=place)
@@ -6616,14 +6651,19 @@ class _Shaper:
         where = self._where = shared.rules.expand(parsed.where, parsed.is_bag)
         totals = self._totals(where)
         late = () if shared.is_over or totals or parsed.counted is not None else self._late(where)
-        joined = self._given + [clause for clause in where if clause not in late]
         self._check_searches(where)
         joiner.walked = self._newest(where)
+        schema = None if shared.is_over or joiner.walked[0] else shared.file.index.schema
+        if schema and schema.composites:
+            self._index = _sibling("store_schema").best_index(schema, where, parsed, joiner, self._kinds_of)
+        index, replaced = ([self._index], self._index.replaced) if self._index else ([], ())
+        late = tuple(clause for clause in late if clause not in replaced)
+        joined = self._given + index + [clause for clause in where if clause not in (*late, *replaced)]
         asked = {var for find in parsed.find for var in _find_vars(find)} | {c.e for c in late}
         asked = (asked | {var for var, _ in parsed.order if type(var) is str}) - {c.v for c in late}
         asked |= {*(parsed.counted or ())}
         block = joiner.join(_Block(), joined, asked,
-                            joiner.walked[0] or (None if shared.is_over else self._in_order(where)))
+                            joiner.walked[0] or self._index or (None if shared.is_over else self._in_order(where)))
         if totals:
             block = block if parsed.counted is None else joiner.stage(block, asked)
             return self._totalled(block, totals, where)
@@ -6771,9 +6811,9 @@ class _Shaper:
         """
         found = {*found, *self._joiner.scalars}
         for clause in joined:
-            if type(clause) not in (_Triple, _Fact, _RuleCall, _Test, _Not, _Search):
+            if type(clause) not in (_Triple, _Joined, _Fact, _RuleCall, _Test, _Not, _Search):
                 return False
-            if type(clause) in (_Triple, _Fact, _RuleCall) and (
+            if type(clause) in (_Triple, _Joined, _Fact, _RuleCall) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
                 return False
         return not self._shared.is_over
@@ -6782,8 +6822,10 @@ class _Shaper:
 
     def _order(self, block: _Block, late: tuple[_Triple, ...]) -> str:
         """ORDER BY where SQL orders as we do: by creation, or by values of one type that are not hashed."""
-        parts, values = [], {c.v for c in late}
-        for target, is_descending in () if block.is_walked else self._parsed.order:
+        parts, values, order = [], {c.v for c in late}, () if block.is_walked else self._parsed.order
+        if self._index and self._index.is_page and block.first:
+            parts, order = [f"{block.first[0]}.v{' desc' * order[0][1]}"], order[len(self._index.kinds):]
+        for target, is_descending in order:
             if type(target) is int:
                 find = self._parsed.find[target]
                 if find.kind != "var" or find.term in values or self._kinds_of(find.term) not in _SORTABLE:
@@ -7509,6 +7551,7 @@ _PARAMETER: dict[str, Callable] = {
     "attributes": _attributes_json,
     "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
     "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
+    "joined": lambda run, clause, end: _sibling("store_schema").bound(run, clause, end),
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
     "sought": lambda run, *spec: _sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a store holds its documents to: `store.open(…, schema=…)` imports it, and so does a store that has a schema.
 
-A schema is a document of the log, under the id "store/schema", so all servers decide by the same one from the same
+A schema is a document of the log, under the id `store.SCHEMA_ID`, so all servers decide by the same one from the same
 transaction on, and its history tells what was declared when. A transaction is checked as it leaves the store, not
 operation by operation, at every valid time at which its documents hold. One that declares is checked against all that
 the store knows of any valid time; what was corrected before, and the log, are left as they are.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import importlib
 import itertools
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -77,17 +78,131 @@ def _part(cell: Any) -> bytes:
     return tag + data.replace(b"\0", b"\0\xff") + b"\0\0"
 
 
+def part_of(entry: bytes, place: int) -> Any:
+    """The cell at a place of joined cells; a UUID is a BLOB, as one that nothing is known of."""
+    start = 0
+    for _ in range(place):
+        start = _end_of_part(entry, start)
+    tag, data = entry[start], entry[start + 1:_end_of_part(entry, start)]
+    if tag == 0:
+        return store._UUID + data
+    if tag == 1:
+        return int.from_bytes(data, "big") - 2 ** 63
+    data = data[:-2].replace(b"\0\xff", b"\0")
+    return data.decode() if tag == 2 else data
+
+
+def _end_of_part(entry: bytes, start: int) -> int:
+    if entry[start] < 2:
+        return start + (17, 9)[entry[start]]
+    end = entry.index(b"\0", start + 1)
+    while entry[end + 1]:                 # a zero of its own
+        end = entry.index(b"\0", end + 2)
+    return end + 2
+
+
+# ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A composite index begins a search when its first attributes are known and the entity is not: where the answer is a
+# page in the order of the next ones, where the next one lies in a range, or where several are known. Each attribute of
+# the index must be asked for, since a document without one of them has no entry.
+
+_RANGED = 0.25                        # of the entries with known beginnings, that are taken to lie in a range
+
+
+def best_index(schema: Schema, where: Iterable, parsed: Any, joiner: Any, kinds_of: Callable) -> Any:
+    """The clause that stands for a composite index to begin with, or None if another beginning is as good."""
+    if any(binding.shape not in ("scalar", "tuple", "source") for binding in parsed.ins):
+        return None                       # an argument that brings rows is a beginning of its own
+    triples = [clause for clause in where if type(clause) is store._Triple]
+    entities = {c.e: None for c in triples if store._is_var(c.e) and c.e not in joiner.scalars}
+    made = [index for e in entities for number, names in schema.composites.items()
+            if (index := _index(number, [[c for c in triples if c.e == e and c.a == name] for name in names], where,
+                                parsed, joiner, kinds_of)) and _pays(index, triples, parsed, joiner)]
+    return min(made, key=lambda index: (not index.is_page, _entries(index, joiner)), default=None)
+
+
+def _index(number: int, of_each: list[list], where: Iterable, parsed: Any, joiner: Any, kinds_of: Callable) -> Any:
+    """The clause for one index, if there is one triple of each of its attributes, and the first are known."""
+    if any(len(found) != 1 for found in of_each):
+        return None
+    triples = [found[0] for found in of_each]
+    specs = [store._known_spec(joiner.scalars, c.v) for c in triples]
+    known = list(itertools.takewhile(bool, specs))
+    vars = [c.v for c in triples[len(known):]]
+    kinds = [joiner.shared.kinds(c.a) for c in triples[len(known):]]
+    if not known or not all(map(store._is_var, vars)) or len({triples[0].e, *vars}) <= len(vars) \
+            or not joiner.scalars.keys().isdisjoint(vars) or any(some & _UUIDS for some in kinds):
+        return None
+    tests, replaced, kind = _tests(vars[0], kinds[0], where, joiner) if vars else ((), [], 0)
+    targets = [(parsed.find[target].term if parsed.find[target].kind == "var" else None) if type(target) is int else ""
+               for target, _ in parsed.order]
+    is_page = bool(vars) and parsed.limit is not None and not parsed.is_grouped and parsed.counted is None \
+        and targets[:len(vars)] == vars and len({down for _, down in parsed.order[:len(vars)]}) == 1 \
+        and all(kinds_of(var) in store._SORTABLE for var in vars)
+    names = [c.a for c in triples]
+    return store._Joined({"index": names}, (triples[0].e, *vars), number=number, known=tuple(known), tests=tests,
+                         kind=kind, kinds=tuple(kinds), replaced=(*triples, *replaced), is_page=is_page)
+
+
+_UUIDS = store._UUID_KIND | store._MENTION_KIND
+_KINDS = *store._NUMBER_KINDS_EACH, store._OTHER_KINDS
+
+
+def _tests(var: str, kinds: int, where: Iterable, joiner: Any) -> tuple[tuple, list, int]:
+    """What bounds a variable, the clauses that say so, and its kind of cells; nothing if it has several kinds."""
+    kind = [some for some in _KINDS if kinds & some]
+    found: list[tuple] = []
+    clauses = []
+    for clause in where if len(kind) == 1 else ():
+        tests = store._tests_of(clause.call, joiner.scalars) if isinstance(clause, store._Test) else []
+        if tests and all(test[0] == var for test in tests):
+            found += [tuple(test) for _, *test in tests]
+            clauses.append(clause)
+    return tuple(found), clauses, kind[0] if found else 0
+
+
+def _entries(index: Any, joiner: Any) -> float:
+    """How many entries it is reckoned to find."""
+    rows = math.inf
+    for clause in index.replaced[:len(index.known)]:
+        count, values = joiner.shared.estimate(clause.a)
+        rows = count / values if rows == math.inf else rows / values
+    return max(rows * (_RANGED if index.tests else 1), 1)
+
+
+def _pays(index: Any, triples: list, parsed: Any, joiner: Any) -> bool:
+    """Whether it finds what is asked for sooner than what else the search could begin with."""
+    entries, others = _entries(index, joiner), [c for c in triples if c not in index.replaced]
+    least = min((joiner.triple_cost(c, store._Block()) for c in others), default=math.inf)
+    if index.is_page and entries > least:
+        return entries * (parsed.limit + parsed.offset) < least * least and entries <= least * store.WALK_MAX
+    return entries <= least and (index.is_page or bool(index.tests) or len(index.known) > 1)
+
+
+def bound(run: Any, clause: Any, end: int) -> bytes:
+    """From which joined cells on, or up to which, the entries of a search lie."""
+    values = [store._known_value(run, spec) for spec in clause.known]
+    try:
+        prefix = joined(map(store._cell, values))
+    except store.StoreError:              # no document holds such a value
+        return b"\xff"
+    if not clause.tests:
+        return prefix + b"\xff" * end
+    return prefix + _part(run.bounds(clause.tests, clause.kind)[end])
+
+
 # ── Declaring ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def of_document(document: Any) -> Schema | None:
-    """The schema that a document under "store/schema" declares. Raises: StoreError if it is none."""
+    """The schema that a document under SCHEMA_ID declares. Raises: StoreError if it is none."""
     if document is None:
         return None
     declared = document.get("schema")
     if document.keys() != {"xt/id", "schema"} or type(declared) is not dict:
         raise store.StoreError(f"{store._short(document)} declares no schema; wanted {{\"xt/id\": "
-                               f"\"{store.SCHEMA_ID}\", \"schema\": {{attribute: {{…}}, …}}}}.")
+                               "SCHEMA_ID, \"schema\": {attribute: {…}, …}}.")
     checked = _declared(declared)
     return Schema(checked) if checked else None
 
@@ -157,7 +272,8 @@ def declare(node: Any, schema: Any, progress: Any) -> None:
 def declared_now(execute: Callable) -> Schema | None:
     """What the file says is declared."""
     row = execute("select c.doc from facts f cross join documents c on c.n = f.n "
-                  "where f.p = 0 and f.a = ? and f.v = ? and f.k = 0", (store._ID, store.SCHEMA_ID)).fetchone()
+                  "where f.p = 0 and f.a = ? and f.v = (select +n from ids where uuid = ?) and f.k = 0",
+                  (store._ID, store.SCHEMA_ID.bytes)).fetchone()
     return of_document(store.unpack(row[0])) if row else None
 
 
@@ -174,7 +290,7 @@ class _Held(NamedTuple):
 
 def check(transaction: Any, schema: Schema | None) -> Schema | None:
     """The schema after a transaction. Raises: Broken if the transaction leaves something that breaks it."""
-    if store.SCHEMA_ID in transaction.written:
+    if store.SCHEMA_ID.int in transaction.written:
         declared = of_transaction(transaction)
         new = {names: said for names, said in (declared.declared if declared else {}).items()
                if schema is None or schema.declared.get(names) != said}
@@ -187,8 +303,8 @@ def check(transaction: Any, schema: Schema | None) -> Schema | None:
 
 
 def of_transaction(transaction: Any) -> Schema | None:
-    """What a transaction that writes "store/schema" declares. Raises: Broken if it cannot be declared so."""
-    entity = transaction.whole(transaction.written[store.SCHEMA_ID])
+    """What a transaction that writes under SCHEMA_ID declares. Raises: Broken if it cannot be declared so."""
+    entity = transaction.whole(transaction.written[store.SCHEMA_ID.int])
     if any(rect.n > 0 and (rect.vt_from > transaction.tx_time or transaction.tx_time < rect.vt_to < store.OPEN)
            for rect in entity.rects):
         raise Broken("a schema holds from its transaction on; put it without times")

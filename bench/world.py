@@ -225,6 +225,9 @@ class Items(_World):
     def top(self, start):
         return [(self.ids[rank], rank) for rank in range(start - 1, max(start - 11, -1), -1)]
 
+    def top_of_group(self, start):
+        return [(self.ids[rank], rank / 4) for rank in range(start - GROUPS, -1, -GROUPS)][:10]
+
     def among(self, start):
         return [id for id in self.between(start) if id % 2 == 0 and id < 2 * LONG]
 

@@ -8,6 +8,7 @@ sys.path[:0] = [str(BENCH.parent), str(BENCH)]
 import peer                                       # noqa: E402
 import store                                      # noqa: E402
 from store import delete, put                     # noqa: E402
+from world import GROUPS                          # noqa: E402
 
 A_TRANSACTION = 10_000                            # documents in one, when many are loaded
 
@@ -33,6 +34,8 @@ BETWEEN = {"find": "?e", "in": ["?start", "?end"], "where": [RANK, *RANGE]}
 COMMON = BETWEEN | {"where": [KIND, RANK, *RANGE]}
 TOP = {"find": ["?e", "?r"], "in": ["?end"], "where": [KIND, RANK, [("<", "?r", "?end")]], "order-by": [["?r", "desc"]],
        "limit": 10}
+TOP_OF_GROUP = {"find": ["?e", "?p"], "in": ["?g", "?end"], "order-by": [["?p", "desc"]], "limit": 10,
+                "where": [["?e", "item/group", "?g"], ["?e", "item/price", "?p"], [("<", "?p", "?end")]]}
 AMONG = BETWEEN | {"in": ["?start", "?end", ["?e", ...]]}
 HIGHEST = {"find": ("max", "?r"), "where": [RANK]}
 COUNT = {"find": ("count", "?r"), "where": [RANK]}
@@ -61,6 +64,10 @@ class Side:
         documents, self.long = world.documents(), getattr(world, "long", None)
         for start in range(0, len(documents), A_TRANSACTION):
             self.node.submit_tx([put(document) for document in documents[start:start + A_TRANSACTION]])
+        if hasattr(world, "items"):   # the others are asked of a store that declares nothing
+            path = self.node.status()["path"] + ".indexed"
+            self.node.backup(path)
+            self.indexed = store.open(path, schema={("item/group", "item/price"): {"index": True}})
         self.past = self.node.db(self.node.latest_tx.tx_id)
         if hasattr(world, "versions"):
             self._load_past(world)
@@ -164,6 +171,9 @@ class Side:
 
     def top(self, start):
         return self.node.db().q(TOP, start)
+
+    def top_of_group(self, start):
+        return self.indexed.db().q(TOP_OF_GROUP, start % GROUPS, start / 4)
 
     def among(self, start):
         return self.node.db().q(AMONG, start, start + 100, self.long)

@@ -10,6 +10,7 @@ import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import peer                                       # noqa: E402
+from world import GROUPS                          # noqa: E402
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 MICROSECOND = dt.timedelta(microseconds=1)
@@ -41,6 +42,7 @@ SCHEMA = """
     create index items_kind on items(kind);
     create index items_rank on items(rank);
     create index items_group on items(grp);
+    create index items_group_price on items(grp, price);
     create index items_score on items(score);
 """
 
@@ -268,6 +270,10 @@ class Side:
     def top(self, start):
         return self.db.execute("select n, rank from items where kind = 'common' and rank < ? order by rank desc "
                                "limit 10", (start,)).fetchall()
+
+    def top_of_group(self, start):
+        return self.db.execute("select n, price from items where grp = ? and price < ? order by price desc limit 10",
+                               (start % GROUPS, start / 4)).fetchall()
 
     def among(self, start):
         return [n for n in self.between(start) if n in self.long]

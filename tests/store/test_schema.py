@@ -12,9 +12,13 @@ import uuid
 import pytest
 
 import store
+import store_schema
+import trials
 from conftest import ROOT
 from store import call, cas, delete, evict, patch, put
 from test_history import DAY, Clock, Model, day
+from test_random_queries import VALUES, Asker
+from test_random_rules import IDS, VARS
 
 UNIQUE = {"user/email": {"unique": True}}
 ALL = {"k": {"unique": True, "type": (int, type(None))}, "ref": {"reference": True}, ("c", "u"): {"unique": True},
@@ -270,6 +274,25 @@ def test_servers_hold_one_schema_and_a_late_one_decides_alike(join, seed):
     assert taken.committed and not one.submit_tx([put({"xt/id": "newer", "c": 9, "u": 9})]).committed
 
 
+def test_another_node_of_a_file_holds_what_was_declared_meanwhile(tmp_path, seed):
+    """A process that was open before would write what no other may, and ask an index that is gone."""
+    rng, clock, path = random.Random(seed), Clock(day(1)), tmp_path / "one.db"
+    pairs = {"find": "?e", "in": ["?c", "?k"], "where": [["?e", "c", "?c"], ["?e", "k", "?k"], ["?e", "u", "?u"]]}
+    with contextlib.ExitStack() as opened:
+        one, two = (opened.enter_context(store.open(path, {"again": again}, clock=clock)) for _ in range(2))
+        opened.enter_context(store.open(path, clock=clock, schema=ALL))
+        story = Story(rng, [one, two], clock)
+        assert sum(not story.run().committed for _ in range(60)) > 5
+        one.submit_tx([put({"xt/id": "x", "c": 7, "k": 7, "u": 7})])
+        for node in two, one:
+            assert not node.submit_tx([put({"xt/id": "y", "c": 7, "u": 7})]).committed
+            assert "'index'" in node.db().explain(pairs, 7, 7) and node.db().q(pairs, 7, 7) == ["x"]
+        old = two.db()
+        opened.enter_context(store.open(path, clock=clock, schema={}))
+        assert old.q(pairs, 7, 7) == two.db().q(pairs, 7, 7) == ["x"] and "'index'" not in two.db().explain(pairs, 7, 7)
+        assert one.submit_tx([put({"xt/id": "y", "c": 7, "u": 7})]).committed and one.verify() == two.latest_tx.tx_id
+
+
 BUILDS = """
 import os, signal, sys, store
 def progress(done, of):
@@ -292,3 +315,102 @@ def test_a_process_killed_while_it_builds_leaves_all_or_nothing(tmp_path):
             assert node.db().with_tx([put({"xt/id": "x", "c": 1, "u": 1})])
     with contextlib.closing(store.open(path, schema={("c", "u"): {"unique": True}})) as node:
         assert node.verify() == 2 and node.db().with_tx([put({"xt/id": "x", "c": 1, "u": 1})]) is None
+
+
+# ── Indexes of several attributes ────────────────────────────────────────────────────────────────────────────
+
+INDEXES = [("kind", "num"), ("kind", "price"), ("to", "num"), ("kind", "num", "text"), ("up", "mix"), ("num", "list"),
+           ("kind", "large"), ("num", "kind")]
+
+
+class Indexed(Asker):
+    """Draws queries that an index of several attributes may answer."""
+
+    def query(self, rules):
+        rng, names, given, args = self.rng, self.rng.choice([*INDEXES, *INDEXES[:4]]), [], []
+        known = rng.randrange(1, len(names) + 1) if self.some(0.3) else len(names) - 1
+        wheres = []
+        for place, (name, var) in enumerate(zip(names, ["?b", "?c", "?d"])):
+            if place < known and self.some(0.5):
+                given, args = [*given, var], [*args, self.constant(name)]
+            wheres.append(["?a", name, self.constant(name) if place < known and var not in given else var])
+        vars = [clause[2] for clause in wheres if clause[2] in ("?b", "?c", "?d") and clause[2] not in given]
+        tested = rng.choice([*vars, "?d"])
+        if tested in vars:
+            values = [value for value in VALUES.get(names[-1], IDS) if type(value) in (int, float, str)] + [1, "a"]
+            for _ in range(rng.choice([0, 1, 1, 2])):
+                test = (rng.choice(["<", "<=", ">", ">=", "="]), tested, rng.choice(values))
+                wheres.append([test if self.some(0.7) else (test[0], *test[:0:-1])])
+        if self.some(0.3):
+            wheres.append(rng.choice([["?a", "price"], ["?a", "up", "?d"], ("not", ["?a", "mix", 1]),
+                                      ["?d", "to", "?a"]]))
+        rng.shuffle(wheres)
+        bound = {var for clause in wheres if type(clause) is list for var in clause if var in VARS} - {*given}
+        find = rng.sample(sorted(bound), rng.randrange(1, len(bound) + 1))
+        if self.some(0.15):
+            find[0] = (rng.choice(["count", "count-distinct", "min", "max"]), find[0])
+        return {"find": find, "in": given, "where": wheres} | self.page(find), args
+
+    def page(self, find):
+        made = super().page(find)
+        if "order-by" in made or self.some(0.5):
+            return made
+        vars = sorted(element for element in (find if type(find) is list else [find]) if type(element) is str)
+        order = [[var, self.rng.choice(["asc", "desc"])] for var in vars[-1:]]
+        return {"order-by": order, "limit": 1 + self.rng.randrange(3)} if order else {}
+
+
+def test_random_queries_answer_alike_with_indexes_of_several_attributes(size, seed, say, open_store, monkeypatch):
+    """A page in an index's order would lack a row, or one in two types would be in another order."""
+    rng, wanted, counts, used = random.Random(seed), size(500, 50_000), {"asked": 0, "found": 0, "drawn": 0}, []
+    schema, best_index = {names: {"index": True} for names in INDEXES}, store_schema.best_index
+    pays = store_schema._pays
+    monkeypatch.setattr(store_schema, "_pays", lambda *args: pays(*args) or rng.random() < 0.7)
+    monkeypatch.setattr(store_schema, "best_index", lambda *args: used.append(best_index(*args)) or used[-1])
+    while counts["asked"] < wanted:
+        trials.ask_some(Indexed(rng), rng, lambda functions: open_store(functions, schema=schema), counts)
+    indexed, pages = len(list(filter(None, used))), sum(index.is_page for index in filter(None, used))
+    assert indexed > wanted / 10
+    say(f"0 differences in {counts['asked']:,} queries ({counts['found']:,} find something; {indexed} plans of "
+        f"{len(used)} begin with such an index, {pages} of them for a page), seed {seed}")
+
+
+def test_a_page_in_the_order_of_another_attribute_reads_the_page_alone(open_store):
+    """The messages of a busy channel by the time of their writing would all be read and sorted for each page."""
+    channels, rng = [uuid.UUID(int=n) for n in range(3)], random.Random(5)
+    messages = [{"xt/id": n, "of": channels[n % 3], "at": day(rng.randrange(500))} for n in range(400)]
+    page = {"find": ["?m", "?at"], "in": ["?c"], "where": [["?m", "of", "?c"], ["?m", "at", "?at"]],
+            "order-by": [["?at", "desc"], [("created", "?m"), "desc"]], "limit": 5}
+    older = page | {"in": ["?c", "?last"], "where": [*page["where"], [("<", "?at", "?last")]]}
+    between = {"find": ("count", "?m"), "in": ["?c", "?a", "?b"],
+               "where": [*page["where"], [("<=", "?a", "?at", "?b")]]}
+
+    def newest(channel, before=None, but=()):
+        found = [(m["xt/id"], m["at"]) for m in messages if m["of"] == channel and m not in but
+                 and (before is None or m["at"] < before)]
+        return [at for _, at in sorted(found, key=lambda one: one[1], reverse=True)[:5]]
+
+    def ats(rows):
+        return [at for _, at in rows]
+    with contextlib.closing(open_store(at="s")) as node:
+        node.submit_tx([put(message) for message in messages])
+        plain = node.db().q(between, channels[0], day(100), day(200))
+    with contextlib.closing(open_store(at="s", schema={("of", "at"): {"index": True}})) as node:
+        db, first = node.db(), node.db().q(page, channels[1])
+        told = db.explain(page, channels[1])
+        assert "{'index': ['of', 'at']}" in told and "TEMP B-TREE FOR ORDER BY" not in told, told
+        assert ats(first) == newest(channels[1]) and ats(db.q(older, channels[1], first[-1][1])) == newest(
+            channels[1], first[-1][1])
+        assert db.q(between, channels[0], day(100), day(200)) == plain != [0]
+        assert "'index'" in db.explain(between, *[None] * 3)
+        gone = messages[:200]
+        node.submit_tx([delete(message["xt/id"]) for message in gone])
+        assert ats(node.db().q(page, channels[1])) == newest(channels[1], but=gone)
+        assert ats(db.q(page, channels[1])) == ats(node.db(db.tx_id).q(page, channels[1])) == newest(channels[1])
+        assert ats(node.db(1).q(page, channels[1])) == newest(channels[1]), "from before it was declared, too"
+        node.submit_tx([evict(message["xt/id"]) for message in messages[200:300]])
+        assert ats(db.q(page, channels[1])) == newest(channels[1], but=messages[200:300])
+        assert node.verify() == node.latest_tx.tx_id
+    with contextlib.closing(open_store(at="s", schema={})) as node:
+        assert "'index'" not in node.db().explain(page, channels[1]) and node.verify() == node.latest_tx.tx_id
+        assert ats(node.db().q(page, channels[1])) == newest(channels[1], but=messages[:300])
