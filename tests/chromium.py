@@ -3,6 +3,7 @@
 `python tests/chromium.py` prints which one it is.
 """
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -65,7 +66,8 @@ def fetched(home, package, without_npm):
     if not shutil.which("npm"):
         raise LookupError(without_npm)
     home.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+    with open(home.parent / "lock", "w") as lock, tempfile.TemporaryDirectory(dir=home.parent) as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         folder = pathlib.Path(folder)
         for name in "package.json", "package-lock.json", ".npmrc":
             shutil.copy(package / name, folder)

@@ -4,8 +4,10 @@ import asyncio
 import collections
 import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -27,8 +29,11 @@ import postgres
 
 ROOT = pathlib.Path(__file__).parent.parent
 IS_CI = bool(os.environ.get("CI"))
+WORKERS = 2             # processes of a long run; tests start servers and browsers of their own beside them
+PORTS = range(11_000, 31_000, 10_000)        # where each worker's begin; browsers refuse 10,080
 READY_S_MAX = 20        # the server promises one second; a machine that is busy with other tests takes a few
 STOP_S_MAX = 10
+WAIT_MS_MAX = 30_000     # of a browser test for what it waits for: other tests run beside it
 
 hypothesis.settings.register_profile("seeded", deadline=None, print_blob=True, derandomize=False)
 hypothesis.settings.load_profile("seeded")          # its own "ci" profile would give every commit the same examples
@@ -44,11 +49,19 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     """Gives every random test one number: each commit has its own, and whoever runs that commit sees what CI sees."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)      # shells let what runs in the background ignore it
+    signal.signal(signal.SIGINT, interrupt_once)      # shells let what runs in the background ignore it
     given = config.getoption("--seed")
     config.stash[SEED] = number = given if given is not None else seed_of_commit(ROOT)
     if getattr(config.option, "hypothesis_seed", None) is None:
         config.option.hypothesis_seed = number
+
+
+def interrupt_once(*_):
+    """Ctrl-C reaches a worker from the terminal, and seconds later through its controller: a second one would break off
+    what closes servers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def seed_of_commit(root):
@@ -66,6 +79,17 @@ def hash_of_tree(root):
     for path in sorted(path for part in (".", "biff", "plugins", "tests/**") for path in root.glob(f"{part}/*.py")):
         hashed.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
+
+
+@pytest.hookimpl(tryfirst=True)                # before pytest-xdist's own, which starts what is asked for here
+def pytest_cmdline_main(config):
+    """Two processes share a run of folders, unless -n says otherwise, somebody looks on, or it is over too soon."""
+    option = config.option
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ             # else each of them would start two more
+    is_long = all(pathlib.Path(named).is_dir() for named in config.args) and not option.keyword
+    is_looked_at = option.capture == "no" or option.usepdb or option.collectonly
+    if getattr(option, "numprocesses", 0) is None and is_long and not (is_worker or is_looked_at):
+        option.numprocesses, option.dist = WORKERS, "worksteal"
 
 
 @pytest.fixture
@@ -87,12 +111,16 @@ def size(request):
 @pytest.fixture
 def say(request):
     """Prints a promise's figure beside the asked one, also when the test passes: it stands in the run's summary."""
-    def _say(line):
-        request.config.stash.setdefault(FIGURES, []).append((request.node.name, line))
-    return _say
+    return lambda line: request.node.user_properties.append(("figure", line))       # a report takes it to the summary
 
 
-FIGURES, SEED = pytest.StashKey(), pytest.StashKey()
+SEED = pytest.StashKey()
+
+
+def id_of(value):
+    """The id of a test with this value, the same in every process, where a set may have another order."""
+    return (f"{sorted(value, key=repr)} in a {type(value).__name__}" if isinstance(value, (set, frozenset))
+            else repr(value))[:30]
 
 
 # ── The store ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,10 +280,23 @@ class Server:
         return time.monotonic() - begun
 
 
+def _own_ports():
+    """The ports of this worker, for ever, from a random one: below those that kernels give to clients, so that nobody
+    takes one between its look-up and its use."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    own = range(PORTS[number], PORTS[number] + PORTS.step)
+    first = random.SystemRandom().randrange(PORTS.step)
+    return itertools.cycle([*own[first:], *own[:first]])
+
+
+OWN_PORTS = _own_ports()
+
+
 def free_port():
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
+    for port in OWN_PORTS:
+        with socket.socket() as asked, contextlib.suppress(OSError):
+            asked.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(is_so, timeout_s, complaint):
@@ -315,7 +356,7 @@ async def window(browser):
     async def open_window(allow=(), service_workers="block", **options):
         allow = [*allow, "Service Worker registration blocked by Playwright"]
         context = await browser.new_context(service_workers=service_workers, **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(WAIT_MS_MAX)
         page = await context.new_page()
         person = len(browser.contexts)
 
@@ -383,20 +424,22 @@ def cables():
         yield made
 
 
-COUNTED = pytest.StashKey()
-
-
-def pytest_collection_modifyitems(config, items):
-    config.stash[COUNTED] = collections.Counter(filter(None, map(log_of, items)))
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if log := log_of(item):
+            item.user_properties.append(("log", log))
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """The figures beside the asked ones, and how many promises went untried for want of a right or a tool."""
-    if figures := config.stash.get(FIGURES, []):
+    ended = [report for reports in terminalreporter.stats.values() for report in reports
+             if getattr(report, "when", None) == "teardown"]
+    told = lambda kind: [(report, text) for report in ended for name, text in report.user_properties if name == kind]
+    if figures := told("figure"):
         terminalreporter.section("figures", sep="-")
-        for name, line in figures:
-            terminalreporter.write_line(f"{name}: {line}")
-    if counted := config.stash.get(COUNTED, {}):
+        for report, line in sorted(figures, key=lambda figure: figure[0].nodeid):
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
+    if counted := collections.Counter(log for _, log in told("log")):
         terminalreporter.write_line(f"store tests on {' and on '.join(f'{log}: {counted[log]}' for log in LOGS)} "
                                     f"(asked: a difference of 0; it is {counted[LOGS[0]] - counted[LOGS[1]]})")
     terminalreporter.write_line(f"random tests drew from --seed {config.stash[SEED]}")

@@ -121,8 +121,8 @@ def killed(path, writers, choose):
     if choose.random() < 0.2:
         time.sleep(choose.uniform(0.05, 0.3))
     else:
-        text = child.stdout.readline()
-        time.sleep(choose.uniform(0, 0.06))
+        text = b"".join(child.stdout.readline() for _ in range(choose.randrange(1, 8)))       # the first: it is open
+        time.sleep(choose.uniform(0, 0.02))
     child.send_signal(signal.SIGKILL)
     rest, complaint = child.communicate()
     return Told((text + rest).decode(), complaint.decode())

@@ -13,6 +13,7 @@ from decimal import Decimal
 import pytest
 
 import store
+from conftest import id_of
 from store import call, delete, evict, match, put
 
 UTC = dt.timezone.utc
@@ -116,7 +117,7 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize("value, packed, cells", GOLDEN, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value, packed, cells", GOLDEN, ids=id_of)
 def test_each_value_is_written_in_the_same_bytes_for_ever(tmp_path, value, packed, cells):
     """Without this, a new version could read no old file, and two versions would not agree on a hash."""
     assert store.pack(value).hex() == packed
