@@ -1227,7 +1227,7 @@ class _File:
     # Opening and closing
 
     def _open_error(self, error: Exception) -> StoreError:
-        """A damaged file gives values and errors of any type. What the disk or another program refuses is no damage."""
+        """A damaged file gives values and errors of any type. A refusal by disk or operating system is no damage."""
         code = _code(error)
         if isinstance(error, sqlite3.OperationalError) and code not in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT):
             kind = LockedError if code == sqlite3.SQLITE_BUSY else StoreError
@@ -2517,7 +2517,7 @@ class _Sought(NamedTuple):
 
 
 def _sought(words: Any) -> _Sought:
-    """What words stand for, of which each must occur; in quotes several in a row. Raises: QueryError."""
+    """The words and phrases of a search, each of which must occur. Raises: QueryError."""
     if type(words) is not str or len(words) > SOUGHT_CHARS_MAX:
         raise QueryError(f"text-search for {_short(words)}; wanted a text of at most {SOUGHT_CHARS_MAX} characters.")
     return _parsed_words(words)
@@ -5758,7 +5758,7 @@ def _refs(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple[int, ...]:
 
 
 def _searched(where: tuple[_Clause, ...], ins: tuple[_Binding, ...], page: tuple) -> tuple:
-    """What gives the words of the searches, and whether their entities are to be counted before a plan is chosen.
+    """The sources of a query's search words, and if their entities are counted before a plan is chosen.
 
     They are not where a page of the newest is asked for, and nothing else is known of them: it begins with the search.
     """

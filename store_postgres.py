@@ -931,8 +931,9 @@ class _Group(list):
         self.is_small = sum(pending.bytes for pending in self) <= MESSAGE_BYTES
 
     def tell_late(self, reason: str | None) -> None:
-        """Tells those who waited long enough. What was never sent is dropped; else all stay, to be looked for by their
-        order.
+        """Refuses the transactions that waited too long, and drops them if the group was never sent.
+
+        A group that was sent stays whole, because it is found again by its order.
         """
         if self.before is None:
             _refuse_late(self, store.UnreachableError(f"{reason}. Nothing was written; try again later."))

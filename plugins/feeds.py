@@ -171,7 +171,7 @@ async def fetch_rss_consumer(ctx):
 
 
 async def fetch_for_all(ctx, url):
-    """Fetches once for all channels. Whatever goes wrong, the feed is due again after the usual time."""
+    """Fetches a feed once for all channels. After a failure the feed is due again at the usual time."""
     if await biff.submit_tx(ctx, functools.partial(claim_tx, url=url)) is None:
         return
     db = ctx["biff/node"].db()

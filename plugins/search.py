@@ -2,7 +2,7 @@
 
     eel "slow boat" from:ann in:general after:2026-10-01 before:2026-11-01 has:file
 
-What is no filter is looked for by the store, as its "text-search" says: all words, in any case, parts of words too.
+The store looks for all other words by its "text-search": all of them, in any case, parts of words too.
 Each hit leads to its message in its place. The channels are those of the newest snapshot, and an unknown one and one
 that is hidden get the same answer.
 """

@@ -92,7 +92,7 @@ def said(text, held=()):
 
 
 def in_words(message):
-    """What a message says without its marks, in one line."""
+    """The text of a message in one line, without its marks."""
     shown = as_typed if message["msg/mem"] == "system" else said
     return shown(message["msg/text"]).html.striptags()
 

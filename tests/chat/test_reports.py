@@ -34,7 +34,7 @@ def open_reports(one):
 
 
 async def test_admins_see_a_reported_message_as_it_was_in_its_surroundings(three):
-    """Whoever insults somebody and then edits it would look innocent."""
+    """A person who insults somebody and then edits the message would look innocent."""
     ann, bob, eve, community, channel = three
     for text in "one", "two":
         await said(ann, channel, text)

@@ -1036,7 +1036,7 @@ def test_a_query_out_of_time_says_so_in_the_main_thread_too(node):
 def test_a_function_that_outlasts_the_budget_is_told_even_at_the_last_row(node):
     """The clock was only looked at before each call:
     one slow call, or the last of many, passed for an answer in time."""
-    with pytest.raises(store.QueryLimitError, match="10 ms"):
+    with pytest.raises(store.QueryLimitError, match="longer than its timeout"):
         node.db().q({"find": "?x", "where": [[(lambda: time.sleep(0.05), ), "?x"]], "timeout": 10})
 
 
