@@ -651,6 +651,10 @@ class Shell:
         query, args = _query_of(rest)
         print(self.db.explain(query, *args))
 
+    def analyze(self, rest: str) -> None:
+        query, args = _query_of(rest)
+        print(self.db.explain(query, *args, analyze=True))
+
     def attributes(self, rest: str) -> None:
         self._show(["attribute", "facts put"], sorted(self.node.attribute_stats().items()))
 
@@ -754,6 +758,7 @@ COMMANDS: dict[str, tuple[Callable[[Shell, str], None], str, str]] = {
     ".log": (Shell.log, "[N]", f"the last N transactions, {LOG_SHOWN} if not told"),
     ".attributes": (Shell.attributes, "", "every attribute, and how many facts of it were put"),
     ".explain": (Shell.explain, "QUERY", "the clauses in their order, the SQL, and SQLite's plan of it"),
+    ".analyze": (Shell.analyze, "QUERY", "the same, and the rows and milliseconds of each step, by asking it"),
     ".status": (Shell.status, "", "sizes and positions"),
     ".verify": (Shell.verify, "", "checks the chain of hashes, and every document against it"),
     ".reindex": (Shell.reindex, "", "derives the index again from the log"),
@@ -768,7 +773,8 @@ COMMANDS: dict[str, tuple[Callable[[Shell, str], None], str, str]] = {
 }
 
 
-_WITH_DATA = {".entity", ".history", ".explain", ".put", ".delete", ".tx"}      # which may go on over several lines
+# Their data may go on over several lines.
+_WITH_DATA = {".entity", ".history", ".explain", ".analyze", ".put", ".delete", ".tx"}
 
 
 def _query_of(line: str) -> tuple[dict, tuple]:

@@ -4235,9 +4235,12 @@ class Db:
         """
         return _lazy(self, _parsed(query, args, self._node), args)
 
-    def explain(self, query: dict[str, Any], *args: Any) -> str:
-        """How a query would be answered, as text: its clauses in their order, the SQL, and SQLite's plan of it."""
-        return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=False), args)
+    def explain(self, query: dict[str, Any], *args: Any, analyze: bool = False) -> str:
+        """How a query would be answered, as text: its clauses in their order, the SQL, and SQLite's plan of it.
+
+        With `analyze` it is asked, and each step says how many rows there are after it and what it took, in ms.
+        """
+        return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=analyze), args, analyze)
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack.
@@ -6007,6 +6010,7 @@ class _Joiner:
                  turn: _Turn | None = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
         self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
         self.sizes = sizes
+        self.steps: list | None = None    # (clause, how its rows are counted), of the query's own clauses, if wanted
         self.walked: tuple[Any, str, list] = None, "", []      # a search that brings entities in order, within bounds
         self.text = text or _Text(shared.file)
 
@@ -6026,6 +6030,7 @@ class _Joiner:
              first: _Clause | None = None) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
         todo = _with_ranges(clauses, self.scalars)
+        steps, self.steps = self.steps, None
         while todo:
             clause, first = first or self._next(block, todo), None
             todo.remove(clause)
@@ -6038,6 +6043,8 @@ class _Joiner:
                 block = joined or block
             if len(block.froms) > self.shared.joins_max:
                 block = self.stage(block, needed)
+            if steps is not None:
+                steps.append((clause.source, self.text.statement(block.sql(["count(*)"]))))
         return block
 
     def _next(self, block: _Block, todo: list[_Clause]) -> _Clause:
@@ -6635,7 +6642,7 @@ class _Shaper:
     to be searched once a row. SQL finds the entities, and these *late* triples are read afterwards.
     """
 
-    def __init__(self, shared: _Compilation):
+    def __init__(self, shared: _Compilation, steps: list | None):
         self._shared, self._parsed = shared, shared.parsed
         self._before: list = []
         self._index: _Joined | None = None         # the composite index that the search begins with
@@ -6645,6 +6652,7 @@ class _Shaper:
             for place, binding in enumerate(self._parsed.ins) if binding.shape not in ("scalar", "tuple", "source")]
         self._given += [_identical_to(source, name, var) for name, var in twice]
         self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
+        self._joiner.steps = steps
 
     def plan(self) -> _Plan:
         shared, parsed, joiner = self._shared, self._parsed, self._joiner
@@ -7190,7 +7198,7 @@ def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
         yield answers
 
 
-def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> str:
+def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, analyze: bool) -> str:
     nothing = tuple(db if binding.shape == "source" else None for binding in parsed.ins)
     with _Run(db, reader, mode, parsed, args or nothing) as run:
         plan = run.plan
@@ -7203,7 +7211,38 @@ def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple)
         if not plan.tables:
             steps = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest).fetchall()
             lines += ["SQLite's plan:", *(f"  {row[3]}" for row in steps)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_analyzed(reader, mode, db, parsed, args) if analyze else ())])
+
+
+def _analyzed(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> list[str]:
+    """The rows after each step and its ms: SQLite tells neither, so all steps up to each are asked and counted anew.
+
+    What a step took is what they take less what those before it take. The query's timeout is for all of that.
+    """
+    steps: list[tuple] = []
+    lines, taken = ["measured:", "        rows         ms"], 0.0
+
+    def measured(what: str, ask: Callable[[], Any], before: float = 0.0) -> tuple[Any, float]:
+        begun = time.perf_counter()
+        found = ask()
+        ms = (time.perf_counter() - begun) * 1000
+        lines.append(f"{found if type(found) is int else len(found):>12,} {max(ms - before, 0):>10,.3f}  {what}")
+        return found, ms
+    with _Run(db, reader, mode, parsed, args, steps) as run:
+        try:
+            if run.plan.tables:
+                measured("rules, and stages of many clauses", run.derived)
+            for source, statement in steps:
+                _, taken = measured(_short(source), lambda: run.execute(statement).fetchone()[0], taken)
+            run.rounds.clear()        # of the rules, which begin anew
+            rows, _ = measured("all of SQL, with the functions that clauses call", lambda: list(run.rows()))
+            measured("Python: values, documents, groups, order, pulls", lambda: _Answers(run).whole(rows))
+        except (sqlite3.Error, QueryLimitError) as error:
+            if not isinstance(error, QueryLimitError):
+                with contextlib.suppress(QueryLimitError):
+                    reader.fail(error)
+            lines.append(f"  stopped: the timeout of {parsed.timeout_s * 1000:,.0f} ms is over")
+    return lines
 
 
 def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
@@ -7224,7 +7263,7 @@ class _Run:
     __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
                  "members", "bounded", "outer", "deadline", "is_stopped")
 
-    def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple):
+    def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple, steps: list | None = None):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         for place in parsed.refs:
             if type(args[place]) is list:
@@ -7239,7 +7278,7 @@ class _Run:
         self.bounded: tuple | None = None             # the comparisons whose bounds were asked for last, and these
         self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
-        self.plan = plan = self._plan()
+        self.plan = plan = self._plan(steps)
         self.cells.attributes = plan.attributes if "" not in plan.attributes else tuple(self.numbered_attributes())
         self.calls = _Calls(self)
 
@@ -7252,16 +7291,19 @@ class _Run:
         if is_scalar or list in map(type, arg):
             self.args = (*self.args[:place], found(arg) if is_scalar else list(map(found, arg)), *self.args[place + 1:])
 
-    def _plan(self) -> _Plan:
-        """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one."""
+    def _plan(self, steps: list | None) -> _Plan:
+        """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one.
+
+        With `steps` it is compiled anew, and they are told.
+        """
         is_over, generation = self.db._supposed is not None, self.file.index.generation
         parsed = self.parsed
         is_plain = not (parsed.watched or parsed.searched or parsed.sources) and \
             _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
         found = self.parsed.plans.get((self.mode, is_over, inputs))
-        if found is None or found[0] is not generation:
-            plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs)).plan()
+        if found is None or found[0] is not generation or steps is not None:
+            plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs), steps).plan()
             found = self.parsed.plans[self.mode, is_over, inputs] = generation, plan
             told = self.db._node._told
             for doubt in plan.doubts:                 # is logged once
@@ -7376,7 +7418,7 @@ class _Run:
         except sqlite3.OperationalError as error:
             if plan.spare is None or str(error) != "integer overflow":
                 raise
-            return self._execute(plan.spare).fetchall()
+            return self.execute(plan.spare).fetchall()
 
     def found(self) -> Any:
         """The same rows as they are found: a cursor, or a list."""
@@ -7391,12 +7433,18 @@ class _Run:
             return False
         return FUNCTIONS[operator](self.cells.value(one), self.cells.value(other))
 
-    def _execute(self, statement: _Statement) -> sqlite3.Cursor:
+    def execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
 
     def _bound(self, statement: _Statement) -> tuple:
         parameters = (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])
         return parameters if len(parameters) == statement.highest else parameters[:statement.highest]
+
+    def derived(self) -> int:
+        """How many rows the rules' tables have, once they are filled."""
+        self._derive()
+        counts = [f"(select count(*) from temp.{table})" for table, _ in self.plan.tables]
+        return self.reader.execute(f"select {' + '.join(counts)}").fetchone()[0]
 
     def _derive(self) -> None:
         """Fills the rules' tables."""
@@ -7417,7 +7465,7 @@ class _Run:
         for part in parts:
             if isinstance(part, _Statement):
                 before = connection.total_changes
-                self._execute(part)
+                self.execute(part)
                 found += connection.total_changes - before if part.derives else 0
                 continue
             if part.number not in self.rounds:
@@ -7433,7 +7481,7 @@ class _Run:
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""
-        live, closed = [self._execute(statement).fetchall() for statement in self.plan.arms]
+        live, closed = [self.execute(statement).fetchall() for statement in self.plan.arms]
         if not closed:
             return live
         target, is_descending = self.parsed.order[0]

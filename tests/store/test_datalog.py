@@ -927,6 +927,32 @@ def test_a_range_is_searched_though_only_ids_are_asked_for(node):
     assert "PRIMARY KEY (p=? AND a=? AND v>" in first, first
 
 
+def test_explain_measures_each_step(node):
+    """Without this, whoever has a slow query would guess which of its clauses it is."""
+    db = holding(node, *({"xt/id": f"m{n}", "of": f"c{n % 3}", "n": n} for n in range(12)),
+                 *({"xt/id": f"c{n}", "name": f"C{n}", "up": f"c{n - 1}"} for n in range(3)))
+
+    def told(query, *args):
+        lines = db.explain(query, *args, analyze=True).split("measured:\n")[1].splitlines()
+        counts = {line[23:].strip(): line[:12] for line in lines[1:] if "stopped" not in line}
+        return {step: int(count.replace(",", "")) for step, count in counts.items()}, lines[-1]
+    where = [["?c", "name", "?name"], ["?m", "of", "?c"], ["?m", "n", "?n"], ("not", ["?m", "n", 4]),
+             ("or", ["?m", "n", "?n"], ["?c", "up", "?n"])]
+    steps, last = told({"find": ["?name", ("sum", "?n")], "in": ["?c"], "where": where}, "c1")
+    assert [steps[repr(clause)] for clause in where] == [1, 4, 3, 3, 3]      # `not` comes before the third
+    assert last.split()[0] == "1" and "Python: values" in last
+    above = [[("above", "?x", "?y"), ["?x", "up", "?y"]],
+             [("above", "?x", "?y"), ("above", "?x", "?z"), ("above", "?z", "?y")]]
+    steps, last = told({"find": ["?x", "?y"], "rules": above, "where": [("above", "?x", "?y"), ["?m", "of", "?x"]]})
+    assert steps["('above', '?x', '?y')"] == 6 and steps["['?m', 'of', '?x']"] == 12 and last.split()[0] == "6"
+    wait = [(lambda n: time.sleep(0.02) or True, "?n")]
+    slow = {"find": ("count", "?a"), "where": [["?a", "n", "?n"], wait], "timeout": 50}
+    assert "stopped: the timeout of 50 ms is over" in told(slow)[1]
+    assert "measured" not in db.explain(slow) and db.q({"find": ("count", "?a"), "where": [["?a", "n"]]}) == [12]
+    with pytest.raises(store.QueryError, match="takes 1 argument"):
+        db.explain({"find": "?e", "in": ["?e"], "where": [["?e", "n"]]}, analyze=True)
+
+
 def test_explain_shows_clauses_sql_and_plan(node):
     """Without this, a slow query could only be guessed at."""
     told = people(node).explain({"find": "?n", "in": ["?b"], "where": [["?e", "boss", "?b"], ["?e", "name", "?n"]]})

@@ -81,6 +81,7 @@ def test_each_command_shows_what_the_node_knows(path):
                  r"The index is made anew from 4 transactions\.", r"\.history ID +its versions.*"):
         assert re.search(f"^{line}$", out, re.MULTILINE), f"{line}\n{out}"
     assert "SEARCH f0" in run(path, f".explain {NAMES}", check=True).stdout
+    assert "Python: values" in run(path, f".analyze {NAMES}", check=True).stdout
 
 
 def test_as_of_and_valid_choose_the_moment(path):
