@@ -26,7 +26,6 @@ import argparse
 import ast
 import asyncio
 import base64
-import bisect
 import codeop
 import contextlib
 import datetime as dt
@@ -43,13 +42,13 @@ import sqlite3
 import sys
 import tempfile
 import time
-import unicodedata
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import store
+from store_tables import bare as _bare, named as _named, shown, table, tabled
 
 try:
     import readline
@@ -58,7 +57,6 @@ except ImportError:                   # a Python without it reads lines all the 
 
 INPUT_CHARS_MAX = 1_000_000           # of one line at the prompt, brackets closed or not
 ROWS_SHOWN = 500                      # at a terminal; more scroll past, and a pipe gets all
-COLUMN_MIN = 5                        # characters that a column keeps on a narrow terminal
 LOG_SHOWN = 10                        # transactions that `.log` shows when not told how many
 HISTORY_FILE = "~/.store_history"     # lines typed, for the arrow keys; readable by its owner alone
 HISTORY_LINES = 1_000
@@ -146,38 +144,6 @@ _MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def shown(value: Any) -> str:
-    """A value in this notation, on one line, without anything that could move a terminal's cursor."""
-    match value:
-        case store.Member() | enum.Enum():
-            return f"Member{shown(tuple(_named(value)))}"
-        case dict():
-            return f"{{{', '.join(f'{shown(key)}: {shown(item)}' for key, item in value.items())}}}"
-        case list():
-            return f"[{', '.join(map(shown, value))}]"
-        case tuple():
-            return f"({', '.join(map(shown, value))}{',' if len(value) == 1 else ''})"
-        case set() if value:
-            return f"{{{', '.join(sorted(map(shown, value)))}}}"
-        case frozenset():
-            return f"frozenset({shown(set(value)) if value else ''})"
-        case uuid.UUID() | dt.date() | decimal.Decimal():
-            return f"{type(value).__name__}(\"{_bare(value)}\")"
-    return "..." if value is ... else repr(value)
-
-
-def _bare(value: Any) -> str:
-    """A value as a table shows it: text, ids and times without their quotes."""
-    match value:
-        case str():
-            return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
-        case dt.datetime():
-            return value.isoformat().replace("+00:00", "Z")
-        case uuid.UUID() | dt.date() | dt.time() | dt.timedelta() | decimal.Decimal():
-            return str(value)
-    return shown(value)
-
-
 def _short(text: str) -> str:
     return _bare(text if len(text) <= 80 else text[:77] + "…")
 
@@ -193,47 +159,7 @@ def is_whole(text: str) -> bool:
         return True
 
 
-# ── Tables ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _columns(text: str) -> int:
-    """The columns that a printable text takes on a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _fitted(text: str, width: int, is_number: bool) -> str:
-    """The text in exactly this many columns, cut with an ellipsis if it is longer."""
-    room = width - _columns(text)
-    if room < 0:
-        widths = itertools.accumulate(map(_columns, text))
-        text = text[:sum(1 for taken in itertools.takewhile(lambda taken: taken < width, widths))] + "…"
-        room = width - _columns(text)
-    return " " * room + text if is_number else text + " " * room
-
-
-def table(names: list[str], rows: list[tuple], width: int | None) -> Iterator[str]:
-    """Lines: the names, a rule, the rows; in columns that together fit the width (None: as wide as they are)."""
-    cells = [[_bare(value) for value in row] for row in rows]
-    widths = [max(map(_columns, column)) for column in zip(names, *cells)]
-    if width is not None:
-        room = width - 2 * (len(widths) - 1)
-        cap = bisect.bisect_right(range(width + 1), room, key=lambda cap: sum(min(cap, wide) for wide in widths)) - 1
-        widths = [min(wide, max(cap, COLUMN_MIN)) for wide in widths]
-    numbers = [all(type(value) in (int, float) for value in column) for column in zip(*rows)] or [False] * len(names)
-    for line in [names, ["-" * wide for wide in widths], *cells]:
-        yield "  ".join(map(_fitted, line, widths, numbers)).rstrip()
-
-
-def _tabled(query: dict, answers: list) -> tuple[list[str], list[tuple]]:
-    """The columns of a query's answers and their rows."""
-    find = query.get("find")
-    if answers and type(answers[0]) is dict and any(key in query for key in ("keys", "strs", "syms")):
-        return [_bare(key) for key in answers[0]], [tuple(answer.values()) for answer in answers]
-    if type(find) is list:
-        return [_bare(element) for element in find], answers
-    return [_bare(find)], [(answer,) for answer in answers]
+# ── Progress ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Bar:
@@ -282,12 +208,6 @@ _OF_TEXT: dict[str, Callable[[str], Any]] = {
 }
 _OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs,
                                                "~member": lambda named: store.unpack_member(*named)}
-
-
-def _named(value: Any) -> store.Member:
-    if type(value) is store.Member:
-        return value
-    return store.Member(f"{type(value).__module__}:{type(value).__qualname__}", value.name)
 
 
 def _jsonable(value: Any) -> Any:
@@ -586,7 +506,7 @@ class Shell:
         begun = time.perf_counter()
         answers = self.db.q(query, *args)
         took_ms = (time.perf_counter() - begun) * 1000
-        self._show(*_tabled(query, answers), took_ms)
+        self._show(*tabled(query, answers), took_ms)
 
     def _show(self, names: list[str], rows: list[tuple], took_ms: float | None = None) -> None:
         is_seen = sys.stdout.isatty()

@@ -4242,6 +4242,10 @@ class Db:
         """
         return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=analyze), args, analyze)
 
+    def table(self, query: dict[str, Any], *args: Any) -> Any:
+        """The answers of `q` as a table that a terminal and a notebook show; store_tables.py, beside this file."""
+        return importlib.import_module("store_tables").Table.of(query, self.q(query, *args))
+
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack.
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 import shell
+import store_tables
 import store
 from conftest import ROOT, id_of
 from store import delete, evict, match, put
@@ -186,7 +187,7 @@ def test_tables_fit_the_terminal_and_wide_letters_line_up():
                      "------  --  ----------------------------",
                      "漢字     1  " + "a" * 27 + "…",
                      "b       22  c"]
-    assert max(map(shell._columns, lines)) == 40
+    assert max(map(store_tables.columns, lines)) == 40
     assert list(shell.table(["?text"], [("a" * 300,)], None))[2] == "a" * 300
 
 
@@ -194,7 +195,7 @@ def test_tables_fit_the_terminal_and_wide_letters_line_up():
 def test_no_text_gets_past_the_width_or_moves_the_cursor(rows, width):
     """Without this, a message could clear the operator's screen, or type for them."""
     for line in shell.table(["a", "b", "c"], rows, width):
-        assert line.isprintable() and shell._columns(line) <= width
+        assert line.isprintable() and store_tables.columns(line) <= width
 
 
 # ── JSON lines ─────────────────────────────────────────────────────────────────────────────────────────────────
