@@ -5,10 +5,16 @@ it is.
 
 import asyncio
 import collections
+import fcntl
+import hashlib
 import ipaddress
 import logging
 import math
+import mmap
 import re
+import secrets
+import struct
+import tempfile
 import time
 from typing import Any, Iterable
 
@@ -16,6 +22,12 @@ log = logging.getLogger("biff")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LIMIT_KEYS_MAX = 100_000              # remembered for rate limits, about 30 MB; then those that are over are forgotten
+RINGS = {60: 2 ** 19, 3_600: 2 ** 18}     # seconds: events that workers remember, 30 MB; eight thousand a second
+EXACT_MAX = 64                        # in a window; of limits that allow more, workers know times to a 64th of it
+ONCE = [1]                            # what an event counts for that does not say more
+LOCK_S_MAX = 0.05                     # for the table of workers; it is held for some 20 µs
+LOCK_AGAIN_S = 0.0002
+WORD, EVENT = struct.Struct("=Q"), struct.Struct("=QQQdQ")      # a number; number, the one before, key, when, how much
 
 
 # As some proxies append an address: 203.0.113.7:51234, [2001:db8::3]:443.
@@ -68,31 +80,160 @@ def is_in(address: Address, networks: Iterable) -> bool:
 
 
 class Limits:
-    """Counts recent events, in memory: counters do not belong in a log that keeps everything."""
+    """Counts recent events, in memory: counters do not belong in a log that keeps everything.
 
-    def __init__(self, clock=time.monotonic):
-        self._clock, self._times = clock, {}
+    A limit is (key, count_max, window_s), or with a fourth part, how much this event counts for, 1 without it.
+    """
+
+    def __init__(self, clock=time.monotonic, times: "Times | SharedTimes | None" = None):
+        self._clock, self._times = clock, Times() if times is None else times
 
     def take(self, *limits) -> bool:
-        """Counts it under every (key, count_max, window_s), or, if one is used up, under none and returns False."""
-        moment = self._clock()
-        if len(self._times) > LIMIT_KEYS_MAX:
-            self._times = {key: kept for key, kept in self._times.items() if kept[-1][0] + kept[-1][1] > moment}
-        taken = [[kept for kept in self._times.get(key, ()) if kept[0] + window_s > moment]
-                 for key, _, window_s in limits]
-        if any(len(times) >= count_max for times, (_, count_max, _) in zip(taken, limits)):
-            return False
-        for times, (key, _, window_s) in zip(taken, limits):
-            self._times[key] = [*times, (moment, window_s)]
-        return True
+        """Counts it under every limit, or, if one is used up, under none and returns False."""
+        with self._times:
+            moment = self._clock()
+            for key, count_max, window_s, *count in limits:
+                if self._times.used(key, moment, window_s) + (count or ONCE)[0] > count_max:
+                    return False
+            for key, count_max, window_s, *count in limits:
+                self._times.add(key, moment, window_s, (count or ONCE)[0], count_max)
+            return True
 
     def wait_s(self, *limits) -> float:
         """The seconds until there is room under every (key, count_max, window_s), 0 if there is."""
-        moment, ends = self._clock(), [0.0]
-        for key, count_max, _ in limits:
-            over = sorted((at + window_s - moment for at, window_s in self._times.get(key, ())), reverse=True)
-            ends += over[count_max - 1:count_max]
+        ends = [0.0]
+        with self._times:
+            moment = self._clock()
+            for key, count_max, window_s, *_ in limits:
+                room = count_max
+                for at, count in self._times.since(key, moment, window_s):
+                    if (room := room - count) <= 0:
+                        ends.append(at + window_s - moment)
+                        break
         return max(ends)
+
+
+class Times(dict):
+    """The events of one process: key → [their sum, *(when, how much, window_s)], the oldest first.
+
+    It is entered to look and to add in one go.
+    """
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *failure):
+        pass
+
+    def used(self, key, moment, window_s) -> int:
+        """The sum of a key within its window."""
+        kept, over = self.get(key, (0,)), 1
+        while over < len(kept) and kept[over][0] + window_s <= moment:
+            kept[0] -= kept[over][1]
+            over += 1
+        if over == len(kept):
+            self.pop(key, None)
+        elif over > 1:
+            del kept[1:over]
+        return kept[0]
+
+    def since(self, key, moment, window_s) -> Iterable[tuple[float, int]]:
+        """The events of a key within its window, as (when, how much), the newest first."""
+        self.used(key, moment, window_s)
+        return [event[:2] for event in reversed(self.get(key, [0])[1:])]
+
+    def add(self, key, moment, window_s, count, count_max):
+        if len(self) > LIMIT_KEYS_MAX:
+            for old in [key for key, kept in self.items() if kept[-1][0] + kept[-1][2] <= moment]:
+                del self[old]
+        kept = self.setdefault(key, [0])
+        kept.append((moment, count, window_s))
+        kept[0] += count
+
+
+class SharedTimes:
+    """The same for all workers of a server: a table in memory that they inherit, made before they are forked.
+
+    Events lie in a ring, in the order of their numbers. Each names the one before it whose key falls into the same
+    bucket, so the events of a key are a chain, which ends at the first that is out of its window. A full ring writes
+    over its oldest events. A worker that is killed while it writes leaves at worst one event uncounted.
+    """
+
+    def __init__(self):
+        self._file = tempfile.TemporaryFile()
+        self._lock, self._secret = self._file.fileno(), secrets.token_bytes(16)      # or keys could be made to meet
+        self._rings = [(window_s, Ring(count)) for window_s, count in RINGS.items()]
+
+    def __enter__(self):
+        """Locks the table. A worker that was stopped in there keeps nobody waiting: then an event may go uncounted."""
+        end = time.monotonic() + LOCK_S_MAX
+        while time.monotonic() < end:
+            try:
+                return fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)      # it ends with the process
+            except (BlockingIOError, PermissionError):
+                time.sleep(LOCK_AGAIN_S)
+
+    def __exit__(self, *failure):
+        fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def used(self, key, moment, window_s):
+        return sum([count for _, count in self.since(key, moment, window_s)])
+
+    def since(self, key, moment, window_s):
+        return self._ring(window_s).since(self._number(key), moment - window_s)
+
+    def add(self, key, moment, window_s, count, count_max):
+        """Of a limit that allows many, moments are rounded up to a 64th of the window, so that chains stay short."""
+        if count_max > EXACT_MAX:
+            step_s = window_s / EXACT_MAX
+            moment = math.ceil(moment / step_s) * step_s
+        self._ring(window_s).add(self._number(key), moment, count)
+
+    def _ring(self, window_s):
+        return next(ring for window_s_max, ring in self._rings if window_s <= window_s_max)
+
+    def _number(self, key):
+        return WORD.unpack(hashlib.blake2b(repr(key).encode(), digest_size=WORD.size, key=self._secret).digest())[0]
+
+
+class Ring:
+    """So many events, numbered 1, 2, 3 …; of those before, the newest."""
+
+    def __init__(self, count: int):
+        self._count, self._buckets = count, count // 4
+        self._events = WORD.size * (1 + self._buckets)         # where they begin
+        self._table = mmap.mmap(-1, self._events + EVENT.size * count)      # a page costs memory when it is first used
+
+    def since(self, key: int, after: float) -> list[tuple[float, int]]:
+        return [(at, count) for _, its, at, count in self._chain(key, after) if its == key]
+
+    def _chain(self, key, after):
+        """The events in a key's bucket, the newest first, until one that is not after a moment."""
+        (newest,), (number,) = WORD.unpack_from(self._table), WORD.unpack_from(self._table, self._head(key))
+        oldest = max(0, newest - self._count)
+        while oldest < number <= newest:
+            named, before, its, at, count = EVENT.unpack_from(self._table, self._place(number))
+            if named != number or at <= after:
+                return
+            yield number, its, at, count
+            number = min(before, number - 1)           # whatever is there, the chain ends
+
+    def add(self, key: int, moment: float, count: int):
+        """Notes an event. One of the same key and moment, if it is there, becomes larger."""
+        table = self._table
+        for number, its, at, more in self._chain(key, moment - 1e-6):
+            if (its, at) == (key, moment):
+                return WORD.pack_into(table, self._place(number) + EVENT.size - WORD.size, count + more)
+        number, (before,) = WORD.unpack_from(table)[0] + 1, WORD.unpack_from(table, self._head(key))
+        EVENT.pack_into(table, self._place(number), number, before, key, moment, count)
+        WORD.pack_into(table, self._head(key), number)
+        WORD.pack_into(table, 0, number)
+
+    def _head(self, key):
+        return WORD.size * (1 + key % self._buckets)
+
+    def _place(self, number):
+        return self._events + EVENT.size * (number % self._count)
 
 
 def again_s(ctx: dict, *limits: Any) -> int:
@@ -107,7 +248,7 @@ def is_allowed(ctx: dict, *limits: Any) -> bool:
     """
     if is_taken := ctx["biff/limits"].take(*limits):
         return is_taken
-    log.info("Refused by a limit: %s", " or ".join(key[0] if type(key) is tuple else key for key, _, _ in limits))
+    log.info("Refused by a limit: %s", " or ".join(key[0] if type(key) is tuple else key for key, *_ in limits))
     return False
 
 
