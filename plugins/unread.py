@@ -336,28 +336,30 @@ async def read(ctx):
     if not (upto.isascii() and upto.isdigit() and len(upto) < 16):
         return web.Response(status=204)
     word = ctx["params"].get("word", "")
-    if page and word.isascii() and word.isdigit() and not ctx["chat_positions"].is_in_order(page, int(word[:9])):
+    word = int(word[:9]) if page and word.isascii() and word.isdigit() else None
+    if word is not None and not ctx["chat_positions"].is_in_order(page, word):
         page = ""
     key, has_page = (ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]), bool(page)
     upto = min(int(upto), ctx["biff/node"].db().tx_id)
     if upto <= upto_of(ctx, read_by(ctx, ctx["biff/db"], key[0]), *key):
         upto = None
-    move(ctx, key[1], upto, page, has_page and "stays" in ctx["params"])
+    move(ctx, key[1], upto, page, has_page and "stays" in ctx["params"], word=word)
     tell(ctx, ctx["uid"])
     return web.Response(status=204)
 
 
-def move(ctx, channel_id, upto, page="", stays=False, leaves=False):
+def move(ctx, channel_id, upto, page="", stays=False, leaves=False, word=None):
     """Other servers hear of it at once, for this person's pages there. They never put it into the store.
 
-    It is never a fact of the log before it is put. `upto` None moves nothing; `leaves` says that no page follows.
+    It is never a fact of the log before it is put. `upto` None moves nothing; `leaves` says that no page follows;
+    `word` is the number of the page's word.
     """
     key, moment = (ctx["mem"]["xt/id"], channel_id), biff.now(ctx)
     if upto is not None:
         ctx["chat_positions"].move(*key, upto, moment)
     note_page(ctx, key, ctx["uid"], page, stays, leaves, moment)
     biff.notify(ctx, "read", *key, "" if upto is None else str(upto), moment.isoformat(), page,
-                "stays" if stays else "leaves" if leaves else "")
+                "stays" if stays else "leaves" if leaves else "", word)
 
 
 def note_page(system, key, person, page, stays, leaves, moment):
@@ -370,7 +372,9 @@ def note_page(system, key, person, page, stays, leaves, moment):
 def on_read(system, server, *said):
     """A position moved on another server, or a page there follows a channel or leaves it."""
     mem_id, channel_id = map(uuid.UUID, said[:2])
-    upto, at, page, how = said[2], dt.datetime.fromisoformat(said[3]), said[4], said[5]
+    upto, at, page, how, word = said[2], dt.datetime.fromisoformat(said[3]), *said[4:6], (*said, None)[6]
+    if page and type(word) is int and not system["chat_positions"].is_in_order(page, word):
+        page = how = ""
     mem = system["biff/node"].db().entity(mem_id) or {}
     if "mem/user" in mem and at.tzinfo:
         if upto:

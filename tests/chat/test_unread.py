@@ -288,12 +288,15 @@ async def test_what_one_follows_is_read_on_all_pages_until_the_page_is_left(chat
     assert await unread_on(bob, other) == {here: 1}
 
 
-async def test_a_page_that_was_left_at_once_follows_nothing(two):
+async def test_a_page_that_was_left_at_once_follows_nothing(chat, two):      # noqa: F811
     """Its two requests overtake each other: what came later would be read for ever, and nobody would know."""
     ann, bob, channel, other = two
     await ann.say(channel, "before")
     await read_to(bob, channel, page="quick", word="2")
     await read_to(bob, channel, page="quick", word="1", stays="1")
+    (mem,) = (mem for mem, _ in chat["chat_positions"].moved)
+    late = [str(mem), channel.rpartition("/")[2], "", biff.now(chat).isoformat(), "quick", "stays", 1]
+    unread.on_read(chat, "another worker", *late)      # which its first request reached, after the second reached this
     await ann.say(channel, "missed")
     assert await unread_on(bob, other) == {channel.rpartition("/")[2]: 1}
     await read_to(bob, channel, page="quick", word="3", stays="1")
