@@ -139,7 +139,7 @@ async def keep_sessions(ctx: dict) -> None:
     seen = {id: at for id, (at, written) in ctx["biff/seen"].items() if _is_due(at, written, now(ctx))}
     await submit_tx(ctx, lambda ctx: [
         {"db/doc-type": "session", "db/op": "update", "xt/id": id, "session/used-at": used_at}
-        for id, used_at in seen.items() if ctx["biff/db"].entity(id)])
+        for id, used_at in seen.items() if (ctx["biff/db"].entity(id) or {}).get("session/used-at", used_at) < used_at])
     for id, at in seen.items():
         if ctx["biff/seen"].get(id, (None,))[0] == at:
             del ctx["biff/seen"][id]
