@@ -12,6 +12,7 @@ same moment, agree: both take the lock of the row of the bytes first.
 import asyncio
 import collections
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -19,6 +20,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import time
 
 from plugins.places import Refused
 
@@ -42,13 +44,14 @@ class Bytes:
     """The folder: a file is whole or not there. Names with a dot are not done yet."""
 
     def __init__(self, folder):
-        self.folder = folder
-        self.held: collections.Counter = collections.Counter()     # SHA-256 of uploads that no document names yet
+        self.folder, self._locks = folder, Locks(folder.with_name(f"{folder.name}.lock"))
+        self._held: collections.Counter = collections.Counter()     # SHA-256 of uploads that no document names yet
         folder.mkdir(mode=0o700, exist_ok=True)
-        for path in folder.glob("*.new"):     # a crash left them
-            path.unlink()
-        paths = sorted(map(self.path, self._names()), key=os.path.getmtime)
-        self.sizes = {path.name: path.stat().st_size for path in paths}
+        if self._locks.take(OPEN, alone=True):         # no other worker is using the folder
+            for path in folder.glob("*.new"):          # a crash left them
+                path.unlink()
+        self._locks.take(OPEN)
+        self.sizes = self._on_disk()
         self.bytes = sum(self.sizes.values())
 
     async def begin(self):
@@ -71,20 +74,48 @@ class Bytes:
         for sha256 in new:
             self._count(sha256)
 
+    @contextlib.contextmanager
+    def holding(self, hashes):
+        """While it lasts no worker erases these bytes: they are kept, and no document names them yet."""
+        self._held.update(hashes)
+        try:
+            for sha256 in hashes:
+                self._locks.take(place_of(sha256))
+            yield
+        finally:
+            self._held.subtract(hashes)
+            self._held += collections.Counter()        # drops those at zero
+            for sha256 in set(hashes) - self._held.keys():
+                self._locks.leave(place_of(sha256))
+
     async def drop(self, sha256, file_ids, is_named):
         """`is_named(sha256)` says whether a document names the bytes; it is asked in the moment of erasing."""
-        if not self.held[sha256] and not is_named(sha256):
-            self._unlink(sha256)
+        if self._held[sha256] or not self._locks.take(place_of(sha256), alone=True):
+            return                                     # who holds them drops them, or names them
+        try:
+            if not is_named(sha256):
+                self._unlink(sha256)
+        finally:
+            self._locks.leave(place_of(sha256))
 
-    def names(self):
+    async def names(self):
+        """The SHA-256 of all bytes in the folder, those that other workers took, too. Old leavings go."""
+        for path in self.folder.glob("*.new"):
+            if (found := stat_of(path)) and time.time() - found.st_mtime > SETTLES_S:
+                path.unlink(missing_ok=True)
+        for sha256 in (await asyncio.to_thread(self._on_disk)).keys() ^ self.sizes.keys():
+            self._count(sha256)
         return list(self.sizes)
 
     async def orphans(self, is_file):
         """{SHA-256: [file id]} of uses that no document stands for; `is_file(id)` says of which one does."""
         return {}
 
-    def _names(self):
-        return [entry.name for entry in os.scandir(self.folder) if re.fullmatch(r"[0-9a-f]{64}", entry.name)]
+    def _on_disk(self):
+        """{SHA-256: size} of the bytes in the folder, those written first first."""
+        found = [(found.st_mtime, entry.name, found.st_size) for entry in os.scandir(self.folder)
+                 if re.fullmatch(r"[0-9a-f]{64}", entry.name) and (found := stat_of(self.path(entry.name)))]
+        return {name: size for _, name, size in sorted(found)}
 
     def _take(self, new):
         """Gives files that are on the disk their names there."""
@@ -98,12 +129,47 @@ class Bytes:
 
     def _count(self, sha256):
         self.bytes -= self.sizes.pop(sha256, 0)
-        self.sizes[sha256] = self.path(sha256).stat().st_size
-        self.bytes += self.sizes[sha256]
+        if found := stat_of(self.path(sha256)):
+            self.sizes[sha256] = found.st_size
+            self.bytes += found.st_size
 
     def _unlink(self, sha256):
         self.path(sha256).unlink(missing_ok=True)
         self.bytes -= self.sizes.pop(sha256, 0)
+
+
+class Locks:
+    """Locks between processes, one a number, which end with the process. They are bytes of a file that stays empty.
+
+    Within a process they exclude nobody. Source: POSIX, fcntl, record locks.
+    """
+
+    def __init__(self, path):
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)      # closing it would lose all of them
+
+    def take(self, place, alone=False):
+        """False if `alone` is wanted and another process has it. Else it waits: others have it alone for a moment."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH, 1, place)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def leave(self, place):
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
+
+
+OPEN = 0                              # the place of a lock that all who use the folder have
+
+
+def place_of(sha256):
+    return 1 + int(sha256[:15], 16)
+
+
+def stat_of(path):
+    """The state of a file; None if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat()
 
 
 TABLES = """

@@ -15,7 +15,6 @@ import functools
 import logging
 import os
 import re
-import time
 import unicodedata
 import urllib.parse
 import uuid
@@ -201,7 +200,7 @@ def forget_tx(ctx, id):
 
 async def sweep_bytes(ctx):
     kept = ctx["chat_bytes"]
-    for number, sha256 in enumerate(kept.names()):
+    for number, sha256 in enumerate(await kept.names()):
         await kept.drop(sha256, (), functools.partial(is_named_now, ctx))
         if number % SWEPT_AT_ONCE == 0:
             await asyncio.sleep(0)
@@ -211,8 +210,11 @@ async def sweep_bytes(ctx):
 
 async def use_files(system):
     """The folder of the bytes, what is going on, and the figures of both."""
+    folder, url, number = system["biff/config"]["data"] / "files", system["biff/config"]["log"], biff.number_of(system)
+    if url and number:                         # what a worker keeps beside PostgreSQL is its own
+        folder = folder.with_name(f"files-{number}")
     try:
-        kept = await file_bytes.opened(system["biff/config"]["data"] / "files", system["biff/config"]["log"])
+        kept = await file_bytes.opened(folder, url)
     except Refused as refused:
         raise biff.StartError(refused.sentence) from None
     system["chat_bytes"] = kept
@@ -229,12 +231,10 @@ async def use_files(system):
 
 
 class Uploads:
-    """The uploads under way, and how many bytes each person sent within the hour."""
+    """The uploads under way."""
 
-    def __init__(self, clock=time.monotonic):
-        self._clock = clock
+    def __init__(self):
         self._running: collections.Counter = collections.Counter()
-        self._sent: dict = {}                 # person → [(time, bytes)]
         self.done = self.refused = 0
 
     @contextlib.contextmanager
@@ -248,15 +248,6 @@ class Uploads:
         finally:
             self._running[person] -= 1
             self._running += collections.Counter()         # drops those at zero
-
-    def count(self, person, size):
-        """Raises: Refused if it would be too much within the hour."""
-        since, bytes_max = self._clock() - 3_600, UPLOADED_MB_A_PERSON * 1024 ** 2
-        self._sent = {one: kept for one, sent in self._sent.items() if (kept := [s for s in sent if s[0] > since])}
-        sent = self._sent.setdefault(person, [])
-        if sum(bytes for _, bytes in sent) + size > bytes_max:
-            raise Refused(429, f"One person uploads at most {UPLOADED_MB_A_PERSON} MB in an hour. Try again later.")
-        sent.append((self._clock(), size))
 
 
 @biff.streams
@@ -313,7 +304,8 @@ async def received(ctx):
         log.error("The disk is nearly full: uploads are refused")
         raise Refused(507, "The disk of the server is nearly full, so it takes no files now. Messages still go.")
     with uploads.place(person), contextlib.ExitStack() as cleaning:
-        uploads.count(person, size)
+        if not biff.is_allowed(ctx, (("upload bytes", person), UPLOADED_MB_A_PERSON * 1024 ** 2, 3_600, size)):
+            raise Refused(429, f"One person uploads at most {UPLOADED_MB_A_PERSON} MB in an hour. Try again later.")
         new = [kept.new_path() for _ in range(3)]
         for path in new:
             cleaning.callback(path.unlink, missing_ok=True)
@@ -358,15 +350,12 @@ async def taken(ctx, size, new):
 async def named(ctx, known, hashes):
     """Keeps the bytes, {SHA-256: path}, then puts the document that names them, and returns it. Raises: Refused."""
     kept, refusal = ctx["chat_bytes"], Refused(403, "The channel is not open to you any more.")
-    kept.held.update(list(hashes))
-    try:
-        await kept.keep(known["xt/id"], hashes)
-        await biff.submit_tx(ctx, functools.partial(upload_tx, known=known))
-    except biff.ConstraintError:
-        refusal = Refused(429, too_many_unposted())
-    finally:
-        kept.held.subtract(list(hashes))
-        kept.held += collections.Counter()                # drops those at zero
+    with kept.holding(list(hashes)):
+        try:
+            await kept.keep(known["xt/id"], hashes)
+            await biff.submit_tx(ctx, functools.partial(upload_tx, known=known))
+        except biff.ConstraintError:
+            refusal = Refused(429, too_many_unposted())
     file = ctx["biff/node"].db().entity(known["xt/id"])
     if file is None:
         await erase(ctx | {"biff/job": dict.fromkeys(hashes, [known["xt/id"]])})

@@ -5,12 +5,15 @@ import html
 import json
 import re
 import stat
+import subprocess
+import sys
 import uuid
 
 import pytest
 
 import biff
 import eelchat
+from conftest import ROOT
 from people import Person, a_chat, chat, kept_mails, person      # noqa: F401
 from plugins import file_bytes, files
 from store import delete, evict
@@ -298,6 +301,26 @@ async def test_bytes_without_a_document_are_swept_at_the_next_start(tmp_path, mo
     system = await a_chat(tmp_path, kept_mails(monkeypatch))
     await until(lambda: not list(folder.iterdir()))
     await biff.stop_system(system)
+
+
+async def test_what_another_worker_is_taking_is_not_erased(tmp_path):
+    """Two people send one picture by two workers while a third deletes it: a message would name bytes that are gone."""
+    kept, sha256 = file_bytes.Bytes(tmp_path / "files"), "ab" * 32
+    kept.path(sha256).write_bytes(b"bytes"), kept.new_path().write_bytes(b"half")
+    program = f"""if True:
+        import pathlib
+        from plugins import file_bytes
+        with file_bytes.Bytes(pathlib.Path({str(tmp_path / "files")!r})).holding([{sha256!r}]):
+            print("held", flush=True)
+            input()"""
+    other = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    assert other.stdout.readline() == "held\n" and len(list(kept.folder.glob("*.new"))) == 1, "an upload under way"
+    await kept.drop(sha256, (), lambda sha256: False)
+    assert kept.path(sha256).exists()
+    other.communicate("\n")
+    await kept.drop(sha256, (), lambda sha256: False)
+    assert not kept.path(sha256).exists() and not await kept.names()
 
 
 async def test_a_file_whose_bytes_are_missing_says_so(chat, two):      # noqa: F811
