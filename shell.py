@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A shell at the terminal for a store: Datalog in, a table out.
 
-    python shell.py chat.db                                        # at the terminal
+    python shell.py chat.db                                        # at the terminal, also beside a running chat
     python shell.py chat.db '{"find": ["?e"], …}' .status          # each argument is a line; so is each line of a pipe
     python shell.py chat.db export > chat.jsonl                    # the whole history; `export now`: what is visible
     python shell.py new.db import < chat.jsonl
-    python shell.py --copy chat.db                                 # beside a running chat, on a copy as of now
+    python shell.py --copy chat.db                                 # on a copy as of now, which goes at the end
     python shell.py --index mine.db --functions my_app:FUNCTIONS postgresql://…
 
 A line is a command, which begins with a dot (`.help` lists them), or a query in Python data as `Db.q` takes it, its
@@ -940,8 +940,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="shell.py", description=about, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new", action="store_true", help="make the store if there is none")
-    parser.add_argument("--copy", action="store_true", help="look at a copy as of now, whoever owns the store; the "
-                                                            "copy goes at the end")
+    parser.add_argument("--copy", action="store_true", help="look at a copy as of now, which goes at the end: "
+                                                            "nothing is done to the store")
     parser.add_argument("--functions", metavar="MODULE:NAME",
                         help="a dict of the functions that queries and calls may name")
     parser.add_argument("--index", metavar="FILE", help="of a log on PostgreSQL: the shell's own index of it; give "

@@ -22,7 +22,7 @@ job, task or transaction adds to it: always "biff/db", a fresh snapshot; in a re
 
 This file is the phone book: it says in which room a name lives. The rooms import each other in one direction:
 
-    server, auth → requests → pages → sessions → tx → system
+    workers → server, auth → requests → pages → sessions → tx → config → system
     auth → mail;   auth → jobs, notices → system;   config → metrics, limits
 
 `sockets`, `door` and `metrics` import nothing of ours, and are taken whole: `from biff import sockets`.
@@ -30,7 +30,7 @@ This file is the phone book: it says in which room a name lives. The rooms impor
 
 from biff.auth import (ask_to_sign_in, auth_plugin, error_text, normalized_email, revoke, revoke_others, send_code,
                        send_link, sessions_page, signed_in, signin_page, signout, verify_code, verify_link)
-from biff.config import SETTINGS, Setting, arguments, files_max, networks, use_config
+from biff.config import SETTINGS, Setting, arguments, files_max, networks, number_of, use_config
 from biff.connections import os_socket_of
 from biff.jobs import QueueFullError, every, submit_job, submit_job_for_result, use_queues, use_tasks, use_tx_listener
 from biff.limits import Limits, again_s, client_of, is_allowed, network_of
@@ -43,9 +43,10 @@ from biff.server import use_web
 from biff.sessions import (TOKEN_FIELD, TOKEN_HEADER, cookie_name, csrf_token, hash_of, hmac_of, is_alive,
                            keep_sessions, session_id, sessions_of)
 from biff.system import (BiffError, LineFormatter, StartError, assoc_db, dicts, is_secure, log_to_stderr, now, parts,
-                         run, start_system, stop_system)
+                         start_system, stop_system)
 from biff.tx import (DISSOC, INSTRUCTIONS, IN_ANY_OP, IN_MERGE, NOW, ConstraintError, ContentionError, SchemaError,
                      TransactionError, at_most, ensure_at_most, ensure_unique, lookup, lookup_all, lookup_id,
                      lookup_id_all, operations_of, q, submit_tx, temp_id, unchanged, use_store)
+from biff.workers import run
 
 COMPONENTS = [use_config, use_store, use_notices, use_jinja, use_queues, use_tx_listener, use_web, use_tasks]

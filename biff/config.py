@@ -27,6 +27,7 @@ from biff import metrics
 from biff.limits import Limits
 from biff.system import StartError, dicts, end_tasks
 
+WORKERS_MAX = 64                      # more than a machine's cores gain nothing
 FILES_KEPT = 80                       # not for connections: the store, feeds, mail, and those accepted in one go
 OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://[^/]*")      # what it sets as EELCHAT_PORT beside a service of that name
@@ -42,6 +43,12 @@ class Setting(NamedTuple):
 def _port(text):
     if not 0 <= int(text) <= 65_535:
         raise ValueError
+    return int(text)
+
+
+def _workers(text):
+    if not 1 <= int(text) <= WORKERS_MAX:
+        raise ValueError(f"wanted is a number from 1 to {WORKERS_MAX}")
     return int(text)
 
 
@@ -62,6 +69,7 @@ SETTINGS = {
     "port": Setting(8080, _port, "the port to listen on; 0 takes a free one"),
     "data": Setting(pathlib.Path("data"), pathlib.Path, "the folder of all that is kept"),
     "log": Setting(None, str, "postgresql://… of the log that servers share; the folder then holds this one's index"),
+    "workers": Setting(1, _workers, "processes that serve the port and the store together, at most one a core"),
     "base_url": Setting(None, _base_url, "the address that people type, such as https://chat.example.org"),
     "proxies": Setting([], networks, "addresses of proxies whose X-Forwarded-For is believed, with commas between"),
     "metrics": Setting(None, _port, "a loopback port for /metrics in the Prometheus format"),
@@ -83,7 +91,8 @@ def arguments(name: str, description: str, argv: list[str] | None = None) -> dic
     return {key: text for key, text in vars(parser.parse_args(argv)).items() if text is not None}
 
 
-async def use_config(system: dict) -> dict:
+def read_config(system: dict) -> dict:
+    """The settings, {setting: value}, which also are system["biff/config"] from then on. Raises: StartError."""
     prefix, settings = system["biff/name"].upper() + "_", SETTINGS | dicts(system, "settings")
     given = {key: str(text) for key, text in system.get("biff/arguments", {}).items()}
     around = _environment(settings, prefix)
@@ -94,12 +103,23 @@ async def use_config(system: dict) -> dict:
     config["data"] = folder
     if config["mail_host"] and not config["mail_from"]:
         raise StartError("mail_host is set but mail_from is not; mail needs an address that it comes from.")
-    system["biff/secret"] = _secret(folder / "secret")
-    system["biff/limits"], system["biff/seen"] = Limits(), {}
+    return config
+
+
+async def use_config(system: dict) -> dict:
+    worker = system.get("biff/worker")
+    config = system["biff/config"] if worker else read_config(system)
+    system["biff/secret"] = _secret(config["data"] / "secret")
+    system["biff/limits"], system["biff/seen"] = Limits(times=worker and worker.times), {}
     system["biff/connections-max"] = max(files_max() - FILES_KEPT, files_max() // 4)
     await _use_metrics(system)
     system["biff/base-url"] = config["base_url"] or address_of(config["host"], config["port"])
     return system
+
+
+def number_of(system: dict) -> int:
+    """The number of the worker that this process is; 0 where there is only one."""
+    return system["biff/worker"].number if "biff/worker" in system else 0
 
 
 def files_max() -> int:
@@ -114,6 +134,7 @@ def files_max() -> int:
 async def _use_metrics(system):
     """Figures are always kept, and told where a port is named for them."""
     figures, port = metrics.Metrics(system["biff/name"]), system["biff/config"]["metrics"]
+    port = port and port + number_of(system)      # each worker has its own
     system["biff/metrics"] = figures
     system["biff/commit-seconds"] = figures.histogram(
         "commit_seconds", "From a transaction's submission to its acknowledgement.")
@@ -165,7 +186,7 @@ def _close_folder(folder, name):
     mode = stat.S_IMODE(folder.stat().st_mode)
     if not mode & OPEN_TO_OTHERS:
         return
-    ours = {folder / "secret", folder / "config.toml", folder / "files", *folder.glob(f"{name}*.db*")}
+    ours = {folder / "secret", folder / "config.toml", *folder.glob("files*"), *folder.glob(f"{name}*.db*")}
     if mode & stat.S_IWOTH or set(folder.iterdir()) - ours:
         raise StartError(f"Others can enter the data folder {folder}, and more is in it than this chat's files: name a "
                          f"folder of its own with --data, or close this one by `chmod 700 {folder}`.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Notices: what the servers of one log tell each other, and nobody stores.
+"""Notices: what the servers of one log, and the workers of one file, tell each other, and nobody stores.
 
     biff.notify(ctx, "typing", channel_id, mem_id)             # other servers hear it within milliseconds, or never
 
@@ -7,7 +7,7 @@
 
 Ids arrive as text. `server` names the server that says it, until it is started again.
 
-A notice is a JSON list in one line. It comes from whoever can write to the database, so a plugin checks what it says.
+A notice is a JSON list in one line. It comes from whoever can write to the store, so a plugin checks what it says.
 """
 
 import json
@@ -38,6 +38,5 @@ async def use_notices(system: dict) -> dict:
 
 
 def notify(ctx: dict, name: str, *values: Any) -> None:
-    """Tells the other servers, where there are any. Values are what JSON has, and ids."""
-    if ctx["biff/config"]["log"]:
-        ctx["biff/node"].notify(json.dumps([ctx["biff/server"], name, *values], default=str))
+    """Tells the other servers and workers, where there are any. Values are what JSON has, and ids."""
+    ctx["biff/node"].notify(json.dumps([ctx["biff/server"], name, *values], default=str))

@@ -56,18 +56,26 @@ async def _listen(system, server):
     connection = functools.partial(
         Connection, manager=server, loop=loop, access_log=None, keepalive_timeout=KEEP_ALIVE_S, lingering_time=0,
         tcp_keepalive=False, max_line_size=HEADER_BYTES_MAX, max_field_size=HEADER_BYTES_MAX, max_headers=HEADERS_MAX)
-    try:
-        bound = await loop.create_server(asyncio.Protocol, config["host"], config["port"], start_serving=False)
-    except OSError as failure:
-        raise StartError(_cannot_listen(config, failure)) from None
-    system["biff/port"] = bound.sockets[0].getsockname()[1]
+    os_sockets = system["biff/worker"].sockets if "biff/worker" in system else await bound(config)
+    system["biff/port"] = os_sockets[0].getsockname()[1]
     places = system["biff/places"] = Places(system["biff/connections-max"], config["proxies"])
-    for os_socket in bound.sockets:
-        system["biff/stop"].append(Listener(os_socket.dup(), places, connection).close)
-    bound.close()
+    for os_socket in os_sockets:
+        system["biff/stop"].append(Listener(os_socket, places, connection).close)
     figures = system["biff/metrics"]
     figures.gauge("connections", "Open connections, sockets among them.", lambda: places.count)
     figures.counter("gave_way_total", "Connections cut to make room for others.", lambda: places.gave_way)
+
+
+async def bound(config: dict) -> list[socket.socket]:
+    """The sockets of the address that the settings name; they do not listen yet. Raises: StartError."""
+    loop = asyncio.get_running_loop()
+    try:
+        server = await loop.create_server(asyncio.Protocol, config["host"], config["port"], start_serving=False)
+    except OSError as failure:
+        raise StartError(_cannot_listen(config, failure)) from None
+    os_sockets = [os_socket.dup() for os_socket in server.sockets]
+    server.close()
+    return os_sockets
 
 
 def _cannot_listen(config, failure):
@@ -89,6 +97,8 @@ def _address_in_network():
 
 def _say_where(system):
     name, base = system["biff/name"], system["biff/base-url"]
+    if "biff/worker" in system and not system["biff/worker"].is_first:
+        return
     print(f"{name} is at {base} (Ctrl-C stops it).")
     if system["biff/config"]["host"] in ANYWHERE and not system["biff/config"]["base_url"]:
         print(f"Others in this network find it at {address_of(_address_in_network(), system['biff/port'])}.")

@@ -8,12 +8,9 @@ that fails to stop does not keep the others open.
 
 import asyncio
 import datetime as dt
-import gc
 import inspect
 import logging
 import re
-import signal
-import sys
 from typing import Callable, Iterable
 
 log = logging.getLogger("biff")
@@ -27,7 +24,6 @@ class StartError(BiffError):
     """The system cannot start; the sentence says why and what to do."""
 
 
-GARBAGE_OBJECTS = 10_000              # made between two looks for cycles, some MB; with 700 a busy server looks always
 PATH_CHARS_LOGGED = 200
 MAY_BE_TOKEN = re.compile(r"(?<![\w%-])[\w%-]{43,}(?![\w%-])")      # also one of whose letters are written as %2D
 
@@ -54,33 +50,6 @@ async def stop_system(system: dict) -> None:
                 await stopping
         except Exception:
             log.exception("A component did not stop cleanly")
-
-
-def run(components: Iterable[Callable], system: dict) -> None:
-    """Starts the system and serves until Ctrl-C or SIGTERM. Exit status 1, after one sentence, if it cannot go on."""
-    log_to_stderr()
-    try:
-        asyncio.run(_serve(components, system))
-    except StartError as error:
-        sys.exit(str(error))
-    if system.get("biff/failure"):
-        sys.exit(f"{system['biff/name']} stopped: {system['biff/failure']}")
-
-
-async def _serve(components, system):
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    system["biff/end"], system["biff/is-ending"] = ended.set, ended.is_set
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, ended.set)
-    await start_system(components, system)
-    gc.freeze()                                     # the collector need not walk what is there from the start
-    gc.set_threshold(GARBAGE_OBJECTS)
-    try:
-        await ended.wait()
-    finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(signum)      # a second Ctrl-C does not wait for anything
-        await stop_system(system)
 
 
 def assoc_db(ctx: dict) -> dict:
@@ -144,10 +113,11 @@ def masked(text):
     return MAY_BE_TOKEN.sub("…", text)
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(mark: str = "") -> None:
+    """Lines of the log go to stderr. The mark stands behind the name of each, such as that of a worker."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s %(name)s{mark} %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=bool(mark))
     # Looked up for every record, a third of a line's cost, and shown in no line of ours. Source: the logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

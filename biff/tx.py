@@ -20,6 +20,7 @@ from typing import Any, Iterable
 import voluptuous
 
 import store
+from biff.config import number_of
 from biff.system import BiffError, StartError, assoc_db, dicts, now, parts
 
 
@@ -259,7 +260,8 @@ def _open_shared(system, functions):
     config = system["biff/config"]
     if not config["log"].startswith(("postgresql://", "postgres://")):
         raise StartError("The log of several servers is named by an address that begins with postgresql://.")
-    index = config["data"] / f"{system['biff/name']}-index.db"
+    number = number_of(system)                         # each worker has an index of its own
+    index = config["data"] / f"{system['biff/name']}-index{f'-{number}' if number else ''}.db"
     node = store.open(config["log"], functions, index=index, progress=_progress(system), text=_texts(system))
     try:
         secret = {"xt/id": "biff/secret", "secret/bytes": system["biff/secret"]}

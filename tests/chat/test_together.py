@@ -1,5 +1,5 @@
 """One chat on several servers: people on either see the same, and hardly notice when one of them dies,
-or the database does."""
+or the database does. What two servers are on PostgreSQL, two processes are on a file."""
 import asyncio
 import re
 import contextlib
@@ -147,9 +147,9 @@ async def test_the_word_that_a_server_is_cut_off_goes_when_both_were_restarted(s
 
 # ── Without ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-@pytest.fixture
-async def together(tmp_path, log_url, monkeypatch):
-    """Two servers of the chat in this loop, on one log;
+@pytest.fixture(params=["postgres"])
+async def together(request, tmp_path, monkeypatch):
+    """Two servers of the chat in this loop, on one log, in PostgreSQL or in a file;
     `await together.person(address)` is somebody who is signed in on both."""
     mails, people = kept_mails(monkeypatch), []
 
@@ -165,7 +165,8 @@ async def together(tmp_path, log_url, monkeypatch):
             return here, there
     systems = Together()
     for number in range(2):
-        given = {"data": str(tmp_path / f"data{number}"), "port": 0, "log": log_url}
+        given = {"data": str(tmp_path), "port": 0} if request.param == "file" else {
+            "data": str(tmp_path / f"data{number}"), "port": 0, "log": request.getfixturevalue("log_url")}
         systems.append(await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given) | {"mails": mails}))
     yield systems
     for one in people:
@@ -266,6 +267,7 @@ async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypat
     assert sorted(asked) == [f"{host.url}/{number}" for number in range(3)]
 
 
+@pytest.mark.parametrize("together", ["postgres", "file"], indirect=True)
 async def test_messages_read_on_one_server_are_read_on_the_other(together, say):
     """A phone on another server would call for ten minutes for what one has read at the desk."""
     (ann, _), (here, there) = await together.person("ann@example.com"), await together.person("bob@example.com")
@@ -300,6 +302,7 @@ async def test_messages_read_on_one_server_are_read_on_the_other(together, say):
     await socket.close()
 
 
+@pytest.mark.parametrize("together", ["postgres", "file"], indirect=True)
 async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, seed, say):
     """Without this, people on two servers would see two conversations, and nobody would know."""
     monkeypatch.setattr(places, "PAGE_MESSAGES", 100_000)
@@ -319,7 +322,7 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
     for window in windows:
         await window.load()
         await window.connect()
-    for _ in range(80):
+    for _ in range(40):
         if world.random.random() < 0.3:
             await world.random.choice(windows).connect()
         node = world.random.choice(together)["biff/node"]
@@ -339,7 +342,7 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
             for id in LIVE:
                 assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}"
         await window.cut()
-    say(f"{len(windows)} pages of two servers after 80 steps, byte for byte as loaded anew from either; asked all")
+    say(f"{len(windows)} pages of two servers after 40 steps, byte for byte as loaded anew from either; asked all")
 
 
 async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
