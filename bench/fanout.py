@@ -57,13 +57,12 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 class Server:
-    """A server process on the first core."""
+    """A server process on the first core, unless others are named."""
 
-    def __init__(self, name, *argv):
+    def __init__(self, name, *argv, cores=CORES[:1]):
         self.name, self.log = name, tempfile.TemporaryFile()
         self.process = subprocess.Popen([sys.executable, "-u", *map(str, argv)], stdout=self.log, stderr=self.log,
-                                        cwd=ROOT,
-                                        preexec_fn=lambda: os.sched_setaffinity(0, CORES[:1]))
+                                        cwd=ROOT, preexec_fn=lambda: os.sched_setaffinity(0, cores))
 
     def wait(self, port):
         end = time.monotonic() + READY_S
@@ -127,13 +126,14 @@ class Chat:
     """
     name = "eelchat"
 
-    def __init__(self, text="x" * TEXT_CHARS_MIN, people=PEOPLE):
+    def __init__(self, text="x" * TEXT_CHARS_MIN, people=PEOPLE, arguments=(), cores=CORES[:1]):
         self.folder, self.port, self.text = tempfile.TemporaryDirectory(), free_port(), text
         self.path = pathlib.Path(self.folder.name) / "eelchat.db"
         self.cookies = [secrets.token_urlsafe(32) for _ in range(people)]
         self.quiet_cookies = [secrets.token_urlsafe(32) for _ in range(QUIET_PEOPLE)]
         self.channel, self.quiet = self._fill()
-        self.process = Server(self.name, ROOT / "eelchat.py", "--port", self.port, "--data", self.folder.name)
+        self.process = Server(self.name, ROOT / "eelchat.py", "--port", self.port, "--data", self.folder.name,
+                              *arguments, cores=cores)
         self.process.wait(self.port)
         secret = (self.path.parent / "secret").read_bytes()
         self.posters, self.quiet_posters = (itertools.cycle(
