@@ -866,13 +866,14 @@ class Node:
                  timeout_s: float = LOCK_S):
         if not isinstance(functions, Mapping) or not all(type(f) is str and callable(functions[f]) for f in functions):
             raise StoreError(f"functions={_short(functions)}; wanted a dict of names and callables.")
-        if not (callable(ids) and (clock is None or callable(clock))):
-            raise StoreError(f"clock={_short(clock)}, ids={_short(ids)}; wanted callables, such as uuid.uuid4.")
+        for what, given in ("progress", progress), ("clock", clock), ("ids", ids):
+            if not callable(given) and (given is not None or what == "ids"):
+                raise StoreError(f"{what}={_short(given)}; wanted a callable.")
         self.functions = dict(functions)
         self.new_id = ids
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
         self._clock = self._given_clock or (lambda: time.time_ns() // 1000)
-        self._plans = _PlanCache()
+        self._plans, self._patterns = _PlanCache(), _PlanCache()
         self._told: set[str] = set()          # what queries ask in vain, as far as it was logged
         self._parse = functools.partial(_parse, functions=self.functions)
         self._parse_pull = functools.partial(_parse_pull, functions=self.functions)
@@ -981,6 +982,8 @@ class Node:
 
     def on_notice(self, callback: Callable[[str], Any]) -> None:
         """Calls back with each notice, a text, in the running event loop if there is one, else on a thread."""
+        if not callable(callback):
+            raise StoreError(f"on_notice({_short(callback)}); wanted a function of a text.")
         self._file.check_open()
         self._log.listen()
         try:
@@ -1742,6 +1745,8 @@ class _File:
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None) -> int:
         """A copy grows under another name: what was broken off is no store."""
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            raise StoreError(f"{_short(path)} is no path; wanted that of a new file.")
         if os.path.lexists(path):
             raise StoreError(f"{path} exists already; a backup is a new file.")
         part = f"{os.fspath(path)}.part"
@@ -2063,8 +2068,8 @@ def _place(path: Any) -> tuple[bool, str]:
     if path == ":memory:":
         return True, os.path.join(tempfile.mkdtemp(prefix="store-"), "store.db")
     try:
-        text = os.fsdecode(path)
-    except TypeError:
+        text = os.fsdecode(os.fsencode(path))
+    except (TypeError, UnicodeEncodeError):
         text = ""
     if not text or "\0" in text or "://" in text or text.startswith("file:"):
         raise StoreError(f"{_short(path)} is no path; wanted that of a file, \":memory:\" or \"postgresql://…\".")
@@ -4190,9 +4195,9 @@ class Db:
 
     def pull_many(self, pattern: list[Any], ids: Iterable[Any]) -> list[dict[Any, Any] | None]:
         """`pull` for each of the ids, in their order: as many dicts, or None."""
-        if isinstance(ids, (str, bytes, dict)):
+        if isinstance(ids, (str, bytes, dict)) or not isinstance(ids, Iterable):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
-        parsed, ids = self._node._plans.parsed(pattern, self._node._parse_pull), list(ids)
+        parsed, ids = self._node._patterns.parsed(pattern, self._node._parse_pull), list(ids)
         ids = [self._looked_up_id(id) if type(id) is list else check_id(id) or id for id in ids]
         return self._answer(_pulled, self, parsed, ids)
 
@@ -4687,7 +4692,7 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 #               "one": True, "timeout": milliseconds}
 #     FIND     "?x"   ("pull", "?x", pattern)   ("count", FIND)   (f, FIND or value, …)   a list, set or dict of these
 #     BINDING  "?x"   ["?x", ...] each of a collection   ["?x", "?y"] one tuple   [["?x", "?y"]] each of a relation
-#              "%" rules
+#              these in each other, such as [["?x", ["?y", ...]]]       "%" rules   "$name" a snapshot
 #     CLAUSE   [TERM, ATTRIBUTE, TERM]   [TERM, ATTRIBUTE]            a fact: entity, attribute, value
 #              [(f, ARG, …)]                       a test: keeps rows for which f gives neither None nor False
 #              [(f, ARG, …), BINDING]              a call whose result is bound
@@ -4695,11 +4700,12 @@ def _merged(rects: Iterable[_Rect]) -> list[_Rect]:
 #              ("not", CLAUSE, …)                  ("not-join", ["?x", …], CLAUSE, …)
 #              ("or", BRANCH, …)                   ("or-join", ["?x", …] or [["?bound", …], "?x", …], BRANCH, …)
 #              ("rule", TERM, …)                   a call of a rule
+#              ("$name", CLAUSE, …)                clauses that another snapshot answers
 #     ATTRIBUTE  "name"   "space/_name" backwards   "?a"   "_" any attribute   {"name", …} any of these
 #     BRANCH   CLAUSE   ("and", CLAUSE, …)
 #     TERM     "?x"   "_" any value   a value   {value, …} any of these
 #              ["attribute", value]           as an entity: a lookup ref
-#     ARG      "?x"   a value   (f, ARG, …)   "$" this snapshot   f is a name or a callable
+#     ARG      "?x"   a value   (f, ARG, …)   "$" this snapshot   "$name" another   f is a name or a callable
 #     RULE     [("rule", "?a", …), CLAUSE, …]      [("rule", ["?bound", …], "?a", …), CLAUSE, …]
 #     ORDER    [FIND]   [FIND, "desc"]   [("created", "?x"), "desc"]
 
@@ -5058,12 +5064,19 @@ def _whole(query: Any, name: str) -> int | None:
     return value
 
 
+def _is_hashable(*values: Any) -> bool:
+    try:
+        return hash(values) is not None
+    except TypeError:
+        return False
+
+
 def _parse_names(query: Any, find: tuple[_Find, ...]) -> tuple[str, ...] | None:
     given = [name for name in ("keys", "strs", "syms") if name in query]
     if not given:
         return None
     names = query[given[0]]
-    if len(given) > 1 or type(names) not in (list, tuple) or len(names) != len(find):
+    if len(given) > 1 or type(names) not in (list, tuple) or len(names) != len(find) or not _is_hashable(*names):
         raise QueryError(f"\"{given[0]}\" is {_short(names)}; wanted one list of as many names as find has elements "
                          f"({len(find)}).")
     return tuple(names)
@@ -5086,6 +5099,8 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
         raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
                          "(\"count\", \"?x\").")
     term = _find_term(element, functions)
+    if any(_is_aggregate(part) and not any(map(_is_var, _parts(part))) for part in _parts(term)):
+        raise QueryError(f"find: {_short(element)} counts or sums no variable; wanted one, such as \"?x\".")
     inner = (arg for part in _parts(term) if _is_aggregate(part) for arg in part.args)
     if is_call and any(_is_aggregate(part) for arg in inner for part in _parts(arg)):
         raise QueryError(f"find: {_short(element)} has an aggregate inside an aggregate; wanted a subquery for the "
@@ -5642,7 +5657,7 @@ class _Block:
         return f"select {'distinct ' if distinct else ''}{', '.join(columns) or '1'}{tables}{where}"
 
 
-def _bounded(parts: list, most: int, what: str) -> list:
+def _bounded(parts: Any, most: int, what: str) -> Any:
     """The parts, if they are not too many. Raises: QueryError."""
     if len(parts) > most:
         raise QueryError(f"The query has {len(parts):,} {what}, the limit is {most:,}: ask in several steps, or give "
@@ -8502,7 +8517,11 @@ class _Pull(NamedTuple):
 
 _Pattern = tuple[_Pull, ...]
 _EVERYTHING = (_Pull("*", "*"),)
-_PULL_OPTIONS = frozenset(("as", "default", "limit", "into", "cardinality", "xform"))
+_PULL_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {       # whether a value fits, and what was wanted
+    "as": (_is_hashable, "a key of a dict"), "default": (lambda value: True, ""), "xform": (lambda value: True, ""),
+    "limit": (lambda n: n is None or type(n) is int and n >= 0, "a whole number"),
+    "into": (lambda into: into is None or isinstance(into, (list, tuple, set, frozenset)), "a collection, such as []"),
+    "cardinality": (lambda many: many == "one", "\"one\"")}
 
 
 def _parse_pull(pattern: Any, functions: Mapping[str, Callable]) -> _Pattern:
@@ -8533,15 +8552,16 @@ def _parse_pull_element(element: Any, functions: Mapping[str, Callable]) -> list
 
 def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below: Any) -> _Pull:
     """An element of an attribute and its options; a join, if something is below it."""
-    if type(name) is not str or type(options) is not dict or set(options) - _PULL_OPTIONS:
+    if type(name) is not str or type(options) is not dict or options.keys() - _PULL_OPTIONS.keys():
         raise QueryError(f"({_short(name)}, {_short(options)}) in a pull pattern; wanted an attribute and a dict of "
                          f"options among {', '.join(sorted(_PULL_OPTIONS))}.")
     if name.startswith(":"):
         raise QueryError(f"{_short(name)} in a pull pattern is written as a keyword; "
                          f"an attribute is a string: {_short(name[1:])}.")
-    limit = options.get("limit")
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise QueryError(f"\"limit\" of {name} is {_short(limit)}; wanted a whole number.")
+    for option, value in options.items():
+        fits, wanted = _PULL_OPTIONS[option]
+        if not fits(value):
+            raise QueryError(f"\"{option}\" of {name} is {_short(value)}; wanted {wanted}.")
     xform = options.get("xform")
     if type(xform) is str:
         xform = functions.get(xform) or FUNCTIONS.get(xform)
@@ -8558,7 +8578,8 @@ def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below:
         recurs = recurs or any(part.recurs for parts in ([pattern] if union is None else union.values())
                                for part in parts)
     return _Pull(name, options.get("as", name), _backwards(name), pattern, union, recurs,
-                 options.get("default", ...), limit, options.get("into"), options.get("cardinality") == "one", xform)
+                 options.get("default", ...), options.get("limit"),
+                 options.get("into"), options.get("cardinality") == "one", xform)
 
 
 def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:

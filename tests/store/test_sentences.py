@@ -71,6 +71,7 @@ REFUSED = [
     ("find: a pull in a list", {"find": [["pull", "?e", ["*"]]]}, (), "is a list; a call is a tuple: ('pull', …)"),
     ("find: an aggregate in a list", {"find": [["count", "?e"]]}, (), "a call is a tuple: ('count', …)"),
     ("find: variables in a tuple", {"find": ("?e", "?n")}, (), "several elements of find are a list"),
+    ("find: a count without its question mark", {"find": ("count", "e")}, (), "counts or sums no variable; wanted one"),
     ("find: a count of nothing", {"find": ("count",)}, (), "wanted ('count', variable)"),
     ("find: a misspelled function", {"find": ("upper_case", "?n")}, (), "Did you mean 'upper-case'?"),
     ("find: a pull the wrong way round", {"find": ("pull", ["*"], "?e")}, (), "(\"pull\", variable, pattern)"),
@@ -99,6 +100,7 @@ REFUSED = [
     ("order-by: a direction beside", {"order-by": ["?n", "desc"]}, (), "Each part is a list: [[\"?x\", \"desc\"]]"),
     ("order-by: a tuple", {"order-by": [("?n", "desc")]}, (), "Each part is a list"),
     ("order-by: a direction as a keyword", {"order-by": [["?n", ":desc"]]}, (), "\"asc\" or \"desc\""),
+    ("keys: names that are lists", {"keys": [["n"]]}, (), "wanted one list of as many names"),
     ("limit: a text", {"limit": "10"}, (), "\"limit\" is '10'; wanted a whole number"),
     ("timeout: in seconds", {"timeout": 0.5}, (), "\"timeout\" is 0.5; wanted a whole number"),
     ("rules: one that is not there",
@@ -125,6 +127,7 @@ def test_a_query_with_a_mistake_is_told_which(node, parts, args, sentence):
     assert node.db().q({"find": "?e", "where": [["?e", "name", "Ann"]]}) == ["ann"], "the store answers as before"
 
 
+ANNS = {"find": "?e", "where": [["?e", "name", "Ann"]]}
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)
 CALLS = [
     (lambda node: node.submit_tx(7), "7 is not a transaction; wanted a list of operations"),
@@ -174,13 +177,22 @@ CALLS = [
     (lambda node: node.db().pull([":name"], "ann"), "an attribute is a string: 'name'"),
     (lambda node: node.db().pull([("name", ":as", "n")], "ann"), "a dict of options among as, cardinality"),
     (lambda node: node.db().pull_many(["*"], "ann"), "'ann' is not a collection of ids"),
+    (lambda node: node.db().pull_many(["*"], 7), "7 is not a collection of ids"),
+    (lambda node: node.db().pull([("boss", {"cardinality": "many"}, ["*"])], "ann"), "is 'many'; wanted \"one\""),
+    (lambda node: node.db().pull([("boss", {"into": "list"})], "ann"), "wanted a collection, such as []"),
+    (lambda node: node.db().pull([("boss", {"as": ["chief"]})], "ann"), "wanted a key of a dict"),
+    (lambda node: node.db().pull([("boss", {"limit": "3"})], "ann"), "is '3'; wanted a whole number"),
+    (lambda node: [node.db().pull(["name"], "ann"), node.db().q(["name"])], "['name'] is not a query"),
+    (lambda node: [node.db().q(ANNS), node.db().pull(ANNS, "ann")], "is not a pull pattern"),
+    (lambda node: node.on_notice("Hello"), "on_notice('Hello'); wanted a function of a text"),
     (lambda node: node.on_tx(None), "on_tx(None); wanted a function of a transaction"),
     (lambda node: node.on_tx(print, after="1"), "'1' is not a transaction"),
     (lambda node: store.open(":memory:", [len]), "wanted a dict of names and callables"),
     (lambda node: store.open(":memory:", {"f": 7}), "functions={'f': 7}; wanted a dict of names and callables"),
-    (lambda node: store.open(":memory:", clock=NOW), "wanted callables"),
+    (lambda node: store.open(":memory:", clock=NOW), "wanted a callable"),
     (lambda node: store.open(":memory:", text="name"), "wanted a list of attributes"),
     (lambda node: store.open("mysql://host/db"), "'mysql://host/db' is no path; wanted that of a file"),
+    (lambda node: node.backup(None), "None is no path; wanted that of a new file"),
     (lambda node: store.open("/srv/there/is/none.db"), "its folder is not there. Make it first"),
 ]
 
