@@ -68,7 +68,6 @@ import tempfile
 import threading
 import time
 import types
-import unicodedata
 import urllib.parse
 import uuid
 import weakref
@@ -149,11 +148,6 @@ GROUP_TERMS = 100                     # conditions in a row; SQLite takes expres
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
 RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more
-TEXT_CHARS_MAX = 20_000               # of one text that a search looks through; what lies behind is not found
-TEXT_PARTS, TEXT_RUN = 16, 12         # tables of the index of texts, by turns of 2¹² entities: an evict writes one anew
-TEXT_ROWS = 10_000                    # rows of it kept back at once, while it is made of a whole log
-SOUGHT_CHARS_MAX = 256                # of what is searched for, and its words: a page of results answers no more
-SOUGHT_WORDS_MAX, SOUGHT_GRAMS_MAX = 16, 32
 SOUGHT_COUNTED = 8_192                # entities that may have the words, counted before a plan is chosen: some 2 ms
 SOUGHT_WALK = 4                       # what makes another beginning of a search cheaper: it has to read each document
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
@@ -1124,8 +1118,9 @@ def _sibling(name: str) -> Any:
     try:
         return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
-        what = "A log on PostgreSQL" if name == "store_postgres" else "A store with a schema"
-        raise StoreError(f"{what} needs {name}.py beside {__file__} ({error}).") from None
+        what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema"}
+        raise StoreError(f"{what.get(name, 'A search in texts')} needs {name}.py beside {__file__} "
+                         f"({error}).") from None
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -1834,7 +1829,7 @@ class _File:
                 self.writer.execute(statement)
             self.index = _Index(self, self.writer)
             if self.index.texts:
-                _make_texts(self.writer.execute, self.index.texts)
+                _sibling("store_text").make_tables(self.writer.execute, self.index.texts)
             self._replay(progress)
             changes = (1 + secrets.randbelow(2 ** 30)) * _REDERIVED
             self.writer.execute("update attributes set kinds = ? where a = ?", (changes, _COUNTED))
@@ -1843,14 +1838,14 @@ class _File:
 
     def index_texts(self, names: Iterable[str] | None, progress: Progress | None) -> None:
         """Sees to it that the texts of these attributes are indexed, and no others; None: as it is."""
-        names = self.index.texts if names is None else _text_names(names)
+        names = self.index.texts if names is None else _sibling("store_text").checked_names(names)
 
         def derive() -> None:
-            _make_texts(self.writer.execute, names)
+            _sibling("store_text").make_tables(self.writer.execute, names)
             self.index.texts = names
             self.index.write_changes()
             if names:
-                _TextWriter(self).write_all(progress)
+                _sibling("store_text").Writer(self).write_all(progress)
         if names != self.index.texts:
             self._derive(derive, f"The texts in {self.path} were not indexed", "all is as it was. An index of texts "
                          "needs FTS5 with its trigram tokenizer, which SQLite has from 3.34 on, where it is built with "
@@ -1921,7 +1916,7 @@ class _Rederived(_File):
                                 "cache_size = -32000")
         connection.executescript(_DERIVED)
         if file.index.texts:
-            _make_texts(connection.execute, file.index.texts)
+            _sibling("store_text").make_tables(connection.execute, file.index.texts)
         connection.execute("attach ? as was", (_uri(file.path),))
         self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
         self.evictions = self.births = 0
@@ -1940,7 +1935,7 @@ class _Rederived(_File):
             before, after = execute(f"select (select count(*) from ({was})), (select count(*) from ({now}))").fetchone()
             if before != after or execute(f"select * from ({was}) except select * from ({now}) limit 1").fetchone():
                 found.append(table)
-        if self.index.texts and _differ_in_texts(execute):
+        if self.index.texts and _sibling("store_text").differ(execute):
             found.append("texts")
         if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
             found.append(said)
@@ -2337,7 +2332,10 @@ class _Index:
         self.attributes = {name: a for a, name, _, _ in rows if a != _COUNTED}
         self.kinds = {a: kinds | known.get(a, 0) for a, _, kinds, _ in rows if a != _COUNTED}
         self.changes, self.counted = next(row[2:] for row in rows if row[0] == _COUNTED)
-        self.texts, self.has_text_ids = _texts_there(execute)
+        self.texts: frozenset[str] = frozenset()       # attributes of which the words are indexed
+        self.has_text_ids = False
+        if execute("select 1 from sqlite_master where name = 'texts'").fetchone():
+            self.texts, self.has_text_ids = _sibling("store_text").texts_there(execute)
         self.schema = None               # what is declared, as `store_schema` knows it; None if nothing is
         if execute("select 1 from ids where uuid = ?", (SCHEMA_ID.bytes,)).fetchone():
             self.schema = _sibling("store_schema").declared_now(execute)
@@ -2477,205 +2475,6 @@ class _Index:
 def _plain_key(id: Any) -> int | str | None:
     """What a UUID or a string is found by in `plain`: equal only where the ids are, hashed in C. None for other ids."""
     return id.int if type(id) is uuid.UUID else id if type(id) is str else None
-
-
-# ── Text ─────────────────────────────────────────────────────────────────────────────────────────────────────
-#
-# Words are looked for in texts as `_folded` makes them: without case, accents and needless space. The index of texts
-# says which entities may have some words in any of their versions; which version a snapshot sees, and whether it has
-# them, is asked of facts and documents. So it may hold too much, and is right for every snapshot.
-#
-# It is made of FTS5's trigrams, without the texts. Its rows are entities, numbered by their cells, so that a search can
-# walk them in the order of creation; ids that are no numbers get one below zero, in `text_ids`.
-
-_WIDE = "\u0e00-\U0010ffff"           # characters of scripts that need no space between words, signs, emoji
-_WORD_CHAR = rf"[^\W{_WIDE}]"         # of the other scripts
-_BESIDE_WIDE = re.compile(f"(?<=[{_WIDE}])|(?=[{_WIDE}])")
-_MARK = "\1"                          # stands there: so one such character is a trigram, and so are two
-_BEGINNINGS = re.compile(r"[^\w ](\w\w)")
-_SHORT_WORD = re.compile(f"{_WORD_CHAR}{{1,2}}")
-_PART = re.compile(r'"([^"]*)"?|([^\s"]+)')           # of what is searched for: a phrase, or a word
-_TEXT_TABLES = [f"text{part}" for part in range(TEXT_PARTS)]
-
-
-def _folded(text: str) -> str:
-    """A text as it is searched: no case, no accents, one space for several, and marks beside wide characters."""
-    text = text[:TEXT_CHARS_MAX].replace("\0", " ")
-    if text.isascii():
-        return " ".join(text.lower().split())
-    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    kept = "".join([char for char in parts if not unicodedata.combining(char) and char != "\ufe0f"])
-    return _BESIDE_WIDE.sub(_MARK, " ".join(unicodedata.normalize("NFC", kept).replace("\u2019", "'").split()))
-
-
-def _with_beginnings(folded: str) -> str:
-    """What is indexed of a text: it, and once more the beginnings of words that have no space before them."""
-    text = f" {folded} "
-    return text if folded.replace(" ", "").isalnum() else f"{text} {' '.join(_BEGINNINGS.findall(text))}"
-
-
-class _Sought(NamedTuple):
-    """What is searched for: all of it must be in a text."""
-    parts: tuple                      # folded: each must occur
-    short: tuple                      # patterns: with one or two letters a word must begin
-    match: str                        # the trigrams that all this has, in FTS5's words; "" if it has none
-
-
-def _sought(words: Any) -> _Sought:
-    """The words and phrases of a search, each of which must occur. Raises: QueryError."""
-    if type(words) is not str or len(words) > SOUGHT_CHARS_MAX:
-        raise QueryError(f"text-search for {_short(words)}; wanted a text of at most {SOUGHT_CHARS_MAX} characters.")
-    return _parsed_words(words)
-
-
-@functools.lru_cache(PLANS_CACHED)
-def _parsed_words(words: str) -> _Sought:
-    found = list(dict.fromkeys(filter(None, (_folded(phrase or word) for phrase, word in _PART.findall(words)))))
-    if not 0 < len(found) <= SOUGHT_WORDS_MAX:
-        raise QueryError(f"text-search for {_short(words)} has {len(found)} words; wanted 1 to {SOUGHT_WORDS_MAX}.")
-    short = [word for word in found if _SHORT_WORD.fullmatch(word)]
-    patterns = [re.compile(f"(?<!{_WORD_CHAR}){word}") for word in short]
-    texts = [f" {word}" if word in short else word for word in found]
-    grams = dict.fromkeys(text[i:i + 3] for text in texts for i in range(len(text) - 2))
-    match = " ".join('"' + gram.replace('"', '""') + '"' for gram in list(grams)[:SOUGHT_GRAMS_MAX])
-    return _Sought(tuple(word for word in found if word not in short), tuple(patterns), match)
-
-
-def _has_words(value: Any, words: Any) -> bool:
-    """Whether a value is a text with these words."""
-    if type(value) is not str:
-        return False
-    (parts, short, _), text = _sought(words), _folded(value)
-    return all(part in text for part in parts) and all(pattern.search(text) for pattern in short)
-
-
-def _text_names(names: Iterable[str]) -> frozenset[str]:
-    kept = () if isinstance(names, (str, bytes)) or not isinstance(names, Iterable) else list(names)
-    if type(kept) is tuple or not all(type(name) is str and is_text(name) for name in kept):
-        raise StoreError(f"text={_short(names)}; wanted a list of attributes, such as [\"msg/text\"].")
-    return frozenset(kept)
-
-
-def _texts_there(execute: Callable) -> tuple[frozenset[str], bool]:
-    """Of which attributes a file indexes the texts, and whether some of their entities have ids that are no numbers."""
-    if not execute("select 1 from sqlite_master where name = 'texts'").fetchone():
-        return frozenset(), False
-    return (frozenset(name for name, in execute("select name from texts").fetchall()),
-            bool(execute("select 1 from text_ids").fetchone()))
-
-
-def _make_texts(execute: Callable, names: Iterable[str]) -> None:
-    """An empty index of the texts of these attributes, or none of no attribute."""
-    for table in ("texts", "text_ids", *_TEXT_TABLES):
-        execute(f"drop table if exists {table}")
-    if names:
-        execute("create table texts(name primary key)")
-        execute("create table text_ids(n integer primary key, e unique)")
-        for name in sorted(names):
-            execute("insert into texts values (?)", (name,))
-        for table in _TEXT_TABLES:
-            execute(f"create virtual table {table} using fts5(grams, content = '', columnsize = 0, detail = none, "
-                    "tokenize = 'trigram case_sensitive 1')")
-
-
-def _text_rows(match: str, has_ids: bool = False, bounds: Iterable[str] = ()) -> str:
-    """SQL for the cells of the entities that may have what a parameter matches; within bounds, if they are UUIDs."""
-    e = "ifnull((select i.e from text_ids i where i.n = -t.rowid), t.rowid)" if has_ids else "t.rowid"
-    within = "" if has_ids else "".join(f" and t.rowid {bound}" for bound in bounds)
-    return " union all ".join(f"select {e} as e from {table} t where {table} match {match}{within}"
-                              for table in _TEXT_TABLES)
-
-
-def _differ_in_texts(execute: Callable) -> bool:
-    """Whether `main` and `was` do not have each trigram as often: the same id may lie in another table there."""
-    counts = []
-    for schema in "was", "main":
-        for table in _TEXT_TABLES:
-            execute(f"create virtual table temp.{schema}_{table} using fts5vocab({schema}, {table}, row)")
-        every = " union all ".join(f"select term, doc from temp.{schema}_{table}" for table in _TEXT_TABLES)
-        counts.append(f"select term, sum(doc) from ({every}) group by term")
-    was, now = counts
-    return execute(f"select 1 from (select * from ({was} except {now}) union all select * from ({now} except {was}))"
-                   ).fetchone() is not None
-
-
-def _unpack_sets(code: int, data: bytes) -> Any:
-    """Sets, which may be of texts; nothing else that msgpack lacks."""
-    return _unpack_ext(code, data) if code in (_EXT_SET, _EXT_FROZENSET) else None
-
-
-class _TextWriter:
-    """What a group of transactions changes in the index of texts."""
-
-    def __init__(self, file: _File):
-        self._names, self._connection = file.index.texts, file.writer.connection
-        self._rows: dict[str, list] = {}      # table → (row, what is indexed)
-        self._count, self._evicted, self.has_new_ids = 0, set(), False        # type: int, set[str], bool
-
-    def keep(self, e: Cell, op: _Op) -> None:
-        """The texts of a new version."""
-        if op.data is not None and any([name in self._names for name, _ in op.facts]):
-            self._keep(e, op.data)
-
-    def _keep(self, e: Cell, data: bytes) -> None:
-        if text := self._text(data):
-            row = e if type(e) is int else self._row(e)
-            self._rows.setdefault(self._table(row), []).append((row, text))
-            self._count += 1
-            if self._count >= TEXT_ROWS:
-                self.flush()
-
-    def _text(self, data: bytes) -> str:
-        document = msgpack.unpackb(data, ext_hook=_unpack_sets, strict_map_key=False)     # in a third of the time
-        return "\n".join(sorted([_with_beginnings(_folded(value)) for name in self._names if name in document
-                                 for value in _several(document[name]) if type(value) is str]))
-
-    def _row(self, e: Cell) -> int:
-        self.has_new_ids = True
-        self._connection.execute("insert or ignore into text_ids(e) values (?)", (e,))
-        return self._connection.execute("select -n from text_ids where e = ?", (e,)).fetchone()[0]
-
-    def _table(self, row: int) -> str:
-        return _TEXT_TABLES[(row >> TEXT_RUN) % TEXT_PARTS]
-
-    def flush(self) -> None:
-        """Rows go in by their number: FTS5 begins a new piece of its index where they do not rise."""
-        for table, rows in self._rows.items():
-            rows.sort(key=operator.itemgetter(0))
-            self._connection.executemany(f"insert into {table}(rowid, grams) values (?, ?)", rows)
-        self._rows.clear()
-        self._count = 0
-
-    def forget(self, e: Cell) -> None:
-        """Takes out what was indexed of an evicted entity, before its documents go."""
-        execute = self._connection.execute
-        documents = execute("select c.doc from facts f cross join documents c on c.n = f.n "
-                            "where f.p in (0, 1) and f.e = ? and f.a = ?", (e, _ID)).fetchall()
-        texts = [text for data, in documents if (text := self._text(data))]
-        if texts:
-            row = e if type(e) is int else self._row(e)
-            self._evicted.add(table := self._table(row))
-            for text in texts:
-                execute(f"insert into {table}({table}, rowid, grams) values ('delete', ?, ?)", (row, text))
-            execute("delete from text_ids where e = ?", (e,))
-
-    def finish(self) -> None:
-        """Writes the tables anew that lost something: until then FTS5 only marks it as deleted."""
-        for table in self._evicted:
-            self._connection.execute(f"insert into {table}({table}) values ('optimize')")
-
-    def write_all(self, progress: Progress | None) -> None:
-        """The texts of all versions that the index has."""
-        execute = self._connection.execute
-        versions = ("select distinct e, n from facts where p in (0, 1) and a in (select a from attributes "
-                    "where name in (select name from texts))")
-        total, = execute(f"select count(*) from ({versions})").fetchone()
-        rows = execute(f"select f.e, c.doc from ({versions}) f cross join documents c on c.n = f.n")
-        for done, (e, data) in enumerate(rows, 1):
-            self._keep(e, data)
-            if progress:
-                progress(done, total)
-        self.flush()
 
 
 # ── The log ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -3762,7 +3561,7 @@ class _Batch:
         self._new: dict[str, list] = {table: [] for table in _KEPT_BACK}
         self._log_rows, self._documents, self._ids, self._rects, self._joined = self._new.values()
         self._facts: dict[int, list] = {}      # by the length of a row, which has several facts of one version
-        self._texts = _TextWriter(file) if file.index.texts else None
+        self._texts = _sibling("store_text").Writer(file) if file.index.texts else None
         self.schema = file.index.schema
 
     def record(self, transaction: _Transaction, data: bytes, committed: bool) -> None:
@@ -6260,7 +6059,7 @@ class _Joiner:
             source = " and n ".join(["select n as e from ids where n > 0", *bounds])
         else:
             match = self.text.param("sought", *words or ())
-            source = _text_rows(match, shared.file.index.has_text_ids, bounds)
+            source = _sibling("store_text").rows_sql(match, shared.file.index.has_text_ids, bounds)
         if shared.is_over:
             source = f"select e from ({source}) union select e from temp.touched"
         elif clause is self.walked[0]:        # without a limit SQLite drops the order
@@ -7379,11 +7178,12 @@ class _Run:
         words = _known_value(self, spec)
         if words is None and not self.args or not self.file.index.texts:
             return math.inf
-        if not (match := _sought(words).match):
+        text = _sibling("store_text")
+        if not (match := text.sought(words).match):
             return math.inf
         if not is_counted:
             return SOUGHT_COUNTED
-        rows = f"select 1 from ({_text_rows('?1')}) limit {SOUGHT_COUNTED}"
+        rows = f"select 1 from ({text.rows_sql('?1')}) limit {SOUGHT_COUNTED}"
         count = self.reader.execute(f"select count(*) from ({rows})", (match,)).fetchone()[0]
         return count if count == SOUGHT_COUNTED else 8 ** ((count.bit_length() + 2) // 3)
 
@@ -7620,7 +7420,7 @@ _PARAMETER: dict[str, Callable] = {
     "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
     "joined": lambda run, clause, end: _sibling("store_schema").bound(run, clause, end),
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
-    "sought": lambda run, *spec: _sought(_known_value(run, spec)).match,
+    "sought": lambda run, *spec: _sibling("store_text").sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
 }
@@ -8408,6 +8208,12 @@ def _re_result(found: Any) -> Any:
 
 def _is_a(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
+
+
+def _has_words(value: Any, words: Any) -> bool:
+    """Whether a value is a text with these words."""
+    return _sibling("store_text").has_words(value, words)
+
 
 
 _ARITHMETIC: dict[str, Callable] = {

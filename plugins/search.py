@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 import biff
 import store
+import store_text
 from plugins.names import author_of, key_of
 from plugins.places import Refused, app_page, channel_path, channels_for, community_path, in_community
 from plugins.private import as_seen
@@ -53,8 +54,8 @@ def asked_of(query):
             filters.append((name.lower(), phrase or word))
         elif phrase or word:
             words.append(f'"{phrase}"' if phrase else word)
-    if len(words) > store.SOUGHT_WORDS_MAX:
-        raise Refused(422, f"A search has at most {store.SOUGHT_WORDS_MAX} words.")
+    if len(words) > store_text.SOUGHT_WORDS_MAX:
+        raise Refused(422, f"A search has at most {store_text.SOUGHT_WORDS_MAX} words.")
     return Asked(" ".join(words), filters)
 
 

@@ -8,6 +8,7 @@ import pytest
 import shell
 import store
 import store_schema
+import store_text
 from conftest import ROOT
 
 PAGE = (ROOT / "docs/reference.md").read_text()
@@ -105,6 +106,7 @@ def test_each_limit_stands_in_the_reference_with_its_value():
     store_postgres = pytest.importorskip("store_postgres")
     for module, title, head in ((store, "## Limits", "constant"),
                                 (store_schema, "## Limits", "constant of `store_schema`"),
+                                (store_text, "## Limits", "constant of `store_text`"),
                                 (store_postgres, "## A log on PostgreSQL", "constant of `store_postgres`")):
         rows = next(rows for first, rows in tables(section(title)) if first == head)
         stated = {row[0].strip("`"): float(row[1].replace(",", "")) for row in rows}

@@ -10,6 +10,7 @@ import uuid
 import pytest
 
 import store
+import store_text
 from store import call, delete, evict, put
 
 FOUND = {"find": ["?m", "?text"], "in": ["?words"], "where": [[("text-search", "text", "?words"), [["?m", "?text"]]]]}
@@ -123,7 +124,7 @@ def test_without_fts5_a_node_says_what_is_missing(tmp_path, monkeypatch):
     """Without this, somebody with an old Python would be told of a module that no file has."""
     def refuse(execute, names):
         raise sqlite3.OperationalError("no such module: fts5")
-    monkeypatch.setattr(store, "_make_texts", refuse)
+    monkeypatch.setattr(store_text, "make_tables", refuse)
     with pytest.raises(store.StoreError, match=r"were not indexed .*no such module: fts5.* needs FTS5 .* 3\.34"):
         store.open(tmp_path / "a.db", text=["text"])
     store.open(tmp_path / "a.db").close()
@@ -276,7 +277,7 @@ def check(db, rng, texts, ids, where):
 
 def test_random_searches_find_what_looking_at_each_text_does(size, seed, say, open_store, monkeypatch):
     """Without this, a search nobody thought of could miss a text, or show one that a snapshot must not have."""
-    monkeypatch.setattr(store, "TEXT_RUN", 1)            # so that the few entities lie in several tables
+    monkeypatch.setattr(store_text, "TEXT_RUN", 1)            # so that the few entities lie in several tables
     rng, rounds, asked, hits = random.Random(seed), size(8, 400), 0, 0
     for number in range(rounds):
         texts, told = [], []
