@@ -1118,8 +1118,9 @@ def _sibling(name: str) -> Any:
     try:
         return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
-        what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema"}
-        raise StoreError(f"{what.get(name, 'A search in texts')} needs {name}.py beside {__file__} "
+        what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
+                "store_text": "A search in texts", "store_tables": "A table"}
+        raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 
 
@@ -4048,7 +4049,7 @@ class Db:
 
     def table(self, query: dict[str, Any], *args: Any) -> Any:
         """The answers of `q` as a table that a terminal and a notebook show; store_tables.py, beside this file."""
-        return importlib.import_module("store_tables").Table.of(query, self.q(query, *args))
+        return _sibling("store_tables").Table.of(query, self.q(query, *args))
 
     def with_tx(self, ops: Iterable[Operation]) -> Db | None:
         """The snapshot as it would be after these operations, submitted by nobody; None if they abort. They stack.
