@@ -83,7 +83,7 @@ except ImportError:                   # Windows
 
 __all__ = ["open", "put", "delete", "patch", "match", "cas", "evict", "call", "aggregate", "Node", "Db", "Tx",
            "Version", "Listener", "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError",
-           "UnreachableError", "OperationError", "AbortedError", "ValueTypeError", "QueryError",
+           "LateError", "UnreachableError", "OperationError", "AbortedError", "ValueTypeError", "QueryError",
            "UnknownVariableError", "QueryLimitError"]
 
 log = logging.getLogger("store")
@@ -281,6 +281,10 @@ class CorruptError(StoreError):
 
 class NotIndexedError(StoreError):
     """A transaction was asked for that this node has not indexed (yet)."""
+
+
+class LateError(NotIndexedError, TimeoutError):
+    """It was not indexed within the time that `await_tx` or `sync` was given."""
 
 
 class UnreachableError(StoreError):
@@ -1004,15 +1008,15 @@ class Node:
     def await_tx(self, tx_id: int | Tx, timeout_s: float | None = None) -> Tx | None:
         """The newest transaction, as soon as one at or past tx_id is indexed; None of `timeout_s` waits for ever.
 
-        Raises: TimeoutError, ClosedError.
+        Raises: LateError, which is a TimeoutError; ClosedError.
         """
         awaited = _tx_id(tx_id)
         if self._file.catch_up().tx_id < awaited and not self._file.closed:
             self._log.listen()
         with self._moved:
             if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
-                raise TimeoutError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
-                                   f"{self._file.latest.tx_id}.")
+                raise LateError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
+                                f"{self._file.latest.tx_id}.")
         self._file.check_open()
         return self.latest_tx
 
@@ -1020,7 +1024,7 @@ class Node:
         """The newest transaction's time (None: there is none), once all that is in the log at this moment is indexed.
 
         In a file that is so at once; of a log on PostgreSQL it tells what the others have written.
-        Raises: TimeoutError, ClosedError, UnreachableError.
+        Raises: LateError, ClosedError, UnreachableError.
         """
         self._file.check_open()
         newest = self.await_tx(self._log.newest(), timeout_s)
@@ -1034,6 +1038,10 @@ class Node:
                 "tx_time": _moment(latest.time) if latest.tx_id else None, "documents": latest.n,
                 "bytes": _size(file.path) + _size(file.path + "-wal"), "failed": file.failed, "state": file.state.hex(),
                 "listeners": len(self._listeners), "plans": len(self._plans)}
+
+    def expect(self, attributes: Iterable[str]) -> None:
+        """Names attributes that documents will have: a query for one that none has yet is no slip, and not logged."""
+        self._file.expected |= frozenset(attributes)
 
     def attribute_stats(self) -> dict[str, int]:
         """How many facts of each attribute were ever put: several values count each, evicted ones until `reindex`."""
@@ -1191,6 +1199,7 @@ class _File:
         """`about`: the first row of a log elsewhere, which this file only indexes; so does one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
+        self.expected: frozenset[str] = frozenset()    # attributes that documents will have
         self.about = about
         self.progress: Progress | None = None  # told of the making of an index that a transaction declares
         self._is_index, self._timeout_s = is_index or about is not None, timeout_s
@@ -6545,6 +6554,8 @@ class _Shaper:
         name = triple.source[1]
         if not kinds and type(name) is str and self._shared.kinds(name):
             return logging.WARNING, f"no document has {triple.a}, which {name} follows backwards; {{{name!r}}} does not"
+        if not kinds and triple.a in self._shared.file.expected:
+            return logging.DEBUG, f"no document has {triple.a}"
         if not kinds:
             had = [a for a in known if self._shared.kinds(a)]
             if alike := difflib.get_close_matches(triple.a, had, 1, 0.8):

@@ -246,6 +246,8 @@ async def use_store(system: dict) -> dict:
                                            text=_texts(system), progress=_progress(system))
     except (store.StoreError, OSError) as error:
         raise StartError(str(error)) from error
+    types = [schema.schema for schema in system["biff/schema"].values() if isinstance(schema.schema, dict)]
+    node.expect(str(attribute) for attributes in types for attribute in attributes)
     system["biff/node"] = node
     system["biff/stop"].append(node.close)
     return system

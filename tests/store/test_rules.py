@@ -200,10 +200,11 @@ def test_what_can_find_nothing_is_said_once_in_the_log_and_in_explain(node, capl
 def test_an_application_that_begins_is_not_told_what_no_document_has_yet(open_store, caplog):
     """The first start of an application, on an empty store, logged a line for each kind of document to come."""
     node = open_store()
+    node.expect(["msg/thread"])
     with caplog.at_level("INFO", logger="store"):
         assert node.db().q({"find": "?e", "where": [["?e", "feed/url"]]}) == []
         db = holding(node, {"xt/id": 1, "msg/channel": "c"})
-        assert db.q({"find": "?e", "where": [["?e", "feed/url"], ["?e", "msg/pinned"]]}) == []
+        assert db.q({"find": "?e", "where": [["?e", "feed/url"], ["?e", "msg/pinned"], ["?e", "msg/thread"]]}) == []
     vain = [message for record in caplog.records if "in vain" in (message := record.getMessage())]
     assert vain == ["a query asks in vain: no document has msg/pinned"]
     assert "in vain: no document has feed/url" in db.explain({"find": "?e", "where": [["?e", "feed/url"]]})
