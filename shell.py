@@ -47,14 +47,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-import store
-from store_tables import bare as _bare, named as _named, shown, table, tabled
+if not __package__:
+    import store
+    from store_tables import bare as _bare, named as _named, shown, table, tabled
+else:                                 # all are part of a package
+    store, _tables = (importlib.import_module(f".{name}", __package__) for name in ("store", "store_tables"))
+    _bare, _named, shown, table, tabled = _tables.bare, _tables.named, _tables.shown, _tables.table, _tables.tabled
 
 try:
     import readline
 except ImportError:                   # a Python without it reads lines all the same
     readline = None                   # type: ignore[assignment]
 
+COMMAND = "eelstore" if __package__ else "python shell.py"
 INPUT_CHARS_MAX = 1_000_000           # of one line at the prompt, brackets closed or not
 ROWS_SHOWN = 500                      # at a terminal; more scroll past, and a pipe gets all
 LOG_SHOWN = 10                        # transactions that `.log` shows when not told how many
@@ -917,7 +922,7 @@ def _opened(said: argparse.Namespace, is_new: bool) -> Iterator[store.Node]:
                 node = store.open(address, _functions(said.functions), index=said.index, progress=bar)
             except store.LockedError as error:
                 raise ShellError(f"{error} Or look at a copy as of now: "
-                                 f"python shell.py --copy {_short(address)}") from None
+                                 f"{COMMAND} --copy {_short(address)}") from None
         stack.callback(node.close)
         yield node
 
@@ -936,8 +941,8 @@ def _do(shell: Shell, lines: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status, after the store is closed."""
-    about, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(prog="shell.py", description=about, epilog=details,
+    about, _, details = (__doc__ or "").replace("python shell.py", COMMAND).partition("\n\n")
+    parser = argparse.ArgumentParser(prog=COMMAND.removeprefix("python "), description=about, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--new", action="store_true", help="make the store if there is none")
     parser.add_argument("--copy", action="store_true", help="look at a copy as of now, which goes at the end: "

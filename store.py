@@ -85,6 +85,7 @@ __all__ = ["open", "put", "delete", "patch", "match", "cas", "evict", "call", "a
            "Version", "Listener", "StoreError", "ClosedError", "LockedError", "CorruptError", "NotIndexedError",
            "LateError", "UnreachableError", "OperationError", "AbortedError", "ValueTypeError", "QueryError",
            "UnknownVariableError", "QueryLimitError"]
+__version__ = "0.1.0"
 
 log = logging.getLogger("store")
 
@@ -6092,7 +6093,7 @@ class _Joiner:
         vars = tuple(dict.fromkeys(_term_vars(call.args)))
         self.shared.calls.append((call, vars, binding))
         number = str(len(self.shared.calls) - 1)
-        _bounded(vars, ARGUMENTS_MAX, f"variables in the call {_spelled(call)}")
+        _bounded(list(vars), ARGUMENTS_MAX, f"variables in the call {_spelled(call)}")
         return f"{function}({', '.join([number, *(self.expr(var, block) for var in vars)])})"
 
     def _join_bind(self, block: _Block, clause: _Bind, needed: frozenset[str]) -> str | None:

@@ -24,7 +24,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import store
+if not __package__:
+    import store
+else:                                 # both are part of somebody's package
+    store = importlib.import_module(".store", __package__)
 
 ROWS_SHOWN = 100                      # of a table that shows itself; `rows` has all
 COLUMN_MIN = 5                        # characters that a column keeps on a narrow terminal

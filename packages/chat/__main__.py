@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: MIT
+"""`python -m eelchat`."""
+from eelchat import main
+
+main()
