@@ -11,8 +11,8 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "texts": [attribute], which `text-search` looks through;
 - "beside-text": f(ctx, text) → attributes kept beside a message's text, None for none; "typed": f(ctx, message) → its
   text as its author would type it now; "held": f(db, message) → spans of its text that stand for something else;
-- "slots": {slot: template}, its part of the page: "head", "head-end", "sidebar-head", "sidebar", "sidebar-foot", "welcome",
-  "above-compose", "compose", "dialogs", "message-head", "message-top", "message-foot", "message-actions",
+- "slots": {slot: template}, its part of the page: "head", "head-end", "sidebar-head", "sidebar", "sidebar-foot",
+  "welcome", "above-compose", "compose", "dialogs", "message-head", "message-top", "message-foot", "message-actions",
   "message-actions-end", "pick", "menu", "you"; "page": f(ctx) → values for them; "message": f(db, message) → values of
   a message, or "messages": f(db, messages) → {id: values}, for many at once; "message-looks" likewise, kept until pages
   are told the message anew (`changes.retouch`); "filters": {name: f} for templates;

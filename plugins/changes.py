@@ -339,7 +339,7 @@ def kept_facts(ctx, db, messages):
                 add(facts, plugin["message-looks"](db, missing))
         for message in missing:
             values = dict(facts[message["xt/id"]])
-            keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values, lambda values: 4 * len(str(values)))
+            keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values, lambda made: 4 * len(str(made)))
     return facts
 
 

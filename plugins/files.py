@@ -219,6 +219,7 @@ async def use_files(system):
         raise biff.StartError(refused.sentence) from None
     system["chat_bytes"] = kept
     system["chat_uploads"] = uploads = Uploads()
+    system["biff/stop"].append(pictures.end)
     node, metrics = system["biff/node"], system["biff/metrics"]
     metrics.gauge("files", "Files that the store names.", lambda: node.attribute_stats().get("file/name", 0))
     metrics.gauge("file_bytes", "Bytes of files on this server's disk.", lambda: kept.bytes)

@@ -11,6 +11,9 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
+import socket
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -21,8 +24,11 @@ READ_S_MAX = 20                       # for one picture; 40 million pixels as PN
 MEMORY_BYTES_MAX = 1024 ** 3          # of address space: four copies of the largest picture, and the libraries
 WRITTEN_BYTES_MAX = 24 * 1024 ** 2    # of the picture as it is written anew
 SMALL_PIXELS = 800, 600               # the small one fits into this: what a page shows, at two pixels a point
-AT_ONCE = 1                           # processes; the others wait, and the chat has the other core
+AT_ONCE = 1                           # pictures; the others wait, and the chat has the other core
 WAIT_S_MAX = 60                       # for one's turn
+START_S_MAX = 20                      # for the helper to begin, on a busy machine
+IDLE_S = 300                          # so long the helper waits for the next picture; it holds some 30 MB
+ANSWER_BYTES_MAX = 2_000
 KEPT_VARIABLES = "PATH", "LANG", "SYSTEMROOT"
 UNREADABLE = "The picture cannot be read: it is damaged, cut off, or too large when unpacked."
 BUSY = "Many pictures are being prepared. Try again in a moment."
@@ -40,48 +46,84 @@ class Picture(NamedTuple):
     small_type: str
 
 
-_turns: dict = {}                     # event loop → the semaphore of its processes
+_helpers: dict = {}                   # event loop → its Helper
 
 
 async def remade(source: pathlib.Path, target: pathlib.Path, small_target: pathlib.Path) -> Picture:
     """Reads the picture at `source` and writes it anew, and a small one, into two new files. Raises: PictureError."""
-    turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+    helper = _helpers.setdefault(asyncio.get_running_loop(), Helper())
     try:
-        await asyncio.wait_for(turn.acquire(), WAIT_S_MAX)
+        await asyncio.wait_for(helper.turn.acquire(), WAIT_S_MAX)
     except TimeoutError:
         raise PictureError(BUSY) from None
     try:
         with source.open("rb") as read, target.open("xb") as written, small_target.open("xb") as small:
-            told = await _told(read, written, small)
+            told = await helper.ask(read, written, small)
             for file in written, small:
                 await asyncio.to_thread(os.fsync, file.fileno())
     finally:
-        turn.release()
+        helper.turn.release()
     if "error" in told:
         raise PictureError(told["error"])
     return Picture(**told)
 
 
-async def _told(read, written, small):
-    """The answer of the process, as {field: value}; it inherits the three open files, and knows no path."""
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    files = written.fileno(), small.fileno()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", __file__, *map(str, files), env=environment, stdin=read, pass_fds=files,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(READ_S_MAX):
-            out, _ = await process.communicate()
-    except TimeoutError:
-        return {"error": "The picture takes too long to read."}
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    try:
-        return json.loads(out) if process.returncode == 0 else {"error": UNREADABLE}
-    except ValueError:
-        return {"error": UNREADABLE}
+def end():
+    """Ends the helper of this event loop, if there is one."""
+    if helper := _helpers.pop(asyncio.get_running_loop(), None):
+        helper.end()
+
+
+class Helper:
+    """A process that has the decoders at hand. It forks a child for each picture: nothing stays from one to the next.
+
+    Starting Python and its decoders for each picture took a fifth of a second of CPU. The helper ends when nobody has
+    needed it for a while, and with anything that is out of order.
+    """
+
+    def __init__(self):
+        self.turn, self._process, self._socket, self._idle = asyncio.Semaphore(AT_ONCE), None, None, None
+
+    async def ask(self, *files):
+        """The answer about one picture, as {field: value}; the child has the three open files, and knows no path."""
+        loop = asyncio.get_running_loop()
+        if self._idle:
+            self._idle.cancel()
+        told = None
+        try:
+            async with asyncio.timeout(READ_S_MAX + START_S_MAX):
+                if self._process is None or self._process.poll() is not None:
+                    await asyncio.to_thread(self._start)
+                socket.send_fds(self._socket, [b"x"], [file.fileno() for file in files])
+                told = await loop.sock_recv(self._socket, ANSWER_BYTES_MAX)
+            return json.loads(told) if told else {"error": UNREADABLE}
+        except TimeoutError:
+            return {"error": "The picture takes too long to read."}
+        except (OSError, ValueError):
+            return {"error": UNREADABLE}
+        finally:
+            if not told:
+                self.end()
+            self._idle = loop.call_later(IDLE_S, self.end)
+
+    def _start(self):
+        self.end()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        with theirs:
+            self._socket.setblocking(False)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", __file__, str(theirs.fileno())], env=environment, pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def end(self):
+        """Ends it with the child that it may have."""
+        if self._process:
+            self._socket.close()
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
 
 
 # ── In the process of its own ────────────────────────────────────────────────────────────────────────────────
@@ -91,23 +133,52 @@ TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "
 OPTIONS: dict = {"JPEG": {"quality": 85, "progressive": True}, "PNG": {}, "GIF": {}, "WEBP": {"quality": 85}}
 
 
-def main(written, small):
+def main(asked):
+    """Answers each picture by a child of its own, until nobody asks any more."""
+    import PIL.ImageCms
+    import PIL.ImageOps
     bound_this_process()
+    while True:
+        _, files, *_ = socket.recv_fds(asked, 1, 3)
+        if len(files) < 3:
+            return
+        reads, writes = os.pipe()
+        if not (child := os.fork()):
+            answer(*files, writes)
+        os.close(writes)
+        with os.fdopen(reads, "rb") as told:
+            said = told.read(ANSWER_BYTES_MAX)
+        is_well = os.waitpid(child, 0)[1] == 0
+        for file in files:
+            os.close(file)
+        asked.send(said if is_well and said else json.dumps({"error": UNREADABLE}).encode())
+
+
+def answer(read, written, small, told):
+    """The child: it writes its answer and ends."""
+    import resource
+    status = 1
     try:
-        told = made_of(sys.stdin.buffer, written, small)
+        signal.alarm(READ_S_MAX)
+        resource.setrlimit(resource.RLIMIT_CPU, (READ_S_MAX, READ_S_MAX))
+        with os.fdopen(read, "rb") as read, os.fdopen(written, "wb") as written, os.fdopen(small, "wb") as small:
+            said = made_of(read, written, small)
+        status = 0
     except PictureError as error:
-        told = {"error": str(error)}
-    except Exception:                                          # whatever a decoder raises, MemoryError among it
-        told = {"error": UNREADABLE}
-    json.dump(told, sys.stdout)
+        said, status = {"error": str(error)}, 0
+    except BaseException:                                      # whatever a decoder raises, MemoryError among it
+        said, status = {"error": UNREADABLE}, 0
+    finally:
+        with contextlib.suppress(BaseException):
+            os.write(told, json.dumps(said).encode())
+        os._exit(status)
 
 
 def bound_this_process():
-    """Time, memory, bytes written, no core, and behind everything else in the queue for the processor."""
+    """Memory, bytes written, no core, and behind everything else in the queue for the processor; children inherit it."""
     import resource
-    import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for kind, bound in [("CPU", READ_S_MAX), ("AS", MEMORY_BYTES_MAX), ("FSIZE", WRITTEN_BYTES_MAX), ("CORE", 0)]:
+    for kind, bound in [("AS", MEMORY_BYTES_MAX), ("FSIZE", WRITTEN_BYTES_MAX), ("CORE", 0)]:
         with contextlib.suppress(ValueError, OSError):         # macOS bounds no address space
             resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (bound, bound))
     os.nice(10)
@@ -208,4 +279,4 @@ def write_small(picture, small):
 
 
 if __name__ == "__main__":
-    main(*(os.fdopen(int(number), "wb") for number in sys.argv[1:3]))
+    main(socket.socket(fileno=int(sys.argv[1])))

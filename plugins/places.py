@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 import uuid
+import zoneinfo
 
 import markupsafe
 from aiohttp import web
@@ -268,6 +269,14 @@ def text_of(ctx):
     """The text in the form of a message, without spaces around it; "" if nothing of it shows."""
     text = ctx["params"].get("text", "").strip()
     return text if shows(text) else ""
+
+
+def zone_of(name):
+    """The zone of time that a form names; None for no such zone."""
+    try:
+        return zoneinfo.ZoneInfo(name) if 0 < len(name) <= 60 else None
+    except (ValueError, KeyError, OSError):            # no such zone, or no name of one
+        return None
 
 
 def title_of(ctx, chars_max=60):

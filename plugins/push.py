@@ -16,7 +16,6 @@ import re
 import time
 import urllib.parse
 import uuid
-import zoneinfo
 
 import http_ece
 from aiohttp import web
@@ -29,7 +28,7 @@ import biff
 from biff.door import DoorError
 from plugins.mentions import readers_of
 from plugins.names import author_of
-from plugins.places import channel_path, finished, in_channel, is_direct, is_private, may_read, signed_in
+from plugins.places import channel_path, finished, in_channel, is_direct, is_private, may_read, signed_in, zone_of
 from plugins.private import as_seen
 from store import delete
 
@@ -177,13 +176,6 @@ def alert_id(mem_id, channel_id):
 
 def is_clock(text):
     return bool(re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text))
-
-
-def zone_of(name):
-    try:
-        return zoneinfo.ZoneInfo(name) if 0 < len(name) <= 60 else None
-    except (ValueError, KeyError, OSError):            # no such zone, or no name of one
-        return None
 
 
 def is_quiet(db, person, now):

@@ -77,9 +77,8 @@ def quote_of(db, message):
 
 def quoted_of(db, messages):
     """The authors of quoted messages. A name changes without a word about the message that quotes."""
-    answered = {message["xt/id"]: db.entity(message["msg/reply-to"]) for message in messages if "msg/reply-to" in message}
-    return {message["xt/id"]: {"quoted": author_of(db, (answered.get(message["xt/id"]) or {}).get("msg/mem"))}
-            for message in messages if message["xt/id"] in answered}
+    answered = [(one["xt/id"], db.entity(one["msg/reply-to"])) for one in messages if "msg/reply-to" in one]
+    return {id: {"quoted": author_of(db, (document or {}).get("msg/mem"))} for id, document in answered}
 
 
 def version_at(db, answered, tx_id):

@@ -18,7 +18,7 @@ import biff
 import store
 import store_text
 from plugins.names import author_of, key_of
-from plugins.places import Refused, app_page, channel_path, channels_for, community_path, in_community
+from plugins.places import Refused, app_page, channel_path, channels_for, community_path, in_community, zone_of
 from plugins.private import as_seen
 from plugins.text import in_words
 
@@ -73,7 +73,7 @@ async def search_page(ctx):
     except Refused as refused:
         return answered(ctx, refused.status, query=query, mistake=refused.sentence)
     return answered(ctx, query=query, hits=hits, is_later=before is not None,
-                    older=older and biff.url(search_path(ctx), q=query, before=older))
+                    older=older and biff.url(search_path(ctx), q=query, before=older, **zone_in(ctx)))
 
 
 def answered(ctx, status=200, **values):
@@ -81,6 +81,10 @@ def answered(ctx, status=200, **values):
     page = app_page(ctx, "search/page.html", **({"mistake": "", "hits": (), "older": None, "is_later": False} | values))
     page.set_status(200 if status == 422 else status)
     return page
+
+
+def zone_in(ctx):
+    return {"zone": ctx["params"]["zone"]} if "zone" in ctx["params"] else {}
 
 
 def search_path(ctx):
@@ -137,7 +141,7 @@ def as_query(ctx, asked, channels, before):
         where.append(["?message", "msg/files", "?file"])
     elif has_files(asked):
         where.append(("not", ("not", ["?message", "msg/files"])))
-    for sign, day in between(asked):
+    for sign, day in between(asked, zone_of(ctx["params"].get("zone", "")) or dt.timezone.utc):
         where += [["?message", "msg/created-at", "?at"], [(sign, "?at", day)]]
     if asked.words:
         where += [["?message", "msg/text", "?text"], [("has-words?", "?text", "?words")]] if is_small else [
@@ -227,16 +231,19 @@ def has_files(asked):
     return False
 
 
-def between(asked):
-    """The comparisons that before: and after: ask for: whole days in UTC, that day itself left out. Raises: Refused."""
-    return [("<" if name == "before" else ">=", day_of(name, value)) for name, value in asked.filters
+def between(asked, zone):
+    """The comparisons that before: and after: ask for: whole days where the person is, that day itself left out.
+
+    Raises: Refused.
+    """
+    return [("<" if name == "before" else ">=", day_of(name, value, zone)) for name, value in asked.filters
             if name in ("before", "after")]
 
 
-def day_of(name, value):
+def day_of(name, value, zone):
     try:
-        day = dt.datetime.combine(dt.date.fromisoformat(value), dt.time(), dt.timezone.utc)
-        return day if name == "before" else day + dt.timedelta(days=1)
+        day = dt.date.fromisoformat(value) + dt.timedelta(days=name == "after")
+        return dt.datetime.combine(day, dt.time(), zone).astimezone(dt.timezone.utc)
     except (ValueError, OverflowError):
         raise Refused(422, f"{name}: wants a day, such as {name}:2026-11-01, and not {value!r}.") from None
 

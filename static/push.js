@@ -106,7 +106,7 @@ function tellHere(registration) {
   });
 }
 
-for (const zone of document.querySelectorAll("form[action='/quiet'] [name=zone]"))
+for (const zone of document.querySelectorAll("[name=zone]"))        // of quiet hours, and of the days of a search
   zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
 
 // What the dialog of a channel has chosen counts in this page, too.

@@ -353,6 +353,15 @@ class World:
         else:
             presence.typed(db, self.random.choice(list(self.channels)), self.random.choice([self.mem, self.other]))
 
+    async def ban(self):
+        """Bob is banned by the admin's button, with all that goes with it; or the ban is lifted and he comes back."""
+        community, ban = f"/community/{self.community}", biff.lookup_id(self.node.db(), "ban/user", self.bob["xt/id"])
+        if ban is None:
+            return await self.ann.post(f"{community}/members/{self.other}/ban", {"reason": "sold eels"})
+        await self.ann.post(f"{community}/bans/{ban}/lift")
+        await self.node.submit([put(self.bobs), *(put(self.channels[one["xt/id"]]) for one in
+                                                  (self.private, self.direct))])
+
     async def end(self):
         await self.ann.browser.close()
         await biff.stop_system(self.chat)
@@ -437,6 +446,8 @@ async def happen(world, windows, steps):
                 await world.restart()
             case 8:
                 world.whisper()
+            case 9 if world.random.random() < 0.4:
+                await world.ban()
             case 7:
                 await asyncio.gather(*(world.node.submit(world.operations())
                                        for _ in range(world.random.randrange(2, 30))))

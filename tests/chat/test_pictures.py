@@ -190,6 +190,7 @@ async def test_each_bound_of_the_process_holds_by_itself(tmp_path, bound, value)
     Image.effect_noise((3_000, 2_000), 90).convert("RGB").save(noise, "JPEG", quality=80)
     (tmp_path / "in").write_bytes(noise.getvalue())
     assert (await pictures.remade(tmp_path / "in", tmp_path / "a", tmp_path / "b")).width == 3_000
+    pictures.end()
     code = pathlib.Path(pictures.__file__).read_text()
     changed = tmp_path / "changed.py"
     changed.write_text(code.replace(f"\n{bound} = ", f"\n{bound} = {value}  # "))

@@ -101,6 +101,9 @@ async def test_filters_narrow_a_search_by_author_channel_day_and_files(chat, ann
             "eel has:file from:bob": [], "in:general from:me has:file": [file], "eel seven": [file],
             "begin:x": [], "http://in:x": []}.items():
         assert await found(ann, query) == wanted, query
+    for query, wanted in {"eel before:2026-03-11": [], "eel after:2026-03-11 in:tea": [b[1]]}.items():
+        assert await found(ann, query, zone="Pacific/Kiritimati") == wanted, "a day begins where the person is"
+    assert await found(ann, "eel in:tea after:2026-03-11", zone="no zone") == []
 
 
 async def test_a_filter_that_cannot_be_understood_gets_one_sentence(ann, monkeypatch):      # noqa: F811

@@ -4,6 +4,7 @@ import asyncio
 import re
 import contextlib
 import copy
+import datetime as dt
 import random
 import time
 import uuid
@@ -17,7 +18,7 @@ import postgres
 from conftest import Server
 from biff.door import DoorError
 from hosts import fixed, host      # noqa: F401
-from plugins import feed_reader, feeds, places, unread
+from plugins import digest, feed_reader, feeds, places, unread
 from people import Person, found, kept_mails
 from store import delete, put
 from test_law import LIVE, Window, World, apply, counts, parsed
@@ -163,11 +164,19 @@ async def together(request, tmp_path, monkeypatch):
             there.browser = here.browser              # cookies do not tell ports apart
             await caught_up(self)
             return here, there
+
+        async def start(self, number, port=0):
+            given = {"data": str(tmp_path), "port": port} if request.param == "file" else {
+                "data": str(tmp_path / f"data{number}"), "port": port, "log": request.getfixturevalue("log_url")}
+            return await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given) | {"mails": mails})
+
+        async def restart(self, number):
+            port = self[number]["biff/port"]
+            await biff.stop_system(self[number])
+            self[number] = await self.start(number, port)
     systems = Together()
     for number in range(2):
-        given = {"data": str(tmp_path), "port": 0} if request.param == "file" else {
-            "data": str(tmp_path / f"data{number}"), "port": 0, "log": request.getfixturevalue("log_url")}
-        systems.append(await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given) | {"mails": mails}))
+        systems.append(await systems.start(number))
     yield systems
     for one in people:
         await one.browser.close()
@@ -238,6 +247,31 @@ async def test_who_leaves_on_one_server_hears_no_more_on_the_other(together, say
     took = time.monotonic() - begun
     assert "no longer a member" in told[-1].data and socket.close_code == 1008 and took < 10
     say(f"closed on the other server after {took:.2f} s (asked 1)")
+
+
+async def test_slow_mode_and_a_digest_count_for_both_servers_together(together, monkeypatch, say):
+    """Who posts on two servers would post twice as often, and everybody would get each digest from each server."""
+    (ann, _), (bob, bob_there), node = await together.person("ann@example.com"), await together.person(
+        "bob@example.com"), together[0]["biff/node"]
+    community, channel = await ann.new_channel()
+    await bob.join(community)
+    await ann.post(f"{channel}/title", {"title": "general", "slow": "30"}, channel)
+    await bob.post("/digest", {"every": "day"}, "/name")
+    await caught_up(together)
+    posted = await asyncio.gather(bob.say(channel, "here"), bob_there.say(channel, "there"))
+    assert sorted(answer.status for answer in posted) == [204, 429]
+    await ann.say(channel, "one of the two")
+    wants, = biff.q(node.db(), {"find": ("pull", "?d", ["*"]), "where": [["?d", "digest/at"]]})
+    await node.submit([put(wants | {"digest/at": biff.now(together[0]) - dt.timedelta(days=1, minutes=1)})])
+    await caught_up(together)
+    sent = []
+
+    async def keep(ctx, to, *rest):
+        sent.append(to)
+    monkeypatch.setattr(biff, "send_mail", keep)
+    await asyncio.gather(*(digest.send_due(biff.assoc_db(system)) for system in together))
+    assert sent == ["bob@example.com"]
+    say(f"of two posts at once on two servers {len(posted) - 1} stored; {len(sent)} mail from two servers; asked 1, 1")
 
 
 async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypatch):      # noqa: F811
@@ -322,9 +356,14 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
     for window in windows:
         await window.load()
         await window.connect()
-    for _ in range(40):
+    for step in range(40):
+        if step == 20:
+            await together.restart(1)
+            other.chat = there.chat = together[1]
         if world.random.random() < 0.3:
             await world.random.choice(windows).connect()
+        if world.random.random() < 0.1:
+            await world.random.choice([world, other]).ban()
         node = world.random.choice(together)["biff/node"]
         await asyncio.gather(*(node.submit(world.operations()) for _ in range(world.random.choice([1, 1, 4]))))
     end = {"xt/id": world.community, "comm/title": f"The end {world.random.random()}"}
@@ -342,7 +381,8 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
             for id in LIVE:
                 assert window.shown(id) == fresh.shown(id), f"{id} at {world.path(window.channel_id)}"
         await window.cut()
-    say(f"{len(windows)} pages of two servers after 40 steps, byte for byte as loaded anew from either; asked all")
+    say(f"{len(windows)} pages of two servers after 40 steps and a restart of one, byte for byte as loaded anew from "
+        "either; asked all")
 
 
 async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
