@@ -56,8 +56,8 @@ class Proxy:
 
 
 @pytest.fixture
-async def served(tmp_path, monkeypatch):
-    """`(system, proxy)`: the chat under an https base URL, behind a proxy that it was told of."""
+async def served(tmp_path, monkeypatch, log_url):
+    """`(system, proxy)`: the chat under an https base URL, behind a proxy that it was told of. Its log is shared."""
     mails = []
 
     async def keep(ctx, to, subject, text, html=None):
@@ -67,11 +67,21 @@ async def served(tmp_path, monkeypatch):
     port = free_port()
     proxy = Proxy(port)
     system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(
-        {"data": str(tmp_path), "port": port, "base_url": f"https://localhost:{proxy.port}", "proxies": "127.0.0.1"}))
+        {"data": str(tmp_path / "data"), "port": port, "base_url": f"https://localhost:{proxy.port}", "log": log_url,
+         "proxies": "127.0.0.1"}))
     system["mails"] = mails
     await proxy.start()
     yield system, proxy
     proxy.server.close()
+    await biff.stop_system(system)
+
+
+@pytest.fixture
+async def second(served, tmp_path, log_url):
+    """Another server on the same log."""
+    system = await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(
+        {"data": str(tmp_path / "second"), "port": 0, "log": log_url}))
+    yield system | {"mails": served[0]["mails"]}
     await biff.stop_system(system)
 
 
@@ -111,7 +121,7 @@ async def sign_in(page, system, email):
     await page.wait_for_url(re.compile("/app$|/channel/"))      # where one was last, if one was here before
 
 
-async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else(served, window, say):
+async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else(served, second, window, say):
     """A policy that breaks a page is switched off. A script from elsewhere is somebody else's program in our pages."""
     system, _ = served
     asked, visited, answers, base = [], set(), {}, system["biff/base-url"]
@@ -213,6 +223,7 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     assert await ann.input_value("#text") == ""
     await bob.wait_for_function("() => document.querySelectorAll('.message').length === 12", timeout=30_000)
     await write_well(ann, bob)
+    await come_by_another_server(await window(allow=refusals), second, ann, bob, channel)
     await find_and_be_told(ann, channel)
     for path in f"{channel}/news", f"{community}/news", f"{base}/news", f"{channel}/withdraw":
         await ann.goto(path)                                   # what pages ask on a bad line
@@ -312,6 +323,32 @@ async def write_well(ann, bob):
     await ann.click("#reacted [data-close]")
     await ann.click(".replies")
     await ann.wait_for_selector(".topic >> text=Thread")
+
+
+async def come_by_another_server(cleo, second, ann, bob, channel):
+    """Cleo is on the second server: she comes by Ann's invitation, sees Bob's picture, and each sees what both do."""
+    await sign_in(cleo, second, "cleo@example.com")
+    await cleo.fill("#welcome-name", "Cleo")
+    await cleo.press("#welcome-name", "Enter")
+    await ann.goto(f"{channel.partition('/channel/')[0]}/invitations")
+    invitation = await ann.input_value(".invitation input >> nth=0")
+    here, there = (urllib.parse.urlsplit(url) for url in (second["biff/base-url"], channel))
+    await cleo.goto(urllib.parse.urlsplit(invitation)._replace(scheme=here.scheme, netloc=here.netloc).geturl())
+    await cleo.click("text=Join")
+    await cleo.wait_for_url("**/channel/*")
+    await cleo.goto(there._replace(scheme=here.scheme, netloc=here.netloc).geturl())
+    await cleo.wait_for_selector("#messages[data-live]")
+    await cleo.wait_for_function("() => document.querySelector('.files img')?.naturalWidth")
+    await cleo.fill("#text", "from *afar*"), await cleo.press("#text", "Enter")
+    await bob.wait_for_selector(".message em >> text=afar")
+    await pick(bob, ".message:has(em:text('afar'))")
+    await bob.click("[data-act=react]")
+    await bob.click("#react .reaction >> nth=0")
+    await cleo.wait_for_selector(".message:has(em:text('afar')) .reaction")
+    await cleo.click(".members-link")
+    await cleo.click("text=Leave this community")
+    await cleo.click("text=/^Leave$/")
+    await cleo.wait_for_url("**/app")
 
 
 async def find_and_be_told(ann, channel):
