@@ -2,6 +2,7 @@
 "use strict";
 
 const NEAR_PX = 100;              // of the end: still reading the newest
+const LINE_PX = 60;               // above the first unread message: the "New" line, and what was said before
 const TOGETHER_MS = 300_000;      // messages of one person within five minutes stand together
 
 // The acts of the buttons of a message, by name: f(message). Other files add theirs.
@@ -108,8 +109,14 @@ class List {
     this.#tidy();
     if (!this.#toSought()) this.#toEnd();
   }
-  // A permalink opens at its message; there the list follows nothing.
+  // A permalink opens at its message, and a channel at the first unread one.
   #toSought() {
+    const first = !location.hash && $(`message-${this.list.dataset.new}`);
+    if (first) {
+      this.list.scrollTop += topOf(first) - topOf(this.list) - LINE_PX;
+      this.#scrolled();
+      return true;
+    }
     const sought = $(this.list.dataset.sought ?? location.hash.slice(1));
     if (!sought?.matches(".message")) return false;
     sought.classList.add("sought");
@@ -152,7 +159,7 @@ class List {
     const said = message => [textOf(message).textContent, ...namesOf(message)].filter(Boolean).join(", ");
     const words = message => `${message.querySelector("b").textContent}: ${said(message)}`;
     if (one) $("heard").textContent = others.length === 1 ? words(one) : `${others.length} new messages`;
-    if (this.#isAtEnd) return;
+    if (this.#isAtEnd || !this.list.hasAttribute("hx-ws:connect")) return;      // a page in the past loads them itself
     this.#unread += messages.length;
     this.pill.textContent = this.#unread === 1 ? "1 new message ↓" : `${this.#unread} new messages ↓`;
     this.pill.hidden = false;

@@ -142,7 +142,7 @@ function watchNews() {
       drawLine();
       requestAnimationFrame(() => {
         const top = $(line)?.getBoundingClientRect().top;
-        if (top !== undefined) list.scrollTop += top - list.getBoundingClientRect().top - 60;
+        if (top !== undefined) list.scrollTop += top - list.getBoundingClientRect().top - LINE_PX;
         show();
       });
     }
