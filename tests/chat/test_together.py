@@ -153,6 +153,7 @@ async def together(request, tmp_path, monkeypatch):
     """Two servers of the chat in this loop, on one log, in PostgreSQL or in a file;
     `await together.person(address)` is somebody who is signed in on both."""
     mails, people = kept_mails(monkeypatch), []
+    log_url = None if request.param == "file" else request.getfixturevalue("log_url")
 
     class Together(list):
         async def person(self, email):
@@ -166,8 +167,8 @@ async def together(request, tmp_path, monkeypatch):
             return here, there
 
         async def start(self, number, port=0):
-            given = {"data": str(tmp_path), "port": port} if request.param == "file" else {
-                "data": str(tmp_path / f"data{number}"), "port": port, "log": request.getfixturevalue("log_url")}
+            given = {"data": str(tmp_path / f"data{number}"), "log": log_url} if log_url else {"data": str(tmp_path)}
+            given["port"] = port
             return await biff.start_system(eelchat.COMPONENTS, eelchat.initial_system(given) | {"mails": mails})
 
         async def restart(self, number):
