@@ -17,9 +17,9 @@ Beyond Python's literals and `...`, values are written UUID("…"), datetime("20
 Decimal("1.5"), set(), frozenset({…}) and inf, or as Python's `repr` writes them. Nothing is executed. A time without a
 zone is in UTC.
 
-Nothing is written but by `import`, `.import`, `.put`, `.delete` and `.tx`, and no file is made but by `import` and
-`--new`. Exit status: 0; 1 after the first line that fails, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of
-a pipe left.
+Nothing is written but by `import`, `.import`, `.load`, `.put`, `.delete` and `.tx`, and no file is made but by `import`
+and `--new`. Exit status: 0; 1 after the first line that fails, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader
+of a pipe left.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import contextlib
 import datetime as dt
 import decimal
 import enum
+import functools
 import importlib
 import io
 import itertools
@@ -397,12 +398,12 @@ def _check_order(said: _Said, newest: _Said | None) -> None:
         raise ValueError("its tx_time is not after that of the transaction before")
 
 
-def _transactions(source: IO[bytes]) -> Iterator[_Transaction]:
+def _transactions(lines: Iterable[_Said]) -> Iterator[_Transaction]:
     """The transactions that the lines make."""
     made = _Transaction([], None, 0)
     current: int | None = None
     ids: set[bytes] = set()
-    for tx, tx_time, op, length in _operations(source):
+    for tx, tx_time, op, length in lines:
         id = store.pack(op[1]["xt/id"] if op[0] == "put" else op[1])
         is_full = tx is None and (len(made.ops) >= BATCH_OPERATIONS or made.size > BATCH_BYTES or id in ids)
         if made.ops and (tx != current or is_full):
@@ -419,22 +420,34 @@ def _transactions(source: IO[bytes]) -> Iterator[_Transaction]:
 
 
 class Import:
-    """Lines that can be submitted: every one of them was looked at. Raises: ShellError naming the first that is bad."""
+    """Lines that can be submitted: every one of them was looked at. Raises: ShellError naming the first that is bad.
 
-    def __init__(self, source: IO[bytes]):
-        self._source = source if source.seekable() else _spooled(source)
-        self._start = self._source.tell()
+    `lines` gives them, and is called twice: to check them, and to write them.
+    """
+
+    def __init__(self, lines: Callable[[], Iterable[_Said]]):
+        self._lines = lines
         self._bytes = self.operations = self.transactions = 0
-        for ops, _, size in _transactions(self._source):
+        for ops, _, size in _transactions(lines()):
             self._bytes += size
             self.operations += len(ops)
             self.transactions += 1
 
     def submit(self, node: store.Node) -> None:
         """Submits them in their order. Raises: StoreError, saying how far it came."""
-        self._source.seek(self._start)
         with Bar("importing bytes") as bar:
-            asyncio.run(_submitted(node, _transactions(self._source), bar, self._bytes))
+            asyncio.run(_submitted(node, _transactions(self._lines()), bar, self._bytes))
+
+    @classmethod
+    def of(cls, source: IO[bytes]) -> "Import":
+        """The lines that `export` wrote."""
+        source = source if source.seekable() else _spooled(source)
+        start = source.tell()
+
+        def lines() -> Iterator[_Said]:
+            source.seek(start)
+            return _operations(source)
+        return cls(lines)
 
 
 def _spooled(source: IO[bytes]) -> IO[bytes]:
@@ -633,9 +646,17 @@ class Shell:
         path = os.path.expanduser(_needed(rest, "a path"))
         try:
             with open(path, "rb") as file:
-                self.import_lines(Import(file))
+                self.import_lines(Import.of(file))
         except OSError as error:
             raise ShellError(f"{_short(path)} cannot be read: {error.strerror}.") from None
+
+    def load(self, rest: str) -> None:
+        path, space, given = _needed(rest, "a path").partition(" {")
+        options = parsed("{" + given) if space else {}
+        if type(options) is not dict:
+            raise ShellError(f"{_short(shown(options))} are no options; wanted a dict, such as {{\"id\": \"email\"}}.")
+        rows = functools.partial(store._sibling("store_import").documents, os.path.expanduser(path.strip()), options, self.node.new_id)
+        self.import_lines(Import(lambda: (_Said(None, None, store.put(document), size) for document, size in rows())))
 
     def import_lines(self, lines: Import) -> None:
         self._check_ours("import")
@@ -690,6 +711,7 @@ COMMANDS: dict[str, tuple[Callable[[Shell, str], None], str, str]] = {
     ".backup": (Shell.backup, "PATH", "writes a copy of the store to a new file"),
     ".export": (Shell.export, "PATH [now]", "the whole history as JSON lines; now: only what is visible"),
     ".import": (Shell.import_, "PATH", "submits what such lines say; all of them, or none if one is bad"),
+    ".load": (Shell.load, "PATH [OPTIONS]", "puts what a CSV, JSON lines or SQLite file has: see store_import.py"),
     ".put": (Shell.put, "DOCUMENT[, FROM[, TO]]", "submits a put"),
     ".delete": (Shell.delete, "ID[, FROM[, TO]]", "submits a delete"),
     ".tx": (Shell.tx, "[OPERATION, …]", "submits operations as one transaction"),
@@ -959,7 +981,8 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        lines = Import(sys.stdin.buffer) if said.line == ["import"] else None      # a store is not made for a bad line
+        # a store is not made for a bad line
+        lines = Import.of(sys.stdin.buffer) if said.line == ["import"] else None
         with _opened(said, said.new or lines is not None) as node:
             shell = Shell(node, said.store, said.copy)
             if lines is None:

@@ -1128,7 +1128,8 @@ def _sibling(name: str) -> Any:
         return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
         what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
-                "store_text": "A search in texts", "store_tables": "A table"}
+                "store_text": "A search in texts", "store_tables": "A table",
+                "store_import": "Loading a file"}
         raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 

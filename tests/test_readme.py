@@ -28,8 +28,8 @@ OTHERS_FILES = {"my_app.py"}           # named as an example
 def printed(tmp_path_factory):
     """The examples of every document, run in one process: file name → (line, what stands there, what came)."""
     folder = tmp_path_factory.mktemp("printed")
-    for name in "store.py", "store_schema.py", "store_text.py", "store_postgres.py", "store_tables.py", "shell.py":
-        (folder / name).symlink_to(ROOT / name)
+    for path in [*ROOT.glob("store*.py"), ROOT / "shell.py"]:
+        (folder / path.name).symlink_to(path)
     programs = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     done = subprocess.run([sys.executable, str(ROOT / "tests/printed.py"), *map(str, DOCUMENTS)], cwd=folder,
                           capture_output=True,

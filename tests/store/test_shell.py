@@ -208,7 +208,7 @@ def exported(node, what="log"):
 
 def imported(text):
     node = store.open(":memory:")
-    shell.Import(io.BytesIO(text.encode())).submit(node)
+    shell.Import.of(io.BytesIO(text.encode())).submit(node)
     return node
 
 
@@ -331,7 +331,7 @@ def test_the_first_bad_line_is_named_and_nothing_is_half_done(node, bad, sentenc
     """Without this, half a file would be in the store, and nobody would know which half."""
     text = "\n".join([GOOD, '{"put": {"xt/id": "a"}, "tx": 3}', bad, "{"]) + "\n"
     with pytest.raises(shell.ShellError) as refused:
-        shell.Import(io.BytesIO(text.encode(errors="surrogateescape"))).submit(node)
+        shell.Import.of(io.BytesIO(text.encode(errors="surrogateescape"))).submit(node)
     assert str(refused.value).startswith("Line 3 cannot be imported: ")
     assert str(refused.value).endswith(". Nothing was written.")
     assert sentence in str(refused.value)
