@@ -11,10 +11,10 @@ import pytest
 
 from conftest import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packages/**/*.md")])
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
-DOCUMENTS = [path for path in PAGES if "```python" in path.read_text()]
+DOCUMENTS = [path for path in PAGES if "```python" in path.read_text() and "packages" not in path.parts]
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 FILES = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.*")
          if not {".venv", "node_modules", ".chromium", ".git"} & set(path.relative_to(ROOT).parts)]

@@ -7,6 +7,7 @@ import pytest
 
 import shell
 import store
+import store_import
 import store_schema
 import store_tables
 import store_text
@@ -78,6 +79,7 @@ LISTS = [
                                      for options in store_schema._OPTIONS.values() for option in options}),
     ("## Errors", "error", {name for name, kind in vars(store).items()
                             if inspect.isclass(kind) and issubclass(kind, store.StoreError)}),
+    ("### Loading CSV, JSON lines and SQLite", "option", {f'"{option}"' for option in store_import.OPTIONS}),
     ("## The shell", "command", set(shell.COMMANDS)),
     ("## The shell", "option", set(re.findall(r'add_argument\("(--[\w-]+)"', inspect.getsource(shell)))),
 ]
