@@ -1,4 +1,6 @@
 """What others install: the store and the chat, built from this clone and used far from it."""
+import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -8,9 +10,12 @@ import signal
 import subprocess
 import sys
 import tomllib
+import urllib.error
 import urllib.request
+import uuid
 import zipfile
 
+import fastapi
 import pytest
 
 import chromium
@@ -174,3 +179,70 @@ def answer(port, path):
             return got.read().decode()
     except OSError:
         return ""
+
+
+# ── The example ────────────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.fixture
+def example(store_bin, tmp_path):
+    """`example(*command)` starts a command in a copy of docs/examples, where the store is the installed one."""
+    folder, libraries = tmp_path / "examples", pathlib.Path(fastapi.__file__).parent.parent
+    shutil.copytree(ROOT / "docs/examples", folder)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(libraries), "NOTES": str(tmp_path / "notes.db")}
+    return lambda *command: subprocess.Popen([store_bin / "python", *map(str, command)], cwd=folder, env=environment,
+                                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def printed(process):
+    out, _ = process.communicate(timeout=RUN_S_MAX)
+    assert process.returncode == 0, out
+    return out
+
+
+def test_a_server_of_four_workers_a_command_and_a_notebook_share_one_file(example, tmp_path):
+    """Without this, the first things that people want beside a server could be refused, or see another truth."""
+    port, file = free_port(), tmp_path / "notes.db"
+    with example("-m", "uvicorn", "notes_server:app", "--workers", "4", "--port", port) as server:
+        try:
+            wait_until(lambda: answer(port, "/"), 60, lambda: "the server does not answer")
+            ids = [uuid.uuid4() for _ in range(40)]
+            with concurrent.futures.ThreadPoolExecutor(8) as people:
+                numbers = list(people.map(lambda id: write(port, id, {"text": f"note {id}"})["tx_id"], ids))
+            assert sorted(numbers) == list(range(1, 41))
+            workers = set()
+            wait_until(lambda: workers.add(json.loads(answer(port, "/"))["worker"]) or len(workers) > 1, 60,
+                       lambda: "only one worker answers")
+            mine = printed(example("notes.py", file, "add", "from the terminal")).strip()
+            assert [len(json.loads(answer(port, path))) for path in ("/notes", "/notes?tx_id=40")] == [41, 40]
+            assert write(port, mine, {"text": "changed", "before": "from the terminal"}) == {"tx_id": 42}
+            assert write(port, mine, {"text": "too late", "before": "from the terminal"}) is None
+            assert "undone by transaction 44" in printed(example("notes.py", file, "undo", mine))
+            texts = [version["text"] for version in json.loads(answer(port, f"/notes/{mine}/history"))]
+            assert texts == ["from the terminal", "changed", "from the terminal"]
+            assert "41 notes, the busiest was written 3 times" in printed(example("notes_notebook.py"))
+            assert "from the terminal" in printed(example("notes.py", file, "list"))
+            assert events(port, 43) == [*range(1, 43), 44], "43 was refused"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=60)
+    with store.open(file) as node:
+        assert node.verify() == node.latest_tx.tx_id
+
+
+def write(port, id, note):
+    """What the server answers, or None where somebody else has changed the note."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/notes/{id}", json.dumps(note).encode(),
+                                     {"Content-Type": "application/json"}, method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as got:
+            return json.load(got)
+    except urllib.error.HTTPError as error:
+        assert error.code == 409
+        return None
+
+
+def events(port, count):
+    """The first transactions that a listener of some worker hears."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=60) as stream:
+        heard = (int(line[4:]) for line in stream if line.startswith(b"id: "))
+        return list(itertools.islice(heard, count))
