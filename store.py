@@ -2159,11 +2159,6 @@ def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
 
 
-def _part_of_joined(joined: bytes, place: int) -> Any:
-    """One of the cells that an entry of a composite index is made of."""
-    return _sibling("store_schema").part_of(joined, place)
-
-
 def _call_of_query(ref: weakref.ref, what: str, number: int, *cells: Any) -> Any:
     """A function of the query that runs on a reader, called by SQLite once a row; `_guarded` in one step."""
     reader: Any = ref()
@@ -2192,7 +2187,7 @@ class _Reader:
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
-        connection.create_function("part", 2, _part_of_joined, deterministic=True)
+        connection.create_function("part", 2, lambda *entry: _sibling("store_schema").part_of(*entry))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
         connection.set_progress_handler(lambda: me._guarded(me._is_over), STEPS)
 
@@ -5512,21 +5507,6 @@ class _Range(_Clause):
     tests: tuple = ()                 # of (operator, what gives the value)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Joined(_Clause):
-    """Triples of one entity that a composite index answers (`store_schema`): it begins the search.
-
-    Its terms are the entity, and variables for the last of the index's attributes; the first ones are known.
-    """
-    number: int = 0                   # of the index
-    known: tuple = ()                 # what gives the values of the first attributes
-    tests: tuple = ()                 # of the next one: it lies between known bounds,
-    kind: int = 0                     # and its cells are of one kind
-    kinds: tuple = ()                 # of the variables
-    replaced: tuple = ()              # the clauses that it stands for
-    is_page: bool = False             # the answer is ordered as the index is, and cut
-
-
 def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> list[_Clause]:
     """The clauses, with comparisons of one variable with known values made one."""
     kept: list[_Clause] = []
@@ -6009,18 +5989,6 @@ class _Joiner:
         return re.sub(r"\?([1-4])", lambda found: self.text.param("source", place, mode, int(found[1]) - 1),
                       _seen(f, mode))
 
-    def _join_joined(self, block: _Block, clause: _Joined, needed: frozenset[str]) -> None:
-        """The entries of a composite index that begin with known cells, within bounds; their last cells are parts."""
-        f, (e, *vars), param = self.shared.name("f"), clause.terms, self.text.param
-        low, high = (param("joined", clause, end) for end in (0, 1))
-        block.froms.append(f"joined {f}")
-        block.wheres += [f"{f}.a = {clause.number} and {f}.v >= {low} and {f}.v < {high}", _seen(f, self.shared.mode)]
-        block.first = f, 1
-        self.place(block, e, f"{f}.e", self.shared.kinds("xt/id"))
-        for place, (var, kinds) in enumerate(zip(vars, clause.kinds), len(clause.known)):
-            self.place(block, var, f"part({f}.v, {place})", kinds)
-        block.owners[e] = f"{f}.p", f"{f}.k", f"{f}.n"
-
     def _attribute(self, block: _Block, clause: _Triple) -> str:
         """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
         e, _, *attribute = clause.terms
@@ -6173,8 +6141,8 @@ class _Joiner:
         return _Block([table], bound, owners, kinds)
 
     _JOIN: dict[type, Callable] = {
-        _In: _join_in, _Joined: _join_joined, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search,
-        _Test: _join_test, _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
+        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search, _Test: _join_test,
+        _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
         _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
 
@@ -6475,7 +6443,7 @@ class _Shaper:
     def __init__(self, shared: _Compilation, steps: list | None):
         self._shared, self._parsed = shared, shared.parsed
         self._before: list = []
-        self._index: _Joined | None = None         # the composite index that the search begins with
+        self._index: Any = None        # the clause of a composite index that the search begins with
         source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
         self._given: list[_Clause] = [             # the arguments that are clauses
             _In(source, binding.vars, name=binding.shape, place=place)
@@ -6651,9 +6619,9 @@ class _Shaper:
         """
         found = {*found, *self._joiner.scalars}
         for clause in joined:
-            if type(clause) not in (_Triple, _Joined, _Fact, _RuleCall, _Test, _Not, _Search):
+            if type(clause) not in (_Triple, _Fact, _RuleCall, _Test, _Not, _Search) and clause is not self._index:
                 return False
-            if type(clause) in (_Triple, _Joined, _Fact, _RuleCall) and (
+            if type(clause) not in (_Test, _Not, _Search) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
                 return False
         return not self._shared.is_over
@@ -7432,7 +7400,6 @@ _PARAMETER: dict[str, Callable] = {
     "attributes": _attributes_json,
     "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
     "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
-    "joined": lambda run, clause, end: _sibling("store_schema").bound(run, clause, end),
     "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
     "sought": lambda run, *spec: _sibling("store_text").sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),

@@ -9,6 +9,7 @@ the store knows of any valid time; what was corrected before, and the log, are l
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import importlib
 import itertools
@@ -80,25 +81,16 @@ def _part(cell: Any) -> bytes:
 
 def part_of(entry: bytes, place: int) -> Any:
     """The cell at a place of joined cells; a UUID is a BLOB, as one that nothing is known of."""
-    start = 0
-    for _ in range(place):
-        start = _end_of_part(entry, start)
-    tag, data = entry[start], entry[start + 1:_end_of_part(entry, start)]
-    if tag == 0:
-        return store._UUID + data
-    if tag == 1:
-        return int.from_bytes(data, "big") - 2 ** 63
-    data = data[:-2].replace(b"\0\xff", b"\0")
-    return data.decode() if tag == 2 else data
-
-
-def _end_of_part(entry: bytes, start: int) -> int:
-    if entry[start] < 2:
-        return start + (17, 9)[entry[start]]
-    end = entry.index(b"\0", start + 1)
-    while entry[end + 1]:                 # a zero of its own
-        end = entry.index(b"\0", end + 2)
-    return end + 2
+    end = 0
+    for _ in range(place + 1):
+        start = end
+        tag = entry[start]
+        end = entry.index(b"\0\0", start) + 2 if tag > 1 else start + (9 if tag else 17)
+    if tag > 1:
+        data = entry[start + 1:end - 2].replace(b"\0\xff", b"\0")
+        return data if tag == 3 else data.decode()
+    data = entry[start + 1:end]
+    return int.from_bytes(data, "big") - 2 ** 63 if tag else store._UUID + data
 
 
 # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,6 +98,50 @@ def _end_of_part(entry: bytes, start: int) -> int:
 # A composite index begins a search when its first attributes are known and the entity is not: where the answer is a
 # page in the order of the next ones, where the next one lies in a range, or where several are known. Each attribute of
 # the index must be asked for, since a document without one of them has no entry.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Joined(store._Clause):
+    """Triples of one entity that a composite index answers: it begins the search.
+
+    Its terms are the entity, and variables for the last of the index's attributes; the first ones are known.
+    """
+    number: int = 0                   # of the index
+    known: tuple = ()                 # what gives the values of the first attributes
+    tests: tuple = ()                 # of the next one: it lies between known bounds,
+    kind: int = 0                     # and its cells are of one kind
+    kinds: tuple = ()                 # of the variables
+    replaced: tuple = ()              # the clauses that it stands for
+    is_page: bool = False             # the answer is ordered as the index is, and cut
+
+
+def _join(joiner: Any, block: Any, clause: _Joined, needed: frozenset[str]) -> None:
+    """Joins the entries of an index that begin with known cells, within bounds; their last cells are parts of them."""
+    f, (e, *vars), param = joiner.shared.name("f"), clause.terms, joiner.text.param
+    low, high = (param("joined", clause, end) for end in (0, 1))
+    block.froms.append(f"joined {f}")
+    block.wheres += [f"{f}.a = {clause.number} and {f}.v >= {low} and {f}.v < {high}",
+                     store._seen(f, joiner.shared.mode)]
+    block.first = f, 1
+    joiner.place(block, e, f"{f}.e", joiner.shared.kinds("xt/id"))
+    for place, (var, kinds) in enumerate(zip(vars, clause.kinds), len(clause.known)):
+        joiner.place(block, var, f"part({f}.v, {place})", kinds)
+    block.owners[e] = f"{f}.p", f"{f}.k", f"{f}.n"
+
+
+def _bound(run: Any, clause: _Joined, end: int) -> bytes:
+    """From which joined cells on, or up to which, the entries of a search lie."""
+    values = [store._known_value(run, spec) for spec in clause.known]
+    try:
+        prefix = joined(map(store._cell, values))
+    except store.StoreError:              # no document holds such a value
+        return b"\xff"
+    if not clause.tests:
+        return prefix + b"\xff" * end
+    return prefix + _part(run.bounds(clause.tests, clause.kind)[end])
+
+
+store._Joiner._JOIN[_Joined] = _join
+store._PARAMETER["joined"] = _bound
 
 _RANGED = 0.25                        # of the entries with known beginnings, that are taken to lie in a range
 
@@ -141,8 +177,8 @@ def _index(number: int, of_each: list[list], where: Iterable, parsed: Any, joine
         and targets[:len(vars)] == vars and len({down for _, down in parsed.order[:len(vars)]}) == 1 \
         and all(kinds_of(var) in store._SORTABLE for var in vars)
     names = [c.a for c in triples]
-    return store._Joined({"index": names}, (triples[0].e, *vars), number=number, known=tuple(known), tests=tests,
-                         kind=kind, kinds=tuple(kinds), replaced=(*triples, *replaced), is_page=is_page)
+    return _Joined({"index": names}, (triples[0].e, *vars), number=number, known=tuple(known), tests=tests,
+                   kind=kind, kinds=tuple(kinds), replaced=(*triples, *replaced), is_page=is_page)
 
 
 _UUIDS = store._UUID_KIND | store._MENTION_KIND
@@ -178,18 +214,6 @@ def _pays(index: Any, triples: list, parsed: Any, joiner: Any) -> bool:
     if index.is_page and entries > least:
         return entries * (parsed.limit + parsed.offset) < least * least and entries <= least * store.WALK_MAX
     return entries <= least and (index.is_page or bool(index.tests) or len(index.known) > 1)
-
-
-def bound(run: Any, clause: Any, end: int) -> bytes:
-    """From which joined cells on, or up to which, the entries of a search lie."""
-    values = [store._known_value(run, spec) for spec in clause.known]
-    try:
-        prefix = joined(map(store._cell, values))
-    except store.StoreError:              # no document holds such a value
-        return b"\xff"
-    if not clause.tests:
-        return prefix + b"\xff" * end
-    return prefix + _part(run.bounds(clause.tests, clause.kind)[end])
 
 
 # ── Declaring ────────────────────────────────────────────────────────────────────────────────────────────────
