@@ -5978,7 +5978,7 @@ class _Joiner:
                 block.first = f, len(block.wheres) - 1
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
         self.place(block, v, f"{look}{f}.v", None if attribute else shared.kinds(clause.a))
-        if not a and (attribute[0] in needed or attribute[0][1] != " "):
+        if not a and (attribute[0] in needed or attribute[0] in block.bound or attribute[0][1] != " "):
             self._place_name(block, attribute[0], f"{f}.a")
         if _is_var(e):
             block.owners.setdefault(owned, (f"{f}.p", f"{f}.k", f"{f}.n"))

@@ -379,6 +379,14 @@ def test_an_attribute_may_be_a_variable_a_blank_or_any_of_a_set(node):
     assert answers(db, [[BOB, "?n"]]) == ["age", "boss", "likes", "name", "xt/id"]       # as of then
 
 
+def test_an_attribute_that_is_its_own_value_is_compared_inside_a_rule_too(node):
+    """A variable that stood for attribute and value of a known entity, and nowhere else, held any fact of it."""
+    node.submit_tx([put({"xt/id": 1, "to": "b"}), put({"xt/id": 2, "to": "to"})])
+    rules = [[("odd", "?e"), ["?e", "to"], ["?e", "?a", "?a"]]]
+    assert node.db().q({"find": "?e", "rules": rules, "where": [("odd", "?e")]}) == [2]
+    assert node.db().q({"find": "?e", "where": [["?e", "to"], ["?e", "?a", "?a"]]}) == [2]
+
+
 @pytest.mark.parametrize("way", ["file", "supposed"])
 def test_an_attribute_that_an_argument_names_is_looked_up_by_it(node, way):
     """Without this, a page that sorts by the column that was clicked would put a name into the query's text."""
