@@ -190,10 +190,11 @@ def said_in(db, id):
 
 class Recent:
     """The newest messages of a channel, the newest first. It looks up where in the log one stands when it is asked."""
-    __slots__ = "ids", "mems", "called", "_said", "_after"
+    __slots__ = "ids", "mems", "authors", "called", "_said", "_after"
 
     def __init__(self, found, former=None):
         self.ids, self.mems = [one["xt/id"] for one in found], [number_of(one.get("msg/mem")) for one in found]
+        self.authors = frozenset(self.mems)
         self.called = {n: one["msg/mentions"] for n, one in enumerate(found) if one.get("msg/mentions")}
         known = dict(zip(former.ids, former._said)) if former else {}
         self._said, self._after = [known.get(id) for id in self.ids], {}
@@ -225,9 +226,11 @@ class Recent:
     def counts(self, after, mem_id, channel_id):
         """Among so many newest messages, those of others, and those that mention the member or everybody."""
         mine = number_of(mem_id)
-        calls = self.called and sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
-                                    for n, ids in self.called.items())
-        return after - self.mems[:after].count(mine), calls or 0
+        if not self.called and mine not in self.authors:               # as in most channels
+            return after, 0
+        calls = sum(n < after and self.mems[n] != mine and (mem_id in ids or channel_id in ids)
+                    for n, ids in self.called.items())
+        return after - self.mems[:after].count(mine), calls
 
     def size(self):
         return 250 * len(self.ids) + 100 * POSITIONS_MAX
@@ -254,12 +257,12 @@ def newest(db, channel_id, count, without=None):
     return biff.q(db, query, channel_id, without)
 
 
-def count_of(ctx, db, channel_id, mem_id, upto):
+def count_of(ctx, db, channel_id, mem_id, upto, recent=None):
     """The numbers of messages of others in a channel after a transaction, and of those that call the member.
 
-    At most COUNT_MAX messages are read, so that it never costs more.
+    At most COUNT_MAX messages are read, so that it never costs more. `recent` are the newest of them, if at hand.
     """
-    recent = ctx["chat_kept"].at_hand(db, (COUNT_MAX, channel_id)) or recent_of(ctx, db, channel_id, FIRST_LOOK)
+    recent = recent or recent_of(ctx, db, channel_id, FIRST_LOOK)
     if (after := recent.after(db, upto)) == FIRST_LOOK:
         recent = recent_of(ctx, db, channel_id, COUNT_MAX)
         after = recent.after(db, upto)
@@ -282,10 +285,10 @@ def counts_of(ctx, db, mem):
         if id in near and (mem_id, id) in positions.followed:
             continue
         upto = upto_of(ctx, read, mem_id, id) if id in near else read.upto.get(id, read.joined)
-        recent = at_hand(db, (FIRST_LOOK, id))
+        recent = at_hand(db, (COUNT_MAX, id)) or at_hand(db, (FIRST_LOOK, id))
         if recent and not recent.may_be_after(upto):                   # as in most channels
             continue
-        count, calls = count_of(ctx, db, id, mem_id, upto)
+        count, calls = count_of(ctx, db, id, mem_id, upto, recent)
         if count:
             found[id] = count, upto, calls
     return found
