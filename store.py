@@ -7011,38 +7011,8 @@ def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple,
         if not plan.tables:
             steps = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest).fetchall()
             lines += ["SQLite's plan:", *(f"  {row[3]}" for row in steps)]
-    return "\n".join([*lines, *(_analyzed(reader, mode, db, parsed, args) if analyze else ())])
-
-
-def _analyzed(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple) -> list[str]:
-    """The rows after each step and its ms: SQLite tells neither, so all steps up to each are asked and counted anew.
-
-    What a step took is what they take less what those before it take. The query's timeout is for all of that.
-    """
-    steps: list[tuple] = []
-    lines, taken = ["measured:", "        rows         ms"], 0.0
-
-    def measured(what: str, ask: Callable[[], Any], before: float = 0.0) -> tuple[Any, float]:
-        begun = time.perf_counter()
-        found = ask()
-        ms = (time.perf_counter() - begun) * 1000
-        lines.append(f"{found if type(found) is int else len(found):>12,} {max(ms - before, 0):>10,.3f}  {what}")
-        return found, ms
-    with _Run(db, reader, mode, parsed, args, steps) as run:
-        try:
-            if run.plan.tables:
-                measured("rules, and stages of many clauses", run.derived)
-            for source, statement in steps:
-                _, taken = measured(_short(source), lambda: run.execute(statement).fetchone()[0], taken)
-            run.rounds.clear()        # of the rules, which begin anew
-            rows, _ = measured("all of SQL, with the functions that clauses call", lambda: list(run.rows()))
-            measured("Python: values, documents, groups, order, pulls", lambda: _Answers(run).whole(rows))
-        except (sqlite3.Error, QueryLimitError) as error:
-            if not isinstance(error, QueryLimitError):
-                with contextlib.suppress(QueryLimitError):
-                    reader.fail(error)
-            lines.append(f"  stopped: the timeout of {parsed.timeout_s * 1000:,.0f} ms is over")
-    return lines
+    measured = _sibling("store_tables").measured(reader, mode, db, parsed, args) if analyze else ()
+    return "\n".join([*lines, *measured])
 
 
 def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
@@ -7224,7 +7194,7 @@ class _Run:
     def found(self) -> Any:
         """The same rows as they are found: a cursor, or a list."""
         if self.plan.tables:
-            self._derive()
+            self.derive()
         main = self.plan.main
         return self._merged_arms() if self.plan.arms else self.reader.rows(main.sql, self._bound(main))
 
@@ -7241,13 +7211,7 @@ class _Run:
         parameters = (*self.db._bindings(self.mode), *[bind(self) for bind in statement.binders])
         return parameters if len(parameters) == statement.highest else parameters[:statement.highest]
 
-    def derived(self) -> int:
-        """How many rows the rules' tables have, once they are filled."""
-        self._derive()
-        counts = [f"(select count(*) from temp.{table})" for table, _ in self.plan.tables]
-        return self.reader.execute(f"select {' + '.join(counts)}").fetchone()[0]
-
-    def _derive(self) -> None:
+    def derive(self) -> None:
         """Fills the rules' tables."""
         outer = self.outer[0]
         while outer is not None:

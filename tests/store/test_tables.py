@@ -49,7 +49,8 @@ def test_a_long_table_says_how_much_it_does_not_show(db):
     """Without this, a table of a million rows would fill a notebook's page and its memory."""
     table = db.table({"find": "?v", "in": [["?v", ...]]}, range(store_tables.ROWS_SHOWN + 1_234))
     assert repr(table).endswith("… and 1,234 more rows") and "<p>… and 1,234 more rows</p>" in table._repr_html_()
-    assert len(repr(table).splitlines()) == store_tables.ROWS_SHOWN + 3 and len(table) == store_tables.ROWS_SHOWN + 1_234
+    assert len(repr(table).splitlines()) == store_tables.ROWS_SHOWN + 3
+    assert len(table) == store_tables.ROWS_SHOWN + 1_234
 
 
 def test_a_frame_has_the_columns_of_the_answers(db):
