@@ -29,6 +29,8 @@ class Assets(BuildHookInterface):
             subprocess.run([*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=root, check=True)
         if version != "editable":
             build_data["force_include"] |= {str(root / path): path for path in TAKEN_ALONG}
+            if self.target_name == "wheel":
+                build_data["force_include"] |= {str(path): path.name for path in root.glob("packages/chat/*.py")}
 
 
 def is_sdist(root):

@@ -173,6 +173,13 @@ def test_the_installed_chat_answers_with_its_scripts(tmp_path):
             chat.communicate(timeout=30)
 
 
+def test_the_clone_that_is_installed_in_place_is_the_clone(tmp_path):
+    """Without this, `pip install -e .` could put a copy of the chat before the one that a developer changes."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel:editable", "-d", tmp_path, cwd=ROOT)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert [name for name in names if ".dist-info/" not in name] == ["_eelchat.pth"]
+
+
 def answer(port, path):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as got:
