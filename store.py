@@ -211,7 +211,7 @@ def _short(value: Any) -> str:
 
 def _meant(given: Any, known: Iterable[str]) -> str:
     """The end of a sentence about a name that is not known: which one may have been meant."""
-    alike = difflib.get_close_matches(str(given).strip(":").lower().replace("_", "-"), list(known), 1)
+    alike = difflib.get_close_matches(str(given).strip(":").lower().replace("_", "-"), list(known), 1, 0.7)
     return f" Did you mean {_short(alike[0])}?" if alike else ""
 
 
@@ -868,6 +868,8 @@ class Node:
         for what, given in ("progress", progress), ("clock", clock), ("ids", ids):
             if not callable(given) and (given is not None or what == "ids"):
                 raise StoreError(f"{what}={_short(given)}; wanted a callable.")
+        if type(timeout_s) not in (int, float) or not timeout_s >= 0:
+            raise StoreError(f"timeout={_short(timeout_s)}; wanted seconds, not below 0.")
         self.functions = dict(functions)
         self.new_id = ids
         self._given_clock = (lambda: _given_micros(clock(), "The clock")) if clock else None
@@ -4792,7 +4794,8 @@ def _parsed(query: Any, args: tuple, node: Node, check_arity: bool = True) -> _P
     parsed = node._plans.parsed(query, node._parse)
     if check_arity and len(args) != len(parsed.ins):
         wanted = ", ".join(_shown(binding) for binding in parsed.ins) or "none"
-        raise QueryError(f"The query takes {_many(len(parsed.ins), 'argument')} ({wanted}), got {len(args)}.")
+        way = " `q` asks its own snapshot, which is no argument." if args and isinstance(args[0], Db) else ""
+        raise QueryError(f"The query takes {_many(len(parsed.ins), 'argument')} ({wanted}), got {len(args)}.{way}")
     return parsed if type(parsed) is _Parsed else node._plans.parsed(parsed.filled(args), node._parse)
 
 
@@ -5208,7 +5211,8 @@ class _ClauseParser:
                 raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, "
                                  "value].")
             known = ", ".join(sorted(map(str, self._heads))) or "none"
-            way = f" A test stands in a list: [{_short(clause)}]." if name in FUNCTIONS else _meant(name, self._heads)
+            way = (f" A test stands in a list: [{_short(clause)}]." if name in FUNCTIONS else
+                   " Another snapshot is named in \"in\"." if name.startswith("$") else _meant(name, self._heads))
             raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. "
                              f"Defined: {known}.{way}")
         count, required = self._heads[name]
@@ -8301,6 +8305,11 @@ def _parse_pull_element(element: Any, functions: Mapping[str, Callable]) -> list
                      "(\"attribute\", {options}), {\"attribute\": pattern} or (\"attribute\", {options}, pattern).")
 
 
+def _built_in(function: str, a: str, value: Any) -> Any:
+    with _blaming(_Call(function, (a,))):
+        return FUNCTIONS[function](value)
+
+
 def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below: Any) -> _Pull:
     """An element of an attribute and its options; a join, if something is below it."""
     if type(name) is not str or type(options) is not dict or options.keys() - _PULL_OPTIONS.keys():
@@ -8315,7 +8324,7 @@ def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below:
             raise QueryError(f"\"{option}\" of {name} is {_short(value)}; wanted {wanted}.")
     xform = options.get("xform")
     if type(xform) is str:
-        xform = functions.get(xform) or FUNCTIONS.get(xform)
+        xform = functions.get(xform) or xform in FUNCTIONS and functools.partial(_built_in, xform, name) or None
     if not callable(xform) and "xform" in options:
         raise _no_function(options["xform"])
     pattern: Any = None
