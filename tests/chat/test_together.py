@@ -275,6 +275,7 @@ async def test_slow_mode_and_a_digest_count_for_both_servers_together(together, 
     say(f"of two posts at once on two servers {len(posted) - 1} stored; {len(sent)} mail from two servers; asked 1, 1")
 
 
+@pytest.mark.parametrize("together", ["postgres", "file"], indirect=True)
 async def test_a_feed_is_fetched_once_for_both_servers(together, host, monkeypatch):      # noqa: F811
     """Without this, ten servers would ask each feed ten times, and post what they find ten times."""
     asked = []
