@@ -3945,7 +3945,10 @@ class Db:
 
         Here and where else a snapshot takes an id, a list `["attribute", value]` is the one entity that has this value.
         """
-        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
+        try:
+            check_id(id)
+        except ValueTypeError:
+            id = self._looked_up_id(id)
         document = self._at_hand(id)
         if document is None:
             return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
@@ -4006,7 +4009,11 @@ class Db:
         if isinstance(ids, (str, bytes, dict)) or not isinstance(ids, Iterable):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
         parsed, ids = self._node._patterns.parsed(pattern, self._node._parse_pull), list(ids)
-        ids = [self._looked_up_id(id) if type(id) is list else check_id(id) or id for id in ids]
+        try:
+            for id in ids:
+                check_id(id)
+        except ValueTypeError:
+            ids = [self._looked_up_id(id) if type(id) is list else check_id(id) or id for id in ids]
         return self._answer(_pulled, self, parsed, ids)
 
     def q(self, query: dict[str, Any], *args: Any) -> Any:
@@ -4154,6 +4161,8 @@ class Db:
 
     def _looked_up_id(self, ref: list) -> Any:
         """The id of the one entity that has a value in an attribute, [attribute, value]; None if none has it."""
+        if type(ref) is not list:
+            check_id(ref)
         if not _is_ref(ref):
             raise ValueTypeError(f"{_short(ref)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another "
                                  "single value, or a lookup ref: [\"attribute\", value].")
@@ -8264,6 +8273,7 @@ class _Pull(NamedTuple):
     into: Any = None
     is_one: bool = False
     xform: Any = None                 # a function of what was pulled
+    is_poured: bool = False           # whether one of the last is there
 
     @property
     def is_followed(self) -> bool:
@@ -8339,7 +8349,8 @@ def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below:
                                for part in parts)
     return _Pull(name, options.get("as", name), _backwards(name), pattern, union, recurs,
                  options.get("default", ...), options.get("limit"),
-                 options.get("into"), options.get("cardinality") == "one", xform)
+                 options.get("into"), options.get("cardinality") == "one", xform,
+                 not options.keys().isdisjoint(("limit", "into", "xform")))
 
 
 def _pulled(reader: _Reader, mode: str, db: Db, pattern: _Pattern, ids: list) -> list:
@@ -8417,7 +8428,8 @@ class _Puller(NamedTuple):
         if element.key != element.a:
             into.pop(element.a, None)
         if element.a in document:
-            into[element.key] = _poured(_copied(document[element.a]), element)
+            value = _copied(document[element.a])
+            into[element.key] = _poured(value, element) if element.is_poured else value
         elif element.default is not ...:
             into[element.key] = _copied(element.default)
 
@@ -8447,6 +8459,7 @@ class _Puller(NamedTuple):
         entities = [document for _, document in flat]
         pulled = iter(() if not flat else self._pull_all(below, entities, paths) if type(element.pattern) is tuple else
                       self._pull_again(below, entities, paths or []))
+        has_default = element.default is not ...
         for document, into, several in zip(level, made, found):
             if into is None:
                 continue
@@ -8455,8 +8468,7 @@ class _Puller(NamedTuple):
                 into.pop(element.a, None)
             if several or several is not None and not element.back:
                 self._set_joined(element, document, into, [next(pulled) for _ in several], is_asked)
-            is_there = document is not None and type(document) is not _Absent
-            if element.default is not ... and is_there and element.key not in into:
+            if has_default and document is not None and type(document) is not _Absent and element.key not in into:
                 into[element.key] = _copied(element.default)
 
     def _pull_again(self, pattern: _Pattern, level: list, paths: list) -> list:
@@ -8483,7 +8495,7 @@ class _Puller(NamedTuple):
         if type(value) in _SEVERAL:
             into[element.key] = _poured(pulled, element)
         elif pulled[0] is not None:
-            into[element.key] = _poured(pulled[0], element)
+            into[element.key] = _poured(pulled[0], element) if element.is_poured else pulled[0]
 
     def _referred(self, element: _Pull, below: Any, documents: list) -> list:
         """For each document the entities that its attribute refers to, or None; None if it lacks it."""
