@@ -6260,8 +6260,11 @@ class _Rules:
 
         A definition is (head, the call of itself or None, the other clauses).
         """
+        definitions = self._rules[clause.name]
+        if all(call.name != clause.name for d in definitions for call in _rule_calls(d.clauses)):
+            return None
         split: list[Any] = [(d.head, *(self._split(self.expand(d.clauses), clause.name) or (None, None)))
-                            for d in self._rules[clause.name]]
+                            for d in definitions]
         loops, bases = [d for d in split if d[1]], [d for d in split if not d[1]]
         if not (bases and loops) or len(split) > UNION_TERMS or any(rest is None for _, _, rest in split):
             return None
@@ -7044,7 +7047,7 @@ def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_
 class _Run:
     """One execution of a query on a reader, as a block: at its end the reader is as it was."""
     __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
-                 "members", "bounded", "outer", "deadline", "is_stopped")
+                 "members", "bounded", "outer", "deadline", "is_stopped", "new_facts", "settled")
 
     def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple, steps: list | None = None):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
@@ -7053,6 +7056,8 @@ class _Run:
                 self._look_up(place)
         self.file, self.outer, self.is_stopped = db._file, (reader.run, reader.deadline), False      # by another thread
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
+        self.new_facts = 0                            # new rows of rules' tables, so far
+        self.settled: dict[int, int] = {}             # of each filling: how many there were when it had all its rows
         self.filled: set[str] = set()                 # these tables, and those of queries inside this one
         self.deadline = time.monotonic() + parsed.timeout_s
         if reader.deadline is not None and reader.deadline < self.deadline:
@@ -7086,7 +7091,10 @@ class _Run:
         inputs = _NO_INPUTS if is_plain else self._inputs()
         found = self.parsed.plans.get((self.mode, is_over, inputs))
         if found is None or found[0] is not generation or steps is not None:
-            plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs), steps).plan()
+            try:
+                plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs), steps).plan()
+            except RecursionError:
+                raise QueryError("The query's rules lead too deep into each other to be planned; use fewer.") from None
             found = self.parsed.plans[self.mode, is_over, inputs] = generation, plan
             told = self.db._node._told
             for doubt in plan.doubts:                 # is logged once
@@ -7238,24 +7246,28 @@ class _Run:
         self._run_all(self.plan.before)
 
     def _run_all(self, parts: Iterable[_Statement | _Filling]) -> int:
-        """Runs the statements, and fillings until a round brings nothing new; how many new facts there are."""
-        found, connection = 0, self.reader.connection
+        """Runs the statements, and fillings until a round brings nothing new; how many new facts there are.
+
+        A filling is run again only if something is new since: else rules that call another twice would fill the last
+        one 2ⁿ times.
+        """
+        start, connection = self.new_facts, self.reader.connection
         for part in parts:
             if isinstance(part, _Statement):
                 before = connection.total_changes
                 self.execute(part)
-                found += connection.total_changes - before if part.derives else 0
-                continue
-            if part.number not in self.rounds:
-                self.rounds[part.number] = 0
-                found += self._run_all(part.first)
-            new = 1
-            while new:
-                self.reader.look_at_clock()       # SQLite looks only while one statement is long
-                self.rounds[part.number] += 1
-                new = self._run_all(part.rounds)
-                found += new
-        return found
+                self.new_facts += connection.total_changes - before if part.derives else 0
+            elif self.settled.get(part.number) != self.new_facts:
+                if part.number not in self.rounds:
+                    self.rounds[part.number] = 0
+                    self._run_all(part.first)
+                new = 1
+                while new:
+                    self.reader.look_at_clock()       # SQLite looks only while one statement is long
+                    self.rounds[part.number] += 1
+                    new = self._run_all(part.rounds)
+                self.settled[part.number] = self.new_facts
+        return self.new_facts - start
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""

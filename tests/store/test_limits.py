@@ -219,10 +219,22 @@ def test_no_form_of_a_query_joins_more_tables_than_sqlite_takes(count):
             assert told == 2 * [[] if where[-1][0] == "not" else [0]], where
 
 
-def test_what_sqlite_cannot_take_is_refused_in_our_words():
+def test_rules_that_lead_too_deep_are_refused_and_long_chains_answered():
+    """Without this, a program that composes rules would end in Python's words, or plan for ever."""
+    chain = lambda count: [[(f"r{n}", "?x"), (f"r{n + 1}", "?x"), (f"r{n + 1}", "?x")] for n in range(count)]
+    ring = [[(f"r{n}", "?x"), ["?x", "v", "?y"], (f"r{(n + 1) % 400}", "?y")] for n in range(400)]
+    with opened() as node:
+        node.submit_tx([put({"xt/id": 1, "v": 1})])
+        asked = lambda rules: node.db().q({"find": "?x", "where": [("r0", "?x")], "rules": rules})
+        assert asked([*chain(24), [("r24", "?x"), ["?x", "v"]]]) == [1]
+        with pytest.raises(store.QueryError, match="too deep into each other"):
+            asked([*ring, [("r399", "?x"), ["?x", "v"]]])
+
+
+def test_what_sqlite_cannot_take_is_refused_in_our_words(monkeypatch):
     """Without this, a query that a program made too wide would fail with words that nobody can act on."""
     names = [f"?x{n}" for n in range(2_000)]
-    long = range(store.PARAMETERS_MAX + 1)
+    monkeypatch.setattr(store, "PARAMETERS_MAX", 100)
     wide = {"find": names, "in": [names], "where": [["?e", "v"]]}
     with opened() as node:
         node.submit_tx([put({"xt/id": 1, "v": 1})])
@@ -231,7 +243,7 @@ def test_what_sqlite_cannot_take_is_refused_in_our_words():
         assert asked({"find": "?e", "where": [["?e", "v", "?v"], [("<=", *["?v"] * 1_200)]]}) == [1]
         for query, *args in [(wide, names), (wide | {"in": [[names]]}, [names]),
                              ({"find": "?s", "in": [names], "where": [["?e", "v"], [("+", *names), "?s"]]}, names),
-                             ({"find": "?e", "where": [("or", *(["?e", "v", n] for n in long))]},)]:
+                             ({"find": "?e", "where": [("or", *(["?e", "v", n] for n in range(101)))]},)]:
             with pytest.raises(store.QueryError, match="The query has .*, the limit is .*: ask in several steps"):
                 asked(query, *args)
 
