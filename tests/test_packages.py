@@ -96,6 +96,9 @@ def test_the_installed_store_is_used_by_a_program_and_at_the_terminal(store_bin,
     for command in [store_bin / "eelstore"], [store_bin / "python", "-m", "eelstore"]:
         shown = run(*command, tmp_path / "a.db", '{"find": ["?age"], "where": [["ann", "age", "?age"]]}', cwd=tmp_path)
         assert shown.split() == ["?age", "----", "42"]
+    page = run(store_bin / "python", ROOT / "tests/printed.py", STORE / "README.md", cwd=tmp_path)
+    examples, = json.loads(page).values()
+    assert examples and all(wanted == got for _, wanted, got in examples)
     assert "usage: eelstore " in run(store_bin / "eelstore", "--help", cwd=tmp_path)
     run(store_bin / "python", "-c", "; ".join(f"import eelstore.{path.stem}" for path in ROOT.glob("store*.py")
                                               if path.stem != "store_postgres"), cwd=tmp_path)
