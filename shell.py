@@ -655,7 +655,8 @@ class Shell:
         options = parsed("{" + given) if space else {}
         if type(options) is not dict:
             raise ShellError(f"{_short(shown(options))} are no options; wanted a dict, such as {{\"id\": \"email\"}}.")
-        rows = functools.partial(store._sibling("store_import").documents, os.path.expanduser(path.strip()), options, self.node.new_id)
+        documents = store._sibling("store_import").documents
+        rows = functools.partial(documents, os.path.expanduser(path.strip()), options, self.node.new_id)
         self.import_lines(Import(lambda: (_Said(None, None, store.put(document), size) for document, size in rows())))
 
     def import_lines(self, lines: Import) -> None:

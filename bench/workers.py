@@ -175,8 +175,9 @@ def main():
     if options.accept:
         return accept()
     os.sched_setaffinity(0, CORES[-1:])
-    print(f"| workers | posts a second | CPU of a post in all workers, ms | posts a second on cores of their own | "
-          f"frames a second to {options.sockets:,} sockets | CPU of a frame, us | frames a second on cores of their own |")
+    print("| workers | posts a second | CPU of a post in all workers, ms | posts a second on cores of their own | "
+          f"frames a second to {options.sockets:,} sockets | CPU of a frame, us | "
+          "frames a second on cores of their own |")
     print("| ---: " * 7 + "|")
     figures = {}
     for _ in range(options.rounds):

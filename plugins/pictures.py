@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PIXELS_MAX = 40_000_000               # of a picture; cameras of telephones make 12 to 50 million, most send 12
 FRAMES_MAX = 300                      # of a moving one: ten seconds at 30 a second
@@ -82,7 +82,10 @@ class Helper:
     """
 
     def __init__(self):
-        self.turn, self._process, self._socket, self._idle = asyncio.Semaphore(AT_ONCE), None, None, None
+        self.turn = asyncio.Semaphore(AT_ONCE)
+        self._process: Any = None
+        self._socket: Any = None
+        self._idle: asyncio.TimerHandle | None = None
 
     async def ask(self, *files):
         """The answer about one picture, as {field: value}; the child has the three open files, and knows no path."""
@@ -144,7 +147,7 @@ def main(asked):
             return
         reads, writes = os.pipe()
         if not (child := os.fork()):
-            answer(*files, writes)
+            answer(files, writes)
         os.close(writes)
         with os.fdopen(reads, "rb") as told:
             said = told.read(ANSWER_BYTES_MAX)
@@ -154,15 +157,16 @@ def main(asked):
         asked.send(said if is_well and said else json.dumps({"error": UNREADABLE}).encode())
 
 
-def answer(read, written, small, told):
-    """The child: it writes its answer and ends."""
+def answer(files, told):
+    """The child, given the files to read, to write and to write small: it writes its answer into a pipe and ends."""
     import resource
     status = 1
     try:
         signal.alarm(READ_S_MAX)
         resource.setrlimit(resource.RLIMIT_CPU, (READ_S_MAX, READ_S_MAX))
-        with os.fdopen(read, "rb") as read, os.fdopen(written, "wb") as written, os.fdopen(small, "wb") as small:
-            said = made_of(read, written, small)
+        read, written, small = files
+        with os.fdopen(read, "rb") as source, os.fdopen(written, "wb") as target, os.fdopen(small, "wb") as smaller:
+            said = made_of(source, target, smaller)
         status = 0
     except PictureError as error:
         said, status = {"error": str(error)}, 0
@@ -175,7 +179,7 @@ def answer(read, written, small, told):
 
 
 def bound_this_process():
-    """Memory, bytes written, no core, and behind everything else in the queue for the processor; children inherit it."""
+    """Bounds memory and bytes written, keeps no core, and lets others have the processor first; children inherit it."""
     import resource
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for kind, bound in [("AS", MEMORY_BYTES_MAX), ("FSIZE", WRITTEN_BYTES_MAX), ("CORE", 0)]:

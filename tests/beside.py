@@ -1,8 +1,8 @@
 """One of several processes on one file: it writes, reads and listens until it is killed, and says what it was told.
 
 `python tests/beside.py PATH WRITER WRITERS SEED` writes the transactions of one writer of appender.py, and each fourth
-time counts on in a document that all of them share. Between two it looks at what the others have written. One system call
-writes each line: `open`, `ack WRITER NUMBER TX_ID`, `counted TX_ID`, `heard TX_ID`, `wrong TEXT`.
+time counts on in a document that all of them share. Between two it looks at what the others have written. One system
+call writes each line: `open`, `ack WRITER NUMBER TX_ID`, `counted TX_ID`, `heard TX_ID`, `wrong TEXT`.
 """
 import os
 import pathlib

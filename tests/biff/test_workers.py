@@ -17,7 +17,7 @@ from biff.limits import Limits, SharedTimes
 from conftest import ROOT, Server, wait_until
 from crowd import Town, Voice, come_back, cursor, listen, texts
 
-PEOPLE, WRITERS, EACH = 7, (2, 3, 4, 5), 8                # eight messages of each, within the limit of ten in ten seconds
+PEOPLE, WRITERS, EACH = 7, (2, 3, 4, 5), 8            # eight messages of each, within the limit of ten in ten seconds
 
 
 class Crew(Server):
