@@ -46,6 +46,7 @@ import hashlib
 import heapq
 import importlib
 import inspect
+import io
 import itertools
 import json
 import logging
@@ -832,11 +833,12 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
          index: str | os.PathLike[str] | None = None, progress: Progress | None = None,
          clock: Callable[[], dt.datetime] | None = None, ids: Callable[[], uuid.UUID] = uuid.uuid4,
          text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None,
-         timeout: float = LOCK_S) -> Node:
+         timeout: float = LOCK_S, readonly: bool = False) -> Node:
     """A node of the file at `path`, made if it is not there; ":memory:" is a private file that goes at close.
 
     Any number of processes on one machine may open a file, and nodes in a process: all see one order of transactions.
-    A commit waits `timeout` seconds for those of the others, at most.
+    A commit waits `timeout` seconds for those of the others, at most. `readonly` takes no lock and writes nothing, also
+    where nothing can be written, and sees what others write.
 
     If `path` is "postgresql://…", the log is there, for several servers, and `index` is this one's own file: it follows
     the log, may be thrown away, and may begin as a `backup` of another server's. `progress` is called with (done, of).
@@ -852,7 +854,7 @@ def open(path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any
     is not a store of this format, or not of this log; UnreachableError if PostgreSQL does not answer; StoreError if
     documents break the schema.
     """
-    return Node(path, functions, index, progress, clock, ids, text, schema, timeout)
+    return Node(path, functions, index, progress, clock, ids, text, schema, timeout, readonly)
 
 
 class Node:
@@ -862,7 +864,7 @@ class Node:
                  index: str | os.PathLike[str] | None, progress: Progress | None,
                  clock: Callable[[], dt.datetime] | None, ids: Callable[[], uuid.UUID],
                  text: Iterable[str] | None = None, schema: Mapping[Any, Mapping[str, Any]] | None = None,
-                 timeout_s: float = LOCK_S):
+                 timeout_s: float = LOCK_S, readonly: bool = False):
         if not isinstance(functions, Mapping) or not all(type(f) is str and callable(functions[f]) for f in functions):
             raise StoreError(f"functions={_short(functions)}; wanted a dict of names and callables.")
         for what, given in ("progress", progress), ("clock", clock), ("ids", ids):
@@ -882,7 +884,7 @@ class Node:
         self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
         self._pool = concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")      # of `aq`
         self._moved = threading.Condition()
-        self._file, self._log = _opened(path, index, self, timeout_s)
+        self._file, self._log = _opened(path, index, self, timeout_s, readonly)
         try:
             self._file.index_texts(text, progress)
             self._log.begin(progress)
@@ -1047,7 +1049,7 @@ class Node:
         self._file.expected |= frozenset(attributes)
 
     def attribute_stats(self) -> dict[str, int]:
-        """How many facts of each attribute were ever put: several values count each, evicted ones until `reindex`."""
+        """How many facts of each attribute were ever put: several values count each, evicted ones perhaps."""
         self._file.check_open()
         index = self._file.counted_index()
         return {name: index.puts[a] for name, a in list(index.attributes.items()) if index.puts.get(a)}
@@ -1107,14 +1109,17 @@ def _checked(tx: Tx, check: bool) -> Tx:
     return tx
 
 
-def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout_s: float) -> tuple[_File, Any]:
+def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout_s: float,
+            readonly: bool) -> tuple[_File, Any]:
     """The file and the log of a node."""
     if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
                              "has one.")
-        file = _File(path, timeout_s=timeout_s)
+        file = _File(path, timeout_s=timeout_s, is_readonly=readonly)
         return file, _SqliteLog(file, node)
+    if readonly:
+        raise StoreError("readonly=True was given for a log on PostgreSQL; only a file can be opened for reading only.")
     if index is None:
         raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
                          "index=\"path\").")
@@ -1173,6 +1178,8 @@ _HEAD_COMMITS = 2                     # word of 4 bytes: how many there were
 _PLACE = "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1"
 _UNKNOWN = -1                         # a mark that no head has
 _NO_HEAD = memoryview(bytes(_HEAD_BYTES)).cast("Q")
+_MOUNTS = "/proc/self/mounts"
+_NETWORKS = re.compile(r"nfs\d*|cifs|smb\w*|9p|afs|ceph|glusterfs|lustre|fuse\.(sshfs|s3fs|rclone|glusterfs|cephfs)")
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -1199,32 +1206,39 @@ class _File:
     """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
     def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False,
-                 timeout_s: float = LOCK_S):
+                 timeout_s: float = LOCK_S, is_readonly: bool = False):
         """`about`: the first row of a log elsewhere, which this file only indexes; so does one with `is_index`."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.expected: frozenset[str] = frozenset()    # attributes that documents will have
         self.about = about
         self.progress: Progress | None = None  # told of the making of an index that a transaction declares
-        self._is_index, self._timeout_s = is_index or about is not None, timeout_s
+        self._is_index, self._timeout_s, self.is_readonly = is_index or about is not None, timeout_s, is_readonly
         self._readers: collections.deque[_Reader] = collections.deque()
         self._may_read, self._is_emptying, self._must_empty = threading.Event(), False, False
         self._may_read.set()
         self._emptier: threading.Thread | None = None
         self.is_temporary, self.path = _place(path)
+        self._seen: tuple = ()        # what a file that nobody writes looked like
+        self.evictions = self.births = 0       # births are odd while UUIDs that were values become entities
+        self._moving = threading.RLock()       # held while memory moves on to another transaction
         with _Hold.opening:
             self._open()
 
     def _open(self) -> None:
         if not os.path.exists(self.path):
             self._create_once()
-        self._held = _Hold.of(self.path, self._is_index, self._timeout_s)
+        self._held = _Hold.of(self.path, self._is_index, None if self.is_readonly else self._timeout_s)
         self._connections: dict[sqlite3.Connection, None] = {}
-        self._let_go = weakref.finalize(self, _let_go, self._connections, self._held, self.is_temporary)
+        self._looks: list[tuple] = []
+        self._let_go = weakref.finalize(self, _let_go, self._connections, self._looks, self._held, self.is_temporary)
         try:
             self._check_kind()
-            self.writer = _Reader(self, self._connect_writer())
-            self.words, self._words = self._held.look()
+            if self.is_readonly:
+                self._connect_to_read()
+            else:
+                self.writer = _Reader(self, self._connect_writer())
+                self.words, self._words = self._look()
             self._load()
             if self._held.is_first:
                 self.empty_wal()          # what was evicted just before a crash is still in it
@@ -1250,6 +1264,8 @@ class _File:
 
     def _create_once(self) -> None:
         """Makes the file, unless another process just did."""
+        if self.is_readonly:
+            raise StoreError(f"{self.path} is not there, and what is opened for reading only is not made.")
         folder = -1
         with contextlib.suppress(OSError):
             folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
@@ -1290,11 +1306,14 @@ class _File:
     def _check_kind(self) -> None:
         """Refuses a file that is no store, and leaves it as it was."""
         wal = _size(self.path + "-wal")
+        if wal and self.is_readonly and not os.path.exists(self.path + "-shm"):
+            raise StoreError(f"{self.path} was left with a write-ahead log by a process that was killed. Open it once "
+                             "where it can be written.")
         if not _size(self.path):
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
                 f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal
                 else "Remove it to begin a new one."))
-        is_quiet = self._held.is_first and not wal
+        is_quiet = not wal and (self._held.is_first or self.is_readonly and not os.path.exists(self.path + "-shm"))
         with contextlib.closing(_connected(_uri(self.path, "ro&immutable=1" if is_quiet else "ro"))) as connection:
             try:
                 head = _head(connection)
@@ -1312,11 +1331,44 @@ class _File:
 
     def _connect_writer(self) -> sqlite3.Connection:
         synchronous = "off" if self.is_temporary else "normal" if self.about else "full"
+        self.uri = _uri(self.path)
         connection = self._connect(self.path, "trusted_schema = off", "journal_mode = wal",
                                    f"synchronous = {synchronous}", "secure_delete = on", "cache_size = -32000",
                                    "wal_autocheckpoint = 4000", "temp_store = memory")
         connection.execute("select 1 from log where tx_id = 0").fetchone()      # now the write-ahead log has its index
         return connection
+
+    def _connect_to_read(self) -> None:
+        """Connects without a lock and a write. What nobody has open is read as a file that does not change, for now."""
+        status, is_written = os.stat(self.path), os.path.exists(self.path + "-shm")
+        self._seen = () if is_written else (status.st_mtime_ns, status.st_size)
+        self.uri = _uri(self.path, "ro" if is_written else f"ro&immutable=1&seen={status.st_mtime_ns}")
+        while self._readers:
+            self._close(self._readers.pop())
+        if hasattr(self, "writer"):
+            self._close(self.writer)
+        self.writer = self._reader("-32000")
+        self.writer.execute("select 1 from log where tx_id = 0").fetchone()
+        self.words, self._words = self._look() if is_written else (_NO_HEAD, _NO_HEAD)
+
+    def _look(self) -> tuple[memoryview, memoryview]:
+        self._looks.append(self._held.look())
+        return self._looks[-1]
+
+    def _look_again(self) -> None:
+        """Connects anew where somebody has begun to write a file that nobody had open."""
+        with self._moving:
+            status = os.stat(self.path)
+            if self._seen and (os.path.exists(self.path + "-shm")
+                               or self._seen != (status.st_mtime_ns, status.st_size)):
+                self._connect_to_read()
+                self.documents.clear()
+                self.evictions, self.births = self.evictions + 1, self.births + 2
+                self._load_state()
+
+    def _reader(self, cache_size: str = "-8000") -> _Reader:
+        return _Reader(self, self._connect(self.uri, "trusted_schema = off", f"cache_size = {cache_size}",
+                                           "temp_store = memory"))
 
     def _connect(self, *where: str) -> sqlite3.Connection:
         connection = _connected(*where)
@@ -1340,22 +1392,21 @@ class _File:
             execute(f"pragma application_id = {INDEX_MARK}")
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
         self.points = _TwoDicts(POINTS_CACHED)         # tx_id → Point
-        self.evictions, self.recent, self._announcing = 0, _Recent(), threading.Lock()
-        self.births = 0               # odd while UUIDs that were values become entities: cells change
-        self._moving = threading.RLock()       # held while memory moves on to another transaction
+        self.recent, self._announcing = _Recent(), threading.Lock()
         self._own: int | None = None  # the number of commits in the head once our commit is visible
         self._marked: int | None = None        # the write-ahead log that is known to have its number
         self._commits, self._are_numbers_stale = 0, False
         if execute("pragma user_version").fetchone()[0] % EPOCH_UNIT == INDEX_FORMAT:
             self._load_state()
         elif not self._held.is_first:
-            raise LockedError(f"The index in {self.path} is of another version, and another process has the file open. "
-                              "Stop that one first.")
+            raise LockedError(f"The index in {self.path} is of another version. Open it with no other process beside, "
+                              "and not for reading only: it is derived anew.")
         else:
             log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
             self._load_place(self.words[_HEAD_MARK])
             self.reindex(None)
-        self.writer.execute("pragma busy_timeout = 0")         # from here on, `begin` waits
+        if not self.is_readonly:
+            self.writer.execute("pragma busy_timeout = 0")     # from here on, `begin` waits
 
     @contextlib.contextmanager
     def _one_state(self) -> Iterator[int]:
@@ -1364,7 +1415,7 @@ class _File:
         self.writer.execute("begin")
         try:
             self.writer.execute("select 1 from log where tx_id = 0").fetchone()
-            yield mark if self.words[_HEAD_MARK] == mark else _UNKNOWN
+            yield mark if self.words[_HEAD_MARK] == mark and not self._seen else _UNKNOWN
         finally:
             self.writer.execute("rollback")
 
@@ -1392,6 +1443,9 @@ class _File:
                 self.index.write_statistics(self.latest.n)
                 self.writer.execute("commit")
         self.closed = f"The store {self.path} is closed."             # and who reads now is interrupted
+        idle = [self.writer, *self._readers]
+        self._connections.clear()                                     # who reads now closes its own
+        self._connections.update((reader.connection, None) for reader in idle)
         self._forget()
         self._let_go()
 
@@ -1414,6 +1468,9 @@ class _File:
         latest = self.latest
         if self.words[_HEAD_MARK] == latest.mark or self._words[_HEAD_COMMITS] == self._own:
             return latest
+        if self._seen:
+            self._look_again()
+            return self.latest
         with self._moving:
             if not self.closed and self.words[_HEAD_MARK] != self.latest.mark:
                 with self.reading() as reader:
@@ -1447,7 +1504,7 @@ class _File:
         if has_evicted:
             self.documents.clear(), self.recent.clear()
             self.evictions += 1
-            self._must_empty = True       # whoever has evicted may be gone
+            self._must_empty = not self.is_readonly       # whoever has evicted may be gone
         self.hash, self.state, self.latest = hash, state, point
 
     def _touched(self, reader: _Reader, after: int) -> tuple[list | None, bool]:
@@ -1494,13 +1551,12 @@ class _File:
         except IndexError:
             pass
         try:
-            return _Reader(self, self._connect(_uri(self.path), "trusted_schema = off", "cache_size = -8000",
-                                               "temp_store = memory"))
+            return self._reader()
         except sqlite3.Error as error:
             raise self.read_error(error) from error
 
     def give_back(self, reader: _Reader) -> None:
-        if self.closed or len(self._readers) >= READERS_IDLE:
+        if self.closed or len(self._readers) >= READERS_IDLE or reader.uri != self.uri:
             reader.rest()
             self._close(reader)
         else:
@@ -1674,6 +1730,8 @@ class _File:
             if self.words[_HEAD_MARK] == state:
                 return answer
             self.catch_up()
+            if reader.uri != self.uri:
+                raise StoreError(f"{self.path} has begun to be written to at this moment; ask again.")
             if births == self.births and births % 2 == 0:
                 return answer
         reader.is_used = True
@@ -1853,6 +1911,9 @@ class _File:
     def index_texts(self, names: Iterable[str] | None, progress: Progress | None) -> None:
         """Sees to it that the texts of these attributes are indexed, and no others; None: as it is."""
         names = self.index.texts if names is None else _sibling("store_text").checked_names(names)
+        if names != self.index.texts and self.is_readonly:
+            raise StoreError(f"{self.path} was opened for reading only, with text={_short(sorted(names))}; it indexes "
+                             f"{_short(sorted(self.index.texts))}. Leave text out.")
 
         def derive() -> None:
             _sibling("store_text").make_tables(self.writer.execute, names)
@@ -1925,13 +1986,13 @@ class _Rederived(_File):
     """The index of another file, derived once more in a temporary one, from the other's log and documents."""
 
     def __init__(self, file: _File, path: str):
-        self.closed, self.path, self.progress = None, file.path, None
+        self.closed, self.path, self.progress, self.uri = None, file.path, None, file.uri
         connection = _connected(_uri(path, "rwc"), "journal_mode = off", "synchronous = off", "temp_store = memory",
                                 "cache_size = -32000")
         connection.executescript(_DERIVED)
         if file.index.texts:
             _sibling("store_text").make_tables(connection.execute, file.index.texts)
-        connection.execute("attach ? as was", (_uri(file.path),))
+        connection.execute("attach ? as was", (file.uri,))
         self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
         self.evictions = self.births = 0
         connection.execute("begin")           # of log and documents there is one state, as long as this lasts
@@ -1967,13 +2028,14 @@ class _Hold:
     opening = threading.RLock()
 
     def __init__(self, path: str, key: tuple[int, ...]):
-        self.path, self._key, self._count, self.is_first, self.is_alone = path, key, 0, False, False
+        self.path, self._key, self._count, self._looks = path, key, 0, 0
+        self.is_first = self.is_alone = self._is_locked = False
         self._file = os.open(path, os.O_RDONLY | _CLOEXEC)
         self._head: mmap.mmap | None = None
 
     @classmethod
-    def of(cls, path: str, is_alone: bool, timeout_s: float) -> _Hold:
-        """What is held of a file, its lock too. Raises: LockedError."""
+    def of(cls, path: str, is_alone: bool, timeout_s: float | None) -> _Hold:
+        """What is held of a file, its lock too but for a timeout of None. Raises: LockedError."""
         with cls.opening:
             try:
                 key = os.stat(path)[1:3]
@@ -1984,7 +2046,9 @@ class _Hold:
                 raise LockedError(f"{path} is in use by this process as {held.path}, another name of the same file. "
                                   "Use one name.")
             try:
-                held._take(is_alone, timeout_s)
+                held._check()
+                if timeout_s is not None:
+                    held._take(is_alone, timeout_s)
             except BaseException:
                 held._close()
                 raise
@@ -1992,12 +2056,14 @@ class _Hold:
             cls._open[key] = held
             return held
 
-    def _take(self, is_alone: bool, timeout_s: float) -> None:
-        """Others who have the file open by this name have an index of the write-ahead log beside it."""
+    def _check(self) -> None:
         if self._key in self._inherited:
             raise LockedError(f"{self.path} was open when this process was forked, and SQLite cannot open it here. "
                               "Fork before it is opened, or start a new process.")
-        if self._count:
+
+    def _take(self, is_alone: bool, timeout_s: float) -> None:
+        """Others who have the file open by this name have an index of the write-ahead log beside it."""
+        if self._is_locked:
             if is_alone or self.is_alone:
                 raise LockedError(f"{self.path} is open in this process already, as or beside the index of a log on "
                                   "PostgreSQL, which is one node's alone.")
@@ -2013,6 +2079,7 @@ class _Hold:
                     "alone, or under another name of the same file (a hard link)."))
             time.sleep(POLL_S)
             self.is_first = _flocked(self._file)
+        self._is_locked = True
 
     def share(self) -> None:
         """Lets others open the file, too."""
@@ -2029,14 +2096,19 @@ class _Hold:
         if self._head is None:
             self._shm = os.open(self.path + "-shm", os.O_RDONLY | _CLOEXEC)
             self._head = mmap.mmap(self._shm, _HEAD_BYTES, access=mmap.ACCESS_READ)
+        self._looks += 1
         head = memoryview(self._head)
         words = head.cast("I")
         if words[0] != _HEAD_VERSION:
             raise StoreError(f"{self.path}-shm has version {words[0]}; this file knows {_HEAD_VERSION}.")
         return head.cast("Q"), words
 
-    def let_go(self) -> None:
+    def let_go(self, looks: int) -> None:
         with self.opening:
+            self._looks -= looks
+            if not self._looks and self._head is not None:       # SQLite may have removed it, and make another one
+                self._head = None
+                os.close(self._shm)
             self._count -= 1
             if not self._count:
                 del self._open[self._key]
@@ -2046,9 +2118,6 @@ class _Hold:
         if not self._count:
             _flocked(self._file, is_shared=None)      # for a child that was forked just now and has its copy, too
             os.close(self._file)
-            if self._head is not None:
-                self._head = None
-                os.close(self._shm)
 
     @classmethod
     def forked(cls) -> None:
@@ -2060,11 +2129,12 @@ class _Hold:
         cls._open = {}
 
 
-def _let_go(connections: dict[sqlite3.Connection, None], held: _Hold, is_temporary: bool) -> None:
+def _let_go(connections: dict[sqlite3.Connection, None], looks: list[tuple], held: _Hold, is_temporary: bool) -> None:
     """Closes what a node has open; also behind one that was dropped. The writer goes last: it cleans up."""
     while connections:
         connections.popitem()[0].close()
-    held.let_go()
+    held.let_go(len(looks))
+    looks.clear()
     if is_temporary:
         shutil.rmtree(os.path.dirname(held.path), True)
 
@@ -2087,7 +2157,24 @@ def _place(path: Any) -> tuple[bool, str]:
         raise StoreError(f"{real} is a folder; wanted the path of a file.")
     if not os.path.isdir(os.path.dirname(real)):
         raise StoreError(f"{real} cannot be opened: its folder is not there. Make it first.")
+    if kind := _network_of(real):
+        raise StoreError(f"{real} is on a network file system ({kind}), on which processes share no locks and memory. "
+                         "Put it on a disk of this machine, or the log on PostgreSQL.")
     return False, real
+
+
+def _network_of(path: str) -> str | None:
+    """The kind of network file system that a path is on, as far as this system tells."""
+    kinds: dict[str, str] = {}
+    with contextlib.suppress(OSError), io.open(_MOUNTS, errors="surrogateescape") as mounts:
+        for line in mounts:
+            _, where, kind, *_ = line.split(" ")
+            kinds[re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), where)] = kind
+    above = path
+    while above not in kinds and above != os.path.dirname(above):
+        above = os.path.dirname(above)
+    kind = kinds.get(above, "")
+    return kind if _NETWORKS.fullmatch(kind) else None
 
 
 def _uri(path: str, mode: str = "ro") -> str:
@@ -2175,7 +2262,7 @@ class _Reader:
     """A connection, and the query that runs on it at this moment."""
 
     def __init__(self, file: _File, connection: sqlite3.Connection):
-        self.file, self.connection, self.execute = file, connection, connection.execute
+        self.file, self.connection, self.execute, self.uri = file, connection, connection.execute, file.uri
         self.run: Any = None                  # the `_Run` that asks with it
         self.deadline: float | None = None    # of what is asked at this moment
         self.error: BaseException | None = None       # what a function raised, which SQLite swallows
@@ -2838,6 +2925,8 @@ class _Log:
         if self._writer == threading.get_ident():
             raise StoreError("A transaction function cannot submit a transaction: it would wait for the one that it is "
                              "part of. Return the operations instead.")
+        if self._file.is_readonly:
+            raise StoreError(f"{self._file.path} was opened for reading only. Open it without readonly=True.")
         self._refuse_if_failed()
 
     def _refuse_if_failed(self) -> None:
@@ -2889,7 +2978,7 @@ class _SqliteLog(_Log):
 
     def listen(self) -> None:
         if not self._file.is_temporary:
-            self._bells.listen()
+            self._bells.listen(may_bind=not self._file.is_readonly)
 
     def notify(self, notice: str) -> None:
         self.listen()
@@ -2917,7 +3006,7 @@ class _SqliteLog(_Log):
 
     def is_settled(self, micros: int) -> bool:
         """Whether every transaction of that time or before is indexed; none that is on its way may be of before."""
-        if micros >= self._node._clock():
+        if micros >= self._node._clock() or self._file.is_readonly:
             return False
         self.alone(self._file.pass_lock)
         return True
@@ -3080,11 +3169,12 @@ class _Bells:
         self._late: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=NOTICES_MAX)
         weakref.finalize(log, self.close)
 
-    def listen(self) -> None:
+    def listen(self, may_bind: bool) -> None:
         with self._lock:
             if self._thread is None and not self._is_closed:
                 with contextlib.suppress(OSError, AttributeError):
-                    self._bind()
+                    if may_bind:
+                        self._bind()
                 self._thread = threading.Thread(target=self._hear, name="store-bell", daemon=True)
                 self._thread.start()
 

@@ -278,3 +278,64 @@ def test_a_forked_child_cannot_open_what_its_parent_has_open(join, tmp_path):
     assert "was open when this process was forked" in in_a_fork(lambda: store.open(tmp_path / "one.db"))
     assert in_a_fork(lambda: store.open(tmp_path / "two.db").submit_tx([put({"xt/id": 1})]).tx_id) == "1"
     assert node.submit_tx([put({"xt/id": "b"})]).committed and node.verify() == 2
+
+
+def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
+    """Two machines there do not see each other's memory: what one has acknowledged, the other would write over."""
+    (tmp_path / "far away").mkdir()
+    (tmp_path / "mounts").write_text("/dev/sda1 / ext4 rw 0 0\n"
+                                     f"server:/x {tmp_path}/far\\040away nfs4 rw,relatime 0 0\n")
+    monkeypatch.setattr(store, "_MOUNTS", tmp_path / "mounts")
+    with pytest.raises(store.StoreError, match=r"one.db is on a network file system \(nfs4\), on which processes share"):
+        store.open(tmp_path / "far away" / "one.db")
+    assert not list((tmp_path / "far away").iterdir())
+    store.open(tmp_path / "one.db").close()
+
+
+# ── For reading only ───────────────────────────────────────────────────────────────────────────────────────────
+
+def test_a_node_for_reading_only_writes_nothing_and_sees_what_others_write(join, tmp_path):
+    """A report or a notebook beside the chat could change it by mistake, or would show what is past."""
+    with pytest.raises(store.StoreError, match="is not there, and what is opened for reading only is not made"):
+        join(readonly=True)
+    with contextlib.closing(store.open(tmp_path / "one.db")) as node:
+        node.submit_tx([put({"xt/id": n, "name": f"n{n}"}) for n in range(3)])
+    before = {path.name: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.iterdir()]}
+    reader, heard = join(readonly=True), []
+    reader.on_tx(lambda tx: heard.append(tx.tx_id))
+    assert len(reader.db().q(NAMED)) == 3 and reader.db().entity(1)["name"] == "n1" and reader.verify() == 1
+    for act in (lambda: reader.submit_tx([put({"xt/id": 9})]), reader.reindex):
+        with pytest.raises(store.StoreError, match="was opened for reading only. Open it without readonly=True."):
+            act()
+    with pytest.raises(store.StoreError, match="opened for reading only, with text"):
+        join(readonly=True, text=["name"])
+    assert {path.name: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.iterdir()]} == before
+    with contextlib.closing(store.open(tmp_path / "one.db")) as writer:      # comes, and goes again
+        writer.submit_tx([put({"xt/id": 3, "name": "n3"})])
+    assert len(reader.db().q(NAMED)) == 4
+    writer, held = join(), reader.db()
+    for n in range(4, 20):
+        writer.submit_tx([put({"xt/id": n, "name": f"n{n}", f"new{n}": 1}), evict(n - 4)])
+        assert reader.db().tx_id == writer.db().tx_id and reader.db().entity(n)[f"new{n}"] == 1
+        assert sorted(reader.db().q(NAMED)) == sorted(writer.db().q(NAMED)) and held.entity(n - 4) is None
+    eventually(lambda: heard == list(range(2, 19)))
+    assert reader.attribute_stats()["new19"] == 1 and reader.verify() == 18
+
+
+def test_a_store_on_a_file_system_for_reading_only_can_be_read(tmpfs):
+    """A store in an image, or in a folder of another user, could not be opened at all."""
+    folder = tmpfs("16m")
+    with contextlib.closing(store.open(folder / "one.db")) as node:
+        node.submit_tx([put({"xt/id": "a", "name": "A"})])
+        node.backup(folder / "two.db")
+        subprocess.run(["cp", folder / "one.db-wal", folder / "two.db-wal"], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    try:
+        with contextlib.closing(store.open(folder / "one.db", readonly=True)) as node:
+            assert node.db().q(NAMED) == [("a", "A")] and node.verify() == 1
+        with pytest.raises(store.StoreError, match="was left with a write-ahead log by a process that was killed"):
+            store.open(folder / "two.db", readonly=True)
+        with pytest.raises(store.StoreError, match="cannot be opened"):
+            store.open(folder / "one.db")
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
