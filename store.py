@@ -109,7 +109,7 @@ OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it i
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
 LOCK_S = 5                            # that a commit waits for other processes, unless `open` is told otherwise
-LOCK_AGAIN_S = 0.0002, 0.001          # between two attempts: about as long as a commit; SQLite itself waits up to 0.1 s
+LOCK_AGAIN_S = 0.0004, 0.004          # between two attempts, rising; SQLite itself waits up to 0.1 s, and some get none
 READ_ON_MAX, READ_ON_BYTES = 1_000, 2 ** 18     # transactions of others that are read one by one, and their bytes
 COUNT_LATER = 200                     # documents of others that the statistics may lack
 BELL_POLL_S, BELL_PAUSE_S = 1, 0.002  # between two looks for transactions that rang no bell; and between two hearings
@@ -1665,12 +1665,13 @@ class _File:
 
         Raises: LockedError if other processes hold the file's write lock for too long.
         """
-        end = time.monotonic() + self._timeout_s
+        end, pause_s = time.monotonic() + self._timeout_s, LOCK_AGAIN_S[0]
         while not self._has_begun():
             if time.monotonic() > end:
                 raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
                                   "try again.")
-            time.sleep(random.uniform(*LOCK_AGAIN_S))
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(1.3 * pause_s, LOCK_AGAIN_S[1])
         if self.words[_HEAD_MARK] != self.latest.mark:
             with self._moving:
                 self._read_on(self.writer, self.words[_HEAD_MARK])

@@ -1,7 +1,8 @@
 """A writer that tests kill: it appends transactions whose every byte is known in advance, and says so after each.
 
 `python tests/appender.py PATH WRITERS TRANSACTIONS [PRAGMA …]` opens the store, with other settings of SQLite if any
-are given. Each writer is a thread; a single writer is the main thread. Each appends that many transactions; 0 means for
+are given. Each writer is a thread; a single writer is the main thread, and has the
+number that WRITER says. Each appends that many transactions; 0 means for
 ever. One system call writes each line, so that the line is there even if the next instruction never runs: `open`, `ack
 WRITER NUMBER TX_ID`, `error WRITER NAME: TEXT` (writer `-`: of opening or closing), `closed`.
 
@@ -87,7 +88,7 @@ def main(path, writers, transactions, *pragmas):
         return tell("error", "-", f"{type(error).__name__}: {error}")
     tell("open")
     if writers == 1:
-        append(node, 0, transactions)
+        append(node, int(os.environ.get("WRITER", 0)), transactions)
     else:
         threads = [threading.Thread(target=append, args=[node, writer, transactions]) for writer in range(writers)]
         for thread in threads:

@@ -1,14 +1,24 @@
-"""One of several processes on one file: it writes, reads and listens until it is killed, and says what it was told.
+"""One of several processes on one file.
 
-`python tests/beside.py PATH WRITER WRITERS SEED` writes the transactions of one writer of appender.py, and each fourth
-time counts on in a document that all of them share. Between two it looks at what the others have written. One system
-call writes each line: `open`, `ack WRITER NUMBER TX_ID`, `counted TX_ID`, `heard TX_ID`, `wrong TEXT`.
+`python tests/beside.py PATH WRITER WRITERS SEED` writes, reads and listens until it is killed. It writes the
+transactions of one writer of appender.py, and each fourth time counts on in a document that all of them share. Between
+two it looks at what the others have written. One system call writes each line: `open`, `ack WRITER NUMBER TX_ID`,
+`counted TX_ID`, `heard TX_ID`, `wrong TEXT`.
+
+`python tests/beside.py churn PATH SEED` puts and deletes at random, with ever new attributes and ids.
+
+`python tests/beside.py upkeep` opens and closes stores as lines of its input say (`+PATH`, `-PATH`), and answers each
+with a line. Of a store that it has open it writes all that no transaction of the log shows: it derives the index anew,
+writes statistics, and empties the write-ahead log; and it asks. So a test that knows each transaction has a second
+process that writes beside it.
 """
 import os
 import pathlib
 import random
 import sys
+import threading
 import time
+import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -67,6 +77,74 @@ def main(path, writer, writers, seed):
         time.sleep(rng.choice([0, 0, 0.001, 0.01]))
 
 
+def churn(path, seed):
+    rng, node, n = random.Random(seed), store.open(path, timeout=60), 0
+    ids = [*range(10), *(f"id{n}" for n in range(5)), *(uuid.UUID(int=n + 1) for n in range(15))]
+    appender.tell("open")
+    while True:
+        n += 1
+        document = {"xt/id": rng.choice(ids), f"new{rng.randrange(n)}": rng.choice([n, 0.5, "text"]),
+                    "name": rng.choice(["a", "b", n]), "about": rng.sample(ids, 2)}
+        node.submit_tx([store.put(document) if rng.random() < 0.8 else store.delete(rng.choice(ids))])
+
+
+# ── Upkeep ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SMALL = 300                           # transactions, up to which the index is derived anew beside a test
+ALL_NAMES = {"find": ["?e", "?n"], "where": [["?e", "name", "?n"]], "limit": 5}
+
+
+def look_after(path, ended):
+    rng = random.Random(path)
+    with store.open(path, timeout=60) as node:
+        node.on_tx(lambda tx: None)
+        while not ended.wait(rng.random() * 0.02):
+            rng.choice([write_statistics, empty, ask, derive])(node)
+
+
+def write_statistics(node):
+    file = node._file
+
+    def write():
+        file.begin()
+        file.index.write_statistics(file.latest.n)
+        file.writer.execute("commit")
+    node._log.alone(write)
+
+
+def derive(node):
+    if node._file.latest.tx_id < SMALL:
+        node.reindex()
+
+
+def empty(node):
+    node._log.alone(node._file.empty_wal)
+
+
+def ask(node):
+    node.db().q(ALL_NAMES)
+    node.db(max(0, node.db().tx_id - 1)).q(ALL_NAMES)
+
+
+def upkeep():
+    running = {}
+    for line in sys.stdin:
+        sign, path = line[0], line[1:-1]
+        if sign == "+":
+            ended = threading.Event()
+            running[path] = ended, threading.Thread(target=look_after, args=[path, ended])
+            running[path][1].start()
+        else:
+            running[path][0].set()
+            running.pop(path)[1].join()
+        appender.tell("done")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]))
+    if sys.argv[1] == "upkeep":
+        upkeep()
+    elif sys.argv[1] == "churn":
+        churn(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(sys.argv[1], *map(int, sys.argv[2:5]))
     os._exit(0)

@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 
 import hypothesis
 import pytest
@@ -43,6 +44,8 @@ hypothesis.settings.load_profile("seeded")          # its own "ci" profile would
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the sizes of a release instead of those of every run: hours")
+    parser.addoption("--beside", action="store_true", help="each test of the store on a file has a second process that "
+                     "writes into it; else each sixteenth has, and with --long all")
     parser.addoption("--seed", type=int, help="the seed of random tests, as a failing one printed it")
 
 
@@ -140,7 +143,49 @@ def open_store(request, tmp_path):
             url = urls.setdefault(at or len(urls), postgres.empty_schema(cluster.url) if at not in urls else None)
             return store.open(url, *args, index=tmp_path / f"{at}.db" if at else ":memory:", **options)
         return opened
-    return lambda *args, at=None, **options: store.open(tmp_path / f"{at}.db" if at else ":memory:", *args, **options)
+    if not has_company(request):
+        return lambda *args, at=None, **options: store.open(tmp_path / f"{at}.db" if at else ":memory:", *args,
+                                                            **options)
+    upkeep, count = request.getfixturevalue("upkeep"), itertools.count()
+
+    def opened(*args, at=None, **options):
+        path = tmp_path / f"{at or f'beside{next(count)}'}.db"
+        node = store.open(path, *args, **options)
+        upkeep(path)
+        return node
+    return opened
+
+
+def has_company(request):
+    """True if a test of the store on a file runs beside a process that writes into the file, too."""
+    option = request.config.getoption
+    return option("--beside") or option("--long") or zlib.crc32(request.node.nodeid.encode()) % 16 == 0
+
+
+@pytest.fixture(scope="session")
+def upkeeper():
+    with subprocess.Popen([sys.executable, str(ROOT / "tests" / "beside.py"), "upkeep"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
+        def tell(line):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "done\n"
+        yield tell
+        process.stdin.close()
+
+
+@pytest.fixture
+def upkeep(upkeeper):
+    """`upkeep(path)` has a second process write into a store until the test ends: all that the log does not show."""
+    paths = set()
+
+    def begin(path):
+        if path not in paths:
+            paths.add(path)
+            upkeeper(f"+{path}")
+    yield begin
+    for path in paths:
+        upkeeper(f"-{path}")
 
 
 def log_of(item):

@@ -146,7 +146,7 @@ def _event(call, arguments, _, opened) -> Iterator[Event]:
 
 
 def _bytes(quoted) -> bytes:
-    return bytes.fromhex(quoted.strip('"').replace("\\x", ""))
+    return bytes.fromhex(quoted.strip(' "').replace("\\x", ""))
 
 
 def _text(path) -> str:

@@ -14,8 +14,11 @@ import uuid
 
 import pytest
 
+import appender
 import beside
+import powercut
 import store
+import test_crash
 from conftest import wait_until
 from store import evict, put
 from test_crash import check_transaction, in_a_fork
@@ -193,6 +196,59 @@ def test_upkeep_goes_on_beside_another_node(join, tmp_path):
     assert one.verify() == two.verify() == two.db().tx_id
     with contextlib.closing(store.open(tmp_path / "copy.db")) as copy:
         assert copy.verify()
+
+
+def test_what_was_answered_beside_writers_is_answered_again_when_all_is_quiet(tmp_path, size, seed, say):
+    """A question about now looks at the head of the file twice. Without this, it could mix two transactions."""
+    path, end, held = tmp_path / "one.db", time.monotonic() + size(4, 120), []
+    ids = [*range(10), *(uuid.UUID(int=n + 1) for n in range(15))]
+    about = {"find": ["?e", "?n"], "in": ["?id"], "where": [["?e", "about", "?id"], ["?e", "name", "?n"]]}
+    asked = [lambda db: sorted(db.q(NAMED), key=repr), lambda db: [db.entity(id) for id in ids],
+             lambda db: sorted((row for id in ids for row in db.q(about, id)), key=repr),
+             lambda db: [db.pull(["name", {"about": ["name"]}], id) for id in ids],
+             lambda db: db.q({"find": ("count", "?e"), "where": [["?e", "about", "?x"], ["?x", "name"]]})]
+    with contextlib.closing(store.open(path)) as node, contextlib.ExitStack() as running:
+        for n in range(2):
+            child = running.enter_context(subprocess.Popen(
+                [sys.executable, beside.__file__, "churn", path, f"{seed + n}"], stdout=subprocess.PIPE))
+            running.callback(child.kill)
+            child.stdout.readline()
+        while time.monotonic() < end:
+            db = node.db()
+            held.append((db.basis, [ask(db) for ask in asked]))
+            if len(held) % 10 == 0:
+                node.submit_tx([put({"xt/id": "here", "name": "here", "about": [uuid.UUID(int=len(held))]})])
+    with contextlib.closing(store.open(path)) as again:
+        assert again.verify() > len(held) > 9
+        for basis, answers in held:
+            db = again.db(**basis)
+            assert [ask(db) for ask in asked] == answers, f"{basis}, seed {seed}"
+        say(f"{len(held)} snapshots beside 2 processes, {again.db().tx_id:,} transactions: 0 answers differ; seed "
+            f"{seed}")
+
+
+TWO = """
+import os, subprocess, sys
+running = [subprocess.Popen([sys.executable, sys.argv[1], sys.argv[2], "1", sys.argv[3], "wal_autocheckpoint = 20"],
+                            env=os.environ | {"WRITER": str(n)}) for n in range(2)]
+sys.exit(any(child.wait() for child in running))
+"""
+
+
+def test_what_two_processes_were_told_survives_a_power_cut(tmp_path, strace, size, seed, say):
+    """What one process synced must hold what the other had written into the same log before."""
+    path, trace, choose = tmp_path / "whole.db", tmp_path / "trace", random.Random(seed)
+    done = subprocess.run([strace, *powercut.STRACE, "-o", trace, sys.executable, "-c", TWO, appender.__file__, path,
+                           str(size(3, 30))], capture_output=True, text=True, timeout=test_crash.CHILD_S_MAX)
+    assert not done.returncode and test_crash.Told(done.stdout, done.stderr).acks, done.stderr
+    ends, images = ("", "-wal", "-journal"), 0
+    for said, files in powercut.cuts(trace.read_text(), [f"{path}{end}" for end in ends]):
+        for share in 0.0, 1.0, choose.random(), choose.random():
+            left = [files[f"{path}{end}"].left(lambda n: sum(choose.random() < share for _ in range(n)))
+                    for end in ends]
+            test_crash.check(test_crash.laid_down(tmp_path, *left), test_crash.Told(said).acks, writers=2)
+            images += 1
+    say(f"{images} images of power cuts beside two processes: 0 lost, 0 refused to open; seed {seed}")
 
 
 # ── Bells and notices ──────────────────────────────────────────────────────────────────────────────────────────
