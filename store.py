@@ -1173,7 +1173,8 @@ _TRUTH = """
 # Source: https://www.sqlite.org/walformat.html, "The WAL-Index Header".
 _HEAD_BYTES, _HEAD_VERSION = 136, 3007000
 _HEAD_SALT, _HEAD_MARK = 4, 5         # words of 8 bytes: of this write-ahead log; a checksum of the whole head
-_HEAD_COMMITS = 2                     # word of 4 bytes: how many there were
+_HEAD_COMMITS = 2                     # words of 4 bytes: how many there were; how many pages the log has, and how
+_HEAD_PAGES, _HEAD_MOVED = 4, 24      # many of these are in the file
 
 _PLACE = "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1"
 _UNKNOWN = -1                         # a mark that no head has
@@ -1697,10 +1698,20 @@ class _File:
         self._marked = None
 
     def _mark_wal(self) -> None:
-        """Counts a new write-ahead log, once: the file then has its number or the one before."""
-        if self.writer.execute("pragma user_version").fetchone()[0] == self._held.user_version():
-            self.mark(1)
-        self._marked = self.words[_HEAD_SALT]
+        """Counts a new write-ahead log, once: the file then has its number or the one before.
+
+        The file says which one was counted last, for other processes. One that this transaction may begin anew waits.
+        """
+        pages, salt = self._words[_HEAD_PAGES], self.words[_HEAD_SALT]
+        if not pages or self._words[_HEAD_MOVED] < pages:
+            counted, data = self._counted_wal(), salt.to_bytes(8, "big")
+            if counted != data:
+                self.mark(1)
+                self.writer.execute("update attributes set name = ? where a = ?", (data, _COUNTED))
+            self._marked = salt
+
+    def _counted_wal(self) -> bytes | None:
+        return self.writer.execute("select name from attributes where a = ?", (_COUNTED,)).fetchone()[0]
 
     def mark(self, step: int = 0) -> None:
         epoch = self.writer.execute("pragma user_version").fetchone()[0] // EPOCH_UNIT + step
@@ -1896,6 +1907,7 @@ class _File:
     def reindex(self, progress: Progress | None) -> None:
         """Derives the index again."""
         def derive() -> None:
+            counted = self._counted_wal()
             for name in _DERIVED_NAMES:
                 self.writer.execute(f"drop table if exists {name}")
             for statement in _DERIVED.split(";"):
@@ -1905,7 +1917,7 @@ class _File:
                 _sibling("store_text").make_tables(self.writer.execute, self.index.texts)
             self._replay(progress)
             changes = (1 + secrets.randbelow(2 ** 30)) * _REDERIVED
-            self.writer.execute("update attributes set kinds = ? where a = ?", (changes, _COUNTED))
+            self.writer.execute("update attributes set kinds = ?, name = ? where a = ?", (changes, counted, _COUNTED))
             self.mark()
         self._derive(derive, f"The index in {self.path} was not derived again", "the old one is there.")
 
@@ -2399,7 +2411,7 @@ _DERIVED = """
 _JOINED_TABLE = ("create table if not exists joined(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid",
                  "create index if not exists joined_e on joined(p, e, n)")
 _DERIVED_NAMES = "joined", "facts", "unseen", "rects", "attributes", "ids"
-_COUNTED = 0                          # the row of `attributes` with what they have counted, and with their changes
+_COUNTED = 0                          # the row of `attributes` with what they have counted, their changes, and a log
 _REDERIVED = 2 ** 32                  # changes of one index; another one begins at another multiple of it
 _ID = 1                               # the number of the attribute "xt/id"
 
