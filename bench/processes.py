@@ -2,10 +2,10 @@
 
     python bench/processes.py [--rounds 3] [--seconds 2]
 
-A put is one transaction with one document, synced. Plain SQLite is shared alike: each of its processes inserts the same
-document in a transaction of its own, with synchronous=FULL, a write-ahead log and SQLite's own waiting for its lock. All
-arrangements are timed in turns, and a figure is the median of the rounds. Fairness is what the slowest process got, as a
-share of what the fastest got. Processes beyond the number of cores take turns on these.
+A put is one transaction with one document, synced. Plain SQLite is shared alike: each of its processes inserts the
+same document in a transaction of its own, with synchronous=FULL, a write-ahead log and SQLite's own waiting for its
+lock. All arrangements are timed in turns, and a figure is the median of the rounds. A share is what the slowest process
+got of what the fastest got. Processes beyond the number of cores take turns on these.
 """
 
 import argparse
