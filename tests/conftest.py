@@ -67,6 +67,11 @@ def interrupt_once(*_):
     raise KeyboardInterrupt
 
 
+def pytest_runtest_setup():
+    """The test before may have interrupted itself, and the run went on."""
+    signal.signal(signal.SIGINT, interrupt_once)
+
+
 def seed_of_commit(root):
     """32 bits of the commit's hash; of the hash of all Python files where there is no git."""
     try:
