@@ -1462,7 +1462,7 @@ class _File:
         self._readers.clear()
         self.words = self._words = _NO_HEAD
 
-    # What others write
+    # Transactions of other processes
 
     def catch_up(self) -> Point:
         """The newest transaction, with memory moved on to it if another process or node has written."""

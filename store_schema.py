@@ -37,7 +37,7 @@ class Broken(Exception):
 
 
 class Schema:
-    """What was declared, ready to be asked."""
+    """The declarations of a store, in the form in which transactions and queries ask them."""
 
     def __init__(self, declared: Mapping[Any, Mapping[str, Any]]):
         self.declared = declared

@@ -20,7 +20,7 @@ class Kept:
 
     def __init__(self):
         self._kept: collections.OrderedDict = collections.OrderedDict()     # key → (tx_id, value, bytes)
-        self._spoiled: dict[Hashable, int] = {}                             # key → the last transaction that changed it
+        self._spoiled: dict[Hashable, int] = {}                # key → the last transaction that changed it
         self._floor, self._bytes = None, 0             # what was changed up to `floor` is not known
 
     def __call__(self, ctx, db, key: Hashable, make: Callable[[], Any], weigh: Callable[[Any], int] | None = None):

@@ -195,7 +195,7 @@ def marked_up(text, held=()):
 
 
 class Bodies:
-    """What `marked_up` makes, kept by what it is made of. A reaction, a quote or a new page parses no text again."""
+    """Keeps the results of `marked_up` by its arguments. A reaction, a quote or a new page parses no text again."""
 
     def __init__(self):
         self.clear()

@@ -170,7 +170,7 @@ async def what_a_shell_puts_is_heard_by_both(crew, ann, bob):
 
 
 async def write_while_one_is_killed(crew, process):
-    """What four people said; each sends a message again under its id until it is acknowledged, as pages do."""
+    """The messages of four people. Each sends one again under its id until it is acknowledged, as pages do."""
     async def write(session, n):
         voice = Voice(session, crew.url, crew.data, crew.town, n)
         for k in range(EACH):
