@@ -41,7 +41,6 @@ import decimal
 import difflib
 import enum
 import functools
-import gc
 import hashlib
 import heapq
 import importlib
@@ -886,7 +885,8 @@ class Node:
         self._moved = threading.Condition()
         self._file, self._log = _opened(path, index, self, timeout_s, readonly)
         try:
-            self._file.index_texts(text, progress)
+            if text is not None:
+                _sibling("store_text").index_texts(self._file, text, progress)
             self._log.begin(progress)
             if schema is not None:
                 _sibling("store_schema").declare(self, schema, progress)
@@ -1060,11 +1060,11 @@ class Node:
         `progress` is called with (done, of), as it is by `reindex` and `backup`.
         Raises: CorruptError naming the first transaction that is not what was written.
         """
-        return self._file.verify(progress)
+        return _sibling("store_keeping").verify(self._file, progress)
 
     def reindex(self, progress: Progress | None = None) -> None:
         """Throws the index away and derives it again from the log, calling no function. Nobody may write meanwhile."""
-        self._log.alone(lambda: self._file.reindex(progress))
+        self._log.alone(lambda: _sibling("store_keeping").reindex(self._file, progress))
         self._plans.clear()
 
     def backup(self, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
@@ -1072,7 +1072,7 @@ class Node:
 
         Raises: StoreError if there is something at `path`, or it cannot be written.
         """
-        return self._file.backup(path, progress)
+        return _sibling("store_keeping").backup(self._file, path, progress)
 
     @property
     def cut_off(self) -> str | None:
@@ -1136,7 +1136,7 @@ def _sibling(name: str) -> Any:
     except ModuleNotFoundError as error:
         what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
                 "store_text": "A search in texts", "store_tables": "A table",
-                "store_import": "Loading a file"}
+                "store_import": "Loading a file", "store_keeping": "Looking after a store"}
         raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 
@@ -1405,7 +1405,7 @@ class _File:
         else:
             log.warning("the index in %s is of another version: it is derived anew from the log", self.path)
             self._load_place(self.words[_HEAD_MARK])
-            self.reindex(None)
+            _sibling("store_keeping").reindex(self, None)
         if not self.is_readonly:
             self.writer.execute("pragma busy_timeout = 0")     # from here on, `begin` waits
 
@@ -1704,13 +1704,13 @@ class _File:
         """
         pages, salt = self._words[_HEAD_PAGES], self.words[_HEAD_SALT]
         if not pages or self._words[_HEAD_MOVED] < pages:
-            counted, data = self._counted_wal(), salt.to_bytes(8, "big")
+            counted, data = self.counted_wal(), salt.to_bytes(8, "big")
             if counted != data:
                 self.mark(1)
                 self.writer.execute("update attributes set name = ? where a = ?", (data, _COUNTED))
             self._marked = salt
 
-    def _counted_wal(self) -> bytes | None:
+    def counted_wal(self) -> bytes | None:
         return self.writer.execute("select name from attributes where a = ?", (_COUNTED,)).fetchone()[0]
 
     def mark(self, step: int = 0) -> None:
@@ -1820,160 +1820,6 @@ class _File:
             self._emptier = threading.Thread(target=_empty_later, args=[weakref.ref(self)], daemon=True)
             self._emptier.start()
 
-    # Keeping
-
-    def backup(self, path: str | os.PathLike[str], progress: Progress | None) -> int:
-        """A copy grows under another name: what was broken off is no store."""
-        if not isinstance(path, (str, bytes, os.PathLike)):
-            raise StoreError(f"{_short(path)} is no path; wanted that of a new file.")
-        if os.path.lexists(path):
-            raise StoreError(f"{path} exists already; a backup is a new file.")
-        part = f"{os.fspath(path)}.part"
-        with self.reading() as reader:
-            reader.execute("begin")
-            reader.execute("select 1 from log").fetchone()      # one state: else each write begins the copy anew
-            try:
-                _empty_file(part)
-                step = None if progress is None else lambda _, left, total: progress(total - left, total)
-                with contextlib.closing(sqlite3.connect(part)) as target:
-                    reader.connection.backup(target, pages=-1 if progress is None else 1000, progress=step)
-                    newest, = target.execute("select max(tx_id) from log").fetchone()
-                _synced(part)
-                os.rename(part, path)
-                _synced(os.path.dirname(os.path.abspath(path)))
-                return newest
-            except (OSError, sqlite3.Error) as error:
-                raise StoreError(f"{path} cannot be written: {getattr(error, 'strerror', error)}.") from error
-            finally:
-                with contextlib.suppress(sqlite3.Error):
-                    reader.execute("rollback")
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
-
-    def verify(self, progress: Progress | None) -> int:
-        missing: dict[bytes, int] = {}
-        previous, n = None, 0
-        with self.reading() as reader:
-            reader.is_used = True
-            reader.execute("begin")       # one state of log and documents, until the reader is given back
-            total, = reader.execute("select max(tx_id) from log").fetchone()
-            for row in reader.execute("select * from log order by tx_id"):
-                previous, n = row, self._verified(row, previous, n, missing, reader)
-                if progress:
-                    progress(row[0], 2 * total)
-        if missing:
-            tx_id = min(missing.values())
-            raise CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.", tx_id)
-        self._verify_index(progress and (lambda done, of: progress(of + done, 2 * of)))
-        return total
-
-    def _verify_index(self, progress: Progress | None) -> None:
-        """Derives the index a second time, beside the file, and compares the two."""
-        try:
-            with tempfile.TemporaryDirectory(prefix="store-", ignore_cleanup_errors=True) as folder:
-                other = _Rederived(self, os.path.join(folder, "index.db"))
-                with contextlib.closing(other.writer.connection):
-                    other._replay(progress)
-                    found = ", ".join(other.differences())
-            if found:
-                raise CorruptError(f"The index in {self.path} does not hold what the log says ({found}): reindex.")
-        except sqlite3.Error as error:
-            raise self.read_error(error) from error
-        except (KeyError, TypeError, ValueError) as error:       # a damaged index gives values of any type
-            raise CorruptError(f"The index in {self.path} cannot be compared with the log ({error}): "
-                               "reindex.") from error
-
-    def _verified(self, row: tuple, previous: tuple | None, n: int, missing: dict[bytes, int], reader: _Reader) -> int:
-        """Compares a row of the log and its documents with their hashes; the number of the last document.
-
-        `missing`: which transaction put a document that is not there, by its id, as long as no evict has come.
-        """
-        tx_id, _, ops, _, committed, results, _, last = row
-        _check_link(row, previous)
-        for record in _became(ops, results) if tx_id and committed else ():
-            if record[0] == _EVICT:
-                missing.pop(pack(record[1]), None)
-            elif record[0] == _PUT:
-                n += 1
-                found = reader.execute("select doc from documents where n = ?", (n,)).fetchone()
-                if found is None:
-                    missing.setdefault(pack(record[1]), tx_id)
-                elif type(found[0]) is not bytes or digest(found[0]) != record[4]:
-                    raise CorruptError(f"Document {n}, put by transaction {tx_id}, is not what was written.", tx_id)
-        if n != last:
-            raise CorruptError(f"Transaction {tx_id} ends with document {last}, its operations with {n}.", tx_id)
-        return n
-
-    def reindex(self, progress: Progress | None) -> None:
-        """Derives the index again."""
-        def derive() -> None:
-            counted = self._counted_wal()
-            for name in _DERIVED_NAMES:
-                self.writer.execute(f"drop table if exists {name}")
-            for statement in _DERIVED.split(";"):
-                self.writer.execute(statement)
-            self.index = _Index(self, self.writer)
-            if self.index.texts:
-                _sibling("store_text").make_tables(self.writer.execute, self.index.texts)
-            self._replay(progress)
-            changes = (1 + secrets.randbelow(2 ** 30)) * _REDERIVED
-            self.writer.execute("update attributes set kinds = ?, name = ? where a = ?", (changes, counted, _COUNTED))
-            self.mark()
-        self._derive(derive, f"The index in {self.path} was not derived again", "the old one is there.")
-
-    def index_texts(self, names: Iterable[str] | None, progress: Progress | None) -> None:
-        """Sees to it that the texts of these attributes are indexed, and no others; None: as it is."""
-        names = self.index.texts if names is None else _sibling("store_text").checked_names(names)
-        if names != self.index.texts and self.is_readonly:
-            raise StoreError(f"{self.path} was opened for reading only, with text={_short(sorted(names))}; it indexes "
-                             f"{_short(sorted(self.index.texts))}. Leave text out.")
-
-        def derive() -> None:
-            _sibling("store_text").make_tables(self.writer.execute, names)
-            self.index.texts = names
-            self.index.write_changes()
-            if names:
-                _sibling("store_text").Writer(self).write_all(progress)
-        if names != self.index.texts:
-            self._derive(derive, f"The texts in {self.path} were not indexed", "all is as it was. An index of texts "
-                         "needs FTS5 with its trigram tokenizer, which SQLite has from 3.34 on, where it is built with "
-                         f"it; this is SQLite {sqlite3.sqlite_version}.")
-
-    def _derive(self, derive: Callable[[], None], failure: str, advice: str) -> None:
-        """Derives something in one SQLite transaction: a crash leaves what was there."""
-        try:
-            self.begin()
-            derive()
-            self.writer.execute("commit")
-            self.keep_wal_small(False)
-        except sqlite3.Error as error:
-            raise StoreError(f"{failure} ({error}); {advice}") from error
-        finally:
-            try:
-                self.undo()           # what was not committed; memory says what is there
-            except sqlite3.Error as error:
-                self.fail(error)
-                raise ClosedError(self.failed) from error
-
-    def _replay(self, progress: Progress | None) -> None:
-        self.index.uncounted.clear()
-        self.index.batch = batch = _Batch(self)
-        n = 0
-        cursor = self.writer.connection.cursor()
-        for tx_id, tx_time, ops, results in cursor.execute(
-                "select tx_id, tx_time, ops, results from log where tx_id > 0 and committed = 1 order by tx_id"):
-            db = _WriterDb(None, self.writer, Point(tx_id - 1, tx_time, n))
-            transaction = _Transaction(db, tx_id, tx_time, n)
-            transaction.replay(_became(ops, results))
-            batch.write(transaction)
-            n = transaction.n
-            if progress:
-                progress(tx_id, self.latest.tx_id)
-        self.index.batch = None
-        batch.flush()
-        batch.count()
-        self.index.write_statistics(self.latest.n)
-
 
 def _empty_later(ref: weakref.ref[_File]) -> None:
     """Tries again, while other processes read, until the write-ahead log no longer holds what was evicted."""
@@ -1985,49 +1831,6 @@ def _empty_later(ref: weakref.ref[_File]) -> None:
         if file is not None and is_left:
             file._empty_if_free()
         del file
-
-
-_COMPARED = {
-    "ids": "select n, uuid from {0}.ids where n > 0",
-    "rects": "select * from {0}.rects",
-    "unseen": "select * from {0}.unseen",
-    "facts": "select f.p, a.name, f.v, f.k, f.e, f.n, f.d from {0}.facts f left join {0}.attributes a using (a)",
-}
-
-
-class _Rederived(_File):
-    """The index of another file, derived once more in a temporary one, from the other's log and documents."""
-
-    def __init__(self, file: _File, path: str):
-        self.closed, self.path, self.progress, self.uri = None, file.path, None, file.uri
-        connection = _connected(_uri(path, "rwc"), "journal_mode = off", "synchronous = off", "temp_store = memory",
-                                "cache_size = -32000")
-        connection.executescript(_DERIVED)
-        if file.index.texts:
-            _sibling("store_text").make_tables(connection.execute, file.index.texts)
-        connection.execute("attach ? as was", (file.uri,))
-        self.writer, self.documents = _Reader(self, connection), _TwoDicts(CACHE_BYTES, lambda kept: kept[1])
-        self.evictions = self.births = 0
-        connection.execute("begin")           # of log and documents there is one state, as long as this lasts
-        self._load_place(_UNKNOWN)
-        self.index = _Index(self, self.writer)
-
-    def differences(self) -> list[str]:
-        """Which tables differ; also the indexes of SQLite, which hold each row a second time."""
-        execute, found, compared = self.writer.execute, [], _COMPARED
-        if execute("select 1 from was.sqlite_master where name = 'joined'").fetchone():
-            execute(_JOINED_TABLE[0])
-            compared = _COMPARED | {"joined": "select * from {0}.joined"}
-        for table, rows in compared.items():
-            was, now = rows.format("was"), rows.format("main")
-            before, after = execute(f"select (select count(*) from ({was})), (select count(*) from ({now}))").fetchone()
-            if before != after or execute(f"select * from ({was}) except select * from ({now}) limit 1").fetchone():
-                found.append(table)
-        if self.index.texts and _sibling("store_text").differ(execute):
-            found.append("texts")
-        if (said := execute("pragma was.integrity_check(1)").fetchone()[0]) != "ok":
-            found.append(said)
-        return found
 
 
 class _Hold:
@@ -2410,7 +2213,6 @@ _DERIVED = """
 # The composite indexes of a schema, once one has some: facts with joined cells for values.
 _JOINED_TABLE = ("create table if not exists joined(p, a, v, k, e, n, d, primary key (p, a, v, k, e, n)) without rowid",
                  "create index if not exists joined_e on joined(p, e, n)")
-_DERIVED_NAMES = "joined", "facts", "unseen", "rects", "attributes", "ids"
 _COUNTED = 0                          # the row of `attributes` with what they have counted, their changes, and a log
 _REDERIVED = 2 ** 32                  # changes of one index; another one begins at another multiple of it
 _ID = 1                               # the number of the attribute "xt/id"
@@ -3402,20 +3204,6 @@ class _Transaction:
         except checking.Broken as broken:
             self.reason, self.has_broken_schema = f"{broken}.", True
         return not self.has_broken_schema
-
-    def replay(self, records: list) -> None:
-        """Applies what the log says was done; documents that are gone belong to entities evicted later."""
-        reader, self.is_logged = self._db._file.writer, True
-        for kind, id, *rest in records:
-            if kind in (_DELETE, _EVICT):
-                self._apply(_Op(kind, id, *rest))
-            elif kind == _PUT:
-                row = reader.execute("select doc from documents where n = ?", (self.n + 1,)).fetchone()
-                if row:
-                    self._apply(_Op(kind, id, rest[0], rest[1], row[0], rest[2], _encoded(unpack(row[0]))[1]))
-                else:
-                    self.n += 1
-                    self._to_write(id, rest[0])
 
     def document(self, n: int) -> dict:
         return unpack(self.contents[n].data)

@@ -15,6 +15,7 @@ import functools
 import importlib
 import operator
 import re
+import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -146,6 +147,27 @@ def differ(execute: Callable) -> bool:
 def unpack_sets(code: int, data: bytes) -> Any:
     """Sets, which may be of texts; nothing else that msgpack lacks."""
     return store._unpack_ext(code, data) if code in (store._EXT_SET, store._EXT_FROZENSET) else None
+
+
+def index_texts(file: store._File, wanted: Iterable[str], progress: store.Progress | None) -> None:
+    """Sees to it that the texts of these attributes are indexed, and no others."""
+    names = checked_names(wanted)
+    if names == file.index.texts:
+        return
+    if file.is_readonly:
+        raise store.StoreError(f"{file.path} was opened for reading only, with text={store._short(sorted(names))}; it "
+                               f"indexes {store._short(sorted(file.index.texts))}. Leave text out.")
+
+    def make() -> None:
+        make_tables(file.writer.execute, names)
+        file.index.texts = names
+        file.index.write_changes()
+        if names:
+            Writer(file).write_all(progress)
+    store._sibling("store_keeping").derive(
+        file, make, f"The texts in {file.path} were not indexed", "all is as it was. An index of texts needs FTS5 with "
+        "its trigram tokenizer, which SQLite has from 3.34 on, where it is built with it; this is SQLite "
+        f"{sqlite3.sqlite_version}.")
 
 
 class Writer:

@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 import store
+import store_keeping
 from store import call, cas, delete, evict, match, patch, put
 
 DAY = dt.timedelta(days=1)
@@ -650,7 +651,8 @@ def test_the_order_of_creation_comes_from_the_log_alone(open_store):
 def tables_of(file, names=("ids", "rects", "unseen", "facts")):
     """The rows of the index, ids of entities too, with names for the numbers of attributes."""
     with file.reading() as reader:
-        return [sorted(reader.execute(store._COMPARED[name].format("main")).fetchall(), key=repr) for name in names]
+        return [sorted(reader.execute(store_keeping.COMPARED[name].format("main")).fetchall(), key=repr)
+                for name in names]
 
 
 def test_a_rebuilt_index_is_the_same_row_for_row(seed, size, open_store):
