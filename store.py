@@ -5637,8 +5637,9 @@ _NO_INPUTS = _Inputs(frozenset(), ())
 class _Compilation:
     """What the parts of a plan share in the making, for one mode of asking."""
 
-    def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, inputs: _Inputs):
+    def __init__(self, parsed: _Parsed, mode: str, file: _File, is_over: bool, inputs: _Inputs, deadline: float):
         self.parsed, self.mode, self.file, self.is_over, self.inputs = parsed, mode, file, is_over, inputs
+        self.deadline = deadline
         self.calls: list[tuple] = []
         self.notes: list = []
         self.tables: list[tuple] = []
@@ -5746,6 +5747,8 @@ class _Joiner:
         todo = _with_ranges(clauses, self.scalars)
         steps, self.steps = self.steps, None
         while todo:
+            if time.monotonic() > self.shared.deadline:
+                raise QueryLimitError(_LATE)
             clause, first = first or self._next(block, todo), None
             todo.remove(clause)
             self.shared.notes.append(clause.source)
@@ -6483,16 +6486,21 @@ class _Shaper:
         barred |= {find.term for find in self._parsed.find if find.kind == "pull"}
         todo = [c for c in triples if _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given
                 and c.v not in barred and not c.v.startswith("? ")]
-        read: list[_Triple] = []
-        while found := [c for c in todo if uses[c.v] == 1 or self._is_followed(c.v, uses[c.v], read)]:
-            read, todo = found + read, [c for c in todo if c not in found]
+        bringing, of_entity = {c.v: c for c in todo}, collections.defaultdict[str, list](list)
+        found, read = [c for c in todo if uses[c.v] == 1], list[_Triple]()
+        while found:
+            read[:0] = found
+            for c in found:
+                of_entity[c.e].append(c)
+            entities = [e for e in dict.fromkeys(c.e for c in found) if e in bringing]
+            found = [bringing[e] for e in entities if self._is_followed(of_entity[e], uses[e])]
         return read
 
-    def _is_followed(self, var: str, uses: int, read: list[_Triple]) -> bool:
+    def _is_followed(self, of_it: list[_Triple], uses: int) -> bool:
         """Whether a value is but the entity of triples that are read from documents, few enough to be in memory."""
-        of_it, file = [c for c in read if c.e == var], self._shared.file
+        index = self._shared.file.index
         return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
-            all(file.index.puts.get(file.index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
+            all(index.puts.get(index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
     # Columns
 
@@ -6983,7 +6991,8 @@ class _Run:
         found = self.parsed.plans.get((self.mode, is_over, inputs))
         if found is None or found[0] is not generation or steps is not None:
             try:
-                plan = _Shaper(_Compilation(self.parsed, self.mode, self.file, is_over, inputs), steps).plan()
+                plan = _Shaper(_Compilation(parsed, self.mode, self.file, is_over, inputs, self.deadline),
+                               steps).plan()
             except RecursionError:
                 raise QueryError("The query's rules lead too deep into each other to be planned; use fewer.") from None
             found = self.parsed.plans[self.mode, is_over, inputs] = generation, plan

@@ -953,9 +953,9 @@ def test_explain_measures_each_step(node):
              [("above", "?x", "?y"), ("above", "?x", "?z"), ("above", "?z", "?y")]]
     steps, last = told({"find": ["?x", "?y"], "rules": above, "where": [("above", "?x", "?y"), ["?m", "of", "?x"]]})
     assert steps["('above', '?x', '?y')"] == 6 and steps["['?m', 'of', '?x']"] == 12 and last.split()[0] == "6"
-    wait = [(lambda n: time.sleep(0.02) or True, "?n")]
-    slow = {"find": ("count", "?a"), "where": [["?a", "n", "?n"], wait], "timeout": 50}
-    assert "stopped: the timeout of 50 ms is over" in told(slow)[1]
+    wait = [(lambda n: time.sleep(0.05) or True, "?n")]
+    slow = {"find": ("count", "?a"), "where": [["?a", "n", "?n"], wait], "timeout": 200}
+    assert "stopped: the timeout of 200 ms is over" in told(slow)[1]
     assert "measured" not in db.explain(slow) and db.q({"find": ("count", "?a"), "where": [["?a", "n"]]}) == [12]
     with pytest.raises(store.QueryError, match="takes 1 argument"):
         db.explain({"find": "?e", "in": ["?e"], "where": [["?e", "n"]]}, analyze=True)
@@ -1065,6 +1065,13 @@ def test_a_query_out_of_time_says_so_in_the_main_thread_too(node):
     with pytest.raises(store.QueryLimitError, match="timeout"):
         node.db().q({"find": ("count", "?a"), "in": [["?a", ...], ["?b", ...]], "where": [[("<", "?a", "?b")]],
                      "timeout": 50}, many, many)
+
+
+def test_a_query_whose_plan_takes_too_long_ends_at_its_timeout(node):
+    """Four hundred clauses were planned for eight seconds beyond the time that their query had."""
+    chain = [[f"?v{n}", "to", f"?v{n + 1}"] for n in range(400)]
+    with pytest.raises(store.QueryLimitError, match="longer than its timeout"):
+        node.db().explain({"find": "?v0", "where": chain, "timeout": 1})
 
 
 def test_a_function_that_outlasts_the_budget_is_told_even_at_the_last_row(node):
