@@ -56,11 +56,8 @@ import operator
 import os
 import random
 import re
-import secrets
 import shutil
-import socket
 import sqlite3
-import stat
 import statistics
 import struct
 import sys
@@ -111,9 +108,8 @@ LOCK_S = 5                            # that a commit waits for other processes,
 LOCK_AGAIN_S = 0.0004, 0.004          # between two attempts, rising; SQLite itself waits up to 0.1 s, and some get none
 READ_ON_MAX, READ_ON_BYTES = 1_000, 2 ** 18     # transactions of others that are read one by one, and their bytes
 COUNT_LATER = 200                     # documents of others that the statistics may lack
-BELL_POLL_S, BELL_PAUSE_S = 1, 0.002  # between two looks for transactions that rang no bell; and between two hearings
-POLL_S = 0.01                         # between two looks where there are no such bells
-NOTICES_MAX = 1_000                   # that wait for processes which are slow to hear; beyond, the oldest are lost
+POLL_S = 0.01                         # between two looks for what others have written, where no bells ring
+JOIN_S = 1                            # that a closing node waits for the thread that looks
 EMPTY_AGAIN_S = 0.5                   # between two attempts to empty it while others read
 EMPTY_MS = 100                        # that the writer waits for readers before it empties the write-ahead log later
 GROUP_MAX = 1_000                     # transactions in one commit: bounds the wait of the first of them
@@ -1136,7 +1132,8 @@ def _sibling(name: str) -> Any:
     except ModuleNotFoundError as error:
         what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
                 "store_text": "A search in texts", "store_tables": "A table",
-                "store_import": "Loading a file", "store_keeping": "Looking after a store"}
+                "store_import": "Loading a file", "store_keeping": "Looking after a store",
+                "store_bells": "A notice to other processes"}
         raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 
@@ -2788,14 +2785,16 @@ class _SqliteLog(_Log):
         self._busy = self._handed = False
         self._thread: threading.Thread | None = None
         self.cut_off = None              # a file is always within reach
-        self._bells = _Bells(file.path, self)
+        self._bells = _watch(self)
         self._told = file.latest.tx_id   # the newest transaction of others that this node's listeners were woken for
 
     def listen(self) -> None:
         if not self._file.is_temporary:
-            self._bells.listen(may_bind=not self._file.is_readonly)
+            self._bells.listen()
 
     def notify(self, notice: str) -> None:
+        if type(self._bells) is _Watch and not self._file.is_temporary:
+            _sibling("store_bells")       # says that it is not there
         self.listen()
         self._node._hear(notice)
         self._bells.send(notice.encode())
@@ -2914,8 +2913,7 @@ class _SqliteLog(_Log):
             self._crowd = len(group) + len(self._queue)
             _tell(group)
             self._node._announce()
-            if not self._file.is_temporary:
-                self._bells.send()
+            self._bells.send()
 
     def _try_to_commit(self, group: list[_Pending]) -> None:
         """Commits a group, or else each transaction alone: one that fails, fails alone."""
@@ -2966,103 +2964,23 @@ class _SqliteLog(_Log):
         super()._undo(error)
 
 
-class _Bells:
-    """How nodes of one file wake each other: each that listens has a socket of its own in a folder beside the file.
+class _Watch:
+    """Tells a log what other processes have written: a thread looks at the head of the file again and again.
 
-    An empty datagram is a bell: whoever hears it looks what is new. Any other is a notice. Where a system has no such
-    sockets, what is new is found by looking at the file's head.
+    `Bells` of store_bells.py, where it lies beside, are a watch that the others wake, and that carries notices.
     """
 
-    def __init__(self, path: str, log: _SqliteLog):
-        self._folder, self._log, self._name = f"{path}-bells", weakref.ref(log), ""
-        self._lock, self._sending, self._is_closed = threading.Lock(), threading.Lock(), False
-        self._socket: socket.socket | None = None
-        self._sender: socket.socket | None = None
+    def __init__(self, log: _SqliteLog):
+        self._log, self._lock, self._is_closed = weakref.ref(log), threading.Lock(), False
         self._thread: threading.Thread | None = None
-        self._names: list[str] = []
-        self._listed_at = 0           # when the folder had last changed as it was listed
-        self._late: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=NOTICES_MAX)
         weakref.finalize(log, self.close)
 
-    def listen(self, may_bind: bool) -> None:
+    def listen(self) -> None:
         with self._lock:
             if self._thread is None and not self._is_closed:
-                with contextlib.suppress(OSError, AttributeError):
-                    if may_bind:
-                        self._bind()
+                self._begin()
                 self._thread = threading.Thread(target=self._hear, name="store-bell", daemon=True)
                 self._thread.start()
-
-    def _bind(self) -> None:
-        name, made = f"{os.getpid()}-{secrets.token_hex(4)}", socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700)
-            self._changed()
-            with self._reaching() as folder:
-                made.bind(f"{folder}/{name}")
-            os.chmod(f"{self._folder}/{name}", 0o600)
-        except BaseException:
-            made.close()
-            raise
-        self._name, self._socket = name, made
-
-    def _changed(self) -> int:
-        """When the folder changed. Raises: OSError if there is none, or a planted link to what is another's."""
-        found = os.lstat(self._folder)
-        if not stat.S_ISDIR(found.st_mode):
-            raise NotADirectoryError(self._folder)
-        return found.st_mtime_ns
-
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[str]:
-        """The folder's path as an address can have it: at most 100 bytes."""
-        if len(os.fsencode(self._folder)) < 80:
-            yield self._folder
-            return
-        opened = os.open(self._folder, os.O_RDONLY | _CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{opened}"
-        finally:
-            os.close(opened)
-
-    def _others(self) -> list[str]:
-        """The sockets of the others. The folder is listed again when it has changed, or has changed just before."""
-        try:
-            changed = self._changed()
-            if changed != self._listed_at:
-                self._names = [name for name in os.listdir(self._folder)
-                               if name != self._name and re.fullmatch("[0-9]+-[0-9a-f]{8}", name)]
-                self._listed_at = changed if time.time_ns() - changed > BELL_POLL_S * 10 ** 8 else 0
-        except OSError:
-            return []
-        return self._names
-
-    def send(self, data: bytes = b"") -> None:
-        """Rings at the others, or gives them a notice; blocks nowhere."""
-        if names := self._others():
-            self._send([(name, data) for name in names])
-
-    def _send(self, letters: Iterable[tuple[str, bytes]] = ()) -> None:
-        """Sends what waits, then this, in order to each; a bell waits for none, since one that is there is enough."""
-        with self._sending, contextlib.suppress(OSError), self._reaching() as folder:
-            if self._sender is None:
-                self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._sender.setblocking(False)
-            late, full = [*self._late], set()
-            self._late.clear()
-            for name, data in itertools.chain(late, letters):
-                try:
-                    if name in full:
-                        raise BlockingIOError
-                    self._sender.sendto(data, f"{folder}/{name}")
-                except BlockingIOError:
-                    full.add(name)
-                    if data:
-                        self._late.append((name, data))
-                except (ConnectionRefusedError, FileNotFoundError):      # its process was killed
-                    with contextlib.suppress(OSError):
-                        os.unlink(f"{self._folder}/{name}")
 
     def _hear(self) -> None:
         """Tells the log what comes, until it is closed or dropped."""
@@ -3077,43 +2995,39 @@ class _Bells:
                 if not self._is_closed:
                     log.debug("what others have written could not be read", exc_info=error)
             del log_
-            if heard:
-                time.sleep(BELL_PAUSE_S)
-            if self._late:
-                self._send()
-            heard = self._received(POLL_S if self._late or self._socket is None else BELL_POLL_S)
+            heard = self._received(heard)
 
-    def _received(self, timeout_s: float) -> list[bytes]:
-        if self._socket is None:
-            time.sleep(timeout_s)
-            return []
-        heard: list[bytes] = []
-        with contextlib.suppress(OSError):           # its time is over, nothing more is there, or it was closed
-            self._socket.settimeout(timeout_s)
-            heard.append(self._socket.recv(2 ** 16))
-            self._socket.settimeout(0)
-            while len(heard) < NOTICES_MAX:
-                heard.append(self._socket.recv(2 ** 16))
-        return heard
+    def _begin(self) -> None:
+        """Before the first look."""
+
+    def _received(self, before: list[bytes]) -> list[bytes]:
+        """What others have sent, after a while."""
+        time.sleep(POLL_S)
+        return []
+
+    def send(self, data: bytes = b"") -> None:
+        """Wakes the others, or gives them a notice; blocks nowhere."""
 
     def close(self) -> None:
         with self._lock:
             self._is_closed = True
-        if self._name:
-            self._listed_at, name, self._name = 0, self._name, ""
-            self.send()               # wakes our own thread; and sockets of killed processes go
-            with contextlib.suppress(OSError):
-                os.unlink(f"{self._folder}/{name}")
-                os.rmdir(self._folder)
+        self._end()
         if self._thread and self._thread is not threading.current_thread():
-            self._thread.join(BELL_POLL_S)
+            self._thread.join(JOIN_S)
         self.abandon()
 
+    def _end(self) -> None:
+        """Wakes the thread."""
+
     def abandon(self) -> None:
-        """In a forked child the sockets are the parent's."""
-        for one in self._socket, self._sender:
-            if one:
-                one.close()
+        """In a forked child."""
+
+
+def _watch(log: _SqliteLog) -> _Watch:
+    try:
+        return _Watch(log) if log._file.is_temporary else _sibling("store_bells").Bells(log)
+    except StoreError:
+        return _Watch(log)
 
 
 # ── Transactions ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -151,7 +151,8 @@ def verify(file: store._File, progress: store.Progress | None) -> int:
                 progress(row[0], 2 * total)
     if missing:
         tx_id = min(missing.values())
-        raise store.CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.", tx_id)
+        raise store.CorruptError(f"A document put by transaction {tx_id} is gone, and no transaction evicted it.",
+                                 tx_id)
     _verify_index(file, progress and (lambda done, of: progress(of + done, 2 * of)))
     return total
 

@@ -7,6 +7,7 @@ import pytest
 
 import shell
 import store
+import store_bells
 import store_import
 import store_schema
 import store_tables
@@ -110,6 +111,7 @@ def test_each_limit_stands_in_the_reference_with_its_value():
     for module, title, head in ((store, "## Limits", "constant"),
                                 (store_schema, "## Limits", "constant of `store_schema`"),
                                 (store_text, "## Limits", "constant of `store_text`"),
+                                (store_bells, "## Limits", "constant of `store_bells`"),
                                 (store_postgres, "## A log on PostgreSQL", "constant of `store_postgres`")):
         rows = next(rows for first, rows in tables(section(title)) if first == head)
         stated = {row[0].strip("`"): float(row[1].replace(",", "")) for row in rows}

@@ -3,6 +3,7 @@ import contextlib
 import gc
 import hashlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -230,6 +231,41 @@ def test_evicted_bytes_go_at_the_next_opening_after_a_crash(tmp_path):
     with contextlib.closing(store.open(tmp_path / "one.db")) as node:
         assert node.db().tx_id == 2 and node.db().entity("note") is None
         assert all(b"SECRET" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+ALONE = """
+import datetime as dt, queue, sys
+from application import store
+from application.store import call, delete, evict, match, put
+one = store.open(sys.argv[1], {"old": lambda ctx: [put(ctx.db.entity("ann") | {"is": "old"})]})
+two, heard = store.open(sys.argv[1]), queue.Queue()
+two.on_tx(heard.put)
+first = one.submit_tx([match("ann", None), put({"xt/id": "ann", "name": "Ann"}), put({"xt/id": "bo"})])
+assert heard.get(timeout=10).tx_id == first.tx_id == two.latest_tx.tx_id
+one.submit_tx([call("old"), delete("bo")], check=True)
+wanted = {"find": ["?is"], "where": [["?e", "name", "Ann"], ["?e", "is", "?is"]]}
+assert two.db().q(wanted) == [("old",)] and two.db(first).q(wanted) == [] and two.db(first).entity("bo")
+assert two.db().pull(["name"], "ann") == {"name": "Ann"} and len(one.db().history("ann")) == 2
+one.submit_tx([evict("ann")])
+assert one.db(first).entity("ann") is None
+for asked in one.verify, lambda: one.backup("copy.db"), lambda: one.notify("hello"):
+    try:
+        asked()
+    except store.StoreError as error:
+        print(error)
+one.close(), two.close()
+"""
+
+
+def test_one_copied_file_puts_asks_and_hears(tmp_path):
+    """Who copies `store.py` alone, as they are told they may, would find out in production what else it needs."""
+    (tmp_path / "application").mkdir()
+    shutil.copy(f"{ROOT}/store.py", tmp_path / "application")
+    ran = subprocess.run([sys.executable, "-c", ALONE, tmp_path / "one.db"], cwd=tmp_path, capture_output=True,
+                         text=True)
+    assert not ran.returncode, ran.stderr
+    needed = re.findall(r"needs (\w+)\.py beside", ran.stdout)
+    assert needed == ["store_keeping", "store_keeping", "store_bells"]
 
 
 def test_another_programs_lock_refuses_one_write_and_not_the_node(tmp_path, monkeypatch):
