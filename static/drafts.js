@@ -45,7 +45,7 @@ class Drafts {
     clearTimeout(this.#timer);
     this.#timer = 0;
     const text = kept.draft(HERE);
-    if (!this.#isChanged() || this.#sending !== null || this.#refused === text) return;
+    if (kept.isOver || !this.#isChanged() || this.#sending !== null || this.#refused === text) return;
     this.#sending = text;
     const token = document.querySelector("[name='__anti-forgery-token']").value;
     const headers = {"HX-Request": "true", "X-CSRF-Token": token}, body = new URLSearchParams({text});

@@ -16,9 +16,14 @@ function openActions(list, act) {
     if (button.dataset.for === "others") return !isMine && !message.classList.contains("system");
     return !button.dataset.for || isMine && wanted.includes("mine") || isAdmin && wanted.includes("admin");
   };
+  // The list moves by itself, too, when something is said or an answer comes: the toolbar stays with its message.
   function place() {
-    const top = Math.max(at.getBoundingClientRect().top, list.getBoundingClientRect().top);
-    bar.style.top = `${top - bar.offsetParent.getBoundingClientRect().top - 6}px`;
+    if (!at) return;
+    const {top, bottom} = at.getBoundingClientRect(), sight = list.getBoundingClientRect();
+    const isSeen = bottom > sight.top && top < sight.bottom, hasFocus = bar.contains(document.activeElement);
+    if (!at.isConnected || !isSeen && !hasFocus) return hide();
+    at.classList.add("picked");                                      // a morph takes it away
+    bar.style.top = `${Math.max(top, sight.top) - topOf(bar.offsetParent) - 6}px`;
   }
   function show(message) {
     if (!message || message.matches(PENDING)) return hide();
@@ -26,7 +31,6 @@ function openActions(list, act) {
     if (!buttons.some(button => !button.hidden)) return hide();
     at?.classList.remove("picked");
     at = message;
-    at.classList.add("picked");
     bar.hidden = false;
     place();
   }
@@ -36,28 +40,29 @@ function openActions(list, act) {
     bar.hidden = true;
   }
   const messageOf = node => node.closest?.(".message");
-  list.addEventListener("pointerover", event => {
+  // A page that moves under a pointer at rest makes browsers say that the pointer is over something else, or has left.
+  let rest = "";
+  const placeOf = event => `${event.screenX} ${event.screenY}`;
+  list.parentElement.addEventListener("pointermove", event => {
+    rest = placeOf(event);
     const message = messageOf(event.target);
     if (event.pointerType === "mouse" && message && message !== at) show(message);
   });
+  list.parentElement.addEventListener("pointerleave", event => {
+    if (placeOf(event) !== rest && !bar.contains(document.activeElement)) hide();
+  });
   list.addEventListener("click", event => { if (!event.target.closest("a, button")) show(messageOf(event.target)); });
-  list.addEventListener("scroll", () => { if (!bar.contains(document.activeElement)) hide(); }, {passive: true});
-  list.parentElement.addEventListener("pointerleave", () => { if (!bar.contains(document.activeElement)) hide(); });
-  // Scrolling the next message into sight hides the toolbar a frame later. `going` is that message until it is shown.
-  let going = null;
-  function arrive(message) { if (going === message) { going = null; if (message.isConnected) show(message); } }
+  list.addEventListener("scroll", place, {passive: true});
   function step(by) {
-    const messages = [...list.querySelectorAll(`.message:not(${PENDING})`)], from = going ?? at;
-    const next = from ? messages[messages.indexOf(from) + by] : messages.at(-1);
+    const messages = [...list.querySelectorAll(`.message:not(${PENDING})`)];
+    const next = at ? messages[messages.indexOf(at) + by] : messages.at(-1);
     if (!next) return false;
-    going = next;
     next.scrollIntoView({block: "nearest"});
-    requestAnimationFrame(() => arrive(next));
+    show(next);
     return true;
   }
   list.addEventListener("keydown", event => {
     const by = {ArrowUp: -1, ArrowDown: 1}[event.key];
-    if (!by && going) arrive(going);                                 // what is pressed now is about that message
     if (by && event.target === list) { if (step(by)) event.preventDefault(); }
     else if (event.key === "Enter" && event.target === list && at) {
       event.preventDefault();
@@ -73,7 +78,7 @@ function openActions(list, act) {
     const button = event.target.closest("[data-act]");
     if (button && at?.isConnected) { const message = at; hide(); act(button.dataset.act, message); }
   });
-  new MutationObserver(() => { if (at && !at.isConnected) hide(); }).observe(list, {childList: true});
+  new MutationObserver(place).observe(list, {childList: true, subtree: true});
 }
 
 const idOf = message => message.id.slice("message-".length);

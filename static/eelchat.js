@@ -88,7 +88,7 @@ class Siblings {
   constructor(person) {
     this.#channel.onmessage = event => {
       if (event.data === "signing out") this.#signedOutAt = Date.now();
-      else if (person && event.data !== person) { sessionStorage.clear(); location.reload(); }
+      else if (person && event.data !== person) { kept.clear(); location.reload(); }
     };
     if (person) this.#channel.postMessage(person);
     document.querySelector("form.out")?.addEventListener("submit", () => {

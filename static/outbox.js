@@ -35,6 +35,8 @@ class Kept {
     const known = new Set(this.posts().map(post => post.id));
     this.keepPosts([...this.posts(), ...posts.filter(post => !known.has(post.id))]);
   }
+  // True once the session is over: what this page asks then comes from nobody, or from the next person.
+  get isOver() { return this.#isLeft || this.#isCleared; }
   // Called when the session is over; from then on each change is left, too. `taken()` is called when a tab has it all.
   leave(taken) {
     if (!this.#isLeft) addEventListener("storage", event => {

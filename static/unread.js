@@ -49,7 +49,8 @@ function watchNews() {
   const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
   let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null, word = 0;
   const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
-  const isReading = () => here && !isMarked && document.visibilityState === "visible" && document.hasFocus() && atEnd();
+  const isInSight = () => document.visibilityState === "visible" && document.hasFocus() && atEnd();
+  const isReading = () => here && !isMarked && !kept.isOver && isInSight();
   const mutedOf = () => new Set([...$("news").querySelectorAll("[data-muted]")].map(one => one.dataset.channel));
 
   // Puts a mark on the element only where it changes: the observers below would hear themselves.
@@ -106,6 +107,7 @@ function watchNews() {
   }
   function tell(isLeaving = false) {
     isFollowing = !isLeaving;
+    if (kept.isOver) return;
     const fields = {upto: seen, page, word: word += 1, ...(isLeaving ? {} : {stays: 1})};
     send(`${location.pathname}/read`, fields).catch(() => { isFollowing = isLeaving; });
   }
@@ -169,7 +171,9 @@ function watchNews() {
   document.addEventListener("htmx:after:swap", show);
   for (const event of ["focus", "blur"]) addEventListener(event, show);
   document.addEventListener("visibilitychange", show);
-  addEventListener("pagehide", () => { if (isFollowing) tell(true); });
+  const leave = () => { if (isFollowing) tell(true); };
+  addEventListener("pagehide", leave);
+  document.querySelector("form.out")?.addEventListener("submit", leave, true);      // while one is still known
   $("read-all")?.addEventListener("click", () => send(`${location.pathname.split("/channel/")[0]}/read`, {}));
   document.addEventListener("keydown", event => {
     if (event.key === "Escape" && event.shiftKey) $("read-all")?.click();

@@ -128,7 +128,7 @@ def is_defined(path, name):
 def test_the_picture_can_be_taken_again(chromium_found, tmp_path):
     """Without this, the README would show a chat that is long gone, and nobody could take its picture anew."""
     done = subprocess.run([sys.executable, str(ROOT / "docs/pictures.py"), str(tmp_path), "chat"],
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for picture in tmp_path / "chat.png", ROOT / "docs/chat.png":
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 200_000

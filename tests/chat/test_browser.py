@@ -1,5 +1,6 @@
 """The main job, in a real Chromium: two people, two windows, one conversation;
 and what happens when the server dies."""
+import asyncio
 import contextlib
 import datetime as dt
 import os
@@ -14,7 +15,7 @@ import store
 from biff.door import Door
 from plugins import feeds
 from hosts import host, rss      # noqa: F401
-from people import HELP, chat, delete_channel, found, person      # noqa: F401
+from people import HELP, chat, delete_channel, found, person, pick      # noqa: F401
 from store import delete, evict, put
 
 SHOTS = os.environ.get("SHOTS")       # a folder: the tests leave screenshots there, for eyes
@@ -273,12 +274,63 @@ async def test_whoever_signs_out_leaves_no_draft_behind(chat, person, window):  
     assert await ann.evaluate("() => sessionStorage.length + localStorage.length") == 0
 
 
+async def until_followed(chat, is_so=True):      # noqa: F811
+    """Waits until a page says that its reader stays in a channel, or that nobody does any more."""
+    async with asyncio.timeout(30):
+        while bool(chat["chat_positions"].followed) != is_so:
+            await asyncio.sleep(0.01)
+
+
+async def test_whoever_signs_out_has_read_what_was_in_sight(chat, person, window):      # noqa: F811
+    """The page said so once its browser had forgotten who it was: all was new again, and each time there was a 403."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    await until_followed(chat)
+
+    async def hold(route):
+        await until_followed(chat, False)
+        await route.continue_()
+    await ann.route("**/auth/signout", hold)
+    await ann.click("text=Sign out")
+    await ann.wait_for_url(chat["biff/base-url"] + "/")
+
+
 async def test_a_session_that_ends_while_its_page_goes_away_leaves_nothing_behind(chat, person, window):  # noqa: F811
     """The socket may hear of the end before the browser has left the page that signed out."""
     ann, _ = await same_process(chat, person, window, "ann@example.com")
+    await until_followed(chat)
     await ann.fill("#text", "a private thought")
-    await ann.evaluate("() => { kept.clear(); endSession(false); kept.keepDraft(location.pathname, 'more'); }")
+    assert await ann.evaluate("""() => {
+        const asked = [];
+        window.fetch = path => { asked.push(path); return Promise.reject(new Error()); };
+        kept.clear(); endSession(false); kept.keepDraft(location.pathname, "more");
+        dispatchEvent(new Event("pagehide"));
+        return asked; }""") == [], "the browser may belong to somebody else by now"
     assert await ann.evaluate("() => sessionStorage.length + localStorage.length") == 0
+
+
+AT_MESSAGE = """text => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
+    const bar = $("actions"), message = document.querySelector(".message.picked");
+    const top = message && Math.max(topOf(message), topOf($("messages")));
+    done(!bar.hidden && message.textContent.includes(text) && Math.abs(topOf(bar) - top + 6) < 1); })))"""
+
+
+async def test_the_toolbar_of_a_message_stays_with_it_when_the_list_moves(chat, person, window):      # noqa: F811
+    """Whoever reached for a button would press nothing, or what came in its place."""
+    ann, channel = await same_process(chat, person, window, "ann@example.com")
+    node, count = chat["biff/node"], "n => document.querySelectorAll('.message').length === n"
+    await node.submit([put(a_message(chat, channel, f"message {n}.")) for n in range(30)])
+    await ann.wait_for_function(count, arg=30)
+    await pick(ann, ".message:last-of-type")
+    for n, how in enumerate(["by a finger", "by a mouse"]):
+        before = await ann.eval_on_selector("#messages", "list => list.scrollTop")
+        await node.submit([put(a_message(chat, channel, f"others speak, {n}"))])
+        await ann.wait_for_function(count, arg=31 + n)
+        assert await ann.evaluate(AT_MESSAGE, f"message {29 - n}."), how
+        assert await ann.eval_on_selector("#messages", "list => list.scrollTop") > before
+        await ann.hover(".message:has-text('message 28.')")
+        assert await ann.evaluate(AT_MESSAGE, "message 28.")
+    await ann.eval_on_selector("#messages", "list => { list.scrollTop = 0 }")
+    await ann.wait_for_selector("#actions", state="hidden")
 
 
 async def test_a_reader_who_scrolled_up_is_left_in_peace(chat, person, window):      # noqa: F811
