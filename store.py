@@ -878,7 +878,7 @@ class Node:
         self._listeners: set[Listener] = set()
         self._hearers: list[tuple] = []       # of notices: (the event loop or None, the callback)
         self._pool = concurrent.futures.ThreadPoolExecutor(QUESTIONS_MAX, "store-question")      # of `aq`
-        self._moved = threading.Condition()
+        self._moved, self._awaiting = threading.Condition(), 0      # how many wait in `await_tx`
         self._file, self._log = _opened(path, index, self, timeout_s, readonly)
         try:
             if text is not None:
@@ -935,8 +935,8 @@ class Node:
         if file.words[_HEAD_MARK] != latest.mark:
             latest = file.catch_up()
         if tx_id is None and tx_time is None:
-            vt = max(self._clock(), latest.time) if valid_time is None else _given_micros(valid_time, "valid_time")
-            return Db(self, file, vt, latest)
+            vt = self._clock() if valid_time is None else _given_micros(valid_time, "valid_time")
+            return Db(self, file, latest.time if vt < latest.time and valid_time is None else vt, latest)
         point, vt = self._point(None if tx_id is None else _tx_id(tx_id), tx_time, latest)
         return Db(self, file, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
@@ -1015,9 +1015,13 @@ class Node:
         if self._file.catch_up().tx_id < awaited and not self._file.closed:
             self._log.listen()
         with self._moved:
-            if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
-                raise LateError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
-                                f"{self._file.latest.tx_id}.")
+            self._awaiting += 1
+            try:
+                if not self._moved.wait_for(lambda: self._file.latest.tx_id >= awaited or self._file.closed, timeout_s):
+                    raise LateError(f"Transaction {awaited} was not indexed within {timeout_s} s; the newest is "
+                                    f"{self._file.latest.tx_id}.")
+            finally:
+                self._awaiting -= 1
         self._file.check_open()
         return self.latest_tx
 
@@ -1092,9 +1096,10 @@ class Node:
                 log.debug("a notice was not heard", exc_info=True)
 
     def _announce(self) -> None:
-        """Wakes those who wait for transactions."""
-        with self._moved:
-            self._moved.notify_all()
+        """Wakes those who wait for transactions. Who begins to wait now sees what is announced, and needs no waking."""
+        if self._awaiting:
+            with self._moved:
+                self._moved.notify_all()
         for listener in list(self._listeners):
             listener.wake()
 
@@ -1170,8 +1175,8 @@ _TRUTH = """
 # Source: https://www.sqlite.org/walformat.html, "The WAL-Index Header".
 _HEAD_BYTES, _HEAD_VERSION = 136, 3007000
 _HEAD_SALT, _HEAD_MARK = 4, 5         # words of 8 bytes: of this write-ahead log; a checksum of the whole head
-_HEAD_COMMITS = 2                     # words of 4 bytes: how many there were; how many pages the log has, and how
-_HEAD_PAGES, _HEAD_MOVED = 4, 24      # many of these are in the file
+_HEAD_COMMITS = 14                    # words of 4 bytes: how many there were, in the copy that SQLite writes before
+_HEAD_PAGES, _HEAD_MOVED = 4, 24      # the mark; how many pages the log has, and how many of these are in the file
 
 _PLACE = "select tx_id, tx_time, n, hash, state from log order by tx_id desc limit 1"
 _UNKNOWN = -1                         # a mark that no head has
@@ -1541,7 +1546,8 @@ class _File:
         return StoreError(f"{self.path} could not be read: {error}.")
 
     def borrow(self) -> _Reader:
-        self.check_open()
+        if self.closed:
+            raise ClosedError(self.closed)
         if self._is_emptying:
             self._may_read.wait(1)
         try:
@@ -1663,13 +1669,10 @@ class _File:
 
         Raises: LockedError if other processes hold the file's write lock for too long.
         """
-        end, pause_s = time.monotonic() + self._timeout_s, LOCK_AGAIN_S[0]
-        while not self._has_begun():
-            if time.monotonic() > end:
-                raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
-                                  "try again.")
-            time.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(1.3 * pause_s, LOCK_AGAIN_S[1])
+        try:
+            self.writer.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            self._begin_later(error)
         if self.words[_HEAD_MARK] != self.latest.mark:
             with self._moving:
                 self._read_on(self.writer, self.words[_HEAD_MARK])
@@ -1679,14 +1682,21 @@ class _File:
         if self.words[_HEAD_SALT] != self._marked:
             self._mark_wal()
 
-    def _has_begun(self) -> bool:
-        try:
-            self.writer.execute("begin immediate")
-            return True
-        except sqlite3.OperationalError as error:
+    def _begin_later(self, error: sqlite3.OperationalError) -> None:
+        """Begins once nobody else writes."""
+        end, pause_s = time.monotonic() + self._timeout_s, LOCK_AGAIN_S[0]
+        while not self.writer.connection.in_transaction:
             if _code(error) != sqlite3.SQLITE_BUSY:
-                raise
-            return False
+                raise error
+            if time.monotonic() > end:
+                raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
+                                  "try again.")
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(1.3 * pause_s, LOCK_AGAIN_S[1])
+            try:
+                self.writer.execute("begin immediate")
+            except sqlite3.OperationalError as again:
+                error = again
 
     def pass_lock(self) -> None:
         """Returns once nobody writes, at the newest transaction."""
@@ -1729,7 +1739,7 @@ class _File:
     def own_mark(self) -> int:
         """After COMMIT: the mark of the state that it made, unless another process has committed since."""
         mark = self.words[_HEAD_MARK]
-        return mark if self._words[_HEAD_COMMITS] == self._own and self.words[_HEAD_MARK] == mark else _UNKNOWN
+        return mark if self._words[_HEAD_COMMITS] == self._own else _UNKNOWN
 
     def steadily(self, ask: Callable, reader: _Reader, *rest: Any) -> Any:
         """What ask(reader, *rest) gives, asked again if meanwhile UUIDs got numbers, and with them other cells."""
@@ -2275,6 +2285,8 @@ class _Index:
 
     def count_rest(self, reader: _Reader) -> None:
         """Counts the documents of others, and those put since the statistics were last written."""
+        puts: dict = {}
+        kinds: dict = {}
         while self.uncounted:
             numbers = self.uncounted.pop()
             for data, in reader.execute("select doc from documents where n between ? and ?",
@@ -2282,22 +2294,30 @@ class _Index:
                 for name, cell in _encoded(unpack(data))[1]:
                     if type(cell) is uuid.UUID:
                         cell = self.number(cell, reader) or _UUID
-                    self.count(self.attributes[name], _kind_bit(cell), 1)
+                    a = self.attributes[name]
+                    puts[a], kinds[a] = puts.get(a, 0) + 1, kinds.get(a, 0) | _kind_bit(cell)
+        self.count(puts, kinds)
         if reader is self._file.writer:
             self.unknown.clear()
 
     def write_changes(self) -> None:
         self._file.writer.execute("update attributes set kinds = kinds + 1 where a = ?", (_COUNTED,))
 
-    def count(self, a: int, kinds: int, puts: int) -> None:
-        """Adds to an attribute's statistics; a type of value that it never had makes old plans stale."""
-        self.puts[a] = self.puts.get(a, 0) + puts
-        known = self.kinds.get(a, 0)
-        if kinds | known != known:
-            self.kinds[a] = kinds | known
+    def count(self, puts: dict, kinds: dict) -> None:
+        """Adds to the attributes' statistics; a type of value that one never had makes old plans stale."""
+        for a, more in puts.items():
+            self.puts[a] = self.puts.get(a, 0) + more
+        if kinds := self.new_kinds(kinds):
+            self.kinds.update(kinds)
             self.generation = object()
-        if a == _ID and self.puts[a] >= self._doubled:
-            self.generation, self._doubled = object(), 2 * self.puts[a]
+        if self.puts.get(_ID, 0) >= self._doubled:
+            self.generation, self._doubled = object(), 2 * self.puts[_ID]
+
+    def new_kinds(self, kinds: dict) -> dict:
+        """The kinds of the attributes that have got a type of value that they never had."""
+        known = self.kinds
+        return {} if kinds.items() <= known.items() else {
+            a: of_a | known.get(a, 0) for a, of_a in kinds.items() if of_a & ~known.get(a, 0)}
 
     def write_statistics(self, n: int) -> None:
         if self.uncounted:
@@ -3549,20 +3569,18 @@ class _Batch:
         self.flush()
         if self._texts:
             self._texts.finish()
-        index, known = self._file.index, self._file.index.kinds
+        index = self._file.index
         if self._file.latest.n - index.counted > STATISTICS_EVERY:
             index.write_statistics(self._file.latest.n)
-        kinds = [(known.get(a, 0) | of_a, a) for a, of_a in self._kinds.items()
-                 if of_a | known.get(a, 0) != known.get(a)]
+        kinds = index.new_kinds(self._kinds)
         self._has_changes = bool(kinds or self.has_births or index.schema is not self.schema
                                  or self._texts and self._texts.has_new_ids)
         if self._has_changes:         # other processes read them again
-            self._many("update attributes set kinds = ? where a = ?", kinds)
+            self._many("update attributes set kinds = ? where a = ?", [(of_a, a) for a, of_a in kinds.items()])
             index.write_changes()
 
     def count(self) -> None:
-        for a, puts in self._puts.items():
-            self._file.index.count(a, self._kinds[a], puts)
+        self._file.index.count(self._puts, self._kinds)
 
     def publish(self) -> None:
         """After COMMIT: the numbers come true. `latest` comes last, since readers look at it first."""
@@ -3585,7 +3603,7 @@ class _Batch:
         if self.evicted:
             file.evictions += 1
             file.recent.clear()          # what is forgotten is told to no listener that lags
-        file.latest = self.latest._replace(mark=mark)
+        file.latest = Point(*self.latest[:3], mark)
         file.settle_births()
 
 
@@ -3811,7 +3829,7 @@ class Db:
 
     def pull_many(self, pattern: list[Any], ids: Iterable[Any]) -> list[dict[Any, Any] | None]:
         """`pull` for each of the ids, in their order: as many dicts, or None."""
-        if isinstance(ids, (str, bytes, dict)) or not isinstance(ids, Iterable):
+        if type(ids) is not list and (isinstance(ids, (str, bytes, dict)) or not isinstance(ids, Iterable)):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
         parsed, ids = self._node._patterns.parsed(pattern, self._node._parse_pull), list(ids)
         try:
@@ -6782,7 +6800,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
 
     What an application asks all day, by a text or an id, needs no run: a third less (bench/store.py, "user by email").
     """
-    generation, plan = parsed.plans.get((mode, False, _NO_INPUTS), (None, None))
+    generation, plan = parsed.plans.get((mode, False, None), (None, None))
     if plan is not None and plan.quick is not None and generation is db._file.index.generation \
             and db._supposed is None and reader.run is None:
         answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
@@ -6902,14 +6920,15 @@ class _Run:
         is_plain = not (parsed.watched or parsed.searched or parsed.sources) and \
             _IMMUTABLE.issuperset(map(type, self.args))
         inputs = _NO_INPUTS if is_plain else self._inputs()
-        found = self.parsed.plans.get((self.mode, is_over, inputs))
+        key = self.mode, is_over, None if inputs is _NO_INPUTS else inputs
+        found = parsed.plans.get(key)
         if found is None or found[0] is not generation or steps is not None:
             try:
                 plan = _Shaper(_Compilation(parsed, self.mode, self.file, is_over, inputs, self.deadline),
                                steps).plan()
             except RecursionError:
                 raise QueryError("The query's rules lead too deep into each other to be planned; use fewer.") from None
-            found = self.parsed.plans[self.mode, is_over, inputs] = generation, plan
+            found = parsed.plans[key] = generation, plan
             told = self.db._node._told
             for doubt in plan.doubts:                 # is logged once
                 if doubt not in told and len(told) < PLANS_CACHED:

@@ -27,6 +27,7 @@ else:                                 # both are part of somebody's package
     store = importlib.import_module(".store", __package__)
 
 POLL_S, PAUSE_S = 1, 0.002            # between two looks for transactions that rang no bell; and between two hearings
+LOOK_S = 0.2                          # that a commit believes its last look at who listens; whoever just began looks on
 NOTICES_MAX = 1_000                   # that wait for processes which are slow to hear; beyond, the oldest are lost
 
 
@@ -40,6 +41,7 @@ class Bells(store._Watch):
         self._socket: socket.socket | None = None
         self._sender: socket.socket | None = None
         self._names: list[str] = []
+        self._look_at = self._looks_until = 0.0
         self._listed_at = 0           # when the folder had last changed as it was listed
         self._late: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=NOTICES_MAX)
 
@@ -61,7 +63,7 @@ class Bells(store._Watch):
         except BaseException:
             made.close()
             raise
-        self._name, self._socket = name, made
+        self._name, self._socket, self._looks_until = name, made, time.monotonic() + 2 * LOOK_S
 
     def _changed(self) -> int:
         """When the folder changed. Raises: OSError if there is none, or a planted link to what is another's."""
@@ -84,19 +86,26 @@ class Bells(store._Watch):
 
     def _others(self) -> list[str]:
         """The sockets of the others. The folder is listed again when it has changed, or has changed just before."""
+        self._look_at = time.monotonic() + LOOK_S
         try:
-            changed = self._changed()
-            if changed != self._listed_at:
+            changed = self._changed() if os.access(self._folder, os.F_OK) else 0       # an error costs ten times that
+            if not changed:
+                self._names, self._listed_at = [], 0
+            elif changed != self._listed_at:
                 self._names = [name for name in os.listdir(self._folder)
                                if name != self._name and re.fullmatch("[0-9]+-[0-9a-f]{8}", name)]
                 self._listed_at = changed if time.time_ns() - changed > POLL_S * 10 ** 8 else 0
         except OSError:
-            return []
+            self._names, self._listed_at = [], 0
         return self._names
 
     def send(self, data: bytes = b"") -> None:
-        """Rings at the others, or gives them a notice; blocks nowhere."""
-        if names := self._others():
+        """Rings at the others, or gives them a notice; blocks nowhere.
+
+        Most commits ring at nobody and must not pay for a look: a bell goes to those who listened LOOK_S ago, too.
+        """
+        names = self._others() if data or time.monotonic() > self._look_at else self._names
+        if names:
             self._send([(name, data) for name in names])
 
     def _send(self, letters: Iterable[tuple[str, bytes]] = ()) -> None:
@@ -117,6 +126,7 @@ class Bells(store._Watch):
                     if data:
                         self._late.append((name, data))
                 except (ConnectionRefusedError, FileNotFoundError):      # its process was killed
+                    self._look_at = 0
                     with contextlib.suppress(OSError):
                         os.unlink(f"{self._folder}/{name}")
 
@@ -129,7 +139,8 @@ class Bells(store._Watch):
             return super()._received(before)
         heard: list[bytes] = []
         with contextlib.suppress(OSError):           # its time is over, nothing more is there, or it was closed
-            self._socket.settimeout(store.POLL_S if self._late else POLL_S)
+            is_soon = self._late or time.monotonic() < self._looks_until
+            self._socket.settimeout(store.POLL_S if is_soon else POLL_S)
             heard.append(self._socket.recv(2 ** 16))
             self._socket.settimeout(0)
             while len(heard) < NOTICES_MAX:
@@ -138,7 +149,7 @@ class Bells(store._Watch):
 
     def _end(self) -> None:
         if self._name:
-            self._listed_at, name, self._name = 0, self._name, ""
+            self._look_at, self._listed_at, name, self._name = 0, 0, self._name, ""
             self.send()               # wakes our own thread; and sockets of killed processes go
             with contextlib.suppress(OSError):
                 os.unlink(f"{self._folder}/{name}")

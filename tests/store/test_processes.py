@@ -18,6 +18,7 @@ import appender
 import beside
 import powercut
 import store
+import store_bells
 import test_crash
 from conftest import wait_until
 from store import evict, put
@@ -286,6 +287,18 @@ def test_listeners_in_other_processes_hear_within_20_ms(join, tmp_path, say):
     median, most = statistics.median(delays), max(delays)
     say(f"heard {median:.1f} ms after it was submitted, at most {most:.1f} ms (asked 20)")
     assert median < 200
+
+
+def test_who_begins_to_listen_hears_also_what_rings_at_others_only(join, monkeypatch):
+    """Commits seldom look who listens. A window that opens in another worker would miss what is said at that moment."""
+    monkeypatch.setattr(store_bells, "LOOK_S", 1_000)
+    monkeypatch.setattr(store_bells, "POLL_S", 1_000)
+    one, two, heard = join(), join(), []
+    one.submit_tx([put({"xt/id": 1})])
+    two.on_tx(lambda tx: heard.append(tx.tx_id))
+    for n in range(2, 9):
+        one.submit_tx([put({"xt/id": n})])
+        eventually(lambda: heard == [*range(2, n + 1)])
 
 
 def test_a_killed_process_leaves_no_bell_behind(join, tmp_path):
