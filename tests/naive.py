@@ -45,6 +45,14 @@ def is_blank(term):
     return type(term) is str and term == "_"
 
 
+def is_ref(term):
+    return type(term) is list and len(term) == 2 and type(term[0]) is str and not is_var(term[0])
+
+
+class Among(frozenset):
+    """The cells of entities, of which a place of a clause has one."""
+
+
 class Unsafe(Exception):
     """No order of the clauses binds every variable before it is needed."""
 
@@ -71,9 +79,10 @@ class Clause:
 
 
 def all_parsed(clauses, of=""):
-    """The clauses, those of another snapshot, ("$past", clause, …), beside the others."""
+    """The clauses, those of another snapshot, ("$past", clause, …), beside the others; ("$", clause): the first's."""
     return tuple(one for clause in clauses for one in (
-        all_parsed(clause[1:], clause[0]) if type(clause) is tuple and clause[0] == "$past" else [parsed(clause, of)]))
+        all_parsed(clause[1:], clause[0][1:] and clause[0]) if type(clause) is tuple and clause[0] in ("$past", "$")
+        else [parsed(clause, of)]))
 
 
 def parsed(clause, of=""):
@@ -284,8 +293,7 @@ class Naive:
 
     def find_vars(self, query):
         find = query["find"] if type(query["find"]) is list else [query["find"]]
-        terms = [*find, *query.get("with", [])]
-        return {term for element in terms for term in ([element] if is_var(element) else element[1:]) if is_var(term)}
+        return {part for element in [*find, *query.get("with", [])] for part in parts(element) if is_var(part)}
 
     def clauses_of(self, query):
         """The clauses of a query, always the same objects, so that plans are made once."""
@@ -340,7 +348,9 @@ class Naive:
 
     def step(self, clause, env):
         if clause.kind == TRIPLE:
-            return self.matching(clause.terms, (self.past if clause.of else self).facts[clause.a], env)
+            asked = self.past if clause.of else self
+            terms = [asked.having(term) if is_ref(term) else term for term in clause.terms]
+            return self.matching(terms, asked.facts[clause.a], env)
         if clause.kind == RULE:
             return self.matching(clause.terms, self.relation(clause, env), env)
         if clause.kind == TEST:
@@ -353,6 +363,10 @@ class Naive:
             return [] if self.finished_solve(clause.clauses, shared) else [env]
         return self.either(clause, env)
 
+    def having(self, ref):
+        """The entities that a lookup ref may stand for."""
+        return Among(e for e, v in self.facts.get(ref[0], ()) if v == cell(ref[1]))
+
     def matching(self, terms, rows, env):
         for row in rows:
             made = dict(env)
@@ -360,7 +374,8 @@ class Naive:
                 if is_var(term):
                     if made.setdefault(term, value) != value:
                         break
-                elif is_blank(term) or type(term) is set and value in map(cell, term):
+                elif is_blank(term) or value in (term if type(term) is Among else map(
+                        cell, term if type(term) is set else ())):
                     made[f"_{len(made)}"] = value
                 elif cell(term) != value:
                     break
@@ -440,11 +455,20 @@ class Naive:
 
     def bag(self, query, args):
         """Every binding of all variables, blanks too, as dicts."""
-        envs = [{}]
+        envs, entities = [{}], entities_of(self.clauses_of(query))
         for given, value in zip(query.get("in", []), args):
             shape, vars = binding(given)
+            if vars[:1] and vars[0] in entities and shape in ("scalar", "collection"):
+                value = self.looked_up(value) if shape == "scalar" else list(map(self.looked_up, value))
             envs = [made for env in envs for made in self.bound(shape, vars, value, env)]
         return self.complete(lambda: list(self.solve(self.clauses_of(query), envs)))
+
+    def looked_up(self, value):
+        """The id of the one entity that a lookup ref stands for; a value that is none, or finds none, as it is."""
+        found = self.having(value) if is_ref(value) else ()
+        if len(found) > 1:
+            raise Refused
+        return plain(*found) if found else value
 
     def rows(self, query, args):
         """[(what the order looks at, row)], a row a binding, or a row a group where there are aggregates."""
@@ -471,6 +495,12 @@ class Naive:
     def found(self, element, envs):
         if is_var(element):
             return plain(envs[0][element])
+        if type(element) is list:
+            return [self.found(one, envs) for one in element]
+        if type(element) is dict:
+            return {key: self.found(one, envs) for key, one in element.items()}
+        if type(element) is not tuple:
+            return element
         head, *args = element
         if head == "pull":
             return self.pull(args[1], plain(envs[0][args[0]]))
@@ -558,14 +588,35 @@ def element_parts(element):
     return element if len(element) == 3 else (*element, None)
 
 
+def entities_of(clauses):
+    """The variables that stand for an entity in a clause, at any depth, under the names that they have outside."""
+    found = set()
+    for clause in clauses:
+        if clause.kind == TRIPLE:
+            found |= {term for term in clause.terms[:1] if is_var(term)}
+        for inner in [clause.clauses] if clause.kind == NOT else clause.branches if clause.kind == OR else []:
+            found |= entities_of(inner) & clause.shared
+    return found
+
+
+def parts(element):
+    """What an element of find is made of."""
+    inside = element.values() if type(element) is dict else element[type(element) is tuple:] \
+        if type(element) in (list, tuple) and element[0] != "pull" else element[1:2] if type(element) is tuple else ()
+    return [element, *(part for one in inside for part in parts(one))]
+
+
 def has_aggregate(element):
-    return type(element) is tuple and element[0] in AGGREGATES
+    return any(type(part) is tuple and part[0] in AGGREGATES for part in parts(element))
 
 
 def vars_outside(element):
     """The variables by which the rows of aggregates are grouped."""
-    terms = [element] if is_var(element) else [] if has_aggregate(element) else element[1:]
-    return set(filter(is_var, terms))
+    if type(element) in (list, dict):
+        return set().union(*map(vars_outside, element.values() if type(element) is dict else element))
+    if type(element) is tuple:
+        return set() if has_aggregate(element) else set(filter(is_var, element[1:]))
+    return {element} if is_var(element) else set()
 
 
 def ordering(part):

@@ -156,6 +156,18 @@ def look(opened, way, documents, decoys, act):
     return given[0]
 
 
+def ask_many(draw, rng, opened, wanted, enough=None):
+    """`wanted` questions, of drawers that `draw` makes; how many were drawn and asked, and found something.
+
+    A seed may draw poor documents or snapshots first: it goes on until `enough(counts)` says that they tell something.
+    """
+    counts, enough = {"asked": 0, "found": 0, "drawn": 0}, enough or (lambda counts: counts["found"] > wanted / 10)
+    while counts["asked"] < wanted or not enough(counts) and counts["asked"] < 10 * wanted + 1_000:
+        ask_some(draw(rng), rng, opened, counts)
+    assert enough(counts), counts
+    return counts
+
+
 def ask_some(drawer, rng, opened, counts):
     """Thirty questions that `drawer` draws, about documents that it draws. Fails with the first that differs."""
     documents, decoys, way = drawer.documents(), drawer.documents(), rng.choice(list(SNAPSHOTS))
@@ -202,7 +214,8 @@ def complaint(db, trial, evaluator=None):
         return f"{trial.ask} raised {type(error).__name__}: {error}"
     if wanted is None:                                  # a page may end before two values must be compared
         return f"{trial.ask} answered what has no answer: {got}" if got else None
-    told = difference(got, wanted, trial.query, trial.ask == "lazy_q")
+    first = {"limit": min(1, trial.query.get("limit", 1))} if trial.ask == "one" else {}
+    told = difference(got, wanted, trial.query | first, trial.ask == "lazy_q")
     return told and f"{trial.ask}: {told}"
 
 
@@ -221,6 +234,28 @@ def lazily(db, query, args):
         return list(rows)
 
 
+def by_name(db, query, args):
+    """Each answer as a dict with names of its own."""
+    if type(query["find"]) is not list:
+        return db.q(query, *args)
+    names = [f"column{n}" for n in range(len(query["find"]))]
+    return [tuple(map(row.__getitem__, names)) for row in db.q(query | {"keys": names}, *args)]
+
+
+def with_rules_given(db, query, args):
+    """The rules as an argument."""
+    rest = {key: value for key, value in query.items() if key != "rules"}
+    return db.q(rest | {"in": ["%", *query.get("in", [])]}, query.get("rules", []), *args)
+
+
+def the_first(db, query, args):
+    """The first answer alone, as a list of one."""
+    found = db.q(query | {"one": True}, *args)
+    if found is None and type(query["find"]) is not list:       # or a found None
+        return lazily(db, query | {"one": True}, args)
+    return [] if found is None else [found]
+
+
 def as_subquery(db, query, args):
     """The query inside another, which has its rules and passes its arguments on."""
     found, given = [f"?column{n}" for n in range(len(query["find"]))], [f"?given{n}" for n in range(len(args))]
@@ -229,11 +264,13 @@ def as_subquery(db, query, args):
     return db.q(outer, *args)
 
 
-WAYS = {"q": lambda db, query, args: db.q(query, *args), "q again": again, "lazy_q": lazily, "a subquery": as_subquery}
+WAYS = {"q": lambda db, query, args: db.q(query, *args), "q again": again, "lazy_q": lazily, "a subquery": as_subquery,
+        "by name": by_name, "rules given": with_rules_given, "one": the_first}
 
 
 def way_to_ask(rng, query):
-    way = rng.choice(["q", "q", "q", "q again", "lazy_q", "a subquery"])
+    way = rng.choice(["q", "q", "q", "q again", "q again", "lazy_q", "lazy_q", "a subquery", "a subquery", "by name",
+                      "rules given", "one"])
     return "q" if way == "a subquery" and not is_relation(query) else way
 
 
@@ -250,7 +287,8 @@ def is_page(query):
 def difference(got, wanted, query, is_bag):
     """None, or what is missing and what is invented."""
     find = query["find"] if type(query["find"]) is list else [query["find"]]
-    shapes = [number if element[0] in ROUNDED else lambda value: value for element in find]
+    shapes = [number if naive.has_aggregate(element) and element[0] in ROUNDED else lambda value: value
+              for element in find]
     shown = lambda row: tuple(shape(normal(value)) for shape, value in zip(shapes, row))
     rows = [row if type(query["find"]) is list else (row,) for row in got]
     wanted = [(key, shown(row)) for key, row in ordered(wanted, query)]
