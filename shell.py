@@ -145,7 +145,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "decimal.Decimal": decimal.Decimal,
     "time": dt.time, "datetime.time": dt.time, "dt.time": dt.time,
     "timedelta": dt.timedelta, "datetime.timedelta": dt.timedelta, "dt.timedelta": dt.timedelta,
-    "Member": lambda enum, name: store.unpack_member(enum, name),
+    "Member": lambda enum, name: store._rare().member(enum, name),
     "set": set, "frozenset": frozenset,
 }
 
@@ -213,7 +213,7 @@ _OF_TEXT: dict[str, Callable[[str], Any]] = {
     "~timedelta": lambda text: dt.timedelta(microseconds=int(text)),
 }
 _OF_LIST: dict[str, Callable[[list], Any]] = {"~tuple": tuple, "~set": set, "~frozenset": frozenset, "~map": _pairs,
-                                               "~member": lambda named: store.unpack_member(*named)}
+                                               "~member": lambda named: store._rare().member(*named)}
 
 
 def _jsonable(value: Any) -> Any:

@@ -152,7 +152,6 @@ LISTEN_BATCH = 64                     # transactions that a listener reads at on
 NOTICE_BYTES_MAX = 7_900              # of a notice, which nothing stores: PostgreSQL takes less than 8,000
 RECENT_MAX = 1_024                    # transactions kept in memory: listeners that keep up need not read the log
 RECENT_BYTES = 4 * 2 ** 20            # of documents in these
-PLACES = 28                           # digits of a decimal that are written out; as many as Python calculates with
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 _MICROS_MIN, _MICROS_MAX = -62_135_596_800_000_000, 253_402_300_799_999_999   # years 1 to 9999 in UTC, all of Python's
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -455,38 +454,6 @@ def _packed_dict(value: dict, depth: int) -> bytes:
     return _map_header(len(pairs)) + b"".join(part for pair in pairs for part in pair)
 
 
-# Of equal decimals one form is kept, as 1.5 of 1.50: sign, digits without zeros at either end, and the power of ten.
-
-def _decimal_parts(value: decimal.Decimal) -> tuple[str, str, int]:
-    if not value.is_finite():
-        raise ValueTypeError(f"{value} is no number that can be stored; leave the attribute out.")
-    sign, digits, power = value.as_tuple()
-    text = "".join(map(str, digits)).lstrip("0")
-    kept = text.rstrip("0")
-    return ("-" * sign, kept, int(power) + len(text) - len(kept)) if kept else ("", "0", 0)
-
-
-def _decimal(sign: str, digits: str, power: int) -> decimal.Decimal:
-    """Written out where that is no longer than a calculation would be."""
-    if 0 < power <= PLACES - len(digits):
-        digits, power = digits + "0" * power, 0
-    return decimal.Decimal(f"{sign}{digits}E{power}")
-
-
-def _unpacked_decimal(data: bytes) -> decimal.Decimal:
-    sign, digits, power = re.fullmatch("(-?)(.*)E(.*)", data.decode()).groups()      # type: ignore[union-attr]
-    return _decimal(sign, digits, int(power))
-
-
-def _time_micros(value: dt.time) -> int:
-    if value.tzinfo is not None:
-        raise ValueTypeError(f"{value!r} has a time zone, which means nothing without a day; wanted a time without, or "
-                             "a datetime.")
-    return ((value.hour * 60 + value.minute) * 60 + value.second) * 1_000_000 + value.microsecond
-
-
-# An enumeration's member is stored by name, and found again among the modules that are loaded; none is imported for it.
-
 def _packed_member(value: Any, depth: int) -> bytes:
     """The bytes of an enumeration's member. Raises: ValueTypeError for what no document can hold."""
     kind = type(value)
@@ -494,22 +461,11 @@ def _packed_member(value: Any, depth: int) -> bytes:
         raise ValueTypeError(f"{_short(value)} is a {kind.__module__}.{kind.__name__}; wanted None, bool, int, float, "
                              "str, bytes, UUID, aware datetime, date, time, timedelta, Decimal, a member of an "
                              "enumeration, or a list, tuple, set or dict of these.")
-    named = Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
-    if unpack_member(*named) is not value:
-        where = f"{named.enum.replace(':', '.')}.{value.name}"
-        raise ValueTypeError(f"{_short(value)} would not be found again as {where}; wanted one member of an "
-                             "enumeration that stands at the top of its module.")
-    return _PACKED[Member](named, depth)
+    return _PACKED[Member](_rare().named(value), depth)
 
 
-def unpack_member(where: str, name: str) -> Any:
-    """The member of an enumeration; a `Member` where this program has not loaded the class, or it has no such name."""
-    module, _, path = where.partition(":")
-    try:
-        kind: Any = functools.reduce(getattr, path.split("."), sys.modules[module])
-        return kind.__members__[name] if isinstance(kind, enum.EnumMeta) else Member(where, name)
-    except (KeyError, AttributeError):
-        return Member(where, name)
+def _rare() -> Any:
+    return _sibling("store_values")
 
 
 def pack_document(document: Any) -> bytes:
@@ -637,29 +593,6 @@ def _float_of_cell(cell: bytes) -> float:
     return struct.unpack(">d", struct.pack(">Q", bits))[0]
 
 
-_NEGATIVE, _ZERO, _POSITIVE = b"\0", b"\1", b"\2"
-_COMPLEMENT = bytes(range(255, -1, -1))
-
-
-def _decimal_cell(value: decimal.Decimal) -> bytes:
-    """The sign, the place of the first digit, the digits; below zero these are complemented and end in byte 255."""
-    sign, digits, power = _decimal_parts(value)
-    if digits == "0":
-        return _DECIMAL + _ZERO
-    body = struct.pack(">Q", power + len(digits) + 2 ** 63) + digits.encode()
-    return _DECIMAL + (_NEGATIVE + body.translate(_COMPLEMENT) + b"\xff" if sign else _POSITIVE + body)
-
-
-def _decimal_of_cell(cell: bytes) -> decimal.Decimal:
-    sign, body = cell[1:2], cell[2:]
-    if sign == _ZERO:
-        return decimal.Decimal(0)
-    if sign == _NEGATIVE:
-        body = body[:-1].translate(_COMPLEMENT)
-    digits = body[8:].decode()
-    return _decimal("-" if sign == _NEGATIVE else "", digits, struct.unpack(">Q", body[:8])[0] - 2 ** 63 - len(digits))
-
-
 class _Type(NamedTuple):
     """What the store knows of one type of value."""
     uses: str                                        # "id": it can name an entity; "fixed": it cannot change; "several"
@@ -710,13 +643,14 @@ _TYPES: dict[type, _Type] = {
                        lambda value: _DATETIME + (_micros(value) + 2 ** 63).to_bytes(8, "big"), _DATETIME,
                        lambda cell: _moment(int.from_bytes(cell[1:], "big") - 2 ** 63)),
     dt.date: _counted("id fixed", _EXT_DATE, _DATE, 4, dt.date.toordinal, dt.date.fromordinal),
-    dt.time: _counted("fixed", _EXT_TIME, _TIME, 5, _time_micros,
-                      lambda micros: (dt.datetime.min + dt.timedelta(microseconds=micros)).time()),
+    dt.time: _counted("fixed", _EXT_TIME, _TIME, 5, lambda value: _rare().time_micros(value),
+                      lambda micros: _rare().time_of(micros)),
     dt.timedelta: _counted("fixed", _EXT_DELTA, _DELTA, 9, lambda value: value // dt.timedelta.resolution + 2 ** 71,
                            lambda micros: dt.timedelta(microseconds=micros - 2 ** 71)),
-    decimal.Decimal: _ext("fixed", _EXT_DECIMAL, lambda value, depth: "{}{}E{}".format(*_decimal_parts(value)).encode(),
-                          _unpacked_decimal, _decimal_cell, _DECIMAL, _decimal_of_cell),
-    Member: _ext("fixed", _EXT_MEMBER, _packed_list, lambda data: unpack_member(*unpack(data)), _hashed_cell),
+    decimal.Decimal: _ext("fixed", _EXT_DECIMAL, lambda value, depth: _rare().decimal_data(value),
+                          lambda data: _rare().decimal_of(data), lambda value: _rare().decimal_cell(value), _DECIMAL,
+                          lambda cell: _rare().decimal_of_cell(cell)),
+    Member: _ext("fixed", _EXT_MEMBER, _packed_list, lambda data: _rare().member(*unpack(data)), _hashed_cell),
     tuple: _ext("id", _EXT_TUPLE, _packed_list, lambda data: tuple(unpack(data)), _hashed_cell),
     dict: _Type("id", _packed_dict, cell=_hashed_cell),
     list: _Type("several", _packed_list, cell=_hashed_cell),
@@ -1138,7 +1072,8 @@ def _sibling(name: str) -> Any:
         what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
                 "store_text": "A search in texts", "store_tables": "A table",
                 "store_import": "Loading a file", "store_keeping": "Looking after a store",
-                "store_bells": "A notice to other processes"}
+                "store_bells": "A notice to other processes", "store_patch": "A patch or cas",
+                "store_values": "A decimal, time of day or enumeration"}
         raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 
@@ -2412,7 +2347,6 @@ def _plain_key(id: Any) -> int | str | None:
 # whatever the clock does. `hash` chains what was submitted; `state` chains what became of it.
 
 _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
-_PATCH, _CAS = ("patch",), ("cas",)   # the names of calls that need no function; no call of a user's has such a one
 
 
 class _Op(NamedTuple):
@@ -2595,32 +2529,8 @@ def _prepare_call(name: Any, *args: Any) -> _Op:
     return _call_op(name, args)
 
 
-def _is_id(one: Any, id: Any) -> bool:
-    return type(one) is type(id) and _key(one) == _key(id)
-
-
 def _call_op(name: Any, args: tuple, start: int | None = None, end: int | None = None) -> _Op:
     return _Op(_CALL, name, start, end, args=args, record=_record(_CALL, name, None, digest(pack(list(args)))))
-
-
-def _prepare_patch(id: Any, changes: Any, start: Any = None, end: Any = None) -> _Op:
-    check_id(id)
-    if type(changes) is not dict or "xt/id" in changes and not _is_id(changes["xt/id"], id):
-        raise OperationError(f"patch of {_short(id)} with {_short(changes)}; wanted a dict of attributes, without "
-                             "another \"xt/id\"")
-    (start, end), changes = _span(start, end), changes | {"xt/id": id}
-    kept = {name: _copied(value) for name, value in changes.items() if value is not ...}
-    _encoded(dict.fromkeys(changes) | kept)
-    return _call_op(_PATCH, (_logged_id(id), kept, tuple(sorted(changes.keys() - kept.keys())), start, end), start, end)
-
-
-def _prepare_cas(id: Any, attribute: Any, old: Any, new: Any) -> _Op:
-    if type(attribute) is not str or attribute == "xt/id":
-        raise OperationError(f"cas of {_short(id)}: {_short(attribute)} is no attribute that can be set")
-    pairs = [{attribute: value} if value is not ... else {} for value in (old, new)]
-    for pair in pairs:
-        _encoded({"xt/id": id} | pair)
-    return _call_op(_CAS, (_logged_id(id), attribute, *map(_copied, pairs)))
 
 
 def _logged_id(id: Any) -> Any:
@@ -2642,8 +2552,9 @@ def _micros_or_none(moment: Any, what: str) -> int | None:
 
 
 _PREPARE: dict[str, Callable[..., _Op]] = {
-    "put": _prepare_put, "delete": _prepare_delete, "patch": _prepare_patch, "match": _prepare_match,
-    "cas": _prepare_cas, "evict": _prepare_evict, "call": _prepare_call}
+    "put": _prepare_put, "delete": _prepare_delete,
+    "patch": lambda *args: _sibling("store_patch").prepare_patch(*args), "match": _prepare_match,
+    "cas": lambda *args: _sibling("store_patch").prepare_cas(*args), "evict": _prepare_evict, "call": _prepare_call}
 _ARGUMENTS = {"put": "a document, valid_from and valid_to", "delete": "an id, valid_from and valid_to",
               "patch": "an id, a dict of attributes, valid_from and valid_to",
               "cas": "an id, an attribute, the old value and the new one",
@@ -3191,11 +3102,8 @@ class _Transaction:
         return became
 
     def _evaluate(self, op: _Op) -> list[_Op]:
-        if type(op.id) is tuple:
-            try:
-                return [_prepare_one(part) for part in _BUILT_IN[op.id](self, *op.args)]
-            except OperationError as error:
-                raise _Abort(f"{op.id[0]} of {_short(op.args[0])}: {_line(error)}") from None
+        if type(op.id) is tuple:          # a call that needs no function
+            return _sibling("store_patch").became(self, op)
         function = self._db._node.functions.get(op.id)
         if function is None:
             log.warning("transaction %d aborts: no function %s was given to open()", self.tx_id, _short(op.id))
@@ -3210,32 +3118,6 @@ class _Transaction:
         if made is False:
             raise _Abort(f"call of {op.id}: it returned False")
         return ops
-
-    def _patch(self, id: Any, changes: dict, gone: tuple, start: int | None, end: int | None) -> list[Operation]:
-        """The puts that a patch becomes: of each version in its span that it changes."""
-        start, end = self.tx_time if start is None else start, OPEN if end is None else end
-        entity = self._entity(id, start)
-        self._reach(entity, end)
-        rects = [rect for rect in _merged(entity.rects) if rect.n > 0 and rect.vt_from < end and rect.vt_to > start]
-        if not rects and len(changes) > 1:       # up to the last piece of what is deleted, and over it
-            last = max([start, *(rect.vt_from for rect in entity.rects if rect.vt_from < end)])
-            spans = [(changes, start, last), (changes, last, end)] if end == OPEN else [(changes, start, end)]
-        else:
-            spans = [(self._stored(rect.n), max(start, rect.vt_from), min(end, rect.vt_to)) for rect in rects]
-        return [_put_over(after, start, end) for before, start, end in spans if start < end
-                for after in [{name: value for name, value in (before | changes).items() if name not in gone}]
-                if not rects or pack(after) != pack(dict(before))]
-
-    def _cas(self, id: Any, attribute: str, old: dict, new: dict) -> list[Operation]:
-        """The puts that a cas becomes."""
-        n = self.visible_n(self._entity(id, None), self.tx_time)
-        document = {} if n is None else self._stored(n)
-        held = {attribute: document[attribute]} if attribute in document else {}
-        if pack(held) != pack(old):
-            found = "nothing" if not held else "another value" if old else "a value"
-            raise _Abort(f"cas of {_short(id)}: {_short(attribute)} holds {found} at {_moment(self.tx_time)}, not "
-                         f"{'the one that was given' if old else 'nothing'}")
-        return self._patch(id, {"xt/id": id} | new, () if new else (attribute,), None, None)
 
     def _stored(self, n: int) -> dict:
         """The document number n, never to be handed out itself."""
@@ -3337,11 +3219,6 @@ class _Transaction:
 
 _APPLY = {_PUT: _Transaction._put, _DELETE: _Transaction._delete, _MATCH: _Transaction._match,
           _EVICT: _Transaction._evict}
-_BUILT_IN: dict[tuple, Callable[..., list[Operation]]] = {_PATCH: _Transaction._patch, _CAS: _Transaction._cas}
-
-
-def _put_over(document: dict, start: int, end: int) -> Operation:
-    return put(document, _moment(start), None if end == OPEN else _moment(end))
 
 
 def _line(error: BaseException) -> str:

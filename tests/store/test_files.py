@@ -248,7 +248,8 @@ assert two.db().q(wanted) == [("old",)] and two.db(first).q(wanted) == [] and tw
 assert two.db().pull(["name"], "ann") == {"name": "Ann"} and len(one.db().history("ann")) == 2
 one.submit_tx([evict("ann")])
 assert one.db(first).entity("ann") is None
-for asked in one.verify, lambda: one.backup("copy.db"), lambda: one.notify("hello"):
+for asked in (one.verify, lambda: one.notify("hello"), lambda: one.submit_tx([("patch", "bo", {"a": 1})]),
+              lambda: one.submit_tx([put({"xt/id": "bo", "at": dt.time(12)})])):
     try:
         asked()
     except store.StoreError as error:
@@ -265,7 +266,7 @@ def test_one_copied_file_puts_asks_and_hears(tmp_path):
                          text=True)
     assert not ran.returncode, ran.stderr
     needed = re.findall(r"needs (\w+)\.py beside", ran.stdout)
-    assert needed == ["store_keeping", "store_keeping", "store_bells"]
+    assert needed == ["store_keeping", "store_bells", "store_patch", "store_values"]
 
 
 def test_another_programs_lock_refuses_one_write_and_not_the_node(tmp_path, monkeypatch):

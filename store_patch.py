@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: MIT
+"""What `patch` and `cas` become: `store.open` imports it when a transaction has one.
+
+Both are calls of functions that every store has. They see what the operations before them left; the log has the puts
+that they became.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+if not __package__:
+    import store
+else:                                 # both are part of somebody's package
+    store = importlib.import_module(".store", __package__)
+
+PATCH, CAS = ("patch",), ("cas",)     # their names as calls: no call of a user's has such a one
+
+
+def prepare_patch(id: Any, changes: Any, start: Any = None, end: Any = None) -> store._Op:
+    store.check_id(id)
+    if type(changes) is not dict or "xt/id" in changes and not _is_id(changes["xt/id"], id):
+        raise store.OperationError(f"patch of {store._short(id)} with {store._short(changes)}; wanted a dict of "
+                                   "attributes, without another \"xt/id\"")
+    (start, end), changes = store._span(start, end), changes | {"xt/id": id}
+    kept = {name: store._copied(value) for name, value in changes.items() if value is not ...}
+    store._encoded(dict.fromkeys(changes) | kept)
+    gone = tuple(sorted(changes.keys() - kept.keys()))
+    return store._call_op(PATCH, (store._logged_id(id), kept, gone, start, end), start, end)
+
+
+def _is_id(one: Any, id: Any) -> bool:
+    return type(one) is type(id) and store._key(one) == store._key(id)
+
+
+def prepare_cas(id: Any, attribute: Any, old: Any, new: Any) -> store._Op:
+    if type(attribute) is not str or attribute == "xt/id":
+        raise store.OperationError(f"cas of {store._short(id)}: {store._short(attribute)} is no attribute that can be "
+                                   "set")
+    pairs = [{attribute: value} if value is not ... else {} for value in (old, new)]
+    for pair in pairs:
+        store._encoded({"xt/id": id} | pair)
+    return store._call_op(CAS, (store._logged_id(id), attribute, *map(store._copied, pairs)))
+
+
+def became(transaction: store._Transaction, op: store._Op) -> list[store._Op]:
+    """The puts that a call became. Raises: _Abort."""
+    try:
+        made = (_patched if op.id == PATCH else _set)(transaction, *op.args)
+        return [store._prepare_one(put) for put in made]
+    except store.OperationError as error:
+        raise store._Abort(f"{op.id[0]} of {store._short(op.args[0])}: {store._line(error)}") from None
+
+
+def _patched(transaction: store._Transaction, id: Any, changes: dict, gone: tuple, start: int | None,
+             end: int | None) -> list[store.Operation]:
+    """A put over each version in the span that the patch changes."""
+    start, end = transaction.tx_time if start is None else start, store.OPEN if end is None else end
+    entity = transaction._entity(id, start)
+    transaction._reach(entity, end)
+    rects = [rect for rect in store._merged(entity.rects) if rect.n > 0 and rect.vt_from < end and rect.vt_to > start]
+    if not rects and len(changes) > 1:       # up to the last piece of what is deleted, and over it
+        last = max([start, *(rect.vt_from for rect in entity.rects if rect.vt_from < end)])
+        spans = [(changes, start, last), (changes, last, end)] if end == store.OPEN else [(changes, start, end)]
+    else:
+        spans = [(transaction._stored(rect.n), max(start, rect.vt_from), min(end, rect.vt_to)) for rect in rects]
+    return [_put_over(after, start, end) for before, start, end in spans if start < end
+            for after in [{name: value for name, value in (before | changes).items() if name not in gone}]
+            if not rects or store.pack(after) != store.pack(dict(before))]
+
+
+def _put_over(document: dict, start: int, end: int) -> store.Operation:
+    return store.put(document, store._moment(start), None if end == store.OPEN else store._moment(end))
+
+
+def _set(transaction: store._Transaction, id: Any, attribute: str, old: dict, new: dict) -> list[store.Operation]:
+    """As of a patch, if the attribute is what it should be."""
+    now = transaction.tx_time
+    n = transaction.visible_n(transaction._entity(id, None), now)
+    document = {} if n is None else transaction._stored(n)
+    held = {attribute: document[attribute]} if attribute in document else {}
+    if store.pack(held) != store.pack(old):
+        found = "nothing" if not held else "another value" if old else "a value"
+        wanted = "the one that was given" if old else "nothing"
+        raise store._Abort(f"cas of {store._short(id)}: {store._short(attribute)} holds {found} at "
+                           f"{store._moment(now)}, not {wanted}")
+    return _patched(transaction, id, {"xt/id": id} | new, () if new else (attribute,), None, None)
