@@ -1051,7 +1051,7 @@ def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout
         if index is not None:
             raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
                              "has one.")
-        file = _File(path, timeout_s=timeout_s, is_readonly=readonly)
+        file = _sibling("store_readonly").File(path) if readonly else _File(path, timeout_s)
         return file, _SqliteLog(file, node)
     if readonly:
         raise StoreError("readonly=True was given for a log on PostgreSQL; only a file can be opened for reading only.")
@@ -1073,7 +1073,7 @@ def _sibling(name: str) -> Any:
                 "store_text": "A search in texts", "store_tables": "A table",
                 "store_import": "Loading a file", "store_keeping": "Looking after a store",
                 "store_bells": "A notice to other processes", "store_patch": "A patch or cas",
-                "store_values": "A decimal, time of day or enumeration"}
+                "store_readonly": "A file that is only read", "store_values": "A decimal, time of day or enumeration"}
         raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
                          f"({error}).") from None
 
@@ -1143,21 +1143,20 @@ _NEWEST = """
 class _File:
     """The file: its connections, the place in the log that it has come to, its documents, and its index."""
 
-    def __init__(self, path: str | bytes | os.PathLike, about: bytes | None = None, is_index: bool = False,
-                 timeout_s: float = LOCK_S, is_readonly: bool = False):
-        """`about`: the first row of a log elsewhere, which this file only indexes; so does one with `is_index`."""
+    is_readonly = is_index = False         # an index, of a log elsewhere, is one node's alone
+
+    def __init__(self, path: str | bytes | os.PathLike, timeout_s: float | None = LOCK_S):
+        """A `timeout_s` of None takes no lock."""
         self.closed: str | None = None         # why nothing can be asked any more
         self.failed: str | None = None         # why nothing can be written any more
         self.expected: frozenset[str] = frozenset()    # attributes that documents will have
-        self.about = about
         self.progress: Progress | None = None  # told of the making of an index that a transaction declares
-        self._is_index, self._timeout_s, self.is_readonly = is_index or about is not None, timeout_s, is_readonly
+        self._timeout_s = timeout_s
         self._readers: collections.deque[_Reader] = collections.deque()
         self._may_read, self._is_emptying, self._must_empty = threading.Event(), False, False
         self._may_read.set()
         self._emptier: threading.Thread | None = None
         self.is_temporary, self.path = _place(path)
-        self._seen: tuple = ()        # what a file that nobody writes looked like
         self.evictions = self.births = 0       # births are odd while UUIDs that were values become entities
         self._moving = threading.RLock()       # held while memory moves on to another transaction
         with _Hold.opening:
@@ -1166,17 +1165,13 @@ class _File:
     def _open(self) -> None:
         if not os.path.exists(self.path):
             self._create_once()
-        self._held = _Hold.of(self.path, self._is_index, None if self.is_readonly else self._timeout_s)
+        self._held = _Hold.of(self.path, self.is_index, self._timeout_s)
         self._connections: dict[sqlite3.Connection, None] = {}
         self._looks: list[tuple] = []
         self._let_go = weakref.finalize(self, _let_go, self._connections, self._looks, self._held, self.is_temporary)
         try:
             self._check_kind()
-            if self.is_readonly:
-                self._connect_to_read()
-            else:
-                self.writer = _Reader(self, self._connect_writer())
-                self.words, self._words = self._look()
+            self._begin_connections()
             self._load()
             if self._held.is_first:
                 self.empty_wal()          # what was evicted just before a crash is still in it
@@ -1202,8 +1197,6 @@ class _File:
 
     def _create_once(self) -> None:
         """Makes the file, unless another process just did."""
-        if self.is_readonly:
-            raise StoreError(f"{self.path} is not there, and what is opened for reading only is not made.")
         folder = -1
         with contextlib.suppress(OSError):
             folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
@@ -1222,7 +1215,7 @@ class _File:
         if _size(self.path + "-wal"):
             raise CorruptError(f"{self.path} is missing, and its write-ahead log {self.path}-wal is there. Put the "
                                "file back that belongs to it, or remove both to begin a new store.")
-        about, made = self.about or _about_new_store(), self.path + ".new"
+        about, made = self._about(), self.path + ".new"
         _empty_file(made)
         with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
             connection.execute(f"pragma synchronous = {'off' if self.is_temporary else 'full'}")
@@ -1231,7 +1224,6 @@ class _File:
                 connection.execute(statement)
             connection.execute("insert into log values (0, 0, ?, ?, 1, null, ?, 0)",
                                (about, digest(about), digest(b"state" + about)))
-            connection.execute(f"pragma application_id = {INDEX_MARK if self.about else 0}")
             connection.execute(f"pragma user_version = {INDEX_FORMAT}")
             connection.execute("commit")
             connection.execute("pragma journal_mode = wal")
@@ -1241,18 +1233,19 @@ class _File:
         if not self.is_temporary:
             _synced(os.path.dirname(self.path))
 
+    def _about(self) -> bytes:
+        """The first row of the log of a new file."""
+        return _about_new_store()
+
     def _check_kind(self) -> None:
         """Refuses a file that is no store, and leaves it as it was."""
         wal = _size(self.path + "-wal")
-        if wal and self.is_readonly and not os.path.exists(self.path + "-shm"):
-            raise StoreError(f"{self.path} was left with a write-ahead log by a process that was killed. Open it once "
-                             "where it can be written.")
         if not _size(self.path):
             raise CorruptError(f"{self.path} has 0 bytes, and is no store. " + (
                 f"Its write-ahead log {self.path}-wal is there: put the file back that belongs to it." if wal
                 else "Remove it to begin a new one."))
-        is_quiet = not wal and (self._held.is_first or self.is_readonly and not os.path.exists(self.path + "-shm"))
-        with contextlib.closing(_connected(_uri(self.path, "ro&immutable=1" if is_quiet else "ro"))) as connection:
+        mode = "ro&immutable=1" if not wal and self._is_alone() else "ro"
+        with contextlib.closing(_connected(_uri(self.path, mode))) as connection:
             try:
                 head = _head(connection)
             except (sqlite3.DatabaseError, TypeError) as error:
@@ -1267,8 +1260,16 @@ class _File:
             raise CorruptError(f"{self.path} and its write-ahead log {self.path}-wal do not belong together: one is a "
                                "copy of another time. Put the other of that time beside it, or restore a backup.")
 
+    def _is_alone(self) -> bool:
+        """Whether nobody else has the file open."""
+        return self._held.is_first
+
+    def _begin_connections(self) -> None:
+        self.writer = _Reader(self, self._connect_writer())
+        self.words, self._words = self._look()
+
     def _connect_writer(self) -> sqlite3.Connection:
-        synchronous = "off" if self.is_temporary else "normal" if self.about else "full"
+        synchronous = "off" if self.is_temporary else "normal" if self.is_index else "full"
         self.uri = _uri(self.path)
         connection = self._connect(self.path, "trusted_schema = off", "journal_mode = wal",
                                    f"synchronous = {synchronous}", "secure_delete = on", "cache_size = -32000",
@@ -1276,33 +1277,9 @@ class _File:
         connection.execute("select 1 from log where tx_id = 0").fetchone()      # now the write-ahead log has its index
         return connection
 
-    def _connect_to_read(self) -> None:
-        """Connects without a lock and a write. What nobody has open is read as a file that does not change, for now."""
-        status, is_written = os.stat(self.path), os.path.exists(self.path + "-shm")
-        self._seen = () if is_written else (status.st_mtime_ns, status.st_size)
-        self.uri = _uri(self.path, "ro" if is_written else f"ro&immutable=1&seen={status.st_mtime_ns}")
-        while self._readers:
-            self._close(self._readers.pop())
-        if hasattr(self, "writer"):
-            self._close(self.writer)
-        self.writer = self._reader("-32000")
-        self.writer.execute("select 1 from log where tx_id = 0").fetchone()
-        self.words, self._words = self._look() if is_written else (_NO_HEAD, _NO_HEAD)
-
     def _look(self) -> tuple[memoryview, memoryview]:
         self._looks.append(self._held.look())
         return self._looks[-1]
-
-    def _look_again(self) -> None:
-        """Connects anew where somebody has begun to write a file that nobody had open."""
-        with self._moving:
-            status = os.stat(self.path)
-            if self._seen and (os.path.exists(self.path + "-shm")
-                               or self._seen != (status.st_mtime_ns, status.st_size)):
-                self._connect_to_read()
-                self.documents.clear()
-                self.evictions, self.births = self.evictions + 1, self.births + 2
-                self._load_state()
 
     def _reader(self, cache_size: str = "-8000") -> _Reader:
         return _Reader(self, self._connect(self.uri, "trusted_schema = off", f"cache_size = {cache_size}",
@@ -1318,16 +1295,7 @@ class _File:
         head, row = _head(self.writer.connection), execute("select * from log where tx_id = 0").fetchone()
         _check_link(row, None)
         self.store_id = head["store"]
-        if self.about and self.about != row[2]:
-            raise CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store "
-                               f"{unpack(self.about)['store']}. Name another index, or remove this one: it is made "
-                               "again from the log.")
-        mark, = execute("pragma application_id").fetchone()
-        if mark == INDEX_MARK and not self._is_index:     # what was put into it alone would be on no other server
-            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
-                              "PostgreSQL. Open that log, with this file as its index.")
-        if self.about and mark != INDEX_MARK:
-            execute(f"pragma application_id = {INDEX_MARK}")
+        self._check_mark(execute("pragma application_id").fetchone()[0], row[2])
         self.documents: _TwoDicts = _TwoDicts(CACHE_BYTES, lambda kept: kept[1])      # number → (document, bytes)
         self.points = _TwoDicts(POINTS_CACHED)         # tx_id → Point
         self.recent, self._announcing = _Recent(), threading.Lock()
@@ -1346,6 +1314,11 @@ class _File:
         if not self.is_readonly:
             self.writer.execute("pragma busy_timeout = 0")     # from here on, `begin` waits
 
+    def _check_mark(self, mark: int, about: bytes) -> None:
+        if mark == INDEX_MARK:        # what was put into it alone would be on no other server
+            raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
+                              "PostgreSQL. Open that log, with this file as its index.")
+
     @contextlib.contextmanager
     def _one_state(self) -> Iterator[int]:
         """Reads on the writing connection, all of one state; gives its mark."""
@@ -1353,7 +1326,7 @@ class _File:
         self.writer.execute("begin")
         try:
             self.writer.execute("select 1 from log where tx_id = 0").fetchone()
-            yield mark if self.words[_HEAD_MARK] == mark and not self._seen else _UNKNOWN
+            yield mark if mark and self.words[_HEAD_MARK] == mark else _UNKNOWN
         finally:
             self.writer.execute("rollback")
 
@@ -1406,9 +1379,6 @@ class _File:
         latest = self.latest
         if self.words[_HEAD_MARK] == latest.mark or self._words[_HEAD_COMMITS] == self._own:
             return latest
-        if self._seen:
-            self._look_again()
-            return self.latest
         with self._moving:
             if not self.closed and self.words[_HEAD_MARK] != self.latest.mark:
                 with self.reading() as reader:
@@ -1619,7 +1589,7 @@ class _File:
 
     def _begin_later(self, error: sqlite3.OperationalError) -> None:
         """Begins once nobody else writes."""
-        end, pause_s = time.monotonic() + self._timeout_s, LOCK_AGAIN_S[0]
+        end, pause_s = time.monotonic() + (self._timeout_s or 0), LOCK_AGAIN_S[0]
         while not self.writer.connection.in_transaction:
             if _code(error) != sqlite3.SQLITE_BUSY:
                 raise error
@@ -3645,18 +3615,15 @@ class Db:
 
         Here and where else a snapshot takes an id, a list `["attribute", value]` is the one entity that has this value.
         """
-        try:
-            check_id(id)
-        except ValueTypeError:
-            id = self._looked_up_id(id)
         document = self._at_hand(id)
         if document is None:
+            id = self._id(id)
             return self._answer(lambda reader, mode: _copied(self._document(id, reader, mode)))
         return _copied(document)
 
     def entity_tx(self, id: Any) -> EntityTx | None:
         """Which version of an entity is visible: since when, put by which transaction, with which content hash."""
-        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
+        id = self._id(id)
         rect = next((rect for rect in self._open_rects(id) if rect.vt_from <= self._vt < rect.vt_to), None)
         if rect is None or rect.n < 0:
             return None
@@ -3678,7 +3645,7 @@ class Db:
         Raises: ValueTypeError if a time is naive.
         Source: XTDB 1.x, entity-history.
         """
-        id = self._looked_up_id(id) if type(id) is list else check_id(id) or id
+        id = self._id(id)
         if order not in ("asc", "desc"):
             raise QueryError(f"order is {_short(order)}; wanted \"asc\" or \"desc\".")
         low = -OPEN if valid_from is None else _given_micros(valid_from, "valid_from")
@@ -3708,13 +3675,8 @@ class Db:
         """`pull` for each of the ids, in their order: as many dicts, or None."""
         if type(ids) is not list and (isinstance(ids, (str, bytes, dict)) or not isinstance(ids, Iterable)):
             raise QueryError(f"{_short(ids)} is not a collection of ids; wanted a list of them.")
-        parsed, ids = self._node._patterns.parsed(pattern, self._node._parse_pull), list(ids)
-        try:
-            for id in ids:
-                check_id(id)
-        except ValueTypeError:
-            ids = [self._looked_up_id(id) if type(id) is list else check_id(id) or id for id in ids]
-        return self._answer(_pulled, self, parsed, ids)
+        parsed = self._node._patterns.parsed(pattern, self._node._parse_pull)
+        return self._answer(_pulled, self, parsed, list(map(self._id, ids)))
 
     def q(self, query: dict[str, Any], *args: Any) -> Any:
         """The answers of a query: tuples, or bare values if `find` is a bare element, or dicts if it names keys.
@@ -3859,14 +3821,15 @@ class Db:
             raise CorruptError(f"The index takes the document of another entity for {_short(id)}'s: reindex.")
         return document
 
-    def _looked_up_id(self, ref: list) -> Any:
-        """The id of the one entity that has a value in an attribute, [attribute, value]; None if none has it."""
-        if type(ref) is not list:
-            check_id(ref)
-        if not _is_ref(ref):
-            raise ValueTypeError(f"{_short(ref)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another "
+    def _id(self, given: Any) -> Any:
+        """An id that was given, or that of the one entity that has a value: [attribute, value]; None if none has it."""
+        if type(given) is not list:
+            check_id(given)
+            return given
+        if not _is_ref(given):
+            raise ValueTypeError(f"{_short(given)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another "
                                  "single value, or a lookup ref: [\"attribute\", value].")
-        return self._answer(lambda reader, mode: self._found_by(ref, reader, mode))
+        return self._answer(lambda reader, mode: self._found_by(given, reader, mode))
 
     def _found_by(self, ref: list, reader: _Reader, mode: str) -> Any:
         rows = self._rows_by_value(ref[0], [self._cell(ref[1], reader)], reader, mode)

@@ -401,8 +401,9 @@ class PostgresLog(store._Log):
     """
 
     _pending = _Submitted
+    _file: IndexFile
 
-    def __init__(self, file: store._File, node: store.Node, url: str):
+    def __init__(self, file: IndexFile, node: store.Node, url: str):
         super().__init__(file, node)
         self._own: collections.deque[_Entry] = collections.deque()      # appended here, to be indexed
         self._indexing = threading.Lock()
@@ -979,7 +980,28 @@ def _lots(contents: Iterable[tuple]) -> Iterator[tuple[list, ...]]:
 ADDRESS = re.compile(r"postgres(?:ql)?://(?:(?:[^@/?%\s]|%[0-9a-fA-F]{2})*@)?(?:[^@%\s]|%[0-9a-fA-F]{2})*")
 
 
-def opened(url: str, path: str | os.PathLike[str]) -> store._File:
+class IndexFile(store._File):
+    """The file of a server's own that indexes a log."""
+    is_index = True
+
+    def __init__(self, path: Any, about: bytes | None = None):
+        """`about`: the first row of the log; None looks at a file whose log is gone."""
+        self.about = about
+        super().__init__(path)
+
+    def _about(self) -> bytes:
+        return self.about or super()._about()
+
+    def _check_mark(self, mark: int, about: bytes) -> None:
+        if self.about and self.about != about:
+            raise store.CorruptError(f"{self.path} is an index of store {self.store_id}, the log is of store "
+                                     f"{store.unpack(self.about)['store']}. Name another index, or remove this one: it "
+                                     "is made again from the log.")
+        if self.about and mark != store.INDEX_MARK:
+            self.writer.execute(f"pragma application_id = {store.INDEX_MARK}")
+
+
+def opened(url: str, path: str | os.PathLike[str]) -> IndexFile:
     """The first row of a log, which names the store, and the index at `path` that belongs to it."""
     if not ADDRESS.fullmatch(url):             # PostgreSQL's own sentence would show a part of the password
         raise store.StoreError("The address of the log on PostgreSQL cannot be read. Write @ / ? and % in its password "
@@ -992,7 +1014,7 @@ def opened(url: str, path: str | os.PathLike[str]) -> store._File:
         raise store.UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}.") from error
     finally:
         link.drop()
-    return store._File(path, about)
+    return IndexFile(path, about)
 
 
 def _first_row(connection: Any) -> bytes | None:
@@ -1008,7 +1030,7 @@ def _first_row(connection: Any) -> bytes | None:
 def _made(connection: Any, path: Any) -> bytes:
     """Makes the tables of a new log and its first row; of servers that start together, one does."""
     if path != ":memory:" and store._size(path):
-        with contextlib.closing(store._File(path, is_index=True)) as old:
+        with contextlib.closing(IndexFile(path)) as old:
             raise store.CorruptError(f"{path} is an index of store {old.store_id} up to transaction "
                                      f"{old.latest.tx_id}, and in PostgreSQL there "
                                "is no log (its newest transaction: none). Put the log back, or remove the index to "

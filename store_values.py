@@ -92,8 +92,8 @@ def named(value: enum.Enum) -> store.Member:
     found = store.Member(f"{kind.__module__}:{kind.__qualname__}", value.name)
     if member(*found) is not value:
         where = f"{found.enum.replace(':', '.')}.{value.name}"
-        raise store.ValueTypeError(f"{store._short(value)} would not be found again as {where}; wanted one member of an "
-                                   "enumeration that stands at the top of its module.")
+        raise store.ValueTypeError(f"{store._short(value)} would not be found again as {where}; wanted one member of "
+                                   "an enumeration that stands at the top of its module.")
     return found
 
 
