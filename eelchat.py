@@ -348,14 +348,17 @@ async def catch_up(ctx, client):
     """Sends what the log holds since the transaction that the page has seen, and enters the room."""
     rooms, after = ctx["chat_clients"], client.after
     db, replay = await missed(ctx, client.place_id)
-    rooms.enter(client, client.place_id, db.tx_id)     # nothing waits between the two
+    rooms.enter(client, client.place_id, db.tx_id, place_of(ctx).get("chan/comm"))     # nothing waits between the two
     is_settled = db.tx_id == ctx["biff/db"].tx_id      # nothing was committed since the rule looked
     if not is_settled and (reason := why_not(db, client)):
         return dismiss(ctx, client, reason)
     if one := rooms.one_too_many(client.person):
         dismiss(ctx, one, "You have opened the chat in too many windows: this one hears nothing any more.")
     log.info("connect place=%s person=%s sockets=%d", client.place_id, client.person, rooms.count)
-    is_known = ctx["chat_lately"].low <= after <= db.tx_id      # a page may be newer than a log that is a backup
+    lately = ctx["chat_lately"]
+    is_known = lately.low <= after <= db.tx_id         # a page may be newer than a log that is a backup
+    for changes in lately.newer(after) if is_known else ():
+        changes.settle()
     is_behind = not is_known or ctx["chat_people"].is_behind(db, client.person, after)
     mine = person_frame(ctx, db, client.person, client.place_id) if is_behind else b""
     client.after = db.tx_id                            # what the listener has yet to hear up to here is in `mine`

@@ -1561,6 +1561,7 @@ class _File:
             for row in rows:
                 _check_link(row, previous)
                 previous = row
+                self.points.put(row[0], Point(row[0], row[1], row[7]))
 
             def copies(numbers: range) -> Iterable:
                 return map(_copied, self.documents_of(numbers, reader))
@@ -2197,8 +2198,9 @@ class _Index:
             for data, in reader.execute("select doc from documents where n between ? and ?",
                                         (numbers.start, numbers.stop - 1)).fetchall():
                 for name, cell in _encoded(unpack(data))[1]:
-                    if type(cell) is uuid.UUID:
-                        cell = self.number(cell, reader) or _UUID
+                    if type(cell) is uuid.UUID:        # only whether there is a number counts, and an entity has one
+                        known = 1 if name == "xt/id" else self.numbers.get(cell.int)
+                        cell = known or self.number(cell, reader) or _UUID
                     a = self.attributes[name]
                     puts[a], kinds[a] = puts.get(a, 0) + 1, kinds.get(a, 0) | _kind_bit(cell)
         self.count(puts, kinds)

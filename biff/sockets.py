@@ -228,10 +228,12 @@ class Said(NamedTuple):
 class Room:
     """The sockets of one key, what they are still to be told, and the pass that is under way."""
 
-    __slots__ = ("key", "behind", "sockets", "apart", "due", "waiting", "is_queued", "telling", "joined", "left")
+    __slots__ = ("key", "around", "behind", "sockets", "apart", "due", "waiting", "is_queued", "telling", "joined",
+                 "left")
 
-    def __init__(self, key, behind):
-        self.key, self.behind = key, behind            # "behind": of all rooms, the sockets for which bytes wait
+    def __init__(self, key, around, behind):
+        self.key, self.around = key, around
+        self.behind = behind                           # of all rooms, the sockets for which bytes wait
         self.sockets: dict[Send, Socket] = {}
         self.apart: dict[Send, Socket] = {}            # those that entered, left or fell behind lately
         self.due: collections.deque[Said] = collections.deque()
@@ -268,6 +270,7 @@ class Rooms:
     def __init__(self, sockets_max: int = SOCKETS_MAX, delivered: Callable[[float], Any] = lambda seconds: None):
         self.sockets_max, self._delivered = sockets_max, delivered
         self._rooms: dict[Hashable, Room] = {}
+        self._inside: dict[Hashable, set[Hashable]] = {}     # a place → the keys of the rooms that lie in it
         self._behind: dict[Socket, None] = {}
         self._asked: dict[Socket, float] = {}          # when each was asked last, the longest ago first
         self._people: dict[Hashable, dict[Socket, None]] = {}
@@ -297,6 +300,10 @@ class Rooms:
 
     def waiting_bytes(self) -> int:
         return sum(socket.waiting() for socket in self.sockets())
+
+    def near(self, place: Hashable) -> set[Hashable]:
+        """The keys of the rooms at a place: its own, and those that lie in it."""
+        return self._inside.get(place, set()) | ({place} & self._rooms.keys())
 
     # Coming and going
 
@@ -340,10 +347,16 @@ class Rooms:
         if self._line:
             loop.call_soon(self._admit, loop)
 
-    def enter(self, socket: Socket, key: Hashable, seen: int):
-        """From now on the socket is told what the room is told under numbers above `seen`."""
+    def enter(self, socket: Socket, key: Hashable, seen: int, around: Hashable = None):
+        """From now on the socket is told what the room is told under numbers above `seen`.
+
+        `around` is the larger place in which a new room lies, if there is one.
+        """
         socket.seen = seen
-        socket.room = self._rooms.get(key) or self._rooms.setdefault(key, Room(key, self._behind))
+        if key not in self._rooms:
+            self._rooms[key] = Room(key, around, self._behind)
+            self._inside.setdefault(around, set()).add(key)
+        socket.room = self._rooms[key]
         socket.room.sockets[socket.send] = socket.room.apart[socket.send] = socket
         self._people.setdefault(socket.person, {})[socket] = None
         socket.network = self._places.get(asyncio.current_task())      # type: ignore[arg-type]      # there is one
@@ -378,6 +391,9 @@ class Rooms:
         del room.sockets[socket.send], theirs[socket], neighbours[socket], self._asked[socket]
         if not room.sockets:
             del self._rooms[room.key]
+            self._inside[room.around].remove(room.key)
+            if not self._inside[room.around]:
+                del self._inside[room.around]
         if not theirs:
             del self._people[socket.person]
         if not neighbours:
@@ -666,7 +682,7 @@ class Lately:
     def _kept(self, key, start, make):
         upto, data = self._replays.pop((key, start), (-1, None))
         self._replays_size -= len(data or b"")
-        if upto < self.low or any(words.frame(key) for words in self._newer(upto)):
+        if upto < self.low or any(words.frame(key) for words in self.newer(upto)):
             data = make()
         self._replays[key, start] = self.high, data
         self._replays_size += len(data or b"")
@@ -674,7 +690,7 @@ class Lately:
             self._replays_size -= len(self._replays.popitem(last=False)[1][1] or b"")
         return data
 
-    def _newer(self, after):
+    def newer(self, after: int) -> Iterator:
         """The words since, the newest first."""
         return (words for _, words in itertools.takewhile(lambda said: said[0] > after, reversed(self._said)))
 
@@ -683,7 +699,7 @@ class Lately:
         if self._takes_back(key, after):
             return None
         frames, size = [], 0
-        for words in self._newer(after):
+        for words in self.newer(after):
             if frame := words.frame(key):
                 frames.append(frame)
                 size += len(frame)
@@ -694,7 +710,7 @@ class Lately:
     def _takes_back(self, key, after):
         """True if something that a room was shown since `after` was changed later."""
         changed: set = set()
-        for words in self._newer(after):
+        for words in self.newer(after):
             shown = words.shown(key)
             if changed and (shown is None or not changed.isdisjoint(shown)):
                 return True

@@ -18,8 +18,9 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
   are told the message anew (`changes.retouch`); "filters": {name: f} for templates;
   "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
-- "changes": [f(changes, id, old, new)], what a document changed on open pages, and "parts": {name: f(ctx, db, place,
-  about) → fragment}, each live piece of a page; "person-parts" likewise for what is one person's own;
+- "changes": [f(changes, id, old, new)], what a document changed on open pages (`changes.later`: what may wait until
+  somebody there looks), and "parts": {name: f(ctx, db, place, about) → fragment}, each live piece of a page;
+  "person-parts" likewise for what is one person's own;
 - "notices": {name: f(system, server, …)}, what another server says by `biff.notify` and nobody stores;
 - "components" start with the system; one that watches sockets adds itself to "chat_watchers";
 - "front": f(ctx) → where `/app` leads; "opening": f(ctx) → a page in the place of a channel's newest messages,

@@ -36,10 +36,16 @@ LOOKUPS_MAX = 100                     # ids of one transaction looked up one by 
 
 
 class Changes:
-    """The net effect of a transaction: what was before, what is after. Frames are made when somebody hears them."""
+    """The net effect of a transaction: what was before, what is after. Frames are made when somebody hears them.
 
-    def __init__(self, ctx, db):
+    A hook may leave to `later` what only people in one community see and what nothing that is kept depends on. It is
+    done when somebody there hears of the transaction, so that a worker does nothing for those who are elsewhere.
+    """
+
+    def __init__(self, ctx, db, written):
         self.ctx, self.db, self._frames = ctx, db, {}
+        self._written = written       # id → the document that was put, {} if it was deleted
+        self._later, self._later_at = [], set()        # [(function, arguments)]; the communities that they concern
         self.messages = {}            # channel id → [(kind, document)]; kind is "new", "edited", "deleted"
         self.anew = set()             # channels whose list is sent as a whole
         self.touched = {}             # id of a place → {(part, about): None}; a community's reach its channels
@@ -48,6 +54,7 @@ class Changes:
         self.shared = {}              # community id → [fragment]
         self.forgotten = []           # evicted ids: no snapshot says where they were shown, so all lists are sent anew
         self.ids, self.others = set(), set()          # of messages, and of everything else that was written
+        self.moved = set()            # channels into which a message came from another one
         self.spoiled, self.spoils_all = set(), False   # keys of what was derived before, and is made anew
         self.size = 0
 
@@ -78,14 +85,41 @@ class Changes:
             if not any(message["xt/id"] == known["xt/id"] for _, known in told):
                 told.append(("edited", message))
 
+    def later(self, community_id, do, *args):
+        """Leaves `do(changes, *args)` until somebody in the community hears of this. It does what hooks do, but spoil.
+        """
+        self._later.append((do, args))
+        self._later_at.add(community_id)
+
+    def settle(self):
+        """Does what was left to later."""
+        if not self._later:
+            return
+        doing, self._later, known = self._later, [], set(self.anew)
+        for do, args in doing:
+            attempt(do, self, *args)
+        tell_anew(self, self.anew - known)
+        self.ctx["chat_people"].note(self, self.db.tx_id)
+
+    def place(self, id):
+        """The document of a community or a channel after the transaction, shared: whoever gets it changes nothing."""
+        if id in self._written:
+            return self.db.entity(id)
+        return self.ctx["chat_kept"].heard(self.ctx, self.db, ("place", id), lambda: self.db.entity(id))
+
     def rooms(self, rooms):
         """The rooms that may have something to hear."""
-        if self.touched or self.shared or self.forgotten:
-            return list(rooms)
-        return [id for id in self.messages.keys() | self.anew if id in rooms]
+        if self.forgotten:
+            return set(rooms)
+        if any(map(rooms.near, self._later_at)):
+            self.settle()
+        places = {*self.messages, *self.anew, *self.touched, *self.shared}
+        return {id for place_id in places for id in rooms.near(place_id)}
 
     def is_whole(self, place_id):
         """True if the pages of a place are sent their whole list."""
+        if self._later and place_id in self.messages:
+            self.settle()
         return bool(self.forgotten) or place_id in self.anew
 
     def shown(self, place_id):
@@ -110,9 +144,11 @@ class Changes:
 
     def _text(self, place_id):
         is_here = place_id in self.messages or place_id in self.anew
-        if not (is_here or self.touched or self.shared or self.forgotten):
+        if not (is_here or self._later or self.touched or self.shared or self.forgotten):
             return None
-        place = self.db.entity(place_id)
+        place = self.place(place_id)
+        if not self._later_at.isdisjoint(scopes_of(place)):
+            self.settle()
         parts = [*self._parts(place), *self._shared(place)]
         if place is None or not (is_here or parts or self.forgotten):
             return None
@@ -200,29 +236,41 @@ class People:
 
 def changes_of(ctx, tx):
     """Worked out from the snapshots before and after. What a transaction writes and takes back is touched, no more."""
-    before, after = ctx["biff/node"].db(tx.tx_id - 1), ctx["biff/node"].db(tx.tx_id)
-    changes = Changes(ctx, after)
+    node, after = ctx["biff/node"], ctx["biff/node"].db(tx.tx_id)
     written = {op[1]["xt/id"]: op[1] for op in tx.ops if op[0] == "put"}
     written |= {op[1]: {} for op in tx.ops if op[0] == "delete"}
-    hooks = biff.parts(ctx, "changes")
+    changes, hooks, created = Changes(ctx, after, written), biff.parts(ctx, "changes"), created_by(tx.ops)
     if len(written) > LOOKUPS_MAX:
-        note_many(changes, hooks, before, after, written)
+        note_many(changes, hooks, node.db(tx.tx_id - 1), after, written)
     else:
         for id, document in written.items():
-            note(changes, hooks, id, before.entity(id), after.entity(id), document)
+            old = None if id in created else node.db(tx.tx_id - 1).entity(id)
+            note(changes, hooks, id, old, document if id in created else after.entity(id), document)
     evicted = [op[1] for op in tx.ops if op[0] == "evict"]
     changes.forgotten = [id for id in evicted if type(id) is uuid.UUID]    # sessions and tokens have another type of id
     changes.others.update(evicted)
-    changes.anew.update([id for id, made in changes.messages.items() if not is_at_the_end(after, id, made)])
+    for id in changes.messages:
+        channel = changes.place(id) or {}
+        if id in changes.moved or "chan/comm" not in channel:
+            look_at_the_end(changes, id)
+        else:
+            changes.later(channel["chan/comm"], look_at_the_end, id)
+    tell_anew(changes, tuple(changes.anew))
     changes.spoils_all = bool(changes.anew) or any(
         type(id) is not str or not id.startswith(SHOWN_NOWHERE) for id in evicted)
     changes.spoiled |= {("facts", message["xt/id"]) for told in changes.messages.values() for _, message in told}
-    for id in changes.anew:
-        channel = after.entity(id)
-        for hook in hooks if channel else ():
-            tell(hook, changes, id, channel, channel)
     changes.size = size_of(changes)
     return changes
+
+
+def created_by(ops):
+    """The ids of documents that a transaction found absent and put, from now on, and touched in no other way."""
+    by_id: dict = {}
+    for op in ops:
+        by_id.setdefault(op[1]["xt/id"] if op[0] == "put" else op[1], []).append(op)
+    return {id for id, theirs in by_id.items()
+            if len(theirs) == 2 and theirs[0] == ("match", id, None) and len(theirs[1]) == 2
+            and theirs[1][0] == "put" and "xt/evicted?" not in theirs[1][1]}
 
 
 def size_of(changes):
@@ -234,26 +282,46 @@ def size_of(changes):
 def note(changes, hooks, id, old, new, written):
     """Notes the change of one document."""
     before, after, between = map(channel_of, (old, new, written))
-    for hook in hooks:
-        tell(hook, changes, id, old, new)
+    tell(hooks, changes, id, old, new)
     if not (before or after or between):
         changes.others.add(id)
+        if any(name in (document or {}) for document in (old, new) for name in ("chan/comm", "comm/title")):
+            changes.spoil("place", id)
         return
     changes.ids.add(id)
     if between:
         changes.messages.setdefault(between, [])
     if before and before != after:
         changes.messages.setdefault(before, []).append(("deleted", old))
+        changes.moved.add(after)
     if after:
         changes.messages.setdefault(after, []).append(("edited" if before == after else "new", new))
 
 
-def tell(hook, changes, id, old, new):
+def tell(hooks, changes, id, old, new):
     """A document put past its schema makes a plugin fail, and takes nothing else of the transaction with it."""
+    for hook in hooks:
+        attempt(hook, changes, id, old, new)
+
+
+def attempt(hook, changes, *args):
     try:
-        hook(changes, id, old, new)
+        hook(changes, *args)
     except Exception:
         log.exception("%s failed at a document of transaction %d", hook.__qualname__, changes.db.tx_id)
+
+
+def look_at_the_end(changes, channel_id):
+    """Sends a channel's list anew if its new messages are not its newest."""
+    if not is_at_the_end(changes.db, channel_id, changes.messages[channel_id]):
+        changes.anew.add(channel_id)
+
+
+def tell_anew(changes, ids):
+    """Tells hooks of channels whose lists are sent anew."""
+    for id in ids:
+        if channel := changes.db.entity(id):
+            tell(biff.parts(changes.ctx, "changes"), changes, id, channel, channel)
 
 
 def channel_of(document):
@@ -339,7 +407,9 @@ def kept_facts(ctx, db, messages):
                 add(facts, plugin["message-looks"](db, missing))
         for message in missing:
             values = dict(facts[message["xt/id"]])
-            keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values, lambda made: 4 * len(str(made)))
+            if {} not in values.values():              # it names what is not there, and nobody is told when that comes
+                keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values,
+                     lambda made: 4 * len(str(made)))
     return facts
 
 

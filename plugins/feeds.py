@@ -127,9 +127,8 @@ COMMANDS = {
 
 def on_new_subscription(ctx, tx):
     """A new subscription is fetched at once."""
-    before = ctx["biff/node"].db(tx.tx_id - 1)
     for op in tx.ops:
-        if op[0] == "put" and "sub/url" in op[1] and before.entity(op[1]["xt/id"]) is None:
+        if op[0] == "put" and "sub/url" in op[1] and ctx["biff/node"].db(tx.tx_id - 1).entity(op[1]["xt/id"]) is None:
             biff.submit_job(ctx, "fetch-rss", op[1]["sub/url"], priority=0)
 
 

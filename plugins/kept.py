@@ -36,6 +36,16 @@ class Kept:
             self._keep(key, db.tx_id, value, VALUE_BYTES + (weigh(value) if weigh else 0))
         return value
 
+    def heard(self, ctx, db, key: Hashable, make: Callable[[], Any]):
+        """The same for the listener, which knows all changes before the transaction that it hears."""
+        if self._floor is None:
+            self._floor = ctx["chat_lately"].high or None
+        if (value := self._floor and self.at_hand(db, key)) is None:
+            value = make()
+            if self._floor and self._spoiled.get(key, self._floor) <= db.tx_id:
+                self._keep(key, db.tx_id, value, VALUE_BYTES)
+        return value
+
     def at_hand(self, db, key: Hashable):
         """The value that is kept for a snapshot under this key, or None."""
         found = self._kept.get(key)

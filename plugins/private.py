@@ -293,15 +293,19 @@ def on_private(changes, id, old, new):
     for mem_id in {document["hide/mem"] for document in (old, new) if "hide/mem" in document}:
         touch_person(changes, mem_id)
     for channel_id in {channel_of(old), channel_of(new)} - {None}:
-        if is_direct(db.entity(channel_id) or {}):
-            for hiding in biff.lookup_all(db, "hide/channel", channel_id):
-                touch_person(changes, hiding["hide/mem"])
+        if is_direct(channel := changes.place(channel_id) or {}):
+            changes.later(channel["chan/comm"], touch_those_who_hide, channel_id)
     if old.get("user/name") != new.get("user/name"):
         for attribute in "mem/user", "former/user":
             for mem_id in biff.lookup_id_all(db, attribute, id):
                 touch_all(changes, mem_id)
     if any(old.get(attribute) != new.get(attribute) for attribute in ("mem/user", "former/user")):
         touch_all(changes, id)
+
+
+def touch_those_who_hide(changes, channel_id):
+    for hiding in biff.lookup_all(changes.db, "hide/channel", channel_id):
+        touch_person(changes, hiding["hide/mem"])
 
 
 def touch_person(changes, mem_id):

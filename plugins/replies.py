@@ -9,7 +9,7 @@ import uuid
 from voluptuous import Optional
 
 import biff
-from plugins.changes import view_of
+from plugins.changes import channel_of, view_of
 from plugins.edits import CHARS_MAX, MESSAGE, in_message
 from plugins.names import author_of
 from plugins.places import Refused, app_page, channel_path, entity_of
@@ -106,6 +106,14 @@ def on_message(changes, id, old, new):
             changes.retouch(root)
     if (old and "msg/text" not in old) or (new and "msg/text" not in new):
         return
+    channel = changes.place(channel_of(new)) if new and channel_of(new) and not old else None
+    if channel and "chan/comm" in channel:             # answers to what was not there until now are rare, and not kept
+        changes.later(channel["chan/comm"], retouch_answers, id)
+    else:
+        retouch_answers(changes, id)
+
+
+def retouch_answers(changes, id):
     answers = biff.q(changes.db, ANSWERS, id)
     for answer in filter(None, map(changes.db.entity, answers)):
         if len(answers) > RETOUCHED_MAX:

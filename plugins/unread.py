@@ -464,20 +464,26 @@ def on_message(changes, id, old, new):
     if before == after and all((old or {}).get(what) == (new or {}).get(what) for what in ("msg/mem", "msg/mentions")):
         return
     spoil(changes, before, after)
-    said = said_in(changes.db, id) if not (before and after) else 0
     for channel_id, message in (before, old), (after, new):
-        channel = changes.db.entity(channel_id) if channel_id else None
+        channel = changes.place(channel_id) if channel_id else None
         if not channel or "chan/comm" not in channel:
             continue
-        if before and after or after and said != changes.db.tx_id:
+        if before and after:
             touch_all(changes, channel)
-            continue
-        told = biff.fragment(changes.ctx, "unread/new.html", message=message, said=said, is_gone=message is old,
-                             tx_id=changes.db.tx_id)
-        if not is_private(channel):
-            changes.share(channel["chan/comm"], told)
-        for person in people_in(changes.db, channel):
-            changes.touch_person(person, "new", (channel["chan/comm"], told))
+        else:
+            changes.later(channel["chan/comm"], tell_one, channel, message, message is old)
+
+
+def tell_one(changes, channel, message, is_gone):
+    said = said_in(changes.db, message["xt/id"])
+    if not is_gone and said != changes.db.tx_id:
+        return touch_all(changes, channel)
+    told = biff.fragment(changes.ctx, "unread/new.html", message=message, said=said, is_gone=is_gone,
+                         tx_id=changes.db.tx_id)
+    if not is_private(channel):
+        changes.share(channel["chan/comm"], told)
+    for person in people_in(changes.db, channel):
+        changes.touch_person(person, "new", (channel["chan/comm"], told))
 
 
 def spoil(changes, *channel_ids):

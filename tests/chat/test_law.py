@@ -14,7 +14,7 @@ import pytest
 import biff
 from plugins import changes, places, presence, unread
 from people import Person, a_chat, file_of, kept_mails
-from store import delete, evict, put
+from store import delete, evict, match, put
 
 EPHEMERAL = {"online", "typing"}                          # what no log has
 MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", "reports-link", "draft",
@@ -343,7 +343,8 @@ class World:
                 text = {"draft/text": f"half a <b> {self.random.randrange(100)}", "draft/user": self.user}
                 return [evict(id), put({"xt/id": id, "draft/at": biff.now(self.chat), **about,
                                         **self.random.choice([{}, text])})]
-        return [put(self.message())]
+        message = self.message()                       # as the chat posts it, or as a program puts it
+        return [*self.random.choice([[match(message["xt/id"], None)], []]), put(message)]
 
     def whisper(self):
         """What no log has: Bob comes or goes by another server, or somebody types."""

@@ -362,6 +362,10 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
         if step == 20:
             await together.restart(1)
             other.chat = there.chat = together[1]
+        if step in (6, 28):                            # for some steps nobody listens on one of them
+            for window in windows:
+                if window.world is world.random.choice([other, other, world]):
+                    await window.cut()
         if world.random.random() < 0.3:
             await world.random.choice(windows).connect()
         if world.random.random() < 0.1:
@@ -385,6 +389,28 @@ async def test_the_law_holds_for_pages_of_two_servers(together, monkeypatch, see
         await window.cut()
     say(f"{len(windows)} pages of two servers after 40 steps and a restart of one, byte for byte as loaded anew from "
         "either; asked all")
+
+
+@pytest.mark.parametrize("together", ["file"], indirect=True)
+async def test_what_nobody_on_a_server_sees_costs_it_no_look_and_no_rendering(together):
+    """Each message would cost each worker as much as the one that tells it, and workers would gain nothing."""
+    here, there = await together.person("ann@example.com")
+    _, channel = await here.new_channel()
+    _, elsewhere = await here.new_channel()
+    await caught_up(together)
+    after = parsed((await there.get(channel)).body_text).by_id("cursor").attributes["value"]
+    near, far = await here.listen(channel), await there.listen(elsewhere)
+    await here.say(channel, "said here")
+    assert "said here" in await asyncio.wait_for(near.receive_str(), 10)
+    newest = together[0]["biff/node"].db().tx_id
+    async with asyncio.timeout(10):
+        while together[1]["chat_lately"].high < newest:
+            await asyncio.sleep(0.01)
+    changes = [system["chat_lately"].hear(newest, None) for system in together]
+    assert [(bool(one._later), bool(one._frames)) for one in changes] == [(False, True), (True, False)]
+    assert "said here" in await (come := await there.listen(channel, after)).receive_str(), "it is made for who comes"
+    for socket in near, far, come:
+        await socket.close()
 
 
 async def test_a_server_without_postgres_does_not_start_and_says_why(tmp_path):
