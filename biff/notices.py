@@ -5,7 +5,8 @@
 
     def on_typing(system, server, channel_id, mem_id): …       # "notices": {"typing": on_typing} of a plugin
 
-Ids arrive as text. `server` names the server that says it, until it is started again.
+Ids arrive as text. `server` names the server that says it, until it is started again; a worker that is started again
+has the name of the one before.
 
 A notice is a JSON list in one line. It comes from whoever can write to the store, so a plugin checks what it says.
 """
@@ -22,8 +23,8 @@ log = logging.getLogger("biff")
 
 async def use_notices(system: dict) -> dict:
     """Calls each plugin's function for a notice of another server."""
-    named, server = dicts(system, "notices"), secrets.token_hex(8)
-    system["biff/server"] = server
+    named, worker = dicts(system, "notices"), system.get("biff/worker")
+    server = system["biff/server"] = worker.name if worker else secrets.token_hex(8)
 
     def hear(text):
         try:

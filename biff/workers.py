@@ -19,6 +19,7 @@ import contextlib
 import gc
 import logging
 import os
+import secrets
 import select
 import signal
 import socket
@@ -44,7 +45,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 class Worker(NamedTuple):
     """What a worker inherits."""
-    number: int                       # 0, 1, 2 …; one that is started again has the number of the one before
+    number: int                       # 0, 1, 2 …; one that is started again has number and name of the one before
+    name: str                         # among all servers and workers
     is_first: bool                    # the first of all, which starts alone, and says where the server is
     sockets: list[socket.socket]      # that listen
     times: SharedTimes                # of the rate limits
@@ -98,6 +100,7 @@ class Supervisor:
 
     def __init__(self, count: int, serve: Callable[[Worker], None], sockets: list[socket.socket]):
         self._count, self._serve, self._sockets, self._times = count, serve, sockets, SharedTimes()
+        self._names = [secrets.token_hex(8) for _ in range(count)]
         self._running: dict[int, tuple[int, float]] = {}       # process id → (number, when it began)
         self._due: dict[int, float] = {}                       # number → when it is started
         self._ends = [0] * count                               # in a row, each after a short life
@@ -167,7 +170,8 @@ class Supervisor:
                     _how(status), lived_s, f" in {pause_s:g} s" if pause_s else "")
 
     def _start(self, number, is_first=False):
-        worker = Worker(number, is_first, self._sockets, self._times, self._lifeline[0], self._ready[1])
+        worker = Worker(number, self._names[number], is_first, self._sockets, self._times, self._lifeline[0],
+                        self._ready[1])
         if process := os.fork():
             self._running[process] = number, time.monotonic()
             return

@@ -84,11 +84,12 @@ class Here:
             self.others[person].pop(server, None)
             self._forget_if_gone(person)
 
-    def forget_old(self):
-        """Forgets what no server has repeated; the people whom that was the last word about."""
-        old, gone = time.monotonic() - FORGET_S, []
+    def forget(self, is_over):
+        """Forgets each word for which `is_over(server, when it was said)`; the people whom it was the last word about.
+        """
+        gone = []
         for person, servers in list(self.others.items()):
-            self.others[person] = {server: at for server, at in servers.items() if at > old}
+            self.others[person] = {server: at for server, at in servers.items() if not is_over(server, at)}
             gone += [person] * self._forget_if_gone(person)
         return gone
 
@@ -186,8 +187,17 @@ class Presence:
             self._has_asked = True
             biff.notify(self.system, "who")
         self.repeat()
-        for person in self.here.forget_old():
+        old = time.monotonic() - FORGET_S
+        self._forget(lambda server, at: at <= old)
+
+    def _forget(self, is_over):
+        for person in self.here.forget(is_over):
             self.turn(person)
+
+    def begins(self, server):
+        """A worker that was killed begins again: what it said before goes, unless it says it again."""
+        begun = time.monotonic()
+        asyncio.get_running_loop().call_later(GRACE_S, self._forget, lambda one, at: one == server and at < begun)
 
     def repeat(self):
         people = sorted(self.here.mine, key=str)
@@ -326,6 +336,7 @@ def on_gone(system, server, people):
 
 def on_who(system, server):
     """A server that has just started asks."""
+    system["chat_presence"].begins(server)
     system["chat_presence"].repeat()
 
 

@@ -261,6 +261,10 @@ async def test_presence_and_typing_reach_people_on_another_server(together, monk
     await members.until(lambda: str(bob) not in members.online())
     hers = await Page.open(there, channel)
     await members.until(lambda: str(bob) in members.online())
+    biff.notify(together[1], "who")                                # as a worker that was killed and begins again
+    await members.until(lambda: str(bob) not in members.online())
+    together[1]["chat_presence"].repeat()
+    await members.until(lambda: str(bob) in members.online())
     monkeypatch.setattr(presence, "FORGET_S", -1)                  # as when a killed server says nothing for long
     together[0]["chat_presence"].keep()
     await members.until(lambda: str(bob) not in members.online())
