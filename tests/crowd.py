@@ -39,7 +39,10 @@ class Town:
     def found(self, path):
         """Writes the town into the store of a server that is to be started; the newest tx_id."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with store.open(path) as node:
+        return self.found_in(store.open(path))
+
+    def found_in(self, node):
+        with node:
             return node.submit_tx([put(document) for document in self.documents]).tx_id
 
     def message(self, text):
