@@ -1,14 +1,15 @@
-"""One chat with 1, 2 and 4 workers on one file: posts and frames a second, and what each costs all workers together.
+"""One chat with 1, 2 and 4 workers on one file: posts, pages and frames a second, and what each costs all workers.
 
     pip install -e '.[bench]' && python bench/workers.py [--workers 1 2 4] [--sockets 1000] [--rounds 3] [--seconds 2]
 
 The client polls and so fills a core. On a machine of two cores all workers share the other one, and "a second" says how
 many messages that core makes. The column "on cores of their own" says what it hides: if each worker had a core, and the
 client did not hold them up, the busiest worker's CPU for a message would bound the rate. Each worker hears every
-message, so that a post costs all workers more than it costs one; a frame is written by one of them.
+message, so that a post costs all workers more than it costs one; a frame is written, and a page made, by one of them.
 
-Posts go to a channel with one socket, 32 at once; frames are those of 8 messages at once to many sockets. CPU is from
-/proc, so it is true on a busy machine, too. Rounds alternate; the table has medians.
+Posts go to a channel with one socket, 32 at once; frames are those of 8 messages at once to many sockets. Pages are that
+channel's newest, by 32 connections, each of another person. CPU is from /proc, so it is true on a busy machine, too.
+Rounds alternate; the table has medians.
 
 `--accept` compares ways to take connections instead, with workers that only answer: one listening socket that all
 inherit, or one for each (SO_REUSEPORT); each connection is answered after so many milliseconds of work.
@@ -22,6 +23,7 @@ import functools
 import itertools
 import os
 import pathlib
+import select
 import signal
 import socket
 import statistics
@@ -30,8 +32,49 @@ import time
 import crowd
 from fanout import CORES, WARM_S, Chat
 
-POSTS_AT_ONCE, FRAMES_AT_ONCE = 32, 8
+POSTS_AT_ONCE, FRAMES_AT_ONCE, PAGES_AT_ONCE = 32, 8, 32
 PEOPLE = 2_000                        # who post in turn, each ten times in ten seconds at most
+
+
+class Readers:
+    """Connections of so many people, each of which loads a page again as soon as it has come."""
+
+    def __init__(self, port, path, cookies):
+        self.epoll, self.connections = select.epoll(), {}
+        for cookie in cookies:
+            made = socket.create_connection(("127.0.0.1", port))
+            made.setblocking(False)
+            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: eelchat={cookie}\r\n\r\n".encode()
+            self.connections[made.fileno()] = made, request
+            self.epoll.register(made, select.EPOLLIN)
+
+    def flight(self, seconds):
+        """The number of pages, and the seconds that they took."""
+        begun, rest, pages = time.perf_counter(), dict.fromkeys(self.connections, b""), 0
+        for made, request in self.connections.values():
+            made.send(request)
+        while rest:
+            for fd, _ in self.epoll.poll(0):
+                made, request = self.connections[fd]
+                rest[fd] += made.recv(crowd.READ_BYTES)
+                if self._is_whole(rest[fd]):
+                    pages, rest[fd] = pages + 1, b""
+                    if time.perf_counter() - begun < seconds:
+                        made.send(request)
+                    else:
+                        del rest[fd]
+        return pages, time.perf_counter() - begun
+
+    def _is_whole(self, data):
+        head, end, body = data.partition(b"\r\n\r\n")
+        if end and not head.startswith(b"HTTP/1.1 200 "):
+            raise crowd.CrowdError(f"a page was answered with {head[:80]!r}")
+        return end and len(body) == int(head.lower().partition(b"content-length:")[2].split()[0])
+
+    def close(self):
+        for made, _ in self.connections.values():
+            made.close()
+        self.epoll.close()
 
 
 class Crew:
@@ -57,13 +100,19 @@ class Crew:
                 / 1000 for pid in (children if self.count > 1 else [first])]
 
     def measure(self, seconds):
-        for what, some, at_once in ("posts", self.quiet, POSTS_AT_ONCE), ("frames", self.lively, FRAMES_AT_ONCE):
-            before = self.cpu_us()
-            messages, wall_s = some.flight(at_once, seconds)
-            costs = [(after - begun) / messages for begun, after in zip(before, self.cpu_us(), strict=True)]
-            self.note(what, messages / wall_s)
-            self.note(f"{what} all", sum(costs))
-            self.note(f"{what} busiest", max(costs))
+        self.measure_one("posts", lambda: self.quiet.flight(POSTS_AT_ONCE, seconds))
+        self.measure_one("frames", lambda: self.lively.flight(FRAMES_AT_ONCE, seconds))
+        with contextlib.closing(Readers(self.chat.port, self.chat.quiet, self.chat.quiet_cookies[:PAGES_AT_ONCE])) as all:
+            all.flight(WARM_S)
+            self.measure_one("pages", lambda: all.flight(seconds))
+
+    def measure_one(self, what, flight):
+        before = self.cpu_us()
+        count, wall_s = flight()
+        costs = [(after - begun) / count for begun, after in zip(before, self.cpu_us(), strict=True)]
+        self.note(what, count / wall_s)
+        self.note(f"{what} all", sum(costs))
+        self.note(f"{what} busiest", max(costs))
 
     def note(self, what, value):
         self.figures.setdefault((self.count, what), []).append(value)
@@ -73,6 +122,7 @@ def row(figures, count, sockets):
     of = {what: statistics.median(values) for (its, what), values in figures.items() if its == count}
     frame_us = (of["frames all"] - of["posts all"]) / sockets
     return [str(count), f"{of['posts']:,.0f}", f"{of['posts all'] / 1000:.2f}", f"{1e6 / of['posts busiest']:,.0f}",
+            f"{of['pages']:,.0f}", f"{of['pages all'] / 1000:.2f}", f"{1e6 / of['pages busiest']:,.0f}",
             f"{of['frames'] * sockets:,.0f}", f"{frame_us:.2f}", f"{1e6 / of['frames busiest'] * sockets:,.0f}"]
 
 
@@ -176,9 +226,10 @@ def main():
         return accept()
     os.sched_setaffinity(0, CORES[-1:])
     print("| workers | posts a second | CPU of a post in all workers, ms | posts a second on cores of their own | "
+          "pages a second | CPU of a page, ms | pages a second on cores of their own | "
           f"frames a second to {options.sockets:,} sockets | CPU of a frame, us | "
           "frames a second on cores of their own |")
-    print("| ---: " * 7 + "|")
+    print("| ---: " * 10 + "|")
     figures = {}
     for _ in range(options.rounds):
         for count in options.workers:
