@@ -1047,20 +1047,13 @@ def _checked(tx: Tx, check: bool) -> Tx:
 def _opened(path: Any, index: str | os.PathLike[str] | None, node: Node, timeout_s: float,
             readonly: bool) -> tuple[_File, Any]:
     """The file and the log of a node."""
-    if not isinstance(path, str) or not path.startswith(("postgresql://", "postgres://")):
-        if index is not None:
-            raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL "
-                             "has one.")
-        file = _sibling("store_readonly").File(path) if readonly else _File(path, timeout_s)
-        return file, _SqliteLog(file, node)
-    if readonly:
-        raise StoreError("readonly=True was given for a log on PostgreSQL; only a file can be opened for reading only.")
-    if index is None:
-        raise StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
-                         "index=\"path\").")
-    postgres = _sibling("store_postgres")
-    file = postgres.opened(path, index)
-    return file, postgres.PostgresLog(file, node, path)
+    if isinstance(path, str) and path.startswith(("postgresql://", "postgres://")):
+        return _sibling("store_postgres").opened(path, index, node, readonly)
+    if index is not None:
+        raise StoreError(f"index={_short(index)} was given for a store that is a file; only a log on PostgreSQL has "
+                         "one.")
+    file = _sibling("store_readonly").File(path) if readonly else _File(path, timeout_s)
+    return file, _SqliteLog(file, node)
 
 
 @functools.cache
@@ -1069,13 +1062,7 @@ def _sibling(name: str) -> Any:
     try:
         return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
-        what = {"store_postgres": "A log on PostgreSQL", "store_schema": "A store with a schema",
-                "store_text": "A search in texts", "store_tables": "A table",
-                "store_import": "Loading a file", "store_keeping": "Looking after a store",
-                "store_bells": "A notice to other processes", "store_patch": "A patch or cas",
-                "store_readonly": "A file that is only read", "store_values": "A decimal, time of day or enumeration"}
-        raise StoreError(f"{what[name]} needs {name}.py beside {__file__} "
-                         f"({error}).") from None
+        raise StoreError(f"This needs {name}.py beside {__file__} ({error}).") from None
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -1431,12 +1418,12 @@ class _File:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[_Reader]:
-        """A reader of its own for as long as the block lasts. Raises: what `read_error` makes of SQLite's errors."""
+        """A reader of its own for as long as the block lasts. Raises: what `_Reader.fail` makes of SQLite's errors."""
         reader = self.borrow()
         try:
             yield reader
         except sqlite3.Error as error:
-            raise self.read_error(error) from error
+            reader.fail(error)
         finally:
             self.give_back(reader)
 
@@ -3764,18 +3751,12 @@ class Db:
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[_Reader, str]]:
         """A reader in one read transaction for as long as the block lasts, with the mode to ask in."""
-        file = self._file
-        file.catch_up()
-        reader = file.borrow()
-        try:
+        self._file.catch_up()
+        with self._file.reading() as reader:
             reader.is_used = True
             reader.execute("begin")
             reader.execute("select 1 from log where tx_id = 0").fetchone()
             yield reader, _AS_OF if self._vt >= self._point.time else _BEFORE
-        except sqlite3.Error as error:
-            reader.fail(error)
-        finally:
-            file.give_back(reader)
 
     def _bindings(self, mode: str) -> tuple:
         """?1 to ?4 of the predicates: T, vt, the k above which a version was not closed yet, and T's last document."""
@@ -3971,7 +3952,10 @@ class Db:
 
 
 class _WriterDb(Db):
-    """What the writer sees on its own connection. What its group has put so far is flushed before it reads."""
+    """What the writer sees on its own connection. What its group has put so far is flushed before it reads.
+
+    Its point has no mark: so what `plain` tells of what is committed is not true here, and nothing is learnt.
+    """
     __slots__ = "_reader",
 
     def __init__(self, node: Any, reader: _Reader, point: Point):
@@ -3988,15 +3972,6 @@ class _WriterDb(Db):
     def _asking(self) -> Any:
         self._file.index.flush()
         return contextlib.nullcontext((self._reader, _NOW))
-
-    def _at_hand(self, id: Any) -> None:
-        """Nothing is at hand: `plain` tells of what is committed."""
-
-    def _all_at_hand(self, ids: list) -> list:
-        return [None] * len(ids)
-
-    def _learn(self, id: Any, n: int, dated: Any, mode: str) -> None:
-        """What is not committed is not learnt."""
 
     def _schema(self) -> Any:
         index = self._file.index

@@ -1001,12 +1001,18 @@ class IndexFile(store._File):
             self.writer.execute(f"pragma application_id = {store.INDEX_MARK}")
 
 
-def opened(url: str, path: str | os.PathLike[str]) -> IndexFile:
-    """The first row of a log, which names the store, and the index at `path` that belongs to it."""
+def opened(url: str, path: str | os.PathLike[str] | None, node: store.Node,
+           readonly: bool) -> tuple[IndexFile, PostgresLog]:
+    """The index at `path` that belongs to a log, and the log."""
+    if readonly:
+        raise store.StoreError("readonly=True was given for a log on PostgreSQL; only a file can be opened for reading "
+                               "only.")
+    if path is None:
+        raise store.StoreError("A log on PostgreSQL needs a file of this server's own to index it in: open(address, "
+                               "index=\"path\").")
     if not ADDRESS.fullmatch(url):             # PostgreSQL's own sentence would show a part of the password
         raise store.StoreError("The address of the log on PostgreSQL cannot be read. Write @ / ? and % in its password "
-                               "as "
-                               "%40 %2F %3F and %25.")
+                               "as %40 %2F %3F and %25.")
     link = _Link(url, lambda connection: None)
     try:
         about = _first_row(link.use()) or _made(link.use(), path)
@@ -1014,7 +1020,8 @@ def opened(url: str, path: str | os.PathLike[str]) -> IndexFile:
         raise store.UnreachableError(f"The log on PostgreSQL cannot be opened: {str(error).strip()}.") from error
     finally:
         link.drop()
-    return IndexFile(path, about)
+    file = IndexFile(path, about)
+    return file, PostgresLog(file, node, url)
 
 
 def _first_row(connection: Any) -> bytes | None:
