@@ -1306,23 +1306,16 @@ class _File:
             raise LockedError(f"{self.path} is a server's index of the log of store {self.store_id}, which is on "
                               "PostgreSQL. Open that log, with this file as its index.")
 
-    @contextlib.contextmanager
-    def _one_state(self) -> Iterator[int]:
-        """Reads on the writing connection, all of one state; gives its mark."""
+    def _load_state(self) -> None:
+        """Memory says what the file says, all of one state."""
         mark = self.words[_HEAD_MARK]
         self.writer.execute("begin")
         try:
-            self.writer.execute("select 1 from log where tx_id = 0").fetchone()
-            yield mark if mark and self.words[_HEAD_MARK] == mark else _UNKNOWN
-        finally:
-            self.writer.execute("rollback")
-
-    def _load_state(self) -> None:
-        """Memory says what the file says."""
-        with self._one_state() as mark:
             self.index = _Index(self, self.writer)
             self.index.count_rest(self.writer)
-            self._load_place(mark)
+            self._load_place(mark if mark and self.words[_HEAD_MARK] == mark else _UNKNOWN)
+        finally:
+            self.writer.execute("rollback")
 
     def _load_place(self, mark: int) -> None:
         tx_id, tx_time, n, self.hash, self.state = self.writer.execute(_PLACE).fetchone()
