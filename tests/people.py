@@ -1,9 +1,11 @@
 """People for tests without a browser: each has cookies of their own and sends what a browser would."""
+import functools
 import re
 import secrets
 import uuid
 
 import aiohttp
+import jinja2
 import pytest
 
 import biff
@@ -11,6 +13,20 @@ import eelchat
 from plugins import invitations
 from plugins.commands import help_text
 from store import delete, put
+
+# Hundreds of tests start a chat of their own: what is the same in all is compiled and compressed once.
+def compiled_once(compile):
+    known = {}
+
+    def compiled(environment, source, *named):
+        if (source, *named) not in known:
+            known[source, *named] = compile(environment, source, *named)
+        return known[source, *named]
+    return compiled
+
+
+jinja2.Environment.compile = compiled_once(jinja2.Environment.compile)
+biff.pages._asset = functools.cache(biff.pages._asset)
 
 HELP = help_text(biff.dicts({"biff/plugins": eelchat.PLUGINS}, "commands"))       # what /help answers
 
