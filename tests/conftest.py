@@ -23,6 +23,7 @@ import zlib
 
 import hypothesis
 import pytest
+import xdist.workermanage
 
 import chromium
 import gate
@@ -34,9 +35,21 @@ WORKERS = 2             # processes of a long run; tests start servers and brows
 PORTS = range(11_000, 31_000, 10_000)        # where each worker's begin; browsers refuse 10,080
 READY_S_MAX = 60        # the server promises one second; on a machine that is busy with others it took 17
 STOP_S_MAX = 30
+EXIT_S_MAX = 120         # for a worker to close servers and browsers after Ctrl-C; then it is killed, and they live on
 WAIT_MS_MAX = 30_000     # of a browser test for what it waits for: other tests run beside it
 
+LONGEST = {               # 20 s to a minute each
+    "test_random_histories_answer_as_a_naive_model_does", "test_random_queries_answer_as_trying_everything_does",
+    "test_random_programs_of_rules_answer_as_the_naive_evaluator_does",
+    "test_a_killed_writer_loses_nothing_that_it_was_told_of",
+    "test_three_hundred_attacks_in_every_field_are_text_on_every_page",
+    "test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else",
+    "test_random_requests_never_make_an_error_of_ours", "test_the_checker_finds_nothing_to_say",
+    "test_a_consumer_passes_both_checkers_at_their_strictest", "test_the_installed_chat_answers_with_its_scripts",
+    "test_the_picture_can_be_taken_again"}
+
 hypothesis.settings.register_profile("seeded", deadline=None, print_blob=True, derandomize=False)
+xdist.workermanage.NodeManager.EXIT_TIMEOUT = EXIT_S_MAX
 hypothesis.settings.load_profile("seeded")          # its own "ci" profile would give every commit the same examples
 
 
@@ -98,6 +111,16 @@ def pytest_cmdline_main(config):
     is_looked_at = option.capture == "no" or option.usepdb or option.collectonly
     if getattr(option, "numprocesses", 0) is None and is_long and not (is_worker or is_looked_at):
         option.numprocesses, option.dist = WORKERS, "worksteal"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes longest begins first: at the end of a run no worker waits long for the other one."""
+    for item in items:
+        if log := log_of(item):
+            item.user_properties.append(("log", log))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: getattr(item, "originalname", None) not in LONGEST)
 
 
 @pytest.fixture
@@ -477,12 +500,6 @@ def cables():
                 pytest.skip(f"{NEEDS}ip netns: {str(error)[-100:]}")
             laid.callback(made[-1].remove)
         yield made
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if log := log_of(item):
-            item.user_properties.append(("log", log))
 
 
 def pytest_terminal_summary(terminalreporter, config):

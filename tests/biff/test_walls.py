@@ -833,7 +833,7 @@ async def answered(port, request):
         writer.close()
 
 
-async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path, say, seed, monkeypatch, caplog):
+async def test_random_requests_never_make_an_error_of_ours(tmp_path, size, say, seed, monkeypatch, caplog):
     """Without this, people with time would find the request that breaks a handler."""
     for limits in ("READS_A_PERSON", "WRITES_A_PERSON", "MAILS_A_CLIENT_TO_ONE", "MAILS_AN_ADDRESS", "MAILS_A_CLIENT",
                    "MAILS_A_SERVER"):
@@ -860,7 +860,8 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
             return await asyncio.gather(*(answered(chat["biff/port"], as_bytes(one, usual)) for one in requests))
 
         @hypothesis.seed(seed)
-        @hypothesis.settings(max_examples=400, suppress_health_check=list(hypothesis.HealthCheck), database=None,
+        @hypothesis.settings(max_examples=size(100, 400), database=None,
+                             suppress_health_check=list(hypothesis.HealthCheck),
                              phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink])
         @hypothesis.given(st.lists(random_requests(routes), min_size=25, max_size=25))
         def try_them(requests):
@@ -873,7 +874,7 @@ async def test_ten_thousand_random_requests_never_make_an_error_of_ours(tmp_path
             logging.getLogger("biff").setLevel(logging.NOTSET)
         say(f"{statuses.total():,} random requests, seed {seed}, answers {dict(sorted(statuses.items()))}; asked none "
             "of 500")
-        assert statuses.total() >= 10_000 and statuses[0] < 1_000, statuses
+        assert statuses.total() >= size(2_500, 10_000) and statuses[0] < statuses.total() / 10, statuses
         assert {200, 204, 303, 400, 403, 404, 405} <= statuses.keys(), statuses
         assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 

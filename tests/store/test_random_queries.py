@@ -125,14 +125,14 @@ class Asker(Programmer):
 
 def test_random_queries_answer_as_trying_everything_does(size, seed, say, open_store):
     """Without this, a query that nobody thought of could be wrong in silence."""
-    counts = trials.ask_many(Asker, random.Random(seed), open_store, size(2_000, 200_000))
+    counts = trials.ask_many(Asker, random.Random(seed), open_store, size(1_000, 200_000))
     say(f"0 differences in {counts['asked']:,} queries ({counts['found']:,} find something, "
-        f"{counts['drawn']:,} were drawn), seed {seed} (asked: 0 in 2,000)")
+        f"{counts['drawn']:,} were drawn), seed {seed} (asked: 0)")
 
 
 def test_random_pulls_fetch_what_walking_the_documents_does(size, seed, say, open_store):
     """Without this, a page could lack a part of what its pattern describes, or show another snapshot's."""
-    rng, wanted, asked, found = random.Random(seed), size(1_500, 100_000), 0, 0
+    rng, wanted, asked, found = random.Random(seed), size(750, 100_000), 0, 0
     while asked < wanted:
         asker = Asker(rng)
         documents, decoys, way = asker.documents(), asker.documents(), rng.choice(list(trials.SNAPSHOTS))
@@ -151,4 +151,4 @@ def test_random_pulls_fetch_what_walking_the_documents_does(size, seed, say, ope
                     f"{way}, {pattern} of {ids}\n  wanted {right}\n  got    {got}\n  {documents}"
             asked, found = asked + 1, found + any(right)
     assert found > asked / 10
-    say(f"0 differences in {asked:,} pulls of 3 entities, seed {seed} (asked: 0 in 1,500)")
+    say(f"0 differences in {asked:,} pulls of 3 entities, seed {seed} (asked: 0)")
