@@ -18,10 +18,11 @@ from store import delete, put
 def compiled_once(compile):
     known = {}
 
-    def compiled(environment, source, *named):
-        if (source, *named) not in known:
-            known[source, *named] = compile(environment, source, *named)
-        return known[source, *named]
+    def compiled(environment, *source):
+        key = environment.autoescape is False, *source             # as where a wall is taken down
+        if key not in known:
+            known[key] = compile(environment, *source)
+        return known[key]
     return compiled
 
 
@@ -192,6 +193,8 @@ async def open_channel(page, title):
     await page.wait_for_function("here => location.href !== here", arg=here)
 
 
+# Scroll events and observers of sizes come with the next frame, however late that is on a busy machine.
+NEXT_FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 PICKS_MAX = 100
 PICK = """part => new Promise(done => {
     const message = part.closest(".message"), isPicked = () => message.matches(".picked") && !$("actions").hidden;
@@ -207,6 +210,13 @@ async def pick(page, message):
         if await page.eval_on_selector(message, PICK):
             return
     raise AssertionError(f"the toolbar was not shown at {message}")
+
+
+async def react(page, message):
+    """Gives a message the first of the usual reactions, in a browser."""
+    await pick(page, message)
+    await page.click("[data-act=react]")
+    await page.click("#react .reaction >> nth=0")
 
 
 async def delete_channel(page):

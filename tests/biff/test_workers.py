@@ -32,7 +32,7 @@ class Crew(Server):
 
     def start(self, **environment):
         super().start(**environment)
-        wait_until(lambda: len(self.workers()) == 2, 20, lambda: self.text)
+        wait_until(lambda: len(self.workers()) == 2, 60, lambda: self.text)
         return self
 
     def workers(self):
@@ -225,7 +225,7 @@ def test_workers_whose_supervisor_was_killed_end_too(crew, say):
     """Without this, workers that nobody knows would hold the port and the store, and the next start would fail."""
     workers, killed = crew.workers(), time.monotonic()
     crew.kill()
-    wait_until(lambda: are_gone(workers), 10, lambda: crew.text)
+    wait_until(lambda: are_gone(workers), 60, lambda: crew.text)
     say(f"the supervisor was killed: both workers had ended after {time.monotonic() - killed:.1f} s")
 
 

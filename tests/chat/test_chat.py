@@ -385,7 +385,7 @@ async def test_what_a_large_channel_leaves_is_deleted_bit_by_bit_also_after_a_re
     monkeypatch.setattr(eelchat, "SWEEP_PAUSE_S", 0)
     system = await a_chat(tmp_path, kept_mails(monkeypatch))
     left = {"find": "?m", "in": ["?channel"], "where": [["?m", "msg/channel", "?channel"]]}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while system["biff/node"].db().q(left, id) or system["biff/node"].db().entity(eelchat.sweep_mark(id)):
             await asyncio.sleep(0.02)
     deletions = [sum(op[0] == "delete" for op in tx.ops) for tx in system["biff/node"].tx_log(after=before)]

@@ -36,7 +36,7 @@ async def ann(chat, host, person, monkeypatch):      # noqa: F811
 
     async def fetched():
         """Returns when every new subscription has been heard of, and every job is done."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any("sub/seen" not in sub and not claimed(sub["sub/url"]) for sub in documents(chat, "sub/url")):
                 await asyncio.sleep(0.005)
             await chat["biff/queues"]["fetch-rss"].join()
@@ -510,7 +510,7 @@ async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann,
     await ann.later()
     page, frames = (await ann.get(ann.channel)).body_text, ""
     while len(texts(frames)) < len(items) - 1:
-        frames += (await listening.receive_str(timeout=10))
+        frames += (await listening.receive_str(timeout=60))
     whole = json.dumps({"items": items[1:]}).encode()
     told = [feed_reader.told(entry) for entry in feed_reader.entries_of(whole, ann.feed)]
     for shown in page, frames:
@@ -615,7 +615,7 @@ async def test_a_slow_host_keeps_one_worker_and_no_other_feed_waiting(chat, host
     urls = [f"http://slow.example/{n}" for n in range(9)] + ["http://quick.example/"]
     await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "sub/url": url, "sub/chan": id_of(ann.channel)})
                                     for url in urls])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not any(text == "Entry a" for text in await ann.said()):
             await asyncio.sleep(0.01)
     assert [url for url in fetched if "slow" in url] == ["http://slow.example/0"] and urls[-1] in fetched
@@ -673,7 +673,7 @@ async def test_jobs_that_wait_at_a_stop_are_done_after_the_next_start(tmp_path, 
                                                                                host.door))
     again["biff/clock"] = lambda: dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
     await feeds.fetch_rss(biff.assoc_db(again))        # one that was being claimed is due after the usual time
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(documents(again, "msg/text")) < 6:
             await asyncio.sleep(0.01)
     posted = [one["msg/text"] for one in documents(again, "msg/text")]

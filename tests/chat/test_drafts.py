@@ -33,7 +33,7 @@ def logged(chat, word):      # noqa: F811
 
 
 async def until(true):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)
 

@@ -83,12 +83,12 @@ async def test_an_edit_and_a_deletion_reach_open_pages_and_those_that_come_back(
     open_page, cursor = await ann.listen(channel), re.search(r'id="cursor" value="(\d+)"',
                                                              (await ann.get(channel)).body_text)[1]
     await edit(bob, message, "first")
-    frame = await open_page.receive_str(timeout=5)
+    frame = await open_page.receive_str(timeout=60)
     assert texts(frame) == ["first"] and "outerMorph" in frame and 'class="edited"' in frame
     await take_back(bob, message)
-    assert f'id="message-{id_of(message)}" hx-swap-oob="delete"' in await open_page.receive_str(timeout=5)
+    assert f'id="message-{id_of(message)}" hx-swap-oob="delete"' in await open_page.receive_str(timeout=60)
     back = await ann.listen(channel, cursor)
-    frame = await back.receive_str(timeout=5)
+    frame = await back.receive_str(timeout=60)
     assert "first" not in frame and "frist" not in frame
     assert texts((await ann.get(channel)).body_text) == []
     await open_page.close(), await back.close()

@@ -186,7 +186,7 @@ async def frames_of(fields, words):
 
 async def frame_of(socket):
     """The next frame that changes the page: not the word that the line is alive."""
-    while (frame := await socket.receive_str(timeout=10)) == "{}":
+    while (frame := await socket.receive_str(timeout=60)) == "{}":
         pass
     return frame
 
@@ -262,8 +262,9 @@ async def shown_to_a_browser(fields, payloads, window, allow=()):
     await fields.submit([put(fields.message(n, text) | {"xt/id": id})
                          for n, (id, text) in enumerate(zip(late, payloads))])
     await fields.submit([put(fields.message(n, text + " edited")) for n, text in enumerate(payloads)])
-    await page.wait_for_function("n => document.querySelectorAll('#messages .message').length >= n && "
-                                 "document.body.textContent.includes(' edited')", arg=2 * len(payloads))
+    await page.wait_for_function("""n => document.querySelectorAll("#messages .message").length >= 2 * n &&
+        [...document.querySelectorAll("#messages .message p")].filter(one => one.textContent.endsWith(" edited")).length
+        >= n""", arg=len(payloads))
     await asyncio.sleep(0.2)
     return await page.evaluate(SWEEP), asked
 

@@ -175,7 +175,7 @@ async def test_a_community_may_let_its_members_open_channels(chat, person):     
     listening = await bob.listen(channel)
     assert (await bob.post(f"{community}/channel", {"title": "x"}, channel)).status == 403
     await ann.post(f"{community}/title", {"title": "Eels", "openers": "members"}, channel)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while 'data-openers="members"' not in await listening.receive_str():
             pass
     assert (await bob.post(f"{community}/channel", {"title": "x"}, channel)).status == 200

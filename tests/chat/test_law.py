@@ -408,7 +408,7 @@ class Window:
             self.socket = None
 
     async def until(self, text):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while text not in str(self.page):
                 if self.reading.done():
                     self.reading.result()
@@ -421,7 +421,7 @@ class Window:
     async def until_told(self):
         """Waits until the page has heard what is gathered, and is as a fresh one."""
         fresh = Window(self.world, self.channel_id, self.more)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await fresh.load()
             while fresh.ephemeral() != self.ephemeral():
                 await asyncio.sleep(0.02)

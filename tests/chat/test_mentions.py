@@ -115,7 +115,7 @@ async def test_a_new_name_stands_in_old_mentions_on_open_pages_too(chat, three):
     await said_in(ann, channel, "@Bob Bream is in **@Bob Bream**", post)
     socket = await ann.listen(channel)
     await bob.post("/name", {"name": "Bob <Roach>"}, "/name")
-    frame = await socket.receive_str(timeout=5)
+    frame = await socket.receive_str(timeout=60)
     assert f"<span hx-swap-oob=\"innerHTML:.mention[data-mem='{bobs}']\">@Bob &lt;Roach&gt;</span>" in frame
     await socket.close()
     assert called(shown_in((await ann.get(channel)).body_text, post)) == ["Bob &lt;Roach&gt;"] * 2
@@ -200,7 +200,7 @@ async def test_a_channel_with_an_unread_mention_stands_out(chat, three):      # 
     await bob.get(other)
     socket = await bob.listen(channel)
     await ann.say(other, "@Bob Bream"), await ann.say(other, "all of you"), await ann.say(other, "@channel @Bob Bream")
-    frame = await socket.receive_str(timeout=5)
+    frame = await socket.receive_str(timeout=60)
     assert f'data-for="{mem_of(chat, "bob@example.com")}"' in frame
     await socket.close()
     page = (await bob.get(channel)).body_text
@@ -217,11 +217,11 @@ async def test_a_mention_on_one_server_calls_on_the_other_and_follows_a_rename(t
     await caught_up(together)
     socket, bobs = await there.listen(channel), mem_of(together[1], "bob@example.com")
     await ann.say(channel, "hello @Bob")
-    frame = await socket.receive_str(timeout=10)
+    frame = await socket.receive_str(timeout=60)
     assert f'<span class="mention" data-mem="{bobs}">@Bob</span>' in frame and f'data-for="{bobs}"' in frame
     await bob.post("/name", {"name": "Roach"}, "/name")
     while "innerHTML:.mention" not in frame:
-        frame = await socket.receive_str(timeout=10)
+        frame = await socket.receive_str(timeout=60)
     assert ">@Roach</span>" in frame
     await socket.close(), await caught_up(together)
     assert ">@Roach</span>" in (await there.get(channel)).body_text

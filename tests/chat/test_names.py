@@ -38,7 +38,7 @@ async def test_a_new_name_reaches_open_pages_of_everybody(chat, person):      # 
     await ann.say(channel, "hello")
     socket = await bob.listen(channel)
     await choose(ann, "Ann & Co")
-    frame = await socket.receive_str(timeout=5)
+    frame = await socket.receive_str(timeout=60)
     mem = re.search(r'data-mem="([\w-]+)">\n<header', (await bob.get(channel)).body_text)[1]
     assert f"""innerHTML:.message[data-mem='{mem}'] header b">Ann &amp; Co</b>""" in frame
     assert f"""'{mem}'] .face">AC</i>""" in frame

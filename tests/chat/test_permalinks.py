@@ -96,11 +96,9 @@ async def test_a_page_never_holds_more_than_some_hundreds_of_messages(chat, pers
     assert shown == [str(n) for n in range(600 - len(shown), 600)]
     await page.reload()
     await until_live(page)
-    for _ in range(12):                                        # back through the past, as far as this page goes
-        await page.evaluate("document.querySelector('#messages').scrollTop = 0")
-        if await page.locator("#older a:not([hx-get])").count():
-            break
-        await page.wait_for_timeout(150)
+    await page.wait_for_function("""() => {                    // back through the past, as far as this page goes
+        document.querySelector("#messages").scrollTop = 0;
+        return document.querySelector("#older a:not([hx-get])"); }""")
     await page.click("#older a")
     await page.wait_for_selector("#newer")
     sought = await page.get_attribute("#messages", "data-sought")

@@ -6,9 +6,9 @@ import pytest
 
 import biff
 from biff import sockets
-from people import chat, found, open_channel, person      # noqa: F401
+from people import chat, person      # noqa: F401
 from plugins import presence
-from test_browser import invite, sign_up, until_live
+from test_browser import two_in_a_channel
 from test_chat import id_of
 from test_law import apply, parsed
 from test_together import caught_up, together      # noqa: F401
@@ -43,7 +43,7 @@ class Page:
 
     async def until(self, is_so):
         """Shows what comes until something is so, and the page is what a fresh one shows."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not is_so() or self.online() != await self.fresh():
                 apply(self.page, await self.socket.receive_str())
 
@@ -282,7 +282,7 @@ async def test_a_server_that_starts_learns_who_is_here_by_others(together):     
     shown.here.others.clear()
     shown._has_asked = False
     shown.keep()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not shown.here.others:
             await asyncio.sleep(0.01)
     await page.socket.close()
@@ -291,12 +291,7 @@ async def test_a_server_that_starts_learns_who_is_here_by_others(together):     
 async def test_in_a_browser_one_sees_who_types_and_who_is_here(server, window):
     """What the server tells would be in the page, and nobody would see it."""
     ann, bob = await window(), await window()
-    await sign_up(ann, server, "ann@example.com"), await sign_up(bob, server, "bob@example.com")
-    await found(ann)
-    await invite(ann, bob)
-    await open_channel(ann, "seeds")
-    await until_live(ann)
-    await bob.goto(ann.url), await until_live(bob)
+    await two_in_a_channel(server, ann, bob)
     await bob.type("#text", "I am")
     await ann.wait_for_selector("#typing-words:has-text('is typing…')")
     await bob.press("#text", "Enter")

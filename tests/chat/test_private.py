@@ -287,7 +287,7 @@ async def test_the_last_one_out_takes_the_channel_along(chat, three, last):     
     await ann.post(f"{ann.private if last == 'leave' else ann.community}/leave", page=ann.public)
     assert db().entity(id) is None
     await eelchat.sweep_all(biff.assoc_db(chat))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while biff.lookup_id(db(), "msg/text", "soon gone"):
             await asyncio.sleep(0.01)
 

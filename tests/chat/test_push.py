@@ -42,7 +42,7 @@ class Browser:
                 "auth": push.b64(self.auth)}
 
     async def next(self):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             headers, body = await self.heard.get()
         return headers, json.loads(http_ece.decrypt(body, private_key=self.key, auth_secret=self.auth,
                                                     version="aes128gcm"))
@@ -121,7 +121,7 @@ async def test_quiet_hours_and_a_page_in_sight_keep_the_phone_still(chat, three)
     assert (await bob.post("/quiet", hours, "/name", HTMX)).status == 204
     assert (await bob.post("/quiet", hours | {"from": "25:00"}, "/name", HTMX)).status == 422
     socket = await eve.listen(channel)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(chat["chat_presence"].here.mine) != 1:
             await asyncio.sleep(0.01)
     await ann.say(channel, "@Bob @Eve not now")
@@ -171,7 +171,7 @@ async def test_a_gone_browser_is_forgotten_and_a_busy_service_asked_again(chat, 
     await bob.phone.next(), await eve.phone.next()
     eve.phone.status = 201
     assert (await eve.phone.next())[1]["body"] == "@Bob @Eve hello"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(biff.lookup_all(chat["biff/node"].db(), "push/endpoint", host_of(bob))) == 1:
             await asyncio.sleep(0.01)
 

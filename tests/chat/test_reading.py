@@ -4,7 +4,7 @@ import datetime as dt
 import pytest
 
 import biff
-from people import chat, person      # noqa: F401
+from people import NEXT_FRAME, chat, person      # noqa: F401
 from store import put
 from test_browser import a_message, same_process, shot, texts, until_live, until_texts, write
 
@@ -35,7 +35,7 @@ async def test_older_messages_load_while_scrolling_and_what_is_read_stays_where_
     for width in 700, 390, 1000, 1280:
         text, _ = await ann.evaluate(IN_SIGHT)
         await ann.set_viewport_size({"width": width, "height": 800})
-        await ann.wait_for_timeout(100)      # the observer of sizes comes with the next frame
+        await ann.evaluate(NEXT_FRAME)
         assert (await ann.evaluate(IN_SIGHT))[0] == text, f"at {width} px another text is in sight"
     say(f"moved by {max(moves):.1f} px at most while 150 older messages came above; asked 0; the same text in sight "
         "after 4 changes of width")
@@ -69,7 +69,7 @@ async def test_the_pill_stands_beside_the_messages_and_the_box_keeps_the_focus(c
     await ann.goto(chat["biff/base-url"] + channel)
     await until_live(ann)
     await ann.eval_on_selector("#messages", "list => { list.scrollTop -= 500 }")
-    await ann.wait_for_timeout(50)      # the scroll event comes with the next frame
+    await ann.evaluate(NEXT_FRAME)
     await ann.fill("#text", "a long draft\n" * 12)
     await chat["biff/node"].submit([put(a_message(chat, channel, "news"))])
     await ann.wait_for_selector("#pill:visible")
@@ -224,7 +224,7 @@ async def test_the_drawer_takes_the_focus_and_closes_with_escape_back_and_width(
         if close != "width":
             assert await ann.evaluate("document.activeElement.className") == "icon menu"
         await ann.set_viewport_size({"width": 390, "height": 844})
-        await ann.wait_for_timeout(100)      # history.back() ends a moment later
+        await ann.wait_for_function("() => !history.state?.drawer")
     await ann.click(".menu"), await ann.click(".my-name"), await ann.click("#name-field")
     await ann.keyboard.press("Escape")       # closes the dialog alone
     await ann.wait_for_selector("#name-dialog:not([open])", state="attached")

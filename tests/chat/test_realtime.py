@@ -28,7 +28,7 @@ async def hear(socket, count=1):
     """The next frames of a place. What is told to one person's pages alone has no number, and comes between."""
     frames = []
     while len(frames) < count:
-        frame = await socket.receive_str(timeout=5)
+        frame = await socket.receive_str(timeout=60)
         frames += [frame] * ('id="cursor"' in frame or 'id="connection"' in frame)
     return frames
 
@@ -36,7 +36,7 @@ async def hear(socket, count=1):
 async def closed_with(socket):
     """The frames until the close, and its code."""
     frames = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
             frames.append(message.data)
     return frames, message.data
@@ -308,7 +308,7 @@ async def test_an_emptied_channel_is_forgotten(chat, person):
     socket = await ann.listen(channel)
     assert len(chat["chat_clients"]) == 1
     await socket.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(chat["chat_clients"]):
             await asyncio.sleep(0.01)
 

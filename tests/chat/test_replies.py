@@ -69,7 +69,7 @@ async def test_a_deleted_message_leaves_no_trace_in_its_quotes(chat, two, how):
         await ann.post(f"{channel}/message/{id}", page=channel, method="DELETE", headers={"HX-Request": "true"})
     else:
         await chat["biff/node"].submit([evict(id)])
-    while not quotes(frame := await socket.receive_str(timeout=10)):
+    while not quotes(frame := await socket.receive_str(timeout=60)):
         pass
     page = (await bob.get(channel)).body_text
     assert quotes(frame) == quotes(page) == [("It answers a message that was deleted.", False)]

@@ -55,7 +55,7 @@ async def test_a_new_title_reaches_the_pages_of_channel_community_and_members_el
     for name, socket in pages.items():
         said, live = "", 'id="communities"' if name == "app" else 'id="here"'
         while live not in said:
-            said += await socket.receive_str(timeout=5)
+            said += await socket.receive_str(timeout=60)
         assert "Eels &amp; friends" in said.partition(live)[2]
         await socket.close()
 
@@ -70,7 +70,7 @@ async def test_a_title_of_a_community_reaches_nobody_outside(chat, person):     
     await eve.say(elsewhere, "last")
     said = ""
     while "last" not in texts(said):
-        said += await socket.receive_str(timeout=5)
+        said += await socket.receive_str(timeout=60)
     assert "secret circle" not in said
     await socket.close()
 

@@ -17,7 +17,7 @@ import store
 import eelchat
 from plugins.files import CLOSED_POLICY
 from conftest import ROOT, free_port
-from people import Person, delete_channel, filled, found, open_channel, pick      # noqa: F401
+from people import delete_channel, filled, found, open_channel, pick, react
 from test_browser import invite
 
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
@@ -313,9 +313,7 @@ async def write_well(ann, bob):
     await ann.wait_for_function("() => document.querySelector('#lightbox-picture').naturalWidth")
     await ann.keyboard.press("Escape")
     await ann.wait_for_function("() => !history.state?.lightbox")
-    await pick(ann, ".message:has(.files) > p")
-    await ann.click("[data-act=react]")
-    await ann.click("#react .reaction >> nth=0")
+    await react(ann, ".message:has(.files) > p")
     await bob.wait_for_selector(".message .reaction")
     await pick(ann, ".message:has(.files) > p")
     await ann.click("[data-act=reactions]")
@@ -341,9 +339,7 @@ async def come_by_another_server(cleo, second, ann, bob, channel):
     await cleo.wait_for_function("() => document.querySelector('.files img')?.naturalWidth")
     await cleo.fill("#text", "from *afar*"), await cleo.press("#text", "Enter")
     await bob.wait_for_selector(".message em >> text=afar")
-    await pick(bob, ".message:has(em:text('afar'))")
-    await bob.click("[data-act=react]")
-    await bob.click("#react .reaction >> nth=0")
+    await react(bob, ".message:has(em:text('afar'))")
     await cleo.wait_for_selector(".message:has(em:text('afar')) .reaction")
     await cleo.click(".members-link")
     await cleo.click("text=Leave this community")

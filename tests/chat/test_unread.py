@@ -10,7 +10,7 @@ import biff
 from people import chat, person, texts      # noqa: F401
 from plugins import unread
 from store import delete, put
-from test_browser import a_message, same_process, until_live
+from test_browser import a_message, same_process, until_followed, until_live
 from test_chat import id_of
 from test_law import apply, counts, parsed
 
@@ -83,7 +83,7 @@ async def test_a_page_in_another_channel_counts_what_comes_and_what_goes(two):
 
 
 async def hear(page, socket, is_enough):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not is_enough():
             apply(page, await socket.receive_str())
 
@@ -377,13 +377,11 @@ async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, win
     await other.click("#channels >> text=other")
     await until_live(other)
     mem = biff.lookup_id(db, "mem/comm", id_of(community))
-    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
-        await asyncio.sleep(0.02)
+    await until_followed(chat, channel)
     await other.wait_for_function(HAS_HEARD, arg=await said("in sight in the first window"))
     assert await other.evaluate(SHOWN) == QUIET
     await page.close()                                 # it says so itself, while it goes
-    while chat["chat_positions"].followed.get((mem, id_of(channel))):
-        await asyncio.sleep(0.02)
+    await until_followed(chat, channel, False)
     await other.wait_for_function(HAS_HEARD, arg=await said("missed"))
     assert await other.evaluate(SHOWN) == ONE
     assert await other.eval_on_selector("#channels [data-unread]", "link => getComputedStyle(link).fontWeight") == "700"
@@ -393,18 +391,15 @@ async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, win
     for n in range(40):
         last = await said(f"{n}")
     await other.wait_for_function(HAS_HEARD, arg=last)
-    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
-        await asyncio.sleep(0.02)
+    await until_followed(chat, channel)
     await other.evaluate("document.querySelector('#messages').scrollTop = 0")
-    while chat["chat_positions"].followed.get((mem, id_of(channel))):
-        await asyncio.sleep(0.02)
+    await until_followed(chat, channel, False)
     await said("below the window")
     await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=ONE)
     await other.wait_for_selector("#pill:visible >> text=1 new message")
     await other.click("#pill")
     await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
-    while not chat["chat_positions"].followed.get((mem, id_of(channel))):
-        await asyncio.sleep(0.02)
+    await until_followed(chat, channel)
     monkeypatch.setattr(unread, "LANDING_MAX", 20)
     await other.goto(chat["biff/base-url"] + community)
     for n in range(60):

@@ -41,7 +41,7 @@ def sha256(text):
 
 
 async def until(is_so):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.01)
 
@@ -58,7 +58,7 @@ async def test_a_message_with_files_reaches_open_pages_and_those_that_come_later
     ann, bob, channel = two
     socket = await bob.listen(channel)
     ids = await ann.say_with(channel, "look", "a & b.txt", "two.pdf")
-    frame, page = await socket.receive_str(timeout=5), (await bob.get(channel)).body_text
+    frame, page = await socket.receive_str(timeout=60), (await bob.get(channel)).body_text
     shown = re.compile(r'<ul class="files.*?</ul>', re.DOTALL)
     assert shown.search(frame)[0] == shown.search(page)[0]
     for id, name in zip(ids, ["a & b.txt", "two.pdf"]):
@@ -418,7 +418,7 @@ async def test_a_file_is_on_every_server_and_is_erased_on_all(servers, log_url):
         await until(lambda: not on_disk(one) and not on_disk(two))
         with psycopg.connect(log_url) as connection:
             for table in "chat_files", "chat_file_pieces", "chat_file_uses":
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while connection.execute(f"select count(*) from {table}").fetchone() != (0,):
                         connection.rollback()
                         await asyncio.sleep(0.02)

@@ -72,7 +72,7 @@ async def test_ones_own_message_that_does_not_come_back_tells_of_a_dead_line(cha
     proxy.stall("socket")
     await write(page, "where am I?")
     await page.wait_for_selector(".pending.stored")
-    await page.wait_for_selector("text=Connection lost.", timeout=5_000)
+    await page.wait_for_selector("text=Connection lost.", timeout=60_000)
     await until_live(page)
     await page.wait_for_function(CLOSED["pending"])
     await page.wait_for_selector("#connection", state="hidden")
@@ -106,7 +106,7 @@ async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat,
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
     await page.goto(proxy.url + channel)
-    await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=60_000)
     await write(page, "mine")
     await until_texts(page, ["mine"])
     await page.wait_for_function(CLOSED["pending"])
@@ -114,7 +114,7 @@ async def test_without_a_socket_the_page_names_the_cause_and_asks_for_news(chat,
     await until_texts(page, ["mine", "another's"])
     await shots(page, "no-socket")
     proxy.edits = []
-    await page.wait_for_selector("#messages[data-live]", timeout=40_000)
+    await page.wait_for_selector("#messages[data-live]", timeout=60_000)
     await page.wait_for_selector("#connection", state="hidden")
     await chat["biff/node"].submit([put(a_message(chat, channel, "live"))])
     await until_texts(page, ["mine", "another's", "live"])
@@ -127,7 +127,7 @@ async def test_every_page_asks_for_news_where_it_gets_no_socket(chat, proxy, per
     proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
     for path in community, "/app":
         await page.goto(proxy.url + path)
-        await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+        await page.wait_for_selector("text=lets no WebSocket through", timeout=60_000)
         document = node.db().entity(uuid.UUID(community.rpartition("/")[2]))
         await node.submit([put(document | {"comm/title": f"seen on {path}"})])
         await page.wait_for_selector(f"#main :text('seen on {path}'), #switcher :text('seen on {path}')",
@@ -139,11 +139,11 @@ async def test_a_handshake_that_nobody_answers_is_given_up(chat, proxy, person, 
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     proxy.is_holding_sockets = True
     await page.goto(proxy.url + channel)
-    await page.wait_for_selector("text=lets no WebSocket through", timeout=25_000)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=60_000)
     await chat["biff/node"].submit([put(a_message(chat, channel, "all the same"))])
     await until_texts(page, ["all the same"])
     proxy.is_holding_sockets = False
-    await page.wait_for_selector("#messages[data-live]", timeout=25_000)
+    await page.wait_for_selector("#messages[data-live]", timeout=60_000)
 
 
 async def test_a_session_that_ends_is_told_where_there_is_no_socket_either(chat, proxy, person, window):  # noqa: F811
@@ -151,7 +151,7 @@ async def test_a_session_that_ends_is_told_where_there_is_no_socket_either(chat,
     page, channel = await same_process(chat, person, window, "ann@example.com", allow=CUT)
     proxy.edits = [(b"Upgrade: websocket", b"X-Not-Up: websocket")]
     await page.goto(proxy.url + channel)
-    await page.wait_for_selector("text=lets no WebSocket through", timeout=20_000)
+    await page.wait_for_selector("text=lets no WebSocket through", timeout=60_000)
     session = chat["biff/node"].db().q({"find": "?s", "where": [["?s", "session/user"]]})[0]
     await chat["biff/node"].submit([delete(session)])
     await page.wait_for_selector("text=You have signed out.")
@@ -177,7 +177,7 @@ async def test_a_wrong_base_url_is_named_as_the_cause(tmp_path, monkeypatch, win
                                             for cookie in ann.browser.cookie_jar])
             await page.goto(proxy.url + channel)
             await page.wait_for_selector("text=takes live connections only at http://chat.example, its base URL",
-                                         timeout=20_000)
+                                         timeout=60_000)
             await write(page, "all the same")
             await until_texts(page, ["all the same"])
             await page.wait_for_function(CLOSED["pending"])
@@ -353,7 +353,7 @@ async def test_a_post_that_nobody_answers_ends_after_fifteen_seconds_with_a_sent
     proxy.delay = lambda: 60
     await write(page, "hello?")
     await page.wait_for_selector("text=Sending …")
-    await page.wait_for_selector("text=Not sent. The server has not answered within 15 seconds.", timeout=20_000)
+    await page.wait_for_selector("text=Not sent. The server has not answered within 15 seconds.", timeout=60_000)
     took = asyncio.get_running_loop().time() - begun
     say(f"a post without an answer ended after {took:.1f} s with a sentence; asked 15")
     proxy.delay = lambda: 0

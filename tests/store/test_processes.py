@@ -36,7 +36,7 @@ def join(tmp_path):
 
 
 def eventually(is_so):
-    wait_until(is_so, 20, lambda: "it did not come to be")
+    wait_until(is_so, 60, lambda: "it did not come to be")
 
 
 # ── Killed at random ───────────────────────────────────────────────────────────────────────────────────────────
@@ -72,7 +72,7 @@ def test_processes_killed_at_random_share_one_order_of_transactions(tmp_path, si
         while children:
             child = rng.choice(children)
             if rng.random() < 0.8:    # the others while they start
-                wait_until(lambda: len(child.lines) > 2, 20, lambda: "it does not begin")
+                wait_until(lambda: len(child.lines) > 2, 60, lambda: "it does not begin")
                 time.sleep(rng.random() * 0.5)
             kills += 1
             children.remove(child)
