@@ -9,6 +9,7 @@ import itertools
 import statistics
 import uuid
 
+ROWS_MAX = 300_000         # of one question; what needs more is not asked, else one seed in hundreds takes minutes
 COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -58,7 +59,7 @@ class Unsafe(Exception):
 
 
 class Undecided(Exception):
-    """The answer may be one or another, such as a sum of floats, which is another in another order."""
+    """The answer may be one or another, as a sum of floats, which is another in another order; or it takes too long."""
 
 
 class Refused(Exception):
@@ -228,6 +229,7 @@ class Naive:
             required = set(head[0]) if type(head[0]) is list else set()
             head = [var for part in head for var in (part if type(part) is list else [part])]
             self.rules[of + name].append((head, required, all_parsed(clauses, of)))
+        self.matched = 0                                         # rows so far
         self.has_found = False                                   # whether the last query had any binding
         self.finished = {}                                       # tables of rules that are full
         self.patterns = self.callable_patterns()
@@ -369,6 +371,9 @@ class Naive:
 
     def matching(self, terms, rows, env):
         for row in rows:
+            self.matched += 1
+            if self.matched > ROWS_MAX:
+                raise Undecided
             made = dict(env)
             for term, value in zip(terms, row):
                 if is_var(term):
