@@ -2449,6 +2449,10 @@ def _prepare_one(op: Any) -> _Op:
                              f"{_meant(op[0], _PREPARE)}")
     try:
         return make(*op[1:])
+    except ValueTypeError:
+        if not _is_ref(ref := op[1].get("xt/id") if type(op[1]) is dict else op[1]):
+            raise
+        return _sibling("store_patch").prepare_of(ref, *op)
     except TypeError:
         raise OperationError(f"{op[0]} with {len(op) - 1} arguments; wanted {_ARGUMENTS[op[0]]}") from None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What `patch` and `cas` become: `store.open` imports it when a transaction has one.
+"""What `patch` and `cas` become, and operations on lookup refs: `store.open` imports it when a transaction has one.
 
-Both are calls of functions that every store has. They see what the operations before them left; the log has the puts
-that they became.
+All are calls of functions that every store has. They see what the operations before them left; the log has what they
+became.
 """
 
 from __future__ import annotations
@@ -44,8 +44,39 @@ def prepare_cas(id: Any, attribute: Any, old: Any, new: Any) -> store._Op:
     return store._call_op(CAS, (store._logged_id(id), attribute, *map(store._copied, pairs)))
 
 
+def prepare_of(ref: list, kind: str, first: Any, *rest: Any) -> store._Op:
+    """An operation whose id is a lookup ref, checked with another id in its place."""
+    op = store._prepare_one((kind, first | {"xt/id": ""} if type(first) is dict else "", *rest))
+    parts = (op.id, *op.args[1:]) if op.kind == store._CALL else (op.start, op.end, op.data, op.hash)
+    return store._call_op((kind, "of"), (store._copied(ref), *parts), op.start, op.end)
+
+
+def _of(transaction: store._Transaction, kind: str, ref: list, *parts: Any) -> list[store._Op]:
+    """The operation, on the entity that has the value of the ref when the operations before it are done."""
+    try:
+        id = store._Supposition(transaction._db, transaction, transaction.tx_time)._id(ref)
+    except store.QueryError as error:
+        raise store._Abort(f"{kind} of {store._short(ref)}: {store._line(error)}") from None
+    if id is None and (kind in ("delete", "evict") or kind == "match" and parts[3] is None):
+        return []                     # as of an id that nothing was put under
+    if id is None:
+        raise store._Abort(f"{kind} of {store._short(ref)}: no entity has {store._short(ref[1])} in {ref[0]}")
+    if kind == "patch":
+        return [store._call_op(PATCH, (id, parts[1] | {"xt/id": id}, *parts[2:]))]
+    if kind == "cas":
+        return [store._call_op(CAS, (id, *parts[1:]))]
+    start, end, data, hash = parts
+    if kind == "match":
+        return [store._Op(store._MATCH, id, start, hash=hash, record=store._record(store._MATCH, id, start, hash))]
+    times = [time if time is None else store._moment(time) for time in (start, end)]
+    what = id if kind != "put" else store.unpack(data) | {"xt/id": id}
+    return [store._prepare_one((kind, what) if kind == "evict" else (kind, what, *times))]
+
+
 def became(transaction: store._Transaction, op: store._Op) -> list[store._Op]:
-    """The puts that a call became. Raises: _Abort."""
+    """What a call became. Raises: _Abort."""
+    if op.id[1:]:
+        return _of(transaction, op.id[0], *op.args)
     try:
         made = (_patched if op.id == PATCH else _set)(transaction, *op.args)
         return [store._prepare_one(put) for put in made]
