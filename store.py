@@ -465,6 +465,7 @@ def _packed_member(value: Any, depth: int) -> bytes:
 
 
 def _rare() -> Any:
+    """What the types need that few documents have."""
     return _sibling("store_values")
 
 

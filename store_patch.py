@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What `patch` and `cas` become, and operations on lookup refs: `store.open` imports it when a transaction has one.
+"""What `patch` and `cas` become, and operations on lookup refs: `store.py` imports it with the first of these.
 
-All are calls of functions that every store has. They see what the operations before them left; the log has what they
-became.
+All are calls of functions that every store has. Such a function sees what the operations before it left; the log keeps
+what it gave, so that nothing is worked out twice.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _put_over(document: dict, start: int, end: int) -> store.Operation:
 
 
 def _set(transaction: store._Transaction, id: Any, attribute: str, old: dict, new: dict) -> list[store.Operation]:
-    """As of a patch, if the attribute is what it should be."""
+    """The puts of a patch, if the attribute holds what it should."""
     now = transaction.tx_time
     n = transaction.visible_n(transaction._entity(id, None), now)
     document = {} if n is None else transaction._stored(n)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Decimals, times of day and members of enumerations: `store.py` imports it with the first value of such a type.
 
-Its table of types has a row for each, which says by what they are told apart in documents and in the index.
+The table of types in `store.py` has a row for each of them, whose functions are here: what a value is in a document,
+what it is in the index, and the way back from both.
 """
 
 from __future__ import annotations
