@@ -107,7 +107,7 @@ IDLE_S = 5                            # without a group, then the thread that co
 LOCK_S = 5                            # that a commit waits for other processes, unless `open` is told otherwise
 LOCK_AGAIN_S = 0.0004, 0.004          # between two attempts, rising; SQLite itself waits up to 0.1 s, and some get none
 READ_ON_MAX, READ_ON_BYTES = 1_000, 2 ** 18     # transactions of others that are read one by one, and their bytes
-COUNT_LATER = 200                     # documents of others that the statistics may lack
+COUNT_LATER = 200, 2_000              # documents of others that the statistics may lack: an eighth, within these bounds
 POLL_S = 0.01                         # between two looks for what others have written, where no bells ring
 JOIN_S = 1                            # that a closing node waits for the thread that looks
 EMPTY_AGAIN_S = 0.5                   # between two attempts to empty it while others read
@@ -2119,7 +2119,7 @@ class _Index:
         self._file, execute = file, reader.execute
         self.kinds: dict[Any, int] = {}
         self._read_attributes(execute)
-        self.puts = dict(execute("select a, puts from attributes where a > 0").fetchall())
+        self.puts = self._puts_there(execute)
         self.read_numbers(execute)
         self.numbers, self.uuids = _TwoDicts(IDS_CACHED), _TwoDicts(IDS_CACHED)
         self.plain: dict = {}               # `_plain_key` of an id → its plain version, from `latest` to `committing`
@@ -2146,9 +2146,12 @@ class _Index:
             self.schema = _sibling("store_schema").declared_now(execute)
         self.generation = object()    # another one when plans made before are stale
 
+    def _puts_there(self, execute: Callable) -> dict:
+        return dict(execute("select a, puts from attributes where a > 0").fetchall())
+
     def read_numbers(self, execute: Callable) -> None:
         """The next numbers to be given to UUIDs; only for the writer, whose group may have given some."""
-        least, most = execute("select min(n), max(n) from ids").fetchone()
+        least, most = execute("select (select min(n) from ids), (select max(n) from ids)").fetchone()
         self.next_id, self.next_mention = max(most or 0, 0) + 1, min(least or 0, 0) - 1
 
     def changes_there(self, reader: _Reader) -> int:
@@ -2157,7 +2160,7 @@ class _Index:
 
     def read_on(self, reader: _Reader, before: int, n: int) -> bool:
         """Learns what others have written, with documents up to number n. True if cells may be others now."""
-        changes = self.changes_there(reader)
+        counted, changes = self.counted, self.changes_there(reader)
         if changes // _REDERIVED != self.changes // _REDERIVED:
             self._file.index = _Index(self._file, reader)
             return True
@@ -2166,8 +2169,11 @@ class _Index:
             self._read_attributes(reader.execute)
         if n > before:
             self.uncounted.append(range(before + 1, n + 1))
-            if sum(map(len, self.uncounted)) > COUNT_LATER:
-                self.count_rest(reader)
+        lacking = sum(map(len, self.uncounted))
+        if lacking > COUNT_LATER[0] and self.counted > counted:      # others have written what they counted
+            self.puts, self.uncounted = self._puts_there(reader.execute), [range(self.counted + 1, n + 1)]
+        elif lacking > min(max(COUNT_LATER[0], n // 8), COUNT_LATER[1]):
+            self.count_rest(reader)
         return has_changed
 
     def count_rest(self, reader: _Reader) -> None:
@@ -2787,27 +2793,35 @@ class _SqliteLog(_Log):
                     return
                 self._handed = False
                 self._mutex.wait_for(self._are_all_here, GATHER_S)
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
+                group: list[_Pending] = []
+                self._join(group)
             try:
-                self._commit(group)
+                self._commit(group, may_grow=True)
             finally:
                 self._leave(_Pending([]))
 
-    def _commit(self, group: list[_Pending]) -> None:
-        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait."""
+    def _join(self, group: list[_Pending]) -> None:
+        """Takes what waits into a group."""
+        group += [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX - len(group)))]
+
+    def _commit(self, group: list[_Pending], may_grow: bool = False) -> None:
+        """Commits a group with one sync, each transaction with its own tx_id, and tells those who wait.
+
+        One that may grow takes what has come while it waited for other processes: else that would wait once more.
+        """
         try:
-            self._try_to_commit(group)
+            self._try_to_commit(group, may_grow)
         finally:
             self._crowd = len(group) + len(self._queue)
             _tell(group)
             self._node._announce()
             self._bells.send()
 
-    def _try_to_commit(self, group: list[_Pending]) -> None:
+    def _try_to_commit(self, group: list[_Pending], may_grow: bool = False) -> None:
         """Commits a group, or else each transaction alone: one that fails, fails alone."""
         try:
             self._refuse_if_failed()
-            self._write(functools.partial(self._fill, group))
+            self._write(functools.partial(self._fill, group, may_grow))
         except BaseException as error:
             is_unknown = isinstance(error, Exception) and not isinstance(error, StoreError)
             if is_unknown and len(group) > 1 and not self._file.failed:
@@ -2821,7 +2835,10 @@ class _SqliteLog(_Log):
             for pending in group:
                 pending.tx, pending.error = None, error
 
-    def _fill(self, group: list[_Pending], batch: _Batch) -> None:
+    def _fill(self, group: list[_Pending], may_grow: bool, batch: _Batch) -> None:
+        if may_grow:
+            with self._lock:
+                self._join(group)
         self._file.index.learn_numbers(op.id for pending in group for op in pending.ops)
         for pending in group:
             pending.error = None

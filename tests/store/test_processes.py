@@ -1,10 +1,12 @@
 """Many processes, one file: they write, read and listen, and see one order of transactions."""
+import asyncio
 import collections
 import contextlib
 import os
 import pathlib
 import random
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -135,6 +137,37 @@ def test_a_new_snapshot_sees_what_another_node_was_told_is_written(join):
                 assert node.db(there.db().tx_id - 1).q(NAMED) == node.db(here.db().tx_id - 1).q(NAMED)
     assert one.attribute_stats() == two.attribute_stats() and one.status()["state"] == two.status()["state"]
     assert one.verify() == two.verify() == one.latest_tx.tx_id and one.latest_tx == two.latest_tx
+
+
+def test_what_waits_for_another_process_is_written_with_one_sync(join, tmp_path, monkeypatch):
+    """Of sixteen threads that wait each would wait again behind another process, for as long as all before it."""
+    node, waits, begin_later = join(), threading.Event(), store._File._begin_later
+    monkeypatch.setattr(store._File, "_begin_later", lambda *args: (waits.set(), begin_later(*args)))
+
+    async def submit():
+        first = asyncio.create_task(node.submit([put({"xt/id": 0})]))
+        await asyncio.to_thread(waits.wait, 20)
+        later = [asyncio.create_task(node.submit([put({"xt/id": n})])) for n in (1, 2)]
+        await asyncio.sleep(0)
+        other.execute("rollback")
+        return await asyncio.gather(first, *later)
+    with contextlib.closing(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as other:
+        before = node._file._words[store._HEAD_COMMITS]
+        other.execute("begin immediate")
+        assert [tx.tx_id for tx in asyncio.run(submit())] == [1, 2, 3] and waits.is_set()
+    assert node._file._words[store._HEAD_COMMITS] == before + 1 and node.verify() == 3
+
+
+def test_statistics_are_taken_from_who_has_counted(join):
+    """Each worker would decode again what the others put, or plan its queries for a store that is long gone."""
+    one, two = join(), join()
+    for start in range(0, 3_300, 1_100):
+        one.submit_tx([put({"xt/id": n, f"a{start}": [n, "x"]}) for n in range(start, start + 1_100)])
+        two.submit_tx([put({"xt/id": f"t{start}", "b": start})])
+        counted = two._file.index
+        assert counted.puts[1] + sum(map(len, counted.uncounted)) == (start + 1_100) // 1_100 * 1_101
+    assert two._file.index.counted > 2_000
+    assert one.attribute_stats() == two.attribute_stats() and two.attribute_stats()["a0"] == 2_200
 
 
 def test_a_held_snapshot_stays_the_same_while_another_node_writes(join):
