@@ -105,7 +105,8 @@ OPERATIONS_MAX = 1_000_000            # in one transaction, calls expanded: it i
 GATHER_S = 0.0005                     # that a group waits for the threads of the one before it: about as long as a sync
 IDLE_S = 5                            # without a group, then the thread that commits groups ends
 LOCK_S = 5                            # that a commit waits for other processes, unless `open` is told otherwise
-LOCK_AGAIN_S = 0.0004, 0.004          # between two attempts, rising; SQLite itself waits up to 0.1 s, and some get none
+LOCK_AGAIN_S = 0.0004, 0.004          # between two attempts, rising: who has the lock writes on, at 20 puts a turn
+LOCK_TURN_S = 0.1                     # after that it is tried so often that the moment between two commits is enough
 READ_ON_MAX, READ_ON_BYTES = 1_000, 2 ** 18     # transactions of others that are read one by one, and their bytes
 COUNT_LATER = 200, 2_000              # documents of others that the statistics may lack: an eighth, within these bounds
 POLL_S = 0.01                         # between two looks for what others have written, where no bells ring
@@ -871,7 +872,7 @@ class Node:
             latest = file.catch_up()
         if tx_id is None and tx_time is None:
             vt = self._clock() if valid_time is None else _given_micros(valid_time, "valid_time")
-            return Db(self, file, latest.time if vt < latest.time and valid_time is None else vt, latest)
+            return Db(self, file, vt if vt > latest.time or valid_time is not None else latest.time, latest)
         point, vt = self._point(None if tx_id is None else _tx_id(tx_id), tx_time, latest)
         return Db(self, file, vt if valid_time is None else _given_micros(valid_time, "valid_time"), point)
 
@@ -1571,15 +1572,15 @@ class _File:
 
     def _begin_later(self, error: sqlite3.OperationalError) -> None:
         """Begins once nobody else writes."""
-        end, pause_s = time.monotonic() + (self._timeout_s or 0), LOCK_AGAIN_S[0]
+        began, pause_s = time.monotonic(), LOCK_AGAIN_S[0]
         while not self.writer.connection.in_transaction:
             if _code(error) != sqlite3.SQLITE_BUSY:
                 raise error
-            if time.monotonic() > end:
+            if (waited_s := time.monotonic() - began) > (self._timeout_s or 0):
                 raise LockedError(f"Another program holds the write lock of {self.path}. Nothing was written; "
                                   "try again.")
             time.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(1.3 * pause_s, LOCK_AGAIN_S[1])
+            pause_s = min(1.3 * pause_s, LOCK_AGAIN_S[1]) if waited_s < LOCK_TURN_S else LOCK_AGAIN_S[0] / 4
             try:
                 self.writer.execute("begin immediate")
             except sqlite3.OperationalError as again:
@@ -2839,7 +2840,9 @@ class _SqliteLog(_Log):
         if may_grow:
             with self._lock:
                 self._join(group)
-        self._file.index.learn_numbers(op.id for pending in group for op in pending.ops)
+        ids = [op.id for pending in group for op in pending.ops]
+        if len(ids) > 1:
+            self._file.index.learn_numbers(ids)
         for pending in group:
             pending.error = None
             pending.tx = self._append(pending, batch)
@@ -3280,9 +3283,11 @@ class _Batch:
 
     def _insert(self, table: str, rows: list) -> None:
         if rows:
-            chunks, rest = _chunks(rows)
-            for chunk in chunks:
-                self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
+            rest = rows
+            if len(rows) >= ROWS_A_STATEMENT[-1]:
+                chunks, rest = _chunks(rows)
+                for chunk in chunks:
+                    self._execute(_insert_sql(table, len(rows[0]), len(chunk)), [*itertools.chain.from_iterable(chunk)])
             self._many(_insert_sql(table, len(rows[0]), 1), rest)
             rows.clear()
 
@@ -3487,8 +3492,6 @@ def _chunks(rows: Any) -> tuple[list, list]:
     a few large statements are faster. Few lengths are few statements to keep.
     """
     chunks: list[list] = []
-    if len(rows) < ROWS_A_STATEMENT[-1]:
-        return chunks, rows
     start = 0
     for length in ROWS_A_STATEMENT:
         while len(rows) - start >= length:
@@ -3745,10 +3748,10 @@ class Db:
 
     def _answer(self, ask: Callable, *rest: Any) -> Any:
         """What ask(reader, mode, *rest) gives, asked in the cheapest mode that is right for this snapshot."""
-        file, is_recent = self._file, self._vt >= self._point.time
+        file, point = self._file, self._point
+        mark, is_recent = point.mark, self._vt >= point.time
         reader = file.borrow()
         try:
-            mark = self._point.mark
             if is_recent and file.words[_HEAD_MARK] == mark:
                 answer = ask(reader, _NOW, *rest)
                 if file.words[_HEAD_MARK] == mark:
@@ -3877,17 +3880,18 @@ class Db:
 
     def _at_hand(self, id: Any) -> dict | None:
         """The document of an entity, without a statement, if its number here and it are in memory; else None."""
-        file, key = self._file, _plain_key(id)
+        file, key, n = self._file, _plain_key(id), None
         if key is None:
             return None
-        n = self._past.get(key) if self._past is not None and self._evictions == file.evictions else None
-        if n is not None and file.words[_HEAD_MARK] != file.latest.mark:      # others may have evicted it
-            n = None
+        if self._past is not None and self._evictions == file.evictions \
+                and file.words[_HEAD_MARK] == file.latest.mark:       # else others may have evicted it
+            n = self._past.get(key)
         if n is None:
             n = file.index.plain.get(key)
             if n is None or not self._is_now():
                 return None
-        return file.document_at_hand(n)
+        kept = file.documents.get(n)
+        return kept and kept[0]
 
     def _all_at_hand(self, ids: list) -> list:
         """`_at_hand` of many: one pass where all are UUIDs of plain versions that are in memory."""
