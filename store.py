@@ -146,8 +146,6 @@ GROUP_TERMS = 100                     # conditions in a row; SQLite takes expres
 NESTED_SELECTS = 5                    # of `not` in `not`; SQLite's parser gives up at some twenty
 NESTED_MAX = 120                      # of lists, tuples and dicts in a query; Python and SQLite recurse over them
 RECTS_READ = 8                        # rectangles of an entity that a transaction reads at once: it seldom needs more
-SOUGHT_COUNTED = 8_192                # entities that may have the words, counted before a plan is chosen: some 2 ms
-SOUGHT_WALK = 4                       # what makes another beginning of a search cheaper: it has to read each document
 STEPS = 10_000                        # of SQLite's machine between two looks at the clock: below 1 % of a query's time
 LISTEN_BATCH = 64                     # transactions that a listener reads at once, before the loop gets a turn
 NOTICE_BYTES_MAX = 7_900              # of a notice, which nothing stores: PostgreSQL takes less than 8,000
@@ -1065,6 +1063,13 @@ def _sibling(name: str) -> Any:
         return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
     except ModuleNotFoundError as error:
         raise StoreError(f"This needs {name}.py beside {__file__} ({error}).") from None
+
+
+def _sibling_if_there(name: str) -> Any:
+    """A module beside this one, or None."""
+    with contextlib.suppress(StoreError):
+        return _sibling(name)
+    return None
 
 
 _NODES: weakref.WeakSet[Node] = weakref.WeakSet()
@@ -3504,6 +3509,14 @@ _MENTION_KIND = 1 << _UUID[0] + 2
 _UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
 
 
+def _kind_of(value: Any) -> int:
+    """The bit of a value's cells; all bits for what no document can hold, which is refused later."""
+    try:
+        return _UUID_KIND if type(value) is uuid.UUID else _kind_bit(_cell(value))
+    except StoreError:
+        return _ANY_KIND
+
+
 def _kind_bit(cell: Any) -> int:
     """One bit for each type of cell, so that statistics know whether an attribute's values are of one type."""
     if type(cell) is int:
@@ -3729,7 +3742,8 @@ class Db:
 
         With `analyze` it is asked, and each step says how many rows there are after it and what it took, in ms.
         """
-        return self._answer(_explained, self, _parsed(query, args, self._node, check_arity=analyze), args, analyze)
+        parsed = _parsed(query, args, self._node, check_arity=analyze)
+        return self._answer(_sibling("store_advice").explained, self, parsed, args, analyze)
 
     def table(self, query: dict[str, Any], *args: Any) -> Any:
         """The answers of `q` as a table that a terminal and a notebook show; store_tables.py, beside this file."""
@@ -4507,10 +4521,12 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     if counted is not None and not (is_grouped and all(map(_is_var, counted))):
         raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in "
                          "find.")
+    searched = _sibling("store_text").searched(where, ins, order if limit is not None else ()) \
+        if any(isinstance(clause, _Search) for clause, _ in _every(where)) else ()
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
                      is_grouped and counted is None or is_page and not is_grouped, is_one, _refs(where, ins),
-                     sources, counted, query, _searched(where, ins, order if limit is not None else ()),
+                     sources, counted, query, searched,
                      _watched(where, ins), {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
@@ -4570,7 +4586,7 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
         is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
         return _Find("pull", element[1], element, pattern, is_telling)
     if type(element) is list and len(element) > 1 and type(element[0]) is str and (
-            element[0] == "pull" or element[0] in FUNCTIONS or element[0] in AGGREGATES):
+            element[0] == "pull" or element[0] in _functions() or element[0] in AGGREGATES):
         raise QueryError(f"find: {_short(element)} is a list; a call is a tuple: ({_short(element[0])}, …).")
     if not is_call and type(element) not in _MAKERS:
         raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
@@ -4587,11 +4603,12 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
 
 def _no_function(head: Any) -> QueryError:
     return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself "
-                      f"into the query.{_meant(head, (*FUNCTIONS, *AGGREGATES))}")
+                      f"into the query.{_meant(head, (*_functions(), *AGGREGATES))}")
 
 
 # The collections in find are made anew for each row.
-_MAKERS: dict[Any, str] = {list: "vector", set: "hash-set", dict: "hash-map"}
+_MAKERS: dict[Any, Callable] = {list: lambda *v: list(v), set: lambda *v: set(v),
+                                dict: lambda *v: dict(zip(v[::2], v[1::2]))}
 
 
 def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
@@ -4601,7 +4618,7 @@ def _find_term(term: Any, functions: Mapping[str, Callable]) -> Any:
         registered = functions.get(term[0]) if type(term[0]) is str else None
         head, args = registered if getattr(registered, "is_aggregate", False) else term[0], term[1:]
     elif type(term) in _MAKERS:
-        head = FUNCTIONS[_MAKERS[type(term)]]
+        head = _MAKERS[type(term)]
         args = tuple(itertools.chain.from_iterable(term.items())) if type(term) is dict else term
     else:
         return term if _is_var(term) else _Const(term)
@@ -4615,9 +4632,9 @@ def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
                          "aggregate.")
     if type(head) is not str or head in functions or _is_var(head) or head in ("if", "aggregate"):
         return
-    if head not in FUNCTIONS and head not in AGGREGATES:
+    if head not in _functions() and head not in AGGREGATES:
         raise _no_function(head)
-    if head in AGGREGATES and (len(term) == 1 or head not in FUNCTIONS and len(term) > 3):
+    if head in AGGREGATES and (len(term) == 1 or head not in _functions() and len(term) > 3):
         raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
     if head not in AGGREGATES:
         _check_arity(head, len(term) - 1, term)
@@ -4750,7 +4767,7 @@ class _ClauseParser:
         if type(clause) is list and clause:
             if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
                 if clause[0][0] == "text-search" and "text-search" not in self._functions:
-                    return self._search(clause)
+                    return _sibling("store_text").clauses(clause, self._of, self._argument)
                 return (self._call_clause(clause),)
             return self._triple(clause)
         if type(clause) is tuple and clause and type(clause[0]) is str:
@@ -4767,7 +4784,7 @@ class _ClauseParser:
             return " A clause stands by itself, without another list around it, and a call is a tuple: [(f, …)]."
         if type(head) is str and (head in self._special or head in self._heads):
             return f" It is a tuple: ({_short(head)}, …)."
-        return f" A call is a tuple: [({_short(head)}, …)]." if type(head) is str and head in FUNCTIONS else ""
+        return f" A call is a tuple: [({_short(head)}, …)]." if type(head) is str and head in _functions() else ""
 
     def _triple(self, clause: list) -> tuple[_Clause, ...]:
         """A triple, and before it one that finds its entity, where a lookup ref stands for that."""
@@ -4814,21 +4831,6 @@ class _ClauseParser:
         binding = _parse_binding(clause[1], _short(clause))
         return _Bind(clause, (call, *binding.vars), required=_FIRST, name=binding.shape)
 
-    def _search(self, clause: list) -> tuple[_Clause, ...]:
-        """What a search says, as a triple and a test, and before these where it may begin."""
-        call, binding = clause[0], _parse_binding(clause[1], _short(clause)) if len(clause) == 2 else None
-        if binding is None or binding.shape != "relation" or len(binding.vars) > 2 or len(call) != 3 \
-                or type(call[1]) is not str or _is_var(call[1]):
-            raise QueryError(f"{_short(clause)}: wanted [(\"text-search\", \"attribute\", words), [[\"?entity\", "
-                             "\"?text\"]]], where ?text may be left out.")
-        if self._of:
-            raise QueryError(f"{_short(clause)} searches the query's own snapshot, not {self._of}; let it stand "
-                             "outside.")
-        (e, v, *_), words = (*binding.vars, _fresh()), self._argument(call[2], clause)
-        test = _Test(clause, (_Call(_has_words, (v, words)),), required=_FIRST)
-        return (_Search(clause, (e, words), required=frozenset((1,)), name=call[1]),
-                _Triple([e, call[1], v], (e, v), name=call[1]), test)
-
     def _call(self, call: tuple, clause: Any) -> _Call:
         head, *args = call
         if head == "q" and type(head) is str:
@@ -4843,7 +4845,7 @@ class _ClauseParser:
             return arg
         if arg == "_" and type(arg) is str:
             raise QueryError(f"{_short(clause)}: a blank cannot be an argument; wanted a variable or a value.")
-        if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in FUNCTIONS):
+        if type(arg) is tuple and arg and (callable(arg[0]) or type(arg[0]) is str and arg[0] in _functions()):
             return self._call(arg, clause)
         return _Const(arg)
 
@@ -4879,7 +4881,7 @@ class _ClauseParser:
                 raise QueryError(f"{_short(clause)} is not a clause; a triple is a list: [{_short(name)}, attribute, "
                                  "value].")
             known = ", ".join(sorted(map(str, self._heads))) or "none"
-            way = (f" A test stands in a list: [{_short(clause)}]." if name in FUNCTIONS else
+            way = (f" A test stands in a list: [{_short(clause)}]." if name in _functions() else
                    " Another snapshot is named in \"in\"." if name.startswith("$") else _meant(name, self._heads))
             raise QueryError(f"{_short(clause)} calls the rule {_short(name)}, which \"rules\" does not define. "
                              f"Defined: {known}.{way}")
@@ -4921,11 +4923,9 @@ def _join_vars(clause: tuple) -> tuple[set, set]:
     return set(required), set(required) | set(free)
 
 
-_TAKE_ONE = frozenset(("=", "==", "!=", "not=", "identical?", "<", "<=", ">", ">=", "-", "/", "min", "max"))
-#           These built-ins need an argument, although their signature would take none.
 _ARITIES: dict[str, tuple[float, float]] = {
     "created-before": (2, 2), "created-after": (2, 2), "get-attr": (2, 3), "get-start-valid-time": (1, 1),
-    "get-end-valid-time": (1, 2), "float": (1, 1), "double": (1, 1), "int": (1, 1), "long": (1, 1), "set": (1, 1)}
+    "get-end-valid-time": (1, 2)}
 
 
 def _check_arity(head: str, count: int, clause: Any) -> None:
@@ -4941,15 +4941,15 @@ def _arity(head: str) -> tuple[float, float]:
     """The least and the greatest number of arguments of a built-in function; any, of what is none."""
     if head in _ARITIES:
         return _ARITIES[head]
-    if head not in FUNCTIONS:
+    if head not in _functions():
         return 0, math.inf
     try:
-        parameters = inspect.signature(FUNCTIONS[head]).parameters.values()
+        parameters = inspect.signature(_functions()[head]).parameters.values()
     except ValueError:                # some functions in C have no signature
         return 0, math.inf
     least = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
     most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
-    return max(least, head in _TAKE_ONE), most
+    return least, most
 
 
 # What a query asks for must be bound by something.
@@ -5170,7 +5170,7 @@ class _In(_Clause):
 
 def _identical_to(source: Any, term: Any, var: str) -> _Bind:
     """A clause that binds a variable to what is known already."""
-    return _Bind(source, (_Call("identity", (term,)), var), required=_FIRST, name="scalar")
+    return _Bind(source, (_Call(_itself, (term,)), var), required=_FIRST, name="scalar")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -5240,18 +5240,6 @@ def _refs(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple[int, ...]:
     entities = {clause.e for clause, _ in _every(where) if isinstance(clause, _Triple) and _is_var(clause.e)}
     return tuple(place for place, binding in enumerate(ins)
                  if binding.shape in ("scalar", "collection") and binding.vars[0] in entities)
-
-
-def _searched(where: tuple[_Clause, ...], ins: tuple[_Binding, ...], page: tuple) -> tuple:
-    """The sources of a query's search words, and if their entities are counted before a plan is chosen.
-
-    They are not where a page of the newest is asked for, and nothing else is known of them: it begins with the search.
-    """
-    scalars, _ = _scalars(ins)
-    rivals = {clause.e for clause in where if type(clause) is _Triple and _known_spec(scalars, clause.v)}
-    found = {_known_spec(scalars, clause.words): len(page) != 1 or page[0][0] != clause.e or clause.e in rivals
-             for clause, _ in _every(where) if isinstance(clause, _Search)}
-    return tuple((spec, is_counted) for spec, is_counted in found.items() if spec)
 
 
 class _Statement(NamedTuple):
@@ -5374,7 +5362,7 @@ class _Plan(NamedTuple):
     tables: tuple                     # the temporary tables: (name, the statements that make it)
     calls: list                       # of functions: (call, its variables, the binding that takes the result apart)
     attributes: tuple                 # where hashed values may come from
-    doubts: tuple                     # what in the query can find nothing: (level to log it at, a sentence)
+    vain: tuple                       # the triples that can find nothing
     notes: list                       # the clauses in their order
     main: _Statement                  # brings the rows
     row: _Row
@@ -5559,7 +5547,7 @@ class _Joiner:
         if kind is _Fact:
             return self.triple_cost(clause, block) if clause.a else self.fact_cost(clause, block)
         if kind is _Search:
-            return self.search_cost(clause, block)
+            return _sibling("store_text").cost(clause, self, block)
         if kind is _Test or kind is _Range:
             return _FILTERS
         if kind is _Bind:
@@ -5593,15 +5581,6 @@ class _Joiner:
             return _PROBE if v else _ONE_VALUE * (1 if a else max(rows / max(self.shared.estimate("xt/id")[0], 1), 1))
         rows, count = (rows / count, 1) if a else (rows, count)
         return _SEARCH + (count if v else rows * _WHOLE)
-
-    def search_cost(self, clause: _Search, block: _Block) -> float:
-        if self.is_bound(clause.e, block):
-            return _FILTERS
-        count, rows = self.sizes.get(_known_spec(self.scalars, clause.words)), self.shared.estimate(clause.a)[0]
-        if count == math.inf:         # nothing to look up: all entities may have the words, and one can walk UUIDs
-            index = self.shared.file.index
-            return math.inf if index.has_text_ids or self.shared.kinds("xt/id") & _SMALL_KIND else rows * _WHOLE
-        return math.inf if count is None else max(count, rows / SOUGHT_WALK) if count == SOUGHT_COUNTED else count
 
     # Joining one clause
 
@@ -5704,24 +5683,6 @@ class _Joiner:
             if _is_var(term) and not self.is_bound(term, block):
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
 
-    def _join_search(self, block: _Block, clause: _Search, needed: frozenset[str]) -> None:
-        """The entities that may have the words; nothing, if the entity is known before."""
-        if self.is_bound(clause.e, block):
-            return
-        shared, c, words = self.shared, self.shared.name("c"), _known_spec(self.scalars, clause.words)
-        bounds = [f"{sign} {self.text.param(*known)}" for sign, known in self.walked[2] if clause is self.walked[0]]
-        if self.sizes[words] == math.inf:
-            source = " and n ".join(["select n as e from ids where n > 0", *bounds])
-        else:
-            match = self.text.param("sought", *words or ())
-            source = _sibling("store_text").rows_sql(match, shared.file.index.has_text_ids, bounds)
-        if shared.is_over:
-            source = f"select e from ({source}) union select e from temp.touched"
-        elif clause is self.walked[0]:        # without a limit SQLite drops the order
-            source, block.is_walked = source + f" order by e{self.walked[1]} limit -1", True
-        block.froms.append(f"({source}) {c}")
-        block.bound[clause.e], block.kinds[clause.e] = f"+{c}.e", shared.kinds("xt/id")
-
     def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> str:
         call = clause.call
         is_flat = type(call.head) is str and len(call.args) <= GROUP_TERMS and not any(
@@ -5816,8 +5777,9 @@ class _Joiner:
         return _Block([table], bound, owners, kinds)
 
     _JOIN: dict[type, Callable] = {
-        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Search: _join_search, _Test: _join_test,
-        _Bind: _join_bind, _Not: _join_not, _Or: _join_or,
+        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Test: _join_test, _Bind: _join_bind,
+        _Not: _join_not, _Or: _join_or,
+        _Search: lambda joiner, block, clause, needed: _sibling("store_text").join(joiner, block, clause),
         _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
 
@@ -6135,8 +6097,8 @@ class _Shaper:
         where = self._where = shared.rules.expand(parsed.where, parsed.is_bag)
         totals = self._totals(where)
         late = () if shared.is_over or totals or parsed.counted is not None else self._late(where)
-        self._check_searches(where)
-        joiner.walked = self._newest(where)
+        if any(isinstance(clause, _Search) for clause in _all_clauses(where, parsed.rules)):
+            joiner.walked = _sibling("store_text").beginning(where, joiner)
         schema = None if shared.is_over or joiner.walked[0] else shared.file.index.schema
         if schema and schema.composites:
             self._index = _sibling("store_schema").best_index(schema, where, parsed, joiner, self._kinds_of)
@@ -6180,46 +6142,17 @@ class _Shaper:
         """The first fields of a plan."""
         triples = [clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple)]
         named = [] if self._shared.is_over else [t for t in triples if t.a]       # what is supposed is in no statistics
-        doubts = map(self._doubt, named)
+        vain = tuple(triple for triple in named if self._is_vain(triple))
         return (tuple(self._before), tuple(self._shared.tables), self._shared.calls,
-                tuple(dict.fromkeys(triple.a for triple in triples)),
-                tuple(dict.fromkeys(doubt for doubt in doubts if doubt)), self._shared.notes)
+                tuple(dict.fromkeys(triple.a for triple in triples)), vain, self._shared.notes)
 
-    def _check_searches(self, where: tuple[_Clause, ...]) -> None:
-        texts = self._shared.file.index.texts
-        for clause in _all_clauses(where, self._parsed.rules):
-            if isinstance(clause, _Search) and clause.a not in texts:
-                raise QueryError(f"{_short(clause.source)}: {_short(clause.a)} is not searched for words here; name it "
-                                 f"when the store is opened: open(…, text=[{_short(clause.a)}]). Named so far: "
-                                 f"{', '.join(sorted(texts)) or 'none'}.")
-
-    def _doubt(self, triple: _Triple) -> tuple[int, str] | None:
-        """Why a triple finds nothing: no document has its attribute, or its value's type in that attribute."""
-        known, kinds = self._shared.file.index.attributes, self._shared.kinds(triple.a)
+    def _is_vain(self, triple: _Triple) -> bool:
+        """Whether a triple finds nothing: no document has its attribute, or its value's type in that attribute."""
+        kinds, v = self._shared.kinds(triple.a), triple.v
         if not kinds and triple.a.startswith(":"):
             raise QueryError(f"The clause {_short(triple.source)} has {_short(triple.a)} for its attribute, which no "
                              f"document has; attributes are plain strings: {_short(triple.a[1:])}.")
-        name = triple.source[1]
-        if not kinds and type(name) is str and self._shared.kinds(name):
-            return logging.WARNING, f"no document has {triple.a}, which {name} follows backwards; {{{name!r}}} does not"
-        if not kinds and triple.a in self._shared.file.expected:
-            return logging.DEBUG, f"no document has {triple.a}"
-        if not kinds:
-            had = [a for a in known if self._shared.kinds(a)]
-            if alike := difflib.get_close_matches(triple.a, had, 1, 0.8):
-                return logging.WARNING, f"no document has {triple.a}; {alike[0]} is an attribute"
-            space, slash, _ = triple.a.partition("/")
-            is_begun = any(a.startswith(space + slash) for a in had) if slash else bool(had)
-            return logging.INFO if is_begun else logging.DEBUG, f"no document has {triple.a}"
-        if type(triple.v) is not _Const:
-            return None
-        value = triple.v.value
-        try:
-            bit = _UUID_KIND if type(value) is uuid.UUID else _kind_bit(_cell(value))
-        except StoreError:            # the run refuses it
-            return None
-        like = f"a {type(value).__name__} like {_short(value)}"
-        return None if bit & kinds else (logging.WARNING, f"no document has {like} in {triple.a}")
+        return not kinds or type(v) is _Const and not kinds & _kind_of(v.value)
 
     # What is read from documents (`join`, `q2` and `q4` in bench/store.py)
 
@@ -6357,26 +6290,6 @@ class _Shaper:
         least = min(self._joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
         is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
         return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
-
-    def _newest(self, where: tuple[_Clause, ...]) -> tuple[Any, str, list]:
-        """A search to begin with, the order of creation that is wanted, and bounds: it stops when the page is full.
-
-        Something else that is known of its entity may be rarer: then what that finds is looked through.
-        """
-        parsed, joiner = self._parsed, self._joiner
-        var, is_descending = parsed.order[0] if len(parsed.order) == 1 else (None, False)
-        searches = [clause for clause in where if type(clause) is _Search and clause.e == var]
-        if len(searches) != 1 or parsed.limit is None or self._shared.is_over or var in joiner.scalars \
-                or parsed.is_grouped:
-            return None, "", []
-        cost = joiner.search_cost(searches[0], _Block())
-        others = [joiner.triple_cost(clause, _Block()) for clause in where
-                  if type(clause) is _Triple and clause.e == var]
-        calls = [clause.call for clause in where if type(clause) is _Test and clause.call.args[:1] == (var,)]
-        bounds = [("<" if call.head == "created-before" else ">", known) for call in calls
-                  if call.head in ("created-before", "created-after")
-                  and (known := _known_spec(joiner.scalars, call.args[1]))]
-        return (searches[0], " desc" * is_descending, bounds) if cost <= SOUGHT_WALK * min(others) else (None, "", [])
 
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
         """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
@@ -6681,33 +6594,6 @@ def _lazy(db: Db, parsed: _Parsed, args: tuple) -> Iterator[Iterator[Any]]:
         yield answers
 
 
-def _explained(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, analyze: bool) -> str:
-    nothing = tuple(db if binding.shape == "source" else None for binding in parsed.ins)
-    with _Run(db, reader, mode, parsed, args or nothing) as run:
-        plan = run.plan
-    lines = ["clauses in their order:", *(f"  {_short(note)}" for note in plan.notes)]
-    lines += [f"in vain: {doubt}" for _, doubt in plan.doubts]
-    if plan.late:
-        lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in plan.late)]
-    for statement in (*_statements(plan.before, set()), *(plan.arms or (plan.main,))):
-        lines += ["SQL:", f"  {statement.sql}"]
-        if not plan.tables:
-            steps = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest).fetchall()
-            lines += ["SQLite's plan:", *(f"  {row[3]}" for row in steps)]
-    measured = _sibling("store_tables").measured(reader, mode, db, parsed, args) if analyze else ()
-    return "\n".join([*lines, *measured])
-
-
-def _statements(parts: Iterable[_Statement | _Filling], told: set) -> Iterator[_Statement]:
-    """All the statements that fill rules' tables, each filling once."""
-    for part in parts:
-        if isinstance(part, _Statement):
-            yield part
-        elif part not in told:
-            told.add(part)
-            yield from _statements((*part.first, *part.rounds), told)
-
-
 # One execution
 
 
@@ -6765,11 +6651,8 @@ class _Run:
             except RecursionError:
                 raise QueryError("The query's rules lead too deep into each other to be planned; use fewer.") from None
             found = parsed.plans[key] = generation, plan
-            told = self.db._node._told
-            for doubt in plan.doubts:                 # is logged once
-                if doubt not in told and len(told) < PLANS_CACHED:
-                    told.add(doubt)
-                    log.log(doubt[0], "a query asks in vain: %s", doubt[1])
+            if plan.vain and (advice := _sibling_if_there("store_advice")):
+                advice.tell(self.db._node._told, self.file, plan.vain)
         return found[1]
 
     def numbered_attributes(self) -> dict[str, Any]:
@@ -6787,7 +6670,8 @@ class _Run:
             if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
         sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
-        sizes += [(spec, self._sought(spec, is_counted)) for spec, is_counted in self.parsed.searched]
+        sizes += [(spec, _sibling("store_text").size(self, spec, is_counted))
+                  for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         modes = tuple((name, self.mode_of(name, self.args[place])) for name, place in self.parsed.sources.items())
         return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
@@ -6814,20 +6698,6 @@ class _Run:
                     "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
                     (number, *self.bounds(tests, kind), COUNTED_MAX + 1)).fetchone()[0]
         return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
-
-    def _sought(self, spec: tuple, is_counted: bool) -> float:
-        """How many entities may have the words, roughly, or many; infinite where the index of texts cannot tell."""
-        words = _known_value(self, spec)
-        if words is None and not self.args or not self.file.index.texts:
-            return math.inf
-        text = _sibling("store_text")
-        if not (match := text.sought(words).match):
-            return math.inf
-        if not is_counted:
-            return SOUGHT_COUNTED
-        rows = f"select 1 from ({text.rows_sql('?1')}) limit {SOUGHT_COUNTED}"
-        count = self.reader.execute(f"select count(*) from ({rows})", (match,)).fetchone()[0]
-        return count if count == SOUGHT_COUNTED else 8 ** ((count.bit_length() + 2) // 3)
 
     def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
         """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
@@ -6892,7 +6762,7 @@ class _Run:
         """A comparison of two cells by their values, for SQL. What is hashed has no order."""
         if any(type(cell) is bytes and cell[0] >= _LONG for cell in (one, other)):
             return False
-        return FUNCTIONS[operator](self.cells.value(one), self.cells.value(other))
+        return _COMPARISONS[operator](self.cells.value(one), self.cells.value(other))
 
     def execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
@@ -7223,7 +7093,7 @@ class _Calls:
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
         function = functools.partial(self._subquery, self._snapshot(of)) if head == "q" else self.function(head, of)
-        if head in FUNCTIONS and head not in self.run.db._node.functions:
+        if head in _functions() and head not in self.run.db._node.functions:
             function = _named(function, call)
         if vars == args:
             return lambda values: function(*values)
@@ -7254,7 +7124,7 @@ class _Calls:
             return head
         if head in _SNAPSHOT:
             return functools.partial(_SNAPSHOT[head], self._snapshot(of))
-        function = self.run.db._node.functions.get(head) or FUNCTIONS.get(head)
+        function = self.run.db._node.functions.get(head) or _functions().get(head)
         if function is None:
             raise _no_function(head)
         return function
@@ -7704,9 +7574,9 @@ _Ordered = functools.cmp_to_key(_compare)     # a value in the order of order-by
 
 # ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────
 #
-# The names that a query may use: those of Clojure that XTDB's users know, for Python's values. Anything else is a
-# callable in the query itself, or was given to `open`. Equality and order are those of values, but for numbers: whole
-# ones and floats compare as numbers.
+# The names that a query may use: aggregates and comparisons here, in store_functions.py those of Clojure that XTDB's
+# users know. Anything else is a callable in the query itself, or was given to `open`. Equality and order are those of
+# values, but for numbers: whole ones and floats compare as numbers.
 
 
 def _is_true(value: Any) -> bool:
@@ -7780,19 +7650,19 @@ def _as_set(values: list) -> Any:
         return values
 
 
-def _same(*values: Any) -> bool:
+def _same(one: Any, *others: Any) -> bool:
     """Whether all are equal: numbers as numbers, other values only to those of their type."""
-    return len({("number", value) if type(value) in _NUMBERS else _key_of(value) for value in values}) == 1
+    return len({("number", value) if type(value) in _NUMBERS else _key_of(value) for value in (one, *others)}) == 1
 
 
-def _identical(*values: Any) -> bool:
+def _identical(one: Any, *others: Any) -> bool:
     """Whether all are equal and of one type, as they must be to join."""
-    return len(set(map(_key_of, values))) == 1
+    return len(set(map(_key_of, (one, *others)))) == 1
 
 
 def _in_order(operator: Callable[[Any, Any], bool]) -> Callable[..., bool]:
-    return lambda *values: all(_comparable(one, other) and operator(_compare(one, other), 0)
-                               for one, other in zip(values, values[1:]))
+    return lambda first, *others: all(_comparable(one, other) and operator(_compare(one, other), 0)
+                                      for one, other in zip((first, *others), others))
 
 
 def _twins(value: Any) -> list:
@@ -7808,120 +7678,20 @@ def _comparable(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one is not None or type(one) in _NUMBERS and type(other) in _NUMBERS
 
 
-def _quotient(one: Any, other: Any) -> Any:
-    quotient = abs(one) // abs(other)
-    return quotient if (one < 0) == (other < 0) else -quotient
-
-
-def _nth(values: Any, place: int, *default: Any) -> Any:
-    return values[place] if 0 <= place < len(values) else default[0] if default else None
-
-
-def _get(collection: Any, key: Any, default: Any = None) -> Any:
-    if isinstance(collection, dict):
-        return collection.get(key, default)
-    if isinstance(collection, (list, tuple, str)):
-        return collection[key] if type(key) is int and 0 <= key < len(collection) else default
-    return key if collection is not None and key in collection else default
-
-
-def _contains(collection: Any, key: Any) -> bool:
-    if isinstance(collection, (list, tuple)) and type(key) is int:
-        return 0 <= key < len(collection)
-    return key in (collection or ())
-
-
-def _text(*values: Any) -> str:
-    return "".join("" if value is None else value if type(value) is str else
-                   str(value).lower() if type(value) is bool else str(value) for value in values)
-
-
-def _join(*args: Any) -> str:
-    separator, parts = args if len(args) == 2 else ("", *args)
-    return separator.join(map(_text, parts))
-
-
-def _re_result(found: Any) -> Any:
-    return None if found is None else found.group() if not found.groups() else [found.group(), *found.groups()]
-
-
-def _is_a(*types: type) -> Callable[[Any], bool]:
-    return lambda value: type(value) in types
-
-
-def _has_words(value: Any, words: Any) -> bool:
-    """Whether a value is a text with these words."""
-    return _sibling("store_text").has_words(value, words)
-
-
-
-_ARITHMETIC: dict[str, Callable] = {
-    "+": lambda *n: sum(n), "-": lambda *n: -n[0] if len(n) == 1 else functools.reduce(operator.sub, n),
-    "*": lambda *n: math.prod(n), "/": lambda *n: functools.reduce(_ratio, n if len(n) > 1 else (1, *n)),
-    "quot": _quotient, "rem": lambda one, other: one - other * _quotient(one, other), "mod": operator.mod, "abs": abs,
-    "inc": lambda n: n + 1, "dec": lambda n: n - 1, "range": lambda *n: list(range(*n)),
-    "max": lambda *n: max(n, key=_Ordered), "min": lambda *n: min(n, key=_Ordered), "rand-int": random.randrange,
-    "zero?": lambda n: n == 0, "pos?": lambda n: n > 0, "neg?": lambda n: n < 0,
-    "even?": lambda n: n % 2 == 0, "odd?": lambda n: n % 2 == 1,
-    "double": float, "float": float, "long": int, "int": int,
-}
-
 _COMPARISONS: dict[str, Callable] = {
-    "=": _same, "not=": lambda *values: not _same(*values), "==": _identical, "identical?": _identical,
-    "!=": lambda *values: not _identical(*values), "-differ?": lambda *values: not _identical(*values),
-    "compare": _compare,
+    "=": _same, "not=": lambda one, *others: not _same(one, *others), "==": _identical, "identical?": _identical,
+    "!=": lambda one, *others: not _identical(one, *others), "compare": _compare,
     "<": _in_order(operator.lt), "<=": _in_order(operator.le),
     ">": _in_order(operator.gt), ">=": _in_order(operator.ge),
 }
 
-_LOGIC: dict[str, Callable] = {
-    "and": lambda *v: next((one for one in v if not _is_true(one)), v[-1] if v else True),
-    "or": lambda *v: next((one for one in v if _is_true(one)), v[-1] if v else None),
-    "not": lambda v: not _is_true(v), "boolean": _is_true, "any?": lambda v: True,
-    "if": lambda test, then, other=None: then if _is_true(test) else other,
-    "nil?": lambda v: v is None, "some?": lambda v: v is not None,
-    "true?": lambda v: v is True, "false?": lambda v: v is False,
-    "number?": _is_a(*_NUMBERS), "integer?": _is_a(int), "int?": _is_a(int),
-    "float?": _is_a(float), "double?": _is_a(float),
-    "string?": _is_a(str), "boolean?": _is_a(bool), "uuid?": _is_a(uuid.UUID), "inst?": _is_a(dt.datetime, dt.date),
-    "map?": _is_a(dict), "set?": _is_a(set, frozenset), "vector?": _is_a(list, tuple),
-    "coll?": _is_a(list, tuple, dict, set, frozenset),
-    "identity": lambda v: v, "ground": lambda v: v, "constantly": lambda v: lambda *_: v,
-}
 
-_TEXTS: dict[str, Callable] = {
-    "str": _text, "subs": lambda text, start, end=None: text[start:end],
-    "lower-case": str.lower, "upper-case": str.upper, "capitalize": str.capitalize,
-    "starts-with?": str.startswith, "ends-with?": str.endswith,
-    "includes?": lambda text, part: part in text, "has-words?": _has_words, "trim": str.strip,
-    "blank?": lambda text: not text or text.isspace(),
-    "join": _join, "split": lambda text, pattern: re.split(pattern, text),
-    "replace": lambda text, old, new: re.sub(old, new, text) if isinstance(old, re.Pattern) else text.replace(old, new),
-    "re-pattern": re.compile,
-    "re-find": lambda pattern, text: _re_result(re.search(pattern, text)),
-    "re-matches": lambda pattern, text: _re_result(re.fullmatch(pattern, text)),
-    "re-seq": lambda pattern, text: list(map(_re_result, re.finditer(pattern, text))),
-}
+@functools.cache
+def _functions() -> Mapping[str, Callable]:
+    """All functions that have names; only comparisons, where store_functions.py does not lie beside this file."""
+    library = _sibling_if_there("store_functions")
+    return _COMPARISONS | library.FUNCTIONS if library else _COMPARISONS
 
-_COLLECTIONS: dict[str, Callable] = {
-    "count": lambda v: 0 if v is None else len(v), "empty?": lambda v: not v, "not-empty": lambda v: v or None,
-    "first": lambda v: next(iter(v), None) if v else None, "second": lambda v: _nth(list(v), 1),
-    "last": lambda v: list(v)[-1] if v else None, "rest": lambda v: list(v)[1:], "nth": _nth, "get": _get,
-    "contains?": _contains, "vector": lambda *v: list(v), "list": lambda *v: list(v), "tuple": lambda *v: tuple(v),
-    "untuple": lambda v: v, "vec": list, "set": set, "hash-set": lambda *v: set(v),
-    "hash-map": lambda *v: dict(zip(v[::2], v[1::2])), "keys": list, "vals": lambda v: list(v.values()),
-    "concat": lambda *v: [item for part in v for item in part],
-    "conj": lambda v, *items: [*v, *items] if type(v) is list else {*v, *items},
-    "sort": lambda v: sorted(v, key=_Ordered), "reverse": lambda v: list(v)[::-1], "distinct": _distinct,
-    "merge": lambda *v: functools.reduce(lambda one, other: one | (other or {}), v, {}),
-    "assoc": lambda v, *p: v | dict(zip(p[::2], p[1::2])),
-    "get-some": lambda db, e, *attributes: next(
-        ([a, document[a]] for document in [db.entity(e) or {}] for a in attributes if a in document), None),
-    "get-else": lambda db, e, a, default: default if (v := (db.entity(e) or {}).get(a)) is None else v,
-    "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
-}
-
-FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _COMPARISONS | _LOGIC | _TEXTS | _COLLECTIONS
 
 _SNAPSHOT: dict[str, Callable] = {
     "get-start-valid-time": lambda db, e: db._valid_span(e)[0],
@@ -7998,7 +7768,7 @@ def _parse_pull_element(element: Any, functions: Mapping[str, Callable]) -> list
 
 def _built_in(function: str, a: str, value: Any) -> Any:
     with _blaming(_Call(function, (a,))):
-        return FUNCTIONS[function](value)
+        return _functions()[function](value)
 
 
 def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below: Any) -> _Pull:
@@ -8015,7 +7785,7 @@ def _pull_of(functions: Mapping[str, Callable], name: Any, options: Any, *below:
             raise QueryError(f"\"{option}\" of {name} is {_short(value)}; wanted {wanted}.")
     xform = options.get("xform")
     if type(xform) is str:
-        xform = functions.get(xform) or xform in FUNCTIONS and functools.partial(_built_in, xform, name) or None
+        xform = functions.get(xform) or xform in _functions() and functools.partial(_built_in, xform, name) or None
     if not callable(xform) and "xform" in options:
         raise _no_function(options["xform"])
     pattern: Any = None

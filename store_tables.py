@@ -6,14 +6,12 @@
     table.names, table.rows           # the elements of find, or what "keys" calls them; tuples
     table.to_pandas()                 # a DataFrame, where pandas is installed; also to_polars() and to_arrow()
 
-The shell prints with it, too, and `explain(…, analyze=True)` measures with it. It imports pandas, polars and pyarrow
-only when it is asked for one of these.
+The shell prints with it, too. It imports pandas, polars and pyarrow only when it is asked for one of these.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import datetime as dt
 import decimal
 import enum
@@ -21,8 +19,6 @@ import html
 import importlib
 import itertools
 import shutil
-import sqlite3
-import time
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
@@ -214,44 +210,3 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise store.StoreError(f"{name} is not installed here, which this needs: pip install {name}.") from None
-
-
-# ── What a query costs ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def measured(reader: Any, mode: str, db: Any, parsed: Any, args: tuple) -> list[str]:
-    """The rows after each step and its ms: SQLite tells neither, so all steps up to each are asked and counted anew.
-
-    What a step took is what they take less what those before it take. The query's timeout is for all of that.
-    """
-    steps: list[tuple] = []
-    lines, taken = ["measured:", "        rows         ms"], 0.0
-
-    def measure(what: str, ask: Callable[[], Any], before: float = 0.0) -> tuple[Any, float]:
-        begun = time.perf_counter()
-        found = ask()
-        ms = (time.perf_counter() - begun) * 1000
-        lines.append(f"{found if type(found) is int else len(found):>12,} {max(ms - before, 0):>10,.3f}  {what}")
-        return found, ms
-    with store._Run(db, reader, mode, parsed, args, steps) as run:
-        try:
-            if run.plan.tables:
-                measure("rules, and stages of many clauses", lambda: _derived(run))
-            for source, statement in steps:
-                _, taken = measure(store._short(source), lambda: run.execute(statement).fetchone()[0], taken)
-            run.rounds.clear()        # of the rules, which begin anew
-            rows, _ = measure("all of SQL, with the functions that clauses call", lambda: list(run.rows()))
-            measure("Python: values, documents, groups, order, pulls", lambda: store._Answers(run).whole(rows))
-        except (sqlite3.Error, store.QueryLimitError) as error:
-            if not isinstance(error, store.QueryLimitError):
-                with contextlib.suppress(store.QueryLimitError):
-                    reader.fail(error)
-            lines.append(f"  stopped: the timeout of {parsed.timeout_s * 1000:,.0f} ms is over")
-    return lines
-
-
-def _derived(run: Any) -> int:
-    """How many rows the rules' tables have, once they are filled."""
-    run.derive()
-    counts = [f"(select count(*) from temp.{table})" for table, _ in run.plan.tables]
-    return run.reader.execute(f"select {' + '.join(counts)}").fetchone()[0]

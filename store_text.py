@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import operator
 import re
 import sqlite3
@@ -32,6 +33,8 @@ TEXT_PARTS, TEXT_RUN = 16, 12         # tables of the index of texts, by turns o
 TEXT_ROWS = 10_000                    # rows of it kept back at once, while it is made of a whole log
 SOUGHT_CHARS_MAX = 256                # of what is searched for, and its words: a page of results answers no more
 SOUGHT_WORDS_MAX, SOUGHT_GRAMS_MAX = 16, 32
+SOUGHT_COUNTED = 8_192                # entities that may have the words, counted before a plan is chosen: some 2 ms
+SOUGHT_WALK = 4                       # what makes another beginning of a search cheaper: it has to read each document
 
 WIDE = "\u0e00-\U0010ffff"            # characters of scripts that need no space between words, signs, emoji
 WORD_CHAR = rf"[^\W{WIDE}]"           # of the other scripts
@@ -242,3 +245,106 @@ class Writer:
             if progress:
                 progress(done, total)
         self.flush()
+
+
+# ── The clause of a query ────────────────────────────────────────────────────────────────────────────────────
+#
+# A search is a triple and a test, which decide, and before them a `_Search`: the entities that the index of texts
+# offers, where the plan may begin.
+
+
+def clauses(clause: list, of: str, argument: Callable[[Any, Any], Any]) -> tuple[store._Clause, ...]:
+    """What [("text-search", "attribute", words), [["?entity", "?text"]]] says."""
+    call, binding = clause[0], store._parse_binding(clause[1], store._short(clause)) if len(clause) == 2 else None
+    if binding is None or binding.shape != "relation" or len(binding.vars) > 2 or len(call) != 3 \
+            or type(call[1]) is not str or store._is_var(call[1]):
+        raise store.QueryError(f"{store._short(clause)}: wanted [(\"text-search\", \"attribute\", words), "
+                               "[[\"?entity\", \"?text\"]]], where ?text may be left out.")
+    if of:
+        raise store.QueryError(f"{store._short(clause)} searches the query's own snapshot, not {of}; let it stand "
+                               "outside.")
+    (e, v, *_), words = (*binding.vars, store._fresh()), argument(call[2], clause)
+    return (store._Search(clause, (e, words), required=frozenset((1,)), name=call[1]),
+            store._Triple([e, call[1], v], (e, v), name=call[1]),
+            store._Test(clause, (store._Call(has_words, (v, words)),), required=store._FIRST))
+
+
+def searched(where: tuple[store._Clause, ...], ins: tuple[store._Binding, ...], page: tuple) -> tuple:
+    """The sources of a query's search words, and if their entities are counted before a plan is chosen.
+
+    They are not where a page of the newest is asked for, and nothing else is known of them: it begins with the search.
+    """
+    scalars, _ = store._scalars(ins)
+    rivals = {clause.e for clause in where if type(clause) is store._Triple and store._known_spec(scalars, clause.v)}
+    found = {store._known_spec(scalars, clause.words): len(page) != 1 or page[0][0] != clause.e or clause.e in rivals
+             for clause, _ in store._every(where) if isinstance(clause, store._Search)}
+    return tuple((spec, is_counted) for spec, is_counted in found.items() if spec)
+
+
+def size(run: store._Run, spec: tuple, is_counted: bool) -> float:
+    """How many entities may have the words, roughly, or many; infinite where the index of texts cannot tell."""
+    words = store._known_value(run, spec)
+    if words is None and not run.args or not run.file.index.texts or not (match := sought(words).match):
+        return math.inf
+    if not is_counted:
+        return SOUGHT_COUNTED
+    rows = f"select 1 from ({rows_sql('?1')}) limit {SOUGHT_COUNTED}"
+    count = run.reader.execute(f"select count(*) from ({rows})", (match,)).fetchone()[0]
+    return count if count == SOUGHT_COUNTED else 8 ** ((count.bit_length() + 2) // 3)
+
+
+def cost(clause: store._Search, joiner: store._Joiner, block: store._Block) -> float:
+    """The rows that it makes of each row so far."""
+    if joiner.is_bound(clause.e, block):
+        return store._FILTERS
+    shared = joiner.shared
+    count, rows = joiner.sizes.get(store._known_spec(joiner.scalars, clause.words)), shared.estimate(clause.a)[0]
+    if count == math.inf:             # nothing to look up: all entities may have the words, and one can walk UUIDs
+        is_mixed = shared.file.index.has_text_ids or shared.kinds("xt/id") & store._SMALL_KIND
+        return math.inf if is_mixed else rows * store._WHOLE
+    return math.inf if count is None else max(count, rows / SOUGHT_WALK) if count == SOUGHT_COUNTED else count
+
+
+def beginning(where: tuple[store._Clause, ...], joiner: store._Joiner) -> tuple[Any, str, list]:
+    """A search to begin with, the order of creation that is wanted, and bounds: it stops when the page is full.
+
+    Something else that is known of its entity may be rarer: then what that finds is looked through.
+    Raises: QueryError if there is no index of the texts that some search is for.
+    """
+    shared, parsed, texts = joiner.shared, joiner.shared.parsed, joiner.shared.file.index.texts
+    for clause in store._all_clauses(where, parsed.rules):
+        if isinstance(clause, store._Search) and clause.a not in texts:
+            raise store.QueryError(f"{store._short(clause.source)}: {store._short(clause.a)} is not searched for words "
+                                   f"here; name it when the store is opened: open(…, text=[{store._short(clause.a)}]). "
+                                   f"Named so far: {', '.join(sorted(texts)) or 'none'}.")
+    var, is_descending = parsed.order[0] if len(parsed.order) == 1 else (None, False)
+    searches = [clause for clause in where if type(clause) is store._Search and clause.e == var]
+    if len(searches) != 1 or parsed.limit is None or shared.is_over or var in joiner.scalars or parsed.is_grouped:
+        return None, "", []
+    others = [joiner.triple_cost(clause, store._Block()) for clause in where
+              if type(clause) is store._Triple and clause.e == var]
+    calls = [clause.call for clause in where if type(clause) is store._Test and clause.call.args[:1] == (var,)]
+    bounds = [("<" if call.head == "created-before" else ">", known) for call in calls
+              if call.head in ("created-before", "created-after")
+              and (known := store._known_spec(joiner.scalars, call.args[1]))]
+    is_cheaper = cost(searches[0], joiner, store._Block()) <= SOUGHT_WALK * min(others)
+    return (searches[0], " desc" * is_descending, bounds) if is_cheaper else (None, "", [])
+
+
+def join(joiner: store._Joiner, block: store._Block, clause: store._Search) -> None:
+    """Joins the entities that may have the words; nothing, if the entity is known before."""
+    if joiner.is_bound(clause.e, block):
+        return
+    shared, c, words = joiner.shared, joiner.shared.name("c"), store._known_spec(joiner.scalars, clause.words)
+    walked, order, known = joiner.walked
+    bounds = [f"{sign} {joiner.text.param(*spec)}" for sign, spec in known if clause is walked]
+    if joiner.sizes[words] == math.inf:
+        source = " and n ".join(["select n as e from ids where n > 0", *bounds])
+    else:
+        source = rows_sql(joiner.text.param("sought", *words or ()), shared.file.index.has_text_ids, bounds)
+    if shared.is_over:
+        source = f"select e from ({source}) union select e from temp.touched"
+    elif clause is walked:            # without a limit SQLite drops the order
+        source, block.is_walked = f"{source} order by e{order} limit -1", True
+    block.froms.append(f"({source}) {c}")
+    block.bound[clause.e], block.kinds[clause.e] = f"+{c}.e", shared.kinds("xt/id")

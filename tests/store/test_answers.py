@@ -2,12 +2,17 @@
 import asyncio
 import contextlib
 import datetime as dt
+import os
+import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import uuid
 
+import msgpack
 import pytest
 
 import store
@@ -427,3 +432,43 @@ def test_ids_without_documents_that_pull_the_same_are_one_answer(node):
     pattern = ["xt/id", ("_to", {"as": "from"}, [("none", {"default": 7})])]
     query = {"find": ("pull", "?b", pattern), "where": [["?c", "to", "?b"]]}
     assert node.db().q(query) == [{"from": [{"none": 7}]}]
+
+
+ALONE = """
+import operator, store
+from store import put
+node = store.open(":memory:")
+ann, bo = {"xt/id": "ann", "name": "Ann", "age": 41}, {"xt/id": "bo", "name": "Bo", "boss": "ann"}
+first = node.submit_tx([put(ann), put(bo)])
+node.submit_tx([put({"xt/id": "cy", "name": "Cy", "boss": "bo", "age": 7}), put(ann | {"name": "Anna"})])
+over = {"find": "?n", "in": ["?who"], "where": [("over", "?e", "?who"), ["?e", "name", "?n"]], "order-by": [["?n"]],
+        "rules": [[("over", "?a", "?b"), ["?b", "boss", "?a"]],
+                  [("over", "?a", "?c"), ["?b", "boss", "?a"], ("over", "?b", "?c")]]}
+grown = {"find": ["?n", ("count", "?e")], "where": [
+    ["?e", "name", "?n"], ("or", ["?e", "age"], ["?e", "boss"]), [(operator.mul, 2, 3), "?six"],
+    ["?e", "age", "?a"], [(">", "?a", "?six")], ("not", ["?e", "boss", "ann"])]}
+print(node.db().q(over, "cy"), node.db(first).q(over, "bo"))
+print(sorted(node.db().q(grown)), node.db().pull([{"boss": ["name"]}], "cy"))
+print(node.db().q({"find": "?e", "where": [["?e", "nmae", "Ann"]]}))
+for call in ("<", "?e", "?x"), ("str", "?e"):
+    try:
+        node.db().q({"find": "?e", "where": [["?e", "name"], [call]]})
+    except store.QueryError as error:
+        print(error)
+"""
+SAID_ALONE = """
+['Anna', 'Bo'] ['Ann']
+[('Anna', 1), ('Cy', 1)] {'boss': {'name': 'Bo'}}
+[]
+[('<', '?e', '?x')] uses ?x, but no clause binds it. Bound here: ?e.
+There is no function 'str': give it to open(functions=…), or put the callable itself into the query.
+"""
+
+
+def test_the_store_without_its_siblings_answers_and_refuses(tmp_path):
+    """Without this, the one file that is copied could need another one for what everybody asks."""
+    shutil.copy(store.__file__, tmp_path)
+    folders = [str(tmp_path), os.path.dirname(os.path.dirname(msgpack.__file__))]
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {folders}{ALONE}"],
+                          capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout == SAID_ALONE.lstrip()
