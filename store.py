@@ -4342,30 +4342,6 @@ class _Parsed(NamedTuple):
     plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
 
-class _Template(NamedTuple):
-    """A query of which arguments are parts: rules, and patterns of pulls."""
-    source: dict
-    ins: tuple
-    rules: tuple                      # places of arguments
-    patterns: dict                    # variable → place of an argument
-
-    def filled(self, args: tuple) -> dict:
-        """The query with its arguments in place, which it takes all the same."""
-        if len(args) < len(self.ins):
-            raise QueryError(f"The query takes a part of itself as an argument; wanted "
-                             f"{_many(len(self.ins), 'argument')}, got {len(args)}.")
-        for place in (*self.rules, *self.patterns.values()):
-            if type(args[place]) is not list:
-                raise QueryError(f"Argument {place + 1} is {_short(args[place])}; wanted a list of "
-                                 f"{'rules' if place in self.rules else 'attributes and joins'}.")
-        find, ins = self.source["find"], ["_" if part == "%" else part for part in self.source["in"]]
-        rules = [rule for place in self.rules for rule in args[place]]
-        filled = [(*part[:2], args[self.patterns[part[2]]]) if _pattern_var(part) in self.patterns else part
-                  for part in (find if type(find) is list else [find])]
-        return self.source | {"find": filled if type(find) is list else filled[0], "in": ins,
-                              "rules": [*self.source.get("rules", []), *rules]}
-
-
 def _pattern_var(part: Any) -> str:
     """The variable that is the pattern of a pull, or ""."""
     return part[2] if type(part) is tuple and len(part) == 3 and part[0] == "pull" and _is_var(part[2]) else ""
@@ -4499,11 +4475,10 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     given = [binding for binding in _listed(query, "in") if binding != "$"]
     ins = tuple(_Binding("source", (binding,)) if type(binding) is str and binding[:1] == "$" else
                 _parse_binding("_" if binding == "%" else binding, "in") for binding in given)
-    patterns = {var: given.index(var) for var in map(_pattern_var, [query["find"]] if is_bare else query["find"])
-                if var in given}
-    if "%" in given or patterns:
-        return _Template(query, ins, tuple(place for place, part in enumerate(given) if part == "%"), patterns)
-    find = tuple(_parse_find_element(part, functions) for part in ([query["find"]] if is_bare else query["find"]))
+    elements = [query["find"]] if is_bare else query["find"]
+    if "%" in given or any(_pattern_var(part) in given for part in elements):
+        return _sibling("store_parts").Template(query, ins, given, elements)
+    find = tuple(_parse_find_element(part, functions) for part in elements)
     sources = {binding.vars[0]: place for place, binding in enumerate(ins) if binding.shape == "source"}
     parser = _ClauseParser(functions, _listed(query, "rules"), tuple(sources))
     where = parser.clauses(_listed(query, "where"))
@@ -4701,10 +4676,10 @@ class _ClauseParser:
 
     def __init__(self, functions: Mapping[str, Callable], rules: list, sources: tuple[str, ...]):
         self._functions, self._sources = functions, sources
-        self._of = ""                 # the snapshot that clauses are parsed for
+        self.of = ""                 # the snapshot that clauses are parsed for
         self._special = {"not": self._not, "not-join": self._not, "or": self._or, "or-join": self._or,
                          "and": lambda clause: self.clauses(clause[1:]),
-                         **dict.fromkeys(("$", *sources), self._within)}
+                         **dict.fromkeys(("$", *sources), lambda clause: _sibling("store_parts").within(self, clause))}
         self._heads = self._parse_heads(rules)
         self.rules = self._parse_rules(rules)
         while (heads := self._with_inferred()) != self._heads:
@@ -4729,13 +4704,13 @@ class _ClauseParser:
 
     def _parse_rules(self, rules: list) -> dict[str, list[_Definition]]:
         defined: dict[str, list[_Definition]] = {}
-        for self._of, rule in itertools.product((*self._sources, ""), rules):     # each snapshot has rules of its own
+        for self.of, rule in itertools.product((*self._sources, ""), rules):     # each snapshot has rules of its own
             name, required, head = self._rule_head(rule)
             clauses = self.clauses(rule[1:])
             if unbound := set(head) - required - _mentioned(clauses):
                 raise UnknownVariableError(f"The rule {name} has {min(unbound)} in its head, but none of its clauses "
                                            "binds it.")
-            defined.setdefault(self._of + name, []).append(_Definition(head, clauses))
+            defined.setdefault(self.of + name, []).append(_Definition(head, clauses))
         return defined
 
     def _with_inferred(self) -> dict[str, tuple[int, frozenset]]:
@@ -4767,7 +4742,7 @@ class _ClauseParser:
         if type(clause) is list and clause:
             if type(clause[0]) is tuple and clause[0] and (type(clause[0][0]) is str or callable(clause[0][0])):
                 if clause[0][0] == "text-search" and "text-search" not in self._functions:
-                    return _sibling("store_text").clauses(clause, self._of, self._argument)
+                    return _sibling("store_text").clauses(clause, self.of, self.argument)
                 return (self._call_clause(clause),)
             return self._triple(clause)
         if type(clause) is tuple and clause and type(clause[0]) is str:
@@ -4808,18 +4783,9 @@ class _ClauseParser:
                 found += self._triple([ends[place], *end])
         e, v = (_term(end, clause) for end in (reversed(ends) if back else ends))
         if is_term:
-            return *found, _Fact(clause, (e, v, _term(a, clause)), of=self._of)
+            return *found, _Fact(clause, (e, v, _term(a, clause)), of=self.of)
         triple = _Triple(clause, (e, v), name=back or a)
-        return *found, _Fact(clause, triple.terms, name=triple.a, of=self._of) if self._of else triple
-
-    def _within(self, clause: tuple) -> tuple[_Clause, ...]:
-        """Clauses that are asked of another snapshot, ("$name", clause, …)."""
-        outer, self._of = self._of, clause[0].removeprefix("$") and clause[0]
-        made = self.clauses(clause[1:])
-        self._of = outer
-        if not made:
-            raise QueryError(f"{_short(clause)} is empty.")
-        return made
+        return *found, _Fact(clause, triple.terms, name=triple.a, of=self.of) if self.of else triple
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
@@ -4838,9 +4804,9 @@ class _ClauseParser:
                 raise QueryError(f"{_short(clause)}: wanted (\"q\", query, argument, …).")
         elif type(head) is str and head not in self._functions:
             _check_arity(head, len(args), clause)
-        return _Call(head, tuple(self._argument(arg, clause) for arg in args), self._of)
+        return _Call(head, tuple(self.argument(arg, clause) for arg in args), self.of)
 
-    def _argument(self, arg: Any, clause: Any) -> Any:
+    def argument(self, arg: Any, clause: Any) -> Any:
         if _is_var(arg):
             return arg
         if arg == "_" and type(arg) is str:
@@ -4888,7 +4854,7 @@ class _ClauseParser:
         count, required = self._heads[name]
         if len(args) != count:
             raise QueryError(f"{_short(clause)}: the rule {name} takes {_many(count, 'argument')}, got {len(args)}.")
-        return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=self._of + name, required=required)
+        return _RuleCall(clause, tuple(_term(arg, clause) for arg in args), name=self.of + name, required=required)
 
 
 def _term(term: Any, clause: Any) -> Any:
@@ -5627,7 +5593,7 @@ class _Joiner:
             places = zip(("p", "e", "k", "n"), (owner[0], self.expr(e, block), *owner[1:]))
             block.wheres.append(" and ".join(f"{f}.{place} = +{known}" for place, known in places))
         else:
-            block.wheres.append(self._seen_by(of, f) if of else _seen(f, shared.mode))
+            block.wheres.append(_sibling("store_parts").seen_by(self, of, f) if of else _seen(f, shared.mode))
             if len(block.froms) == 1 and not of:
                 block.first = f, len(block.wheres) - 1
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
@@ -5636,12 +5602,6 @@ class _Joiner:
             self._place_name(block, attribute[0], f"{f}.a")
         if _is_var(e):
             block.owners.setdefault(owned, (f"{f}.p", f"{f}.k", f"{f}.n"))
-
-    def _seen_by(self, of: str, f: str) -> str:
-        """The predicate under which another snapshot sees a row of `facts`."""
-        place, mode = self.shared.parsed.sources[of], dict(self.shared.inputs.modes)[of]
-        return re.sub(r"\?([1-4])", lambda found: self.text.param("source", place, mode, int(found[1]) - 1),
-                      _seen(f, mode))
 
     def _attribute(self, block: _Block, clause: _Triple) -> str:
         """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
@@ -6673,20 +6633,9 @@ class _Run:
         sizes += [(spec, _sibling("store_text").size(self, spec, is_counted))
                   for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
-        modes = tuple((name, self.mode_of(name, self.args[place])) for name, place in self.parsed.sources.items())
+        modes = tuple((name, _sibling("store_parts").mode_of(self, name, self.args[place]))
+                      for name, place in self.parsed.sources.items())
         return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
-
-    def mode_of(self, name: str, db: Any) -> str:
-        """In which mode another snapshot is asked: never in that of now, which only the query's own keeps up."""
-        if not isinstance(db, Db):
-            raise QueryError(f"{name} is {_short(db)}; wanted a snapshot, such as node.db(tx_id).")
-        if db._file is not self.file:
-            raise QueryError(f"{name} is a snapshot of another store; ask it first, and give its rows as an argument: "
-                             "[[\"?x\", \"?y\"]].")
-        if db._supposed is not None:
-            raise QueryError(f"{name} is what with_tx supposes; ask that snapshot, and give it the other one: "
-                             "db.with_tx(…).q(query, db).")
-        return _AS_OF if db._vt >= db._point.time else _BEFORE
 
     def _size(self, a: str, tests: tuple) -> float:
         """The rows of an attribute in a range, to a power of eight; infinite where counting does not pay."""
@@ -7150,7 +7099,7 @@ class _Calls:
             raise QueryError("get-attr wants the name of an attribute: (\"get-attr\", \"?e\", \"name\", default). A "
                              "clause [e, \"?a\", v] takes a variable.")
         run, a = self.run, args[1].value
-        mode = run.mode if db is run.db else run.mode_of("", db)
+        mode = run.mode if db is run.db else _sibling("store_parts").mode_of(run, "", db)
 
         def values_of(values: Any) -> Any:
             document = db._document(getters[0](values), run.reader, mode)
