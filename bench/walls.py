@@ -14,9 +14,11 @@ import multiprocessing
 import os
 import re
 import socket
+import struct
 import time
 import urllib.parse
 import uuid
+import zlib
 
 import crowd
 from fanout import CORES, Chat, put
@@ -29,6 +31,7 @@ SMALL_CHANNEL = 2_000                 # messages of each of the other channels t
 CHANNELS = 12
 ASK_S = 0.03                          # between two requests of the person who is not part of the attack
 ATTACK_S, REST_S = 6, 1.5
+PICTURES, PICTURES_S = 48, 10         # sent at once, and how long the server is given to read them
 DELETED_S = 10                        # of what deletions leave to be swept, which goes on for minutes
 
 
@@ -203,10 +206,39 @@ def request_deletion(chat, path, n):
     return connection(chat, head.encode())
 
 
+def png(width, height, rows=b"", text=b""):
+    """A picture that says it is so large, with these bytes for its rows, and with a text."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    texts = chunk(b"zTXt", b"a\0\0" + zlib.compress(text, 9)) if text else b""
+    return b"\x89PNG\r\n\x1a\n" + head + texts + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def pictures(chat):
+    """Pictures of 100 megapixels, bombs, pictures that are cut off and the largest that are taken, all at once."""
+    side = 6_300
+    largest = png(side, side, bytes(side * (3 * side + 1)))
+    kinds = [largest, png(10_000, 10_000, bytes(30_001_000)), png(2, 2, bytes(14), bytes(200_000_000)),
+             largest[:len(largest) // 2]]
+    held = [request_upload(chat, kinds[n % len(kinds)]) for n in range(PICTURES)]
+    time.sleep(PICTURES_S)
+    return held
+
+
+def request_upload(chat, body):
+    cookie, token = next(chat.posters)
+    head = (f"POST {chat.channel}/file/{uuid.uuid4()}?name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{chat.port}\r\n"
+            f"Sec-Fetch-Site: same-origin\r\nCookie: eelchat={cookie}\r\nX-CSRF-Token: {token}\r\nHX-Request: true\r\n"
+            f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n")
+    return connection(chat, head.encode() + body)
+
+
 ATTACKS = {"nothing": lambda chat: [],
            "400 unread pages, one person": unread_of_one, "400 unread pages, 52 people": unread_of_many,
            "256 replays of 200 of the longest messages": replays, "960 connections that ask once": idle,
            "2,000 unfinished heads of 28 KB": heads, "empty frames on 20 sockets": empty_frames,
+           "48 pictures: bombs, too large, cut off": pictures,
            "a channel of {:,} messages deleted": lambda chat: deletions(chat, 1),
            "twelve channels deleted at once": lambda chat: deletions(chat, CHANNELS)}
 

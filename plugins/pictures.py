@@ -185,7 +185,7 @@ def bound_this_process():
     for kind, bound in [("AS", MEMORY_BYTES_MAX), ("FSIZE", WRITTEN_BYTES_MAX), ("CORE", 0)]:
         with contextlib.suppress(ValueError, OSError):         # macOS bounds no address space
             resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (bound, bound))
-    os.nice(10)
+    os.nice(19)
 
 
 def made_of(file, written, small):
