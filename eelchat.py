@@ -45,7 +45,7 @@ import biff
 from biff import sockets
 from biff.door import Door
 from biff.sockets import text_frame
-from plugins import (commands, digest, drafts, edits, feeds, files, founders, invitations, keys, line, members,
+from plugins import (commands, dialogs, digest, drafts, edits, feeds, files, founders, invitations, keys, line, members,
                      mentions, names, permalinks, phone, places, presence, private, push, reactions, replies, reports,
                      search, slow, text, titles, unread)
 from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
@@ -544,8 +544,8 @@ PLUGIN = {"routes": ROUTES, "schema": SCHEMA, "on_tx": on_new_message,
           "tasks": [{"task": sweep_all, "schedule": biff.every(SWEEP_LOOK_S)}]}
 
 PLUGINS = [biff.auth_plugin(), PLUGIN, *(plugin.PLUGIN for plugin in (
-    founders, members, invitations, titles, names, line, files, reactions, replies, edits, text, mentions, unread,
-    permalinks, private, slow, reports, drafts, search, presence, push, keys, digest, feeds, phone, commands))]
+    founders, members, dialogs, invitations, titles, names, line, files, reactions, replies, edits, text, mentions,
+    unread, permalinks, private, slow, reports, drafts, search, presence, push, keys, digest, feeds, phone, commands))]
 COMPONENTS = [biff.use_config, biff.use_store, biff.use_notices, biff.use_jinja, use_chat_clients, use_pings,
               use_waiting, biff.use_queues, biff.use_tx_listener, biff.use_web, use_last_word, biff.use_tasks]
 

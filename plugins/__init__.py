@@ -12,11 +12,11 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "beside-text": f(ctx, text) → attributes kept beside a message's text, None for none; "typed": f(ctx, message) → its
   text as its author would type it now; "held": f(db, message) → spans of its text that stand for something else;
 - "slots": {slot: template}, its part of the page: "head", "head-end", "sidebar-head", "sidebar", "sidebar-foot",
-  "welcome", "above-compose", "compose", "dialogs", "message-head", "message-top", "message-foot", "message-actions",
-  "message-actions-end", "pick", "menu", "you"; "page": f(ctx) → values for them; "message": f(db, message) → values of
-  a message, or "messages": f(db, messages) → {id: values}, for many at once; "message-looks" likewise, kept until pages
-  are told the message anew (`changes.retouch`); "filters": {name: f} for templates;
-  "scripts": files of `static/`, loaded last;
+  "welcome", "above-compose", "compose", "state", "message-head", "message-top", "message-foot", "message-actions",
+  "message-actions-end", "pick", "menu", and "dialogs" and "you", which come when the first dialog is opened;
+- "page": f(ctx) → values for them; "message": f(db, message) → values of a message, or "messages": f(db, messages) →
+  {id: values}, for many at once; "message-looks" likewise, kept until pages are told the message anew
+  (`changes.retouch`); "filters": {name: f} for templates; "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages (`changes.later`: what may wait until
   somebody there looks), and "parts": {name: f(ctx, db, place, about) → fragment}, each live piece of a page;

@@ -35,7 +35,7 @@ async def places_to_go(ctx):
 
 PLUGIN = {
     "routes": [("GET", "/places", signed_in, places_to_go)],
-    "slots": {"dialogs": "keys/dialogs.html", "you": "keys/button.html"},
+    "slots": {"state": "keys/go.html", "dialogs": "keys/dialogs.html", "you": "keys/button.html"},
     "page": lambda ctx: {"keys": KEYS, "letters": LETTERS},
     "scripts": ["keys.js"],
 }

@@ -411,7 +411,7 @@ PLUGIN = {
     "on_tx": on_tx,
     "notices": {"here": on_here, "gone": on_gone, "who": on_who, "typing": on_typing},
     "tasks": [{"task": keep, "schedule": biff.every(REPEAT_S)}],
-    "slots": {"dialogs": "presence/state.html", "above-compose": "presence/words.html", "you": "presence/form.html"},
+    "slots": {"state": "presence/state.html", "above-compose": "presence/words.html", "you": "presence/form.html"},
     "page": page_values,
     "changes": [on_change],
     "person-parts": {"online": online_part, "typing": typing_part, "presence-choice": choice_part},

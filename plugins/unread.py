@@ -595,7 +595,7 @@ PLUGIN = {
                ("POST", "/community/{id}/read", in_community, read_all),
                ("POST", CHANNEL + "/mute", in_channel, mute)],
     "tasks": [{"task": put_positions, "schedule": biff.every(PUT_LOOK_S)}],
-    "slots": {"dialogs": "unread/news.html", "message-actions": "unread/action.html", "head": "unread/head.html",
+    "slots": {"state": "unread/news.html", "message-actions": "unread/action.html", "head": "unread/head.html",
               "menu": "unread/menu.html"},
     "page": page_values,
     "changes": [on_message, on_reading, on_channel],

@@ -149,8 +149,8 @@ function openEditor(list, compose) {
   return open;
 }
 
-function openDeletion() {
-  const dialog = $("delete-message"), failure = dialog.querySelector(".error");
+function openDeletion(dialog) {
+  const failure = dialog.querySelector(".error");
   let message = null;
   dialog.querySelector("form").addEventListener("submit", async event => {
     if (event.submitter?.value !== "delete") return;
@@ -171,6 +171,7 @@ function openDeletion() {
 }
 
 async function showVersions(message) {
+  if (!await dialogs.get("versions")) return;
   const answer = await fetch(`${pathOf(message)}/versions`, {headers: {"HX-Request": "true"}}).catch(() => null);
   if (!answer?.ok) return;
   $("versions-list").innerHTML = await answer.text();              // escaped by the same templates as every page
@@ -181,6 +182,6 @@ async function showVersions(message) {
 messageActs.versions = showVersions;
 if ($("actions")) {
   messageActs.edit = openEditor($("messages"), $("compose"));
-  messageActs.delete = openDeletion();
+  messageActs.delete = dialogs.act("delete-message", openDeletion);
   openActions($("messages"), (name, message) => messageActs[name]?.(message));
 }

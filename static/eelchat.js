@@ -1,5 +1,5 @@
 // The page: it opens what the other files hold. `line.js` watches the connection, `outbox.js` sends what is written,
-// `compose.js` shows that, `list.js` is about reading, `people.js` about members. The server does the rest.
+// `compose.js` shows that, `list.js` is about reading, `dialogs.js` about dialogs. The server does the rest.
 "use strict";
 
 const NARROW_PX = 720;            // below it the list of channels is a drawer, as in the style sheet
@@ -37,44 +37,6 @@ function openDrawer() {
   });
   addEventListener("popstate", () => { if (isOpen()) { set(false); button.focus(); } });
   narrow.addEventListener("change", () => { if (!narrow.matches) close(); });
-}
-
-// ── Dialogs ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-// A link to a dialog opens it; without this script the address alone does. A quiet form stays on its page: the socket
-// shows what it did.
-function openDialogs() {
-  document.addEventListener("click", event => {
-    const opener = event.target.closest("[data-dialog]"), dialog = opener && $(opener.dataset.dialog);
-    if (dialog?.showModal) {
-      event.preventDefault();
-      opener.closest("details.more")?.removeAttribute("open");
-      dialog.showModal();
-      dialog.querySelector("input")?.select();
-      return;
-    }
-    if (event.target.closest("[data-close]") || event.target.tagName === "DIALOG")
-      event.target.closest("dialog")?.close();
-    for (const more of document.querySelectorAll("details.more[open]"))
-      if (!more.contains(event.target)) more.open = false;
-  });
-  document.addEventListener("keydown", event => {
-    const more = event.key === "Escape" && document.querySelector("details.more[open]");
-    if (more) { more.open = false; more.querySelector("summary").focus(); }
-  });
-  for (const form of document.querySelectorAll("form[data-quiet]")) {
-    const failure = form.querySelector(".error");
-    form.addEventListener("htmx:after:request", event => {
-      const ctx = event.detail.ctx, status = ctx.response?.status ?? ctx.response?.raw?.status;
-      failure.hidden = status < 400;
-      if (status < 400) form.closest("dialog")?.close();
-      else failure.textContent = isSentence(ctx.text) ? ctx.text : "That was not saved. Try again.";
-    });
-    form.addEventListener("htmx:error", () => {
-      failure.textContent = "The server cannot be reached. Try again in a moment.";
-      failure.hidden = false;
-    });
-  }
 }
 
 // ── People and tabs ──────────────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +123,6 @@ function openPage() {
   kept.open(person);
   tellTimes(document);
   openDrawer();
-  openDialogs();
   const siblings = new Siblings(person);
   if (!shell) return;
   const place = document.querySelector("[hx-ws\\:connect]"), list = $("messages");

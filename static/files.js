@@ -225,8 +225,8 @@ function shownFiles(files, path) {
 
 // A picture opens over the page. Arrows, and a finger that swipes, go to the others of the page; Escape, Back and a
 // click beside it close it.
-function openLightbox(list) {
-  const dialog = $("lightbox"), picture = $("lightbox-picture"), steps = [...dialog.querySelectorAll("[data-step]")];
+function openLightbox(list, dialog) {
+  const picture = $("lightbox-picture"), steps = [...dialog.querySelectorAll("[data-step]")];
   let at = null, begun = null;
   const all = () => [...list.querySelectorAll(".message:not(.pending) a[data-picture]")];
   function show(link) {
@@ -245,15 +245,6 @@ function openLightbox(list) {
     const links = all(), next = links[links.indexOf(at) + by];
     if (next) show(next);
   }
-  list.addEventListener("click", event => {
-    const link = event.target.closest("a[data-picture]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-    event.preventDefault();
-    if (link.closest(".pending")) return;
-    show(link);
-    dialog.showModal();
-    history.pushState({lightbox: true}, "");
-  });
   dialog.addEventListener("close", () => {
     if (history.state?.lightbox) history.back();
     picture.removeAttribute("src");
@@ -280,6 +271,11 @@ function openLightbox(list) {
     const same = all().find(link => link.href === at?.href);
     if (same) show(same); else dialog.close();
   }).observe(list, {childList: true, subtree: true});
+  return link => {
+    show(link);
+    dialog.showModal();
+    history.pushState({lightbox: true}, "");
+  };
 }
 
 if ($("attach")) {
@@ -287,4 +283,12 @@ if ($("attach")) {
   riders.push({name: "files", isWaiting: () => attachments.isWaiting(), take: () => attachments.take(),
                fields: files => ({files: files.map(file => file.id).join(" ")}), shown: shownFiles});
 }
-if ($("messages") && $("lightbox")) openLightbox($("messages"));
+if ($("messages")) {
+  const list = $("messages"), open = dialogs.act("lightbox", dialog => openLightbox(list, dialog));
+  list.addEventListener("click", event => {
+    const link = event.target.closest("a[data-picture]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    if (!link.closest(".pending")) open(link);
+  });
+}

@@ -98,7 +98,7 @@ function act(name) {
 }
 
 const LETTERS = {
-  "?": () => { $("keys").showModal(); return true; },
+  "?": () => { dialogs.show("keys"); return true; },
   c: () => { $("text")?.focus(); return $("text") !== null; },
   s: () => { $("search")?.focus(); return $("search") !== null; },
   j: () => { press($("messages"), "ArrowDown"); return true; },
@@ -109,9 +109,13 @@ const LETTERS = {
 const OF_MESSAGES = "jkre";
 
 if ($("go")) {
-  const places = new Places($("go")), on = $("letters-on");
-  on.checked = letters.areOn;
-  on.addEventListener("change", () => { letters.areOn = on.checked; });
+  const places = new Places($("go"));
+  dialogs.whenThere(root => {
+    const on = root.querySelector("#letters-on");
+    if (!on) return;
+    on.checked = letters.areOn;
+    on.addEventListener("change", () => { letters.areOn = on.checked; });
+  });
   document.addEventListener("keydown", event => {
     if (event.isComposing || isBusy()) return;
     const key = event.key.toLowerCase(), step = {arrowup: -1, arrowdown: 1}[key];

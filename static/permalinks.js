@@ -2,7 +2,8 @@
 "use strict";
 
 // The day that a reader means begins at their own midnight.
-$("day-form")?.addEventListener("submit", event => {
+document.addEventListener("submit", event => {
+  if (event.target.id !== "day-form") return;
   event.preventDefault();
   const midnight = new Date(`${$("day").value}T00:00`);
   location.assign(`${event.target.action}?${new URLSearchParams({from: midnight.toISOString()})}`);
@@ -11,15 +12,8 @@ $("day-form")?.addEventListener("submit", event => {
 if ($("actions")) messageActs.link = async message => {
   const link = `${location.origin}${HERE}/at/${idOf(message)}`;
   await copyText(link);
-  sayCopied();
+  toast("The link is copied.");
 };
-
-function sayCopied() {
-  $("heard").textContent = "The link is copied.";
-  const toast = element("p", {class: "toast"}, "The link is copied.");
-  $("main").append(toast);
-  setTimeout(() => toast.remove(), 2_000);
-}
 
 // A link at one end of the list, which loads what comes before or after a message.
 function loader(id, address, words) {

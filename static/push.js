@@ -70,15 +70,14 @@ function holdSight() {
 }
 
 function isQuietNow() {
-  const form = document.querySelector("form[action='/quiet']"), now = new Date().toTimeString().slice(0, 5);
-  const [from, to] = ["from", "to"].map(name => form?.elements[name].value ?? "");
+  const {from, to} = $("alerts").dataset, now = new Date().toTimeString().slice(0, 5);
   return Boolean(from && to) && (from <= to ? from <= now && now < to : now >= from || now < to);
 }
 
 // What the notification of a new message says, or null if it does not concern the reader. `item` is its line in #news.
 function noticeOf(item) {
   const {channel, mem, for: called = ""} = item.dataset, id = item.id.slice("new-".length), mine = $("news").dataset.mem;
-  const level = document.querySelector(".push").dataset.levels.match(`${channel}:(\\w+)`)?.[1];
+  const level = $("alerts").dataset.levels.match(`${channel}:(\\w+)`)?.[1];
   const link = document.querySelector(`.side-lists a[href$="/channel/${channel}"]`), isDirect = link?.closest("#directs");
   const isCalled = called.split(" ").some(one => one === mine || one === channel);
   const isMuted = document.querySelector(`#news [data-muted][data-channel="${channel}"]`);
@@ -106,14 +105,18 @@ function tellHere(registration) {
   });
 }
 
-for (const zone of document.querySelectorAll("[name=zone]"))        // of quiet hours, and of the days of a search
-  zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+dialogs.whenThere(root => {
+  for (const zone of root.querySelectorAll("[name=zone]"))           // of quiet hours, and of the days of a search
+    zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+});
 
-// What the dialog of a channel has chosen counts in this page, too.
-$("alert")?.querySelector("form").addEventListener("submit", event => {
-  const channel = location.pathname.split("/channel/")[1].split("/")[0];
-  for (const one of document.querySelectorAll(".push"))
-    one.dataset.levels = `${one.dataset.levels.replace(new RegExp(`${channel}:\\w+ ?`), "")} ${channel}:${event.target.elements.level.value}`;
+// What the dialogs have chosen counts in this page, too.
+document.addEventListener("submit", ({target: form}) => {
+  if (!$("alerts")) return;
+  const {dataset} = $("alerts"), fields = form.elements, channel = location.pathname.split("/channel/")[1]?.split("/")[0];
+  if (form.closest("#alert"))
+    dataset.levels = `${dataset.levels.replace(new RegExp(`${channel}:\\w+ ?`), "")} ${channel}:${fields.level.value}`;
+  if (form.getAttribute("action") === "/quiet") Object.assign(dataset, {from: fields.from.value, to: fields.to.value});
 });
 
 // The service worker shows notifications, and the last pages without a network.
@@ -121,14 +124,13 @@ async function startWorker() {
   if (!("serviceWorker" in navigator)) return;
   const registration = await navigator.serviceWorker.register("/sw.js").catch(() => null);
   if (!registration) return;
-  const sections = document.querySelectorAll(".push");
-  if (!("PushManager" in window) || !("Notification" in window)) {
-    for (const one of sections) one.querySelector("[data-push-state]").textContent =
-      "This browser can tell you once the chat is on your home screen.";
-    return;
-  }
-  const ready = await navigator.serviceWorker.ready;
-  for (const section of sections) new Push(section, ready);
-  if (sections.length && navigator.locks) tellHere(ready);
+  const isAble = "PushManager" in window && "Notification" in window, ready = await navigator.serviceWorker.ready;
+  dialogs.whenThere(root => {
+    for (const section of root.querySelectorAll(".push"))
+      if (isAble) new Push(section, ready);
+      else section.querySelector("[data-push-state]").textContent =
+        "This browser can tell you once the chat is on your home screen.";
+  });
+  if (isAble && $("alerts") && navigator.locks) tellHere(ready);
 }
 startWorker();

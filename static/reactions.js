@@ -19,6 +19,7 @@ function markMine(list) {
 }
 
 async function showReacted(message) {
+  if (!await dialogs.get("reacted")) return;
   const answer = await fetch(`${pathOf(message)}/reactions`, {headers: {"HX-Request": "true"}}).catch(() => null);
   if (!answer?.ok) return;
   $("reacted-list").innerHTML = await answer.text();               // escaped by the same templates as every page
@@ -26,8 +27,8 @@ async function showReacted(message) {
 }
 
 // A dialog with the usual ones, and a field for any other.
-function openPicker() {
-  const dialog = $("react"), failure = dialog.querySelector(".error"), other = $("react-other");
+function openPicker(dialog) {
+  const failure = dialog.querySelector(".error"), other = $("react-other");
   let message = null;
   async function give(emoji) {
     const why = emoji.trim() ? await giveReaction(message, emoji, true) : "Choose an emoji, or type one.";
@@ -52,7 +53,7 @@ function openPicker() {
 
 if ($("actions")) {
   const list = $("messages");
-  messageActs.react = openPicker();
+  messageActs.react = dialogs.act("react", openPicker);
   messageActs.reactions = showReacted;
   list.addEventListener("click", event => {
     const reaction = event.target.closest(".reaction");

@@ -1,8 +1,8 @@
 // Reports: a message of somebody else's is shown to the admins, with a reason if its reader gives one.
 "use strict";
 
-function openReport() {
-  const dialog = $("report-message"), reason = $("report-reason"), failure = dialog.querySelector(".error");
+function openReport(dialog) {
+  const reason = $("report-reason"), failure = dialog.querySelector(".error");
   let message = null;
   dialog.querySelector("form").addEventListener("submit", async event => {
     if (event.submitter?.value !== "report") return;
@@ -25,4 +25,4 @@ function openReport() {
   };
 }
 
-if ($("actions")) messageActs.report = openReport();
+if ($("actions")) messageActs.report = dialogs.act("report-message", openReport);

@@ -58,7 +58,7 @@ class Eye:
 
     async def dialog(self, page, opener, name):
         """Opens a dialog as its link does, looks, and closes it."""
-        await page.evaluate("name => document.getElementById(name).showModal()", name) if opener is None else \
+        await page.evaluate("name => dialogs.show(name)", name) if opener is None else \
             await page.click(opener)
         await page.wait_for_selector(f"dialog#{name}[open]")
         await self.look(page, name)

@@ -195,8 +195,8 @@ async def test_channels_stand_in_the_order_of_their_numbers(chat, person):
     await chat["biff/node"].submit([put({"xt/id": uuid.uuid4(), "chan/title": title, "chan/comm": id_of(community)})
                                     for title in titles])
     page = (await ann.get(community)).body_text.partition('id="channels"')[2].partition("</ul>")[0]
-    assert re.findall(r'channel/[\w-]+" dir="auto"[^>]*>([^<]+)</a>', page) == ["Channel #1", "channel #2",
-                                                                                "Channel #10", "Änderungen"]
+    assert re.findall(r'channel/[\w-]+"[^>]*>([^<]+)</a></li>', page) == ["Channel #1", "channel #2", "Channel #10",
+                                                                          "Änderungen"]
 
 
 async def test_older_messages_come_page_by_page_without_gap_or_repeat(chat, person):

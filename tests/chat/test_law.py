@@ -20,7 +20,8 @@ EPHEMERAL = {"online", "typing"}                          # what no log has
 MINE = {"role", "communities", "pick", "my-name", "news", "presence-choice", "reports-link", "draft",
         *EPHEMERAL}                                                 # a person's own parts of a page
 LIVE = ["messages", "slow", "heading", "topic", "channels", "text-label", "here", "pick-channels",
-        *sorted(MINE - {"news"} - EPHEMERAL), "private-channels", "directs", "pick-private", "seat-count", "seats"]
+        *sorted(MINE - {"news", "presence-choice"} - EPHEMERAL),           # the choice stands in a dialog
+        "private-channels", "directs", "pick-private", "seat-count", "seats"]
 MINE |= {*LIVE[-5:], "heading", "text-label", None}              # of a direct message: None is its title
 MARKED_UP = ["**ebb** `<b>`", "- *one*\n- two", "> said\n:tada: [a](https://a.example)"]
 NOTHING_INSIDE = {"input", "img", "br", "meta", "link", "path"}

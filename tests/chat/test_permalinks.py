@@ -29,7 +29,7 @@ async def filled(chat, channel, count):      # noqa: F811
 async def test_a_message_opens_in_its_surroundings_with_a_way_to_both_sides(chat, person):      # noqa: F811
     """Without this, a link to a decision of last year would open on today's weather."""
     ann = await person("ann@example.com")
-    _, channel = await ann.new_channel()
+    community, channel = await ann.new_channel()
     ids = await filled(chat, channel, 160)
     page = (await ann.get(f"{channel}/at/{ids[60]}")).body_text
     assert texts(page) == [str(n) for n in range(35, 86)]

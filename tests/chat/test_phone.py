@@ -71,7 +71,7 @@ async def told_by_two_tabs(ann, bob, server):
         await page.wait_for_selector("#messages[data-live]")
         await page.evaluate("""() => { localStorage["told-here"] = "1";
             const levels = `${location.pathname.split("/channel/")[1]}:all`;
-            for (const one of document.querySelectorAll(".push")) one.dataset.levels = levels; }""")
+            document.getElementById("alerts").dataset.levels = levels; }""")
     await write(bob, "while one looks")
     for page in ann, tab:
         await page.wait_for_selector("text=while one looks")

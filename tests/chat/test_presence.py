@@ -191,7 +191,8 @@ async def test_each_switches_off_to_be_seen_and_to_see(chat, pair):
     assert chat["chat_presence"].typing == {} and ann.mem in hers.online()
     await bob.post("/presence", {"sends": "on"}, "/name")
     await hers.until(lambda: hers.page.by_id("online").attributes["data-sees"] == "0")
-    assert hers.online() == set() and "checked" in str(hers.page.by_id("presence-choice"))
+    dialogs = parsed((await bob.get(f"{direct}/dialogs", headers={"HX-Request": "true"})).body_text)
+    assert hers.online() == set() and "checked" in str(dialogs.by_id("presence-choice"))
     await mine.until(lambda: bob.mem in mine.online())
     await mine.socket.close(), await hers.socket.close()
 

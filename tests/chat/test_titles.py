@@ -95,3 +95,17 @@ async def test_a_new_channel_has_the_name_that_was_given(chat, person):      # n
     community, channel = await ann.new_channel()
     made = await ann.post(f"{community}/channel", {"title": "seeds"}, channel)
     assert made.url.path != channel and chat["biff/node"].db().entity(id_of(made.url.path))["chan/title"] == "seeds"
+
+
+async def test_dialogs_come_when_one_is_opened_and_stand_on_a_page_of_their_own(chat, person):      # noqa: F811
+    """A page would be longer by a fifth for what few open; or nothing could be named without our script."""
+    ann = await person("ann@example.com")
+    for path in await ann.new_channel():
+        page, address = (await ann.get(path)).body_text, f"{path}/dialogs"
+        wanted = set(re.findall(r'data-dialog="([\w-]+)"', page))
+        assert {"new-channel", "name-dialog"} <= wanted and "new-channel-title" not in page
+        part = (await ann.get(address, headers={"HX-Request": "true"})).body_text
+        assert wanted <= set(re.findall(r'<dialog id="([\w-]+)"', part)) and "<html" not in part
+        assert set(re.findall(r'href="([^"#]+)#[\w-]+" data-dialog', page)) == {address}
+        assert "Back to the chat" in (await ann.get(address)).body_text
+    assert 'id="new-community"' in (await ann.get("/dialogs")).body_text

@@ -436,7 +436,7 @@ async def test_every_script_that_is_served_is_the_one_that_npm_unpacked(served, 
     async with aiohttp.ClientSession() as browser:
         async with browser.get(f"http://127.0.0.1:{system['biff/port']}/signin") as page:
             named = re.findall(r'<(?:script src|link rel="stylesheet" href)="([^"]+)"', await page.text())
-        assert len(named) == 9 + len(biff.parts(system, "scripts"))
+        assert len(named) == 10 + len(biff.parts(system, "scripts"))
         assert all(address.startswith("/static/") for address in named)
         for address in named:
             name = re.search(r"/static/([^?]+)", address)[1]
