@@ -190,9 +190,23 @@ def channel_path(channel):
 
 def communities_of(db, uid):
     """The communities that a person is in, by title."""
+    return by_titles(communities_in(db, uid))
+
+
+def communities_kept(ctx, db, uid):
+    """`communities_of`, where their ids are in memory."""
+    ids = ctx["chat_kept"](ctx, db, ("communities", uid), lambda: [one["xt/id"] for one in communities_in(db, uid)],
+                           lambda found: 100 * len(found))
+    return by_titles(map(db.entity, ids))
+
+
+def communities_in(db, uid):
     user = db.pull([("mem/_user", {"as": "user/mems"}, [{"mem/comm": ["*"]}])], uid) or {}
-    communities = [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem.get("mem/comm")) is dict]
-    return sorted((one for one in communities if "comm/title" in one), key=by_title("comm/title"))
+    return [mem["mem/comm"] for mem in user.get("user/mems", []) if type(mem.get("mem/comm")) is dict]
+
+
+def by_titles(communities):
+    return sorted((one for one in communities if one and "comm/title" in one), key=by_title("comm/title"))
 
 
 def mem_in(db, uid, community_id):
@@ -235,9 +249,15 @@ def private_channels_of(db, mem_id):
     return biff.lookup_all(db, "chan/mems", mem_id)
 
 
+def private_channels_kept(ctx, db, mem_id):
+    """`private_channels_of`, from memory where nothing has changed: for who shows it, and changes nothing in it."""
+    return ctx["chat_kept"](ctx, db, ("privates", mem_id), lambda: private_channels_of(db, mem_id),
+                            lambda found: sum(1_000 + 100 * len(one["chan/mems"]) for one in found))
+
+
 def channels_for(ctx, db, mem):
     """All channels that a member may read."""
-    return channels_kept(ctx, db, mem["mem/comm"]) + private_channels_of(db, mem["xt/id"])
+    return channels_kept(ctx, db, mem["mem/comm"]) + private_channels_kept(ctx, db, mem["xt/id"])
 
 
 def people_in(db, channel):
@@ -330,7 +350,7 @@ def gone_with_message(ctx, id):
 def app_page(ctx, template, **values):
     """A page with the communities and channels of whoever is signed in beside it."""
     community, db = ctx.get("community"), ctx["biff/db"]
-    around = {"user": ctx["user"], "communities": communities_of(db, ctx["uid"]), "community": community,
+    around = {"user": ctx["user"], "communities": communities_kept(ctx, db, ctx["uid"]), "community": community,
               "mem": ctx.get("mem"), "channel": ctx.get("channel"), "channels": channels_of(ctx),
               "channel_list": channel_list(ctx, db, community["xt/id"], ctx.get("channel")) if community else "",
               "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": db.tx_id,

@@ -17,7 +17,8 @@ from voluptuous import Optional, Schema
 import biff
 from biff.sockets import text_frame
 from plugins.names import author_of
-from plugins.places import finished, is_private, may_read, mem_in, people_in, private_channels_of, signed_in
+from plugins.places import (finished, is_private, may_read, mem_in, people_in, private_channels_kept,
+                            private_channels_of, signed_in)
 
 GATHER_S = 1                          # between two words to one channel about typing, and to all about who is here
 GRACE_S = 10                          # after the last page closed: it may be reloaded, or its phone changes networks
@@ -253,7 +254,8 @@ class Presence:
         here = self.here.members.get(community_id, set()) if choice["sees"] else set()
         mem = mem or mem_in(db, person, community_id) if here else None
         if mem:
-            near = {one for channel in private_channels_of(db, mem["xt/id"]) for one in channel["chan/mems"]}
+            privates = private_channels_kept(self.system, db, mem["xt/id"])
+            near = {one for channel in privates for one in channel["chan/mems"]}
             shown = {str(one) for one in near & here if one != mem["xt/id"]}
             shown.update(map(str, here) if "chan/comm" not in place and len(here) <= ONLINE_MAX else ())
         online = sorted(shown)

@@ -16,7 +16,8 @@ from plugins.changes import channel_of
 from plugins.members import names_in
 from plugins.names import author_of
 from plugins.places import (app_page, by_title, channel_path, community_path, in_channel, in_community, is_direct,
-                            is_private, may_read, mem_in, people_in, private_channels_of, sweep_mark)
+                            is_private, may_read, mem_in, people_in, private_channels_kept, private_channels_of,
+                            sweep_mark)
 from store import call, delete, put
 
 DIRECT_PEOPLE_MAX = 8                 # of a direct message; more people want a channel with a title
@@ -42,10 +43,11 @@ EXTENDS = {
 # ── What a person sees of them ───────────────────────────────────────────────────────────────────────────────
 
 
-def lists_of(db, mem_id):
+def lists_of(ctx, db, mem_id):
     """The private channels and the direct messages of a member, each by title."""
-    hidden = hidden_from(db, mem_id)
-    shown = [one for one in private_channels_of(db, mem_id) if one["xt/id"] not in hidden]
+    channels = private_channels_kept(ctx, db, mem_id)
+    hidden = hidden_from(db, mem_id) if any(map(is_direct, channels)) else ()
+    shown = [one for one in channels if one["xt/id"] not in hidden]
     found = sorted((as_seen(db, one, mem_id) for one in shown), key=by_title("chan/title"))
     return {"privates": [one for one in found if not is_direct(one)], "directs": list(filter(is_direct, found))}
 
@@ -290,6 +292,8 @@ def on_private(changes, id, old, new):
     for channel in old, new:
         if is_private(channel):
             touch(changes, channel)
+            for mem_id in channel.get("chan/mems", ()):
+                changes.spoil("privates", mem_id)
     for mem_id in {document["hide/mem"] for document in (old, new) if "hide/mem" in document}:
         touch_person(changes, mem_id)
     for channel_id in {channel_of(old), channel_of(new)} - {None}:
@@ -330,18 +334,18 @@ def private_part(ctx, db, place, user, about):
     if mem is None:
         return ""
     return biff.fragment(ctx, "private/news.html", path_of=channel_path, is_news=True,
-                         **values_of(db, mem, place if "chan/comm" in place else None))
+                         **values_of(ctx, db, mem, place if "chan/comm" in place else None))
 
 
 def page_values(ctx):
     if not ctx.get("mem"):
         return {"is_private": False, "is_direct": False}
-    return values_of(ctx["biff/db"], ctx["mem"], ctx.get("channel"))
+    return values_of(ctx, ctx["biff/db"], ctx["mem"], ctx.get("channel"))
 
 
-def values_of(db, mem, channel):
+def values_of(ctx, db, mem, channel):
     shown = channel and is_private(channel) and may_read(channel, mem["xt/id"])
-    return {**lists_of(db, mem["xt/id"]), "channel": as_seen(db, channel, mem["xt/id"]) if shown else channel,
+    return {**lists_of(ctx, db, mem["xt/id"]), "channel": as_seen(db, channel, mem["xt/id"]) if shown else channel,
             "is_private": bool(shown), "is_direct": bool(shown and is_direct(channel)),
             **(people_of(db, channel, mem) if shown else {})}
 

@@ -60,6 +60,7 @@ def on_title(changes, id, old, new):
         if document and "comm/title" in document:
             changes.touch_members(id, "communities")
         if document and "mem/user" in document:
+            changes.spoil("communities", document["mem/user"])
             changes.touch_person(document["mem/user"], "communities")
 
 

@@ -11,6 +11,7 @@ its id, and the browser counts.
 """
 import datetime as dt
 import itertools
+import math
 import uuid
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ PAGES_MAX = 8                         # pages that follow one channel for one pe
 FOLLOWS = dt.timedelta(minutes=11)    # so long after a page said that it stays: it says so every ten minutes
 COUNT_MAX = 100                       # unread messages counted in a channel; it is shown as "99+"
 FIRST_LOOK = 10                       # messages of a channel that are looked at first: most people have read the others
+LAST_SAID_MAX = 50_000                # channels of which it is remembered when something was said last
 POSITIONS_MAX = 50                    # for each channel, of which it is remembered how much was said since
 BEFORE_FIRST = 5                      # messages above the first unread one, to remember what it was about
 LANDING_MAX = 200                     # messages of a first page that begins at the first unread one; more are loaded
@@ -64,40 +66,50 @@ class Positions:
         self.heard: dict = {}
         self.followed: dict = {}      # → {page: (person, until when)}
         self.words: dict = {}         # page → the number of its last word
-        self._channels: dict = {}     # mem → the channels of which something was heard here, and some more
-        self._members_max = HEARD_MAX
+        self._read: dict = {}         # mem → {channel: the tx_id up to which it is read by the three above}
 
-    def channels_of(self, mem_id):
-        """The channels of a member of which something may be known here that is not in the store."""
-        return self._channels.get(mem_id, ())
+    def read_by(self, mem_id):
+        """How far a member has read the channels of which the store does not know it; infinity is one they follow."""
+        return self._read.get(mem_id, {})
 
     def _note(self, mem_id, channel_id):
-        if len(self._channels) > self._members_max:
-            self._channels = {}
-            for mem, channel in (*self.moved, *self.heard, *self.followed):
-                self._channels.setdefault(mem, set()).add(channel)
-            self._members_max = max(HEARD_MAX, 2 * len(self._channels))
-        self._channels.setdefault(mem_id, set()).add(channel_id)
+        key = mem_id, channel_id
+        upto = math.inf if key in self.followed else self.of(*key)
+        if upto is not None:
+            self._read.setdefault(mem_id, {})[channel_id] = upto
+        elif mem_id in self._read:
+            self._read[mem_id].pop(channel_id, None)
+            if not self._read[mem_id]:
+                del self._read[mem_id]
 
     def move(self, mem_id, channel_id, upto, now):
-        self._note(mem_id, channel_id)
         since = self.moved.get((mem_id, channel_id), (None, None, now))[2]
         self.moved[mem_id, channel_id] = upto, now, since
+        self._note(mem_id, channel_id)
 
     def hear(self, mem_id, channel_id, upto, at):
         key = mem_id, channel_id
         if key in self.moved and self.moved[key][1] < at:              # the other server puts the newer one
             del self.moved[key]
-        self._note(mem_id, channel_id)
         self.heard.pop(key, None)
         self.heard[key] = upto, at
+        self._note(*key)
         if len(self.heard) > HEARD_MAX:
-            del self.heard[next(iter(self.heard))]
+            oldest = next(iter(self.heard))
+            del self.heard[oldest]
+            self._note(*oldest)
 
     def was_put(self, mem_id, channel_id, at):
         """Forgets a position that was heard when the store has it, or a newer one."""
         if self.heard.get((mem_id, channel_id), (None, at))[1] <= at:
             self.heard.pop((mem_id, channel_id), None)
+            self._note(mem_id, channel_id)
+
+    def have_put(self, key, value):
+        """Forgets a position that this server has put into the store, unless it has moved since."""
+        if self.moved.get(key) == value:
+            del self.moved[key]
+            self._note(*key)
 
     def of(self, mem_id, channel_id):
         """The position that moved last, here or elsewhere; None for the one in the store."""
@@ -107,12 +119,12 @@ class Positions:
         return (here or there or (None,))[0]
 
     def follow(self, mem_id, channel_id, person, page, now):
-        self._note(mem_id, channel_id)
         pages = self.followed.setdefault((mem_id, channel_id), {})
         pages.pop(page, None)
         pages[page] = person, now + FOLLOWS
         if len(pages) > PAGES_MAX:
             del pages[next(iter(pages))]
+        self._note(mem_id, channel_id)
 
     def is_in_order(self, page, number):
         """False if a later word of the page came first: a page that is left at once has two requests on their way."""
@@ -128,9 +140,10 @@ class Positions:
         pages.pop(page, None)
         if not (page and pages):
             self.followed.pop((mem_id, channel_id), None)
+        self._note(mem_id, channel_id)
 
     def followed_by(self, mem_id):
-        return [id for id in self.channels_of(mem_id) if (mem_id, id) in self.followed]
+        return [id for id, upto in self.read_by(mem_id).items() if upto == math.inf]
 
     def leave_alone(self, present, now):
         """Forgets pages of people who are not there any more, and those that say nothing; gives the people."""
@@ -190,14 +203,15 @@ def said_in(db, id):
 
 class Recent:
     """The newest messages of a channel, the newest first. It looks up where in the log one stands when it is asked."""
-    __slots__ = "ids", "mems", "authors", "called", "_said", "_after"
+    __slots__ = "ids", "mems", "authors", "called", "texts", "_look", "_said", "_after"
 
-    def __init__(self, found, former=None):
+    def __init__(self, found, look, former=None):
+        """`look` is the number that was asked for."""
         self.ids, self.mems = [one["xt/id"] for one in found], [number_of(one.get("msg/mem")) for one in found]
         self.authors = frozenset(self.mems)
         self.called = {n: one["msg/mentions"] for n, one in enumerate(found) if one.get("msg/mentions")}
         known = dict(zip(former.ids, former._said)) if former else {}
-        self._said, self._after = [known.get(id) for id in self.ids], {}
+        self._look, self._said, self._after, self.texts = look, [known.get(id) for id in self.ids], {}, {}
 
     def said(self, db, n):
         if self._said[n] is None:
@@ -209,8 +223,13 @@ class Recent:
         if (found := self._after.get(upto)) is None:
             if len(self._after) >= POSITIONS_MAX:
                 self._after.clear()
+                self.texts.clear()
             found = self._after[upto] = self._after_by_halves(db, upto)
         return found
+
+    def reaches(self, db, upto):
+        """True if there is nothing to count behind them."""
+        return self._look == COUNT_MAX or self.after(db, upto) < self._look
 
     def _after_by_halves(self, db, upto):
         low, high = 0, len(self.ids)
@@ -218,10 +237,6 @@ class Recent:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if self.said(db, middle) > upto else (low, middle)
         return low
-
-    def may_be_after(self, upto):
-        """True if one may have been said after a transaction, as far as this is known without a look-up."""
-        return bool(self.ids) and (self._said[0] is None or self._said[0] > upto)
 
     def counts(self, after, mem_id, channel_id):
         """Among so many newest messages, those of others, and those that mention the member or everybody."""
@@ -233,7 +248,7 @@ class Recent:
         return after - self.mems[:after].count(mine), calls
 
     def size(self):
-        return 250 * len(self.ids) + 100 * POSITIONS_MAX
+        return 250 * len(self.ids) + 300 * POSITIONS_MAX
 
 
 def number_of(mem_id):
@@ -244,7 +259,7 @@ def number_of(mem_id):
 def recent_of(ctx, db, channel_id, count):
     """The newest messages of a channel, so many of them, kept until one comes or goes."""
     keep, key = ctx["chat_kept"], (count, channel_id)
-    return keep(ctx, db, key, lambda: Recent(newest(db, channel_id, count), keep.former(key)), Recent.size)
+    return keep(ctx, db, key, lambda: Recent(newest(db, channel_id, count), count, keep.former(key)), Recent.size)
 
 
 def newest(db, channel_id, count, without=None):
@@ -269,29 +284,42 @@ def count_of(ctx, db, channel_id, mem_id, upto, recent=None):
     others, calls = recent.counts(after, mem_id, channel_id)
     if after == others or after < COUNT_MAX:
         return others, calls
-    recent = Recent(newest(db, channel_id, COUNT_MAX, mem_id))         # one's own are among them
+    recent = Recent(newest(db, channel_id, COUNT_MAX, mem_id), COUNT_MAX)         # one's own are among them
     return recent.counts(recent.after(db, upto), mem_id, channel_id)
 
 
 def counts_of(ctx, db, mem):
-    """{channel: (unread messages of others, the tx_id up to which all is read, how many of them call the member)}.
+    """{channel: "CHANNEL COUNT UPTO CALLS"}: how many messages of others are unread, the tx_id up to which all is read,
+    and how many of them call the member.
 
     A channel with none is left out, and so is one that the member follows.
     """
-    read, mem_id, positions = read_by(ctx, db, mem["xt/id"]), mem["xt/id"], ctx["chat_positions"]
-    found, at_hand, near = {}, ctx["chat_kept"].at_hand, positions.channels_of(mem_id)
+    found, mem_id, read, at_hand = {}, mem["xt/id"], read_by(ctx, db, mem["xt/id"]), ctx["chat_kept"].at_hand
+    near, last_said = ctx["chat_positions"].read_by(mem_id), ctx["chat_last_said"]
     for channel in channels_for(ctx, db, mem):
         id = channel["xt/id"]
-        if id in near and (mem_id, id) in positions.followed:
+        if (upto := near.get(id)) is None:
+            upto = read.upto.get(id, read.joined)
+        if upto >= last_said.get(id, math.inf):                        # as in most channels
             continue
-        upto = upto_of(ctx, read, mem_id, id) if id in near else read.upto.get(id, read.joined)
-        recent = at_hand(db, (COUNT_MAX, id)) or at_hand(db, (FIRST_LOOK, id))
-        if recent and not recent.may_be_after(upto):                   # as in most channels
-            continue
-        count, calls = count_of(ctx, db, id, mem_id, upto, recent)
-        if count:
-            found[id] = count, upto, calls
+        recent = at_hand(db, (COUNT_MAX, id)) or recent_of(ctx, db, id, FIRST_LOOK)
+        if db.tx_id >= ctx["chat_lately"].high and len(last_said) < LAST_SAID_MAX:
+            last_said[id] = recent.said(db, 0) if recent.ids else 0
+        if text := unread_text(ctx, db, id, mem_id, upto, recent):
+            found[id] = text
     return found
+
+
+def unread_text(ctx, db, channel_id, mem_id, upto, recent):
+    """A channel's counts for a member as text; "" for none. Those who said nothing and are not called share it."""
+    is_shared = not recent.called and number_of(mem_id) not in recent.authors and recent.reaches(db, upto)
+    if is_shared and upto in recent.texts:
+        return recent.texts[upto]
+    count, calls = count_of(ctx, db, channel_id, mem_id, upto, recent)
+    text = f"{channel_id} {count} {upto} {calls}" if count else ""
+    if is_shared:
+        recent.texts[upto] = text                      # as many as `after` keeps
+    return text
 
 
 def first_unread(ctx, db, mem_id, channel_id):
@@ -436,13 +464,15 @@ async def put_positions(ctx, all=False):
         reading(*key) | {"read/tx": upto, "read/upto": biff.DISSOC, "read/at": at}
         for key, (upto, at, _) in values.items() if all_there(ctx["biff/db"], *key)])
     for key, value in values.items():
-        if moved.get(key) == value:
-            del moved[key]
+        ctx["chat_positions"].have_put(key, value)
 
 
 async def use_positions(system):
-    """Puts the positions that are in memory when the server stops."""
-    system["chat_positions"] = Positions()
+    """Puts the positions that are in memory when the server stops.
+
+    `chat_last_said` has the transaction of the newest message of each channel of which it is known.
+    """
+    system["chat_positions"], system["chat_last_said"] = Positions(), {}
     system["biff/stop"].append(lambda: put_positions(biff.assoc_db(system), all=True))
     return system
 
@@ -487,6 +517,8 @@ def tell_one(changes, channel, message, is_gone):
 
 
 def spoil(changes, *channel_ids):
+    for id in channel_ids:
+        changes.ctx["chat_last_said"].pop(id, None)
     for id, count in itertools.product(filter(None, channel_ids), (FIRST_LOOK, COUNT_MAX, LANDING_MAX)):
         changes.spoil(count, id)
 
@@ -536,7 +568,7 @@ def news_part(ctx, db, place, user, about):
 def news_of(ctx, db, mem):
     """The news for a member. One text has all counts: two hundred elements would be twice as long."""
     counts, mem_id = counts_of(ctx, db, mem), mem["xt/id"]
-    return {"counts": " ".join(f"{id} {count} {upto} {calls}" for id, (count, upto, calls) in counts.items()),
+    return {"counts": " ".join(counts.values()),
             "muted": read_by(ctx, db, mem_id).muted, "news_tx_id": db.tx_id, "news_mem": mem_id,
             "followed": ctx["chat_positions"].followed_by(mem_id)}
 

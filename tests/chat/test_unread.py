@@ -1,6 +1,8 @@
 """Unread: what is new for whom, on all of a person's pages; when it counts as read, and what that costs the log."""
 import asyncio
 import datetime as dt
+import math
+import random
 import re
 import uuid
 
