@@ -154,7 +154,7 @@ def public_channel(db, community_id, text):
 
 
 def invitations_page(ctx):
-    return app_page(ctx, "invitations/page.html", invitations=shown(ctx), ends=ENDS, uses=USES)
+    return app_page(ctx, "invitations/page.html", invitations=shown(ctx), ends=ENDS, uses=USES, is_aside=True)
 
 
 def shown(ctx):

@@ -42,7 +42,7 @@ SCHEMA = {
 def members_page(ctx):
     query, begin = ctx["params"].get("q", "").strip(), ctx["params"].get("from", "")
     begin = int(begin) if begin.isascii() and begin.isdigit() and len(begin) < 6 else 0
-    return app_page(ctx, "members/page.html", bans=bans_of(ctx), reason_chars_max=REASON_CHARS_MAX,
+    return app_page(ctx, "members/page.html", is_aside=True, bans=bans_of(ctx), reason_chars_max=REASON_CHARS_MAX,
                     **members_values(ctx, ctx["biff/db"], ctx["community"]["xt/id"], query, begin))
 
 

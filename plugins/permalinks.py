@@ -1,7 +1,7 @@
 """Permalinks: a message has an address, and opens in its surroundings; so does a day.
 
-Such a page stands in the past and hears nothing new. Older and newer messages load at its two ends, and the browser
-drops those at the other end, so that a page never holds more than some hundreds.
+Such a page stands in the past: it hears what is new in the community, and counts it. Older and newer messages load at
+its two ends, and the browser drops those at the other end, so that a page never holds more than some hundreds.
 """
 import datetime as dt
 import uuid

@@ -348,13 +348,16 @@ def gone_with_message(ctx, id):
 
 
 def app_page(ctx, template, **values):
-    """A page with the communities and channels of whoever is signed in beside it."""
+    """A page with the communities and channels of whoever is signed in beside it.
+
+    `is_aside` is for one whose title is not that of the place of which its socket tells.
+    """
     community, db = ctx.get("community"), ctx["biff/db"]
     around = {"user": ctx["user"], "communities": communities_kept(ctx, db, ctx["uid"]), "community": community,
               "mem": ctx.get("mem"), "channel": ctx.get("channel"), "channels": channels_of(ctx),
               "channel_list": channel_list(ctx, db, community["xt/id"], ctx.get("channel")) if community else "",
               "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": db.tx_id,
-              "live_path": community_path(community) if community else "",
+              "live_path": community_path(community) if community else "", "is_aside": values.get("is_past", False),
               "is_waiting": ctx["biff/node"].cut_off is not None}
     return biff.render(ctx, template, **(around | page_values(ctx) | values))
 

@@ -92,7 +92,7 @@ def reports_page(ctx):
     db = ctx["biff/db"]
     found = biff.q(db, {"find": ("pull", "?r", ["*"]), "in": ["?comm"], "where": [["?r", "report/comm", "?comm"]],
                         "order-by": [[("created", "?r"), "desc"]], "limit": SHOWN_MAX}, ctx["community"]["xt/id"])
-    return app_page(ctx, "reports/page.html", reports=[shown_of(ctx, one) for one in found],
+    return app_page(ctx, "reports/page.html", is_aside=True, reports=[shown_of(ctx, one) for one in found],
                     base=reports_path(ctx["community"]))
 
 

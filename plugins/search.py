@@ -78,7 +78,8 @@ async def search_page(ctx):
 
 def answered(ctx, status=200, **values):
     """A page that says what it wants is a page: browsers would complain of another status in their console."""
-    page = app_page(ctx, "search/page.html", **({"mistake": "", "hits": (), "older": None, "is_later": False} | values))
+    shown = {"mistake": "", "hits": (), "older": None, "is_later": False} | values
+    page = app_page(ctx, "search/page.html", is_aside=True, **shown)
     page.set_status(200 if status == 422 else status)
     return page
 

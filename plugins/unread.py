@@ -590,10 +590,12 @@ def landing(ctx):
 
 def opening(ctx):
     """The surroundings of the first unread message, in the place of a channel's page that would not reach it."""
-    first, unread = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])
+    db, mem_id, channel_id = ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]
+    first, unread = first_unread(ctx, db, mem_id, channel_id)
     if first is None or unread is not None or "now" in ctx["params"]:
         return None
-    return surroundings_view(ctx, ctx["biff/db"].entity(first), unread_shown=f"{COUNT_MAX - 1}+")
+    count, _ = count_of(ctx, db, channel_id, mem_id, upto_of(ctx, read_by(ctx, db, mem_id), mem_id, channel_id))
+    return surroundings_view(ctx, db.entity(first), unread_shown=count if count < COUNT_MAX else f"{COUNT_MAX - 1}+")
 
 
 def go_on(ctx):

@@ -136,8 +136,8 @@ function openPage() {
   });
   function isStored(post) {
     if (post.path !== HERE) return;
-    if (line) line.expect(() => !outbox.of(post.path).includes(post));
-    else if (list) location.assign(`${HERE}?now`);         // a page of older messages; this one is among the newest
+    if (list && place !== list) location.assign(`${HERE}?now`);      // a page of older messages; this is a new one
+    else if (line) line.expect(() => !outbox.of(post.path).includes(post));
   }
   if (list) openList(list, outbox, pending);
   const listed = new MutationObserver(() => { fillPick(); markUnsent(outbox); });

@@ -97,7 +97,8 @@ class Questions {
   // As htmx shows what comes by a socket. If a socket has come meanwhile, it brings the same.
   async #show(news) {
     const {place} = this;
-    const how = {sourceElement: place, target: place, swap: "innerHTML swapEmpty:false", transition: false};
+    const swap = `${place.getAttribute("hx-swap") ?? "innerHTML"} swapEmpty:false`;
+    const how = {sourceElement: place, target: place, swap, transition: false};
     for (const text of this.#isAsking ? news : []) await htmx.swap({...how, text});
   }
 }

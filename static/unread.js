@@ -51,6 +51,18 @@ function watchNews() {
   const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
   const isInSight = () => document.visibilityState === "visible" && document.hasFocus() && atEnd();
   const isReading = () => here && !isMarked && !kept.isOver && isInSight();
+  // A page of older messages says how many there are to go to, and how many came while it was read.
+  const past = document.querySelector(".past a"), place = HERE.split("/channel/")[1], came = new Set();
+  function tellPast(count) {
+    for (const {id, dataset: {channel, mem}} of $("news").children) {
+      if (channel !== place || mem === $("news").dataset.mem) continue;
+      if (id.startsWith("new-")) came.add(id.slice(4));
+      if (id.startsWith("gone-")) came.delete(id.slice(5));
+    }
+    const more = count > COUNT_MAX && came.size ? `, ${shownCount(came.size)} of them since you opened this page` : "";
+    const words = count ? `${shownCount(count)} new ${count === 1 ? "message" : "messages"}${more} ↓` : "Back to now";
+    if (past.textContent !== words) past.textContent = words;
+  }
   const mutedOf = () => new Set([...$("news").querySelectorAll("[data-muted]")].map(one => one.dataset.channel));
 
   // Puts a mark on the element only where it changes: the observers below would hear themselves.
@@ -73,6 +85,7 @@ function watchNews() {
       mark(link, count ? shownCount(count) : "", muted.has(id), count && calls.get(id));
       if (!muted.has(id) && link.closest(".side-lists")) total += count;
     }
+    if (past) tellPast(counts.get(place) ?? 0);
     const title = document.title.replace(/^\(\d+\+?\) /, "");
     const wanted = total ? `(${shownCount(total)}) ${title}` : title;
     if (document.title !== wanted) document.title = wanted;

@@ -35,7 +35,7 @@ async def test_a_message_opens_in_its_surroundings_with_a_way_to_both_sides(chat
     assert texts(page) == [str(n) for n in range(35, 86)]
     for wanted in f'data-sought="message-{ids[60]}"', f"?before={ids[35]}", f"/newer?after={ids[85]}":
         assert wanted in page
-    assert "hx-ws:connect" not in page and "Back to now" in page
+    assert f'hx-ws:connect="{community}/connect' in page and "Back to now" in page
 
 
 async def test_newer_pages_lead_from_there_to_the_end_and_skip_nothing(chat, person):      # noqa: F811

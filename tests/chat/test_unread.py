@@ -165,10 +165,31 @@ async def test_a_page_begins_at_the_first_unread_message_however_many_follow(two
         page = (await bob.get(channel)).body_text
         first = page.partition('data-new="')[2].partition('"')[0]
         assert re.search(f'id="message-{first}".*?disable-scripting>0<', page, re.DOTALL), f"with {n + 1} unread"
-    assert texts(page) == ["read", "mine", "0", "mine", "1"] and "hx-ws:connect" not in page
-    assert re.search('href="[^"]*[?]now">99[+] new messages', page) and "/newer?after=" in page
+    assert texts(page) == ["read", "mine", "0", "mine", "1"] and "hx-ws:connect" not in messages_in(page)
+    assert re.search('href="[^"]*[?]now">7 new messages', page) and "/newer?after=" in page
     page = (await bob.get(f"{channel}?now")).body_text
-    assert texts(page)[-1] == "6" and "hx-ws:connect" in page
+    assert texts(page)[-1] == "6" and "hx-ws:connect" in messages_in(page)
+
+
+def messages_in(page):
+    """The tag of the list of messages, which has a socket of its own on a page of the newest."""
+    return re.search('<div class="messages"[^>]*>', page)[0]
+
+
+def test_what_is_known_of_a_member_is_what_moved_was_heard_or_is_followed(seed):
+    """A page would count what its reader has read, or not count what is new."""
+    rng, now, positions = random.Random(seed), dt.datetime.now(dt.timezone.utc), unread.Positions()
+    mems, channels = [uuid.uuid4() for _ in range(3)], [uuid.uuid4() for _ in range(3)]
+    for n in range(2_000):
+        key, at = (rng.choice(mems), rng.choice(channels)), now + dt.timedelta(seconds=rng.randrange(50))
+        rng.choice([
+            lambda: positions.move(*key, n, at), lambda: positions.hear(*key, n, at),
+            lambda: positions.was_put(*key, at), lambda: positions.have_put(key, positions.moved.get(key, 0)),
+            lambda: positions.follow(*key, "person", rng.choice("ab"), at),
+            lambda: positions.leave(*key, rng.choice(["a", "b", ""]))])()
+        known = {(mem, channel): upto for mem in mems for channel, upto in positions.read_by(mem).items()}
+        keys = {*positions.moved, *positions.heard, *positions.followed}
+        assert known == {key: math.inf if key in positions.followed else positions.of(*key) for key in keys}
 
 
 async def test_reading_writes_nothing_until_its_reader_goes_or_ten_minutes_pass(chat, two, say):  # noqa: F811
@@ -412,6 +433,9 @@ async def test_messages_in_sight_in_one_window_are_read_in_all(chat, person, win
     assert "while away 0" in await line.inner_text() and await line.evaluate("""line => {
         const {top, bottom} = line.getBoundingClientRect(); return top > 0 && bottom < innerHeight; }""")
     assert (await other.evaluate(SHOWN))[0] == "60", "nothing is read by being opened"
+    await other.wait_for_selector(".past >> text=/^60 new messages ↓/")
+    await said("while one reads")
+    await other.wait_for_selector(".past >> text=/^61 new messages ↓/")
     await other.click(".past a")
     await other.wait_for_selector("#messages[data-live] >> text=while away 59")
     await other.wait_for_function(f"wanted => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)", arg=QUIET)
