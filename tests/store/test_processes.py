@@ -141,7 +141,7 @@ def test_a_new_snapshot_sees_what_another_node_was_told_is_written(join):
 
 def test_what_waits_for_another_process_is_written_with_one_sync(join, tmp_path, monkeypatch):
     """Of sixteen threads that wait each would wait again behind another process, for as long as all before it."""
-    node, waits, begin_later = join(), threading.Event(), store._File._begin_later
+    node, waits, begin_later = join(timeout=60), threading.Event(), store._File._begin_later
     monkeypatch.setattr(store._File, "_begin_later", lambda *args: (waits.set(), begin_later(*args)))
 
     async def submit():
