@@ -6357,7 +6357,8 @@ class _Shaper:
             if constant is None and not is_argument or type(constant) is bytes:
                 return None
             constants.append(constant)
-        is_all = 4 + len(constants) == main.highest and not parsed.offset
+        calls_run = "compare(" in main.sql or "member(" in main.sql
+        is_all = 4 + len(constants) == main.highest and not parsed.offset and not calls_run
         return _Quick(main.sql, constants, tuple(arguments), finish) if is_all else None
 
 

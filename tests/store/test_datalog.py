@@ -711,6 +711,14 @@ def test_whole_numbers_of_any_size_compare_as_numbers(node, name):
     assert sorted(db.q(pairs)) == [(n, m) for n in WHOLE for m in WHOLE if holds(n, m)]
 
 
+@pytest.mark.parametrize("sign", ["<", "="])
+def test_two_attributes_of_mixed_numbers_are_compared_each_time_alike(node, sign):
+    """Once the second asking ended as if somebody had pressed Ctrl-C: it called a function of a run that it had not."""
+    db = holding(node, {"xt/id": ANN, "a": 1, "b": 1.0}, {"xt/id": BOB, "a": 1.5, "b": 2})
+    query = {"find": "?e", "where": [["?e", "a", "?a"], ["?e", "b", "?b"], [(sign, "?a", "?b")]]}
+    assert [db.q(query) for _ in range(3)] == 3 * [[ANN if sign == "=" else BOB]]
+
+
 def test_whole_numbers_of_any_size_come_back_in_order(node):
     """Without this, a page ordered by a number would begin with the wrong ones, or show the index's own numbers."""
     db = holding(node, {"xt/id": 7, "any": WHOLE, "small": [3, -3, 0]}, {"xt/id": 2 ** 80, "small": 1})
