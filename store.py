@@ -94,7 +94,7 @@ FORMAT = 1                            # of log and documents; another one is ref
 INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that only indexes a log elsewhere
 EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version: INDEX_FORMAT, above it the write-ahead log's number
 SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
-INDEX_FORMAT = 3                      # of what is derived from them; another one is derived anew at opening
+INDEX_FORMAT = 4                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # closed rows store k = closing tx_id − this: one `k > bound` finds live ones too
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
@@ -3276,9 +3276,10 @@ class _Batch:
         """Counts and writes the new rows that were kept back: before the writer reads, too."""
         puts, kinds = self._puts, self._kinds
         for row in itertools.chain.from_iterable(self._facts.values()):
+            dated = _DATED if row[4] else 0
             for a, cell in zip(row[5::2], row[6::2]):
                 puts[a] = puts.get(a, 0) + 1
-                kinds[a] = kinds.get(a, 0) | _kind_bit(cell)
+                kinds[a] = kinds.get(a, 0) | _kind_bit(cell) | dated
         for table, rows in self._new.items():
             self._insert(table, rows)
         for rows in self._facts.values():
@@ -3387,6 +3388,8 @@ class _Batch:
                     self._execute(f"update {table} set p = 1, k = ? where p = 0 and e = ? and n = ?",
                                   (tx_id - PAST, e, n))
             elif n in cut:                               # it lives on, and is asked by rectangle
+                for a, in self._execute("select distinct a from facts where p = 0 and e = ? and n = ?", (e, n)):
+                    self._kinds[a] = self._kinds.get(a, 0) | _DATED
                 for table in self._tables():
                     self._execute(f"update {table} set d = 1 where p = 0 and e = ? and n = ?", (e, n))
 
@@ -3507,6 +3510,7 @@ def _chunks(rows: Any) -> tuple[list, list]:
 
 _MENTION_KIND = 1 << _UUID[0] + 2
 _UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
+_DATED = 1 << _LONG + 4               # beside the types: some version with this attribute was not plain
 
 
 def _kind_of(value: Any) -> int:
@@ -3562,16 +3566,20 @@ def _holding(e: str) -> str:
     return f"coalesce(({then}), ({_CLOSED_THEN.format('w.n', e)}))"
 
 
-_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0",
+_PARTS = {"both": "{0}.p in (0, 1) and {0}.k > ?3", "live": "{0}.p = 0 and {0}.k = 0", "all live": "{0}.p = 0",
           "closed": "{0}.p = 1 and {0}.k > ?3"}
 
 
-def _seen(f: str, mode: str, part: str = "both") -> str:
-    """The predicate under which a snapshot sees a row of `facts`, live or closed. ?1 T, ?2 vt, ?3 and ?4 below."""
-    if mode == _NOW:
-        return f"{_PARTS['live'].format(f)} and ({f}.d is null or {_holds(f)})"
-    is_visible = f"({f}.d is null or {_holds(f)})" if mode == _AS_OF else _holds(f)
-    return f"{_PARTS[part].format(f)} and {f}.n <= ?4 and {is_visible}"
+def _seen(f: str, mode: str, part: str = "both", is_dated: bool = True) -> str:
+    """The predicate under which a snapshot sees a row of `facts`, live or closed. ?1 T, ?2 vt, ?3 and ?4 below.
+
+    Where no version was ever bounded (`is_dated` is false), each that T had put and not closed holds from T on.
+    """
+    part = "live" if mode == _NOW and part == "both" else part
+    conditions = [_PARTS[part].format(f)] + [f"{f}.n <= ?4"] * (mode != _NOW)
+    if mode == _BEFORE or is_dated:
+        conditions.append(_holds(f) if mode == _BEFORE else f"({f}.d is null or {_holds(f)})")
+    return " and ".join(conditions)
 
 
 _FROM_JSON = ("case typeof({0}) when 'integer' then {0} "
@@ -5081,7 +5089,7 @@ class _Block:
     `owners` has, for an entity whose version is known, the expressions of its p, k and n: every fact of a version
     shares them, so that the next clause about this entity need not ask again what is visible.
     `kinds` has, for a variable that a triple binds, the types of cells that its values can have.
-    `first` is the alias of the first table and the place of its condition of visibility, if that table is `facts`.
+    `first` has the first table's alias, the place of its condition of visibility, and its attribute, if it has facts.
     `is_walked` says that its rows come in the order that is asked for.
     """
     __slots__ = "froms", "wheres", "bound", "owners", "kinds", "first", "is_walked"
@@ -5090,7 +5098,7 @@ class _Block:
                  owners: Mapping[str, tuple] = NOTHING, kinds: Mapping[str, int] = NOTHING):
         self.froms, self.bound, self.owners, self.kinds = list(froms), dict(bound), dict(owners), dict(kinds)
         self.wheres: list[str] = []
-        self.first: tuple[str, int] | None = None
+        self.first: tuple[str, int, str] | None = None
         self.is_walked = False
 
     def sql(self, columns: Iterable[str], distinct: bool = False, wheres: list[str] | None = None) -> str:
@@ -5374,7 +5382,14 @@ class _Compilation:
 
     def kinds(self, a: str) -> int:
         """The types of cells that an attribute has had."""
-        return self.file.index.kinds.get(self.file.index.attributes.get(a), 0)
+        return self.file.index.kinds.get(self.file.index.attributes.get(a), 0) & _ANY_KIND
+
+    def seen(self, f: str, a: str, part: str = "both") -> str:
+        """The predicate under which a fact of an attribute is seen, or of any: ""."""
+        is_dated = not a or self.file.index.kinds.get(self.file.index.attributes.get(a), 0) & _DATED
+        if part == "all live" and (is_dated or self.mode != _NOW):
+            part = "both"
+        return _seen(f, self.mode, part, bool(is_dated))
 
     def everything(self) -> tuple[float, float]:
         """How many facts there are of all attributes, and how many attributes."""
@@ -5593,9 +5608,12 @@ class _Joiner:
             places = zip(("p", "e", "k", "n"), (owner[0], self.expr(e, block), *owner[1:]))
             block.wheres.append(" and ".join(f"{f}.{place} = +{known}" for place, known in places))
         else:
-            block.wheres.append(_sibling("store_parts").seen_by(self, of, f) if of else _seen(f, shared.mode))
+            is_walk = not (self.is_bound(e, block) or self.is_bound(v, block)) and len(shared.parsed.order) < 2
+            part = "all live" if is_walk else "both"
+            block.wheres.append(_sibling("store_parts").seen_by(self, of, f) if of else
+                                shared.seen(f, clause.a, part))
             if len(block.froms) == 1 and not of:
-                block.first = f, len(block.wheres) - 1
+                block.first = f, len(block.wheres) - 1, clause.a
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
         self.place(block, v, f"{look}{f}.v", None if attribute else shared.kinds(clause.a))
         if not a and (attribute[0] in needed or attribute[0] in block.bound or attribute[0][1] != " "):
@@ -6256,13 +6274,13 @@ class _Shaper:
         is_past = self._shared.mode != _NOW and not self._shared.is_over
         if not (is_past and block.first and len(self._parsed.order) == 1 and limit):
             return ()
-        f, place = block.first
+        f, place, a = block.first
         is_descending, key = order.endswith(" desc"), order.removeprefix(" order by ").removesuffix(" desc")
         by_sorting = f" order by +{key}" + " desc" * is_descending        # else SQLite walks all that ever ceased
         arms = []
         for part, by in ("live", order), ("closed", by_sorting):
             wheres = block.wheres.copy()
-            wheres[place] = _seen(f, self._shared.mode, part)
+            wheres[place] = self._shared.seen(f, a, part)
             arms.append(self._joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
         return tuple(arms)
 

@@ -106,6 +106,7 @@ class _Joined(store._Clause):
     Its terms are the entity, and variables for the last of the index's attributes; the first ones are known.
     """
     number: int = 0                   # of the index
+    a: str = ""                       # one of its attributes
     known: tuple = ()                 # what gives the values of the first attributes
     tests: tuple = ()                 # of the next one: it lies between known bounds,
     kind: int = 0                     # and its cells are of one kind
@@ -120,8 +121,8 @@ def _join(joiner: Any, block: Any, clause: _Joined, needed: frozenset[str]) -> N
     low, high = (param("joined", clause, end) for end in (0, 1))
     block.froms.append(f"joined {f}")
     block.wheres += [f"{f}.a = {clause.number} and {f}.v >= {low} and {f}.v < {high}",
-                     store._seen(f, joiner.shared.mode)]
-    block.first = f, 1
+                     joiner.shared.seen(f, clause.a)]
+    block.first = f, 1, clause.a
     joiner.place(block, e, f"{f}.e", joiner.shared.kinds("xt/id"))
     for place, (var, kinds) in enumerate(zip(vars, clause.kinds), len(clause.known)):
         joiner.place(block, var, f"part({f}.v, {place})", kinds)
@@ -177,8 +178,8 @@ def _index(number: int, of_each: list[list], where: Iterable, parsed: Any, joine
         and targets[:len(vars)] == vars and len({down for _, down in parsed.order[:len(vars)]}) == 1 \
         and all(kinds_of(var) in store._SORTABLE for var in vars)
     names = [c.a for c in triples]
-    return _Joined({"index": names}, (triples[0].e, *vars), number=number, known=tuple(known), tests=tests,
-                   kind=kind, kinds=tuple(kinds), replaced=(*triples, *replaced), is_page=is_page)
+    return _Joined({"index": names}, (triples[0].e, *vars), number=number, a=names[0], known=tuple(known),
+                   tests=tests, kind=kind, kinds=tuple(kinds), replaced=(*triples, *replaced), is_page=is_page)
 
 
 _UUIDS = store._UUID_KIND | store._MENTION_KIND

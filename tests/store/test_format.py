@@ -195,6 +195,8 @@ FILES = [
     # name, the state (the hash of all that was submitted and decided) after the ten transactions, and after one more
     ("index-1", "aef17f05b909185c63d8294827b177972ac940a332236b08acc12753c4726b0b",
      "3cbf32c32516ec9f44d00c225d3771bc7ea357c96eb4ea5715f6a004762b0aff"),
+    ("index-4", "08d187db7b1cc26e0978790ab57317a6ac699a5702e5cd075993421dd084e4d9",
+     "29c0a1e8907ef139f4fc40bffc84c10654863faab243f06f2c48524b44c132b9"),
     ("index-3", "8126ac8d59520ef4d640fb75cfde80009d4d30615b24c28da2549dd8ff1275ca",
      "274ad52a2fd434a73c5320f8ecb0bab7b3947166f3c13052849acd13e0119d9a"),
     ("index-2", "12e85ebebec5621b158271943850e0cf13cf1467c2160049e8238e1bc09127da",

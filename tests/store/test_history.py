@@ -168,6 +168,29 @@ def test_an_end_passes_without_a_write(node, clock):
     assert node.db().q({"find": "?e", "where": [["?e", "letter"]]}) == []
 
 
+@pytest.mark.parametrize("bound, now, then", [
+    (put({"xt/id": "x", "n": 5}, day(105)), {1, 2}, {2, 5}), (delete("x", day(105)), {1, 2}, {2}),
+    (patch("x", {"n": 5}, day(105)), {1, 2}, {2, 5}), (put({"xt/id": "w", "n": 5}, None, day(105)), {1, 2, 5}, {1, 2})],
+    ids=["put", "delete", "patch", "end"])
+def test_the_first_bounded_version_is_seen_by_questions_that_were_asked_before(node, clock, bound, now, then):
+    """Without this, what has ended would go on for all who had asked while nothing of its attribute ever ended."""
+    told = node.submit_tx([put({"xt/id": "x", "n": 1}), put({"xt/id": "y", "n": 2}), put({"xt/id": "z", "m": 3})])
+
+    def said(db):
+        asked = "?n", ("count", "?n"), ("count-distinct", "?n"), ("sum", "?n"), ("max", "?n")
+        values, *made = [db.q({"find": find, "where": [["?e", "n", "?n"]]}) for find in asked]
+        assert made == [[len(values)], [len(values)], [sum(values)], [max(values)]]
+        assert {n for n in (1, 2, 5) if db.q({"find": "?e", "in": ["?n"], "where": [["?e", "n", "?n"]]}, n)} == {*values}
+        return set(values)
+
+    assert said(node.db()) == said(node.db(told)) == {1, 2}
+    node.submit_tx([bound])
+    assert said(node.db()) == now and said(node.db(told)) == {1, 2}
+    clock.now = day(105)
+    assert said(node.db()) == then and said(node.db(told)) == {1, 2}
+    assert node.db().q({"find": "?m", "where": [["?e", "m", "?m"]]}) == [3]
+
+
 def test_the_tale_of_the_eel(node, clock):
     """Without this, the two directions of time might each be right and not be right together."""
     def told(number, *ops):
