@@ -1964,11 +1964,12 @@ def _checksum(hash: bytes) -> int:
     return int.from_bytes(hash[:8], "big", signed=True)
 
 
-def _call_of_query(ref: weakref.ref, what: str, number: int, *cells: Any) -> Any:
+def _call_of_query(ref: weakref.ref, what: str, number: Any, *cells: Any) -> Any:
     """A function of the query that runs on a reader, called by SQLite once a row; `_guarded` in one step."""
     reader: Any = ref()
     try:
-        return getattr(reader.run.calls, what)(number, cells)
+        run = reader.run
+        return run.member(number, *cells) if what == "member" else getattr(run.calls, what)(number, cells)
     except BaseException as error:
         reader.error, reader.is_used = error, True
         raise
@@ -1988,9 +1989,8 @@ class _Reader:
         self._open: list[sqlite3.Cursor] = []
         self.cursor = connection.cursor()     # of what is read at once and calls nothing: a new one would cost a tenth
         me = weakref.proxy(self)              # the garbage collector does not see what a connection holds of Python
-        for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"):
+        for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"), ("member", "member"):
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
-        connection.create_function("member", 2, lambda *operands: me._guarded(me.run.member, *operands))
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
         connection.create_function("part", 2, lambda *entry: _sibling("store_schema").part_of(*entry))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
@@ -5279,7 +5279,8 @@ class _Quick(NamedTuple):
     """For plans that need no run (`user_by_email` in bench/store.py): one statement, and one step after it."""
     sql: str
     constants: list                   # its parameters from the fifth on, as far as they are always the same
-    arguments: tuple                  # (place of a parameter, place of the argument that it is) for each of the others
+    arguments: tuple                  # (place of a parameter, place of the argument that it is) for others of them
+    ranges: tuple                     # (place, comparisons, which end): bounds of small whole numbers
     finish: Callable                  # of the snapshot, the reader and the rows: the answer
 
 
@@ -5317,7 +5318,7 @@ class _Total(NamedTuple):
         made = {"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}
         return [made.get(self.head, f"{self.head}({x})")]
 
-    def column(self, run: _Run, rows: list[tuple], place: int) -> list:
+    def column(self, cells: _Cells, rows: list[tuple], place: int) -> list:
         """The values of these columns, a group each."""
         if self.head in ("count", "count-distinct"):
             return [row[place] for row in rows]
@@ -5326,8 +5327,8 @@ class _Total(NamedTuple):
             return sums if self.head == "sum" else [_ratio(sum, row[place + 3]) for sum, row in zip(sums, rows)]
         if self.head and self.kinds not in _SORTABLE:
             best = AGGREGATES[self.head]
-            return [best([run.cells.value(cell) for cell in row[place:place + 3] if cell is not None]) for row in rows]
-        return run.cells.values([row[place] for row in rows])
+            return [best([cells.value(cell) for cell in row[place:place + 3] if cell is not None]) for row in rows]
+        return cells.values([row[place] for row in rows])
 
 
 class _Plan(NamedTuple):
@@ -5352,6 +5353,7 @@ class _Plan(NamedTuple):
     is_ordered: bool = False          # SQL has ordered the rows
     totals: tuple = ()                # where SQL makes the groups: (first column, `_Total`) of each element of find
     spare: _Statement | None = None   # instead of `main`, where a sum goes beyond SQLite's numbers
+    is_fixed: bool = False            # suits any number of rows in the ranges that are counted before
 
 
 class _Inputs(NamedTuple):
@@ -6086,8 +6088,9 @@ class _Shaper:
         asked = {var for find in parsed.find for var in _find_vars(find)} | {c.e for c in late}
         asked = (asked | {var for var, _ in parsed.order if type(var) is str}) - {c.v for c in late}
         asked |= {*(parsed.counted or ())}
-        block = joiner.join(_Block(), joined, asked,
-                            joiner.walked[0] or self._index or (None if shared.is_over else self._in_order(where)))
+        first = joiner.walked[0] or self._index or (None if shared.is_over else self._in_order(where))
+        is_fixed = first is not None and not late and {var for var, *_ in parsed.watched} <= first.vars
+        block = joiner.join(_Block(), joined, asked, first)
         if totals:
             block = block if parsed.counted is None else joiner.stage(block, asked)
             return self._totalled(block, totals, where)
@@ -6096,8 +6099,10 @@ class _Shaper:
         is_ordered = bool(order or block.is_walked)
         is_cut = parsed.limit is not None and not (late or parsed.order and not is_ordered or parsed.is_grouped)
         limit = f" limit {joiner.text.param('limit')}" if is_cut else ""
-        repeats = not (parsed.is_bag or self._is_one_each(joined, row.columns.keys() | row.numbers.keys()))
-        distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where))
+        found = row.columns.keys() | row.numbers.keys()
+        repeats = not (parsed.is_bag or self._is_one_each(joined, found))
+        distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where)) \
+            and not self._repeats_seldom(joined, found)
         kinds = {find.kind for find in parsed.find}
         is_direct = kinds <= {"var", "pull"} and (is_ordered or not parsed.order) and (is_cut or parsed.limit is None)
         if is_direct and not shared.is_over:
@@ -6109,12 +6114,13 @@ class _Shaper:
         is_whole = is_direct and not (late or arms or parsed.is_bare or parsed.names) and kinds == {"var"} \
             and [row.columns[find.term] for find in parsed.find] == list(range(row.width)) == sorted(row.values)
         shown = {find.term for find in parsed.find if find.kind == "var"}
-        found = row.columns.keys() | row.numbers.keys() | {read.v for read in reads}
+        found |= {read.v for read in reads}
         return _Plan(
             *self._common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_simple,
             is_whole=is_whole, late_repeats=not parsed.is_bag and (repeats or not shown >= found),
-            quick=self._quick(main, block, row, is_whole) if is_simple and not late and distinct == repeats else None,
-            repeats=repeats and not distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered)
+            quick=self._quick(main, self._finish(block, row, is_whole), repeats and not distinct)
+            if is_simple and not late else None,
+            repeats=repeats and not distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered, is_fixed=is_fixed)
 
     def _common(self, where: tuple[_Clause, ...]) -> tuple[tuple, tuple, list, tuple, tuple, list]:
         """The first fields of a plan."""
@@ -6220,6 +6226,14 @@ class _Shaper:
                 return False
         return not self._shared.is_over
 
+    def _repeats_seldom(self, joined: list[_Clause], found: Iterable[str]) -> bool:
+        """Whether rows are equal only if an entity has several values: SQL's DISTINCT takes as long as a short join."""
+        known = {*found, *self._joiner.scalars}
+        triples = [clause for clause in joined if type(clause) is _Triple]
+        dropped = [clause.v for clause in triples if _is_var(clause.v) and clause.v not in known]
+        return len(dropped) == len(set(dropped)) and all(type(clause) in (_Triple, _Test, _Not) for clause in joined) \
+            and all(clause.e in known or not _is_var(clause.e) for clause in triples)
+
     # Order and limit
 
     def _order(self, block: _Block, late: tuple[_Triple, ...]) -> str:
@@ -6320,8 +6334,11 @@ class _Shaper:
         by = f" group by {', '.join(keys)}" if keys else ""
         main = text.statement(self._skipping(block, totals, where) or block.sql(exprs) + by)
         spare = text.statement(block.sql(safe) + by) if safe != exprs else None
-        row = _Row({}, {}, frozenset(), len(exprs))
-        return _Plan(*self._common(where), main, row, is_grouped=True, totals=tuple(places), spare=spare)
+        row, common, parsed = _Row({}, {}, frozenset(), len(exprs)), self._common(where), self._parsed
+        quick = None
+        if not (keys or parsed.is_page or parsed.names or self._shared.is_over or self._shared.tables or common[2]):
+            quick = self._quick(main, functools.partial(_quick_totals, tuple(places), parsed.is_bare))
+        return _Plan(*common, main, row, quick=quick, is_grouped=True, totals=tuple(places), spare=spare)
 
     def _skipping(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> str | None:
         """For count-distinct of few values (`distinct` in bench/store.py): searches the next value, reads no others."""
@@ -6335,36 +6352,51 @@ class _Shaper:
         if rows < values * SKIP_MIN:
             return None
         a, text = self._joiner.text.param("attribute", triple.a), self._joiner.text
-        least = f"select min(v) from facts where p = 0 and a = {a}"
-        d = text.table("d", ["v"], f"{least} union all select ({least} and v > d.v) from d where d.v is not null", True)
-        held = f"exists (select 1 from facts f where f.a = {a} and f.v = {d}.v and {_seen('f', _NOW)})"
-        return f"select count(*) from {d} where {d}.v is not null and {held}"
+        least = f"select v from facts where p = 0 and a = {a}"
+        next_one = f"select ({least} and v > d.v order by v limit 1) from d where d.v is not null"
+        d = text.table("d", ["v"], f"select ({least} order by v limit 1) union all {next_one}", True)
+        seen = self._shared.seen("f", triple.a, "all live")
+        held = "" if seen == _PARTS["all live"].format("f") else \
+            f"and exists (select 1 from facts f where f.a = {a} and f.v = {d}.v and {seen})"
+        return f"select count(*) from {d} where {d}.v is not null {held}"
 
     # Answers without a run
 
-    def _quick(self, main: _Statement, block: _Block, row: _Row, is_whole: bool) -> _Quick | None:
-        """The plan's one statement with its constants in place, if its other parameters are arguments.
+    def _finish(self, block: _Block, row: _Row, is_whole: bool) -> Callable | None:
+        """What makes the answer of a quick plan's rows: of the snapshot, the reader and them.
 
-        Its rows must be the answer, or have the numbers of documents, the numbers of UUIDs, or values.
+        They must be the answer, or have the numbers of documents, the numbers of UUIDs, or values.
         """
         find, parsed = self._parsed.find[0], self._parsed
         place = (row.numbers if find.kind == "pull" else row.columns).get(find.term)
-        finish: Callable = lambda db, reader, rows: rows
-        if not is_whole and (parsed.names or not parsed.is_bare or place != 0):
+        if is_whole:
+            return lambda db, reader, rows: rows
+        if parsed.names or not parsed.is_bare or place != 0:
             return None
-        if find.kind == "pull" and find.pattern is _EVERYTHING:
-            finish = _quick_documents
-        elif not is_whole and 0 in row.values:
-            finish = lambda db, reader, rows: [row[0] for row in rows]
-        elif not is_whole and find.kind == "var" and block.kinds.get(find.term) == _UUID_KIND:
-            finish = lambda db, reader, rows: db._file.index.uuids_of([row[0] for row in rows], reader)
-        elif not is_whole:
+        if find.kind == "pull":
+            return _quick_documents if find.pattern is _EVERYTHING else None
+        if 0 in row.values:
+            return lambda db, reader, rows: [row[0] for row in rows]
+        if block.kinds.get(find.term) == _UUID_KIND:
+            return lambda db, reader, rows: db._file.index.uuids_of([row[0] for row in rows], reader)
+        return None
+
+    def _quick(self, main: _Statement, finish: Callable | None, repeats: bool = False) -> _Quick | None:
+        """The plan's one statement with its constants in place, if its other parameters are arguments."""
+        parsed = self._parsed
+        if finish is None:
             return None
+        if repeats:
+            finish = lambda db, reader, rows, finish=finish: finish(db, reader, list(dict.fromkeys(rows)))
         constants: list = []
-        arguments = []
+        arguments: list = []
+        ranges: list = []
         for kind, *rest in self._joiner.text.specs:
             constant, is_argument = None, kind == "in" and len(rest) == 1         # not a part of one
-            if is_argument:
+            if kind in ("from", "to") and rest[1] == _SMALL_KIND:
+                ranges.append((4 + len(constants), rest[0], kind == "to"))
+                is_argument = True
+            elif is_argument:
                 arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
                 constant = self._shared.file.index.attributes.get(rest[0])
@@ -6377,7 +6409,7 @@ class _Shaper:
             constants.append(constant)
         calls_run = "compare(" in main.sql or "member(" in main.sql
         is_all = 4 + len(constants) == main.highest and not parsed.offset and not calls_run
-        return _Quick(main.sql, constants, tuple(arguments), finish) if is_all else None
+        return _Quick(main.sql, constants, tuple(arguments), tuple(ranges), finish) if is_all else None
 
 
 _SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND,
@@ -6528,20 +6560,25 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
 
     What an application asks all day, by a text or an id, needs no run: a third less (bench/store.py, "user by email").
     """
-    generation, plan = parsed.plans.get((mode, False, None), (None, None))
-    if plan is not None and plan.quick is not None and generation is db._file.index.generation \
-            and db._supposed is None and reader.run is None:
-        answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
-        if answer is not None:
-            return answer
-    with _Run(db, reader, mode, parsed, args) as run:
+    inputs = None
+    if db._supposed is None and reader.run is None and begun is None:
+        generation, plan = parsed.plans.get((mode, False, None), (None, None))
+        if parsed.watched and (plan is None or generation is not db._file.index.generation):
+            inputs = _counted_quickly(db._file.index, parsed, args, reader)
+            generation, plan = parsed.plans.get((mode, False, inputs), (None, None))
+        if plan is not None and plan.quick is not None and generation is db._file.index.generation:
+            answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
+            if answer is not None:
+                return answer
+    with _Run(db, reader, mode, parsed, args, inputs=inputs) as run:
         if begun is not None:
             begun(run)
         return _Answers(run).whole(run.rows())
 
 
 def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, timeout_s: float) -> list | None:
-    """The answer, if each argument is a short text, which is its own cell, or a UUID with a number."""
+    """The answer, if each argument is a short text, which is its own cell, or a UUID with a number, or bounds a range
+    and is a whole number."""
     parameters = [*db._bindings(mode), *quick.constants]
     for place, argument in quick.arguments:
         value = args[argument]
@@ -6550,11 +6587,38 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         if cell is None:
             return None
         parameters[place] = cell
+    for place, tests, end in quick.ranges:
+        bounds = _whole_bounds(args, tests)
+        if bounds is None:
+            return None
+        parameters[place] = bounds[end]
     reader.deadline = time.monotonic() + timeout_s
     try:
         return quick.finish(db, reader, reader.cursor.execute(quick.sql, parameters).fetchall())
+    except sqlite3.OperationalError as error:
+        if str(error) != "integer overflow":          # `_Plan.spare` adds up beyond SQLite's numbers
+            raise
+        return None
     finally:
         reader.deadline = None
+
+
+def _whole_bounds(args: tuple, tests: tuple) -> tuple[int, int] | None:
+    """Between which cells of small whole numbers comparisons hold; None if one is not with a whole number."""
+    low: Any = _LEAST
+    high: Any = 0
+    for operator, (kind, *spec) in tests:
+        value = spec[0].value if kind == "value" else args[spec[0]] if len(spec) == 1 else None
+        if type(value) is not int or not -2 ** 63 <= value < 2 ** 63:
+            return None
+        start, end = _interval(operator, value, 0, _SMALL_KIND)
+        low, high = max(low, start), min(high, end)
+    return low, high
+
+
+def _quick_totals(totals: tuple, is_bare: bool, db: Db, reader: _Reader, rows: list[tuple]) -> list:
+    columns = _group_columns(totals, _Cells(db, reader, ()), rows)
+    return columns[0] if is_bare else list(zip(*columns))
 
 
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
@@ -6563,6 +6627,27 @@ def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
         return [_copied(young[row[0]][0]) for row in rows]
     except KeyError:
         return list(map(_copied, db._file.documents_of([row[0] for row in rows], reader)))
+
+
+def _counted_quickly(index: _Index, parsed: _Parsed, args: tuple, reader: _Reader) -> _Inputs | None:
+    """`_Run._inputs`, where all ranges that are counted lie between whole numbers."""
+    if parsed.searched or parsed.sources or not _IMMUTABLE.issuperset(map(type, args)):
+        return None
+    sizes = []
+    for var, a, tests in parsed.watched:
+        number, bounds = index.attributes.get(a), _whole_bounds(args, tests)
+        if bounds is None or index.kinds.get(number, 0) & (_BIG_KIND | _FLOAT_KIND):
+            return None
+        sizes.append((var, _range_size(reader, number, [bounds])))
+    return _Inputs(frozenset(), tuple(sizes))
+
+
+def _range_size(reader: _Reader, a: int | None, intervals: list) -> float:
+    """The rows of an attribute in intervals of cells, to a power of eight; infinite where counting does not pay."""
+    count = sum(reader.execute(
+        "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
+        (a, *bounds, COUNTED_MAX + 1)).fetchone()[0] for bounds in intervals)
+    return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
 
 
 @contextlib.contextmanager
@@ -6581,7 +6666,8 @@ class _Run:
     __slots__ = ("db", "reader", "mode", "parsed", "args", "file", "cells", "cell", "plan", "calls", "rounds", "filled",
                  "members", "bounded", "outer", "deadline", "is_stopped", "new_facts", "settled")
 
-    def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple, steps: list | None = None):
+    def __init__(self, db: Db, reader: _Reader, mode: str, parsed: _Parsed, args: tuple, steps: list | None = None,
+                 inputs: _Inputs | None = None):
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         for place in parsed.refs:
             if type(args[place]) is list:
@@ -6598,7 +6684,7 @@ class _Run:
         self.bounded: tuple | None = None             # the comparisons whose bounds were asked for last, and these
         self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
-        self.plan = plan = self._plan(steps)
+        self.plan = plan = self._plan(steps, inputs)
         self.cells.attributes = plan.attributes if "" not in plan.attributes else tuple(self.numbered_attributes())
         self.calls = _Calls(self)
 
@@ -6611,25 +6697,29 @@ class _Run:
         if is_scalar or list in map(type, arg):
             self.args = (*self.args[:place], found(arg) if is_scalar else list(map(found, arg)), *self.args[place + 1:])
 
-    def _plan(self, steps: list | None) -> _Plan:
+    def _plan(self, steps: list | None, inputs: _Inputs | None) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one.
 
         With `steps` it is compiled anew, and they are told.
         """
         is_over, generation = self.db._supposed is not None, self.file.index.generation
-        parsed = self.parsed
-        is_plain = not (parsed.watched or parsed.searched or parsed.sources) and \
-            _IMMUTABLE.issuperset(map(type, self.args))
-        inputs = _NO_INPUTS if is_plain else self._inputs()
+        parsed, plans = self.parsed, self.parsed.plans
+        is_plain = not (parsed.searched or parsed.sources) and _IMMUTABLE.issuperset(map(type, self.args))
+        found = plans.get((self.mode, is_over, None)) if is_plain else None
+        if found is not None and found[0] is generation and steps is None:
+            return found[1]
+        inputs = inputs or (_NO_INPUTS if is_plain and not parsed.watched else self._inputs())
         key = self.mode, is_over, None if inputs is _NO_INPUTS else inputs
-        found = parsed.plans.get(key)
+        found = plans.get(key)
         if found is None or found[0] is not generation or steps is not None:
             try:
                 plan = _Shaper(_Compilation(parsed, self.mode, self.file, is_over, inputs, self.deadline),
                                steps).plan()
             except RecursionError:
                 raise QueryError("The query's rules lead too deep into each other to be planned; use fewer.") from None
-            found = parsed.plans[key] = generation, plan
+            found = plans[key] = generation, plan
+            if is_plain and plan.is_fixed:
+                plans[self.mode, is_over, None] = found
             if plan.vain and (advice := _sibling_if_there("store_advice")):
                 advice.tell(self.db._node._told, self.file, plan.vain)
         return found[1]
@@ -6648,24 +6738,17 @@ class _Run:
         for place, (arg, binding) in enumerate(zip(self.args, self.parsed.ins)):
             if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
-        sizes += [(var, self._size(a, tests)) for var, a, tests in self.parsed.watched]
+        for var, a, tests in self.parsed.watched:
+            number = self.file.index.attributes.get(a)
+            intervals = [self.bounds(tests, kind) for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS)
+                         if self.file.index.kinds.get(number, 0) & kind]
+            sizes.append((var, _range_size(self.reader, number, intervals)))
         sizes += [(spec, _sibling("store_text").size(self, spec, is_counted))
                   for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         modes = tuple((name, _sibling("store_parts").mode_of(self, name, self.args[place]))
                       for name, place in self.parsed.sources.items())
         return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
-
-    def _size(self, a: str, tests: tuple) -> float:
-        """The rows of an attribute in a range, to a power of eight; infinite where counting does not pay."""
-        number, count = self.file.index.attributes.get(a), 0
-        kinds = self.file.index.kinds.get(number, 0)
-        for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS):
-            if kinds & kind:
-                count += self.reader.execute(
-                    "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
-                    (number, *self.bounds(tests, kind), COUNTED_MAX + 1)).fetchone()[0]
-        return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
 
     def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
         """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
@@ -6684,8 +6767,8 @@ class _Run:
     def member(self, place: int, cell: Cell) -> bool:
         """Whether an argument that is too long for a table has a value."""
         values, value = self.args[place], self.cells.value(cell)
-        if type(values) in _SETS and type(value) in (str, bytes, uuid.UUID):
-            return value in values    # which nothing of another type equals
+        if type(values) in _SETS and (kind := type(value)) in _MEMBERS:       # making one of cells takes long
+            return value in values and (kind is not int or _Exactly(value) in values)
         kind, values = self.members.get(place) or self.members.setdefault(place, _members(self, values))
         return cell in values if kind is None else type(value) is kind and value in values
 
@@ -6871,9 +6954,26 @@ def _any_json(run: _Run, values: Iterable, with_twins: bool = False) -> str:
 def _members(run: _Run, values: Any) -> tuple[type | None, Any]:
     """What a long argument has: (the type of all its values, they), or (None, their cells)."""
     kinds = set(map(type, values))
-    if len(kinds) == 1 and kinds <= {int, str, bytes, uuid.UUID}:
+    if len(kinds) == 1 and kinds <= _MEMBERS:
         return kinds.pop(), values if type(values) in _SETS else set(values)
     return None, set(map(run.cell, values))
+
+
+_MEMBERS = {int, str, bytes, uuid.UUID}         # what only its own type equals in Python, and whole numbers
+
+
+class _Exactly:
+    """Equals a whole number only, not True or 1.0, of which a set may have one in its place."""
+    __slots__ = "value",
+
+    def __init__(self, value: int):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is int and other == self.value
 
 
 def _json_cells(cells: Iterable) -> str:
@@ -7179,7 +7279,8 @@ class _Answers:
             rows = list(dict.fromkeys(rows))
         if plan.is_whole:
             return rows[parsed.offset:] if parsed.offset else rows
-        columns = self._totals(rows) if plan.totals else _Groups(self).columns(rows) if plan.is_grouped \
+        columns = _group_columns(plan.totals, self.run.cells, rows) if plan.totals \
+            else _Groups(self).columns(rows) if plan.is_grouped \
             else self._selected(rows)
         if parsed.is_page:
             columns = self._page(columns)
@@ -7226,14 +7327,6 @@ class _Answers:
         joined = itertools.chain.from_iterable
         return parts[0] if len(parts) == 1 else \
             [list(joined(columns)) for columns in zip(*parts)] or [[] for _ in self.parsed.find]
-
-    def _totals(self, rows: list[tuple]) -> list[list]:
-        """The groups that SQL has made. Of no row at all it makes a group of nulls and zeros, we make none."""
-        totals = self.plan.totals
-        is_empty = rows and all(total.head for _, total in totals) and all(cell in (None, 0) for cell in rows[0])
-        if is_empty and (None in rows[0] or totals[0][1].head.startswith("count")):
-            rows = []
-        return [total.column(self.run, rows, place) for place, total in totals]
 
     def _columns(self, batch: list[tuple]) -> list[list]:
         rows, late = self.with_late(batch)
@@ -7354,6 +7447,14 @@ class _Answers:
         if self.parsed.names:
             return [dict(zip(self.parsed.names, row)) for row in rows]
         return [row[0] for row in rows] if self.parsed.is_bare else rows
+
+
+def _group_columns(totals: tuple, cells: _Cells, rows: list[tuple]) -> list[list]:
+    """The groups that SQL has made, as columns. Of no row at all it makes a group of nulls and zeros, we make none."""
+    is_empty = rows and all(total.head for _, total in totals) and all(cell in (None, 0) for cell in rows[0])
+    if is_empty and (None in rows[0] or totals[0][1].head.startswith("count")):
+        rows = []
+    return [total.column(cells, rows, place) for place, total in totals]
 
 
 def _with_cell(cell: bytes, values: Iterable) -> Iterator[Any]:

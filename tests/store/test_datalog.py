@@ -711,6 +711,32 @@ def test_whole_numbers_of_any_size_compare_as_numbers(node, name):
     assert sorted(db.q(pairs)) == [(n, m) for n in WHOLE for m in WHOLE if holds(n, m)]
 
 
+def test_a_range_that_is_asked_again_takes_bounds_of_any_type(node):
+    """Without this, what a question was first asked with would decide about what it is asked with later."""
+    db = holding(node, *[{"xt/id": n, "n": [n, n], "kind": "k"} for n in range(-3, 4)])
+    tests = [["?e", "n", "?n"], [("<=", "?low", "?n")], [("<", "?n", "?high")]]
+    queries = [{"find": find, "in": ["?low", "?high"], "where": [*tests, *more], **page}
+               for find in ("?e", ["?e", "?n"], ("count", "?n"), ("max", "?n")) for more in ([], [["?e", "kind", "k"]])
+               for page in ({}, {"order-by": [[find]], "limit": 9})[:1 + (find == "?e")]]
+    bounds = -2, 1.5, 2 ** 63, -math.inf, None, True
+    for low, high in itertools.product(bounds, repeat=2):
+        is_number = all(type(value) in (int, float) for value in (low, high))
+        wanted = [n for n in range(-3, 4) if is_number and low <= n < high]
+        for query in queries:
+            right = {"?e": wanted, ("count", "?n"): [len(wanted)] if wanted else [], ("max", "?n"): wanted[-1:]}.get(
+                query["find"] if type(query["find"]) is not list else "", [(n, n) for n in wanted])
+            assert [sorted(db.q(query, low, high)) for _ in range(2)] == 2 * [right], (query, low, high)
+
+
+@pytest.mark.parametrize("one", [1, True, 1.0], ids=repr)
+def test_a_long_set_has_only_what_is_of_the_same_type(node, one):
+    """Without this, a set of a thousand numbers would also have what Python takes for equal."""
+    db = holding(node, *[{"xt/id": repr(value), "n": value} for value in (1, True, 1.0, 2, 7)])
+    query = {"find": "?e", "in": [["?n", ...]], "where": [["?e", "n", "?n"], ["?e", "xt/id"]]}
+    values = [one, 2, *range(10, 3_000)]
+    assert [sorted(db.q(query, kind(values))) for kind in (list, set, frozenset)] == 3 * [sorted([repr(one), "2"])]
+
+
 @pytest.mark.parametrize("sign", ["<", "="])
 def test_two_attributes_of_mixed_numbers_are_compared_each_time_alike(node, sign):
     """Once the second asking ended as if somebody had pressed Ctrl-C: it called a function of a run that it had not."""
