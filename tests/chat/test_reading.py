@@ -229,6 +229,8 @@ async def test_the_drawer_takes_the_focus_and_closes_with_escape_back_and_width(
     await ann.keyboard.press("Escape")       # closes the dialog alone
     await ann.wait_for_selector("#name-dialog:not([open])", state="attached")
     assert await is_open() == [True, True]
+    assert await ann.evaluate("document.querySelector('#main').getBoundingClientRect().bottom === innerHeight"), \
+        "the dialogs that came take no room"
     await ann.keyboard.press("Escape")
     await ann.wait_for_function("() => !document.body.classList.contains('drawer')")
     await write(ann, "still here")
