@@ -18,6 +18,12 @@ const clock = format(CLOCK), calendar = format({...DAY, ...CLOCK}), oldCalendar 
 const dateOnly = format({...DAY, ...YEAR}), dayName = format(WEEKDAY), oldDayName = format({...WEEKDAY, ...YEAR});
 const inFull = format({dateStyle: "full", timeStyle: "medium"});
 
+// Without "PM": there is no room for it beside a line.
+function shortClock(at) {
+  const parts = clock.formatToParts(at).filter(part => part.type !== "dayPeriod");
+  return parts.map(part => part.value).join("").trim();
+}
+
 function tellTimes(root) {
   const now = new Date(), isThisYear = at => at.getFullYear() === now.getFullYear();
   for (const time of root.querySelectorAll("time[datetime]:not([data-told])")) {
@@ -25,7 +31,7 @@ function tellTimes(root) {
     const told = "date" in time.dataset ? dateOnly : isToday ? clock : isThisYear(at) ? calendar : oldCalendar;
     time.textContent = told.format(at);
     time.title = inFull.format(at);
-    time.dataset.clock = clock.format(at);                 // what a line that follows shows on hover
+    time.dataset.clock = shortClock(at);                   // what a line that follows shows on hover
     time.dataset.told = "";
   }
 }
