@@ -4956,7 +4956,8 @@ def _check_clauses(clauses: Iterable[_Clause], given: set[str]) -> None:
         elif type(clause) in (_RuleCall, _Or):
             outside = given | _bound_by([other for other in clauses if other is not clause])
             if missing := set(clause.needs) - outside:
-                raise _unknown(min(missing), f"{_short(clause.source)} needs {min(missing)} bound before", outside)
+                var = "a value for _" if min(missing).startswith("? ") else min(missing)      # a blank
+                raise _unknown(var, f"{_short(clause.source)} needs {var} bound before", outside)
             fresh = [{var for var in _bound_by(branch) - outside if var[1] != " "} for branch in clause.inside]
             if differing := [names ^ fresh[0] for names in fresh if names != fresh[0]]:
                 raise QueryError(f"{_short(clause.source)}: {min(differing[0])} is not in every branch; a branch of "

@@ -298,3 +298,10 @@ def test_a_rule_needs_no_more_arguments_than_the_ones_that_bind_the_others(node)
     assert db.q({"find": "?b", "rules": rules, "where": [["?b", "kind", "x"]]}) == [1]
     assert db.q({"find": ["?c", "?b"], "rules": rules,
                  "where": [["?x", "kind", "x"], ("p", "?x", "?c", "?b")]}) == [(2, 3)]
+
+
+def test_a_rule_that_needs_a_blank_bound_is_refused_by_that_name(node):
+    """The sentence named a variable that nobody had written."""
+    rules = [[("older", ["?a"], "?b"), ["?a", "n", "?n"], ["?b", "n", "?m"], [(">", "?n", "?m")]]]
+    with pytest.raises(store.UnknownVariableError, match="needs a value for _ bound before"):
+        node.db().q({"find": "?b", "rules": rules, "where": [("older", "_", "?b")]})
