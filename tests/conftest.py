@@ -35,7 +35,7 @@ WORKERS = 2             # processes of a long run; tests start servers and brows
 PORTS = range(11_000, 31_000, 10_000)        # where each worker's begin; browsers refuse 10,080
 READY_S_MAX = 60        # the server promises one second; on a machine that is busy with others it took 17
 STOP_S_MAX = 30
-EXIT_S_MAX = 120         # for a worker to close servers and browsers after Ctrl-C; then it is killed, and they live on
+EXIT_S_MAX = 30          # after Ctrl-C a worker ends within 15; its controller would kill it after 10
 WAIT_MS_MAX = 30_000     # of a browser test for what it waits for: other tests run beside it
 
 LONGEST = {               # 20 s to a minute each

