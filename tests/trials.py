@@ -209,7 +209,7 @@ def complaint(db, trial, evaluator=None):
     except store.StoreError as error:
         if wanted is None or "UUIDs have no order" in str(error) or isinstance(error, store.QueryLimitError):
             return None
-        if "needs a value for _" in str(error):                   # a rule has one set of places to be bound, a blank is none
+        if "needs a value for _" in str(error):         # a rule has one set of places to be bound; a blank is none
             return None
         return f"{trial.ask} was refused: {type(error).__name__}: {error}"
     except Exception as error:
