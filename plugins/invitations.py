@@ -22,7 +22,7 @@ from plugins.places import (app_page, channel_path, channels_in, community_path,
 from store import delete
 
 ENDS = {"day": dt.timedelta(days=1), "week": dt.timedelta(weeks=1), "never": None}
-USES = 1, 5, 25, 100, None            # None: as many as like
+USES = 1, 5, 25, 100, None            # None: any number
 INVITATIONS_MAX = 50                  # of a community; its page lists them
 GUESTS_SHOWN = 20                     # of those who came by an invitation
 PROOF_BYTES = 16                      # beside the id; so long a code is masked in the log, as tokens are
