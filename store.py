@@ -60,7 +60,6 @@ import shutil
 import sqlite3
 import statistics
 import struct
-import sys
 import tempfile
 import threading
 import time

@@ -334,7 +334,7 @@ def test_a_group_commit_has_no_more_than_its_bound(monkeypatch):
     groups, told = [], []
     with opened() as node:
         fill = node._log._fill
-        monkeypatch.setattr(node._log, "_fill", lambda group, batch: (groups.append(len(group)), fill(group, batch)))
+        monkeypatch.setattr(node._log, "_fill", lambda group, *rest: (fill(group, *rest), groups.append(len(group))))
 
         def work(number):
             for turn in range(30):
