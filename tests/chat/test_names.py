@@ -84,7 +84,7 @@ async def test_the_address_of_a_person_is_on_no_page_of_others(chat, person):   
     await ann.say(channel, "hello")
     for path in channel, community, "/app", "/name":
         assert "ann@secret.example" not in (await bob.get(path)).body_text
-    assert "ann@secret.example" in (await ann.get("/app")).body_text
+    assert "ann@secret.example" in (await ann.get("/name")).body_text
 
 
 async def test_a_name_is_asked_for_until_there_is_one(chat, person):      # noqa: F811
