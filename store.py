@@ -1993,7 +1993,8 @@ class _Reader:
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
         connection.create_function("part", 2, lambda *entry: _sibling("store_schema").part_of(*entry))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
-        connection.set_progress_handler(lambda: me._guarded(me._is_over), STEPS)
+        self._watch_time = functools.partial(connection.set_progress_handler, lambda: me._guarded(me._is_over), STEPS)
+        self._watch_time()
 
     def _guarded(self, work: Callable, *args: Any) -> Any:
         """Keeps what is raised, Ctrl-C too, until the statement has ended: SQLite would make another error of it."""
@@ -2002,6 +2003,15 @@ class _Reader:
         except BaseException as error:
             self.error, self.is_used = error, True
             raise
+
+    @contextlib.contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """A block of short writes that nothing stops: with a stopped write, SQLite takes back the whole transaction."""
+        self.connection.set_progress_handler(None, 0)
+        try:
+            yield
+        finally:
+            self._watch_time()
 
     def _is_over(self) -> bool:
         is_over = self._is_late()
@@ -4138,9 +4148,10 @@ class _Supposition(Db):
                     a = self._file.index.attribute(name, reader)
                     filled.is_passing |= type(a) is str
                     facts.append((a, self._cell_for(cell, filled, reader) if type(cell) is uuid.UUID else cell, e, n))
-        many("insert or ignore into temp.touched values (?)", list(zip(cells)))
-        many("delete from temp.over_facts where e = ?", list(zip(cells)))
-        many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", facts)
+        with reader.unbroken():
+            many("insert or ignore into temp.touched values (?)", list(zip(cells)))
+            many("delete from temp.over_facts where e = ?", list(zip(cells)))
+            many("insert or ignore into temp.over_facts values (?, ?, ?, ?)", facts)
 
     def _cell_for(self, value: Any, filled: _Filled, reader: _Reader) -> Cell:
         if type(value) is not uuid.UUID:
@@ -6784,8 +6795,9 @@ class _Run:
             outer.filled |= self.filled
         elif self.filled:
             reader.rest()
-            for table in self.filled:
-                reader.execute(f"drop table if exists temp.{table}")
+            with reader.unbroken():
+                for table in self.filled:
+                    reader.execute(f"drop table if exists temp.{table}")
 
     # Rows
 
@@ -6830,8 +6842,9 @@ class _Run:
                 raise QueryError("The query asks itself, by a function of its own, while its rules' tables are in use.")
             outer = outer.outer[0]
         for table, made in self.plan.tables:
-            for statement in (*made, f"delete from temp.{table}"):
-                self.reader.execute(statement)
+            with self.reader.unbroken():
+                for statement in (*made, f"delete from temp.{table}"):
+                    self.reader.execute(statement)
             self.filled.add(table)
         self._run_all(self.plan.before)
 
@@ -6845,7 +6858,7 @@ class _Run:
         for part in parts:
             if isinstance(part, _Statement):
                 before = connection.total_changes
-                self.execute(part)
+                self._fill_table(part)
                 self.new_facts += connection.total_changes - before if part.derives else 0
             elif self.settled.get(part.number) != self.new_facts:
                 if part.number not in self.rounds:
@@ -6858,6 +6871,17 @@ class _Run:
                     new = self._run_all(part.rounds)
                 self.settled[part.number] = self.new_facts
         return self.new_facts - start
+
+    def _fill_table(self, statement: _Statement) -> None:
+        """Runs an INSERT. The writer, who has a transaction to lose, reads first and writes what it found unbroken."""
+        target = _INSERT.search(statement.sql)
+        if self.reader is not self.file.writer or target is None:
+            self.execute(statement)
+            return
+        sql = statement.sql.replace(target[0], "", 1)
+        if rows := self.reader.execute(sql, self._bound(statement)).fetchall():
+            with self.reader.unbroken():
+                self.reader.connection.executemany(f"{target[0]}values ({_places(len(rows[0]))})", rows)
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""
@@ -6872,6 +6896,9 @@ class _Run:
     def wanted(self) -> int | None:
         """How many rows the page takes, with those that it skips; None: all."""
         return None if self.parsed.limit is None else self.parsed.limit + self.parsed.offset
+
+
+_INSERT = re.compile(r"insert (?:or ignore )?into temp\.\w+ ")
 
 
 def _cell_order(cell: Cell) -> tuple:

@@ -396,7 +396,7 @@ class Window:
                     assert told <= MINE
                 else:
                     after = int(self.page.by_id("cursor").attributes["value"])
-                    assert after > before, "a fragment came twice, or without its tx_id"
+                    assert after > before, f"a fragment came twice, or without its tx_id: {frame.data[:500]}"
 
     async def cut(self):
         """The connection ends in the middle of what is on its way. The page keeps what it has applied."""

@@ -308,6 +308,25 @@ def test_a_function_sees_the_whole_past_of_what_its_transaction_put(open_store):
         assert [(v.valid_from, v.document and v.document["v"]) for v in node.db().history("a")] == seen[1]
 
 
+FAR = {"find": ["?a", "?b"], "where": [("far", "?a", "?b")], "timeout": 20,
+       "rules": [[("far", "?a", "?b"), ["?a", "next", "?b"]],
+                 [("far", "?a", "?b"), ("far", "?a", "?c"), ["?c", "next", "?b"]],
+                 [("far", "?a", "?b"), ("near", "?a", "?b")],
+                 [("near", "?a", "?b"), ("far", "?a", "?b"), ["?b", "next", "?x"]]]}
+
+
+def test_a_function_whose_query_runs_out_of_time_goes_on(open_store):
+    """Without this, one question too long would take the transactions of others with it, and close the store."""
+    def far(ctx):
+        with pytest.raises(store.QueryLimitError):
+            ctx.db.q(FAR)
+        return [put({"xt/id": "said"})]
+    node = open_store(functions={"far": far})
+    node.submit_tx([put({"xt/id": n, "next": n + 1}) for n in range(400)])
+    assert node.submit_tx([put({"xt/id": "before"}), call("far")]).committed
+    assert node.db().pull_many(["xt/id"], ["before", "said"]) == [{"xt/id": "before"}, {"xt/id": "said"}]
+
+
 def test_what_a_function_returns(open_store):
     """Without this, nobody would know how to say no."""
     seen = []
