@@ -6112,8 +6112,8 @@ class _Shaper:
         limit = f" limit {joiner.text.param('limit')}" if is_cut else ""
         found = row.columns.keys() | row.numbers.keys()
         repeats = not (parsed.is_bag or self._is_one_each(joined, found))
-        distinct = repeats and (len(block.froms) > 1 or any(type(clause) is _RuleCall for clause in parsed.where)) \
-            and not self._repeats_seldom(joined, found)
+        distinct = repeats and (any(type(clause) is _RuleCall for clause in parsed.where)
+                                or len(block.froms) > 1 and not self._repeats_seldom(joined, found))
         kinds = {find.kind for find in parsed.find}
         is_direct = kinds <= {"var", "pull"} and (is_ordered or not parsed.order) and (is_cut or parsed.limit is None)
         if is_direct and not shared.is_over:
