@@ -52,7 +52,8 @@ ACTIVE = [
 WORD = re.compile(r"w(\d+)w")
 CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" '
                       r'value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+|'
-                      r'(?<=data-tx=")\d+|(?<=data-said=")\d+|(?<=id=")(?:new|gone)-[^"]+')
+                      r'(?<=data-tx=")\d+|(?<=data-said=")\d+|(?<=id=")(?:new|gone)-[^"]+|'
+                      r'(?<=") dir="auto"(?=>)')                     # stands only where a title needs it
 
 
 @pytest.fixture
