@@ -673,22 +673,27 @@ class Lately:
         Nor is anything said again that was changed or taken back since: then, too, it is `whole()`. What is answered is
         kept for those who ask the same, until something else is said to the room; the whole is kept once for a room.
         """
-        data = self._kept(key, after, lambda: self._joined(key, after)) if self.low <= after <= self.high else None
+        data = None
+        if self.low <= after <= self.high:
+            _, data = self._kept(key, after, lambda: self._joined(key, after))
         if data is None:
-            data = self._kept(key, None, whole)
+            made_at, data = self._kept(key, None, whole)
+            if made_at <= after <= self.high:          # nothing was said to the room since, and the page is newer
+                data = b""
         self.replays += bool(data)
         return data
 
     def _kept(self, key, start, make):
-        upto, data = self._replays.pop((key, start), (-1, None))
+        """The number at which the bytes were made, and these."""
+        upto, made_at, data = self._replays.pop((key, start), (-1, -1, None))
         self._replays_size -= len(data or b"")
         if upto < self.low or any(words.frame(key) for words in self.newer(upto)):
-            data = make()
-        self._replays[key, start] = self.high, data
+            made_at, data = self.high, make()
+        self._replays[key, start] = self.high, made_at, data
         self._replays_size += len(data or b"")
         while len(self._replays) > REPLAYS_KEPT or self._replays_size > REPLAYS_BYTES_MAX:
-            self._replays_size -= len(self._replays.popitem(last=False)[1][1] or b"")
-        return data
+            self._replays_size -= len(self._replays.popitem(last=False)[1][-1] or b"")
+        return made_at, data
 
     def newer(self, after: int) -> Iterator:
         """The words since, the newest first."""

@@ -350,8 +350,20 @@ async def test_replays_that_are_kept_are_bounded_in_bytes_and_a_list_is_kept_onc
     assert len(lists) == 1
     for room in range(40):
         lately.catch_up(room, 0, whole)
-    kept = sum(len(data or b"") for _, data in lately._replays.values())
+    kept = sum(len(data or b"") for *_, data in lately._replays.values())
     assert kept == lately._replays_size <= sockets.REPLAYS_BYTES_MAX and len(lately._replays) <= sockets.REPLAYS_KEPT
+
+
+async def test_a_page_that_has_the_whole_list_is_not_sent_it_again():
+    """Without this, a page in a quiet room would be drawn anew each time it comes back, and count as told twice."""
+    lately, elsewhere = sockets.Lately(lambda after: [], 4, 10 ** 9), Told(0)
+    for number in range(1, 31):
+        lately.hear(number, lambda: Told(10) if number == 10 else elsewhere)
+        if number >= 10:
+            assert lately.catch_up("room", 1, lambda: b"list at %d" % number) == b"list at 10"
+    assert lately.low > 10
+    assert lately.catch_up("room", 10, lambda: b"list at 30") == b""
+    assert lately.catch_up("room", 9, lambda: b"list at 30") == b"list at 10"
 
 
 async def test_no_more_frames_are_made_for_a_replay_than_it_may_have():
@@ -764,7 +776,7 @@ async def test_replays_of_many_at_one_cursor_are_one_reading_and_one_frame(chat,
         f"{rendered.count('changes.html')} fragments rendered, asked 30")
     assert lately.reads - reads == 1 and rendered.count("changes.html") == 30 and len(rendered) <= 61      # and a part
     assert len({tuple(ear.texts) for ear in ears}) == 1
-    assert len({id(data) for _, data in lately._replays.values()}) == 1
+    assert len({id(data) for *_, data in lately._replays.values()}) == 1
 
 
 async def test_what_is_under_way_together_is_written_once(chat, say):      # noqa: F811
