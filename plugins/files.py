@@ -537,6 +537,8 @@ async def answer_of(ctx, sha256, type, disposition):
     except Refused as refused:
         return biff.error(ctx, refused.status, refused.sentence)
     if path is None:
+        if refusal := in_file(ctx | {"biff/db": ctx["biff/node"].db()}):
+            return refusal                                 # it was taken back meanwhile
         log.error("The bytes of file %s are missing: put them back from a backup", ctx["file"]["xt/id"])
         return biff.error(ctx, 404, "The server has lost the bytes of this file. Tell those who run it.")
     return biff.FileAnswer(path, {

@@ -261,7 +261,7 @@ async def test_pictures_are_attached_sent_seen_and_opened_in_two_windows(server,
     await bob.wait_for_selector("#lightbox:not([open])", state="attached")
     await ann.focus(".picture a >> nth=0")
     await ann.keyboard.press("Enter")
-    await ann.wait_for_function("() => document.querySelector('#lightbox-place').textContent === '1 of 3'")
+    await ann.wait_for_function("() => document.querySelector('#lightbox-place')?.textContent === '1 of 3'")
     await ann.wait_for_function("() => document.querySelector('#lightbox-picture').naturalWidth === 1600")
     await shot(ann, "lightbox")
     await ann.keyboard.press("ArrowRight")

@@ -330,6 +330,23 @@ async def test_a_file_whose_bytes_are_missing_says_so(chat, two):      # noqa: F
     (chat["biff/config"]["data"] / "files" / sha256("a.txt")).unlink()
     answer = await ann.get(f"{channel}/file/{id}", headers=HTMX)
     assert answer.status == 404 and "lost the bytes" in answer.body_text
+
+
+async def test_a_file_that_is_taken_back_while_it_is_fetched_is_not_lost(chat, two, monkeypatch, caplog):      # noqa: F811
+    """Without this, whoever runs the chat would look in backups for what somebody has deleted."""
+    ann, _, channel = two
+    (id,) = await ann.say_with(channel, "", "a.txt")
+    kept = chat["chat_bytes"]
+    found = kept.found
+
+    async def gone_meanwhile(sha256):
+        await chat["biff/node"].submit([evict(uuid.UUID(id))])
+        await until(lambda: not kept.path(sha256).exists())
+        return await found(sha256)
+    monkeypatch.setattr(kept, "found", gone_meanwhile)
+    answer = await ann.get(f"{channel}/file/{id}", headers=HTMX)
+    assert answer.status == 404 and "not there any more" in answer.body_text
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
     assert (await ann.get(channel)).status == 200
 
 
