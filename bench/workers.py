@@ -7,9 +7,9 @@ many messages that core makes. The column "on cores of their own" says what it h
 client did not hold them up, the busiest worker's CPU for a message would bound the rate. Each worker hears every
 message, so that a post costs all workers more than it costs one; a frame is written, and a page made, by one of them.
 
-Posts go to a channel with one socket, 32 at once; frames are those of 8 messages at once to many sockets. Pages are that
-channel's newest, by 32 connections, each of another person. CPU is from /proc, so it is true on a busy machine, too.
-Rounds alternate; the table has medians.
+Posts go to a channel with one socket, 32 at once; frames are those of 8 messages at once to many sockets. Pages are
+that channel's newest, by 32 connections, each of another person. CPU is from /proc, so it is true on a busy machine,
+too. Rounds alternate; the table has medians.
 
 `--accept` compares ways to take connections instead, with workers that only answer: one listening socket that all
 inherit, or one for each (SO_REUSEPORT); each connection is answered after so many milliseconds of work.
@@ -102,7 +102,8 @@ class Crew:
     def measure(self, seconds):
         self.measure_one("posts", lambda: self.quiet.flight(POSTS_AT_ONCE, seconds))
         self.measure_one("frames", lambda: self.lively.flight(FRAMES_AT_ONCE, seconds))
-        with contextlib.closing(Readers(self.chat.port, self.chat.quiet, self.chat.quiet_cookies[:PAGES_AT_ONCE])) as all:
+        cookies = self.chat.quiet_cookies[:PAGES_AT_ONCE]
+        with contextlib.closing(Readers(self.chat.port, self.chat.quiet, cookies)) as all:
             all.flight(WARM_S)
             self.measure_one("pages", lambda: all.flight(seconds))
 

@@ -236,7 +236,7 @@ def test_nothing_that_is_written_is_lost(seed):
         typed = "".join(lots.choice(["*", "_", "~~", "`", "> ", "- ", "\n", "\n\n", "  ", "1. ", "a", "b", "c ", "[",
         "]"])
                         for _ in range(lots.randint(1, 60)))
-        typed = re.sub("~{3,}", "~~", re.sub("`{3,}", "``", typed))      # what follows a fence is the name of a language
+        typed = re.sub("~{3,}", "~~", re.sub("`{3,}", "``", typed))      # behind a fence stands a language, not shown
         shown = html.unescape(re.sub("<[^>]*>", "", str(said(typed).html)))
         assert re.findall("[abc]", shown) == re.findall("[abc]", typed), (seed, typed)
 

@@ -188,11 +188,12 @@ def test_the_date_of_an_entry_is_right_or_is_not_told(text, at):
 
 CHARSETS = {"windows-1252": ("cp1252", "“Älv”"), "x-cp1252": ("cp1252", "“Älv”"), "iso88591": ("cp1252", "“Älv”"),
             "us-ascii": ("cp1252", "“Älv”"), "iso-8859-15": ("iso8859-15", "10 €"), "gbk": ("gb18030", "鳗鱼镕㐂"),
-            "x-gbk": ("gbk", "鳗鱼"), "shift_jis": ("cp932", "①鰻"), "x-sjis": ("cp932", "①鰻"), "windows-31j": ("cp932", "①鰻"),
+            "x-gbk": ("gbk", "鳗鱼"), "shift_jis": ("cp932", "①鰻"), "x-sjis": ("cp932", "①鰻"),
+            "windows-31j": ("cp932", "①鰻"),
             "x-euc-jp": ("euc_jp", "鰻"), "euc-kr": ("cp949", "뱀장어 똠"), "windows-949": ("cp949", "뱀장어 똠"),
             "x-x-big5": ("big5hkscs", "鰻魚"), "koi8": ("koi8-r", "угорь"), "x-cp1251": ("cp1251", "угорь"),
-            "windows-874": ("cp874", "ปลาไหล"), "iso-8859-8-i": ("iso8859-8", "צלופח"), "x-mac-roman": ("mac-roman", "Älv"),
-            "utf8": ("utf-8", "Älv"), "no such charset": ("utf-8", "Älv")}
+            "windows-874": ("cp874", "ปลาไหล"), "iso-8859-8-i": ("iso8859-8", "צלופח"),
+            "x-mac-roman": ("mac-roman", "Älv"), "utf8": ("utf-8", "Älv"), "no such charset": ("utf-8", "Älv")}
 
 
 @pytest.mark.parametrize("label", CHARSETS)

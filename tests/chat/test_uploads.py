@@ -332,7 +332,7 @@ async def test_a_file_whose_bytes_are_missing_says_so(chat, two):      # noqa: F
     assert answer.status == 404 and "lost the bytes" in answer.body_text
 
 
-async def test_a_file_that_is_taken_back_while_it_is_fetched_is_not_lost(chat, two, monkeypatch, caplog):      # noqa: F811
+async def test_a_file_taken_back_while_it_is_fetched_is_not_lost(chat, two, monkeypatch, caplog):      # noqa: F811
     """Without this, whoever runs the chat would look in backups for what somebody has deleted."""
     ann, _, channel = two
     (id,) = await ann.say_with(channel, "", "a.txt")
