@@ -47,7 +47,7 @@ function watchNews() {
   const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href;
   const loudIcon = document.querySelector("meta[name=icon-with-news]").content;
   const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
-  let seen = null, isFollowing = false, timer = null, isMarked = false, asks = null, word = 0;
+  let seen = null, isFollowing = false, mayBeFollowing = false, timer = null, isMarked = false, asks = null, word = 0;
   const atEnd = () => isLive && list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_PX;
   const isInSight = () => document.visibilityState === "visible" && document.hasFocus() && atEnd();
   const isReading = () => here && !isMarked && !kept.isOver && isInSight();
@@ -103,7 +103,7 @@ function watchNews() {
     }
     if (isHere && !isFollowing) timer ??= setTimeout(follow, FOLLOW_MS);
     if (!isHere && timer) { clearTimeout(timer); timer = null; }
-    if (!isHere && isFollowing) tell(true);
+    if (!isHere) leave();
   }
   function follow() {
     timer = null;
@@ -121,9 +121,11 @@ function watchNews() {
   function tell(isLeaving = false) {
     isFollowing = !isLeaving;
     if (kept.isOver) return;
+    mayBeFollowing = !isLeaving;               // a word may be heard though its answer is lost, as when the page goes
     const fields = {upto: seen, page, word: word += 1, ...(isLeaving ? {} : {stays: 1})};
     send(`${location.pathname}/read`, fields).catch(() => { isFollowing = isLeaving; });
   }
+  function leave() { if (isFollowing || mayBeFollowing) tell(true); }
   async function send(path, fields) {
     const token = document.querySelector("[name='__anti-forgery-token']").value;
     const headers = {"X-CSRF-Token": token, "HX-Request": "true"}, body = new URLSearchParams(fields);
@@ -171,7 +173,7 @@ function watchNews() {
     list.addEventListener("scroll", show, {passive: true});
     messageActs.unread = async message => {
       isMarked = true;                           // until one goes elsewhere: else it would be read again at once
-      isFollowing = false;
+      isFollowing = mayBeFollowing = false;
       line = message.id;
       drawLine();
       await send(`${pathOf(message)}/unread`, {});
@@ -184,7 +186,6 @@ function watchNews() {
   document.addEventListener("htmx:after:swap", show);
   for (const event of ["focus", "blur"]) addEventListener(event, show);
   document.addEventListener("visibilitychange", show);
-  const leave = () => { if (isFollowing) tell(true); };
   addEventListener("pagehide", leave);
   document.querySelector("form.out")?.addEventListener("submit", leave, true);      // while one is still known
   $("read-all")?.addEventListener("click", () => send(`${location.pathname.split("/channel/")[0]}/read`, {}));
