@@ -2923,7 +2923,7 @@ class _Watch:
         """Before the first look."""
 
     def _received(self, before: list[bytes]) -> list[bytes]:
-        """What others have sent, after a while."""
+        """Waits a while, and returns what others have sent."""
         time.sleep(POLL_S)
         return []
 
@@ -6374,7 +6374,7 @@ class _Shaper:
     # Answers without a run
 
     def _finish(self, block: _Block, row: _Row, is_whole: bool) -> Callable | None:
-        """What makes the answer of a quick plan's rows: of the snapshot, the reader and them.
+        """The function that makes an answer of the snapshot, the reader and a quick plan's rows.
 
         They must be the answer, or have the numbers of documents, the numbers of UUIDs, or values.
         """

@@ -56,7 +56,7 @@ def statements(parts: Iterable[store._Statement | store._Filling], told: set) ->
 def measured(reader: Any, mode: str, db: Any, parsed: Any, args: tuple) -> list[str]:
     """The rows after each step and its ms: SQLite tells neither, so all steps up to each are asked and counted anew.
 
-    What a step took is what they take less what those before it take. The query's timeout is for all of that.
+    The time of a step is their time less the time of the steps before it. The query's timeout bounds the whole.
     """
     steps: list[tuple] = []
     lines, taken = ["measured:", "        rows         ms"], 0.0

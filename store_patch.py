@@ -74,7 +74,7 @@ def _of(transaction: store._Transaction, kind: str, ref: list, *parts: Any) -> l
 
 
 def became(transaction: store._Transaction, op: store._Op) -> list[store._Op]:
-    """What a call became. Raises: _Abort."""
+    """The operations that a call became. Raises: _Abort."""
     if op.id[1:]:
         return _of(transaction, op.id[0], *op.args)
     try:

@@ -254,7 +254,7 @@ class Writer:
 
 
 def clauses(clause: list, of: str, argument: Callable[[Any, Any], Any]) -> tuple[store._Clause, ...]:
-    """What [("text-search", "attribute", words), [["?entity", "?text"]]] says."""
+    """The parsed clause [("text-search", "attribute", words), [["?entity", "?text"]]]."""
     call, binding = clause[0], store._parse_binding(clause[1], store._short(clause)) if len(clause) == 2 else None
     if binding is None or binding.shape != "relation" or len(binding.vars) > 2 or len(call) != 3 \
             or type(call[1]) is not str or store._is_var(call[1]):

@@ -316,7 +316,7 @@ AT_MESSAGE = """text => new Promise(done => requestAnimationFrame(() => requestA
 
 
 async def test_the_toolbar_of_a_message_stays_with_it_when_the_list_moves(chat, person, window):      # noqa: F811
-    """Whoever reached for a button would press nothing, or what came in its place."""
+    """Without this, people who reach for a button would press nothing, or another button."""
     ann, channel = await same_process(chat, person, window, "ann@example.com")
     node, count = chat["biff/node"], "n => document.querySelectorAll('.message').length === n"
     await node.submit([put(a_message(chat, channel, f"message {n}.")) for n in range(30)])

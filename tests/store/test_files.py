@@ -259,7 +259,7 @@ one.close(), two.close()
 
 
 def test_one_copied_file_puts_asks_and_hears(tmp_path):
-    """Who copies `store.py` alone, as they are told they may, would find out in production what else it needs."""
+    """Without this, people who copy `store.py` alone would learn in production what else it needs."""
     (tmp_path / "application").mkdir()
     shutil.copy(f"{ROOT}/store.py", tmp_path / "application")
     ran = subprocess.run([sys.executable, "-c", ALONE, tmp_path / "one.db"], cwd=tmp_path, capture_output=True,
