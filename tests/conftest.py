@@ -37,6 +37,7 @@ READY_S_MAX = 60        # the server promises one second; on a machine that is b
 STOP_S_MAX = 30
 EXIT_S_MAX = 30          # after Ctrl-C a worker ends within 15; its controller would kill it after 10
 WAIT_MS_MAX = 30_000     # of a browser test for what it waits for: other tests run beside it
+AGAIN_MAX = 3            # tests of a run that may pass at a second try; more are no chance
 
 LONGEST = {               # 20 s to a minute each
     "test_random_histories_answer_as_a_naive_model_does", "test_random_queries_answer_as_trying_everything_does",
@@ -106,11 +107,24 @@ def hash_of_tree(root):
 def pytest_cmdline_main(config):
     """Two processes share a run of folders, unless -n says otherwise, somebody looks on, or it is over too soon."""
     option = config.option
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ             # else each of them would start two more
     is_long = all(pathlib.Path(named).is_dir() for named in config.args) and not option.keyword
-    is_looked_at = option.capture == "no" or option.usepdb or option.collectonly
-    if getattr(option, "numprocesses", 0) is None and is_long and not (is_worker or is_looked_at):
+    if not is_long or option.capture == "no" or option.usepdb or option.collectonly:
+        return
+    try_again_what_failed(option)
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ             # else each of them would start two more
+    if getattr(option, "numprocesses", 0) is None and not is_worker:
         option.numprocesses, option.dist = WORKERS, "worksteal"
+
+
+def try_again_what_failed(option):
+    """Browsers and servers share two noisy cores: one test of thousands must not refuse a change by chance.
+
+    The summary shows each first try with its traceback, since it is a fault to mend. A test of the store has one try: an
+    answer that is wrong once is wrong.
+    """
+    if getattr(option, "reruns", 0) is None:
+        option.reruns, option.max_suite_reruns, option.rerun_show_tracebacks = 1, AGAIN_MAX, True
+        option.rerun_exclude_path = ["tests/store"]
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,5 +1,7 @@
-"""The seed of the random tests: another for each commit, the same for whoever runs that commit."""
+"""A run of the tests: its seed, another for each commit and the same for whoever runs that commit; and second tries."""
+import os
 import subprocess
+import sys
 
 import hypothesis
 from hypothesis import strategies as st
@@ -47,3 +49,27 @@ def drawn_by_hypothesis():
         drawn.append(number)
     draw()
     return drawn
+
+
+def test_a_second_try_is_shown_and_the_store_has_none(tmp_path):
+    """Without this, one noisy second would refuse a change, or a wrong answer of the store would pass by chance."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for folder in "chat", "store":
+        (tmp_path / "tests" / folder).mkdir(parents=True)
+        (tmp_path / "tests" / folder / f"test_{folder}.py").write_text(f"""
+import pathlib
+def test_at_times():
+    tried = pathlib.Path({str(tmp_path / folder)!r})
+    if not tried.exists():
+        tried.touch()
+        raise AssertionError("at the first try")
+def test_never():
+    assert False
+""")
+    environment = os.environ | {"PYTHONPATH": str(conftest.ROOT / "tests")}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    run = subprocess.run([sys.executable, "-m", "pytest", "-n", "0", "-p", "conftest", "tests"], cwd=tmp_path,
+                         env=environment, capture_output=True, text=True, timeout=120)
+    assert "3 failed, 1 passed, 2 rerun" in run.stdout, run.stdout + run.stderr
+    shown = run.stdout.partition("rerun test summary info")[2]
+    assert "at the first try" in shown and "PASSED tests/chat/test_chat.py::test_at_times" in shown
