@@ -5344,7 +5344,7 @@ class _Total(NamedTuple):
 
 class _Plan(NamedTuple):
     """A compiled query."""
-    before: tuple                     # what fills the tables of rules, in order: statements and `_Filling`s
+    before: tuple                     # what fills the tables of rules, in order: statements, and fillings
     tables: tuple                     # the temporary tables: (name, the statements that make it)
     calls: list                       # of functions: (call, its variables, the binding that takes the result apart)
     attributes: tuple                 # where hashed values may come from
@@ -5472,7 +5472,7 @@ class _Joiner:
     """
 
     def __init__(self, shared: _Compilation, before: list, scalars: Mapping[str, tuple] = NOTHING, is_bag: bool = False,
-                 turn: _Turn | None = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
+                 turn: Any = None, text: _Text | None = None, sizes: Mapping[Any, float] = NOTHING):
         self.shared, self.before, self.scalars, self.is_bag, self.turn = shared, before, scalars, is_bag, turn
         self.sizes = sizes
         self.steps: list | None = None    # (clause, how its rows are counted), of the query's own clauses, if wanted
@@ -5781,44 +5781,15 @@ def _alias(stage: _Block) -> str:
 
 
 # A rule that neither recurses nor stands for more than EXPANDED_MAX clauses is replaced by what it says. One that calls
-# itself once in each definition is a recursive table in the statement. All others are derived round by round: each
-# round joins what the last one found, in temporary tables. What such a rule is asked (its bound arguments) is a table
-# too, so that only what can matter is derived.
-
-
-class _Filling:
-    """The tables of rules that call each other, and what fills them. `_Run` runs it until nothing new comes."""
-
-    def __init__(self, number: int, group: frozenset[str]):
-        self.number, self.group = number, group
-        self.tables: dict[tuple, tuple] = {}      # (rule, its bound arguments) → (what holds, what is asked)
-        self.first: list = []                     # statements and other fillings, to be run once
-        self.rounds: list = []                    # the same, to be run in every round
-
-
-class _Turn:
-    """One statement of a filling: in its join, the place `delta` takes what the last round found.
-
-    Earlier places take what is older, later ones both, so that no combination comes twice. Place 0 is what is asked;
-    the others are the calls of the group, as they are joined. A delta of None takes everything, once.
-    """
-
-    def __init__(self, filling: _Filling, delta: int | None):
-        self.filling, self.delta, self.place = filling, delta, 0
-
-    def condition(self, alias: str, text: _Text) -> str:
-        if self.delta is None:
-            return "1"
-        operator = "=" if self.place == self.delta else "<" if self.place < self.delta else "<="
-        return f"{alias}.g {operator} {text.param('round', self.filling.number)} - 1"
+# itself once in each definition is a recursive table in the statement. All others are derived by store_rules.py.
 
 
 class _Rules:
     """The rules of a query."""
 
     def __init__(self, shared: _Compilation):
-        self._shared, self._rules, self._groups = shared, shared.parsed.rules, _tabled_groups(shared.parsed.rules)
-        self._fillings: dict[frozenset, _Filling] = {}
+        self.shared, self.definitions, self.groups = shared, shared.parsed.rules, _tabled_groups(shared.parsed.rules)
+        self.fillings: dict[frozenset, Any] = {}        # of groups of rules that store_rules.py derives
 
     def expand(self, clauses: Iterable[_Clause], is_bag: bool = False) -> tuple[_Clause, ...]:
         """The clauses with calls of rules that have no table replaced by what they say."""
@@ -5826,10 +5797,11 @@ class _Rules:
         for clause in clauses:
             if clause.inside:
                 made.append(clause.rebuilt(lambda term: term, lambda inner: self.expand(inner, is_bag)))
-            elif type(clause) is not _RuleCall or clause.name in self._groups:
+            elif type(clause) is not _RuleCall or clause.name in self.groups:
                 made.append(clause)
             else:
-                branches = tuple(self.expand(_called(definition, clause)) for definition in self._rules[clause.name])
+                definitions = self.definitions[clause.name]
+                branches = tuple(self.expand(_called(definition, clause)) for definition in definitions)
                 made += branches[0] if len(branches) == 1 and not is_bag else \
                     [_Or(clause.source, clause.terms, branches, clause.required)]
         return tuple(made)
@@ -5838,30 +5810,31 @@ class _Rules:
         """A call of a rule that has a table."""
         bound = [i for i, arg in enumerate(clause.terms) if joiner.is_bound(arg, block)]
         if joiner.turn and clause.name in joiner.turn.filling.group:
-            return self._join_inside(joiner, block, clause, bound)
+            return joiner.turn.join(self, joiner, block, clause, bound)
         if block.froms and bound:
             block = joiner.stage(block, needed | clause.vars, numbered=joiner.is_bag)
         seeds = ""
         if bound:                     # the arguments that the rule is called with, as a table
-            asking = self._asking(joiner, block, [clause.terms[i] for i in bound])
-            seeds = joiner.text.table(self._shared.name("q"), _numbered("c", len(bound)), asking)
-        table = self._linear(joiner, clause, bound, seeds) or self._general(joiner, clause.name, bound, seeds)
-        return self._join_table(joiner, block, clause, table)
+            asking = self.asking(joiner, block, [clause.terms[i] for i in bound])
+            seeds = joiner.text.table(self.shared.name("q"), _numbered("c", len(bound)), asking)
+        table = self._linear(joiner, clause, bound, seeds) or \
+            _sibling("store_rules").table_of(self, joiner, clause.name, bound, seeds)
+        return self.join_table(joiner, block, clause, table)
 
-    def _join_table(self, joiner: _Joiner, block: _Block, clause: _RuleCall, table: str, condition: str = "") -> _Block:
-        r = self._shared.name("r")
+    def join_table(self, joiner: _Joiner, block: _Block, clause: _RuleCall, table: str, condition: str = "") -> _Block:
+        r = self.shared.name("r")
         if condition:
             block.wheres.append(condition.format(r))
         joiner.add(block, f"{table} {r}", clause.terms, _numbered(f"{r}.c", len(clause.terms)))
         return block
 
-    def _asking(self, joiner: _Joiner, block: _Block, args: list, *more: str) -> str:
+    def asking(self, joiner: _Joiner, block: _Block, args: list, *more: str) -> str:
         """The SELECT of some arguments, one row for each of a set of constants."""
         asking, exprs = _Block(block.froms), []
         asking.wheres = block.wheres
         for arg in args:
             if type(arg) is _AnyOf:
-                j = self._shared.name("j")
+                j = self.shared.name("j")
                 asking.froms.append(f"json_each({joiner.text.param('any', arg.values)}) {j}")
                 exprs.append(_FROM_JSON.format(f"{j}.value"))
             else:
@@ -5875,7 +5848,7 @@ class _Rules:
 
         A definition is (head, the call of itself or None, the other clauses).
         """
-        definitions = self._rules[clause.name]
+        definitions = self.definitions[clause.name]
         if all(call.name != clause.name for d in definitions for call in _rule_calls(d.clauses)):
             return None
         split: list[Any] = [(d.head, *(self._split(self.expand(d.clauses), clause.name) or (None, None)))
@@ -5899,7 +5872,7 @@ class _Rules:
         """(the one call of itself or None, the other clauses), or None where a recursive table cannot say it."""
         calls = [c for c in clauses if type(c) is _RuleCall]
         rest = tuple(c for c in clauses if type(c) is not _RuleCall)
-        if len(calls) > 1 or len(self._groups[name]) > 1 or not self._shared.is_simple(rest) or any(
+        if len(calls) > 1 or len(self.groups[name]) > 1 or not self.shared.is_simple(rest) or any(
                 call.name != name or not all(_is_var(arg) or type(arg) is _Const for arg in call.terms)
                 for call in calls):
             return None
@@ -5908,7 +5881,7 @@ class _Rules:
     def _grown(self, joiner: _Joiner, width: int, definitions: list[tuple], bound: list[int], kept: list[int],
                seeds: str) -> str:
         """A recursive table. Arguments that every call hands on unchanged restrict where it begins."""
-        table, x, inner = self._shared.name("g"), self._shared.name("x"), self._inside(joiner)
+        table, x, inner = self.shared.name("g"), self.shared.name("x"), self._inside(joiner)
         selects = []
         for head, call, clauses in definitions:
             if call:
@@ -5923,7 +5896,7 @@ class _Rules:
     def _walked(self, joiner: _Joiner, bases: list[tuple], loops: list[tuple], bound: list[int], width: int,
                 seeds: str) -> str:
         """For a call that comes last (`walk` in bench/store.py): where each seed leads, then what holds there."""
-        path, x, inner = self._shared.name("t"), self._shared.name("x"), self._inside(joiner)
+        path, x, inner = self.shared.name("t"), self.shared.name("x"), self._inside(joiner)
         starts, ends = [f"s{i}" for i in bound], [f"c{i}" for i in bound]
         selects = [f"select {', '.join(_numbered('c', len(bound)) * 2)} from {seeds}"]
         for head, call, clauses in loops:
@@ -5937,76 +5910,11 @@ class _Rules:
             block = inner.join(block, clauses, head)
             columns = [f"{x}.s{i}" if i in bound else inner.expr(head[i], block) for i in range(width)]
             selects.append(block.sql(columns, distinct=True))
-        return joiner.text.table(self._shared.name("g"), _numbered("c", width), " union ".join(selects))
+        return joiner.text.table(self.shared.name("g"), _numbered("c", width), " union ".join(selects))
 
     def _inside(self, joiner: _Joiner) -> _Joiner:
         """For the clauses of a rule in the same statement: it sees no argument of the query, and its rows are a set."""
-        return _Joiner(self._shared, joiner.before, text=joiner.text)
-
-    # Round by round
-
-    def _general(self, joiner: _Joiner, name: str, bound: list[int], seeds: str) -> str:
-        """The table of a rule that is filled before the statement runs, from what all statements before have asked."""
-        filling = self._fillings.setdefault(self._groups[name], _Filling(len(self._fillings), self._groups[name]))
-        table, asked = self._tables(filling, name, tuple(bound))
-        if asked:
-            round, columns = joiner.text.param("round", filling.number), ", ".join(_numbered("c", len(bound)))
-            joiner.before.append(joiner.text.statement(
-                f"insert or ignore into temp.{asked} select {columns}, {round} from {seeds}"))
-        joiner.before.append(filling)
-        return f"temp.{table}"
-
-    def _tables(self, filling: _Filling, name: str, bound: tuple[int, ...]) -> tuple[str, str | None]:
-        """The tables of a rule called with these arguments bound: what holds, and what is asked."""
-        if (name, bound) not in filling.tables:
-            number, width = next(_fresh_numbers), len(self._rules[name][0].head)
-            table, asked = f"rule{number}", f"asked{number}" if bound else None
-            self._make(table, width, bound)
-            if asked:
-                self._make(asked, len(bound), ())
-            filling.tables[name, bound] = table, asked
-            for definition in self._rules[name]:
-                for clauses in _without_or(self.expand(definition.clauses), filling.group):
-                    self._derive(filling, definition.head, bound, table, asked, clauses)
-        return filling.tables[name, bound]
-
-    def _make(self, table: str, width: int, bound: tuple[int, ...]) -> None:
-        """A temporary table of different rows with the round that brought them, searched by round or by `bound`."""
-        columns = ", ".join(_numbered("c", width))
-        made = [f"create temp table if not exists {table}({columns}, g, primary key ({columns})) without rowid",
-                f"create index if not exists temp.{table}_g on {table}(g)"]
-        if bound:
-            made.append(f"create index if not exists temp.{table}_b on {table}({', '.join(f'c{i}' for i in bound)})")
-        self._shared.tables.append((table, tuple(made)))
-
-    def _derive(self, filling: _Filling, head: tuple, bound: tuple[int, ...], table: str, asked: str | None,
-                clauses: tuple[_Clause, ...]) -> None:
-        """The statements that derive one definition of a rule, one for each place where something new may come from."""
-        calls = sum(type(c) is _RuleCall and c.name in filling.group for c in clauses)
-        for delta in range(calls + 1) if asked else [None, *range(1, calls + 1)]:
-            turn = _Turn(filling, delta)
-            target = filling.first if delta is None else filling.rounds
-            joiner, block = _Joiner(self._shared, target, turn=turn), _Block()
-            if asked:
-                x = self._shared.name("x")
-                joiner.add(block, f"temp.{asked} {x}", [head[i] for i in bound], _numbered(f"{x}.c", len(bound)))
-                block.wheres.append(turn.condition(x, joiner.text))
-            block = joiner.join(block, clauses, head)
-            columns = [joiner.expr(var, block) for var in head] + [joiner.text.param("round", filling.number)]
-            target.append(joiner.text.statement(
-                f"insert or ignore into temp.{table} {block.sql(columns, distinct=True)}"))
-
-    def _join_inside(self, joiner: _Joiner, block: _Block, clause: _RuleCall, bound: list[int]) -> _Block:
-        """A call inside its own group: asks for its bound arguments, and joins what holds."""
-        turn, text = joiner.turn, joiner.text
-        assert turn is not None
-        table, asked = self._tables(turn.filling, clause.name, tuple(bound))
-        turn.place += 1
-        if asked and (turn.delta is None or turn.delta < turn.place):
-            args, round = [clause.terms[i] for i in bound], text.param("round", turn.filling.number)
-            asking = self._asking(joiner, block, args, round)
-            joiner.before.append(text.statement(f"insert or ignore into temp.{asked} {asking}"))
-        return self._join_table(joiner, block, clause, f"temp.{table}", turn.condition("{}", text))
+        return _Joiner(self.shared, joiner.before, text=joiner.text)
 
 
 def _called(definition: _Definition, call: _RuleCall) -> tuple[_Clause, ...]:
@@ -6053,15 +5961,6 @@ def _tabled_groups(rules: dict) -> dict[str, frozenset[str]]:
         if weights[name] > EXPANDED_MAX:
             groups[name], weights[name] = frozenset((name,)), 1
     return groups
-
-
-def _without_or(clauses: tuple, group: frozenset[str]) -> list[tuple]:
-    """A rule's clauses as several definitions, where an `or` holds a call of its own group."""
-    for place, clause in enumerate(clauses):
-        if type(clause) is _Or and any(call.name in group for call in _rule_calls([clause])):
-            return [made for branch in clause.inside
-                    for made in _without_or(clauses[:place] + branch + clauses[place + 1:], group)]
-    return [clauses]
 
 
 class _Shaper:
@@ -6846,30 +6745,18 @@ class _Run:
                 for statement in (*made, f"delete from temp.{table}"):
                     self.reader.execute(statement)
             self.filled.add(table)
-        self._run_all(self.plan.before)
+        self.run_all(self.plan.before)
 
-    def _run_all(self, parts: Iterable[_Statement | _Filling]) -> int:
-        """Runs the statements, and fillings until a round brings nothing new; how many new facts there are.
-
-        A filling is run again only if something is new since: else rules that call another twice would fill the last
-        one 2ⁿ times.
-        """
+    def run_all(self, parts: Iterable[Any]) -> int:
+        """Runs statements, and fillings of store_rules.py until a round brings nothing new; how many new facts came."""
         start, connection = self.new_facts, self.reader.connection
         for part in parts:
             if isinstance(part, _Statement):
                 before = connection.total_changes
                 self._fill_table(part)
                 self.new_facts += connection.total_changes - before if part.derives else 0
-            elif self.settled.get(part.number) != self.new_facts:
-                if part.number not in self.rounds:
-                    self.rounds[part.number] = 0
-                    self._run_all(part.first)
-                new = 1
-                while new:
-                    self.reader.look_at_clock()       # SQLite looks only while one statement is long
-                    self.rounds[part.number] += 1
-                    new = self._run_all(part.rounds)
-                self.settled[part.number] = self.new_facts
+            else:
+                part.fill(self)
         return self.new_facts - start
 
     def _fill_table(self, statement: _Statement) -> None:

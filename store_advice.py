@@ -43,7 +43,7 @@ def explained(reader: store._Reader, mode: str, db: store.Db, parsed: store._Par
     return "\n".join([*lines, *(measured(reader, mode, db, parsed, args) if analyze else ())])
 
 
-def statements(parts: Iterable[store._Statement | store._Filling], told: set) -> Iterator[store._Statement]:
+def statements(parts: Iterable[Any], told: set) -> Iterator[store._Statement]:
     """All the statements that fill rules' tables, each filling once."""
     for part in parts:
         if isinstance(part, store._Statement):
