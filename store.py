@@ -5311,37 +5311,6 @@ class _Row(NamedTuple):
     width: int                        # late values stand behind it
 
 
-class _Total(NamedTuple):
-    """An element of find that SQL makes of a group's rows: a variable that groups, or an aggregate."""
-    head: str                         # of the aggregate; "" for a variable
-    var: str
-    kinds: int | None                 # the types of its cells, if they are known
-
-    def exprs(self, x: str, is_safe: bool = False) -> list[str]:
-        """The columns that it takes. SQLite's sums end at 63 bits; the safe way adds up halves, and is half as fast."""
-        if self.head in ("sum", "avg"):
-            count = "count(*)" if self.head == "avg" else "0"
-            return [f"sum({x} >> 31)", f"sum({x} & 2147483647)", "count(*)", count] if is_safe else \
-                ["0", f"sum({x} + {_SHIFT})", "0", count]
-        if self.head in ("min", "max") and self.kinds not in _SORTABLE:
-            marks = [f"{x} < 0", f"{x} >= x'03' and {x} < x'04'", f"{x} >= x'04' and {x} < x'05'"]
-            return [f"{self.head}({x}) filter (where {mark})" for mark in marks]
-        made = {"": x, "count": "count(*)", "count-distinct": f"count(distinct {x})"}
-        return [made.get(self.head, f"{self.head}({x})")]
-
-    def column(self, cells: _Cells, rows: list[tuple], place: int) -> list:
-        """The values of these columns, a group each."""
-        if self.head in ("count", "count-distinct"):
-            return [row[place] for row in rows]
-        if self.head in ("sum", "avg"):
-            sums = [(row[place] << 31) + row[place + 1] + (row[place + 2] << 62) for row in rows]
-            return sums if self.head == "sum" else [_ratio(sum, row[place + 3]) for sum, row in zip(sums, rows)]
-        if self.head and self.kinds not in _SORTABLE:
-            best = AGGREGATES[self.head]
-            return [best([cells.value(cell) for cell in row[place:place + 3] if cell is not None]) for row in rows]
-        return cells.values([row[place] for row in rows])
-
-
 class _Plan(NamedTuple):
     """A compiled query."""
     before: tuple                     # what fills the tables of rules, in order: statements, and fillings
@@ -5362,7 +5331,7 @@ class _Plan(NamedTuple):
     repeats: bool = False             # SQL may bring a row twice where none should be
     is_grouped: bool = False          # find has aggregates
     is_ordered: bool = False          # SQL has ordered the rows
-    totals: tuple = ()                # where SQL makes the groups: (first column, `_Total`) of each element of find
+    totals: Any = None                # of store_native.py, where SQL makes the groups
     spare: _Statement | None = None   # instead of `main`, where a sum goes beyond SQLite's numbers
     is_fixed: bool = False            # suits any number of rows in the ranges that are counted before
 
@@ -5971,39 +5940,32 @@ class _Shaper:
     """
 
     def __init__(self, shared: _Compilation, steps: list | None):
-        self._shared, self._parsed = shared, shared.parsed
+        self.shared, self.parsed = shared, shared.parsed
         self._before: list = []
         self._index: Any = None        # the clause of a composite index that the search begins with
-        source, (scalars, twice) = self._parsed.source.get("in", []), _scalars(self._parsed.ins)
-        self._given: list[_Clause] = [             # the arguments that are clauses
+        source, (scalars, twice) = self.parsed.source.get("in", []), _scalars(self.parsed.ins)
+        self.given: list[_Clause] = [             # the arguments that are clauses
             _In(source, binding.vars, name=binding.shape, place=place)
-            for place, binding in enumerate(self._parsed.ins) if binding.shape not in ("scalar", "tuple", "source")]
-        self._given += [_identical_to(source, name, var) for name, var in twice]
-        self._joiner = _Joiner(shared, self._before, scalars, self._parsed.is_bag, sizes=dict(shared.inputs.sizes))
-        self._joiner.steps = steps
+            for place, binding in enumerate(self.parsed.ins) if binding.shape not in ("scalar", "tuple", "source")]
+        self.given += [_identical_to(source, name, var) for name, var in twice]
+        self.joiner = _Joiner(shared, self._before, scalars, self.parsed.is_bag, sizes=dict(shared.inputs.sizes))
+        self.joiner.steps = steps
 
     def plan(self) -> _Plan:
-        shared, parsed, joiner = self._shared, self._parsed, self._joiner
+        shared, parsed, joiner = self.shared, self.parsed, self.joiner
         where = self._where = shared.rules.expand(parsed.where, parsed.is_bag)
         totals = self._totals(where)
         late = () if shared.is_over or totals or parsed.counted is not None else self._late(where)
-        if any(isinstance(clause, _Search) for clause in _all_clauses(where, parsed.rules)):
-            joiner.walked = _sibling("store_text").beginning(where, joiner)
-        schema = None if shared.is_over or joiner.walked[0] else shared.file.index.schema
-        if schema and schema.composites:
-            self._index = _sibling("store_schema").best_index(schema, where, parsed, joiner, self._kinds_of)
+        self._choose_index(where)
         index, replaced = ([self._index], self._index.replaced) if self._index else ([], ())
         late = tuple(clause for clause in late if clause not in replaced)
-        joined = self._given + index + [clause for clause in where if clause not in (*late, *replaced)]
-        asked = {var for find in parsed.find for var in _find_vars(find)} | {c.e for c in late}
-        asked = (asked | {var for var, _ in parsed.order if type(var) is str}) - {c.v for c in late}
-        asked |= {*(parsed.counted or ())}
+        joined = self.given + index + [clause for clause in where if clause not in (*late, *replaced)]
+        asked = self._asked(late)
         first = joiner.walked[0] or self._index or (None if shared.is_over else self._in_order(where))
         is_fixed = first is not None and not late and {var for var, *_ in parsed.watched} <= first.vars
         block = joiner.join(_Block(), joined, asked, first)
         if totals:
-            block = block if parsed.counted is None else joiner.stage(block, asked)
-            return self._totalled(block, totals, where)
+            return totals.plan(self, block if parsed.counted is None else joiner.stage(block, asked), where)
         row, exprs, reads = self._row(block, late)
         order = self._order(block, late)
         is_ordered = bool(order or block.is_walked)
@@ -6011,38 +5973,70 @@ class _Shaper:
         limit = f" limit {joiner.text.param('limit')}" if is_cut else ""
         found = row.columns.keys() | row.numbers.keys()
         repeats = not (parsed.is_bag or self._is_one_each(joined, found))
-        distinct = repeats and (any(type(clause) is _RuleCall for clause in parsed.where)
-                                or len(block.froms) > 1 and not self._repeats_seldom(joined, found))
-        kinds = {find.kind for find in parsed.find}
-        is_direct = kinds <= {"var", "pull"} and (is_ordered or not parsed.order) and (is_cut or parsed.limit is None)
+        is_distinct = repeats and self._is_worth_distinct(block, joined, found)
+        is_direct = {find.kind for find in parsed.find} <= {"var", "pull"} and (is_ordered or not parsed.order) \
+            and (is_cut or parsed.limit is None)
         if is_direct and not shared.is_over:
             row = row._replace(values=self._as_values(block, row, exprs))
         arms = self._arms(block, exprs, order, limit) if order else ()
-        columns = [f"+{x}" for x in exprs] if distinct else exprs      # else SQLite may walk all for the order of one
-        main = joiner.text.statement(block.sql(columns, distinct) + order + limit)
+        columns = [f"+{x}" for x in exprs] if is_distinct else exprs     # else SQLite may walk all for the order of one
+        main = joiner.text.statement(block.sql(columns, is_distinct) + order + limit)
         is_simple = is_direct and not (arms or shared.tables or shared.calls or shared.is_over)
-        is_whole = is_direct and not (late or arms or parsed.is_bare or parsed.names) and kinds == {"var"} \
-            and [row.columns[find.term] for find in parsed.find] == list(range(row.width)) == sorted(row.values)
-        shown = {find.term for find in parsed.find if find.kind == "var"}
-        found |= {read.v for read in reads}
-        return _Plan(
-            *self._common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_simple,
-            is_whole=is_whole, late_repeats=not parsed.is_bag and (repeats or not shown >= found),
-            quick=self._quick(main, self._finish(block, row, is_whole), repeats and not distinct)
-            if is_simple and not late else None,
-            repeats=repeats and not distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered, is_fixed=is_fixed)
+        all_found = found | {read.v for read in reads}
+        plan = _Plan(*self.common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_simple,
+                     is_whole=is_direct and not (late or arms) and self._is_whole(row),
+                     late_repeats=not parsed.is_bag and (repeats or not self._shows(all_found)),
+                     repeats=repeats and not is_distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered,
+                     is_fixed=is_fixed)
+        quick = self.quick(main, self._finish(block, plan), plan.repeats) if is_simple and not late else None
+        return plan._replace(quick=quick)
 
-    def _common(self, where: tuple[_Clause, ...]) -> tuple[tuple, tuple, list, tuple, tuple, list]:
+    def _totals(self, where: tuple[_Clause, ...]) -> Any:
+        """How SQL makes the aggregates; None where Python makes them."""
+        native = _sibling_if_there("store_native") if self.parsed.is_grouped else None
+        return native and native.totals_of(self, where)
+
+    def _choose_index(self, where: tuple[_Clause, ...]) -> None:
+        """A search of texts, or else a composite index, may be what all else begins with."""
+        parsed, joiner, file = self.parsed, self.joiner, self.shared.file
+        if any(isinstance(clause, _Search) for clause in _all_clauses(where, parsed.rules)):
+            joiner.walked = _sibling("store_text").beginning(where, joiner)
+        schema = None if self.shared.is_over or joiner.walked[0] else file.index.schema
+        if schema and schema.composites:
+            self._index = _sibling("store_schema").best_index(schema, where, parsed, joiner, self.kinds_of)
+
+    def _asked(self, late: tuple[_Triple, ...]) -> set[str]:
+        """The variables that SQL is to bring: of find, of the order, and the entities of what documents answer."""
+        asked = {var for find in self.parsed.find for var in _find_vars(find)} | {c.e for c in late}
+        asked |= {var for var, _ in self.parsed.order if type(var) is str}
+        return asked - {c.v for c in late} | {*(self.parsed.counted or ())}
+
+    def _is_worth_distinct(self, block: _Block, joined: list[_Clause], found: Iterable[str]) -> bool:
+        """Whether SQL is to leave out equal rows, where some may be."""
+        calls_rules = any(type(clause) is _RuleCall for clause in self.parsed.where)
+        return calls_rules or len(block.froms) > 1 and not self._repeats_seldom(joined, found)
+
+    def _is_whole(self, row: _Row) -> bool:
+        """Whether rows are answers as they come: their columns are those of find, and hold values."""
+        parsed = self.parsed
+        return not (parsed.is_bare or parsed.names) and all(find.kind == "var" for find in parsed.find) and \
+            [row.columns[find.term] for find in parsed.find] == list(range(row.width)) == sorted(row.values)
+
+    def _shows(self, vars: Iterable[str]) -> bool:
+        """Whether find has each of these variables by itself."""
+        return {find.term for find in self.parsed.find if find.kind == "var"}.issuperset(vars)
+
+    def common(self, where: tuple[_Clause, ...]) -> tuple[tuple, tuple, list, tuple, tuple, list]:
         """The first fields of a plan."""
-        triples = [clause for clause in _all_clauses(where, self._parsed.rules) if isinstance(clause, _Triple)]
-        named = [] if self._shared.is_over else [t for t in triples if t.a]       # what is supposed is in no statistics
+        triples = [clause for clause in _all_clauses(where, self.parsed.rules) if isinstance(clause, _Triple)]
+        named = [] if self.shared.is_over else [t for t in triples if t.a]       # what is supposed is in no statistics
         vain = tuple(triple for triple in named if self._is_vain(triple))
-        return (tuple(self._before), tuple(self._shared.tables), self._shared.calls,
-                tuple(dict.fromkeys(triple.a for triple in triples)), vain, self._shared.notes)
+        return (tuple(self._before), tuple(self.shared.tables), self.shared.calls,
+                tuple(dict.fromkeys(triple.a for triple in triples)), vain, self.shared.notes)
 
     def _is_vain(self, triple: _Triple) -> bool:
         """Whether a triple finds nothing: no document has its attribute, or its value's type in that attribute."""
-        kinds, v = self._shared.kinds(triple.a), triple.v
+        kinds, v = self.shared.kinds(triple.a), triple.v
         if not kinds and triple.a.startswith(":"):
             raise QueryError(f"The clause {_short(triple.source)} has {_short(triple.a)} for its attribute, which no "
                              f"document has; attributes are plain strings: {_short(triple.a[1:])}.")
@@ -6056,9 +6050,9 @@ class _Shaper:
         Each stands behind the one that brings its entity. A triple rarer than SQL's starting clause stays in SQL, so
         that the search can start with it; so does one whose value SQL should order by.
         """
-        parsed, triples = self._parsed, [c for c in where if type(c) is _Triple]
+        parsed, triples = self.parsed, [c for c in where if type(c) is _Triple]
         given = _Block((), {var: "" for binding in parsed.ins for var in binding.vars})
-        cost = lambda clause: self._joiner.triple_cost(clause, given)
+        cost = lambda clause: self.joiner.triple_cost(clause, given)
         read = self._readable(where, triples)
         least = min((cost(c) for c in triples if c not in read), default=math.inf)
         read = self._readable(where, [c for c in read if cost(c) >= least])
@@ -6076,9 +6070,9 @@ class _Shaper:
     def _readable(self, where: tuple[_Clause, ...], triples: list[_Triple]) -> list[_Triple]:
         """Triples whose value only find asks for, and before these those whose value is only the entity of such."""
         uses = collections.Counter(var for clause in where for var in clause.vars)
-        given = {var for binding in self._parsed.ins for var in binding.vars}
-        barred = given | {var for var, _ in self._parsed.order if type(var) is str}
-        barred |= {find.term for find in self._parsed.find if find.kind == "pull"}
+        given = {var for binding in self.parsed.ins for var in binding.vars}
+        barred = given | {var for var, _ in self.parsed.order if type(var) is str}
+        barred |= {find.term for find in self.parsed.find if find.kind == "pull"}
         todo = [c for c in triples if _is_var(c.e) and _is_var(c.v) and c.e != c.v and c.e not in given
                 and c.v not in barred and not c.v.startswith("? ")]
         bringing, of_entity = {c.v: c for c in todo}, collections.defaultdict[str, list](list)
@@ -6093,23 +6087,23 @@ class _Shaper:
 
     def _is_followed(self, of_it: list[_Triple], uses: int) -> bool:
         """Whether a value is but the entity of triples that are read from documents, few enough to be in memory."""
-        index = self._shared.file.index
-        return self._shared.mode == _NOW and self._parsed.limit is None and len(of_it) == uses - 1 and \
+        index = self.shared.file.index
+        return self.shared.mode == _NOW and self.parsed.limit is None and len(of_it) == uses - 1 and \
             all(index.puts.get(index.attributes.get(c.a), 0) <= FOLLOWED_MAX for c in of_it)
 
     # Columns
 
     def _row(self, block: _Block, late: tuple[_Triple, ...]) -> tuple[_Row, list[str], tuple[_Read, ...]]:
         """What SQL brings, and where: documents' numbers for what is pulled or read, else the variables."""
-        finds, late_values = self._parsed.find, {c.v for c in late}
+        finds, late_values = self.parsed.find, {c.v for c in late}
         pulled = {find.term for find in finds if find.kind == "pull"} | {c.e for c in late} - late_values
-        plain = [var for find in finds if find.kind != "pull" or self._parsed.is_grouped for var in _find_vars(find)]
-        plain += [var for var, _ in self._parsed.order if type(var) is str] + list(self._parsed.counted or ())
+        plain = [var for find in finds if find.kind != "pull" or self.parsed.is_grouped for var in _find_vars(find)]
+        plain += [var for var, _ in self.parsed.order if type(var) is str] + list(self.parsed.counted or ())
         plain += sorted(pulled - block.owners.keys())
         numbers = {var: i for i, var in enumerate(sorted(pulled & block.owners.keys()))}
         shown = [var for var in dict.fromkeys(plain) if var not in late_values]
         columns = {var: len(numbers) + i for i, var in enumerate(shown)}
-        exprs = [block.owners[var][2] for var in numbers] + [self._joiner.expr(var, block) for var in shown]
+        exprs = [block.owners[var][2] for var in numbers] + [self.joiner.expr(var, block) for var in shown]
         places = {c.v: len(exprs) + i for i, c in enumerate(late)} | numbers
         reads = tuple(_Read(places[c.e], c.e in numbers, c.a, c.v) for c in late)
         return _Row(columns, numbers, frozenset(), len(exprs)), exprs, reads
@@ -6127,18 +6121,18 @@ class _Shaper:
 
         An entity has one visible version, which has each value once, and the rows of a rule's table are different.
         """
-        found = {*found, *self._joiner.scalars}
+        found = {*found, *self.joiner.scalars}
         for clause in joined:
             if type(clause) not in (_Triple, _Fact, _RuleCall, _Test, _Not, _Search) and clause is not self._index:
                 return False
             if type(clause) not in (_Test, _Not, _Search) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
                 return False
-        return not self._shared.is_over
+        return not self.shared.is_over
 
     def _repeats_seldom(self, joined: list[_Clause], found: Iterable[str]) -> bool:
         """Whether rows are equal only if an entity has several values: SQL's DISTINCT takes as long as a short join."""
-        known = {*found, *self._joiner.scalars}
+        known = {*found, *self.joiner.scalars}
         triples = [clause for clause in joined if type(clause) is _Triple]
         dropped = [clause.v for clause in triples if _is_var(clause.v) and clause.v not in known]
         return len(dropped) == len(set(dropped)) and all(type(clause) in (_Triple, _Test, _Not) for clause in joined) \
@@ -6148,28 +6142,28 @@ class _Shaper:
 
     def _order(self, block: _Block, late: tuple[_Triple, ...]) -> str:
         """ORDER BY where SQL orders as we do: by creation, or by values of one type that are not hashed."""
-        parts, values, order = [], {c.v for c in late}, () if block.is_walked else self._parsed.order
+        parts, values, order = [], {c.v for c in late}, () if block.is_walked else self.parsed.order
         if self._index and self._index.is_page and block.first:
             parts, order = [f"{block.first[0]}.v{' desc' * order[0][1]}"], order[len(self._index.kinds):]
         for target, is_descending in order:
             if type(target) is int:
-                find = self._parsed.find[target]
-                if find.kind != "var" or find.term in values or self._kinds_of(find.term) not in _SORTABLE:
+                find = self.parsed.find[target]
+                if find.kind != "var" or find.term in values or self.kinds_of(find.term) not in _SORTABLE:
                     return ""
                 target = find.term
-            parts.append(self._joiner.expr(target, block) + (" desc" if is_descending else ""))
+            parts.append(self.joiner.expr(target, block) + (" desc" if is_descending else ""))
         return f" order by {', '.join(parts)}" if parts else ""
 
-    def _kinds_of(self, var: str, clauses: tuple[_Clause, ...] | None = None) -> int | None:
+    def kinds_of(self, var: str, clauses: tuple[_Clause, ...] | None = None) -> int | None:
         """The types of cells that a variable may have; None if nobody knows: what is supposed is in no statistics."""
-        if self._shared.is_over or any(var in binding.vars for binding in self._parsed.ins):
+        if self.shared.is_over or any(var in binding.vars for binding in self.parsed.ins):
             return None
         kinds = _ANY_KIND
         for clause in self._where if clauses is None else clauses:
             if type(clause) is _Triple and var in clause.binds:
-                kinds &= self._shared.kinds(clause.a if clause.v == var else "xt/id")
+                kinds &= self.shared.kinds(clause.a if clause.v == var else "xt/id")
             elif type(clause) is _Or and var in clause.binds:
-                each = (self._kinds_of(var, branch) for branch in clause.inside)
+                each = (self.kinds_of(var, branch) for branch in clause.inside)
                 kinds &= functools.reduce(operator.or_, (_ANY_KIND if some is None else some for some in each))
         return None if kinds == _ANY_KIND else kinds
 
@@ -6178,25 +6172,25 @@ class _Shaper:
 
         Walking its index in order stops when the page is full. That pays if the others together keep many of its rows.
         """
-        parsed, shared = self._parsed, self._shared
+        parsed, shared = self.parsed, self.shared
         finds = [parsed.find[target] for target, _ in parsed.order if type(target) is int]
-        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None or self._given \
-                or parsed.is_grouped or self._kinds_of(finds[0].term) not in _SORTABLE:
+        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None or self.given \
+                or parsed.is_grouped or self.kinds_of(finds[0].term) not in _SORTABLE:
             return None
         triples: list[Any] = [clause for clause in where if type(clause) is _Triple]
         walked = [clause for clause in triples if clause.v == finds[0].term and _is_var(clause.e)
-                  and clause.e not in self._joiner.scalars and clause.v != clause.e]
+                  and clause.e not in self.joiner.scalars and clause.v != clause.e]
         if len(walked) != 1 or len(triples) < 2:
             return None
         rows, _ = shared.estimate(walked[0].a)
-        least = min(self._joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
+        least = min(self.joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
         is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
         return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
 
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
         """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
-        is_past = self._shared.mode != _NOW and not self._shared.is_over
-        if not (is_past and block.first and len(self._parsed.order) == 1 and limit):
+        is_past = self.shared.mode != _NOW and not self.shared.is_over
+        if not (is_past and block.first and len(self.parsed.order) == 1 and limit):
             return ()
         f, place, a = block.first
         is_descending, key = order.endswith(" desc"), order.removeprefix(" order by ").removesuffix(" desc")
@@ -6204,82 +6198,20 @@ class _Shaper:
         arms = []
         for part, by in ("live", order), ("closed", by_sorting):
             wheres = block.wheres.copy()
-            wheres[place] = self._shared.seen(f, a, part)
-            arms.append(self._joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
+            wheres[place] = self.shared.seen(f, a, part)
+            arms.append(self.joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
         return tuple(arms)
-
-    # Aggregates that SQL makes (`count`, `sum`, `highest`, `groups` in bench/store.py)
-
-    def _totals(self, where: tuple[_Clause, ...]) -> list[_Total]:
-        """How SQL makes each element of find, if all of them are variables, or aggregates that it makes as we do."""
-        totals: list[_Total] = []
-        every = _all_clauses((*self._given, *where), self._parsed.rules)
-        if not self._parsed.is_grouped or 4 * len(self._parsed.find) > COLUMNS_MAX \
-                or any(type(clause) is _Bind for clause in every):
-            return []                 # what a function gives may have no cell of its own
-        for find in self._parsed.find:
-            if find.kind == "var":
-                totals.append(_Total("", find.term, None))
-                continue
-            if find.kind != "aggregate" or len(find.term.args) != 1 or not _is_var(find.term.args[0]):
-                return []
-            head, (var,) = find.term[:2]
-            kinds = self._kinds_of(var)
-            if head not in ("count", "count-distinct") and (kinds is None or not (
-                    head in ("sum", "avg") and kinds in (0, _SMALL_KIND)
-                    or head in ("min", "max") and (kinds in _SORTABLE or not kinds & ~_NUMBER_KINDS))):
-                return []
-            totals.append(_Total(head, var, kinds))
-        return totals
-
-    def _totalled(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> _Plan:
-        text, places = self._joiner.text, []
-        exprs: list[str] = []
-        safe: list[str] = []
-        for total in totals:
-            places.append((len(exprs), total))
-            x = self._joiner.expr(total.var, block)
-            exprs, safe = exprs + total.exprs(x), safe + total.exprs(x, True)
-        keys = dict.fromkeys(self._joiner.expr(total.var, block) for total in totals if not total.head)
-        by = f" group by {', '.join(keys)}" if keys else ""
-        main = text.statement(self._skipping(block, totals, where) or block.sql(exprs) + by)
-        spare = text.statement(block.sql(safe) + by) if safe != exprs else None
-        row, common, parsed = _Row({}, {}, frozenset(), len(exprs)), self._common(where), self._parsed
-        quick = None
-        if not (keys or parsed.is_page or parsed.names or self._shared.is_over or self._shared.tables or common[2]):
-            quick = self._quick(main, functools.partial(_quick_totals, tuple(places), parsed.is_bare))
-        return _Plan(*common, main, row, quick=quick, is_grouped=True, totals=tuple(places), spare=spare)
-
-    def _skipping(self, block: _Block, totals: list[_Total], where: tuple[_Clause, ...]) -> str | None:
-        """For count-distinct of few values (`distinct` in bench/store.py): searches the next value, reads no others."""
-        triple, scalars = where[0], self._joiner.scalars
-        if self._shared.mode != _NOW or self._shared.is_over or len(where) > 1 or len(totals) > 1 or self._given \
-                or self._parsed.counted is not None \
-                or type(triple) is not _Triple or len(triple.vars) < 2 or not triple.vars.isdisjoint(scalars) \
-                or totals[0].head != "count-distinct" or totals[0].var != triple.v:
-            return None
-        rows, values = self._shared.estimate(triple.a)
-        if rows < values * SKIP_MIN:
-            return None
-        a, text = self._joiner.text.param("attribute", triple.a), self._joiner.text
-        least = f"select v from facts where p = 0 and a = {a}"
-        next_one = f"select ({least} and v > d.v order by v limit 1) from d where d.v is not null"
-        d = text.table("d", ["v"], f"select ({least} order by v limit 1) union all {next_one}", True)
-        seen = self._shared.seen("f", triple.a, "all live")
-        held = "" if seen == _PARTS["all live"].format("f") else \
-            f"and exists (select 1 from facts f where f.a = {a} and f.v = {d}.v and {seen})"
-        return f"select count(*) from {d} where {d}.v is not null {held}"
 
     # Answers without a run
 
-    def _finish(self, block: _Block, row: _Row, is_whole: bool) -> Callable | None:
+    def _finish(self, block: _Block, plan: _Plan) -> Callable | None:
         """The function that makes an answer of the snapshot, the reader and a quick plan's rows.
 
         They must be the answer, or have the numbers of documents, the numbers of UUIDs, or values.
         """
-        find, parsed = self._parsed.find[0], self._parsed
+        find, parsed, row = self.parsed.find[0], self.parsed, plan.row
         place = (row.numbers if find.kind == "pull" else row.columns).get(find.term)
-        if is_whole:
+        if plan.is_whole:
             return lambda db, reader, rows: rows
         if parsed.names or not parsed.is_bare or place != 0:
             return None
@@ -6291,9 +6223,9 @@ class _Shaper:
             return lambda db, reader, rows: db._file.index.uuids_of([row[0] for row in rows], reader)
         return None
 
-    def _quick(self, main: _Statement, finish: Callable | None, repeats: bool = False) -> _Quick | None:
+    def quick(self, main: _Statement, finish: Callable | None, repeats: bool = False) -> _Quick | None:
         """The plan's one statement with its constants in place, if its other parameters are arguments."""
-        parsed = self._parsed
+        parsed = self.parsed
         if finish is None:
             return None
         if repeats:
@@ -6301,7 +6233,7 @@ class _Shaper:
         constants: list = []
         arguments: list = []
         ranges: list = []
-        for kind, *rest in self._joiner.text.specs:
+        for kind, *rest in self.joiner.text.specs:
             constant, is_argument = None, kind == "in" and len(rest) == 1         # not a part of one
             if kind in ("from", "to") and rest[1] == _SMALL_KIND:
                 ranges.append((4 + len(constants), rest[0], kind == "to"))
@@ -6309,7 +6241,7 @@ class _Shaper:
             elif is_argument:
                 arguments.append((4 + len(constants), rest[0]))
             elif kind == "attribute":
-                constant = self._shared.file.index.attributes.get(rest[0])
+                constant = self.shared.file.index.attributes.get(rest[0])
             elif kind == "limit":
                 constant = (parsed.limit or 0) + parsed.offset
             elif kind == "value" and type(rest[0].value) in (str, int):
@@ -6524,11 +6456,6 @@ def _whole_bounds(args: tuple, tests: tuple) -> tuple[int, int] | None:
         start, end = _interval(operator, value, 0, _SMALL_KIND)
         low, high = max(low, start), min(high, end)
     return low, high
-
-
-def _quick_totals(totals: tuple, is_bare: bool, db: Db, reader: _Reader, rows: list[tuple]) -> list:
-    columns = _group_columns(totals, _Cells(db, reader, ()), rows)
-    return columns[0] if is_bare else list(zip(*columns))
 
 
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
@@ -7193,9 +7120,8 @@ class _Answers:
             rows = list(dict.fromkeys(rows))
         if plan.is_whole:
             return rows[parsed.offset:] if parsed.offset else rows
-        columns = _group_columns(plan.totals, self.run.cells, rows) if plan.totals \
-            else _Groups(self).columns(rows) if plan.is_grouped \
-            else self._selected(rows)
+        columns = plan.totals.columns(self.run.cells, rows) if plan.totals else \
+            _Groups(self).columns(rows) if plan.is_grouped else self._selected(rows)
         if parsed.is_page:
             columns = self._page(columns)
         elif not plan.is_direct or plan.late and plan.late_repeats or self.run.cells.is_private:
@@ -7361,14 +7287,6 @@ class _Answers:
         if self.parsed.names:
             return [dict(zip(self.parsed.names, row)) for row in rows]
         return [row[0] for row in rows] if self.parsed.is_bare else rows
-
-
-def _group_columns(totals: tuple, cells: _Cells, rows: list[tuple]) -> list[list]:
-    """The groups that SQL has made, as columns. Of no row at all it makes a group of nulls and zeros, we make none."""
-    is_empty = rows and all(total.head for _, total in totals) and all(cell in (None, 0) for cell in rows[0])
-    if is_empty and (None in rows[0] or totals[0][1].head.startswith("count")):
-        rows = []
-    return [total.column(cells, rows, place) for place, total in totals]
 
 
 def _with_cell(cell: bytes, values: Iterable) -> Iterator[Any]:
