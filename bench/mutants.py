@@ -1,14 +1,17 @@
-"""Puts faults into one file on purpose, one at a time, and tells which of them the tests notice.
+"""Puts faults into files on purpose, one at a time, and tells which of them the tests notice.
 
-    pip install -e '.[test,bench]' && python bench/mutants.py store.py [--count 40] [--seed N] [--tests tests/store]
+    pip install -e '.[test,bench]'
+    python bench/mutants.py store.py=30 store_text.py [--count 10] [--seed N] [--tests tests/store] [--learned FILE]
 
 First the tests run once under coverage.py, which tells the lines that each test runs. Then each mutant goes into a copy
 of the project, and the tests that run its line are asked, the fastest first, until one fails. A mutant that no test
 notices has survived: look whether it changes anything that matters, and write the test that was missing. The seed draws
-the mutants, so that a run can be repeated. Forty mutants of store.py take some ten minutes on two cores.
+the mutants, so that a run can be repeated. Files that are named together are learned together; --learned keeps what was
+learned, so that the next run need not learn it. Forty mutants of store.py take some twenty minutes on two cores.
 
-coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. A test longer
-than TEST_S_MAX is not asked, nor is one on PostgreSQL unless the file is store_postgres.py.
+coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. Tests that begin
+with such a process or a browser are not asked, nor is a test longer than TEST_S_MAX, nor one on PostgreSQL unless a file
+is store_postgres.py.
 
 Two kept tools do not fit the store. mutmut 3.8, tried, writes all mutants of a file into one module. That suits the
 files of biff/ (177 mutants of door.py in three minutes); for store.py it had written nothing after four minutes.
@@ -18,6 +21,9 @@ cosmic-ray 8.7 runs one command for every mutant, and neither draws a sample nor
 import argparse
 import ast
 import concurrent.futures
+import contextlib
+import faulthandler
+import hashlib
 import itertools
 import json
 import os
@@ -26,9 +32,11 @@ import queue
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import NamedTuple
 
@@ -36,7 +44,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TESTS = {"store": ["tests/store"], "shell": ["tests/store/test_shell.py"], "biff": ["tests/biff", "tests/chat"],
          "plugins": ["tests/chat"], "eelchat": ["tests/chat"]}
 TEST_S_MAX = 20                       # a slower test is not asked: most mutants fall to faster ones
-ASKED_S_MAX = 120                     # of tests for one mutant: as much as forty mutants can take in half an hour
+ASKED_S_MAX = 60                      # of tests for one mutant: as much as forty mutants can take in half an hour
+HANGS = 10, 20                        # a test hangs after so many of its own times, and so many seconds more
+OTHERS = {"server", "strace", "cables", "browser"}       # fixtures of tests that mostly wait for another process
 SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
            ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "//",
            ast.FloorDiv: "*", ast.BitOr: "&", ast.BitAnd: "|", ast.And: "or", ast.Or: "and"}
@@ -172,17 +182,27 @@ def function_of(tree, line):
 # ── Which test runs which line: this module is a plugin of pytest, too ───────────────────────────────────────
 
 class Recorder:
-    """Notes for each test the lines of one file that it runs, and the seconds that it takes."""
+    """Notes for each test the lines of some files that it runs, and the seconds that it takes."""
 
-    def __init__(self, file, to):
+    def __init__(self, files, to):
         import coverage                                # only here: a mutant's run has no use for it
-        self.to, self.seconds = pathlib.Path(to), {}
-        self.coverage = coverage.Coverage(data_file=None, include=[file], config_file=False)
+        self.to, self.seconds, self.failed = pathlib.Path(to), {}, set()
+        self.coverage = coverage.Coverage(data_file=None, include=files, config_file=False)
         self.coverage.start()
+
+    def pytest_collection_modifyitems(self, config, items):
+        """Leaves out what no mutant is asked."""
+        import conftest
+        items[:] = [item for item in items if not OTHERS & set(item.fixturenames)
+                    and getattr(item, "originalname", None) not in conftest.LONGEST]
 
     def pytest_runtest_logstart(self, nodeid):
         self.coverage.switch_context(nodeid)
         self.seconds[nodeid] = time.monotonic()
+
+    def pytest_runtest_logreport(self, report):
+        if not report.passed:
+            self.failed.add(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid):
         self.seconds[nodeid] = time.monotonic() - self.seconds[nodeid]
@@ -190,14 +210,31 @@ class Recorder:
     def pytest_sessionfinish(self):
         self.coverage.stop()
         data = self.coverage.get_data()
-        lines = {line: sorted(filter(None, tests)) for file in data.measured_files()
-                 for line, tests in data.contexts_by_lineno(file).items()}
+        lines = {file: {line: [test for test in tests if test and test not in self.failed]
+                        for line, tests in data.contexts_by_lineno(file).items()} for file in data.measured_files()}
         self.to.write_text(json.dumps({"lines": lines, "seconds": self.seconds}))
 
 
+class Watch:
+    """Ends the run when one test takes far longer than it did without a mutant."""
+
+    def __init__(self, seconds):
+        self.seconds, self.to = seconds, os.fdopen(os.dup(2), "w")       # pytest takes 2 for itself
+
+    def pytest_runtest_logstart(self, nodeid):
+        times, more = HANGS
+        faulthandler.dump_traceback_later(times * self.seconds.get(nodeid, 0) + more, exit=True, file=self.to)
+
+    def pytest_sessionfinish(self):
+        faulthandler.cancel_dump_traceback_later()
+
+
 def pytest_configure(config):
-    if to := os.environ.get("MUTANTS_TO"):
-        config.pluginmanager.register(Recorder(os.environ["MUTANTS_FILE"], to))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if (to := os.environ.get("MUTANTS_TO")) and worker:
+        config.pluginmanager.register(Recorder(json.loads(os.environ["MUTANTS_FILES"]), f"{to}/{worker}.json"))
+    elif learned := os.environ.get("MUTANTS_LEARNED"):
+        config.pluginmanager.register(Watch(json.loads(pathlib.Path(learned).read_text())["seconds"]))
 
 
 # ── Running ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,50 +252,68 @@ def copied(to):
 
 
 def pytest(folder, seed, tests, timeout_s=None, **environment):
-    """The exit status, and what was said."""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "--seed", str(seed)]
-    done = subprocess.run([*command, *tests], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
-                          env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"} | environment)
-    return done.returncode, done.stdout + done.stderr
+    """The exit status, and what was said; with the processes that the tests left behind it is over."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "mutants",
+               "--seed", str(seed), *tests]
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT / 'bench'}", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", env=environment, start_new_session=True) as running:
+        timer = threading.Timer(timeout_s or threading.TIMEOUT_MAX, end, [running.pid])
+        timer.start()
+        said = running.stdout.read()
+        timer.cancel()
+    end(running.pid)
+    return running.returncode, said
 
 
-def learn(folder, file, seed, tests):
-    """{line: tests that run it, the fastest first}, {test: seconds}, of the file as it is."""
-    to = folder / "mutants.json"
-    skipped = [] if file == "store_postgres.py" else ["-k", "not postgres"]
-    status, said = pytest(folder, seed, ["-p", "mutants", *skipped, *tests], MUTANTS_TO=str(to),
-                          MUTANTS_FILE=str(folder / file), PYTHONPATH=f"{folder}:{ROOT / 'bench'}")
-    if status:
-        raise SystemExit(f"The tests fail without any mutant:\n{said[-3000:]}")
-    told = json.loads(to.read_text())
-    seconds = told["seconds"]
-    fast = {int(line): sorted((test for test in names if seconds[test] < TEST_S_MAX), key=seconds.get)
-            for line, names in told["lines"].items()}
-    return {line: names for line, names in fast.items() if names}, seconds
+def end(session):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
+
+
+def learn(folder, files, given, tests):
+    """{"lines": {file: {line: tests that run it}}, "seconds": {test: seconds}}, of the files as they are."""
+    to = folder / "learned"
+    to.mkdir()
+    skipped = [] if "store_postgres.py" in files else ["-k", "not postgres"]
+    status, said = pytest(folder, given.seed, ["-n", str(given.workers), "--dist", "worksteal", *skipped, *tests],
+                          MUTANTS_TO=str(to), MUTANTS_FILES=json.dumps([str(folder / file) for file in files]))
+    print(said[-1500:] if status else said.splitlines()[-1], flush=True)
+    lines, seconds = {file: {} for file in files}, {}
+    for told in (json.loads(path.read_text()) for path in to.iterdir()):
+        seconds |= told["seconds"]
+        for file in files:
+            for line, names in told["lines"].get(str(folder / file), {}).items():
+                lines[file].setdefault(line, []).extend(names)
+    if not any(lines.values()):
+        raise SystemExit("No test ran a line of these files.")
+    return {"lines": lines, "seconds": seconds}
+
+
+def learned(folder, files, given, tests):
+    """What `learn` returns, or what the last run kept of the same files and tests; it is in the file of this path."""
+    hashed = hashlib.blake2b(repr([files, tests, [(folder / file).read_bytes() for file in files]]).encode()).hexdigest()
+    path = pathlib.Path(given.learned or folder / "learned.json").resolve()
+    if not path.exists() or json.loads(path.read_text())["of"] != hashed:
+        path.write_text(json.dumps(learn(folder, files, given, tests) | {"of": hashed}))
+    return path
 
 
 def asked(names, seconds):
-    """The tests to ask of one mutant, within ASKED_S_MAX."""
-    chosen, total = [], 0.0
-    for name in names:
-        total += seconds[name]
-        if chosen and total > ASKED_S_MAX:
-            break
-        chosen.append(name)
-    return chosen, total
+    """The tests to ask of one mutant, the fastest first, within ASKED_S_MAX."""
+    total = itertools.accumulate(seconds[name] for name in names)
+    return [name for name, until in zip(names, total) if until <= ASKED_S_MAX]
 
 
-def fate(folders, file, source, mutant, names, seconds, seed):
+def fate(folders, file, source, mutant, names, path, seed):
     """The first test that notices a mutant; "" if it survives."""
     folder = folders.get()
-    chosen, total = asked(names, seconds)
     try:
         (folder / file).write_bytes(applied(source, mutant))
-        status, said = pytest(folder, seed, ["-x", *chosen], timeout_s=30 + 5 * total)
+        status, said = pytest(folder, seed, ["-x", *names], 30 + 5 * ASKED_S_MAX, MUTANTS_LEARNED=str(path))
         failed = re.findall(r"^(?:FAILED|ERROR) tests/(?:\w+/)*(\S+)", said, re.MULTILINE)
-        return (failed or ["the tests do not run"])[0] if status else ""
-    except subprocess.TimeoutExpired:
-        return "the tests do not end"
+        hangs = "Timeout (" in said or status < 0
+        return "" if not status else failed[0] if failed else "a test that hangs" if hangs else "tests that do not run"
     finally:
         (folder / file).write_bytes(source)
         folders.put(folder)
@@ -266,43 +321,51 @@ def fate(folders, file, source, mutant, names, seconds, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file")
-    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("files", nargs="+", metavar="FILE[=COUNT]")
+    parser.add_argument("--count", type=int, default=40, help="mutants of a file that names no count")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--tests", nargs="+", help="default: those of the file's part of the house")
+    parser.add_argument("--tests", nargs="+", help="default: those of the files' parts of the house")
+    parser.add_argument("--learned", help="the file that keeps which test runs which line")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    file = pathlib.Path(given.file).resolve().relative_to(ROOT).as_posix()
-    tests = given.tests or TESTS[file.partition("/")[0].partition(".")[0].partition("_")[0]]
+    counts = {pathlib.Path(name).resolve().relative_to(ROOT).as_posix(): int(count or given.count)
+              for name, _, count in (text.partition("=") for text in given.files)}
+    tests = given.tests or sorted({test for file in counts for test in TESTS[re.match("[a-z]+", file)[0]]})
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         places, folders = [copied(pathlib.Path(name) / str(n)) for n in range(given.workers)], queue.Queue()
-        print(f"repeat with --seed {given.seed}; learning which of {' '.join(tests)} runs which line", flush=True)
-        lines, seconds = learn(places[0], file, given.seed, tests)
+        print(f"repeat with --seed {given.seed}; which of {' '.join(tests)} runs which line?", flush=True)
+        path = learned(places[0], list(counts), given, tests)
         for place in places:
             folders.put(place)
-        run(file, given, lines, seconds, folders)
-    print(f"in {(time.monotonic() - begun) / 60:.0f} minutes")
+        sources = {file: (places[0] / file).read_bytes() for file in counts}       # as learned, whatever comes later
+        noticed = {file: run(file, sources[file], count, given, path, folders) for file, count in counts.items()}
+    print("\n| file | mutants | noticed |\n| --- | ---: | ---: |")
+    for file, fates in noticed.items():
+        print(f"| {file} | {len(fates)} | {sum(fates)} ({sum(fates) / len(fates):.0%}) |")
+    print(f"\nin {(time.monotonic() - begun) / 60:.0f} minutes")
 
 
-def run(file, given, lines, seconds, folders):
-    source = (ROOT / file).read_bytes()
+def run(file, source, count, given, path, folders):
+    """Whether each of `count` mutants of a file was noticed; a row for each is printed."""
+    told = json.loads(path.read_text())
+    quick = {int(line): sorted((name for name in names if told["seconds"][name] < TEST_S_MAX), key=told["seconds"].get)
+             for line, names in told["lines"][file].items()}
     mutants = Mutants(source.decode())
-    tree, reached = ast.parse(source), [mutant for mutant in mutants.found if mutant.line in lines]
-    print(f"{len(mutants.found):,} mutants, {len(reached):,} of them in lines that a quick test runs")
+    tree, reached = ast.parse(source), [mutant for mutant in mutants.found if quick.get(mutant.line)]
+    print(f"\n{file}: {len(mutants.found):,} mutants, {len(reached):,} of them in lines that a quick test runs\n")
     random.Random(given.seed).shuffle(reached)
-    drawn = list(itertools.islice((mutant for mutant in reached if is_python(applied(source, mutant))), given.count))
+    drawn = list(itertools.islice((mutant for mutant in reached if is_python(applied(source, mutant))), count))
     print("| line | function | instead of | noticed by |\n| ---: | --- | --- | --- |", flush=True)
 
     def tried(mutant):
-        by = fate(folders, file, source, mutant, lines[mutant.line], seconds, given.seed)
+        by = fate(folders, file, source, mutant, asked(quick[mutant.line], told["seconds"]), path, given.seed)
         old = " ".join(source[mutant.begin:mutant.end].decode().split())
-        print(f"| {mutant.line} | `{function_of(tree, mutant.line)}` | `{old[:40]}` → `{mutant.text.strip()[:40]}` | "
+        print(f"| {mutant.line} | `{function_of(tree, mutant.line)}` | `{old[:60]}` → `{mutant.text.strip()[:60]}` | "
               f"{by or '**nobody**'} |", flush=True)
-        return by
+        return bool(by)
     with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
-        noticed = sum(map(bool, pool.map(tried, drawn)))
-    print(f"\n{noticed} of {len(drawn)} noticed, {noticed / len(drawn):.0%}")
+        return list(pool.map(tried, drawn))
 
 
 if __name__ == "__main__":
