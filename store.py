@@ -1991,7 +1991,7 @@ class _Reader:
         for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"), ("member", "member"):
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
         connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
-        connection.create_function("part", 2, lambda *entry: _sibling("store_schema").part_of(*entry))
+        connection.create_function("part", 2, lambda *entry: me._guarded(_sibling("store_schema").part_of, *entry))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
         self._watch_time = functools.partial(connection.set_progress_handler, lambda: me._guarded(me._is_over), STEPS)
         self._watch_time()

@@ -80,17 +80,25 @@ def _part(cell: Any) -> bytes:
 
 
 def part_of(entry: bytes, place: int) -> Any:
-    """The cell at a place of joined cells; a UUID is a BLOB, as one that nothing is known of."""
+    """The cell at a place of joined cells; a UUID is a BLOB, as one that nothing is known of.
+
+    Raises: CorruptError if these are no joined cells.
+    """
     end = 0
-    for _ in range(place + 1):
-        start = end
-        tag = entry[start]
-        end = entry.index(b"\0\0", start) + 2 if tag > 1 else start + (9 if tag else 17)
-    if tag > 1:
-        data = entry[start + 1:end - 2].replace(b"\0\xff", b"\0")
-        return data if tag == 3 else data.decode()
-    data = entry[start + 1:end]
-    return int.from_bytes(data, "big") - 2 ** 63 if tag else store._UUID + data
+    try:
+        for _ in range(place + 1):
+            start = end
+            tag = entry[start]
+            end = entry.index(b"\0\0", start) + 2 if tag > 1 else start + (9 if tag else 17)
+        data = entry[start + 1:end]
+        if tag > 1:
+            data = data[:-2].replace(b"\0\xff", b"\0")
+            return data if tag == 3 else data.decode()
+        if end <= len(entry):
+            return int.from_bytes(data, "big") - 2 ** 63 if tag else store._UUID + data
+    except (IndexError, ValueError):
+        pass
+    raise store.CorruptError("An index of several attributes holds values that no document has: reindex.")
 
 
 # ── Asking ───────────────────────────────────────────────────────────────────────────────────────────────────

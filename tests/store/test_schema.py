@@ -4,6 +4,7 @@ import datetime as dt
 import enum
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -372,6 +373,21 @@ def test_random_queries_answer_alike_with_indexes_of_several_attributes(size, se
     indexed, pages = len(list(filter(None, used))), sum(index.is_page for index in filter(None, used))
     say(f"0 differences in {counts['asked']:,} queries ({counts['found']:,} find something; {indexed} plans of "
         f"{len(used)} begin with such an index, {pages} of them for a page), seed {seed}")
+
+
+@pytest.mark.parametrize("at", [str, int])
+def test_a_damaged_index_of_several_attributes_is_said_to_be(tmp_path, at):
+    """The program that asked was told of a Ctrl-C that nobody had pressed, and ended; half a number was believed."""
+    with contextlib.closing(store.open(tmp_path / "s.db", schema={("of", "at"): {"index": True}})) as node:
+        node.submit_tx([put({"xt/id": n, "of": 1, "at": at(n)}) for n in range(400)])
+    with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as file, file:
+        assert file.execute("update joined set v = substr(v, 1, length(v) - 1)").rowcount == 400
+    page = {"find": ["?at"], "where": [["?m", "of", 1], ["?m", "at", "?at"]], "order-by": [["?at", "desc"]], "limit": 5}
+    with contextlib.closing(store.open(tmp_path / "s.db")) as node:
+        with pytest.raises(store.CorruptError, match="reindex"):
+            node.db().q(page)
+        node.reindex()
+        assert len(node.db().q(page)) == 5
 
 
 def test_a_page_in_the_order_of_another_attribute_reads_the_page_alone(open_store):
