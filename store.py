@@ -559,7 +559,6 @@ def _str_cell(value: str) -> str | bytes:
 
 _SHIFT, _SMALL = 2 ** 62, 2 ** 61     # the cell of a whole number within ±2⁶¹ is that number less 2⁶²
 _LEAST = -_SHIFT - _SMALL             # of these
-_BIG, _BIG_POSITIVE, _BIG_END = b"\3", b"\3\x80", b"\4"      # of the others: the first, the first above zero, the end
 
 
 def _big_cell(value: int) -> bytes:
@@ -663,15 +662,6 @@ _CELL: dict[type, Callable[[Any], Any]] = {kind: row.cell for kind, row in _TYPE
 _OF_CELL = {row.tag[0]: row.of_cell for row in _TYPES.values() if row.of_cell}
 _ID_TYPES, _IMMUTABLE, _SEVERAL = (frozenset(kind for kind, row in _TYPES.items() if use in row.uses)
                                    for use in ("id", "fixed", "several"))
-
-
-def _bounds_of_type(cell: Any) -> tuple[Cell, Cell]:
-    """The least cell of this cell's type and the first beyond. Values of two types never compare, hashes not at all."""
-    if type(cell) is str:
-        return "", b""
-    if type(cell) is int:
-        return _LEAST, 0
-    return (cell[:1], bytes((cell[0] + 1,))) if cell[0] < _LONG else (cell, cell)
 
 
 def _json_cell(cell: Any) -> int | str:
@@ -1990,7 +1980,8 @@ class _Reader:
         me = weakref.proxy(self)              # the garbage collector does not see what a connection holds of Python
         for name, what in ("py", "call"), ("py_test", "test"), ("py_json", "call_json"), ("member", "member"):
             connection.create_function(name, -1, functools.partial(_call_of_query, weakref.ref(self), what))
-        connection.create_function("compare", 3, lambda *operands: me._guarded(me.run.compare, *operands))
+        connection.create_function("compare", 3, lambda *operands: me._guarded(
+            _sibling("store_native").compare, me.run, *operands))
         connection.create_function("part", 2, lambda *entry: me._guarded(_sibling("store_schema").part_of, *entry))
         connection.create_function("cell", 1, lambda text: me._guarded(_cell_of_json, text), deterministic=True)
         self._watch_time = functools.partial(connection.set_progress_handler, lambda: me._guarded(me._is_over), STEPS)
@@ -4357,6 +4348,7 @@ class _Parsed(NamedTuple):
     source: dict
     searched: tuple                   # what gives the words of searches, and whether their entities are counted
     watched: tuple                    # ranges whose rows are counted before a plan is chosen
+    native: Any                       # store_native.py, where it may make a part of it
     plans: dict                       # what was compiled of it, by the mode of asking and what the arguments are
 
 
@@ -4503,24 +4495,22 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
     if "where" in query and not where:
         raise QueryError("\"where\" is empty; wanted at least one clause, or leave it out.")
     order = tuple(_parse_order(part, find, query) for part in _listed(query, "order-by"))
-    limit, offset, timeout = (_whole(query, name) for name in ("limit", "offset", "timeout"))
-    is_one = query.get("one", False)
-    if type(is_one) is not bool:
-        raise QueryError(f"\"one\" is {_short(is_one)}; wanted True, for the first answer instead of a list.")
-    limit = min(1, 1 if limit is None else limit) if is_one else limit
+    limit, is_one = _parse_limit(query)
+    offset, timeout = _whole(query, "offset"), _whole(query, "timeout")
     is_page = bool(order) or limit is not None or offset is not None
     is_grouped = any(_is_aggregate(part) for element in find for part in _parts(element.term))
     counted = tuple(_listed(query, "with")) if "with" in query else None
     if counted is not None and not (is_grouped and all(map(_is_var, counted))):
         raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in "
                          "find.")
+    is_tested = any(isinstance(clause, _Test) for clause in _all_clauses(where, parser.rules))
+    native = _sibling_if_there("store_native") if is_grouped or is_tested else None
     searched = _sibling("store_text").searched(where, ins, order if limit is not None else ()) \
         if any(isinstance(clause, _Search) for clause, _ in _every(where)) else ()
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
                      (TIMEOUT_MS if timeout is None else timeout) / 1000, is_page, is_grouped,
                      is_grouped and counted is None or is_page and not is_grouped, is_one, _refs(where, ins),
-                     sources, counted, query, searched,
-                     _watched(where, ins), {})
+                     sources, counted, query, searched, native.watched(where, ins) if native else (), native, {})
     _check_variables(parsed)
     _check_subqueries(parsed, functions, outer)
     return parsed
@@ -4548,6 +4538,14 @@ def _whole(query: Any, name: str) -> int | None:
     if value is not None and (type(value) is not int or value < 0):
         raise QueryError(f"\"{name}\" is {_short(value)}; wanted a whole number, not below 0.")
     return value
+
+
+def _parse_limit(query: Any) -> tuple[int | None, bool]:
+    """How many answers are wanted at most, and whether the first one instead of a list."""
+    limit, is_one = _whole(query, "limit"), query.get("one", False)
+    if type(is_one) is not bool:
+        raise QueryError(f"\"one\" is {_short(is_one)}; wanted True, for the first answer instead of a list.")
+    return min(1, 1 if limit is None else limit) if is_one else limit, is_one
 
 
 def _is_hashable(*values: Any) -> bool:
@@ -5158,43 +5156,6 @@ def _identical_to(source: Any, term: Any, var: str) -> _Bind:
     return _Bind(source, (_Call(_itself, (term,)), var), required=_FIRST, name="scalar")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Range(_Clause):
-    """Comparisons of one variable with what is known before: an index is searched between the tightest bounds."""
-    tests: tuple = ()                 # of (operator, what gives the value)
-
-
-def _with_ranges(clauses: Iterable[_Clause], scalars: Mapping[str, tuple]) -> list[_Clause]:
-    """The clauses, with comparisons of one variable with known values made one."""
-    kept: list[_Clause] = []
-    ranges: dict[str, list[tuple]] = {}
-    for clause in clauses:
-        tests = _tests_of(clause.call, scalars) if isinstance(clause, _Test) else []
-        if not tests:
-            kept.append(clause)
-        for var, *test in tests:
-            ranges.setdefault(var, []).append((clause.source, tuple(test)))
-    for var, of_var in ranges.items():
-        sources, found = zip(*of_var)
-        source = list(sources) if len(sources) > 1 else sources[0]
-        kept.append(_Range(source, (var,), required=_FIRST, tests=found))
-    return kept
-
-
-def _tests_of(call: _Call, scalars: Mapping[str, tuple]) -> list[tuple]:
-    """(variable, operator, what is known) of each comparison in a call; none if it also compares other things."""
-    tests = []
-    for one, other in zip(call.args, call.args[1:]) if call.head in _MIRRORED else ():
-        operator = call.head
-        if _known_spec(scalars, one):
-            one, other, operator = other, one, _MIRRORED[operator]
-        known = _known_spec(scalars, other)
-        if not known or not _is_var(one) or one in scalars:
-            return []
-        tests.append((one, operator, known))
-    return tests
-
-
 def _scalars(ins: Iterable[_Binding]) -> tuple[dict[str, tuple], list[tuple[str, str]]]:
     """What gives the value of each variable of a scalar or tuple argument; other names for what a second one binds."""
     scalars: dict[str, tuple] = {}
@@ -5206,18 +5167,6 @@ def _scalars(ins: Iterable[_Binding]) -> tuple[dict[str, tuple], list[tuple[str,
             if name != var:
                 twice.append((name, var))
     return scalars, twice
-
-
-def _watched(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple:
-    """The ranges that the search may begin with, or not: (variable, attribute, comparisons). Their rows decide."""
-    scalars, _ = _scalars(ins)
-    clauses = _with_ranges(where, scalars)
-    triples: list[Any] = [clause for clause in clauses if type(clause) is _Triple]
-    if len(triples) + sum(binding.shape == "collection" for binding in ins) < 2:
-        return ()
-    tests = {clause.terms[0]: clause.tests for clause in clauses if isinstance(clause, _Range)}
-    return tuple((triple.v, triple.a, tests[triple.v]) for triple in triples
-                 if _is_var(triple.e) and triple.e not in scalars and _is_var(triple.v) and triple.v in tests)
 
 
 def _refs(where: Iterable[_Clause], ins: Iterable[_Binding]) -> tuple[int, ...]:
@@ -5291,7 +5240,7 @@ class _Quick(NamedTuple):
     sql: str
     constants: list                   # its parameters from the fifth on, as far as they are always the same
     arguments: tuple                  # (place of a parameter, place of the argument that it is) for others of them
-    ranges: tuple                     # (place, comparisons, which end): bounds of small whole numbers
+    ranges: tuple                     # (place, comparisons, which end, what tells both): of small whole numbers
     finish: Callable                  # of the snapshot, the reader and the rows: the answer
 
 
@@ -5463,7 +5412,8 @@ class _Joiner:
     def join(self, block: _Block, clauses: Iterable[_Clause], later: Iterable[str],
              first: _Clause | None = None) -> _Block:
         """The block with all the clauses joined; `later` are the variables that are asked for afterwards."""
-        todo = _with_ranges(clauses, self.scalars)
+        native = self.shared.parsed.native
+        todo = native.with_ranges(clauses, self.scalars) if native else list(clauses)
         steps, self.steps = self.steps, None
         while todo:
             if time.monotonic() > self.shared.deadline:
@@ -5511,7 +5461,7 @@ class _Joiner:
             return self.triple_cost(clause, block) if clause.a else self.fact_cost(clause, block)
         if kind is _Search:
             return _sibling("store_text").cost(clause, self, block)
-        if kind is _Test or kind is _Range:
+        if isinstance(clause, _Test):
             return _FILTERS
         if kind is _Bind:
             return _FILTERS if clause.name in ("scalar", "tuple") else _TAKEN_APART
@@ -5644,11 +5594,13 @@ class _Joiner:
                 block.bound[term] = f"ifnull({f}.{place}, {g}.{place})"
 
     def _join_test(self, block: _Block, clause: _Test, needed: frozenset[str]) -> str:
-        call = clause.call
+        call, native = clause.call, self.shared.parsed.native
         is_flat = type(call.head) is str and len(call.args) <= GROUP_TERMS and not any(
             type(arg) is _Call for arg in call.args)
-        native = _NATIVE.get(call.head) if is_flat else None
-        if native and (condition := native(self, call, block)):
+        if is_flat and (by_creation := _BY_CREATION.get(call.head)):
+            return by_creation.join(self.expr(arg, block) for arg in call.args)
+        condition = is_flat and (_among(self, call, block) or native and native.condition(self, call, block))
+        if condition:
             return condition
         if call.head == "get-attr":
             return f"{self._python(call, block, 'py')} <> x'01'"
@@ -5740,8 +5692,29 @@ class _Joiner:
         _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Test: _join_test, _Bind: _join_bind,
         _Not: _join_not, _Or: _join_or,
         _Search: lambda joiner, block, clause, needed: _sibling("store_text").join(joiner, block, clause),
-        _Range: lambda joiner, block, clause, needed: _in_range(joiner, clause, block),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
+
+
+_BY_CREATION = {"created-before": " < ", "created-after": " > "}        # entities, by their numbers
+# Name → whether numbers are equal whatever their type, and what negates it.
+_EQUALITIES = {"=": (True, ""), "not=": (True, "not "), "==": (False, ""), "!=": (False, "not ")}
+
+
+def _among(joiner: _Joiner, call: _Call, block: _Block) -> str | None:
+    """The condition that a value is one of a set, where an equality is with a set; None of another call."""
+    sets = [arg for arg in call.args if _is_set(joiner, arg)] if call.head in _EQUALITIES else []
+    if len(sets) != 1 or len(call.args) != 2:
+        return None
+    (values,), (is_numeric, negation), (one, other) = sets, _EQUALITIES[call.head], call.args
+    spec = ("any", tuple(values.value)) if type(values) is _Const else ("any_in", *joiner.scalars[values][1:])
+    x, members = joiner.expr(one if other is values else other, block), joiner.text.param(*spec, is_numeric)
+    return f"{negation}({x} in (select {_J} from json_each({members}) j))"
+
+
+def _is_set(joiner: _Joiner, arg: Any) -> bool:
+    if type(arg) is _Const:
+        return type(arg.value) in (set, frozenset)
+    return joiner.scalars.get(arg) in joiner.shared.inputs.sets
 
 
 def _alias(stage: _Block) -> str:
@@ -5993,8 +5966,7 @@ class _Shaper:
 
     def _totals(self, where: tuple[_Clause, ...]) -> Any:
         """How SQL makes the aggregates; None where Python makes them."""
-        native = _sibling_if_there("store_native") if self.parsed.is_grouped else None
-        return native and native.totals_of(self, where)
+        return self.parsed.native.totals_of(self, where) if self.parsed.native and self.parsed.is_grouped else None
 
     def _choose_index(self, where: tuple[_Clause, ...]) -> None:
         """A search of texts, or else a composite index, may be what all else begins with."""
@@ -6236,7 +6208,7 @@ class _Shaper:
         for kind, *rest in self.joiner.text.specs:
             constant, is_argument = None, kind == "in" and len(rest) == 1         # not a part of one
             if kind in ("from", "to") and rest[1] == _SMALL_KIND:
-                ranges.append((4 + len(constants), rest[0], kind == "to"))
+                ranges.append((4 + len(constants), rest[0], kind == "to", parsed.native.whole_bounds))
                 is_argument = True
             elif is_argument:
                 arguments.append((4 + len(constants), rest[0]))
@@ -6256,131 +6228,11 @@ class _Shaper:
 
 _SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND,
                        *(1 << tag[0] + 2 for tag in (_BOOL, _INT, _FLOAT, _DATETIME, _DATE, _TIME, _DELTA))))
-
-
-# Comparisons that SQLite makes by itself, since cells of one type sort as their values do. Numbers have three kinds of
-# cells: small whole numbers, big ones, and floats. What is compared with something known lies in an interval of cells
-# of each kind, which an index serves.
-
-
-def _native_equal(is_numeric: bool, is_negated: bool, joiner: _Joiner, call: _Call, block: _Block) -> str | None:
-    """Equal values, or one of a set of them. If `is_numeric`, numbers are equal whatever their type."""
-    sets = [arg for arg in call.args if _is_set(joiner, arg)]
-    if len(call.args) < 2 or len(sets) > 1 or len(call.args) > 2 and (sets or is_negated):
-        return None
-    if sets:
-        one, other = call.args
-        spec = ("any", tuple(sets[0].value)) if type(sets[0]) is _Const else ("any_in", *joiner.scalars[sets[0]][1:])
-        x, members = joiner.expr(one if other is sets[0] else other, block), joiner.text.param(*spec, is_numeric)
-        condition = f"{x} in (select {_J} from json_each({members}) j)"
-    else:
-        pairs = zip(call.args, call.args[1:])
-        condition = " and ".join(_equal_pair(is_numeric, joiner, one, other, block) for one, other in pairs)
-    return f"not ({condition})" if is_negated else condition
-
-
-def _equal_pair(is_numeric: bool, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
-    if _known_spec(joiner.scalars, one):
-        one, other = other, one
-    x, known = joiner.expr(one, block), _known_spec(joiner.scalars, other)
-    kinds, others = block.kinds.get(one, _ANY_KIND), _ANY_KIND if known else block.kinds.get(other, _ANY_KIND)
-    is_mixed = kinds & _NUMBER_KINDS and others & _NUMBER_KINDS and (kinds | others) & _FLOAT_KIND
-    if is_numeric and is_mixed and known:
-        return f"{x} in ({joiner.text.param('twin', known, 0)}, {joiner.text.param('twin', known, -1)})"
-    y = joiner.expr(other, block)
-    return f"({x} = {y} or compare('=', {x}, {y}))" if is_numeric and is_mixed else f"{x} = {y}"
-
-
-_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-
-
-def _compared(operator: str, joiner: _Joiner, one: Any, other: Any, block: _Block) -> str:
-    x, y = joiner.expr(one, block), joiner.expr(other, block)
-    kinds = block.kinds.get(one, _ANY_KIND) | block.kinds.get(other, _ANY_KIND)
-    if kinds in _SORTABLE:
-        return f"{x} {operator} {y}"
-    return f"case when {x} < 0 and {y} < 0 then {x} {operator} {y} else compare('{operator}', {x}, {y}) end"
-
-
-def _in_range(joiner: _Joiner, clause: _Range, block: _Block) -> str:
-    """A variable between known bounds, as an interval for each kind of cells that it may have."""
-    var, param = clause.terms[0], joiner.text.param
-    x, kinds = joiner.expr(var, block), block.kinds.get(var, _ANY_KIND)
-    by_value = lambda: _all_of(f"compare('{sign}', {x}, {param(*known)})" for sign, known in clause.tests)
-    if var not in block.kinds and not joiner.shared.is_over:
-        return by_value()
-    parts = [f"{x} >= {param('from', clause.tests, kind)} and {x} < {param('to', clause.tests, kind)}"
-             for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS) if kinds & kind]
-    if kinds & _UUID_KIND:            # whose numbers are in the order of creation
-        parts.append(f"{x} > 0 and typeof({x}) = 'integer' and {by_value()}")
-    return f"({' or '.join(parts)})" if len(parts) > 1 else parts[0] if parts else "0"
-
-
 _FLOAT_KIND = 1 << _FLOAT[0] + 2
 _NUMBER_KINDS_EACH = _SMALL_KIND, _BIG_KIND, _FLOAT_KIND
 _NUMBER_KINDS = _SMALL_KIND | _BIG_KIND | _FLOAT_KIND
 _ANY_KIND = (1 << 1 + _LONG + 3) - 1
 _OTHER_KINDS = _ANY_KIND & ~(_NUMBER_KINDS | _UUID_KIND)
-_NO_CELLS: tuple[Cell, Cell] = b"", b""
-
-
-def _interval(operator: str, value: Any, cell: Cell, kind: int) -> tuple[Cell, Cell]:
-    """Which cells of a kind are `operator` a value: the first of them, and the first beyond."""
-    is_number = type(value) in (int, float)
-    if is_number == (kind == _OTHER_KINDS) or value is None or value != value:
-        return _NO_CELLS
-    is_after = operator in ("<=", ">")
-    if kind != _OTHER_KINDS:
-        least, place, end = _float_interval(value, is_after) if kind == _FLOAT_KIND else \
-            _whole_interval(value, is_after, kind)
-    elif type(cell) is int or type(cell) is bytes and cell[0] >= _UUID[0]:
-        return _NO_CELLS              # hashes have no order, and that of UUIDs is not in their cells
-    else:                             # the least cell beyond one that is no number has a zero more
-        beyond: Any = "\0" if type(cell) is str else b"\0"
-        (least, end), place = _bounds_of_type(cell), cell + beyond if is_after else cell
-    return (least, place) if operator[0] == "<" else (place, end)
-
-
-def _whole_interval(value: float, is_after: bool, kind: int) -> tuple[Cell, Cell, Cell]:
-    """All cells of small, or of big, whole numbers; between them the place of a number, or that right after it."""
-    if type(value) is int:
-        place: float = value + is_after
-    elif math.isinf(value):
-        place = value
-    else:
-        place = math.floor(value) + 1 if is_after else math.ceil(value)
-    if kind == _SMALL_KIND:
-        return _LEAST, 0 if place >= _SMALL else int(max(place, -_SMALL)) - _SHIFT, 0
-    if -_SMALL <= place < _SMALL:
-        return _BIG, _BIG_POSITIVE, _BIG_END
-    return _BIG, _big_cell(place) if type(place) is int else _BIG_END if place > 0 else _BIG, _BIG_END
-
-
-def _float_interval(value: float, is_after: bool) -> tuple[Cell, Cell, Cell]:
-    """The same among the cells of floats."""
-    try:
-        nearest = float(value)
-    except OverflowError:
-        nearest = math.inf if value > 0 else -math.inf
-    cell = _float_cell(nearest)
-    is_below = nearest < value or nearest == value and is_after
-    return _FLOAT, cell + b"\0" if is_below else cell, bytes((_FLOAT[0] + 1,))
-
-
-_NATIVE: dict[str, Callable] = {
-    "=": functools.partial(_native_equal, True, False), "not=": functools.partial(_native_equal, True, True),
-    "==": functools.partial(_native_equal, False, False), "!=": functools.partial(_native_equal, False, True),
-    "created-before": lambda joiner, call, block: " < ".join(joiner.expr(arg, block) for arg in call.args),
-    "created-after": lambda joiner, call, block: " > ".join(joiner.expr(arg, block) for arg in call.args),
-    **dict.fromkeys(_MIRRORED, lambda joiner, call, block: " and ".join(
-        _compared(call.head, joiner, *pair, block) for pair in zip(call.args, call.args[1:]))),
-}
-
-
-def _is_set(joiner: _Joiner, arg: Any) -> bool:
-    if type(arg) is _Const:
-        return type(arg.value) in (set, frozenset)
-    return joiner.scalars.get(arg) in joiner.shared.inputs.sets
 
 
 def _known_spec(scalars: Mapping[str, tuple], arg: Any) -> tuple | None:
@@ -6406,7 +6258,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
     if db._supposed is None and reader.run is None and begun is None:
         generation, plan = parsed.plans.get((mode, False, None), (None, None))
         if parsed.watched and (plan is None or generation is not db._file.index.generation):
-            inputs = _counted_quickly(db._file.index, parsed, args, reader)
+            inputs = parsed.native.inputs_of(db._file.index, parsed, args, reader)
             generation, plan = parsed.plans.get((mode, False, inputs), (None, None))
         if plan is not None and plan.quick is not None and generation is db._file.index.generation:
             answer = _quickly(plan.quick, db, args, reader, mode, parsed.timeout_s)
@@ -6429,8 +6281,8 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         if cell is None:
             return None
         parameters[place] = cell
-    for place, tests, end in quick.ranges:
-        bounds = _whole_bounds(args, tests)
+    for place, tests, end, whole_bounds in quick.ranges:
+        bounds = whole_bounds(args, tests)
         if bounds is None:
             return None
         parameters[place] = bounds[end]
@@ -6445,46 +6297,12 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         reader.deadline = None
 
 
-def _whole_bounds(args: tuple, tests: tuple) -> tuple[int, int] | None:
-    """Between which cells of small whole numbers comparisons hold; None if one is not with a whole number."""
-    low: Any = _LEAST
-    high: Any = 0
-    for operator, (kind, *spec) in tests:
-        value = spec[0].value if kind == "value" else args[spec[0]] if len(spec) == 1 else None
-        if type(value) is not int or not -2 ** 63 <= value < 2 ** 63:
-            return None
-        start, end = _interval(operator, value, 0, _SMALL_KIND)
-        low, high = max(low, start), min(high, end)
-    return low, high
-
-
 def _quick_documents(db: Db, reader: _Reader, rows: list[tuple]) -> list:
     young = db._file.documents.young
     try:
         return [_copied(young[row[0]][0]) for row in rows]
     except KeyError:
         return list(map(_copied, db._file.documents_of([row[0] for row in rows], reader)))
-
-
-def _counted_quickly(index: _Index, parsed: _Parsed, args: tuple, reader: _Reader) -> _Inputs | None:
-    """`_Run._inputs`, where all ranges that are counted lie between whole numbers."""
-    if parsed.searched or parsed.sources or not _IMMUTABLE.issuperset(map(type, args)):
-        return None
-    sizes = []
-    for var, a, tests in parsed.watched:
-        number, bounds = index.attributes.get(a), _whole_bounds(args, tests)
-        if bounds is None or index.kinds.get(number, 0) & (_BIG_KIND | _FLOAT_KIND):
-            return None
-        sizes.append((var, _range_size(reader, number, [bounds])))
-    return _Inputs(frozenset(), tuple(sizes))
-
-
-def _range_size(reader: _Reader, a: int | None, intervals: list) -> float:
-    """The rows of an attribute in intervals of cells, to a power of eight; infinite where counting does not pay."""
-    count = sum(reader.execute(
-        "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
-        (a, *bounds, COUNTED_MAX + 1)).fetchone()[0] for bounds in intervals)
-    return math.inf if count > COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
 
 
 @contextlib.contextmanager
@@ -6575,31 +6393,14 @@ class _Run:
         for place, (arg, binding) in enumerate(zip(self.args, self.parsed.ins)):
             if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
                 sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
-        for var, a, tests in self.parsed.watched:
-            number = self.file.index.attributes.get(a)
-            intervals = [self.bounds(tests, kind) for kind in (*_NUMBER_KINDS_EACH, _OTHER_KINDS)
-                         if self.file.index.kinds.get(number, 0) & kind]
-            sizes.append((var, _range_size(self.reader, number, intervals)))
+        if self.parsed.watched:
+            sizes += self.parsed.native.sizes(self)
         sizes += [(spec, _sibling("store_text").size(self, spec, is_counted))
                   for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         modes = tuple((name, _sibling("store_parts").mode_of(self, name, self.args[place]))
                       for name, place in self.parsed.sources.items())
         return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
-
-    def bounds(self, tests: tuple, kind: int) -> tuple[Cell, Cell]:
-        """Between which cells of a kind some comparisons hold. Both ends are asked for, one after the other."""
-        if self.bounded is None or self.bounded[0] is not tests or self.bounded[1] != kind:
-            ends = []
-            for operator, spec in tests:
-                value = _known_value(self, spec)
-                ends.append(_interval(operator, value, self.cells.given(value), kind))
-            lows, highs = zip(*ends)
-            try:
-                self.bounded = tests, kind, max(lows), min(highs)
-            except TypeError:         # cells of several types
-                self.bounded = tests, kind, max(lows, key=_cell_order), min(highs, key=_cell_order)
-        return self.bounded[2:]
 
     def member(self, place: int, cell: Cell) -> bool:
         """Whether an argument that is too long for a table has a value."""
@@ -6646,12 +6447,6 @@ class _Run:
             self.derive()
         main = self.plan.main
         return self._merged_arms() if self.plan.arms else self.reader.rows(main.sql, self._bound(main))
-
-    def compare(self, operator: str, one: Cell, other: Cell) -> bool:
-        """A comparison of two cells by their values, for SQL. What is hashed has no order."""
-        if any(type(cell) is bytes and cell[0] >= _LONG for cell in (one, other)):
-            return False
-        return _COMPARISONS[operator](self.cells.value(one), self.cells.value(other))
 
     def execute(self, statement: _Statement) -> sqlite3.Cursor:
         return self.reader.execute(statement.sql, self._bound(statement))
@@ -6835,9 +6630,6 @@ _PARAMETER: dict[str, Callable] = {
     "source": lambda run, place, mode, part: run.args[place]._bindings(mode)[part],
     "attribute_in": _attribute_given,
     "attributes": _attributes_json,
-    "from": lambda run, tests, kind: run.bounds(tests, kind)[0],
-    "to": lambda run, tests, kind: run.bounds(tests, kind)[1],
-    "twin": lambda run, spec, place: run.cells.given(_twins(_known_value(run, spec))[place]),
     "sought": lambda run, *spec: _sibling("store_text").sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),

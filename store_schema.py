@@ -146,7 +146,7 @@ def _bound(run: Any, clause: _Joined, end: int) -> bytes:
         return b"\xff"
     if not clause.tests:
         return prefix + b"\xff" * end
-    return prefix + _part(run.bounds(clause.tests, clause.kind)[end])
+    return prefix + _part(store._sibling("store_native").bounds(run, clause.tests, clause.kind)[end])
 
 
 store._Joiner._JOIN[_Joined] = _join
@@ -198,9 +198,9 @@ def _tests(var: str, kinds: int, where: Iterable, joiner: Any) -> tuple[tuple, l
     """What bounds a variable, the clauses that say so, and its kind of cells; nothing if it has several kinds."""
     kind = [some for some in _KINDS if kinds & some]
     found: list[tuple] = []
-    clauses = []
-    for clause in where if len(kind) == 1 else ():
-        tests = store._tests_of(clause.call, joiner.scalars) if isinstance(clause, store._Test) else []
+    clauses, native = [], joiner.shared.parsed.native
+    for clause in where if native and len(kind) == 1 else ():
+        tests = native.tests_of(clause.call, joiner.scalars) if isinstance(clause, store._Test) else []
         if tests and all(test[0] == var for test in tests):
             found += [tuple(test) for _, *test in tests]
             clauses.append(clause)

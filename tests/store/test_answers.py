@@ -428,18 +428,22 @@ def test_equality_in_find_is_that_of_clauses(node):
 
 TOTALS = [[(head, "?v")] for head in ("count", "count-distinct", "sum", "avg", "min", "max")]
 TOTALS += [["?kind", ("count", "?e"), ("max", "?v")], [("sum", "?v"), "?kind"]]
+COMPARED = [(sign, *sides) for sign in ("<", ">=", "=", "!=", "not=", "==")
+            for sides in (("?v", "?n"), ("?v", 4), ("?v", 2.0), (2 ** 61 + 2, "?v"), ("?v", {2, 4.0}))]
 
 
 @pytest.mark.parametrize("a", ["num", "mix", "big"])
 def test_what_sqlite_makes_python_makes_alike(node, monkeypatch, a):
     """Without this, a store that was copied without store_native.py could answer otherwise."""
     values = {"num": lambda n: n % 5, "mix": lambda n: [n, n / 2, 2 ** 61 + n][n % 3], "big": lambda n: 2 ** 60 + n}
-    node.submit_tx([put({"xt/id": n, "kind": "kl"[n % 2], a: values[a](n)}) for n in range(12)])
+    node.submit_tx([put({"xt/id": n, "kind": "kl"[n % 2], "n": n, a: values[a](n)}) for n in range(12)])
 
     def asked():
         node._plans.clear()
-        return [sorted(map(repr, node.db().q({"find": find, "where": where}))) for find in TOTALS
-                for where in ([["?e", a, "?v"], ["?e", "kind", "?kind"]], [["?e", a, "?v"], ["?v", "kind", "?kind"]])]
+        both, each = [["?e", a, "?v"], ["?e", "kind", "?kind"]], [["?e", a, "?v"], ["?e", "n", "?n"]]
+        queries = [(find, where) for find in TOTALS for where in (both, [both[0], ["?v", "kind", "?kind"]])]
+        queries += [(["?e"], [*each, [call]]) for call in COMPARED]
+        return [sorted(map(repr, node.db().q({"find": find, "where": where}))) for find, where in queries]
     query = {"find": TOTALS[0], "where": [["?e", a, "?v"]]}
     made, sql = asked(), node.db().explain(query)
     monkeypatch.setattr(store, "_sibling_if_there", lambda name: None)
