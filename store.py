@@ -58,7 +58,6 @@ import random
 import re
 import shutil
 import sqlite3
-import statistics
 import struct
 import tempfile
 import threading
@@ -3974,23 +3973,6 @@ class Db:
             version._ask = lambda: self._hash(rect.n).hex()
         return version
 
-    def _valid_span(self, id: Any) -> tuple[dt.datetime | None, dt.datetime | None]:
-        """The stretch of valid time over which the same document holds here, neighbours with equal documents merged."""
-        rects = [rect for rect in self._open_rects(id) if rect.n > 0]
-        place = next((i for i, rect in enumerate(rects) if rect.vt_from <= self._vt < rect.vt_to), None)
-        if place is None:
-            return None, None
-        first = last = place
-        while first and self._continues(rects[first - 1], rects[first]):
-            first -= 1
-        while last + 1 < len(rects) and self._continues(rects[last], rects[last + 1]):
-            last += 1
-        end = rects[last].vt_to
-        return _moment(rects[first].vt_from), None if end == OPEN else _moment(end)
-
-    def _continues(self, one: _Rect, next: _Rect) -> bool:
-        return one.vt_to == next.vt_from and (one.n == next.n or self._hash(one.n) == self._hash(next.n))
-
 
 class _WriterDb(Db):
     """What the writer sees on its own connection. What its group has put so far is flushed before it reads.
@@ -4577,7 +4559,7 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
         is_telling = any(part.a in ("*", "xt/id") and not part.is_followed for part in pattern)
         return _Find("pull", element[1], element, pattern, is_telling)
     if type(element) is list and len(element) > 1 and type(element[0]) is str and (
-            element[0] == "pull" or element[0] in _functions() or element[0] in AGGREGATES):
+            element[0] == "pull" or element[0] in _functions() or element[0] in _aggregates()):
         raise QueryError(f"find: {_short(element)} is a list; a call is a tuple: ({_short(element[0])}, …).")
     if not is_call and type(element) not in _MAKERS:
         raise QueryError(f"find: {_short(element)} is neither a variable nor a call; wanted \"?x\", (\"pull\", …) or "
@@ -4594,7 +4576,7 @@ def _parse_find_element(element: Any, functions: Mapping[str, Callable]) -> _Fin
 
 def _no_function(head: Any) -> QueryError:
     return QueryError(f"There is no function {_short(head)}: give it to open(functions=…), or put the callable itself "
-                      f"into the query.{_meant(head, (*_functions(), *AGGREGATES))}")
+                      f"into the query.{_meant(head, (*_functions(), *_aggregates()))}")
 
 
 # The collections in find are made anew for each row.
@@ -4623,11 +4605,11 @@ def _check_find_call(term: tuple, functions: Mapping[str, Callable]) -> None:
                          "aggregate.")
     if type(head) is not str or head in functions or _is_var(head) or head in ("if", "aggregate"):
         return
-    if head not in _functions() and head not in AGGREGATES:
+    if head not in _functions() and head not in _aggregates():
         raise _no_function(head)
-    if head in AGGREGATES and (len(term) == 1 or head not in _functions() and len(term) > 3):
+    if head in _aggregates() and (len(term) == 1 or head not in _functions() and len(term) > 3):
         raise QueryError(f"find: {_short(term)}; wanted ({_short(head)}, variable), or a number before the variable.")
-    if head not in AGGREGATES:
+    if head not in _aggregates():
         _check_arity(head, len(term) - 1, term)
 
 
@@ -6823,17 +6805,15 @@ class _Calls:
             head = self._given(head)
         if callable(head):
             return head
-        if head in _SNAPSHOT:
-            return functools.partial(_SNAPSHOT[head], self._snapshot(of))
         function = self.run.db._node.functions.get(head) or _functions().get(head)
         if function is None:
             raise _no_function(head)
-        return function
+        return functools.partial(function, self._snapshot(of)) if hasattr(function, "is_of_snapshot") else function
 
     def aggregate(self, head: Any) -> Callable:
         """The same for an aggregate."""
         head = head.value if type(head) is _Const else self._given(head) if _is_var(head) else head
-        return AGGREGATES[head] if type(head) is str and head in AGGREGATES else self.function(head)
+        return _aggregates()[head] if type(head) is str and head in _aggregates() else self.function(head)
 
     def _given(self, var: str) -> Any:
         """The argument that a variable stands for: functions come in this way too."""
@@ -7190,7 +7170,7 @@ class _Aggregate:
         function = None if running else answers.run.calls.aggregate(head)
         start, *made = running or (list, lambda kept, value: kept.append(value) or kept, function, True)
         self._add, self._result, self._needs_values = made
-        self._is_ours = running is not None or type(head) is str and function is AGGREGATES.get(head)
+        self._is_ours = running is not None or type(head) is str and function is _aggregates().get(head)
         self._kept: Any = collections.defaultdict(start)      # of each group
 
     def add(self, keys: list, rows: list[tuple], late: list[list]) -> None:
@@ -7267,8 +7247,8 @@ _Ordered = functools.cmp_to_key(_compare)     # a value in the order of order-by
 
 # ── Functions and aggregates ─────────────────────────────────────────────────────────────────────────────────
 #
-# The names that a query may use: aggregates and comparisons here, in store_functions.py those of Clojure that XTDB's
-# users know. Anything else is a callable in the query itself, or was given to `open`. Equality and order are those of
+# The names that a query may use: comparisons and some aggregates here, in store_functions.py all else that XTDB's users
+# know. Anything else is a callable in the query itself, or was given to `open`. Equality and order are those of
 # values, but for numbers: whole ones and floats compare as numbers.
 
 
@@ -7291,7 +7271,7 @@ def _is_aggregate(term: Any) -> bool:
         return getattr(term.head, "is_aggregate", False)
     if term.head in ("min", "max") and len(term.args) == 2:
         return not any(type(arg) is _Call for arg in term.args)
-    return term.head in AGGREGATES and len(term.args) in (1, 2) or term.head == "aggregate" and len(term.args) >= 2
+    return term.head in _aggregates() and len(term.args) in (1, 2) or term.head == "aggregate" and len(term.args) >= 2
 
 
 def _smallest(*args: Any) -> Any:
@@ -7313,34 +7293,10 @@ def _ratio(total: Any, count: int) -> Any:
     return total // count if type(total) is int and total % count == 0 else total / count
 
 
-def _median(values: list) -> Any:
-    ordered = sorted(values, key=_Ordered)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
-
-
-def _sample(*args: Any) -> list:
-    values = _distinct(args[-1])
-    return random.sample(values, min(args[0] if len(args) == 2 else 1, len(values)))
-
-
 AGGREGATES: dict[str, Callable] = {
     "sum": sum, "count": len, "count-distinct": lambda values: len(_distinct(values)),
-    "min": _smallest, "max": _largest,
-    "avg": lambda values: _ratio(sum(values), len(values)), "median": _median,
-    "variance": lambda values: float(statistics.pvariance(values)),
-    "stddev": lambda values: float(statistics.pstdev(values)),
-    "distinct": lambda values: _as_set(_distinct(values)), "sample": _sample,
-    "rand": lambda *args: random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0]),
+    "min": _smallest, "max": _largest, "avg": lambda values: _ratio(sum(values), len(values)),
 }
-
-
-def _as_set(values: list) -> Any:
-    """A set, or a list where Python cannot have a set of these."""
-    try:
-        return set(values)
-    except TypeError:
-        return values
 
 
 def _same(one: Any, *others: Any) -> bool:
@@ -7386,10 +7342,11 @@ def _functions() -> Mapping[str, Callable]:
     return _COMPARISONS | library.FUNCTIONS if library else _COMPARISONS
 
 
-_SNAPSHOT: dict[str, Callable] = {
-    "get-start-valid-time": lambda db, e: db._valid_span(e)[0],
-    "get-end-valid-time": lambda db, e, default=None: db._valid_span(e)[1] or default,
-}
+@functools.cache
+def _aggregates() -> Mapping[str, Callable]:
+    """All aggregates that have names, likewise."""
+    library = _sibling_if_there("store_functions")
+    return AGGREGATES | library.AGGREGATES if library else AGGREGATES
 
 
 # ── Pull ─────────────────────────────────────────────────────────────────────────────────────────────────────

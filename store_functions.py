@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The functions of Clojure that XTDB's users know, for Python's values: a query with a call imports them.
+"""The functions and aggregates of Clojure that XTDB's users know, for Python's values: a query with calls imports them.
 
-Without this file a query has comparisons by their names, and all else as a callable: `[(len, "?x"), "?length"]`.
+Without this file a query has comparisons, "count", "sum", "avg", "min", "max" and "count-distinct" by their names, and
+all else as a callable: `[(len, "?x"), "?length"]`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import operator
 import random
 import re
+import statistics
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -132,4 +134,66 @@ _COLLECTIONS: dict[str, Callable] = {
     "missing?": lambda db, e, a: a not in (db.entity(e) or {}),
 }
 
-FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _LOGIC | _TEXTS | _COLLECTIONS
+# Of the query's snapshot
+
+
+def _of_snapshot(function: Callable) -> Callable:
+    function.is_of_snapshot = True                # type: ignore[attr-defined]
+    return function
+
+
+def _valid_span(db: store.Db, id: Any) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """The stretch of valid time over which the same document holds, neighbours with equal documents merged."""
+    rects = [rect for rect in db._open_rects(id) if rect.n > 0]
+    place = next((i for i, rect in enumerate(rects) if rect.vt_from <= db._vt < rect.vt_to), None)
+    if place is None:
+        return None, None
+    first = last = place
+    while first and _continues(db, rects[first - 1], rects[first]):
+        first -= 1
+    while last + 1 < len(rects) and _continues(db, rects[last], rects[last + 1]):
+        last += 1
+    end = rects[last].vt_to
+    return store._moment(rects[first].vt_from), None if end == store.OPEN else store._moment(end)
+
+
+def _continues(db: store.Db, one: store._Rect, next: store._Rect) -> bool:
+    return one.vt_to == next.vt_from and (one.n == next.n or db._hash(one.n) == db._hash(next.n))
+
+
+_TIMES: dict[str, Callable] = {
+    "get-start-valid-time": _of_snapshot(lambda db, e: _valid_span(db, e)[0]),
+    "get-end-valid-time": _of_snapshot(lambda db, e, default=None: _valid_span(db, e)[1] or default),
+}
+
+FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _LOGIC | _TEXTS | _COLLECTIONS | _TIMES
+
+
+# Aggregates
+
+
+def _median(values: list) -> Any:
+    ordered = sorted(values, key=_Ordered)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else _ratio(ordered[middle - 1] + ordered[middle], 2)
+
+
+def _sample(*args: Any) -> list:
+    values = store._distinct(args[-1])
+    return random.sample(values, min(args[0] if len(args) == 2 else 1, len(values)))
+
+
+def _as_set(values: list) -> Any:
+    """A set, or a list where Python cannot have a set of these."""
+    try:
+        return set(values)
+    except TypeError:
+        return values
+
+
+AGGREGATES: dict[str, Callable] = {
+    "median": _median, "variance": lambda values: float(statistics.pvariance(values)),
+    "stddev": lambda values: float(statistics.pstdev(values)),
+    "distinct": lambda values: _as_set(store._distinct(values)), "sample": _sample,
+    "rand": lambda *args: random.choice(args[-1]) if len(args) == 1 else random.choices(args[-1], k=args[0]),
+}
