@@ -166,8 +166,9 @@ class SharedTimes:
 
     def __enter__(self):
         """Locks the table. A worker that was stopped in there keeps nobody waiting: then an event may go uncounted."""
-        end = time.monotonic() + LOCK_S_MAX
-        while time.monotonic() < end:
+        end, is_over = time.monotonic() + LOCK_S_MAX, False
+        while not is_over:
+            is_over = time.monotonic() > end           # a busy machine may have let this process sleep: it looks again
             try:
                 return fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)      # it ends with the process
             except (BlockingIOError, PermissionError):
