@@ -339,7 +339,7 @@ class Server:
         """All it has printed, over all its lives."""
         return "\n".join(self.log)
 
-    async def said(self, pattern, after=0, timeout_s=10):
+    async def said(self, pattern, after=0, timeout_s=60):
         """The first match of a regular expression in a line printed since line number `after`."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

@@ -166,14 +166,14 @@ def test_the_installed_chat_answers_with_its_scripts(tmp_path):
     with subprocess.Popen([bin / "eelchat", "--port", str(port)], cwd=tmp_path, env={"PATH": str(bin)},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as chat:
         try:
-            page = wait_until(lambda: answer(port, "/"), 30, lambda: "it does not answer")
+            page = wait_until(lambda: answer(port, "/"), 60, lambda: "it does not answer")
             scripts = re.findall(r'<script[^>]* src="([^"]+)"', page)
             assert {"htmx.js", "hx-ws.js", "hyperscript.js"} < {re.split("[/?]", script)[2] for script in scripts}
             assert all(answer(port, script) for script in scripts)
             assert (tmp_path / "data/eelchat.db").exists()
         finally:
             chat.send_signal(signal.SIGINT)
-            chat.communicate(timeout=30)
+            chat.communicate(timeout=60)
 
 
 def test_the_clone_that_is_installed_in_place_is_the_clone(tmp_path):
@@ -185,7 +185,7 @@ def test_the_clone_that_is_installed_in_place_is_the_clone(tmp_path):
 
 def answer(port, path):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as got:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as got:
             return got.read().decode()
     except OSError:
         return ""

@@ -36,8 +36,11 @@ async def anywhere(monkeypatch):
     connected, loop = [], asyncio.get_running_loop()
 
     async def sing(reader, writer):
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):        # TLS, which it does not speak
-            head = urllib.parse.unquote((await reader.readuntil(b"\r\n\r\n")).decode())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            first = await reader.readexactly(1)
+            if first == b"\x16":                       # TLS, which it does not speak
+                return writer.close()
+            head = urllib.parse.unquote((first + await reader.readuntil(b"\r\n\r\n")).decode())
             target = re.search(r"/go/(\S+) HTTP", head)
             where = f"Location: http://{target.group(1)}/secret\r\n" if target else ""
             writer.write(f"HTTP/1.1 {302 if target else 200} OK\r\n{where}Content-Length: 6\r\nConnection: "
@@ -95,9 +98,8 @@ async def test_only_the_public_internet_is_reached_by_whatever_way(anywhere, say
         PUBLIC), "the control addresses must reach it, or the test is blind"
 
 
-async def test_without_the_check_at_the_socket_all_of_them_would_be_reached(anywhere, monkeypatch):
+async def test_without_the_check_at_the_socket_all_of_them_would_be_reached(anywhere):
     """A test that could not fail would prove nothing."""
-    monkeypatch.setattr(door, "GET_S_MAX", 0.2)               # the canary speaks no TLS
     for address in FORBIDDEN[::10]:
         errors = await ways_to(address, lambda ip: True)
         assert errors.count(b"canary") == 5, errors
@@ -153,13 +155,13 @@ async def test_a_name_server_that_hangs_holds_up_nobody_else(monkeypatch):
     monkeypatch.setattr(door, "RESOLVE_S_MAX", 0.05)
     monkeypatch.setattr(door, "LOOKUPS_MAX", 3)
     released = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: released.wait(20) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: released.wait(100) and [])
     one = Door()
     for _ in range(3):
         await one.check("http://slow.example/")            # not known to be wrong, so it may be tried
     with pytest.raises(DoorError, match="no public address of that name"):
         await one.check("http://slow.example/")
-    assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 2) == 1
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 60) == 1
     released.set()
 
 

@@ -103,7 +103,7 @@ async def test_sockets_and_addresses_of_clients_come_through_a_proxy(chat, betwe
     _, channel = await ann.new_channel()
     socket = await ann.listen(channel)
     await ann.say(channel, "through nginx")
-    assert texts((await socket.receive(5)).data) == ["through nginx"]
+    assert texts((await socket.receive(60)).data) == ["through nginx"]
     await socket.close()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as stranger:
         async with stranger.get(between.url + "/who", headers={"X-Forwarded-For": "6.6.6.6"}) as answer:

@@ -44,12 +44,12 @@ async def test_a_draft_is_on_ones_own_pages_and_on_nobody_elses(two):
     mine, theirs = await ann.listen(channel), await bob.listen(channel)
     answer = await keep(ann, channel, "half a <thought>")
     assert answer.status == 204 and answer.headers["X-Draft-At"]
-    frame = (await mine.receive(timeout=10)).data
+    frame = (await mine.receive(timeout=60)).data
     assert 'id="draft"' in frame and "half a &lt;thought&gt;" in frame and answer.headers["X-Draft-At"] in frame
     assert "half a &lt;thought&gt;</div>" in (await ann.get(channel)).body_text
     assert "half a" not in (await bob.get(channel)).body_text
     await ann.say(channel, "a message")
-    assert "half a" not in (await theirs.receive(timeout=10)).data
+    assert "half a" not in (await theirs.receive(timeout=60)).data
     await mine.close(), await theirs.close()
 
 

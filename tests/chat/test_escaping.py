@@ -111,6 +111,7 @@ class Fields:
         self.session = db.q({"find": ("pull", "?s", ["*"]), "in": ["?u"], "where": [["?s", "session/user", "?u"]]},
                             self.user["xt/id"])[0]
         self.posts = [uuid.uuid4() for _ in range(PAYLOADS)]
+        self.at = biff.now(chat).replace(hour=1, minute=0, second=0, microsecond=0)     # one day, also at midnight
 
     async def write(self, comm="w0w", chan="w1w", email="w2w", agent="w3w", text="w4w"):
         node, channel = self.chat["biff/node"], id_of(self.channel)
@@ -126,8 +127,7 @@ class Fields:
 
     def message(self, number, text):
         return {"xt/id": self.posts[number], "msg/mem": self.mem, "msg/text": text, "msg/channel": id_of(self.channel),
-                "msg/created-at": biff.now(self.chat).replace(
-            hour=1, minute=0, second=0, microsecond=0)}
+                "msg/created-at": self.at}
 
     async def pages(self, email="w5w"):
         """The text of every page on which something of it stands."""

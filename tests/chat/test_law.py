@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 import biff
+from conftest import free_port
 from plugins import changes, places, presence, unread
 from people import Person, a_chat, file_of, kept_mails
 from store import delete, evict, match, put
@@ -172,12 +173,12 @@ class World:
     """One community, a few channels, and a hand that writes into the log whatever it likes."""
 
     def __init__(self, data, mails, random):
-        self.data, self.mails, self.random, self.port = data, mails, random, 0
+        self.data, self.mails, self.random, self.port = data, mails, random, free_port()      # to come back on
         self.messages, self.channels, self.gone = {}, {}, []
 
     async def start(self):
         self.chat = await a_chat(self.data, self.mails, self.port)
-        self.port, self.node = self.chat["biff/port"], self.chat["biff/node"]
+        self.node = self.chat["biff/node"]
         self.chat["chat_lately"].count_max = 30
 
     async def restart(self):

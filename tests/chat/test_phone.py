@@ -1,4 +1,5 @@
 """The phone: a manifest, and a service worker that shows a person's own last pages without a network."""
+import asyncio
 import json
 
 from people import chat, person      # noqa: F401
@@ -102,9 +103,22 @@ async def test_a_notification_is_shown_once_and_not_to_one_who_is_looking(server
     def pushed(title):
         message = {"title": title, "body": "tide", "tag": title, "path": "/app"}
         return {"origin": server.url, "registrationId": found[f"{server.url}/"], "data": json.dumps(message)}
-    await session.send("ServiceWorker.deliverPushMessage", pushed("while one looks"))
+    worker, count = page.context.service_workers[0], 0
+    await worker.evaluate("""() => { const first = tell;
+        self.told = 0;
+        self.tell = what => first(what).finally(() => { self.told += 1; }); }""")
+
+    async def push(title):
+        """Returns when the worker has done with it: a page that comes or goes meanwhile would be seen."""
+        nonlocal count
+        count += 1
+        await session.send("ServiceWorker.deliverPushMessage", pushed(title))
+        async with asyncio.timeout(60):
+            while await worker.evaluate("self.told") < count:
+                await asyncio.sleep(0.02)
+    await push("while one looks")
     await page.goto("about:blank")
     for _ in range(2):
-        await session.send("ServiceWorker.deliverPushMessage", pushed("Ann in #general"))
+        await push("Ann in #general")
     await page.goto(server.url)
     await page.wait_for_function(f"async () => String(await ({SHOWN})()) === 'Ann in #general'")

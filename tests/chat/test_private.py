@@ -172,11 +172,12 @@ async def everything(one, ids):
             yield f"{place} after {cursor}", await heard(await one.listen(place, cursor))
 
 
-async def heard(socket):
-    """The frames that a socket brings, until it brings nothing for a moment or is closed."""
+async def heard(socket, wanted=""):
+    """The frames that a socket brings, until something wanted was among them, and then until it brings nothing for a
+    moment or is closed."""
     said = ""
     try:
-        while (message := await socket.receive(timeout=0.1)).type is aiohttp.WSMsgType.TEXT:
+        while (message := await socket.receive(timeout=0.1 if wanted in said else 60)).type is aiohttp.WSMsgType.TEXT:
             said += message.data
     except (asyncio.TimeoutError, TimeoutError):
         pass
@@ -229,7 +230,7 @@ async def test_no_frame_gives_a_private_channel_away_while_it_lives(chat, three)
     await ann.post(f"{ann.private}/leave", page=ann.public)
     await eve.say(eve.public, "the end")
     for socket in sockets:
-        told = await heard(socket)
+        told = await heard(socket, "the end" if socket is sockets[0] else "Bobby")
         assert "Bobby" in told and not [secret for secret in (*SECRETS, ann.private[-36:], direct[-36:])
                                         if secret in told]
 
@@ -258,7 +259,7 @@ async def test_who_is_added_sees_it_at_once_and_who_is_removed_hears_no_more(cha
     ann, bob, eve = three
     outside, inside = await eve.listen(eve.public), await bob.listen(ann.private)
     await add(ann, eve)
-    assert "Hush hush" in await heard(outside)
+    assert "Hush hush" in await heard(outside, "Hush hush")
     await ann.post(f"{ann.private}/people/{bob.mem}/remove", page=ann.private)
     told = "".join([message.data async for message in inside])
     assert "You are no longer in this channel." in told and inside.close_code == 1008
@@ -336,9 +337,9 @@ async def test_each_sees_the_names_of_the_others_live(three):
         assert f"<title>{title} – eelchat</title>" in page and f"Message {title}<" in page
     listening, elsewhere = await ann.listen(direct), await ann.listen(ann.public)
     await bob.post("/name", {"name": "Zoe"}, bob.public)
-    told = await heard(listening)
+    told = await heard(listening, "<title>Eve, Zoe – eelchat</title>")
     assert "<title>Eve, Zoe – eelchat</title>" in told and "Ann, Eve" not in told
-    assert "Eve, Zoe" in await heard(elsewhere)
+    assert "Eve, Zoe" in await heard(elsewhere, "Eve, Zoe")
 
 
 async def test_nobody_is_an_admin_in_a_direct_message(chat, three):      # noqa: F811
@@ -386,7 +387,7 @@ async def test_what_is_new_in_private_is_counted_for_its_people_alone(three):
     ann, bob, eve = three
     sockets, post = [await one.listen(one.public) for one in (bob, eve)], uuid.uuid4()
     await ann.say(ann.private, "psst", post)
-    told, not_told = [await heard(socket) for socket in sockets]
+    told, not_told = await heard(sockets[0], f"new-{post}"), await heard(sockets[1])
     assert f'id="new-{post}" data-channel="{ann.private[-36:]}"' in told and "new-" not in not_told
     pages = [(await one.get(one.public)).body_text for one in (bob, eve)]
     assert [f'data-counts="{ann.private[-36:]} 1 ' in page for page in pages] == [True, False]

@@ -105,8 +105,9 @@ async def test_each_channel_tells_all_mentions_or_none(chat, three):
     assert (await bob.post(f"{channel}/alert", {"level": "all"}, channel, HTMX)).status == 204
     assert (await eve.post(f"{channel}/alert", {"level": "none"}, channel, HTMX)).status == 204
     assert (await eve.post(f"{channel}/alert", {"level": "loud"}, channel, HTMX)).status == 422
-    await ann.say(channel, "for everybody"), await ann.say(channel, "@Eve are you there?")
-    assert [(await bob.phone.next())[1]["body"] for _ in range(2)] == ["for everybody", "@Eve are you there?"]
+    for text in "for everybody", "@Eve are you there?":
+        await ann.say(channel, text)
+        assert (await bob.phone.next())[1]["body"] == text
     await eve.post(f"{channel}/alert", {"level": "mentions"}, channel, HTMX)
     await ann.say(channel, "@Eve now?")
     assert (await eve.phone.next())[1]["body"] == "@Eve now?"
@@ -125,6 +126,9 @@ async def test_quiet_hours_and_a_page_in_sight_keep_the_phone_still(chat, three)
         while len(chat["chat_presence"].here.mine) != 1:
             await asyncio.sleep(0.01)
     await ann.say(channel, "@Bob @Eve not now")
+    async with asyncio.timeout(60):
+        while chat["chat_posted"]:                     # until it was decided whom to tell
+            await asyncio.sleep(0.01)
     await bob.post("/quiet", {"from": "", "to": ""}, "/name", HTMX)
     await socket.close()
     chat["chat_presence"].here.mine.clear()

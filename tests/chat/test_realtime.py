@@ -100,7 +100,7 @@ async def test_a_page_from_another_past_hears_of_its_person_again(chat, person, 
 
 async def told(socket, part):
     """The next text that has this part of a page."""
-    while part not in (text := (await socket.receive(5)).data):
+    while part not in (text := (await socket.receive(60)).data):
         pass
     return text
 
@@ -237,11 +237,14 @@ async def test_a_pass_waits_for_what_is_on_its_way_but_not_for_long(chat, person
     socket, rooms = await ann.listen(channel), chat["chat_clients"]
     key, passes = uuid.UUID(channel.rpartition("/")[2]), []
     rooms._delivered = lambda seconds: passes.append(rooms.frames)
-    monkeypatch.setattr(sockets, "PATIENCE_S", 5)
+    monkeypatch.setattr(sockets, "PATIENCE_S", 60)
     with rooms.expecting(key):
         for n in range(8):
             with rooms.expecting(key):
                 await chat["biff/node"].submit([put(a_message(chat, channel, f"{n}"))])
+        async with asyncio.timeout(60):
+            while len(rooms._rooms[key].due) < 8:      # until the listener has heard of all
+                await asyncio.sleep(0.01)
     assert [texts(frame) for frame in await hear(socket, 8)] == [[f"{n}"] for n in range(8)]
     monkeypatch.setattr(sockets, "PATIENCE_S", 0.02)
     with rooms.expecting(key):

@@ -19,6 +19,7 @@ from plugins.files import CLOSED_POLICY
 from conftest import ROOT, free_port
 from people import delete_channel, filled, found, open_channel, pick, react
 from test_browser import invite
+from test_wires import still
 
 ROUTES = [(method, path) for plugin in eelchat.PLUGINS for method, path, *_ in plugin.get("routes", ())]
 
@@ -214,14 +215,16 @@ async def test_the_whole_tour_in_a_browser_has_no_complaint_and_asks_nobody_else
     await ann.hover(".message header"), await ann.click("[data-act=delete]")
     await ann.click("#delete-message button[value=delete]")
     await bob.wait_for_function("() => !document.querySelector('.message')")
+    go_on = still(system)
     for n in range(12):
         await ann.fill("#text", f"message {n}")
         await ann.press("#text", "Enter")
     # ten in ten seconds; the rest waits, and says why
     await ann.wait_for_selector("#failure:visible")
+    go_on()
     assert "10 messages in 10 seconds" in await ann.text_content("#failure")
     assert await ann.input_value("#text") == ""
-    await bob.wait_for_function("() => document.querySelectorAll('.message').length === 12", timeout=30_000)
+    await bob.wait_for_function("() => document.querySelectorAll('.message').length === 12", timeout=60_000)
     await write_well(ann, bob)
     await come_by_another_server(await window(allow=refusals), second, ann, bob, channel)
     await find_and_be_told(ann, channel)

@@ -25,7 +25,7 @@ import powercut
 import store
 
 APPENDER = [sys.executable, str(pathlib.Path(appender.__file__))]
-CHILD_S_MAX = 60
+CHILD_S_MAX = 300
 SYNCS = "fdatasync", "fsync"
 WRITES = "pwrite64", "ftruncate", "unlink", "rename"
 

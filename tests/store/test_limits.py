@@ -256,7 +256,7 @@ def test_a_listener_hears_a_whole_batch_and_what_comes_after_it(count):
         for n in range(2 * count):
             node.submit_tx([put({"xt/id": n})])
         with node.on_tx(lambda tx: (heard.append(tx.tx_id), tx.tx_id == 2 * count and done.set()), after=count):
-            assert done.wait(20)
+            assert done.wait(60)
         assert heard == list(range(count + 1, 2 * count + 1))
         assert [tx.tx_id for tx in node.tx_log(after=count)] == heard
 
@@ -358,7 +358,7 @@ def test_recent_transactions_are_bounded_in_number_and_bytes(monkeypatch):
             assert recent._kept, "nothing was kept at all"
             lagging, done = [], threading.Event()
             with node.on_tx(lambda tx: (lagging.append(tx.tx_id), tx.tx_id == 30 and done.set()), after=0):
-                assert done.wait(20)
+                assert done.wait(60)
             assert lagging == list(range(1, 31))
 
 

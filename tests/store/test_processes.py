@@ -146,7 +146,7 @@ def test_what_waits_for_another_process_is_written_with_one_sync(join, tmp_path,
 
     async def submit():
         first = asyncio.create_task(node.submit([put({"xt/id": 0})]))
-        await asyncio.to_thread(waits.wait, 20)
+        await asyncio.to_thread(waits.wait, 60)
         later = [asyncio.create_task(node.submit([put({"xt/id": n})])) for n in (1, 2)]
         await asyncio.sleep(0)
         other.execute("rollback")

@@ -27,11 +27,11 @@ UTC = dt.timezone.utc
 PEER = str(ROOT / "tests/peer.py")
 
 
-def eventually(is_so, timeout_s=20, complaint=lambda: "it did not come true"):
+def eventually(is_so, timeout_s=60, complaint=lambda: "it did not come true"):
     wait_until(is_so, timeout_s, complaint)
 
 
-def settle(nodes, tx_id=None, timeout_s=20):
+def settle(nodes, tx_id=None, timeout_s=60):
     """Waits until all have indexed up to this transaction, or to the newest that any has. Returns their states,
     which must agree."""
     tx_id = tx_id or max(node.status()["tx_id"] for node in nodes)
@@ -56,14 +56,12 @@ def test_what_one_server_puts_the_other_hears(join):
     two.on_tx(lambda tx: heard.append((tx.tx_id, tx.ops)))
     tx = one.submit_tx([put({"xt/id": "a", "said": ["hello", "there"]})])
     assert one.db().entity("a") == {"xt/id": "a", "said": ["hello", "there"]}, "one reads what one wrote"
-    assert two.sync(10) == tx.tx_time and two.await_tx(tx.tx_id, 10)[:2] == tx[:2]
+    assert two.sync(60) == tx.tx_time and two.await_tx(tx.tx_id, 60)[:2] == tx[:2]
     assert two.db().entity("a") == one.db(tx.tx_id).entity("a") == {"xt/id": "a", "said": ["hello", "there"]}
     two.submit_tx([delete("a")])
     settle([one, two])
     assert one.db().entity("a") is None
-    end = time.monotonic() + 10
-    while len(heard) < 2 and time.monotonic() < end:
-        time.sleep(0.01)
+    eventually(lambda: len(heard) == 2)
     assert heard == [(1, [put({"xt/id": "a", "said": ["hello", "there"]})]), (2, [delete("a")])]
 
 
@@ -184,7 +182,7 @@ def test_servers_that_open_a_new_log_together_all_open_it(log_url, join, monkeyp
     with psycopg.connect(log_url, autocommit=True) as held:
         held.execute("select pg_advisory_lock(%s, 0)", (store_postgres._LOCK_MAKING,))
         [thread.start() for thread in threads]
-        assert all(asked.acquire(timeout=20) for _ in threads)
+        assert all(asked.acquire(timeout=60) for _ in threads)
     [thread.join() for thread in threads]
     assert len(opened) == 3 and len({node.status()["store"] for node in opened}) == 1
 
@@ -212,13 +210,13 @@ def test_who_guesses_wrongly_what_is_newest_writes_nothing_and_asks(join, monkey
     one, two = join(), join()
     for number in range(store_postgres.ALONE_MIN + 4):
         one.submit_tx([put({"xt/id": number})])
-    newest = two.await_tx(one._log._last_known.guess()[0], 20)
+    newest = two.await_tx(one._log._last_known.guess()[0], 60)
     with one._log._indexing:                                      # it does not hear what the other does
         theirs = two.submit_tx([put({"xt/id": "theirs"})])
         told = []
         writer = threading.Thread(target=lambda: told.append(one.submit_tx([put({"xt/id": "ours"})])))
         writer.start()
-        two.await_tx(theirs.tx_id + 1, 20)
+        two.await_tx(theirs.tx_id + 1, 60)
     writer.join()
     assert (newest.tx_id, theirs.tx_id, told[0].tx_id) == (store_postgres.ALONE_MIN + 4, store_postgres.ALONE_MIN + 5,
                                                            store_postgres.ALONE_MIN + 6)
@@ -312,7 +310,7 @@ class Peer:
         self._reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout), daemon=True)
         self._reader.start()
 
-    def heard(self, word, timeout_s=20):
+    def heard(self, word, timeout_s=60):
         eventually(lambda: any(line.startswith(word) for line in self.said), timeout_s, lambda: "".join(self.said))
 
     def acks(self):
@@ -326,14 +324,14 @@ class Peer:
 
     def end(self, how=signal.SIGKILL):
         self.process.send_signal(how)
-        self.process.wait(20)
+        self.process.wait(60)
         self._reader.join(5)
 
 
 def test_a_frozen_server_that_holds_the_lock_stops_nobody_for_long(join, log_url, tmp_path, say):
     """Without this, one machine that swaps would silence all."""
     other = join()
-    frozen = Peer(log_url, tmp_path / "frozen.db", "append", "frozen", 1, 1, INSIDE_S="0.5")
+    frozen = Peer(log_url, tmp_path / "frozen.db", "append", "frozen", 1, 1, INSIDE_S="3")
     try:
         frozen.heard("inside")
         frozen.process.send_signal(signal.SIGSTOP)
@@ -428,7 +426,7 @@ def test_without_any_bell_followers_look_each_second(join, say):
     lags = []
     for number in range(3):
         begun = time.monotonic()
-        follower.await_tx(writer.submit_tx([put({"xt/id": number})]).tx_id, 20)
+        follower.await_tx(writer.submit_tx([put({"xt/id": number})]).tx_id, 60)
         lags.append(time.monotonic() - begun)
     assert max(lags) < 10 * 1.5
     say(f"3 transactions without a bell arrived within {max(lags):.2f} s (asked: 1.5)")
@@ -490,7 +488,7 @@ def test_postgres_stopped_at_once_and_started_again_under_load(tmp_path, size, s
             before = answered[0]
             cluster.crash()
             time.sleep(0.3)
-            assert answered[0] > before, "reads went on"
+            eventually(lambda: answered[0] > before)   # reads go on
             cluster.start()
             back = time.monotonic()
             eventually(lambda: all(ids and ids[-1][1] > back for ids in acked), 60)

@@ -404,7 +404,7 @@ def test_a_log_on_postgresql_is_looked_at_through_an_index_of_the_shells_own(joi
     done = run("--index", tmp_path / "mine.db", "--functions", "app:FUNCTIONS", log_url, NAMES,
                '.tx ("call", "twice", "ann")', cwd=tmp_path, check=True)
     assert done.stdout == "?e   ?n\n---  ---\nann  Ann\ntransaction 2 committed\n"
-    assert node.await_tx(2, 20).committed and node.db().entity("ann")["n"] == 8
+    assert node.await_tx(2, 60).committed and node.db().entity("ann")["n"] == 8
     assert "needs a file of this server's own" in run(log_url, ".status").stderr
     node.close()
     index = tmp_path / "server0.db"
@@ -444,7 +444,7 @@ def test_a_reader_that_leaves_ends_the_shell_quietly(path, tmp_path):
                           text=True) as process:
         assert process.stdout.readline().startswith('{"put"')
         process.stdout.close()
-        assert (process.wait(20), process.stderr.read()) == (141, "")
+        assert (process.wait(60), process.stderr.read()) == (141, "")
 
 
 def test_wrong_usage_is_told_apart_from_a_wrong_line():
@@ -469,7 +469,7 @@ class Terminal:
     def type(self, text):
         os.write(self.fd, text.encode())
 
-    def see(self, wanted, timeout_s=20):
+    def see(self, wanted, timeout_s=60):
         """What was shown up to and with this text, since the last look."""
         end = time.monotonic() + timeout_s
         while (at := self.screen.find(wanted, self.seen)) < 0:
@@ -494,7 +494,7 @@ class Terminal:
                 return False
         return True
 
-    def status(self, timeout_s=20):
+    def status(self, timeout_s=60):
         """The exit status, after everything was read."""
         end = time.monotonic() + timeout_s
         while self._read():

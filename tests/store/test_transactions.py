@@ -16,6 +16,7 @@ import uuid
 import pytest
 
 import store
+from conftest import wait_until
 from store import call, cas, delete, evict, match, patch, put
 
 UTC = dt.timezone.utc
@@ -157,10 +158,7 @@ def test_a_patch_changes_each_version_in_its_span_and_is_told_as_puts(node):
     assert list(node.tx_log())[1].ops == wanted
     held = [(v.valid_from, v.document) for v in node.db(valid_time=start + 9 * DAY).history("a")]
     assert held == [(now, A | {"w": 1})] + [(op[2], op[1]) for op in wanted] + [(start + 2 * DAY, None)]
-    for _ in range(500):
-        if heard:
-            break
-        threading.Event().wait(0.01)
+    wait_until(lambda: heard, 60, lambda: "it is not heard")
     listener.close()
     assert [told.ops for told in heard] == [wanted]
     assert node.submit_tx([patch("a", {"w": 5}), patch("a", {})]).committed and list(node.tx_log())[-1].ops == []
@@ -191,11 +189,8 @@ def test_an_aborted_transaction_leaves_no_trace(node):
     node.reindex()
     assert trace(node) == before
     assert node.submit_tx([put({"xt/id": "b", "v": 3})]).tx_id == 4
-    node.await_tx(4, 5)
-    for _ in range(200):
-        if heard:
-            break
-        threading.Event().wait(0.01)
+    node.await_tx(4, 60)
+    wait_until(lambda: heard, 60, lambda: "it is not heard")
     listener.close()
     assert [tx.tx_id for tx in heard] == [4]
     assert node.verify() == 4
@@ -521,7 +516,7 @@ def test_await_tx_returns_when_it_is_there(node):
     """Without this, a script could only sleep and hope."""
     waiting = threading.Thread(target=lambda: node.submit_tx([put(A)]))
     waiting.start()
-    assert node.await_tx(1, timeout_s=10).tx_id == 1
+    assert node.await_tx(1, timeout_s=60).tx_id == 1
     waiting.join()
     for error in store.NotIndexedError, TimeoutError:
         with pytest.raises(error, match="Transaction 2 was not indexed within 0.01 s; the newest is 1"):
