@@ -58,6 +58,7 @@ NOTICES_PAUSE_S = 0.05
 POLL_S = 1                            # a follower looks at the log so often even if no bell rings
 # for the first bell to be heard; through a proxy that pools transactions it never is
 BELL_S_MAX = 2
+CONNECT_S_MAX = 2                     # for a connection to be there
 # a transaction waits so long for a log that is out of reach; people are told within 5 s
 HOLD_S_MAX = 4
 REPLY_S_MAX = 2.5                     # for PostgreSQL to answer; an append then looks for its token on a new connection
@@ -161,9 +162,10 @@ class _Link:
 
     def _connected(self) -> Any:
         """Settings in the address win over ours."""
-        ours: dict[str, Any] = {"connect_timeout": 2, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2,
-                                "keepalives_interval": 1,
-                "keepalives_count": 3, "target_session_attrs": "read-write", "application_name": f"store {os.getpid()}"}
+        ours: dict[str, Any] = {
+            "connect_timeout": CONNECT_S_MAX, "tcp_user_timeout": int(REPLY_S_MAX * 1000), "keepalives_idle": 2,
+            "keepalives_interval": 1, "keepalives_count": 3, "target_session_attrs": "read-write",
+            "application_name": f"store {os.getpid()}"}
         connection: Any = psycopg.connect(**ours | psycopg.conninfo.conninfo_to_dict(self._url), autocommit=True)
         connection.wait = functools.partial(connection.wait, timeout=REPLY_S_MAX)
         connection.execute(_SESSION, {"reply": f"{int(REPLY_S_MAX * 1000)}ms", "frozen": f"{FROZEN_S_MAX}s"})

@@ -180,6 +180,7 @@ def open_store(request, tmp_path):
     import store
     if request.param == "postgres":
         cluster, urls = request.getfixturevalue("cluster"), {}
+        request.getfixturevalue("patient")
 
         def opened(*args, at=None, **options):
             url = urls.setdefault(at or len(urls), postgres.empty_schema(cluster.url) if at not in urls else None)
@@ -261,6 +262,16 @@ def cluster():
     # what must survive a crash has a cluster of its own
     with postgres.Postgres(port=free_port(), fsync="off") as running:
         yield running
+
+
+@pytest.fixture
+def patient():
+    """A log on PostgreSQL is waited for, however busy the machine is. Tests that ask how long do without."""
+    import store_postgres
+    with pytest.MonkeyPatch.context() as patched:
+        for bound in "CONNECT_S_MAX", "REPLY_S_MAX", "HOLD_S_MAX", "BELL_S_MAX":
+            patched.setattr(store_postgres, bound, 60)
+        yield
 
 
 @pytest.fixture

@@ -390,7 +390,7 @@ async def test_a_job_that_is_queued_many_times_is_done_once(chat, host, ann):   
     assert (await ann.said())[2:] == ["Entry a", "Entry b"] and len(host.asked) == 2
 
 
-async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monkeypatch):      # noqa: F811
+async def test_of_several_servers_on_one_log_one_fetches(chat, join, host, monkeypatch, patient):      # noqa: F811
     """Each server more would ask every feed once more, and post every entry once more."""
     monkeypatch.setattr(feed_reader, "read", read_here)
     functions, now = {"biff/ensure-unique": biff.ensure_unique,

@@ -154,6 +154,7 @@ async def together(request, tmp_path, monkeypatch):
     `await together.person(address)` is somebody who is signed in on both."""
     mails, people = kept_mails(monkeypatch), []
     log_url = None if request.param == "file" else request.getfixturevalue("log_url")
+    request.getfixturevalue("patient")
 
     class Together(list):
         async def person(self, email):

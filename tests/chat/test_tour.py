@@ -57,7 +57,7 @@ class Proxy:
 
 
 @pytest.fixture
-async def served(tmp_path, monkeypatch, log_url):
+async def served(tmp_path, monkeypatch, log_url, patient):
     """`(system, proxy)`: the chat under an https base URL, behind a proxy that it was told of. Its log is shared."""
     mails = []
 

@@ -400,7 +400,7 @@ async def test_whatever_a_file_holds_it_runs_nothing(two):
 # ── Several servers on one log ───────────────────────────────────────────────────────────────────────────────
 
 @pytest.fixture
-async def servers(tmp_path, log_url, monkeypatch):
+async def servers(tmp_path, log_url, monkeypatch, patient):
     """Two servers on one log, each with a folder of its own."""
     mails, started = kept_mails(monkeypatch), []
     for name in "one", "two":
