@@ -4242,25 +4242,11 @@ class _Clause:
 
 
 class _Triple(_Clause):
-    """An entity and a value, of one attribute."""
+    """An entity and a value, of one attribute; `Fact` of store_parts.py is one of a variable attribute."""
+    of = ""                           # the other snapshot that is asked
     e = property(lambda self: self.terms[0])
     v = property(lambda self: self.terms[1])
     a = property(lambda self: self.name)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Fact(_Triple):
-    """A triple of an attribute that is a third term, and its `a` the empty string; or of another snapshot."""
-    of: str = ""                      # the snapshot's name
-
-    def rebuilt(self, of_term: Callable, of_clauses: Callable) -> Any:
-        """The same, and an ordinary triple once its attribute is known."""
-        made = super().rebuilt(of_term, of_clauses)
-        e, v, *attribute = made.terms
-        if not attribute or type(attribute[0]) is not _Const or type(attribute[0].value) is not str:
-            return made
-        made = dataclasses.replace(made, terms=(e, v), name=attribute[0].value)
-        return made if self.of else _Triple(made.source, made.terms, name=made.name)
 
 
 class _Test(_Clause):
@@ -4781,9 +4767,10 @@ class _ClauseParser:
                 found += self._triple([ends[place], *end])
         e, v = (_term(end, clause) for end in (reversed(ends) if back else ends))
         if is_term:
-            return *found, _Fact(clause, (e, v, _term(a, clause)), of=self.of)
-        triple = _Triple(clause, (e, v), name=back or a)
-        return *found, _Fact(clause, triple.terms, name=triple.a, of=self.of) if self.of else triple
+            return *found, _sibling("store_parts").Fact(clause, (e, v, _term(a, clause)), of=self.of)
+        if self.of:
+            return *found, _sibling("store_parts").Fact(clause, (e, v), name=back or a, of=self.of)
+        return *found, _Triple(clause, (e, v), name=back or a)
 
     def _call_clause(self, clause: list) -> _Clause:
         call = self._call(clause[0], clause)
@@ -5172,15 +5159,8 @@ class _Text:
         self._file, self._tables = file, []                 # type: _File, list[str]
         self.specs: list[tuple] = []
         self.stages = 0               # one upon the other, since the last one that is a table of its own
+        self.names = ""               # the table of the attributes, where one is needed
         self._known: dict[Any, str] = {}
-        self._names = ""
-
-    def names(self) -> str:
-        """The table of the attributes: their numbers, and the cells of their names."""
-        if not self._names:
-            rows = f"select {', '.join(_json_places('value', 2))} from json_each({self.param('attributes')})"
-            self._names = self.table("names", ["a", "c"], rows)
-        return self._names
 
     def param(self, *spec: Any) -> str:
         """The name of a parameter; `_PARAMETER` says what gives its value."""
@@ -5303,11 +5283,6 @@ class _Compilation:
         if part == "all live" and (is_dated or self.mode != _NOW):
             part = "both"
         return _seen(f, self.mode, part, bool(is_dated))
-
-    def everything(self) -> tuple[float, float]:
-        """How many facts there are of all attributes, and how many attributes."""
-        puts = list(self.file.index.puts.values())
-        return sum(puts), max(len(puts), 1)
 
     def is_simple(self, clauses: Iterable[_Clause]) -> bool:
         """Whether clauses fit inside one SELECT, beside a table: no rule, no `or` that binds, and not too many."""
@@ -5439,8 +5414,8 @@ class _Joiner:
             return _FILTERS if size > _ARGUMENT and clause.terms[0] in block.bound else size
         if kind is _Triple:
             return self.triple_cost(clause, block)
-        if kind is _Fact:
-            return self.triple_cost(clause, block) if clause.a else self.fact_cost(clause, block)
+        if isinstance(clause, _Triple):
+            return _sibling("store_parts").cost(clause, self, block)
         if kind is _Search:
             return _sibling("store_text").cost(clause, self, block)
         if isinstance(clause, _Test):
@@ -5467,15 +5442,6 @@ class _Joiner:
         if v:
             return _SEARCH + rows / values
         return _SEARCH + (min(rows * _RANGED, self.sizes[clause.v]) if clause.v in self.sizes else rows * _WHOLE)
-
-    def fact_cost(self, clause: _Fact, block: _Block) -> float:
-        """Of an attribute that is not known yet: as if all had equally many facts."""
-        e, v, a = (self.is_bound(term, block) for term in clause.terms)
-        rows, count = self.shared.everything()
-        if e:
-            return _PROBE if v else _ONE_VALUE * (1 if a else max(rows / max(self.shared.estimate("xt/id")[0], 1), 1))
-        rows, count = (rows / count, 1) if a else (rows, count)
-        return _SEARCH + (count if v else rows * _WHOLE)
 
     # Joining one clause
 
@@ -5508,7 +5474,9 @@ class _Joiner:
 
     def _join_triple(self, block: _Block, clause: _Triple, needed: frozenset[str]) -> None:
         shared, (e, v, *attribute) = self.shared, clause.terms
-        f, a, of = shared.name("f"), self._attribute(block, clause), clause.of if isinstance(clause, _Fact) else ""
+        parts: Any = None if type(clause) is _Triple else _sibling("store_parts")
+        a = parts.attribute(clause, self, block) if parts else self.text.param("attribute", clause.a)
+        f, of = shared.name("f"), clause.of
         if shared.is_over and not of:
             return self._join_over(block, clause, f, a)
         owned: Any = (of, e) if of else e
@@ -5524,36 +5492,16 @@ class _Joiner:
         else:
             is_walk = not (self.is_bound(e, block) or self.is_bound(v, block)) and len(shared.parsed.order) < 2
             part = "all live" if is_walk else "both"
-            block.wheres.append(_sibling("store_parts").seen_by(self, of, f) if of else
+            block.wheres.append(parts.seen_by(self, of, f) if of else
                                 shared.seen(f, clause.a, part))
             if len(block.froms) == 1 and not of:
                 block.first = f, len(block.wheres) - 1, clause.a
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
         self.place(block, v, f"{look}{f}.v", None if attribute else shared.kinds(clause.a))
         if not a and (attribute[0] in needed or attribute[0] in block.bound or attribute[0][1] != " "):
-            self._place_name(block, attribute[0], f"{f}.a")
+            parts.place_name(self, block, attribute[0], f"{f}.a")
         if _is_var(e):
             block.owners.setdefault(owned, (f"{f}.p", f"{f}.k", f"{f}.n"))
-
-    def _attribute(self, block: _Block, clause: _Triple) -> str:
-        """What gives the number of a triple's attribute; "" where the facts of a known entity tell it."""
-        e, _, *attribute = clause.terms
-        if not attribute:
-            return self.text.param("attribute", clause.a)
-        if _is_var(attribute[0]) and attribute[0] in self.scalars:
-            return self.text.param("attribute_in", *self.scalars[attribute[0]])
-        if self.is_bound(e, block) and not self.is_bound(attribute[0], block) and not self.shared.is_over:
-            return ""
-        return self._place_name(block, attribute[0])
-
-    def _place_name(self, block: _Block, term: Any, a: str = "") -> str:
-        """Joins the names of the attributes, or of one whose number is known; what gives the number."""
-        t = self.shared.name("a")
-        block.froms.append(f"{self.text.names()} {t}")
-        if a:
-            block.wheres.append(f"{t}.a = {a}")
-        self.place(block, term, f"{t}.c")
-        return f"{t}.a"
 
     def _join_over(self, block: _Block, clause: _Triple, f: str, a: str) -> None:
         """A triple on a supposed snapshot: from the file, or for a touched entity from the rows of these.
@@ -5671,7 +5619,7 @@ class _Joiner:
         return _Block([table], bound, owners, kinds)
 
     _JOIN: dict[type, Callable] = {
-        _In: _join_in, _Triple: _join_triple, _Fact: _join_triple, _Test: _join_test, _Bind: _join_bind,
+        _In: _join_in, _Triple: _join_triple, _Test: _join_test, _Bind: _join_bind,
         _Not: _join_not, _Or: _join_or,
         _Search: lambda joiner, block, clause, needed: _sibling("store_text").join(joiner, block, clause),
         _RuleCall: lambda joiner, *call: joiner.shared.rules.join(joiner, *call)}
@@ -6077,7 +6025,7 @@ class _Shaper:
         """
         found = {*found, *self.joiner.scalars}
         for clause in joined:
-            if type(clause) not in (_Triple, _Fact, _RuleCall, _Test, _Not, _Search) and clause is not self._index:
+            if not isinstance(clause, (_Triple, _RuleCall, _Test, _Not, _Search)) and clause is not self._index:
                 return False
             if type(clause) not in (_Test, _Not, _Search) and (
                     any(type(term) is _AnyOf for term in clause.terms) or not clause.vars <= found):
@@ -6322,7 +6270,8 @@ class _Run:
         self.cells = _Cells(db, reader, ())
         self.cell = self.cells.cell
         self.plan = plan = self._plan(steps, inputs)
-        self.cells.attributes = plan.attributes if "" not in plan.attributes else tuple(self.numbered_attributes())
+        self.cells.attributes = plan.attributes if "" not in plan.attributes else \
+            tuple(_sibling("store_parts").attributes_of(self))
         self.calls = _Calls(self)
 
     def _look_up(self, place: int) -> None:
@@ -6360,14 +6309,6 @@ class _Run:
             if plan.vain and (advice := _sibling_if_there("store_advice")):
                 advice.tell(self.db._node._told, self.file, plan.vain)
         return found[1]
-
-    def numbered_attributes(self) -> dict[str, Any]:
-        """Each attribute that a fact may have, and what stands for it in the tables."""
-        index, reader = self.file.index, self.reader
-        names = index.attributes | (index.batch.attributes if index.batch and reader is self.file.writer else {})
-        passing = reader.execute("select distinct a from temp.over_facts where typeof(a) <> 'integer'").fetchall() \
-            if self.db._supposed is not None and reader.filled else ()
-        return names | {a if type(a) is str else a.decode(errors="surrogatepass"): a for a, in passing}
 
     def _inputs(self) -> _Inputs:
         """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""
@@ -6520,17 +6461,6 @@ def _rows_json(run: _Run, index: int) -> str:
     return json.dumps([[_json_cell(cell) for cell in row] for row in wanted])
 
 
-def _attributes_json(run: _Run) -> str:
-    """The attributes, as (number, cell of the name)."""
-    return json.dumps([(_json_cell(a), _json_cell(run.cells.given(name)))
-                       for name, a in run.numbered_attributes().items()])
-
-
-def _attribute_given(run: _Run, *spec: Any) -> Any:
-    name = _given_value(run, *spec[1:])
-    return run.file.index.attribute(name, run.reader) if type(name) is str else None
-
-
 def _rows(value: Any, binding: _Binding, what: Callable[[], str],
           each: Callable[[Any], Iterable] = iter) -> list[tuple]:
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
@@ -6609,9 +6539,6 @@ _PARAMETER: dict[str, Callable] = {
     "any": _any_json,
     "any_in": lambda run, index, *rest: _any_json(run, _given_value(run, index, *rest[:-1]), rest[-1]),
     "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
-    "source": lambda run, place, mode, part: run.args[place]._bindings(mode)[part],
-    "attribute_in": _attribute_given,
-    "attributes": _attributes_json,
     "sought": lambda run, *spec: _sibling("store_text").sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Arguments that are more than values: rules, patterns of pulls, and other snapshots.
+"""Parts of a query that come late: arguments that are rules, patterns or other snapshots, and variable attributes.
 
-`store.py` imports it for a query whose "in" has "%" or "$name", or the variable of a pattern.
+`store.py` imports it for a query whose "in" has "%" or "$name", or the variable of a pattern, and for a clause whose
+attribute is a variable or a set.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 if not __package__:
@@ -78,3 +82,91 @@ def seen_by(joiner: store._Joiner, of: str, f: str) -> str:
     place, mode = joiner.shared.parsed.sources[of], dict(joiner.shared.inputs.modes)[of]
     return re.sub(r"\?([1-4])", lambda found: joiner.text.param("source", place, mode, int(found[1]) - 1),
                   store._seen(f, mode))
+
+
+# ── Variable attributes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fact(store._Triple):
+    """A triple of an attribute that is a third term, and its `a` the empty string; or of another snapshot."""
+    of: str = ""                      # the snapshot's name
+
+    def rebuilt(self, of_term: Callable, of_clauses: Callable) -> Any:
+        """The same, and an ordinary triple once its attribute is known."""
+        made = super().rebuilt(of_term, of_clauses)
+        e, v, *attribute = made.terms
+        if not attribute or type(attribute[0]) is not store._Const or type(attribute[0].value) is not str:
+            return made
+        made = dataclasses.replace(made, terms=(e, v), name=attribute[0].value)
+        return made if self.of else store._Triple(made.source, made.terms, name=made.name)
+
+
+def cost(clause: Fact, joiner: store._Joiner, block: store._Block) -> float:
+    """The rows that it makes of each row so far: if nothing is known of its attribute, as if all had equally many."""
+    if clause.a:
+        return joiner.triple_cost(clause, block)
+    e, v, a = (joiner.is_bound(term, block) for term in clause.terms)
+    puts = list(joiner.shared.file.index.puts.values())
+    rows, count = sum(puts), max(len(puts), 1)
+    if e:
+        of_entity = max(rows / max(joiner.shared.estimate("xt/id")[0], 1), 1)
+        return store._PROBE if v else store._ONE_VALUE * (1 if a else of_entity)
+    rows, count = (rows / count, 1) if a else (rows, count)
+    return store._SEARCH + (count if v else rows * store._WHOLE)
+
+
+def attribute(clause: Fact, joiner: store._Joiner, block: store._Block) -> str:
+    """What gives the number of its attribute; "" where the facts of a known entity tell it."""
+    e, _, *attribute = clause.terms
+    if not attribute:
+        return joiner.text.param("attribute", clause.a)
+    if store._is_var(attribute[0]) and attribute[0] in joiner.scalars:
+        return joiner.text.param("attribute_in", *joiner.scalars[attribute[0]])
+    if joiner.is_bound(e, block) and not joiner.is_bound(attribute[0], block) and not joiner.shared.is_over:
+        return ""
+    return place_name(joiner, block, attribute[0])
+
+
+def place_name(joiner: store._Joiner, block: store._Block, term: Any, a: str = "") -> str:
+    """Joins the names of the attributes, or of one whose number is known; what gives the number."""
+    t = joiner.shared.name("a")
+    block.froms.append(f"{_names(joiner.text)} {t}")
+    if a:
+        block.wheres.append(f"{t}.a = {a}")
+    joiner.place(block, term, f"{t}.c")
+    return f"{t}.a"
+
+
+def _names(text: store._Text) -> str:
+    """The table of the attributes: their numbers, and the cells of their names."""
+    if not text.names:
+        rows = f"select {', '.join(store._json_places('value', 2))} from json_each({text.param('attributes')})"
+        text.names = text.table("names", ["a", "c"], rows)
+    return text.names
+
+
+def attributes_of(run: store._Run) -> dict[str, Any]:
+    """Each attribute that a fact may have, and what stands for it in the tables."""
+    index, reader = run.file.index, run.reader
+    names = index.attributes | (index.batch.attributes if index.batch and reader is run.file.writer else {})
+    passing = reader.execute("select distinct a from temp.over_facts where typeof(a) <> 'integer'").fetchall() \
+        if run.db._supposed is not None and reader.filled else ()
+    return names | {a if type(a) is str else a.decode(errors="surrogatepass"): a for a, in passing}
+
+
+def _attributes_json(run: store._Run) -> str:
+    """The attributes, as (number, cell of the name)."""
+    return json.dumps([(store._json_cell(a), store._json_cell(run.cells.given(name)))
+                       for name, a in attributes_of(run).items()])
+
+
+def _attribute_given(run: store._Run, *spec: Any) -> Any:
+    name = store._given_value(run, *spec[1:])
+    return run.file.index.attribute(name, run.reader) if type(name) is str else None
+
+
+store._Joiner._JOIN[Fact] = store._Joiner._join_triple
+store._PARAMETER.update({
+    "source": lambda run, place, mode, part: run.args[place]._bindings(mode)[part],
+    "attribute_in": _attribute_given, "attributes": _attributes_json})
