@@ -3851,15 +3851,7 @@ class Db:
         if not _is_ref(given):
             raise ValueTypeError(f"{_short(given)} cannot be an \"xt/id\"; wanted a UUID, string, integer, or another "
                                  "single value, or a lookup ref: [\"attribute\", value].")
-        return self._answer(lambda reader, mode: self._found_by(given, reader, mode))
-
-    def _found_by(self, ref: list, reader: _Reader, mode: str) -> Any:
-        rows = self._rows_by_value(ref[0], [self._cell(ref[1], reader)], reader, mode)
-        if len(rows) > 1:
-            raise QueryError(f"{len(rows):,} entities have {_short(ref[1])} in {ref[0]}; a lookup ref is for an "
-                             "attribute of which each value belongs to one.")
-        documents = self._contents([n for _, _, n in rows], reader)
-        return documents[0]["xt/id"] if documents and documents[0] is not None else None
+        return self._answer(_sibling("store_parts").found_by, self, given)
 
     def _documents(self, ids: list, reader: _Reader, mode: str) -> list:
         """`_document` of many, in their order: from memory, else by one statement."""
@@ -4472,7 +4464,7 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
         raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in "
                          "find.")
     is_tested = any(isinstance(clause, _Test) for clause in _all_clauses(where, parser.rules))
-    native = _sibling_if_there("store_native") if is_grouped or is_tested else None
+    native = _sibling_if_there("store_native") if is_grouped or is_tested or order else None
     searched = _sibling("store_text").searched(where, ins, order if limit is not None else ()) \
         if any(isinstance(clause, _Search) for clause, _ in _every(where)) else ()
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
@@ -5864,7 +5856,7 @@ class _Shaper:
         late = tuple(clause for clause in late if clause not in replaced)
         joined = self.given + index + [clause for clause in where if clause not in (*late, *replaced)]
         asked = self._asked(late)
-        first = joiner.walked[0] or self._index or (None if shared.is_over else self._in_order(where))
+        first = joiner.walked[0] or self._index or (parsed.native and parsed.native.walked(self, where))
         is_fixed = first is not None and not late and {var for var, *_ in parsed.watched} <= first.vars
         block = joiner.join(_Block(), joined, asked, first)
         if totals:
@@ -6069,26 +6061,6 @@ class _Shaper:
                 kinds &= functools.reduce(operator.or_, (_ANY_KIND if some is None else some for some in each))
         return None if kinds == _ANY_KIND else kinds
 
-    def _in_order(self, where: tuple[_Clause, ...]) -> _Triple | None:
-        """For the first of a common kind (`top` in bench/store.py): the triple by whose value the answer is ordered.
-
-        Walking its index in order stops when the page is full. That pays if the others together keep many of its rows.
-        """
-        parsed, shared = self.parsed, self.shared
-        finds = [parsed.find[target] for target, _ in parsed.order if type(target) is int]
-        if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None or self.given \
-                or parsed.is_grouped or self.kinds_of(finds[0].term) not in _SORTABLE:
-            return None
-        triples: list[Any] = [clause for clause in where if type(clause) is _Triple]
-        walked = [clause for clause in triples if clause.v == finds[0].term and _is_var(clause.e)
-                  and clause.e not in self.joiner.scalars and clause.v != clause.e]
-        if len(walked) != 1 or len(triples) < 2:
-            return None
-        rows, _ = shared.estimate(walked[0].a)
-        least = min(self.joiner.triple_cost(clause, _Block()) for clause in triples if clause is not walked[0])
-        is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
-        return walked[0] if is_walk_shorter and rows <= least * WALK_MAX else None
-
     def _arms(self, block: _Block, exprs: list[str], order: str, limit: str) -> tuple[_Statement, ...]:
         """For the newest as of the past (`newest_then` in bench/store.py): live and closed versions, each in order."""
         is_past = self.shared.mode != _NOW and not self.shared.is_over
@@ -6256,7 +6228,7 @@ class _Run:
         self.db, self.reader, self.mode, self.parsed, self.args = db, reader, mode, parsed, args
         for place in parsed.refs:
             if type(args[place]) is list:
-                self._look_up(place)
+                self.args = _sibling("store_parts").looked_up(self, place)
         self.file, self.outer, self.is_stopped = db._file, (reader.run, reader.deadline), False      # by another thread
         self.rounds: dict[int, int] = {}              # of each filling of rules' tables, so far
         self.new_facts = 0                            # new rows of rules' tables, so far
@@ -6273,15 +6245,6 @@ class _Run:
         self.cells.attributes = plan.attributes if "" not in plan.attributes else \
             tuple(_sibling("store_parts").attributes_of(self))
         self.calls = _Calls(self)
-
-    def _look_up(self, place: int) -> None:
-        """Replaces lookup refs in an argument by the ids of their entities; one that finds none stays what it is."""
-        def found(value: Any) -> Any:
-            id = self.db._found_by(value, self.reader, self.mode) if _is_ref(value) else None
-            return value if id is None else id
-        arg, is_scalar = self.args[place], self.parsed.ins[place].shape == "scalar"
-        if is_scalar or list in map(type, arg):
-            self.args = (*self.args[:place], found(arg) if is_scalar else list(map(found, arg)), *self.args[place + 1:])
 
     def _plan(self, steps: list | None, inputs: _Inputs | None) -> _Plan:
         """The compiled query, from memory unless statistics have changed: an empty store's plan suits no full one.
@@ -6466,26 +6429,13 @@ def _rows(value: Any, binding: _Binding, what: Callable[[], str],
     """The rows of a value that a binding takes apart, each as wide as the binding. `what` says where it came from."""
     width = len(binding.vars)
     if type(binding.shape) is tuple:
-        return list(each(_taken_apart(value, binding.shape, what)))
+        return list(each(_sibling("store_parts").taken_apart(value, binding.shape, what)))
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise QueryError(f"{what()}; {_shown(binding)} wants a collection.")
     if binding.shape == "tuple":
         return [_padded(tuple(value), width)]
     rows = each(value.items() if isinstance(value, dict) else value)
     return [(row,) for row in rows] if binding.shape == "collection" else [_padded(row, width) for row in rows]
-
-
-def _taken_apart(value: Any, shape: Any, what: Callable[[], str]) -> list[tuple]:
-    """The rows of a value that a nested binding takes apart: of each tuple all combinations of its parts' rows."""
-    if shape is None:
-        return [(value,)]
-    if shape[0] == "tuple":
-        parts = map(_taken_apart, _padded(value, len(shape) - 1), shape[1:], itertools.repeat(what))
-        return [tuple(itertools.chain.from_iterable(rows)) for rows in itertools.product(*parts)]
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable | types.NoneType):
-        raise QueryError(f"{what()}; {_short(value)} in it is no collection.")
-    return [row for item in (value.items() if isinstance(value, dict) else value or ())
-            for row in _taken_apart(item, shape[1], what)]
 
 
 def _padded(row: Any, width: int) -> tuple:

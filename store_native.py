@@ -270,6 +270,30 @@ def _range_size(reader: store._Reader, a: int | None, intervals: list) -> float:
     return math.inf if count > store.COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
 
 
+# ── Pages (`top` in bench/store.py) ──────────────────────────────────────────────────────────────────────────
+
+
+def walked(shaper: store._Shaper, where: tuple[store._Clause, ...]) -> store._Triple | None:
+    """For the first of a common kind: the triple by whose value the answer is ordered.
+
+    Walking its index in order stops when the page is full. That pays if the others together keep many of its rows.
+    """
+    parsed, shared = shaper.parsed, shaper.shared
+    finds = [parsed.find[target] for target, _ in parsed.order if type(target) is int]
+    if len(parsed.order) != 1 or not finds or finds[0].kind != "var" or parsed.limit is None or shaper.given \
+            or shared.is_over or parsed.is_grouped or shaper.kinds_of(finds[0].term) not in store._SORTABLE:
+        return None
+    triples: list[Any] = [clause for clause in where if type(clause) is store._Triple]
+    found = [clause for clause in triples if clause.v == finds[0].term and store._is_var(clause.e)
+             and clause.e not in shaper.joiner.scalars and clause.v != clause.e]
+    if len(found) != 1 or len(triples) < 2:
+        return None
+    rows, _ = shared.estimate(found[0].a)
+    least = min(shaper.joiner.triple_cost(clause, store._Block()) for clause in triples if clause is not found[0])
+    is_walk_shorter = rows * (parsed.limit + parsed.offset) < least * least
+    return found[0] if is_walk_shorter and rows <= least * store.WALK_MAX else None
+
+
 # ── Groups and aggregates (`count`, `sum`, `highest`, `groups` in bench/store.py) ────────────────────────────
 
 

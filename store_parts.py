@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Parts of a query that come late: arguments that are rules, patterns or other snapshots, and variable attributes.
 
-`store.py` imports it for a query whose "in" has "%" or "$name", or the variable of a pattern, and for a clause whose
-attribute is a variable or a set.
+`store.py` imports it for a query whose "in" has "%" or "$name", or the variable of a pattern, for a clause whose
+attribute is a variable or a set, for a binding inside a binding, and where a lookup ref stands for an id.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import json
 import re
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable
 from typing import Any
 
 if not __package__:
@@ -46,6 +48,43 @@ class Template:
         return self._source | {"find": find if type(self._source["find"]) is list else find[0],
                                "in": ["_" if part == "%" else part for part in self._source["in"]],
                                "rules": [*self._source.get("rules", []), *rules]}
+
+
+# ── Arguments to be looked up or taken apart ─────────────────────────────────────────────────────────────────
+
+
+def found_by(reader: store._Reader, mode: str, db: store.Db, ref: list) -> Any:
+    """The id of the one entity that a lookup ref is for, or None. Raises: QueryError if there are several."""
+    rows = db._rows_by_value(ref[0], [db._cell(ref[1], reader)], reader, mode)
+    if len(rows) > 1:
+        raise store.QueryError(f"{len(rows):,} entities have {store._short(ref[1])} in {ref[0]}; a lookup ref is for "
+                               "an attribute of which each value belongs to one.")
+    documents = db._contents([n for _, _, n in rows], reader)
+    return documents[0]["xt/id"] if documents and documents[0] is not None else None
+
+
+def looked_up(run: store._Run, place: int) -> tuple:
+    """The arguments, with ids for the lookup refs in one of them; a ref that finds none stays what it is."""
+    def found(value: Any) -> Any:
+        id = found_by(run.reader, run.mode, run.db, value) if store._is_ref(value) else None
+        return value if id is None else id
+    arg, is_scalar = run.args[place], run.parsed.ins[place].shape == "scalar"
+    if not is_scalar and list not in map(type, arg):
+        return run.args
+    return (*run.args[:place], found(arg) if is_scalar else list(map(found, arg)), *run.args[place + 1:])
+
+
+def taken_apart(value: Any, shape: Any, what: Callable[[], str]) -> list[tuple]:
+    """The rows of a value that a nested binding takes apart: of each tuple all combinations of its parts' rows."""
+    if shape is None:
+        return [(value,)]
+    if shape[0] == "tuple":
+        parts = map(taken_apart, store._padded(value, len(shape) - 1), shape[1:], itertools.repeat(what))
+        return [tuple(itertools.chain.from_iterable(rows)) for rows in itertools.product(*parts)]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable | types.NoneType):
+        raise store.QueryError(f"{what()}; {store._short(value)} in it is no collection.")
+    return [row for item in (value.items() if isinstance(value, dict) else value or ())
+            for row in taken_apart(item, shape[1], what)]
 
 
 # ── Other snapshots ──────────────────────────────────────────────────────────────────────────────────────────
