@@ -92,7 +92,7 @@ FORMAT = 1                            # of log and documents; another one is ref
 INDEX_MARK = 0x73746F72               # "stor", as the application id of a file that only indexes a log elsewhere
 EPOCH_UNIT, EPOCHS = 2 ** 8, 2 ** 22  # SQLite's user_version: INDEX_FORMAT, above it the write-ahead log's number
 SQLITE_MIN = 3, 35, 0                 # "as materialized"; older ones fail inside queries
-INDEX_FORMAT = 4                      # of what is derived from them; another one is derived anew at opening
+INDEX_FORMAT = 5                      # of what is derived from them; another one is derived anew at opening
 OPEN = 2 ** 62                        # the end of what has no end, in valid time and in transactions
 PAST = 2 ** 40                        # closed rows store k = closing tx_id − this: one `k > bound` finds live ones too
 TEXT_BYTES_MAX = 64                   # longer strings and bytes are indexed by their hash: the index stays small
@@ -2965,13 +2965,13 @@ class _Entity:
 
     The writer knows those that begin from `low` to before `high`, and reads more as it needs them: a past may be long.
     """
-    __slots__ = "id", "before", "rects", "numbers", "evicted", "low", "high"
+    __slots__ = "id", "before", "rects", "numbers", "evicted", "low", "high", "is_backdated"
 
     def __init__(self, id: Any, rects: Iterable[_Rect] = (), low: int = -OPEN, high: int = OPEN):
         self.id, self.before, self.low, self.high = id, list(rects), low, high
         self.rects = list(self.before)
         self.numbers: list[int] = []
-        self.evicted = False
+        self.evicted = self.is_backdated = False
 
 
 class Context(NamedTuple):
@@ -3171,6 +3171,7 @@ class _Transaction:
         start = self.tx_time if op.start is None else op.start
         end = self._extent(entity, start) if op.end is None else op.end
         if start < end:
+            entity.is_backdated |= start < self.tx_time
             self._reach(entity, end)
             _draw_over(entity.rects, _Rect(start, end, n, self.tx_id, self.tx_id))
         elif not self.is_logged:
@@ -3350,6 +3351,17 @@ class _Batch:
             if entity.evicted:
                 self._evict(e)
             self._draw(e, entity, transaction)
+            if entity.is_backdated:
+                self._mark_backdated(entity, transaction)
+
+    def _mark_backdated(self, entity: _Entity, transaction: _Transaction) -> None:
+        """Notes the attributes of versions that were put, cut or deleted at another valid time than now."""
+        index = self._file.index
+        for n in {rect.n for rect in set(entity.before) ^ set(entity.rects) if rect.n > 0}:
+            op = transaction.contents.get(n)
+            for name in map(operator.itemgetter(0), op.facts) if op else transaction._stored(n):
+                if a := index.attributes.get(name) or self.attributes.get(name):
+                    self._kinds[a] = self._kinds.get(a, 0) | _BACKDATED
 
     def _draw(self, e: Cell, entity: _Entity, transaction: _Transaction) -> None:
         """Closes and draws an entity's rectangles, and keeps the facts of new versions."""
@@ -3510,6 +3522,7 @@ def _chunks(rows: Any) -> tuple[list, list]:
 _MENTION_KIND = 1 << _UUID[0] + 2
 _UUID_KIND, _TEXT_KIND, _BIG_KIND, _SMALL_KIND = 1, 2, 1 << _INT[0] + 2, 1 << _LONG + 3
 _DATED = 1 << _LONG + 4               # beside the types: some version with this attribute was not plain
+_BACKDATED = 1 << _LONG + 5           # or began or ended in valid time before the transaction that said so
 
 
 def _kind_of(value: Any) -> int:
@@ -3576,7 +3589,7 @@ def _seen(f: str, mode: str, part: str = "both", is_dated: bool = True) -> str:
     """
     part = "live" if mode == _NOW and part == "both" else part
     conditions = [_PARTS[part].format(f)] + [f"{f}.n <= ?4"] * (mode != _NOW)
-    if mode == _BEFORE or is_dated:
+    if is_dated:
         conditions.append(_holds(f) if mode == _BEFORE else f"({f}.d is null or {_holds(f)})")
     return " and ".join(conditions)
 
@@ -5176,7 +5189,7 @@ class _Text:
 
 
 # A statement has one parameter of each; never of constants: Python thinks that 1, 1.0 and True are one.
-_SHARED = frozenset(("in", "source", "rows", "any_in", "attribute", "limit", "round"))
+_SHARED = frozenset(("in", "source", "rows", "any_in", "attribute", "limit", "round", "n then"))
 
 
 def _binder(spec: tuple, file: _File) -> Callable:
@@ -5269,12 +5282,15 @@ class _Compilation:
         """The types of cells that an attribute has had."""
         return self.file.index.kinds.get(self.file.index.attributes.get(a), 0) & _ANY_KIND
 
-    def seen(self, f: str, a: str, part: str = "both") -> str:
+    def seen(self, text: _Text, f: str, a: str, part: str = "both") -> str:
         """The predicate under which a fact of an attribute is seen, or of any: ""."""
-        is_dated = not a or self.file.index.kinds.get(self.file.index.attributes.get(a), 0) & _DATED
+        known = self.file.index.kinds.get(self.file.index.attributes.get(a), 0) if a else _DATED
+        is_dated = bool(known & (_DATED | _BACKDATED if self.mode == _BEFORE else _DATED))
         if part == "all live" and (is_dated or self.mode != _NOW):
             part = "both"
-        return _seen(f, self.mode, part, bool(is_dated))
+        if self.mode == _BEFORE and not is_dated:      # what held then is what the last transaction until then saw
+            return f"{_PARTS[part].format(f)} and {f}.n <= {text.param('n then')}"
+        return _seen(f, self.mode, part, is_dated)
 
     def is_simple(self, clauses: Iterable[_Clause]) -> bool:
         """Whether clauses fit inside one SELECT, beside a table: no rule, no `or` that binds, and not too many."""
@@ -5485,7 +5501,7 @@ class _Joiner:
             is_walk = not (self.is_bound(e, block) or self.is_bound(v, block)) and len(shared.parsed.order) < 2
             part = "all live" if is_walk else "both"
             block.wheres.append(parts.seen_by(self, of, f) if of else
-                                shared.seen(f, clause.a, part))
+                                shared.seen(self.text, f, clause.a, part))
             if len(block.froms) == 1 and not of:
                 block.first = f, len(block.wheres) - 1, clause.a
             self.place(block, e, f"{f}.e", shared.kinds("xt/id"))
@@ -6072,7 +6088,7 @@ class _Shaper:
         arms = []
         for part, by in ("live", order), ("closed", by_sorting):
             wheres = block.wheres.copy()
-            wheres[place] = self.shared.seen(f, a, part)
+            wheres[place] = self.shared.seen(self.joiner.text, f, a, part)
             arms.append(self.joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
         return tuple(arms)
 
@@ -6491,6 +6507,7 @@ _PARAMETER: dict[str, Callable] = {
     "attribute": lambda run, name: run.file.index.attribute(name, run.reader),
     "sought": lambda run, *spec: _sibling("store_text").sought(_known_value(run, spec)).match,
     "round": lambda run, number: run.rounds.get(number, 0),
+    "n then": lambda run: run.file.point(run.db._bindings(run.mode)[2] + PAST).n,
     "limit": lambda run: -1 if run.wanted() is None else run.wanted(),
 }
 

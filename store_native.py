@@ -392,7 +392,7 @@ class Totals:
         least = f"select v from facts where p = 0 and a = {a}"
         next_one = f"select ({least} and v > d.v order by v limit 1) from d where d.v is not null"
         d = text.table("d", ["v"], f"select ({least} order by v limit 1) union all {next_one}", True)
-        seen = shared.seen("f", triple.a, "all live")
+        seen = shared.seen(text, "f", triple.a, "all live")
         held = "" if seen == store._PARTS["all live"].format("f") else \
             f"and exists (select 1 from facts f where f.a = {a} and f.v = {d}.v and {seen})"
         return f"select count(*) from {d} where {d}.v is not null {held}"

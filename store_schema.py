@@ -129,7 +129,7 @@ def _join(joiner: Any, block: Any, clause: _Joined, needed: frozenset[str]) -> N
     low, high = (param("joined", clause, end) for end in (0, 1))
     block.froms.append(f"joined {f}")
     block.wheres += [f"{f}.a = {clause.number} and {f}.v >= {low} and {f}.v < {high}",
-                     joiner.shared.seen(f, clause.a)]
+                     joiner.shared.seen(joiner.text, f, clause.a)]
     block.first = f, 1, clause.a
     joiner.place(block, e, f"{f}.e", joiner.shared.kinds("xt/id"))
     for place, (var, kinds) in enumerate(zip(vars, clause.kinds), len(clause.known)):

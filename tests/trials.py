@@ -78,6 +78,21 @@ def valid_before(node, documents, decoys):
     return node.db(valid_time=LATER)
 
 
+def valid_when_told(node, documents, decoys):
+    """Nothing was ever said of another time than its own."""
+    told = node.submit_tx(puts(documents))
+    forget(node, documents, decoys)
+    return node.db(valid_time=told.tx_time)
+
+
+def valid_when_half_was_told(node, documents, decoys):
+    """Some attributes are of documents that were said of a time before, others not."""
+    node.submit_tx(puts(documents[::2], PAST, FAR))
+    told = node.submit_tx(puts(documents[1::2]))
+    forget(node, documents, decoys)
+    return node.db(valid_time=told.tx_time)
+
+
 def known_and_valid_before(node, documents, decoys):
     told = node.submit_tx(puts(documents, PAST))
     node.submit_tx(puts(decoys, PAST))
@@ -131,8 +146,8 @@ def in_a_transaction_alone(node, documents, decoys):
 
 
 SNAPSHOTS = {way.__name__: way for way in (
-    now, untouched, later_forgotten, valid_before, known_and_valid_before, bounded, supposed, supposed_after_reads,
-    supposed_twice, supposed_before, in_a_transaction, in_a_transaction_alone)}
+    now, untouched, later_forgotten, valid_before, valid_when_told, valid_when_half_was_told, known_and_valid_before,
+    bounded, supposed, supposed_after_reads, supposed_twice, supposed_before, in_a_transaction, in_a_transaction_alone)}
 
 
 def look(opened, way, documents, decoys, act):

@@ -195,6 +195,8 @@ FILES = [
     # name, the state (the hash of all that was submitted and decided) after the ten transactions, and after one more
     ("index-1", "aef17f05b909185c63d8294827b177972ac940a332236b08acc12753c4726b0b",
      "3cbf32c32516ec9f44d00c225d3771bc7ea357c96eb4ea5715f6a004762b0aff"),
+    ("index-5", "418c56a4fccc47a48c98b12602919cf28cec1829949310a5a24e0d48c9094806",
+     "18c64d97ac7231dbe24a1edd1d439aef30fb92b9d675cd6b0c7c346e21b4adcf"),
     ("index-4", "08d187db7b1cc26e0978790ab57317a6ac699a5702e5cd075993421dd084e4d9",
      "29c0a1e8907ef139f4fc40bffc84c10654863faab243f06f2c48524b44c132b9"),
     ("index-3", "8126ac8d59520ef4d640fb75cfde80009d4d30615b24c28da2549dd8ff1275ca",

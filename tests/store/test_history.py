@@ -193,6 +193,33 @@ def test_the_first_bounded_version_is_seen_by_questions_of_before(node, clock, m
     assert node.db().q({"find": "?m", "where": [["?e", "m", "?m"]]}) == [3]
 
 
+@pytest.mark.parametrize("backdated, then", [
+    (put({"xt/id": "x", "n": 5}, day(101)), {5, 2}), (delete("x", day(101)), {2}),
+    (patch("x", {"n": 5}, day(101)), {5, 2}),
+    (put({"xt/id": "x", "m": 3}, day(101), day(102)), {2}), (put({"xt/id": "w", "n": 5}, day(101)), {1, 2, 5})],
+    ids=["put", "delete", "patch", "cut", "new"])
+def test_the_first_backdated_version_is_seen_at_past_valid_times(node, clock, backdated, then):
+    """Without this, a correction would be lost where all of its attribute had been said of its own time before."""
+    node.submit_tx([put({"xt/id": "x", "n": 1}), put({"xt/id": "y", "n": 2}), put({"xt/id": "z", "m": 3})])
+    clock.now = day(103)
+    told = node.submit_tx([put({"xt/id": "x", "n": 7}), put({"xt/id": "v", "n": 8})])
+
+    def said(*basis):
+        db = node.db(*basis, valid_time=day(101))
+        by_value = {"find": "?e", "in": ["?n"], "where": [["?e", "n", "?n"]]}
+        values = db.q({"find": "?n", "where": [["?e", "n", "?n"]]})
+        assert {n for n in (1, 2, 5, 7, 8) if db.q(by_value, n)} == {*values}
+        assert db.q({"find": "?n", "where": [["?e", "n", "?n"]], "order-by": [["?n"]], "limit": 9}) == sorted(values)
+        return {*values}
+
+    assert said() == said(told) == said(1) == {1, 2}
+    clock.now = day(104)
+    node.submit_tx([backdated])
+    assert said() == then and said(told) == said(1) == {1, 2}
+    node.reindex()
+    assert said() == then and said(told) == said(1) == {1, 2}
+
+
 def test_the_tale_of_the_eel(node, clock):
     """Without this, the two directions of time might each be right and not be right together."""
     def told(number, *ops):
@@ -438,7 +465,8 @@ class Sequence:
 
     def __init__(self, rng, node, clock, name):
         self.rng, self.node, self.clock, self.model = rng, node, clock, Model()
-        self.ids = [f"{name} a", f"{name} b"]
+        self.ids, self.v, self.w = [f"{name} a", f"{name} b"], f"v {name}", f"w {name}"
+        self.dated = rng.choice([[3, 4, 4], [3, 4, 4], [30, 1, 1], [1, 0, 0]])     # how often without and with times
         clock.now = max(clock.now, node.db().valid_time) + 40 * DAY
         self.begin = clock.now
         self.moments = [self.begin + n * DAY for n in range(-5, 9)]
@@ -450,21 +478,21 @@ class Sequence:
 
     def operation(self, none=(..., None)):
         rng, id = self.rng, self.rng.choice(self.ids)
-        times = [[], [self.moment()], sorted({self.moment(), self.moment()})][rng.choices([0, 1, 2], [3, 4, 4])[0]]
+        times = rng.choices([[], [self.moment()], sorted({self.moment(), self.moment()})], self.dated)[0]
         kind = rng.choices(["put", "delete", "match", "evict", "call", "patch", "cas"], [10, 5, 2, 0.7, 0.7, 5, 2])[0]
         if kind == "call":
             return call("again", *(self.operation([None]) for _ in range(rng.randrange(3))))
         if kind == "put":
-            return put({"xt/id": id, "v": rng.randrange(3)}, *times)
+            return put({"xt/id": id, self.v: rng.randrange(3)}, *times)
         if kind == "delete":
             return delete(id, *times)
         if kind == "evict":
             return evict(id)
         if kind == "patch":
-            return patch(id, {rng.choice("vw"): rng.choice([*none, 0, 1]) for _ in range(rng.randrange(3))}, *times)
+            return patch(id, {rng.choice([self.v, self.w]): rng.choice([*none, 0, 1]) for _ in range(rng.randrange(3))}, *times)
         if kind == "cas":
-            return cas(id, rng.choice("vw"), rng.choice([*none, 0, 1]), rng.choice([*none, 0, 1]))
-        return match(id, rng.choice([None, {"xt/id": id, "v": rng.randrange(3)}]), *times[:1])
+            return cas(id, rng.choice([self.v, self.w]), rng.choice([*none, 0, 1]), rng.choice([*none, 0, 1]))
+        return match(id, rng.choice([None, {"xt/id": id, self.v: rng.randrange(3)}]), *times[:1])
 
     def run(self):
         for _ in range(self.rng.randrange(2, 7)):
@@ -504,11 +532,14 @@ class Sequence:
         return self.rows(db), self.model_rows(self.model, tx_id, at)
 
     def rows(self, db):
-        return sorted(db.q({"find": ["?e", "?v"], "in": [["?e", ...]], "where": [["?e", "v", "?v"]]}, self.ids))
+        rows = sorted(db.q({"find": ["?e", "?v"], "where": [["?e", self.v, "?v"]]}))
+        by_value = {"find": ["?e", "?v"], "in": ["?v"], "where": [["?e", self.v, "?v"]]}
+        assert rows == sorted(row for v in (0, 1, 2, None) for row in db.q(by_value, v)), self.story()
+        return rows
 
     def model_rows(self, model, tx_id, at):
         seen = [(id, model.document(id, tx_id, at)) for id in self.ids]
-        return [(id, document["v"]) for id, document in seen if document and "v" in document]
+        return [(id, document[self.v]) for id, document in seen if document and self.v in document]
 
     def ask_version(self, db, id, tx_id, at):
         got, wanted = db.entity_tx(id), self.model.visible(id, tx_id, at)
@@ -602,17 +633,18 @@ def test_random_histories_answer_as_a_naive_model_does(size, seed, say, open_sto
 def test_an_index_rebuilt_from_the_log_answers_the_same(size, seed, say, open_store):
     """Without this, the index could hold something that nobody ever submitted,
     and rebuilding it would change the past."""
-    rng, clock, count, ids, moments = random.Random(seed), Clock(day(1)), size(2_000, 10_000), [], []
+    rng, clock, count, ids, moments, vs = random.Random(seed), Clock(day(1)), size(2_000, 10_000), [], [], []
     with contextlib.closing(open_store({"again": lambda ctx, *ops: ops}, clock=clock)) as node:
         while node.db().tx_id < count:
             sequence = Sequence(rng, node, clock, str(len(ids)))
             sequence.run()
-            ids, moments = ids + sequence.ids, moments + sequence.moments
+            ids, moments, vs = ids + sequence.ids, moments + sequence.moments, [*vs, sequence.v]
         points = [(rng.randint(0, node.db().tx_id), rng.choice(moments)) for _ in range(50)]
 
         def answers():
-            everything = {"find": ["?e", "?v"], "where": [["?e", "v", "?v"]]}
-            told = [sorted(node.db(tx_id, valid_time=at).q(everything)) for tx_id, at in points]
+            all_of = [{"find": ["?e", "?v"], "where": [["?e", v, "?v"]]} for v in vs[::20]]
+            everything = [{"find": ["?e", "?v"], "where": [["?e", {*vs}, "?v"]]}, *all_of]
+            told = [sorted(node.db(tx_id, valid_time=at).q(q)) for tx_id, at in points for q in everything]
             return told, [node.db().history(id, corrections=True) for id in ids], node.status()["state"]
         before, operations = answers(), sum(len(tx.ops) for tx in node.tx_log())
         assert any(before[0]) and operations > count
