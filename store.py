@@ -5209,6 +5209,7 @@ class _Quick(NamedTuple):
     arguments: tuple                  # (place of a parameter, place of the argument that it is) for others of them
     ranges: tuple                     # (place, comparisons, which end, what tells both): of small whole numbers
     finish: Callable                  # of the snapshot, the reader and the rows: the answer
+    unless: str = ""                  # a statement that finds nothing where this is the answer
 
 
 class _Read(NamedTuple):
@@ -5237,7 +5238,7 @@ class _Plan(NamedTuple):
     notes: list                       # the clauses in their order
     main: _Statement                  # brings the rows
     row: _Row
-    arms: tuple = ()                  # two statements whose ordered rows are merged, instead of `main`
+    arms: tuple = ()                  # two statements whose ordered rows are merged, instead of `main`; whether both do
     quick: _Quick | None = None       # answers instead of all this, where the arguments allow
     late: tuple = ()                  # what is read from the documents, a column each
     is_direct: bool = False           # find has only variables and pulls, and SQL has ordered and cut
@@ -5892,14 +5893,15 @@ class _Shaper:
         arms = self._arms(block, exprs, order, limit) if order else ()
         columns = [f"+{x}" for x in exprs] if is_distinct else exprs     # else SQLite may walk all for the order of one
         main = joiner.text.statement(block.sql(columns, is_distinct) + order + limit)
-        is_simple = is_direct and not (arms or shared.tables or shared.calls or shared.is_over)
+        is_alone = is_direct and not (shared.tables or shared.calls or shared.is_over)
         all_found = found | {read.v for read in reads}
-        plan = _Plan(*self.common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_simple,
+        plan = _Plan(*self.common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_alone and not arms,
                      is_whole=is_direct and not (late or arms) and self._is_whole(row),
                      late_repeats=not parsed.is_bag and (repeats or not self._shows(all_found)),
                      repeats=repeats and not is_distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered,
                      is_fixed=is_fixed)
-        quick = self.quick(main, self._finish(block, plan), plan.repeats) if is_simple and not late else None
+        first, unless = (arms[0], arms[2].sql) if arms else (main, "")
+        quick = self.quick(first, self._finish(block, plan), plan.repeats, unless) if is_alone and not late else None
         return plan._replace(quick=quick)
 
     def _totals(self, where: tuple[_Clause, ...]) -> Any:
@@ -6090,7 +6092,8 @@ class _Shaper:
             wheres = block.wheres.copy()
             wheres[place] = self.shared.seen(self.joiner.text, f, a, part)
             arms.append(self.joiner.text.statement(block.sql(exprs, wheres=wheres) + by + limit))
-        return tuple(arms)
+        any_closed = block.sql(["1"], wheres=wheres) + limit.replace("limit ", "limit 0 <> ")
+        return *arms, self.joiner.text.statement(any_closed)
 
     # Answers without a run
 
@@ -6113,7 +6116,8 @@ class _Shaper:
             return lambda db, reader, rows: db._file.index.uuids_of([row[0] for row in rows], reader)
         return None
 
-    def quick(self, main: _Statement, finish: Callable | None, repeats: bool = False) -> _Quick | None:
+    def quick(self, main: _Statement, finish: Callable | None, repeats: bool = False,
+              unless: str = "") -> _Quick | None:
         """The plan's one statement with its constants in place, if its other parameters are arguments."""
         parsed = self.parsed
         if finish is None:
@@ -6141,7 +6145,7 @@ class _Shaper:
             constants.append(constant)
         calls_run = "compare(" in main.sql or "member(" in main.sql
         is_all = 4 + len(constants) == main.highest and not parsed.offset and not calls_run
-        return _Quick(main.sql, constants, tuple(arguments), tuple(ranges), finish) if is_all else None
+        return _Quick(main.sql, constants, tuple(arguments), tuple(ranges), finish, unless) if is_all else None
 
 
 _SORTABLE = frozenset((0, _TEXT_KIND, _SMALL_KIND,
@@ -6206,6 +6210,8 @@ def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, tim
         parameters[place] = bounds[end]
     reader.deadline = time.monotonic() + timeout_s
     try:
+        if quick.unless and reader.cursor.execute(quick.unless, parameters).fetchall():
+            return None
         return quick.finish(db, reader, reader.cursor.execute(quick.sql, parameters).fetchall())
     except sqlite3.OperationalError as error:
         if str(error) != "integer overflow":          # `_Plan.spare` adds up beyond SQLite's numbers
@@ -6396,7 +6402,7 @@ class _Run:
 
     def _merged_arms(self) -> list[tuple]:
         """The first rows of two ordered arms."""
-        live, closed = [self.execute(statement).fetchall() for statement in self.plan.arms]
+        live, closed = [self.execute(statement).fetchall() for statement in self.plan.arms[:2]]
         if not closed:
             return live
         target, is_descending = self.parsed.order[0]

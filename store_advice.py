@@ -35,7 +35,7 @@ def explained(reader: store._Reader, mode: str, db: store.Db, parsed: store._Par
     lines += [f"in vain: {doubt}" for _, doubt in doubts(db._file, plan.vain)]
     if plan.late:
         lines += ["then read from the documents:", *(f"  {read.a} as {read.v}" for read in plan.late)]
-    for statement in (*statements(plan.before, set()), *(plan.arms or (plan.main,))):
+    for statement in (*statements(plan.before, set()), *(plan.arms[:2] or (plan.main,))):
         lines += ["SQL:", f"  {statement.sql}"]
         if not plan.tables:
             steps = reader.execute("explain query plan " + statement.sql, (None,) * statement.highest).fetchall()

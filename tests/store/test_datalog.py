@@ -13,7 +13,7 @@ import uuid
 import pytest
 
 import store
-from store import delete, put
+from store import delete, evict, put
 
 PAST = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.timezone.utc)
@@ -885,6 +885,20 @@ def test_documents_and_ids_come_in_an_order_that_they_do_not_show(node):
     documents = db.q({"find": ("pull", "?e", ["*"]), "where": where} | order)
     assert documents == [db.entity(BOB), db.entity(ANN)]
     assert db.q({"find": "?e", "where": where} | order) == [BOB, ANN]
+
+
+def test_the_newest_as_of_the_past_are_those_of_then_whatever_came_later(node):
+    """Without this, a page of the past would lack what was edited since, from the second question on."""
+    told = [node.submit_tx([put({"xt/id": n, "in": "c", "n": n}) for n in range(6)])]
+    pages = [{"find": find, "in": ["?c"], "where": [["?m", "in", "?c"], ["?m", "n", "?n"]],
+              "order-by": [["?n", "desc"]], "limit": limit} for limit in (0, 2, 9) for find in ("?n", ["?n", "?m"])]
+    wanted = [[], [], [5, 4], [(5, 5), (4, 4)], [5, 4, 3, 2, 1, 0], [(n, n) for n in (5, 4, 3, 2, 1, 0)]]
+    for op in put({"xt/id": 9, "in": "c", "n": 9}), put({"xt/id": 4, "in": "d", "n": 4}), delete(5), evict(9):
+        told.append(node.submit_tx([op]))
+        for db in node.db(told[0]), node.db(valid_time=told[0].tx_time):
+            assert [db.q(page, "c") for page in pages * 3] == wanted * 3
+    assert [node.db(tx).q(pages[-2], c) for tx in told for c in "cd"] == [
+        [5, 4, 3, 2, 1, 0], [], [5, 4, 3, 2, 1, 0], [], [5, 3, 2, 1, 0], [4], [3, 2, 1, 0], [4], [3, 2, 1, 0], [4]]
 
 
 def test_the_newest_by_creation_and_the_page_before(node):

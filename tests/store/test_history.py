@@ -489,7 +489,8 @@ class Sequence:
         if kind == "evict":
             return evict(id)
         if kind == "patch":
-            return patch(id, {rng.choice([self.v, self.w]): rng.choice([*none, 0, 1]) for _ in range(rng.randrange(3))}, *times)
+            changed = rng.choices([self.v, self.w], k=rng.randrange(3))
+            return patch(id, {a: rng.choice([*none, 0, 1]) for a in changed}, *times)
         if kind == "cas":
             return cas(id, rng.choice([self.v, self.w]), rng.choice([*none, 0, 1]), rng.choice([*none, 0, 1]))
         return match(id, rng.choice([None, {"xt/id": id, self.v: rng.randrange(3)}]), *times[:1])
