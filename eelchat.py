@@ -48,7 +48,7 @@ from biff.sockets import text_frame
 from plugins import (commands, dialogs, digest, drafts, edits, feeds, files, founders, invitations, keys, line, members,
                      mentions, names, permalinks, phone, places, presence, private, push, reactions, replies, reports,
                      search, slow, text, titles, unread)
-from plugins.changes import Changes, People, changes_of, person_frame, use_views, view_of
+from plugins.changes import Changes, People, changes_of, list_view, newest_view, person_frame, use_views
 from plugins.commands import command_tx, mistake_in, refusal_of
 from plugins.edits import beside_text
 from plugins.kept import Kept
@@ -214,17 +214,20 @@ async def channel_page(ctx):
         before = uuid.UUID(ctx["params"]["before"]) if "before" in ctx["params"] else None
     except ValueError:
         return biff.redirect(ctx, channel_path(ctx["channel"]))
+    for name, view in biff.dicts(ctx, "views").items() if ctx["request"].query else ():
+        if name in ctx["params"]:                      # another view of the channel, at its address
+            return view(ctx)
     for opening in biff.parts(ctx, "opening") if before is None else ():
         if page := opening(ctx):                       # far behind, a reader goes on where they stopped
             return page
     landing = max((landing(ctx) for landing in biff.parts(ctx, "landing")), default=0) if before is None else 0
-    messages, has_older = messages_of(ctx["biff/db"], ctx["channel"], before, count=max(landing, places.PAGE_MESSAGES))
-    shown = {"view": view_of(ctx, ctx["biff/db"], messages), "messages": messages, "has_older": has_older,
-             "path": channel_path(ctx["channel"])}
+    db, channel = ctx["biff/db"], ctx["channel"]
+    listed = (list_view(ctx, db, channel, *messages_of(db, channel, before)) if before else
+              newest_view(ctx, db, channel, max(landing, places.PAGE_MESSAGES)))
     if ctx["request"].headers.get("HX-Request") and before:
-        return biff.render(ctx, "older.html", **shown)
-    return app_page(ctx, "channel.html", **shown, is_past=before is not None, post_id=ctx["biff/node"].new_id(),
-                    chars_max=MESSAGE_CHARS_MAX)
+        return biff.render(ctx, "listed.html", listed=listed)
+    return app_page(ctx, "channel.html", listed=listed, path=channel_path(channel), is_past=before is not None,
+                    post_id=ctx["biff/node"].new_id(), chars_max=MESSAGE_CHARS_MAX)
 
 
 # ── Messages ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -195,7 +195,7 @@ class Town:
             await page.check("#new-channel [name=private]")
         await page.press("#new-channel-name", "Enter")
         await page.wait_for_url(lambda url: url != before and "/channel/" in url)
-        return page.url.removesuffix("/people")
+        return page.url.removesuffix("?people")
 
     async def say(self, who, text):
         await self.windows[who].fill("#text", text)

@@ -14,8 +14,8 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
 - "slots": {slot: template}, its part of the page: "head", "head-end", "sidebar-head", "sidebar", "sidebar-foot",
   "welcome", "above-compose", "compose", "state", "message-head", "message-top", "message-foot", "message-actions",
   "message-actions-end", "pick", "menu", and "dialogs" and "you", which come when the first dialog is opened;
-- "page": f(ctx) → values for them; "message": f(db, message) → values of a message, or "messages": f(db, messages) →
-  {id: values}, for many at once; "message-looks" likewise, kept until pages are told the message anew
+- "page": f(ctx) → values for them; "messages": f(db, messages) → {id: values} of messages, such as names; what changes
+  them spoils ("names", "all"); "message-looks" likewise, kept until pages are told the message anew
   (`changes.retouch`); "filters": {name: f} for templates; "scripts": files of `static/`, loaded last;
 - "leaving": [name], transaction functions f(ctx, mem_id) that go with a membership that ends;
 - "changes": [f(changes, id, old, new)], what a document changed on open pages (`changes.later`: what may wait until
@@ -23,6 +23,7 @@ A plugin adds, each under its key and all of them optional (`feeds.py` is the fi
   "person-parts" likewise for what is one person's own;
 - "notices": {name: f(system, server, …)}, what another server says by `biff.notify` and nobody stores;
 - "components" start with the system; one that watches sockets adds itself to "chat_watchers";
+- "views": {name: f(ctx) → a page that stands at a channel's address with this name in its query}; it looks who may;
 - "front": f(ctx) → where `/app` leads; "opening": f(ctx) → a page in the place of a channel's newest messages,
   or None. Bounds are constants at a plugin's head.
 Arrows run eelchat → plugins → biff → store. A plugin may use another one; none imports eelchat.

@@ -14,6 +14,7 @@ the pages of one person:
 The law for all of it: a page as it was loaded, and the fragments since, are the page as it would load now.
 """
 import collections
+import functools
 import logging
 import sys
 import uuid
@@ -259,6 +260,7 @@ def changes_of(ctx, tx):
     changes.spoils_all = bool(changes.anew) or any(
         type(id) is not str or not id.startswith(SHOWN_NOWHERE) for id in evicted)
     changes.spoiled |= {("facts", message["xt/id"]) for told in changes.messages.values() for _, message in told}
+    changes.spoiled |= {("newest", id) for id in (*changes.messages, *changes.anew)}
     changes.size = size_of(changes)
     return changes
 
@@ -371,25 +373,43 @@ def whole_view(ctx, db, place_id, parts=None):
 
 
 def view_of(ctx, db, messages=()):
-    """The function `view(message)` that templates call for a message's HTML, as of a snapshot.
+    """The function `view(*messages)` that templates call for the HTML of messages, as of a snapshot.
 
     The values that plugins add are asked for once for all `messages` of a page; of another message when it is shown.
     """
-    facts = facts_of(ctx, db, messages)
+    return functools.partial(messages_view, ctx, db, facts_of(ctx, db, messages))
 
-    def view(message, oob=None):
-        known = facts.get(message["xt/id"]) or facts_of(ctx, db, [message])[message["xt/id"]]
-        return ctx["chat_views"](message, known, oob)
-    return view
+
+def messages_view(ctx, db, facts, *messages, oob=None):
+    return markupsafe.Markup("").join([ctx["chat_views"](
+        one, facts.get(one["xt/id"]) or facts_of(ctx, db, [one])[one["xt/id"]], oob) for one in messages])
+
+
+def list_view(ctx, db, channel, messages, has_older=False, view=None):
+    """The messages of a page as HTML, below a link to older ones."""
+    return markupsafe.Markup(biff.fragment(ctx, "older.html", view=view or view_of(ctx, db, messages),
+                                           messages=messages, has_older=has_older, path=channel_path(channel)))
+
+
+def newest_view(ctx, db, channel, count):
+    """`list_view` of the newest messages. It is kept, for all who come to a channel see the same, until pages there are
+    told of a message, or somebody's name changes.
+    """
+    keep, is_lasting = ctx["chat_kept"], True
+    names = keep(ctx, db, ("names", "all"), lambda: db.tx_id)
+    key = "newest", channel["xt/id"], count, names
+    if (html := keep.at_hand(db, key)) is None:
+        messages, has_older = messages_of(db, channel, count=count)
+        facts = facts_of(ctx, db, messages)
+        is_lasting, view = all(map(lasts, facts.values())), functools.partial(messages_view, ctx, db, facts)
+        html = list_view(ctx, db, channel, messages, has_older, view)
+    return keep(ctx, db, key, lambda: html, sys.getsizeof) if is_lasting else html
 
 
 def facts_of(ctx, db, messages):
     """The values of messages that plugins add to their documents, as {id: {name: value}}."""
     facts = kept_facts(ctx, db, messages)
     for plugin in ctx["biff/plugins"] if messages else ():
-        if "message" in plugin:
-            for message in messages:
-                facts[message["xt/id"]].update(plugin["message"](db, message))
         if "messages" in plugin:
             add(facts, plugin["messages"](db, messages))
     return facts
@@ -407,10 +427,15 @@ def kept_facts(ctx, db, messages):
                 add(facts, plugin["message-looks"](db, missing))
         for message in missing:
             values = dict(facts[message["xt/id"]])
-            if {} not in values.values():              # it names what is not there, and nobody is told when that comes
+            if lasts(values):
                 keep(ctx, db, ("facts", message["xt/id"]), lambda values=values: values,
                      lambda made: 4 * len(str(made)))
     return facts
+
+
+def lasts(facts):
+    """False if a message names what is not there, for nobody is told when that comes."""
+    return {} not in facts.values()
 
 
 def add(facts, values_by_id):
@@ -465,17 +490,14 @@ class Views:
 
 
 def use_views(system):
-    """Messages' HTML, and the places in templates that plugins fill: `slot("sidebar-foot")` has their templates."""
+    """Messages' HTML, and the places in templates that plugins fill: `{% slot "menu" %}` has their templates."""
     jinja: jinja2.Environment = system["biff/jinja"]
-    names = {name: [plugin["slots"][name] for plugin in system["biff/plugins"] if name in plugin.get("slots", {})]
-             for plugin in system["biff/plugins"] for name in plugin.get("slots", {})}
+    slots = jinja.extensions["biff.pages.Inlined"].slots      # type: ignore[attr-defined]
+    for plugin in system["biff/plugins"]:
+        for name, template in plugin.get("slots", {}).items():
+            slots.setdefault(name, []).append(template)
     jinja.filters |= biff.dicts(system, "filters")
-    slots = {name: [joined(jinja, templates)] for name, templates in names.items()}
-    jinja.globals |= {"slot": lambda name: slots.get(name, ()), "scripts": biff.parts(system, "scripts")}
+    scripts = [markupsafe.Markup('<script src="{}"></script>').format(jinja.filters["asset"](file))
+               for file in biff.parts(system, "scripts")]
+    jinja.globals["scripts"] = markupsafe.Markup("\n").join(scripts)
     system["chat_views"] = Views(jinja.get_template("message.html"))
-
-
-def joined(jinja, names):
-    """One template of several, one after the other: each that is included costs a page some 10 µs."""
-    sources = [jinja.loader.get_source(jinja, name)[0].removesuffix("\n") for name in names]
-    return jinja.from_string("".join(sources))

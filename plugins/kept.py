@@ -5,9 +5,11 @@ transaction is right at another one if nothing that it was made from has changed
 has changed: `changes.spoil("channels", community_id)`.
 
     titles = kept(ctx, db, ("channels", community_id), lambda: channels_in(db, community_id))
+
+What is spoiled is named by the first two parts of a key; it may have more.
 """
 import collections
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 KEPT_BYTES_MAX = 32 * 1024 * 1024     # some hundred communities of 200 channels
@@ -20,10 +22,10 @@ class Kept:
 
     def __init__(self):
         self._kept: collections.OrderedDict = collections.OrderedDict()     # key → (tx_id, value, bytes)
-        self._spoiled: dict[Hashable, int] = {}                # key → the last transaction that changed it
+        self._spoiled: dict[tuple, int] = {}                # key → the last transaction that changed it
         self._floor, self._bytes = None, 0             # what was changed up to `floor` is not known
 
-    def __call__(self, ctx, db, key: Hashable, make: Callable[[], Any], weigh: Callable[[Any], int] | None = None):
+    def __call__(self, ctx, db, key: tuple, make: Callable[[], Any], weigh: Callable[[Any], int] | None = None):
         """The value of this key in a snapshot. It is shared: whoever gets it changes nothing in it."""
         ctx["chat_lately"].read_up(db.tx_id)           # so that all changes up to this snapshot are known
         if self._floor is None:
@@ -31,25 +33,25 @@ class Kept:
         if (value := self.at_hand(db, key)) is not None:
             self._kept.move_to_end(key)
             return value
-        value, last = make(), self._spoiled.get(key, self._floor)
+        value, last = make(), self._spoiled.get(key[:2], self._floor)
         if last <= db.tx_id:
             self._keep(key, db.tx_id, value, VALUE_BYTES + (weigh(value) if weigh else 0))
         return value
 
-    def heard(self, ctx, db, key: Hashable, make: Callable[[], Any]):
+    def heard(self, ctx, db, key: tuple, make: Callable[[], Any]):
         """The same for the listener, which knows all changes before the transaction that it hears."""
         if self._floor is None:
             self._floor = ctx["chat_lately"].high or None
         if (value := self._floor and self.at_hand(db, key)) is None:
             value = make()
-            if self._floor and self._spoiled.get(key, self._floor) <= db.tx_id:
+            if self._floor and self._spoiled.get(key[:2], self._floor) <= db.tx_id:
                 self._keep(key, db.tx_id, value, VALUE_BYTES)
         return value
 
-    def at_hand(self, db, key: Hashable):
+    def at_hand(self, db, key: tuple):
         """The value that is kept for a snapshot under this key, or None."""
         found = self._kept.get(key)
-        return found[1] if found and self._spoiled.get(key, self._floor) <= min(found[0], db.tx_id) else None
+        return found[1] if found and self._spoiled.get(key[:2], self._floor) <= min(found[0], db.tx_id) else None
 
     def _keep(self, key, tx_id, value, size):
         self._drop(key)
@@ -61,7 +63,7 @@ class Kept:
     def _drop(self, key):
         self._bytes -= self._kept.pop(key, (0, None, 0))[2]
 
-    def former(self, key: Hashable):
+    def former(self, key: tuple):
         """The value of this key before it was spoiled, or None. A value that is made anew may take over parts of it."""
         return self._kept.get(key, (0, None, 0))[1]
 

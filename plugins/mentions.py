@@ -178,6 +178,7 @@ PLUGIN = {
     "typed": typed_now,
     "changes": [on_edit],
     "held": held_in,
-    "message": lambda db, message: {"held": held_in(db, message)},
+    "messages": lambda db, messages: {one["xt/id"]: {"held": held_in(db, one)} for one in messages
+                                      if "msg/mention-spans" in one},
     "scripts": ["mentions.js"],
 }

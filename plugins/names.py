@@ -118,7 +118,10 @@ def on_name(changes, id, old, new):
         for attribute, community in ("mem/user", "mem/comm"), ("former/user", "former/comm"):
             for mem in biff.lookup_all(db, attribute, id):
                 changes.touch(mem[community], "name", mem["xt/id"])
+        changes.spoil("names", "all")
     ids = [(document or {}).get("mem/user") or (document or {}).get("former/user") for document in (old, new)]
+    if ids[0] != ids[1]:
+        changes.spoil("names", "all")
     if old and ids[0] != ids[1] and (comm := old.get("mem/comm") or old.get("former/comm")):
         changes.touch(comm, "name", id)
 

@@ -7,7 +7,7 @@ import datetime as dt
 import uuid
 
 import biff
-from plugins.changes import view_of
+from plugins.changes import list_view, view_of
 from plugins.edits import CHARS_MAX, in_message
 from plugins.places import PAGE_MESSAGES, app_page, channel_path, in_channel, messages_of
 
@@ -29,8 +29,10 @@ def surroundings_view(ctx, message, **values):
     db, channel = ctx["biff/db"], ctx["channel"]
     older, has_older = messages_of(db, channel, before=message["xt/id"], count=PAGE_MESSAGES // 2)
     newer, has_newer = messages_of(db, channel, after=message["xt/id"], count=PAGE_MESSAGES // 2)
-    return app_page(ctx, "channel.html", **shown(ctx, [*older, message, *newer]), has_older=has_older,
-                    has_newer=has_newer, is_past=True, post_id=ctx["biff/node"].new_id(), chars_max=CHARS_MAX, **values)
+    messages = [*older, message, *newer]
+    return app_page(ctx, "channel.html", listed=list_view(ctx, db, channel, messages, has_older), messages=messages,
+                    path=channel_path(channel), has_newer=has_newer, is_past=True, post_id=ctx["biff/node"].new_id(),
+                    chars_max=CHARS_MAX, **values)
 
 
 def newer(ctx):
@@ -40,11 +42,8 @@ def newer(ctx):
     except ValueError:
         return biff.redirect(ctx, channel_path(ctx["channel"]))
     messages, has_newer = messages_of(ctx["biff/db"], ctx["channel"], after=after)
-    return biff.render(ctx, "permalinks/newer.html", **shown(ctx, messages), has_newer=has_newer)
-
-
-def shown(ctx, messages):
-    return {"view": view_of(ctx, ctx["biff/db"], messages), "messages": messages, "path": channel_path(ctx["channel"])}
+    return biff.render(ctx, "permalinks/newer.html", view=view_of(ctx, ctx["biff/db"], messages), messages=messages,
+                       path=channel_path(ctx["channel"]), has_newer=has_newer)
 
 
 def day_page(ctx):

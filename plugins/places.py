@@ -224,16 +224,26 @@ def channels_kept(ctx, db, community_id):
                             lambda found: 1_000 * len(found))
 
 
-def channel_list(ctx, db, community_id, channel=None):
-    """The list of channels beside a page, as HTML that is the same for all but for the mark on the open one."""
-    html = ctx["chat_kept"](ctx, db, ("channel list", community_id), lambda: channel_list_view(ctx, db, community_id),
-                            sys.getsizeof)
-    path = f'href="{channel_path(channel)}"' if channel else ""
+def channel_list(ctx, db, community_id, channel=None, is_beside=True):
+    """The list of channels beside a page, as HTML that is the same for all but for the mark on the open one.
+
+    A page that hears what happens in a channel stands at that channel's address, with or without a query. `is_beside`
+    there: links are relative, for two hundred of them come with it. So no such page may have an address further down.
+    """
+    path_of = name_of if channel and is_beside else channel_path
+    html = ctx["chat_kept"](ctx, db, ("channel list", community_id, path_of),
+                            lambda: channel_list_view(ctx, db, community_id, path_of), sys.getsizeof)
+    path = f'href="{path_of(channel)}"' if channel else ""
     return markupsafe.Markup(html.replace(path, f'{path} aria-current="page"', 1) if channel else html)
 
 
-def channel_list_view(ctx, db, community_id):
-    return biff.fragment(ctx, "channels.html", channels=channels_kept(ctx, db, community_id), path_of=channel_path)
+def channel_list_view(ctx, db, community_id, path_of=channel_path):
+    return biff.fragment(ctx, "channels.html", channels=channels_kept(ctx, db, community_id), path_of=path_of)
+
+
+def name_of(channel):
+    """The address of a channel as it is said on the page of another one of the same community."""
+    return str(channel["xt/id"])
 
 
 def channels_in(db, community_id):
@@ -353,11 +363,13 @@ def app_page(ctx, template, **values):
     `is_aside` is for one whose title is not that of the place of which its socket tells.
     """
     community, db = ctx.get("community"), ctx["biff/db"]
+    is_aside = values.get("is_past", False) or values.get("is_aside", False)
     around = {"user": ctx["user"], "communities": communities_kept(ctx, db, ctx["uid"]), "community": community,
               "mem": ctx.get("mem"), "channel": ctx.get("channel"), "channels": channels_of(ctx),
-              "channel_list": channel_list(ctx, db, community["xt/id"], ctx.get("channel")) if community else "",
+              "channel_list": channel_list(ctx, db, community["xt/id"], ctx.get("channel"), not is_aside)
+              if community else "",
               "is_admin": "admin" in (ctx.get("roles") or ()), "path_of": channel_path, "tx_id": db.tx_id,
-              "live_path": community_path(community) if community else "", "is_aside": values.get("is_past", False),
+              "live_path": community_path(community) if community else "", "is_aside": is_aside,
               "is_waiting": ctx["biff/node"].cut_off is not None}
     return biff.render(ctx, template, **(around | page_values(ctx) | values))
 

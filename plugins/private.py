@@ -209,12 +209,13 @@ def private_values(mem):
 
 
 def people_page(ctx):
-    path = people_path(ctx["channel"])
+    if refusal := in_private(ctx):
+        return refusal
     count = {"find": ("count", "?m"), "in": ["?c"], "where": [["?m", "msg/channel", "?c"]]}
     is_last, messages = len(ctx["channel"]["chan/mems"]) == 1, ctx["biff/db"].q(count, ctx["channel"]["xt/id"])
-    return app_page(ctx, "private/people.html", live_path=channel_path(ctx["channel"]), action=path, find=path,
-                    is_last=is_last, message_count=sum(messages),
-                    **picked(ctx, ctx["channel"]["chan/mems"]))
+    path = channel_path(ctx["channel"])
+    return app_page(ctx, "private/people.html", live_path=path, action=f"{path}/people", find=path, is_last=is_last,
+                    message_count=sum(messages), **picked(ctx, ctx["channel"]["chan/mems"]))
 
 
 async def add_people(ctx):
@@ -280,7 +281,7 @@ def leave_private(ctx, mem_id, channel_id=None):
 
 
 def people_path(channel):
-    return f"{channel_path(channel)}/people"
+    return f"{channel_path(channel)}?people"
 
 
 # ── On pages ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -358,7 +359,7 @@ PLUGIN = {
     "routes": [
         ("GET", "/community/{id}/direct", in_community, direct_page),
         ("POST", "/community/{id}/direct", in_community, new_direct),
-        ("GET", CHANNEL + "/people", in_private, people_page),
+        ("GET", CHANNEL + "/people", in_private, lambda ctx: biff.redirect(ctx, people_path(ctx["channel"]))),
         ("POST", CHANNEL + "/people", in_private, add_people),
         ("POST", CHANNEL + "/people/{mem_id}/remove", keeper, remove_person),
         ("POST", CHANNEL + "/leave", in_private, leave_channel),
@@ -367,6 +368,7 @@ PLUGIN = {
     "leaving": ["leave-private"],
     "slots": {"sidebar": "private/sidebar.html", "head": "private/head.html", "pick": "private/pick.html",
               "menu": "private/menu.html"},
+    "views": {"people": people_page},
     "page": page_values,
     "changes": [on_private],
     "person-parts": {"private": private_part},

@@ -288,6 +288,7 @@ def encrypted(browser, payload):
 
 async def use_push(system):
     system["chat_posted"], system["chat_push_key"] = collections.OrderedDict(), signing_key(system)
+    system["chat_push_public"] = b64(public_bytes(system["chat_push_key"]))
     return system
 
 
@@ -295,22 +296,25 @@ def on_alert(changes, id, old, new):
     for document in old, new:
         if document and "alert/mem" in document:
             changes.spoil("alerts", document["alert/mem"])
+        if document and "quiet/user" in document:
+            changes.spoil("quiet", document["quiet/user"])
 
 
 def levels_of(ctx, db, mem_id):
-    """The channels of which a member wants more or less than usual, as "ID:level …"."""
-    return ctx["chat_kept"](ctx, db, ("alerts", mem_id), lambda: " ".join(
-        f"{one['alert/channel']}:{one['alert/level']}" for one in biff.lookup_all(db, "alert/mem", mem_id)), len)
+    """{channel: level} of those of which a member wants more or less than usual."""
+    return ctx["chat_kept"](ctx, db, ("alerts", mem_id), lambda: {
+        one["alert/channel"]: one["alert/level"] for one in biff.lookup_all(db, "alert/mem", mem_id)},
+        lambda found: 200 * len(found))
 
 
 def page_values(ctx):
-    quiet = ctx["biff/db"].entity(f"quiet {ctx['uid']}") or {}
-    mem, channel = ctx.get("mem"), ctx.get("channel")
-    alert = ctx["biff/db"].entity(alert_id(mem["xt/id"], channel["xt/id"])) if mem and channel else None
+    db, mem, channel = ctx["biff/db"], ctx.get("mem"), ctx.get("channel")
+    quiet = ctx["chat_kept"](ctx, db, ("quiet", ctx["uid"]), lambda: db.entity(f"quiet {ctx['uid']}") or {})
+    levels = levels_of(ctx, db, mem["xt/id"]) if mem else {}
     usual = "all" if channel and is_direct(channel) else "mentions"
-    return {"push_key": b64(public_bytes(ctx["chat_push_key"])), "quiet_from": quiet.get("quiet/from", ""),
-            "quiet_to": quiet.get("quiet/to", ""), "alert_level": (alert or {}).get("alert/level", usual),
-            "alert_levels": levels_of(ctx, ctx["biff/db"], mem["xt/id"]) if mem else ""}
+    return {"push_key": ctx["chat_push_public"], "quiet_from": quiet.get("quiet/from", ""),
+            "quiet_to": quiet.get("quiet/to", ""), "alert_level": levels.get(channel and channel["xt/id"], usual),
+            "alert_levels": " ".join(f"{id}:{level}" for id, level in levels.items())}
 
 
 PLUGIN = {

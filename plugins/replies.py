@@ -9,7 +9,7 @@ import uuid
 from voluptuous import Optional
 
 import biff
-from plugins.changes import channel_of, view_of
+from plugins.changes import channel_of, list_view
 from plugins.edits import CHARS_MAX, MESSAGE, in_message
 from plugins.names import author_of
 from plugins.places import Refused, app_page, channel_path, entity_of
@@ -96,7 +96,7 @@ def in_one_line(message):
 
 def thread_path(db, message):
     channel = db.entity(message["msg/channel"])
-    return f"{channel_path(channel)}/message/{message['xt/id']}/thread" if channel else None
+    return f"{channel_path(channel)}?thread={message['xt/id']}" if channel else None
 
 
 def on_message(changes, id, old, new):
@@ -122,17 +122,28 @@ def retouch_answers(changes, id):
             changes.retouch(answer)
 
 
+def thread_of(ctx):
+    """To the thread in which a message is; a reply has none of its own."""
+    db, message = ctx["biff/db"], ctx["message"]
+    if "msg/thread" not in message:
+        return biff.redirect(ctx, thread_path(db, message))
+    root = db.entity(message["msg/thread"])
+    path = thread_path(db, root) if root else f"{channel_path(ctx['channel'])}/at/{message['xt/id']}"
+    return biff.redirect(ctx, f"{path}#message-{message['xt/id']}" if root else path)
+
+
 def thread_page(ctx):
-    """A message and its replies; a reply has no thread of its own and leads to the one that it is in."""
+    """A message and its replies."""
+    ctx["params"]["message_id"] = ctx["params"]["thread"]
+    if refusal := in_message(ctx):
+        return refusal
     db, message = ctx["biff/db"], ctx["message"]
     if "msg/thread" in message:
-        root = db.entity(message["msg/thread"])
-        path = thread_path(db, root) if root else f"{channel_path(ctx['channel'])}/at/{message['xt/id']}"
-        return biff.redirect(ctx, f"{path}#message-{message['xt/id']}" if root else path)
+        return thread_of(ctx)
     newest = {"find": ("pull", "?m", ["*"]), "in": ["?root"], "where": [["?m", "msg/thread", "?root"]],
               "order-by": [[("created", "?m"), "desc"]], "limit": THREAD_MAX}
     messages = [message, *biff.q(db, newest, message["xt/id"])[::-1]]
-    return app_page(ctx, "replies/thread.html", view=view_of(ctx, db, messages), messages=messages, has_older=False,
+    return app_page(ctx, "replies/thread.html", listed=list_view(ctx, db, ctx["channel"], messages),
                     path=channel_path(ctx["channel"]), is_past=False, thread=message["xt/id"],
                     post_id=ctx["biff/node"].new_id(), chars_max=CHARS_MAX)
 
@@ -140,7 +151,8 @@ def thread_page(ctx):
 PLUGIN = {
     "extends": {"message": {Optional("msg/reply-to"): uuid.UUID, Optional("msg/reply-tx"): int,
                             Optional("msg/thread"): uuid.UUID}},
-    "routes": [("GET", MESSAGE + "/thread", in_message, thread_page)],
+    "routes": [("GET", MESSAGE + "/thread", in_message, thread_of)],
+    "views": {"thread": thread_page},
     "posted": posted, "posted-tx": posted_tx,
     "slots": {"message-top": "replies/quote.html", "message-foot": "replies/count.html",
               "message-actions": "replies/action.html", "above-compose": "replies/bar.html"},

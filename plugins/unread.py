@@ -13,6 +13,7 @@ import datetime as dt
 import itertools
 import math
 import uuid
+import weakref
 from typing import NamedTuple
 
 from aiohttp import web
@@ -22,8 +23,8 @@ import biff
 from plugins.changes import channel_of, person_frame
 from plugins.edits import MESSAGE, in_message
 from plugins.permalinks import surroundings_view
-from plugins.places import (channel_path, channels_for, channels_kept, community_path, finished, in_channel,
-                            in_community, is_private, may_read, mem_in, people_in)
+from plugins.places import (channel_path, channels_kept, community_path, finished, in_channel, in_community, is_private,
+                            may_read, mem_in, people_in, private_channels_kept)
 
 PUT_AFTER = dt.timedelta(minutes=10)  # of a position that moves all day: six puts an hour
 PUT_LOOK_S = 60                       # how often it is looked whose positions are to be put
@@ -203,7 +204,7 @@ def said_in(db, id):
 
 class Recent:
     """The newest messages of a channel, the newest first. It looks up where in the log one stands when it is asked."""
-    __slots__ = "ids", "mems", "authors", "called", "texts", "_look", "_said", "_after"
+    __slots__ = "ids", "mems", "authors", "called", "texts", "_look", "_said", "_after", "__weakref__"
 
     def __init__(self, found, look, former=None):
         """`look` is the number that was asked for."""
@@ -288,38 +289,64 @@ def count_of(ctx, db, channel_id, mem_id, upto, recent=None):
     return recent.counts(recent.after(db, upto), mem_id, channel_id)
 
 
+class Place:
+    """A channel of which unread messages are counted: its id, as text too, when something was said there last, and its
+    newest messages, while they are kept elsewhere.
+    """
+    __slots__ = "id", "text", "last", "_recent"
+
+    def __init__(self, id, last=math.inf):
+        self.id, self.text, self.last, self._recent = id, str(id), last, None
+
+    def recent(self, ctx, db, upto):
+        """The newest messages: as many as are to be counted after a transaction."""
+        recent = self._recent and self._recent()
+        if not recent or upto not in recent.texts and not recent.reaches(db, upto):
+            recent = ctx["chat_kept"].at_hand(db, (COUNT_MAX, self.id)) or recent_of(ctx, db, self.id, FIRST_LOOK)
+            recent = recent if recent.reaches(db, upto) else recent_of(ctx, db, self.id, COUNT_MAX)
+            self._recent, self.last = weakref.ref(recent), recent.said(db, 0) if recent.ids else 0
+            if db.tx_id >= ctx["chat_lately"].high and len(ctx["chat_last_said"]) < LAST_SAID_MAX:
+                ctx["chat_last_said"][self.id] = self.last
+        return recent
+
+
+def places_of(ctx, db, mem):
+    """The channels that a member may read. Those that all members see are kept until something is said in one."""
+    def made():
+        last_said = ctx["chat_last_said"] if db.tx_id >= ctx["chat_lately"].high else {}
+        return [Place(one["xt/id"], last_said.get(one["xt/id"], math.inf))
+                for one in channels_kept(ctx, db, mem["mem/comm"])]
+    shared = ctx["chat_kept"](ctx, db, ("places", mem["mem/comm"]), made, lambda found: 500 * len(found))
+    return [*shared, *(Place(one["xt/id"]) for one in private_channels_kept(ctx, db, mem["xt/id"]))]
+
+
 def counts_of(ctx, db, mem):
-    """{channel: "CHANNEL COUNT UPTO CALLS"}: how many messages of others are unread, the tx_id up to which all is read,
-    and how many of them call the member.
+    """[(place, "COUNT UPTO CALLS")]: how many messages of others are unread, the tx_id up to which all is read, and how
+    many of them call the member.
 
     A channel with none is left out, and so is one that the member follows.
     """
-    found, mem_id, read, at_hand = {}, mem["xt/id"], read_by(ctx, db, mem["xt/id"]), ctx["chat_kept"].at_hand
-    near, last_said = ctx["chat_positions"].read_by(mem_id), ctx["chat_last_said"]
-    for channel in channels_for(ctx, db, mem):
-        id = channel["xt/id"]
-        if (upto := near.get(id)) is None:
-            upto = read.upto.get(id, read.joined)
-        if upto >= last_said.get(id, math.inf):                        # as in most channels
+    found, mem_id, read = [], mem["xt/id"], read_by(ctx, db, mem["xt/id"])
+    mine, uptos = number_of(mem_id), read.upto | ctx["chat_positions"].read_by(mem_id)
+    for place in places_of(ctx, db, mem):
+        upto = uptos.get(place.id, read.joined) if uptos else read.joined
+        if upto >= place.last:                         # as in most channels
             continue
-        recent = at_hand(db, (COUNT_MAX, id)) or recent_of(ctx, db, id, FIRST_LOOK)
-        if db.tx_id >= ctx["chat_lately"].high and len(last_said) < LAST_SAID_MAX:
-            last_said[id] = recent.said(db, 0) if recent.ids else 0
-        if text := unread_text(ctx, db, id, mem_id, upto, recent):
-            found[id] = text
+        recent = place.recent(ctx, db, upto)
+        is_shared = not recent.called and mine not in recent.authors
+        if not is_shared or (text := recent.texts.get(upto)) is None:
+            text = unread_text(ctx, db, place.id, mem_id, upto, recent)
+            if is_shared:
+                recent.texts[upto] = text              # as many as `after` keeps
+        if text:
+            found.append((place, text))
     return found
 
 
 def unread_text(ctx, db, channel_id, mem_id, upto, recent):
     """A channel's counts for a member as text; "" for none. Those who said nothing and are not called share it."""
-    is_shared = not recent.called and number_of(mem_id) not in recent.authors and recent.reaches(db, upto)
-    if is_shared and upto in recent.texts:
-        return recent.texts[upto]
     count, calls = count_of(ctx, db, channel_id, mem_id, upto, recent)
-    text = f"{channel_id} {count} {upto} {calls}" if count else ""
-    if is_shared:
-        recent.texts[upto] = text                      # as many as `after` keeps
-    return text
+    return f"{count} {upto} {calls}" if count else ""
 
 
 def first_unread(ctx, db, mem_id, channel_id):
@@ -431,8 +458,8 @@ async def unread_from(ctx):
 async def read_all(ctx):
     """Marks every channel of the community as read."""
     db = ctx["biff/db"]
-    for id in counts_of(ctx, db, ctx["mem"]):
-        move(ctx, id, db.tx_id)
+    for place, _ in counts_of(ctx, db, ctx["mem"]):
+        move(ctx, place.id, db.tx_id)
     tell(ctx, ctx["uid"])
     return finished(ctx, "/app")
 
@@ -498,6 +525,7 @@ def on_message(changes, id, old, new):
         channel = changes.place(channel_id) if channel_id else None
         if not channel or "chan/comm" not in channel:
             continue
+        changes.spoil("places", channel["chan/comm"])
         if before and after:
             touch_all(changes, channel)
         else:
@@ -544,8 +572,10 @@ def on_reading(changes, id, old, new):
 
 def on_channel(changes, id, old, new):
     """Sends the numbers anew where a whole list is sent anew."""
-    if "chan/comm" in (old or {}) or "chan/comm" in (new or {}):
-        spoil(changes, id)
+    for document in old, new:
+        if "chan/comm" in (document or {}):
+            spoil(changes, id)
+            changes.spoil("places", document["chan/comm"])
     if old and new and "chan/comm" in new:
         touch_all(changes, new)
         touch_all(changes, old)
@@ -566,9 +596,14 @@ def news_part(ctx, db, place, user, about):
 
 
 def news_of(ctx, db, mem):
-    """The news for a member. One text has all counts: two hundred elements would be twice as long."""
-    counts, mem_id = counts_of(ctx, db, mem), mem["xt/id"]
-    return {"counts": " ".join(counts.values()),
+    """The news for a member. One text has all counts, as "COUNT UPTO CALLS CHANNEL CHANNEL …" with commas between:
+    channels of which one has read nothing share them, and two hundred elements would be twice as long.
+    """
+    alike: dict[str, list[str]] = {}
+    mem_id = mem["xt/id"]
+    for place, text in counts_of(ctx, db, mem):
+        alike.setdefault(text, [text]).append(place.text)
+    return {"counts": ",".join(map(" ".join, alike.values())),
             "muted": read_by(ctx, db, mem_id).muted, "news_tx_id": db.tx_id, "news_mem": mem_id,
             "followed": ctx["chat_positions"].followed_by(mem_id)}
 
@@ -578,20 +613,27 @@ def page_values(ctx):
         return {"news_mem": None}
     values = news_of(ctx, ctx["biff/db"], ctx["mem"])
     channel_id = ctx["channel"]["xt/id"] if ctx.get("channel") else None
-    first = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], channel_id)[0] if channel_id else None
+    first = first_here(ctx)[0] if channel_id else None
     return values | {"is_muted": channel_id in values["muted"], "first_unread": first}
+
+
+def first_here(ctx):
+    """`first_unread` of the channel whose page is made, which is asked for three times."""
+    if "chat/first-unread" not in ctx:
+        ctx["chat/first-unread"] = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])
+    return ctx["chat/first-unread"]
 
 
 def landing(ctx):
     """The number of messages with which a page begins at the first unread one, if that is not too far back."""
-    unread = first_unread(ctx, ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"])[1]
+    unread = first_here(ctx)[1]
     return unread + BEFORE_FIRST if unread else 0
 
 
 def opening(ctx):
     """The surroundings of the first unread message, in the place of a channel's page that would not reach it."""
     db, mem_id, channel_id = ctx["biff/db"], ctx["mem"]["xt/id"], ctx["channel"]["xt/id"]
-    first, unread = first_unread(ctx, db, mem_id, channel_id)
+    first, unread = first_here(ctx)
     if first is None or unread is not None or "now" in ctx["params"]:
         return None
     count, _ = count_of(ctx, db, channel_id, mem_id, upto_of(ctx, read_by(ctx, db, mem_id), mem_id, channel_id))

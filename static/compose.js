@@ -44,10 +44,10 @@ class Pending {
     const {mem, name, initials} = this.list.dataset;
     const face = element("i", {class: `face hue-${mem[0]}`, "aria-hidden": "true"}, initials);
     const author = element("b", {dir: "auto"}, name), time = element("time", {datetime: post.at});
-    const text = element("p", {dir: "auto", "hx-ignore": "", "data-disable-scripting": ""}, post.text);
+    const text = element("p", {dir: "auto"}, post.text);
     const carried = riders.filter(({name}) => post.beside?.[name]);
     const shown = carried.map(one => one.shown(post.beside[one.name], post.path));
-    return element("article", {class: "message mine pending", id: `message-${post.id}`, "data-mem": mem},
+    return element("article", {class: "message mine pending", id: `message-${post.id}`, "data-mem": mem, "hx-ignore": ""},
                    element("header", {}, face, author, " ", time), text, ...shown,
                    element("div", {class: "fate"}));
   }

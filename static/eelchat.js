@@ -61,7 +61,7 @@ class Siblings {
   haveSignedOut() { return Date.now() - this.#signedOutAt < SIBLING_MS; }
 }
 
-const signInPath = error => `/signin?${new URLSearchParams({error, "return-to": location.pathname})}`;
+const signInPath = error => `/signin?${new URLSearchParams({error, "return-to": location.pathname + location.search})}`;
 
 // To the sign-in page, from which one comes back here, or to fresh rights for this page. False if that did not help.
 function reloadForRights() {

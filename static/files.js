@@ -164,7 +164,7 @@ class Attachments {
     if (file.sent < 1) progress.value = file.sent; else progress.removeAttribute("value");      // the server is at it
   }
   #drawn(file) {
-    const name = element("bdi", {"hx-ignore": "", "data-disable-scripting": ""}, file.name);
+    const name = element("bdi", {"hx-ignore": ""}, file.name);
     const again = element("button", {type: "button", class: "link again"}, "Retry");
     const label = `Remove ${file.name}`;
     const remove = element("button", {type: "button", class: "icon", "aria-label": label, title: "Remove"}, "×");
@@ -206,7 +206,7 @@ async function drawSmall(canvas, blob) {
 // The files of a message on its way, as its template will draw them.
 function shownFiles(files, path) {
   const areMany = files.filter(file => file.kind === "picture").length > 1;
-  const list = element("ul", {class: areMany ? "files many" : "files", "hx-ignore": "", "data-disable-scripting": ""});
+  const list = element("ul", {class: areMany ? "files many" : "files"});
   for (const {id, name, size, kind, width, height} of files) {
     if (kind === "picture") {
       const picture = element("img", {src: `${path}/file/${id}/small`, width, height, alt: name});

@@ -78,7 +78,7 @@ function isQuietNow() {
 function noticeOf(item) {
   const {channel, mem, for: called = ""} = item.dataset, id = item.id.slice("new-".length), mine = $("news").dataset.mem;
   const level = $("alerts").dataset.levels.match(`${channel}:(\\w+)`)?.[1];
-  const link = document.querySelector(`.side-lists a[href$="/channel/${channel}"]`), isDirect = link?.closest("#directs");
+  const link = document.querySelector(`.side-lists a[href$="${channel}"]`), isDirect = link?.closest("#directs");
   const isCalled = called.split(" ").some(one => one === mine || one === channel);
   const isMuted = document.querySelector(`#news [data-muted][data-channel="${channel}"]`);
   if (!link || mem === mine || isMuted || level === "none" || !(isCalled || isDirect || level === "all")) return null;

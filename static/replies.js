@@ -60,7 +60,14 @@ $("messages")?.addEventListener("click", event => {
   message.scrollIntoView({block: "center"});
 });
 
+// A new title of the channel stands in the title of its threads, too.
+function keepThreadTitle() {
+  const title = document.title.replace(/^\(\d+\+?\) /, "");
+  if (!title.startsWith("Thread in ")) document.title = `Thread in ${title}`;
+}
+
 if ($("messages")?.dataset.thread) {
+  new MutationObserver(keepThreadTitle).observe(document.querySelector("title"), {childList: true});
   const {thread} = $("messages").dataset, isIn = message => message.dataset.thread === thread;
   document.addEventListener("htmx:before:swap", event => {
     for (const {type, fragment, swapSpec} of event.detail.tasks ?? []) {

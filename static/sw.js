@@ -54,18 +54,24 @@ async function keep(request, answer) {
     await cache.put(OWNER, new Response(person));
   }
   if (!person || answer.status !== 200) return;
-  const address = new URL(request.url);
-  await cache.delete(address.pathname);
-  await cache.put(address.pathname, dated(await answer.text()));
+  const key = keyOf(request);
+  await cache.delete(key);
+  await cache.put(key, dated(await answer.text()));
   const pages = (await cache.keys()).filter(one => new URL(one.url).pathname !== OWNER);
   for (const one of pages.slice(0, -PAGES_MAX)) await cache.delete(one);
+}
+
+// A channel's address has other views in its query; of its messages one page is kept, wherever that begins.
+function keyOf(request) {
+  const {pathname, search, searchParams} = new URL(request.url);
+  return pathname + (searchParams.has("thread") || searchParams.has("people") ? search : "");
 }
 
 const dated = html => new Response(html, {headers: {"Content-Type": "text/html; charset=utf-8",
                                                     "X-Kept-At": new Date().toISOString()}});
 
 async function kept(request) {
-  const cache = await caches.open(PAGE_CACHE), found = await cache.match(new URL(request.url).pathname);
+  const cache = await caches.open(PAGE_CACHE), found = await cache.match(keyOf(request));
   if (!found) return null;
   const at = new Date(found.headers.get("X-Kept-At")).toLocaleString();
   const words = `You are offline. This page is as it was at ${at}.`;

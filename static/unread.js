@@ -10,8 +10,11 @@ const ASK_COUNT_MS = 3_000;       // at most, until a page asks for a count that
 // The counts that the page was made with: channel → [unread messages, the transaction up to which all is read, those
 // that mention the reader].
 function countsOf(news) {
-  const words = news.dataset.counts.split(" "), counts = new Map();
-  for (let n = 0; n + 3 < words.length; n += 4) counts.set(words[n], [1, 2, 3].map(place => Number(words[n + place])));
+  const counts = new Map();
+  for (const alike of news.dataset.counts.split(",")) {
+    const [count, upto, calls, ...channels] = alike.split(" ");
+    for (const channel of channels) counts.set(channel, [count, upto, calls].map(Number));
+  }
   return counts;
 }
 
@@ -43,7 +46,8 @@ function countNews(news, isCalls = false) {
 const shownCount = count => count > COUNT_MAX ? `${COUNT_MAX}+` : String(count);
 
 function watchNews() {
-  const list = $("messages"), channels = $("channels"), here = location.pathname.match(/\/channel\/([\w-]+)$/)?.[1];
+  const list = $("messages"), isThread = list?.dataset.thread !== undefined;
+  const here = isThread ? undefined : location.pathname.match(/\/channel\/([\w-]+)$/)?.[1];
   const icon = document.querySelector("link[rel=icon]"), quietIcon = icon.href;
   const loudIcon = document.querySelector("meta[name=icon-with-news]").content;
   const isLive = list?.hasAttribute("hx-ws:connect"), page = crypto.randomUUID?.() ?? `${Math.random()}`;
@@ -114,7 +118,7 @@ function watchNews() {
   // Takes the messages here out of the news; returns true if the server had counted some of them.
   function forget() {
     const counts = countsOf($("news")), had = counts.delete(here);
-    if (had) $("news").dataset.counts = [...counts].flatMap(([id, given]) => [id, ...given]).join(" ");
+    if (had) $("news").dataset.counts = [...counts].map(([id, given]) => [...given, id].join(" ")).join();
     for (const item of [...$("news").children]) if (item.dataset.channel === here && item.id) item.remove();
     return had;
   }

@@ -172,7 +172,7 @@ def cursor(payload):
 
 
 def texts(payload):
-    return re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>',
+    return re.findall(r'\n<p(?: dir="auto")?>(.*?)</p>\n',
                       payload if isinstance(payload, str) else payload.decode(), re.DOTALL)
 
 

@@ -169,7 +169,7 @@ LINK = re.compile(r'<a href="(https?://[^"]*)" target="_blank" rel="nofollow noo
 
 def texts(html):
     """The texts of the messages in a page or frame, in order; an address that is a link to itself as the address."""
-    return [LINK.sub(r"\1", text) for text in re.findall(r'<p dir="auto" hx-ignore data-disable-scripting>(.*?)</p>',
+    return [LINK.sub(r"\1", text) for text in re.findall(r'\n<p(?: dir="auto")?>(.*?)</p>\n',
                                                          html, re.DOTALL)]
 
 

@@ -251,7 +251,7 @@ async def test_axe_finds_nothing_on_the_other_pages(chat, person, window, axe, s
     for path in (community, f"{community}/reports", f"{community}/members", private, f"{community}/direct",
                  f"{channel}/delete",
                  f"{community}/search?q=bold", f"{community}/search?q=nowhere", f"{community}/search",
-                 f"{channel}/message/{posts[0]}/thread", f"{channel}/at/{posts[1]}", "/sessions", "/name",
+                 f"{channel}?thread={posts[0]}", f"{channel}/at/{posts[1]}", "/sessions", "/name",
                  f"{community}/invitations", await ann.invitation(community)):
         await page.goto(base + path)
         if path.endswith("/members"):

@@ -146,7 +146,7 @@ async def three(chat, person):      # noqa: F811
         one.mem = mem_of(chat, name, community)["xt/id"]
     await eve.post(f"{community}/title", {"title": "Town", "openers": "members"}, channel)
     ann.private = (await ann.post(f"{community}/channel", {"title": "Hush hush", "private": "on"},
-                                  channel)).url.path.removesuffix("/people")
+                                  channel)).url.path
     await add(ann, bob)
     return ann, bob, eve
 
@@ -390,7 +390,7 @@ async def test_what_is_new_in_private_is_counted_for_its_people_alone(three):
     told, not_told = await heard(sockets[0], f"new-{post}"), await heard(sockets[1])
     assert f'id="new-{post}" data-channel="{ann.private[-36:]}"' in told and "new-" not in not_told
     pages = [(await one.get(one.public)).body_text for one in (bob, eve)]
-    assert [f'data-counts="{ann.private[-36:]} 1 ' in page for page in pages] == [True, False]
+    assert [re.search(f'data-counts="1 [^"]*{ann.private[-36:]}', page) is not None for page in pages] == [True, False]
 
 
 async def test_a_direct_message_is_hidden_until_somebody_writes_or_opens_it(chat, person):      # noqa: F811
@@ -422,7 +422,7 @@ async def test_the_last_person_in_a_private_channel_is_told_what_goes_with_them(
     ann = await person("ann@example.com")
     community, _ = await ann.new_channel()
     hush = (await ann.post(f"{community}/channel", {"title": "hush", "private": "on"}, community)).url.path
-    assert "the channel goes." in (await ann.get(hush)).body_text
+    assert "the channel goes." in (await ann.get(f"{hush}?people")).body_text
     for n in range(2):
-        await ann.say(hush.removesuffix("/people"), f"note {n}")
-    assert "the channel goes, and 2 messages with it." in (await ann.get(hush)).body_text
+        await ann.say(hush, f"note {n}")
+    assert "the channel goes, and 2 messages with it." in (await ann.get(f"{hush}?people")).body_text

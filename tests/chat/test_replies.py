@@ -86,10 +86,11 @@ async def test_a_thread_page_shows_one_message_and_its_replies(chat, two):
     await answer(ann, channel, "found them", reply, thread=id)
     await answer(bob, channel, "beside it", other)
     page = await bob.get(f"{channel}/message/{id}/thread")
+    assert page.url.path_qs == f"{channel}?thread={id}"
     assert texts(page.body_text) == ["tide tables?", "on the wall", "found them"]
     assert f'data-thread="{id}"' in page.body_text
     of_reply = await bob.get(f"{channel}/message/{reply}/thread")
-    assert of_reply.history[0].headers["Location"] == f"{channel}/message/{id}/thread#message-{reply}"
+    assert of_reply.history[0].headers["Location"] == f"{channel}?thread={id}#message-{reply}"
 
 
 async def test_a_reply_is_refused_in_a_sentence_when_it_answers_nothing(chat, two):
@@ -153,3 +154,6 @@ async def test_one_replies_in_the_channel_and_in_a_thread_of_a_browser(server, w
     assert await bob.locator(".message .quote").count() == 2
     await ann.reload()
     await until_texts(ann, ["tide tables?", "on the wall", "thank you"])
+    await ann.evaluate("""title => fetch(`${HERE}/title`, {method: "POST", body: new URLSearchParams({title}), headers: {
+        "X-CSRF-Token": document.querySelector("[name='__anti-forgery-token']").value, "HX-Request": "true"}})""", "seeds")
+    await ann.wait_for_function("() => document.title.endsWith('Thread in seeds – eelchat')")

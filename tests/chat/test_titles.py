@@ -1,7 +1,9 @@
 """Titles: what communities and channels are called, who may change it, and that open pages follow."""
 import html
 import re
+import uuid
 
+import yarl
 from people import chat, person, texts      # noqa: F401
 from test_chat import id_of
 
@@ -109,3 +111,22 @@ async def test_dialogs_come_when_one_is_opened_and_stand_on_a_page_of_their_own(
         assert set(re.findall(r'href="([^"#]+)#[\w-]+" data-dialog', page)) == {address}
         assert "Back to the chat" in (await ann.get(address)).body_text
     assert 'id="new-community"' in (await ann.get("/dialogs")).body_text
+
+
+async def test_each_page_of_a_community_leads_to_its_channels(chat, person):      # noqa: F811
+    """Links beside a channel are relative: on a page with another beginning of its address they would lead nowhere."""
+    ann = await person("ann@example.com")
+    community, channel = await ann.new_channel()
+    wanted = {channel, (await ann.post(f"{community}/channel", {"title": "seeds"}, channel)).url.path}
+    wanted.add(next(iter(re.findall(f"{community}/channel/[\\w-]+", (await ann.get(community)).body_text))))
+    private = (await ann.post(f"{community}/channel", {"title": "hush", "private": "on"}, channel)).url.path
+    id = uuid.uuid4()
+    await ann.say(channel, "a thread", id)
+    paths = [channel, f"{channel}?now", f"{channel}?thread={id}", f"{channel}?before={id}", private,
+             f"{private}?people", f"{channel}/message/{id}/thread", f"{private}/people", community,
+             f"{community}/members", f"{community}/search?q=thread", f"{community}/invitations", f"{community}/direct"]
+    for path in paths:
+        page = await ann.get(path)
+        listed = page.body_text.partition('id="channels"')[2].partition("</ul>")[0]
+        links = re.findall(r'<a href="([^"]+)"', listed)
+        assert {page.url.join(yarl.URL(link)).path for link in links} == wanted and len(links) == len(wanted), path

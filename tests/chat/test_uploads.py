@@ -229,7 +229,6 @@ async def test_a_file_is_open_to_those_alone_who_may_read_its_message(chat, two,
     eve, visitor = await person("eve@example.com"), await person()
     community = channel.partition("/channel")[0]
     private = (await ann.post(f"{community}/channel", {"title": "two", "private": "on"}, community)).url.path
-    private = private.removesuffix("/people")
     own = (await eve.new_channel())[1]
     (open_file,), (secret,) = await ann.say_with(channel, "", "a.txt"), await ann.say_with(private, "", "secret.txt")
     unposted = (await ann.upload(channel, "not.txt", b"not yet")).id
