@@ -10,8 +10,8 @@ the mutants, so that a run can be repeated. Files that are named together are le
 learned, so that the next run need not learn it. Forty mutants of store.py take some twenty minutes on two cores.
 
 coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. Tests that begin
-with such a process or a browser are not asked, nor is a test longer than TEST_S_MAX, nor one on PostgreSQL unless a file
-is store_postgres.py.
+with such a process or a browser are not asked, nor is a test longer than TEST_S_MAX, nor one on PostgreSQL unless a
+file is store_postgres.py.
 
 Two kept tools do not fit the store. mutmut 3.8, tried, writes all mutants of a file into one module. That suits the
 files of biff/ (177 mutants of door.py in three minutes); for store.py it had written nothing after four minutes.
@@ -47,6 +47,7 @@ TEST_S_MAX = 20                       # a slower test is not asked: most mutants
 ASKED_S_MAX = 60                      # of tests for one mutant: as much as forty mutants can take in half an hour
 HANGS = 10, 20                        # a test hangs after so many of its own times, and so many seconds more
 OTHERS = {"server", "strace", "cables", "browser"}       # fixtures of tests that mostly wait for another process
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}      # kept in the copies, which takes half of the time from each later run
 SWAPPED = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",
            ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-", ast.Sub: "+", ast.Mult: "//",
            ast.FloorDiv: "*", ast.BitOr: "&", ast.BitAnd: "|", ast.And: "or", ast.Or: "and"}
@@ -255,9 +256,9 @@ def pytest(folder, seed, tests, timeout_s=None, **environment):
     """The exit status, and what was said; with the processes that the tests left behind it is over."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "mutants",
                "--seed", str(seed), *tests]
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT / 'bench'}", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    environment = {"PYTHONPATH": f"{folder}:{ROOT / 'bench'}", "PYTHONDONTWRITEBYTECODE": "1"} | environment
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", env=environment, start_new_session=True) as running:
+                          errors="replace", env=os.environ | environment, start_new_session=True) as running:
         timer = threading.Timer(timeout_s or threading.TIMEOUT_MAX, end, [running.pid])
         timer.start()
         said = running.stdout.read()
@@ -276,8 +277,9 @@ def learn(folder, files, given, tests):
     to = folder / "learned"
     to.mkdir()
     skipped = [] if "store_postgres.py" in files else ["-k", "not postgres"]
+    files_there = json.dumps([str(folder / file) for file in files])
     status, said = pytest(folder, given.seed, ["-n", str(given.workers), "--dist", "worksteal", *skipped, *tests],
-                          MUTANTS_TO=str(to), MUTANTS_FILES=json.dumps([str(folder / file) for file in files]))
+                          MUTANTS_TO=str(to), MUTANTS_FILES=files_there, **COMPILED)
     print(said[-1500:] if status else said.splitlines()[-1], flush=True)
     lines, seconds = {file: {} for file in files}, {}
     for told in (json.loads(path.read_text()) for path in to.iterdir()):
@@ -292,10 +294,13 @@ def learn(folder, files, given, tests):
 
 def learned(folder, files, given, tests):
     """What `learn` returns, or what the last run kept of the same files and tests; it is in the file of this path."""
-    hashed = hashlib.blake2b(repr([files, tests, [(folder / file).read_bytes() for file in files]]).encode()).hexdigest()
+    sources = [(folder / file).read_bytes() for file in files]
+    hashed = hashlib.blake2b(repr([files, tests, sources]).encode()).hexdigest()
     path = pathlib.Path(given.learned or folder / "learned.json").resolve()
     if not path.exists() or json.loads(path.read_text())["of"] != hashed:
         path.write_text(json.dumps(learn(folder, files, given, tests) | {"of": hashed}))
+    else:
+        pytest(folder, given.seed, ["-n", "0", "--collect-only", *tests], **COMPILED)
     return path
 
 
@@ -333,16 +338,17 @@ def main():
     tests = given.tests or sorted({test for file in counts for test in TESTS[re.match("[a-z]+", file)[0]]})
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        places, folders = [copied(pathlib.Path(name) / str(n)) for n in range(given.workers)], queue.Queue()
+        place, folders = copied(pathlib.Path(name) / "0"), queue.Queue()
         print(f"repeat with --seed {given.seed}; which of {' '.join(tests)} runs which line?", flush=True)
-        path = learned(places[0], list(counts), given, tests)
-        for place in places:
-            folders.put(place)
-        sources = {file: (places[0] / file).read_bytes() for file in counts}       # as learned, whatever comes later
+        path = learned(place, list(counts), given, tests)
+        folders.put(place)
+        for n in range(1, given.workers):
+            folders.put(shutil.copytree(place, pathlib.Path(name) / str(n), symlinks=True))
+        sources = {file: (place / file).read_bytes() for file in counts}       # as learned, whatever comes later
         noticed = {file: run(file, sources[file], count, given, path, folders) for file, count in counts.items()}
     print("\n| file | mutants | noticed |\n| --- | ---: | ---: |")
     for file, fates in noticed.items():
-        print(f"| {file} | {len(fates)} | {sum(fates)} ({sum(fates) / len(fates):.0%}) |")
+        print(f"| {file} | {len(fates)} | {sum(fates)} ({sum(fates) / max(len(fates), 1):.0%}) |")
     print(f"\nin {(time.monotonic() - begun) / 60:.0f} minutes")
 
 

@@ -3,6 +3,7 @@ and a system that starts and stops in order."""
 import asyncio
 import datetime as dt
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -322,6 +323,21 @@ def test_a_text_has_at_most_fifty_links_and_the_rest_stays_text():
     pieces = biff.addresses_apart("http://a " * 1_100)
     assert sum(is_address for _, is_address in pieces) == 50
     assert "".join(piece for piece, _ in pieces) == "http://a " * 1_100
+
+
+def test_a_long_catching_up_says_now_and_then_how_far_it_is_and_can_be_stopped(monkeypatch, capsys):
+    """A start of minutes would be silent, or print a line for each of a million transactions and obey no Ctrl-C."""
+    now, is_ending = [1000.0], [False]
+    monkeypatch.setattr(biff.tx, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = biff.tx._progress({"biff/is-ending": lambda: is_ending[0]})
+    for done in range(1, 1_001):
+        progress(done, 1_000)
+        now[0] += biff.tx.PROGRESS_S / 99
+    told = [int(done.replace(",", "")) for done in re.findall(r"\] (\S+) of 1,000\n", capsys.readouterr().err)]
+    assert 10 <= len(told) <= 12 and told[0] == 1 and told[-1] == 1_000, told
+    is_ending[0] = True
+    with pytest.raises(biff.StartError, match="Stopped at transaction 7 of 9"):
+        progress(7, 9)
 
 
 def test_a_document_that_is_evicted_while_it_is_looked_up_is_not_found():

@@ -99,6 +99,20 @@ async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, p
     assert answer.url.path == community and f'action="{community}"' in answer.body_text
 
 
+async def test_signing_in_leads_back_to_a_page_and_never_to_a_part_of_one(chat, person):      # noqa: F811
+    """Without this, who signs in again would end at an address that shows a fragment, or that only forms are sent to."""
+    one = await person()
+
+    def way_back(answer):
+        target = answer.headers.get("HX-Redirect") or answer.headers["Location"]
+        assert target.startswith("/signin?error=not-signed-in")
+        return yarl.URL(target).query.get("return-to")
+    page = {"path": "/sessions?x=1", "allow_redirects": False}
+    assert way_back(await one.get(**page)) == "/sessions?x=1"
+    assert way_back(await one.get(**page, headers={"HX-Request": "true"})) is None
+    assert way_back(await one.post("/sessions/others/revoke", allow_redirects=False)) is None
+
+
 @pytest.mark.parametrize("elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example", "/\t/evil.example",
                                        "evil", "/" + "x" * 500])
 async def test_signing_in_leads_nowhere_but_here(chat, person, elsewhere):      # noqa: F811

@@ -941,7 +941,8 @@ async def test_everything_that_happens_leaves_no_secret_in_the_log(chat, person,
     say(f"{len(records)} lines of the log searched for {len(secrets_)} tokens, codes, cookies, addresses and texts: "
         f"{len(found)} found; asked 0")
     assert not found and len(records) > 30
-    for told in ("Signed in: user", "Signed out: user", "Not signed in, wrong or used code",
+    ann_id = biff.lookup_id(chat["biff/node"].db(), "user/email", "ann@example.com")
+    for told in (f"Signed in: user {ann_id}", f"Signed out: user {ann_id}", "Not signed in, wrong or used code",
                  "Not signed in, wrong or used link", "Refused, for it has no token", "error "):
         assert told in lines, told
 
