@@ -100,7 +100,7 @@ async def test_who_follows_an_invitation_comes_back_to_it_once_signed_in(chat, p
 
 
 async def test_signing_in_leads_back_to_a_page_and_never_to_a_part_of_one(chat, person):      # noqa: F811
-    """Without this, who signs in again would end at an address that shows a fragment, or that only forms are sent to."""
+    """Who signs in again would end at an address that shows a fragment, or that only forms are sent to."""
     one = await person()
 
     def way_back(answer):
