@@ -193,7 +193,7 @@ def open_store(request, tmp_path):
 
     def opened(*args, at=None, **options):
         path = tmp_path / f"{at or f'beside{next(count)}'}.db"
-        node = store.open(path, *args, **options)
+        node = store.open(path, *args, **{"timeout": 60} | options)          # the other one may have the lock for long
         upkeep(path)
         return node
     return opened
