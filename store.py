@@ -66,7 +66,7 @@ import types
 import urllib.parse
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Self
 
 import msgpack
@@ -1957,7 +1957,9 @@ def _call_of_query(ref: weakref.ref, what: str, number: Any, *cells: Any) -> Any
     reader: Any = ref()
     try:
         run = reader.run
-        return run.member(number, *cells) if what == "member" else getattr(run.calls, what)(number, cells)
+        if what == "member":
+            return run.parsed.native.member(run, number, *cells)
+        return getattr(run.calls, what)(number, cells)
     except BaseException as error:
         reader.error, reader.is_used = error, True
         raise
@@ -4477,7 +4479,8 @@ def _parse(query: Any, functions: Mapping[str, Callable], outer: frozenset[int] 
         raise QueryError(f"\"with\" is {_short(query['with'])}; wanted a list of variables, beside an aggregate in "
                          "find.")
     is_tested = any(isinstance(clause, _Test) for clause in _all_clauses(where, parser.rules))
-    native = _sibling_if_there("store_native") if is_grouped or is_tested or order else None
+    is_native = is_grouped or is_tested or order or any(binding.shape == "collection" for binding in ins)
+    native = _sibling_if_there("store_native") if is_native else None
     searched = _sibling("store_text").searched(where, ins, order if limit is not None else ()) \
         if any(isinstance(clause, _Search) for clause, _ in _every(where)) else ()
     parsed = _Parsed(find, is_bare, _parse_names(query, find), ins, where, parser.rules, order, limit, offset or 0,
@@ -5895,7 +5898,8 @@ class _Shaper:
         main = joiner.text.statement(block.sql(columns, is_distinct) + order + limit)
         is_alone = is_direct and not (shared.tables or shared.calls or shared.is_over)
         all_found = found | {read.v for read in reads}
-        plan = _Plan(*self.common(where), main, row, arms, late=reads, is_direct=is_direct, is_simple=is_alone and not arms,
+        plan = _Plan(*self.common(where), main, row, arms, late=reads, is_direct=is_direct,
+                     is_simple=is_alone and not arms,
                      is_whole=is_direct and not (late or arms) and self._is_whole(row),
                      late_repeats=not parsed.is_bag and (repeats or not self._shows(all_found)),
                      repeats=repeats and not is_distinct, is_grouped=parsed.is_grouped, is_ordered=is_ordered,
@@ -6297,26 +6301,13 @@ class _Run:
 
     def _inputs(self) -> _Inputs:
         """What the plan depends on of the arguments: which are sets, which are long, how many rows are in a range."""
-        sizes = []
-        for place, (arg, binding) in enumerate(zip(self.args, self.parsed.ins)):
-            if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= LONG_ARGUMENT:
-                sizes.append((place, 10 ** (len(str(len(arg))) - 1)))
-        if self.parsed.watched:
-            sizes += self.parsed.native.sizes(self)
+        sizes = self.parsed.native.sizes(self) if self.parsed.native else []
         sizes += [(spec, _sibling("store_text").size(self, spec, is_counted))
                   for spec, is_counted in self.parsed.searched]
         sets = [("in", i) for i, arg in enumerate(self.args) if type(arg) in _SETS]
         modes = tuple((name, _sibling("store_parts").mode_of(self, name, self.args[place]))
                       for name, place in self.parsed.sources.items())
         return _Inputs(frozenset(sets), tuple(sizes), modes) if sets or sizes or modes else _NO_INPUTS
-
-    def member(self, place: int, cell: Cell) -> bool:
-        """Whether an argument that is too long for a table has a value."""
-        values, value = self.args[place], self.cells.value(cell)
-        if type(values) in _SETS and (kind := type(value)) in _MEMBERS:       # making one of cells takes long
-            return value in values and (kind is not int or _Exactly(value) in values)
-        kind, values = self.members.get(place) or self.members.setdefault(place, _members(self, values))
-        return cell in values if kind is None else type(value) is kind and value in values
 
     def __enter__(self) -> Self:
         self.reader.run, self.reader.deadline = self, self.deadline
@@ -6469,31 +6460,6 @@ def _padded(row: Any, width: int) -> tuple:
 def _any_json(run: _Run, values: Iterable, with_twins: bool = False) -> str:
     every = (twin for value in values for twin in _twins(value)) if with_twins else values
     return json.dumps([_json_cell(run.cells.given(value)) for value in every])
-
-
-def _members(run: _Run, values: Any) -> tuple[type | None, Any]:
-    """What a long argument has: (the type of all its values, they), or (None, their cells)."""
-    kinds = set(map(type, values))
-    if len(kinds) == 1 and kinds <= _MEMBERS:
-        return kinds.pop(), values if type(values) in _SETS else set(values)
-    return None, set(map(run.cell, values))
-
-
-_MEMBERS = {int, str, bytes, uuid.UUID}         # what only its own type equals in Python, and whole numbers
-
-
-class _Exactly:
-    """Equals a whole number only, not True or 1.0, of which a set may have one in its place."""
-    __slots__ = "value",
-
-    def __init__(self, value: int):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is int and other == self.value
 
 
 def _json_cells(cells: Iterable) -> str:

@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 if not __package__:
@@ -239,9 +240,12 @@ def watched(where: Iterable[store._Clause], ins: Iterable[store._Binding]) -> tu
                  and triple.e not in scalars and store._is_var(triple.v) and triple.v in tests)
 
 
-def sizes(run: store._Run) -> list[tuple[str, float]]:
-    """(variable, its rows as far as they are counted) of each range that is counted before a plan is chosen."""
-    index, found = run.file.index, []
+def sizes(run: store._Run) -> list[tuple[Any, float]]:
+    """What is counted before a plan is chosen: (place of a long argument or variable in a range, its rows)."""
+    index, found = run.file.index, list[tuple[Any, float]]()
+    for place, (arg, binding) in enumerate(zip(run.args, run.parsed.ins)):
+        if binding.shape == "collection" and isinstance(arg, Collection) and len(arg) >= store.LONG_ARGUMENT:
+            found.append((place, 10 ** (len(str(len(arg))) - 1)))
     for var, a, tests in run.parsed.watched:
         number = index.attributes.get(a)
         intervals = [bounds(run, tests, kind) for kind in _EACH_KIND if index.kinds.get(number, 0) & kind]
@@ -268,6 +272,42 @@ def _range_size(reader: store._Reader, a: int | None, intervals: list) -> float:
         "select count(*) from (select 1 from facts where p = 0 and a = ? and v >= ? and v < ? limit ?)",
         (a, *ends, store.COUNTED_MAX + 1)).fetchone()[0] for ends in intervals)
     return math.inf if count > store.COUNTED_MAX else 8 ** (max(count - 1, 0).bit_length() // 3 + 1)
+
+
+# ── Arguments that are too long for a table ──────────────────────────────────────────────────────────────────
+
+_MEMBERS = {int, str, bytes, uuid.UUID}         # what only its own type equals in Python, and whole numbers
+
+
+def member(run: store._Run, place: int, cell: store.Cell) -> bool:
+    """Whether such an argument has a value, for SQL."""
+    values, value = run.args[place], run.cells.value(cell)
+    if type(values) in store._SETS and (kind := type(value)) in _MEMBERS:       # making one of cells takes long
+        return value in values and (kind is not int or _Exactly(value) in values)
+    kind, values = run.members.get(place) or run.members.setdefault(place, _members(run, values))
+    return cell in values if kind is None else type(value) is kind and value in values
+
+
+def _members(run: store._Run, values: Any) -> tuple[type | None, Any]:
+    """What a long argument has: (the type of all its values, they), or (None, their cells)."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= _MEMBERS:
+        return kinds.pop(), values if type(values) in store._SETS else set(values)
+    return None, set(map(run.cell, values))
+
+
+class _Exactly:
+    """Equals a whole number only, not True or 1.0, of which a set may have one in its place."""
+    __slots__ = "value",
+
+    def __init__(self, value: int):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is int and other == self.value
 
 
 # ── Pages (`top` in bench/store.py) ──────────────────────────────────────────────────────────────────────────
