@@ -327,6 +327,18 @@ async def test_a_page_that_was_left_at_once_follows_nothing(chat, two):      # n
     assert await unread_on(bob, other) == {}
 
 
+async def test_a_page_of_before_takes_nothing_back_of_what_the_store_has(chat, two):      # noqa: F811
+    """A tab that wakes up after days would make new again all that was read since in another one."""
+    ann, bob, channel, other = two
+    for n in range(3):
+        await ann.say(channel, f"{n}")
+    await read_to(bob, channel)
+    await unread.put_positions(biff.assoc_db(chat), all=True)
+    assert not chat["chat_positions"].moved
+    await read_to(bob, channel, 0)
+    assert await unread_on(bob, other) == {}
+
+
 async def test_a_count_goes_to_a_hundred_and_reads_no_further(chat, two, monkeypatch):      # noqa: F811
     """A page would count a hundred thousand messages for somebody who was away for a year."""
     monkeypatch.setattr(unread, "COUNT_MAX", 6)
