@@ -5,9 +5,10 @@
 
 First the tests run once under coverage.py, which tells the lines that each test runs. Then each mutant goes into a copy
 of the project, and the tests that run its line are asked, the fastest first, until one fails. A mutant that no test
-notices has survived: look whether it changes anything that matters, and write the test that was missing. The seed draws
-the mutants, so that a run can be repeated. Files that are named together are learned together; --learned keeps what was
-learned, so that the next run need not learn it. Forty mutants of store.py take some twenty minutes on two cores.
+notices has survived: ask the others that run the line, look whether it changes anything that matters, and write the
+test that was missing. The seed draws the mutants, so that a run can be repeated. Files that are named together are
+learned together; --learned keeps what was learned, so that the next run need not learn it. Forty mutants of store.py
+take some ten minutes on two cores that do nothing else.
 
 coverage.py does not see lines that only run in processes that a test starts: no mutant is drawn there. Tests that begin
 with such a process or a browser are not asked, nor is a test longer than TEST_S_MAX, nor one on PostgreSQL unless a
@@ -365,10 +366,11 @@ def run(file, source, count, given, path, folders):
     print("| line | function | instead of | noticed by |\n| ---: | --- | --- | --- |", flush=True)
 
     def tried(mutant):
-        by = fate(folders, file, source, mutant, asked(quick[mutant.line], told["seconds"]), path, given.seed)
+        names = asked(quick[mutant.line], told["seconds"])
+        by = fate(folders, file, source, mutant, names, path, given.seed)
         old = " ".join(source[mutant.begin:mutant.end].decode().split())
         print(f"| {mutant.line} | `{function_of(tree, mutant.line)}` | `{old[:60]}` → `{mutant.text.strip()[:60]}` | "
-              f"{by or '**nobody**'} |", flush=True)
+              f"{by or f'**nobody** of {len(names)}, {len(quick[mutant.line])} run the line'} |", flush=True)
         return bool(by)
     with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
         return list(pool.map(tried, drawn))
