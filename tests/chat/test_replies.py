@@ -154,6 +154,7 @@ async def test_one_replies_in_the_channel_and_in_a_thread_of_a_browser(server, w
     assert await bob.locator(".message .quote").count() == 2
     await ann.reload()
     await until_texts(ann, ["tide tables?", "on the wall", "thank you"])
-    await ann.evaluate("""title => fetch(`${HERE}/title`, {method: "POST", body: new URLSearchParams({title}), headers: {
-        "X-CSRF-Token": document.querySelector("[name='__anti-forgery-token']").value, "HX-Request": "true"}})""", "seeds")
+    await ann.evaluate("""title => fetch(`${HERE}/title`, {
+        method: "POST", body: new URLSearchParams({title}), headers: {"HX-Request": "true",
+        "X-CSRF-Token": document.querySelector("[name='__anti-forgery-token']").value}})""", "seeds")
     await ann.wait_for_function("() => document.title.endsWith('Thread in seeds – eelchat')")
