@@ -184,6 +184,17 @@ def test_a_held_snapshot_stays_the_same_while_another_node_writes(join):
     assert one.submit_tx([store.match(0, {"xt/id": 0, "name": "new"}), put({"xt/id": 9, "name": "x"})]).committed
 
 
+def test_what_another_node_backdates_is_seen_at_past_valid_times(join):
+    """Without this, a node would answer as if nothing had ever been corrected, until it was opened again."""
+    one, other = join(), join()
+    times = [one.submit_tx([put({"xt/id": "a", "name": n})]).tx_time for n in (1, 2, 3)]
+    past = other.db(valid_time=times[1])
+    assert other.db(valid_time=times[1]).q(NAMED) == past.q(NAMED) == [("a", 2)]
+    one.submit_tx([put({"xt/id": "a", "name": 5}, times[0], times[2])])
+    assert other.db(valid_time=times[1]).q(NAMED) == [("a", 5)] and past.q(NAMED) == [("a", 2)]
+    assert other.db(valid_time=times[2]).q(NAMED) == one.db().q(NAMED) == [("a", 3)]
+
+
 def test_what_one_node_evicts_is_gone_from_all(join, tmp_path):
     """A document that must be forgotten would stay in the memory of the others, or in the write-ahead log."""
     one, two = join(), join()
