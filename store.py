@@ -1104,14 +1104,11 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Point(NamedTuple):
-    """A place in the log: a transaction, its time, and the number of its last document.
-
-    `mark` is what the file's head has while this is its newest transaction; of a past one _UNKNOWN.
-    """
+    """A place in the log: a transaction, its time, and the number of its last document."""
     tx_id: int
     time: int
     n: int
-    mark: int = _UNKNOWN
+    mark: int = _UNKNOWN              # what the file's head has while this is its newest transaction
 
 
 # The newest transaction up to ?1 of which a column, which rises with the log, is at most ?2.
@@ -2316,10 +2313,7 @@ _PUT, _DELETE, _MATCH, _EVICT, _CALL = range(5)
 
 
 class _Op(NamedTuple):
-    """An operation, checked: times in microseconds; of a document its bytes, their hash and its facts.
-
-    `record` is what the log keeps of it: hashes, never contents.
-    """
+    """An operation, checked: times in microseconds; of a document its bytes, their hash and its facts."""
     kind: int
     id: Any
     start: int | None = None
@@ -2328,7 +2322,7 @@ class _Op(NamedTuple):
     hash: Any = None
     facts: list = []
     args: tuple = ()
-    record: bytes = b""
+    record: bytes = b""               # what the log keeps of it: hashes, never contents
 
 
 def _record(kind: int, id: Any, *rest: Any) -> bytes:
@@ -4279,8 +4273,7 @@ class _Not(_Clause):
 
 
 class _Or(_Clause):
-    """Branches of which one must hold. The terms are what they share with other clauses; all else in them is their own.
-    """
+    """Branches of which one must hold. The terms are the variables that they share with other clauses."""
 
 
 class _RuleCall(_Clause):
@@ -6197,8 +6190,7 @@ def _answered(reader: _Reader, mode: str, db: Db, parsed: _Parsed, args: tuple, 
 
 
 def _quickly(quick: _Quick, db: Db, args: tuple, reader: _Reader, mode: str, timeout_s: float) -> list | None:
-    """The answer, if each argument is a short text, which is its own cell, or a UUID with a number, or bounds a range
-    and is a whole number."""
+    """The answer, if each argument is a short text (its own cell), a UUID with a number, or a range's whole number."""
     parameters = [*db._bindings(mode), *quick.constants]
     for place, argument in quick.arguments:
         value = args[argument]
@@ -6637,7 +6629,7 @@ class _Calls:
             args = _Const(_inheriting(args[0].value, self.run.parsed)), *args[1:]
         getters = [self.getter(arg, vars, made) for arg in args]
         if head == "get-attr":
-            return self._get_attr(args, getters, self._snapshot(of))
+            return _sibling("store_functions").get_attr(self.run, args, getters, self._snapshot(of))
         if head == "if" and len(getters) in (2, 3):
             test, then, other = (*getters, lambda values: None)[:3]
             return lambda values: then(values) if _is_true(test(values)) else other(values)
@@ -6691,19 +6683,6 @@ class _Calls:
     def _subquery(self, db: Db, query: dict, *args: Any) -> Any:
         answers = db.q(query, *args)
         return None if answers == [] else answers
-
-    def _get_attr(self, args: tuple, getters: list[Callable], db: Db) -> Callable:
-        if len(args) not in (2, 3) or type(args[1]) is not _Const:
-            raise QueryError("get-attr wants the name of an attribute: (\"get-attr\", \"?e\", \"name\", default). A "
-                             "clause [e, \"?a\", v] takes a variable.")
-        run, a = self.run, args[1].value
-        mode = run.mode if db is run.db else _sibling("store_parts").mode_of(run, "", db)
-
-        def values_of(values: Any) -> Any:
-            document = db._document(getters[0](values), run.reader, mode)
-            found = _distinct(_several(document[a])) if document and a in document else None
-            return found or ([getters[2](values)] if len(args) == 3 else None)
-        return values_of
 
 
 @contextlib.contextmanager

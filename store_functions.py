@@ -169,6 +169,20 @@ _TIMES: dict[str, Callable] = {
 FUNCTIONS: dict[str, Callable] = _ARITHMETIC | _LOGIC | _TEXTS | _COLLECTIONS | _TIMES
 
 
+def get_attr(run: store._Run, args: tuple, getters: list[Callable], db: store.Db) -> Callable:
+    """A call of get-attr as a function of its variables' values: what an entity has of an attribute, or None."""
+    if len(args) not in (2, 3) or type(args[1]) is not store._Const:
+        raise store.QueryError("get-attr wants the name of an attribute: (\"get-attr\", \"?e\", \"name\", default). A "
+                               "clause [e, \"?a\", v] takes a variable.")
+    a, mode = args[1].value, run.mode if db is run.db else store._sibling("store_parts").mode_of(run, "", db)
+
+    def values_of(values: Any) -> Any:
+        document = db._document(getters[0](values), run.reader, mode)
+        found = store._distinct(store._several(document[a])) if document and a in document else None
+        return found or ([getters[2](values)] if len(args) == 3 else None)
+    return values_of
+
+
 # Aggregates
 
 
