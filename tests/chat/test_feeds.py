@@ -335,7 +335,7 @@ async def outcome(work):
 async def test_hostile_feeds_stay_within_their_bounds(host, monkeypatch, size, say):      # noqa: F811
     """One feed could stop the chat for everyone, or fill its memory."""
     monkeypatch.setattr(door, "GET_S_MAX", size(0.5, 10.0))
-    monkeypatch.setattr(feed_reader, "READ_S_MAX", 60)           # its process, which goes behind all others, has its own
+    monkeypatch.setattr(feed_reader, "READ_S_MAX", 60)          # its process goes behind all others
     host.pages |= {f"/{n}": body for n, body in enumerate(HOSTILE_DOCUMENTS.values())}
     usual = memory_mb("self", "VmRSS")
     outcomes = {}
