@@ -33,6 +33,18 @@ def submit_from_threads(node, count, threads=8):
     return sorted(times)[int(len(times) * 0.99)]
 
 
+def test_however_many_listen_one_thread_hears_what_others_write(tmp_path):
+    """Each listener, and each wait for a transaction, would leave one more thread behind."""
+    before = set(threading.enumerate())
+    with contextlib.closing(store.open(tmp_path / "a.db")) as node:
+        for _ in range(3):
+            node.on_tx(lambda tx: None), node.on_notice(lambda notice: None)
+            with pytest.raises(store.LateError):
+                node.await_tx(1, timeout_s=0)
+        bells = [thread for thread in set(threading.enumerate()) - before if thread.name == "store-bell"]
+        assert len(bells) == 1
+
+
 def test_three_listeners_one_fails_one_is_slow_one_counts(size, say, open_store):
     """Without this, one broken plugin would silence the chat."""
     rounds, each = 5, size(400, 2_000)
