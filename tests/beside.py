@@ -95,14 +95,14 @@ ALL_NAMES = {"find": ["?e", "?n"], "where": [["?e", "name", "?n"]], "limit": 5}
 
 
 def look_after(path, ended):
-    """Between two pieces of work it rests as long as the last one took: a busy machine would leave the test no turn."""
+    """Between two pieces of work it rests three times as long as the last one took: else the test has no turn."""
     rng, rest_s = random.Random(path), 0.0
     with store.open(path, timeout=60) as node:
         node.on_tx(lambda tx: None)
         while not ended.wait(max(rest_s, rng.random() * 0.02)):
             begun = time.monotonic()
             rng.choice([write_statistics, empty, ask, derive])(node)
-            rest_s = time.monotonic() - begun
+            rest_s = 3 * (time.monotonic() - begun)
 
 
 def write_statistics(node):

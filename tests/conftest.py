@@ -119,8 +119,8 @@ def pytest_cmdline_main(config):
 def try_again_what_failed(option):
     """Browsers and servers share two noisy cores: one test of thousands must not refuse a change by chance.
 
-    The summary shows each first try with its traceback, since it is a fault to mend. A test of the store has one try: an
-    answer that is wrong once is wrong.
+    The summary shows each first try with its traceback, since it is a fault to mend. A test of the store has one try:
+    an answer that is wrong once is wrong.
     """
     if getattr(option, "reruns", 0) is None:
         option.reruns, option.max_suite_reruns, option.rerun_show_tracebacks = 1, AGAIN_MAX, True
