@@ -249,6 +249,11 @@ class Naive:
         """True if each rule can be answered at least where all its places are bound."""
         return all((name, frozenset(range(self.arity(name)))) in self.patterns for name in self.rules)
 
+    def has_one_need(self, name):
+        """True if one set of places must be bound for any call of a rule; else one set or another will do."""
+        sets = [places for rule, places in self.patterns if rule == name]
+        return not sets or frozenset.intersection(*sets) in sets
+
     def arity(self, name):
         return len(self.rules[name][0][0])
 

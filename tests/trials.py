@@ -226,6 +226,8 @@ def complaint(db, trial, evaluator=None):
             return None
         if "needs a value for _" in str(error):         # a rule has one set of places to be bound; a blank is none
             return None
+        if "bound before" in str(error) and not all(map(evaluator.has_one_need, evaluator.rules)):
+            return None
         return f"{trial.ask} was refused: {type(error).__name__}: {error}"
     except Exception as error:
         return f"{trial.ask} raised {type(error).__name__}: {error}"

@@ -305,3 +305,11 @@ def test_a_rule_that_needs_a_blank_bound_is_refused_by_that_name(node):
     rules = [[("older", ["?a"], "?b"), ["?a", "n", "?n"], ["?b", "n", "?m"], [(">", "?n", "?m")]]]
     with pytest.raises(store.UnknownVariableError, match="needs a value for _ bound before"):
         node.db().q({"find": "?b", "rules": rules, "where": [("older", "_", "?b")]})
+
+
+def test_a_rule_that_could_begin_at_either_argument_is_asked_with_the_first(node):
+    """Without this, somebody would take the refusal for a fault of their own call."""
+    rules = [[("twice", "?a", "?b"), [("*", "?b", 2), "?a"], [("/", "?a", 2), "?b"]]]
+    assert node.db().q({"find": "?b", "in": ["?a"], "rules": rules, "where": [("twice", "?a", "?b")]}, 6) == [3]
+    with pytest.raises(store.UnknownVariableError, match=r"needs \?a bound before"):
+        node.db().q({"find": "?a", "in": ["?b"], "rules": rules, "where": [("twice", "?a", "?b")]}, 3)
