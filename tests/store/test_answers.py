@@ -50,6 +50,13 @@ def test_rows_left_behind_hold_no_reader_in_the_past(node):
     assert rows is not None, "they are kept, as a local name keeps them"
 
 
+def test_what_was_verified_holds_no_reader_in_the_past(node):
+    """Without this, a check of the file, which reads one state of it, would freeze what is read afterwards."""
+    fill(node)
+    node.verify()
+    assert_the_present_is_seen(node)
+
+
 @pytest.mark.parametrize("query", [
     {"find": [("count", "?e"), "?v"], "where": [["?e", "v", "?v"]], "timeout": 0},
     {"find": ("sum", "?v"), "where": [["?e", "v", "?v"], [(lambda v: v / (v - 1500), "?v")]]},
