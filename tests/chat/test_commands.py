@@ -516,7 +516,7 @@ async def test_what_a_feed_says_is_text_on_the_page_and_on_the_socket(host, ann,
     told = [feed_reader.told(entry) for entry in feed_reader.entries_of(whole, ann.feed)]
     for shown in page, frames:
         assert [html.unescape(text) for text in texts(shown)][-len(told):] == told
-    ours = {("div", "id hx-swap-oob"), ("input", "type id value hx-swap-oob"), ("ul", "id hx-swap-oob"),
+    ours = {("p", "dir"), ("div", "id hx-swap-oob"), ("input", "type id value hx-swap-oob"), ("ul", "id hx-swap-oob"),
             ("li", "id data-channel data-mem data-said data-tx")}
     strange = (markup(page) | markup(frames)) - markup(clean) - ours
     say(f"{len(payloads)} attacks as a feed's title, author, text and link, on the page and the socket: {len(strange)} "

@@ -53,7 +53,7 @@ WORD = re.compile(r"w(\d+)w")
 CHANGING = re.compile(r'(?<=name="post" value=")[^"]+|(?<=id="cursor" '
                       r'value=")\d+|(?<=\?after=)\d+|(?<=id=")message-[^"]+|(?<=\?before=)[^"]+|'
                       r'(?<=data-tx=")\d+|(?<=data-said=")\d+|(?<=id=")(?:new|gone)-[^"]+|'
-                      r'(?<=") dir="auto"(?=>)')                     # stands only where a title needs it
+                      r' dir="auto"')                              # stands only where a text needs it
 
 
 @pytest.fixture
