@@ -356,7 +356,9 @@ async def find_and_be_told(ann, channel):
     await ann.wait_for_selector("#go-list [role=option]")
     await ann.keyboard.press("Escape")
     await ann.fill("#search", "many")
-    await ann.press("#search", "Enter")
+    async with ann.expect_navigation():
+        await ann.press("#search", "Enter")
+    assert await ann.locator(".hit").count(), await ann.inner_text("main")
     await ann.click(".hit")
     await ann.wait_for_selector(".message.sought")
     await ann.goto(channel)
