@@ -535,6 +535,7 @@ async def test_a_page_that_shows_the_newest_only_is_never_missing_one(tmp_path, 
 
 TIDY = """() => { const list = document.querySelector('#messages').cloneNode(true);
   for (const one of list.querySelectorAll('.first-new')) one.classList.remove('first-new');
+  for (const one of list.querySelectorAll('[class]')) one.className = [...one.classList].sort().join(' ');
   for (const one of list.querySelectorAll('[class=""]')) one.removeAttribute('class');
   return [list.innerHTML, document.querySelector('#heading').innerHTML, document.querySelector('#text-label').innerHTML,
           document.title.replace(/^\\(\\d+\\) /, ''), document.querySelector('#channels').innerText] }"""
