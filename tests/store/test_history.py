@@ -738,7 +738,7 @@ def test_a_rebuilt_index_is_the_same_row_for_row(seed, size, open_store):
         everything = {"find": ["?a", "?b", "?n"], "where": [["?a", "several", "?b"], ["?b", "n", "?n"]]}
         wanted = sorted((a, b, latest.entity(b)["n"]) for a in ids if latest.entity(a)
                         for b in latest.entity(a)["several"] if latest.entity(b))
-        assert sorted(latest.q(everything)) == wanted and len(wanted) > 5
+        assert sorted(latest.q(everything)) == wanted != []
         node.reindex()
         assert tables_of(node._file) == before and all(len(table) > 20 for table in (before[0], before[1], before[3]))
         assert sorted(node.db().q(everything)) == wanted
