@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What SQLite makes by itself of a query, and Python would make more slowly: `store.py` imports it where it is there.
+"""SQLite makes some parts of a query by itself, faster than Python does: `store.py` imports this file if it is there.
 
 Without this file a query has the same answers, and Python makes comparisons and groups.
 """
@@ -104,13 +104,13 @@ _NATIVE: dict[str, Callable] = dict.fromkeys(store._EQUALITIES, _equal) | dict.f
 
 
 def condition(joiner: store._Joiner, call: store._Call, block: store._Block) -> str | None:
-    """What SQLite makes of a call by itself; None of one that Python must make."""
+    """The SQL of a call that SQLite makes by itself; None if Python must make it."""
     make = _NATIVE.get(call.head)
     return make(joiner, call, block) if make else None
 
 
 def compare(run: store._Run, operator: str, one: store.Cell, other: store.Cell) -> bool:
-    """A comparison of two cells by their values, for SQL. What is hashed has no order."""
+    """The SQL that compares two cells by their values. Values that are hashed have no order."""
     if any(type(cell) is bytes and cell[0] >= store._LONG for cell in (one, other)):
         return False
     return store._COMPARISONS[operator](run.cells.value(one), run.cells.value(other))
@@ -289,7 +289,7 @@ def member(run: store._Run, place: int, cell: store.Cell) -> bool:
 
 
 def _members(run: store._Run, values: Any) -> tuple[type | None, Any]:
-    """What a long argument has: (the type of all its values, they), or (None, their cells)."""
+    """A long argument as (the type of all its values, the values), or as (None, their cells)."""
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= _MEMBERS:
         return kinds.pop(), values if type(values) in store._SETS else set(values)

@@ -156,7 +156,7 @@ def cost(clause: Fact, joiner: store._Joiner, block: store._Block) -> float:
 
 
 def attribute(clause: Fact, joiner: store._Joiner, block: store._Block) -> str:
-    """What gives the number of its attribute; "" where the facts of a known entity tell it."""
+    """The SQL of the attribute's number; "" where the facts of a known entity tell it."""
     e, _, *attribute = clause.terms
     if not attribute:
         return joiner.text.param("attribute", clause.a)

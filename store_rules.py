@@ -101,7 +101,7 @@ def _tables(rules: store._Rules, filling: Filling, name: str, bound: tuple[int, 
 
 
 def _made(table: str, width: int, bound: tuple[int, ...]) -> tuple[str, ...]:
-    """What makes a temporary table of different rows, with the round that brought them: searched by it or `bound`."""
+    """The statements that make a temporary table: each row once, with its round. It is searched by round or `bound`."""
     columns = ", ".join(store._numbered("c", width))
     made = (f"create temp table if not exists {table}({columns}, g, primary key ({columns})) without rowid",
             f"create index if not exists temp.{table}_g on {table}(g)")

@@ -6,7 +6,7 @@ has changed: `changes.spoil("channels", community_id)`.
 
     titles = kept(ctx, db, ("channels", community_id), lambda: channels_in(db, community_id))
 
-What is spoiled is named by the first two parts of a key; it may have more.
+The first two parts of a key name what a transaction spoils; a key may have more.
 """
 import collections
 from collections.abc import Callable

@@ -16,7 +16,7 @@ from test_together import caught_up, together      # noqa: F401
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """What is gathered for a second is gathered for a moment, and nothing ends while a busy machine waits for it."""
+    """News is gathered for a moment, not for a second. Nobody's presence ends while a busy machine waits for it."""
     monkeypatch.setattr(presence, "GATHER_S", 0.01)
     monkeypatch.setattr(presence, "GRACE_S", 600)
     monkeypatch.setattr(presence, "TYPING_S", 600)
